@@ -1,0 +1,161 @@
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from wavfusion import manifest
+from wavfusion.errors import CorpusError
+from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
+
+names = st.text(min_size=1)
+optional_names = st.none() | names
+paths = st.text(min_size=1).filter(lambda path: "\0" not in path and not path.startswith("/") and ".." not in path)
+times = st.one_of(
+    st.just((None, None)),
+    st.tuples(st.floats(0, 100), st.none() | st.floats(101, 1e6)),
+    st.tuples(st.none(), st.floats(0.01, 1e6)),
+)
+boxes = st.tuples(*[st.integers(0, 100)] * 2, *[st.integers(101, 4000)] * 2).map(list)
+shares = st.none() | st.dictionaries(names, st.floats(0, 1), max_size=4)
+
+# Fields and not records: beartype draws random numbers where a record is made, which a strategy must not.
+audio_fields = st.tuples(paths, times, st.sampled_from(manifest.CHANNELS))
+video_fields = st.tuples(paths, times, st.none() | boxes)
+fields = st.fixed_dictionaries(
+    {
+        "id": names,
+        "corpus": names,
+        "split": st.none() | st.sampled_from(manifest.SPLITS),
+        "session": optional_names,
+        "dialogue": optional_names,
+        "index": st.none() | st.integers(0, 10**6),
+        "speaker": optional_names,
+        "audio": st.none() | audio_fields,
+        "video": st.none() | video_fields,
+        "text": st.none() | st.text(),
+        "text_source": st.sampled_from((None, "gold", "asr")),
+        "language": optional_names,
+        "style": st.sampled_from((None, "improvised", "scripted")),
+        "emotion": optional_names,
+        "raw_label": optional_names,
+        "votes": shares,
+        "dimensions": shares,
+        "missing": st.lists(st.sampled_from(manifest.MODALITIES), unique=True),
+    }
+)
+
+
+def build(row):
+    spans = {}
+    for name, kind in (("audio", AudioSpan), ("video", VideoSpan)):
+        if row[name]:
+            path, edges, last = row[name]
+            spans[name] = kind(path, *edges, last)
+    return Utterance(**row | spans)
+
+
+def write_rows(path: Path, *rows: object) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def row_of(**changes: object) -> dict[str, object]:
+    row = dict.fromkeys(Utterance.__slots__) | {"id": "a", "corpus": "c", "missing": []}
+    return row | changes
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(st.lists(fields, max_size=3, unique_by=lambda row: row["id"]))
+def test_a_manifest_survives_a_round_trip(tmp_path, rows):
+    several = [build(row) for row in rows]
+    manifest.write(tmp_path / "manifest.jsonl", several)
+    assert manifest.read(tmp_path / "manifest.jsonl") == several
+
+
+def test_an_undecodable_byte_of_a_file_name_survives_a_round_trip(tmp_path):
+    utterance = Utterance("a", "c", audio=AudioSpan("caf\udce9.wav"))
+    manifest.write(tmp_path / "manifest.jsonl", [utterance])
+    assert manifest.read(tmp_path / "manifest.jsonl") == [utterance]
+
+
+def test_a_failed_write_leaves_the_old_manifest_alone(tmp_path):
+    manifest.write(tmp_path / "manifest.jsonl", [Utterance("old", "c")])
+    with pytest.raises(CorpusError, match="'new' twice"):
+        manifest.write(tmp_path / "manifest.jsonl", [Utterance("new", "c")] * 2)
+    assert [each.id for each in manifest.read(tmp_path / "manifest.jsonl")] == ["old"]
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"spilt": "train"}, "unknown field 'spilt': did you mean 'split'"),
+        ({"split": "dev"}, "field 'split': expected train | valid | test or null, found 'dev'"),
+        ({"id": ""}, "field 'id': expected a non-empty string"),
+        ({"index": -1}, "field 'index': expected an integer >= 0"),
+        ({"index": True}, "field 'index': expected an integer >= 0"),
+        ({"votes": {"happy": "1"}}, "field 'votes': expected an object of numbers"),
+        ({"dimensions": {"valence": float("nan")}}, "field 'dimensions'"),
+        ({"missing": ["sound"]}, "field 'missing': expected a list of audio, text, video"),
+        ({"audio": "a.wav"}, "field 'audio': expected an object"),
+        ({"audio": {"path": "a.wav", "start": 0, "end": 1}}, "field 'audio.channel' is missing"),
+        ({"audio": {"path": "../a.wav", "start": 0, "end": 1, "channel": "mix"}}, "field 'audio.path'"),
+        ({"audio": {"path": "/a.wav", "start": 0, "end": 1, "channel": "mix"}}, "field 'audio.path'"),
+        ({"audio": {"path": "a.wav", "start": 2, "end": 1, "channel": "mix"}}, "audio: expected end after start"),
+        ({"audio": {"path": "a.wav", "start": 0, "end": 1, "channel": "mid"}}, "mix | left | right | centre"),
+        ({"video": {"path": "a.mp4", "start": 0, "end": 1, "crop": [9, 0, 1, 1]}}, "field 'video.crop'"),
+    ],
+)
+def test_a_wrong_field_is_named_with_file_and_line(tmp_path, changes, message):
+    path = write_rows(tmp_path / "manifest.jsonl", row_of(id="first"), row_of(**changes))
+    with pytest.raises(CorpusError) as caught:
+        manifest.read(path)
+    assert str(caught.value).startswith(f"{path}:2: ") and message in str(caught.value)
+
+
+def test_a_missing_field_is_named(tmp_path):
+    row = row_of()
+    del row["speaker"]
+    with pytest.raises(CorpusError, match="field 'speaker' is missing"):
+        manifest.read(write_rows(tmp_path / "manifest.jsonl", row))
+
+
+def test_a_double_id_is_named_with_both_lines(tmp_path):
+    path = write_rows(tmp_path / "manifest.jsonl", row_of(), row_of(id="b"), row_of())
+    with pytest.raises(CorpusError, match=r"manifest\.jsonl:3: .*'a' again, first on line 1"):
+        manifest.read(path)
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]\n", b"\xff\n", b"[" * 100_000], ids=["cut", "list", "bytes", "deep"])
+def test_a_file_that_is_no_manifest_is_refused(tmp_path, content):
+    path = tmp_path / "manifest.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(CorpusError, match="manifest.jsonl"):
+        manifest.read(path)
+
+
+def test_a_folder_in_place_of_a_manifest_names_the_manifest(tmp_path):
+    with pytest.raises(CorpusError, match=r"found a folder.*manifest\.jsonl"):
+        manifest.read(tmp_path)
+
+
+def test_an_absent_manifest_is_refused(tmp_path):
+    with pytest.raises(CorpusError, match="found no such file"):
+        manifest.read(tmp_path / "manifest.jsonl")
+
+
+def test_the_corpus_beside_a_manifest_survives_a_round_trip(tmp_path):
+    corpus = Corpus("iemocap", "/data/café", "six", ["happy", "sad"], "0.1.0")
+    manifest.write_corpus(tmp_path / "manifest.jsonl", corpus)
+    assert manifest.read_corpus(tmp_path / "manifest.jsonl") == corpus
+
+
+def test_a_corpus_file_with_another_field_is_refused(tmp_path):
+    row = {"corpus": "c", "root": "r", "labels": None, "classes": ["a"], "version": "1", "clases": []}
+    write_rows(tmp_path / "corpus.json", row)
+    with pytest.raises(CorpusError, match="corpus.json: unknown field 'clases': did you mean 'classes'"):
+        manifest.read_corpus(tmp_path / "manifest.jsonl")

@@ -1,0 +1,211 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_recall_fscore_support, recall_score
+from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
+
+from wavfusion.errors import ConfigError
+from wavfusion.metrics import class_figures, confusion_matrix, figures, score
+
+CLASSES = ["happy", "sad", "neutral", "angry", "excited", "frustrated"]
+
+names = st.sampled_from(CLASSES)
+pairs = st.lists(st.tuples(names, names), min_size=1, max_size=60)
+
+
+def ids(emotions):
+    return np.array([CLASSES.index(emotion) for emotion in emotions])
+
+
+def table(some_pairs):
+    truth, predicted = zip(*some_pairs, strict=True)
+    return truth, predicted, confusion_matrix(ids(truth), ids(predicted), len(CLASSES))
+
+
+@given(pairs)
+def test_confusion_matrix_is_that_of_scikit_learn(some_pairs):
+    truth, predicted, confusion = table(some_pairs)
+    assert confusion.tolist() == sklearn_confusion_matrix(truth, predicted, labels=CLASSES).tolist()
+
+
+@given(pairs)
+def test_figures_are_those_of_scikit_learn(some_pairs):
+    truth, predicted, confusion = table(some_pairs)
+    present = [emotion for emotion in CLASSES if emotion in truth]
+    expected = {
+        "accuracy": accuracy_score(truth, predicted),
+        "weighted_f1": f1_score(truth, predicted, labels=CLASSES, average="weighted", zero_division=0),
+        "macro_f1": f1_score(truth, predicted, labels=CLASSES, average="macro", zero_division=0),
+        "uar": recall_score(truth, predicted, labels=present, average="macro", zero_division=0),
+    }
+    assert {name: float(value) for name, value in figures(confusion).items()} == pytest.approx(expected, abs=1e-12)
+
+
+@given(pairs)
+def test_class_figures_are_those_of_scikit_learn(some_pairs):
+    truth, predicted, confusion = table(some_pairs)
+    expected = precision_recall_fscore_support(truth, predicted, labels=CLASSES, zero_division=0)[:3]
+    np.testing.assert_allclose(np.stack(list(class_figures(confusion).values())), np.stack(expected), atol=1e-12)
+
+
+@settings(max_examples=25)
+@given(pairs, st.randoms(use_true_random=False))
+def test_order_of_utterances_changes_nothing(some_pairs, random):
+    rows = [(truth, predicted, f"dialogue {i % 7}") for i, (truth, predicted) in enumerate(some_pairs)]
+    shuffled = random.sample(rows, len(rows))
+    first, second = (score(t, p, CLASSES, groups=g) for t, p, g in (zip(*r, strict=True) for r in (rows, shuffled)))
+    assert first == second
+
+
+def test_figures_of_a_stack_are_those_of_each_table():
+    stack = np.random.default_rng(0).integers(0, 9, (5, 4, 4))
+    one_by_one = {name: [float(figures(one)[name]) for one in stack] for name in ("weighted_f1", "macro_f1", "uar")}
+    assert {name: figures(stack)[name].tolist() for name in one_by_one} == one_by_one
+
+
+def test_a_table_counted_by_hand():
+    truth = ["happy", "happy", "happy", "happy", "sad", "sad", "neutral"]
+    predicted = ["happy", "happy", "happy", "sad", "sad", "neutral", "neutral"]
+    result = score(truth, predicted, CLASSES[:3])
+    # F1: happy 2*3/(3+4), sad 2*1/(2+2), neutral 2*1/(2+1)
+    assert [result[name] for name in ("accuracy", "weighted_f1", "macro_f1", "uar")] == pytest.approx(
+        [5 / 7, (4 * 6 / 7 + 2 * 1 / 2 + 2 / 3) / 7, (6 / 7 + 1 / 2 + 2 / 3) / 3, (3 / 4 + 1 / 2 + 1) / 3]
+    )
+
+
+def test_an_absent_class_that_is_predicted_does_not_count_in_uar():
+    """scikit-learn's macro recall gives 0.5 here and its balanced accuracy 0.75: two readings of one name."""
+    truth, predicted = ["happy", "happy", "sad", "sad"], ["happy", "neutral", "sad", "sad"]
+    assert score(truth, predicted, CLASSES[:3])["uar"] == pytest.approx(0.75)
+
+
+def test_an_absent_class_counts_as_zero_in_macro_f1():
+    assert score(["happy", "sad"], ["happy", "sad"], CLASSES[:4])["macro_f1"] == pytest.approx(0.5)
+
+
+def test_a_perfect_score_is_one_everywhere():
+    result = score(CLASSES, CLASSES, CLASSES)
+    assert [result[name] for name in ("accuracy", "weighted_f1", "macro_f1", "uar")] == [1.0] * 4
+
+
+def test_rows_of_the_confusion_are_the_truth():
+    assert score(["happy", "happy"], ["sad", "sad"], ["happy", "sad"])["confusion"] == [[0, 2], [0, 0]]
+
+
+def test_per_class_follows_the_order_of_the_classes():
+    assert list(score(["sad"], ["sad"], CLASSES)["per_class"]) == CLASSES
+
+
+def test_figures_come_in_the_order_of_the_contract():
+    probabilities = np.full((2, 6), 1 / 6)
+    result = score(["sad", "happy"], ["sad", "sad"], CLASSES, probabilities=probabilities)
+    assert list(result) == [
+        *("n", "accuracy", "weighted_f1", "macro_f1", "uar", "nll", "ece", "per_class", "confusion", "interval")
+    ]
+
+
+def test_result_survives_json_unchanged():
+    rng = np.random.default_rng(0)
+    truth, predicted = rng.choice(CLASSES, (2, 50)).tolist()
+    result = score(truth, predicted, CLASSES, probabilities=rng.dirichlet(np.ones(6), 50))
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_equal_seeds_give_equal_intervals():
+    rng = np.random.default_rng(0)
+    truth, predicted = rng.choice(CLASSES, (2, 80)).tolist()
+    assert score(truth, predicted, CLASSES, seed=3) == score(truth, predicted, CLASSES, seed=3)
+
+
+def test_interval_holds_the_figure_it_belongs_to():
+    rng = np.random.default_rng(0)
+    truth = rng.choice(CLASSES, 500).tolist()
+    predicted = [emotion if rng.random() < 0.6 else str(rng.choice(CLASSES)) for emotion in truth]
+    result = score(truth, predicted, CLASSES, groups=[i // 25 for i in range(500)])
+    bounds = {name: interval["this_test_set"] for name, interval in result["interval"].items()}
+    assert all(low < result[name] < high for name, (low, high) in bounds.items())
+
+
+def test_dialogues_that_are_right_or_wrong_as_a_whole_widen_the_interval():
+    truth, predicted = ["happy"] * 100, ["happy"] * 50 + ["sad"] * 50
+
+    def width(groups):
+        low, high = score(truth, predicted, CLASSES, groups=groups)["interval"]["accuracy"]["this_test_set"]
+        return high - low
+
+    assert width([i // 10 for i in range(100)]) > 2.5 * width(None)
+
+
+def test_an_utterance_without_a_dialogue_is_its_own_group():
+    truth, predicted = ["happy"] * 40, ["happy"] * 30 + ["sad"] * 10
+    assert score(truth, predicted, CLASSES, groups=[None] * 40) == score(truth, predicted, CLASSES)
+
+
+def test_one_dialogue_tells_nothing_about_others():
+    interval = score(["happy", "sad"], ["happy", "happy"], CLASSES, groups=["a", "a"])["interval"]
+    assert interval["uar"] == {"this_test_set": [0.0, 1.0], "new_speakers": None}
+
+
+def test_nll_is_that_of_scikit_learn():
+    rng = np.random.default_rng(1)
+    truth = rng.choice(CLASSES, 200).tolist()
+    probabilities = rng.dirichlet(np.ones(6), 200)
+    result = score(truth, truth, CLASSES, probabilities=probabilities)
+    assert result["nll"] == pytest.approx(log_loss(ids(truth), probabilities, labels=list(range(6))))
+
+
+def test_nll_of_a_certain_error_is_finite():
+    result = score(["sad"], ["happy"], ["happy", "sad"], probabilities=np.array([[1.0, 0.0]]))
+    assert result["nll"] == pytest.approx(52 * np.log(2))
+
+
+def test_ece_counted_by_hand():
+    # bins of 1/15: 0.9 in the 14th, twice, one right; 0.61 and 0.65 in the 10th, both right
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.61, 0.39], [0.35, 0.65]])
+    result = score(
+        ["happy", "sad", "happy", "sad"], ["happy", "happy", "happy", "sad"], ["happy", "sad"], None, probabilities
+    )
+    assert result["ece"] == pytest.approx((2 * abs(0.5 - 0.9) + 2 * abs(1 - 0.63)) / 4)
+
+
+def test_ece_of_a_calibrated_model_is_small():
+    rng = np.random.default_rng(2)
+    p = rng.random(20_000)
+    truth = ["happy" if hit else "sad" for hit in rng.random(20_000) < p]
+    predicted = ["happy" if q >= 0.5 else "sad" for q in p]
+    result = score(truth, predicted, ["happy", "sad"], probabilities=np.stack([p, 1 - p], axis=1))
+    assert result["ece"] < 0.02
+
+
+def test_half_precision_probabilities_are_taken():
+    probabilities = np.random.default_rng(3).dirichlet(np.ones(6), 100).astype(np.float16)
+    assert score(["sad"] * 100, ["sad"] * 100, CLASSES, probabilities=probabilities)["nll"] > 0
+
+
+@pytest.mark.parametrize("what", ["truth", "predicted"])
+def test_an_unknown_emotion_is_named_with_the_nearest(what):
+    emotions = {"truth": ["sad", "sad"], "predicted": ["sad", "sad"], what: ["sad", "angri"]}
+    with pytest.raises(ConfigError, match=rf"{what}\[1\].*'angri'; did you mean 'angry'"):
+        score(**emotions, classes=CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"truth": [], "predicted": []}, "at least one utterance"),
+        ({"predicted": ["sad"]}, "one prediction per truth, found 1 for 2"),
+        ({"groups": ["a"]}, "one group per truth, found 1 for 2"),
+        ({"classes": ["sad", "sad"]}, "each class once"),
+        ({"probabilities": np.full((2, 3), 1 / 3)}, r"shape \(2, 6\), found \(2, 3\)"),
+        ({"probabilities": np.ones((2, 6))}, r"probabilities\[0\].*sum to 1"),
+        ({"probabilities": np.array([[1.0, 0, 0, 0, 0, 0], [np.nan, 1, 0, 0, 0, 0]])}, r"probabilities\[1\].*finite"),
+        ({"probabilities": np.array([[2.0, -1, 0, 0, 0, 0]] * 2)}, r"probabilities\[0\].*>= 0"),
+    ],
+)
+def test_bad_input_gets_its_line(arguments, message):
+    good = {"truth": ["sad", "happy"], "predicted": ["sad", "sad"], "classes": CLASSES}
+    with pytest.raises(ConfigError, match=message):
+        score(**(good | arguments))

@@ -1,0 +1,169 @@
+import json
+
+import pytest
+
+from wavfusion import corpora
+from wavfusion.emotions import EMOTIONS
+from wavfusion.errors import CorpusError
+from wavfusion.manifest import AudioSpan, VideoSpan
+
+
+def plant(root, text, name="table.csv", files=()):
+    root.mkdir(exist_ok=True)
+    (root / name).write_text(text, encoding="utf-8")
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).touch()
+    return root
+
+
+def prepare(*args, **settings):
+    return corpora.prepare("table", plant(*args, **settings))
+
+
+def test_a_row_with_every_column_becomes_an_utterance(tmp_path):
+    text = (
+        "id,audio,video,text,emotion,split,speaker,session,dialogue,index,start,end,channel,crop,language,style\n"
+        'a,x.wav,y.mp4,"Well, hi",Joy,valid,Ann,S1,D1,3,1,2.5,left,"0 0 9, 8",de,scripted\n'
+    )
+    (found,) = prepare(tmp_path, text, files=["x.wav", "y.mp4"]).utterances
+    assert (found.audio, found.video) == (
+        AudioSpan("x.wav", 1.0, 2.5, "left"),
+        VideoSpan("y.mp4", 1.0, 2.5, [0, 0, 9, 8]),
+    )
+    assert (found.id, found.text, found.emotion, found.raw_label, found.split, found.index, found.style) == (
+        "a",
+        "Well, hi",
+        "joy",
+        "Joy",
+        "valid",
+        3,
+        "scripted",
+    )
+
+
+def test_json_lines_say_the_same_as_csv(tmp_path):
+    row = {"id": "a", "audio": "x.wav", "start": 1, "end": 2.5, "index": 3, "text": None}
+    plant(tmp_path / "json", json.dumps(row) + "\n", "t.jsonl", ["x.wav"])
+    plant(tmp_path / "csv", "id,audio,start,end,index,text\na,x.wav,1,2.5,3,\n", files=["x.wav"])
+    one, other = (corpora.prepare("table", tmp_path / name).utterances for name in ("json", "csv"))
+    assert one == other
+
+
+def test_a_tsv_table_is_read_with_tabs(tmp_path):
+    (found,) = prepare(tmp_path, "id\ttext\na\tone, two\n", "t.tsv").utterances
+    assert found.text == "one, two"
+
+
+def test_the_table_itself_may_be_the_root(tmp_path):
+    plant(tmp_path, "text\nhi\n", "mine.csv")
+    plant(tmp_path, "text\nho\n", "other.csv")
+    assert corpora.prepare("table", tmp_path / "mine.csv").utterances[0].text == "hi"
+
+
+def test_several_tables_in_a_folder_are_named(tmp_path):
+    plant(tmp_path, "text\nhi\n", "mine.csv")
+    with pytest.raises(CorpusError, match="found mine.csv, other.csv; name the file instead"):
+        prepare(tmp_path, "text\nho\n", "other.csv")
+
+
+def test_ids_are_the_stems_where_they_differ(tmp_path):
+    found = prepare(tmp_path, "audio\na/one.wav\na/two.wav\n").utterances
+    assert [each.id for each in found] == ["one", "two"]
+
+
+def test_ids_are_the_row_numbers_where_the_stems_do_not_differ(tmp_path):
+    found = prepare(tmp_path, "audio\na/one.wav\nb/one.wav\n").utterances
+    assert [each.id for each in found] == ["1", "2"]
+
+
+def test_a_missing_file_keeps_its_row_and_is_listed(tmp_path):
+    prepared = prepare(tmp_path, "audio,text\nx.wav,hi\n")
+    assert prepared.utterances[0].missing == ["audio", "video"]
+    assert prepared.stripped == [("x", "audio: no such file: x.wav")]
+
+
+def test_a_dangling_link_is_a_missing_file(tmp_path):
+    (tmp_path / "x.wav").symlink_to(tmp_path / "nowhere.wav")
+    assert prepare(tmp_path, "audio,text\nx.wav,hi\n").utterances[0].audio is None
+
+
+def test_a_link_that_leads_outside_is_followed(tmp_path):
+    plant(tmp_path / "disk", "", "x.wav")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "x.wav").symlink_to(tmp_path / "disk" / "x.wav")
+    assert prepare(tmp_path / "root", "audio\nx.wav\n").utterances[0].audio == AudioSpan("x.wav")
+
+
+def test_an_absolute_path_inside_the_root_becomes_relative(tmp_path):
+    found = prepare(tmp_path, f"audio\n{tmp_path}/a/x.wav\n", files=["a/x.wav"]).utterances
+    assert found[0].audio.path == "a/x.wav"
+
+
+@pytest.mark.parametrize("path", ["../x.wav", "a/../../x.wav", "/etc/passwd", "a/../x.wav"])
+def test_a_path_that_leads_outside_the_root_is_refused_by_name(tmp_path, path):
+    with pytest.raises(CorpusError) as caught:
+        prepare(tmp_path, f"audio\n{path}\n")
+    assert f"table.csv:2: expected a path inside {tmp_path}, found {path!r}" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["two words.wav", "it's.wav", "😀.wav", "line\nbreak.wav", 'a"b.wav'])
+def test_hostile_file_names_are_found(tmp_path, name):
+    quoted = name.replace('"', '""')
+    (found,) = prepare(tmp_path, f'audio\n"{quoted}"\n', files=[name]).utterances
+    assert found.audio.path == name
+
+
+def test_a_row_without_emotion_is_kept(tmp_path):
+    found = prepare(tmp_path, "text,emotion\nhi,joy\nho,\n").utterances
+    assert [each.emotion for each in found] == ["joy", None]
+
+
+def test_the_classes_of_a_known_set_have_its_order(tmp_path):
+    text = "text,emotion\n" + "".join(f"hi,{name}\n" for name in sorted(EMOTIONS["meld"]))
+    assert prepare(tmp_path, text).corpus.classes == EMOTIONS["meld"]
+
+
+def test_other_classes_have_the_order_of_the_alphabet(tmp_path):
+    assert prepare(tmp_path, "text,emotion\nhi,proud\nho,bored\n").corpus.classes == ["bored", "proud"]
+
+
+def test_the_down_mix_is_for_rows_without_a_channel(tmp_path):
+    plant(tmp_path, "audio,channel\nx.wav,right\ny.wav,\n", files=["x.wav", "y.wav"])
+    found = corpora.prepare("table", tmp_path, down_mix="centre").utterances
+    assert [each.audio.channel for each in found] == ["right", "centre"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("audio,emotoin\nx.wav,joy\n", ":1: unknown column 'emotoin': did you mean 'emotion'"),
+        ("id,emotion\na,joy\n", ":1: expected a column audio, text or video, found id, emotion"),
+        ("text,text\na,b\n", ":1: expected each column once, found 'text' twice"),
+        ("text,split\na,dev\n", ":2: unknown split 'dev': valid: train, valid, test"),
+        ("text,start\na,soon\n", ":2: expected start in seconds >= 0, found 'soon'"),
+        ("text,start,end\na,2,1\n", ":2: expected end after start, found start 2, end 1"),
+        ("text,index\na,-1\n", ":2: expected index as an integer >= 0, found '-1'"),
+        ("audio,channel\n.,middle\n", ":2: unknown channel 'middle'"),
+        ("id,text\na,b\na,c\n", ":3: expected unique ids, found 'a' again, first on line 2"),
+        ("id,text\na,b\n,c\n", ":3: expected an id in every row or in none"),
+        ("id,text\na,b,c\n", ":2: expected 2 cells, found 3"),
+        ('text\n"a\n', ":2: unexpected end of data"),
+        ("text\n", "expected at least one row, found none"),
+    ],
+)
+def test_a_broken_row_is_named_with_file_and_line(tmp_path, text, message):
+    with pytest.raises(CorpusError) as caught:
+        prepare(tmp_path, text)
+    assert f"table.csv{message}" in str(caught.value) or message in str(caught.value)
+
+
+def test_a_crop_that_is_no_box_is_refused(tmp_path):
+    with pytest.raises(CorpusError, match="expected crop as `left top right bottom`"):
+        prepare(tmp_path, "video,crop\nx.mp4,9 0 1 1\n", files=["x.mp4"])
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"txt": "hi"}'])
+def test_a_broken_json_line_is_named_with_file_and_line(tmp_path, line):
+    with pytest.raises(CorpusError, match=r"t\.jsonl:2: "):
+        prepare(tmp_path, '{"text": "hi"}\n' + line + "\n", "t.jsonl")

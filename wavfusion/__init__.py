@@ -1,0 +1,17 @@
+"""WavFusion: from a recording of people talking to the emotion of every utterance."""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["EmotionRecognizer", "Prediction", "__version__"]
+
+if TYPE_CHECKING:
+    from wavfusion.predict import EmotionRecognizer, Prediction
+
+
+def __getattr__(name: str) -> Any:
+    if name in {"EmotionRecognizer", "Prediction"}:
+        from wavfusion import predict
+
+        return getattr(predict, name)
+    raise AttributeError(f"module 'wavfusion' has no attribute {name!r}")

@@ -1,0 +1,261 @@
+"""What of an utterance is encoded, and the keys under which its features are stored.
+
+A key is made from the encoder's fingerprint, the content of the media and the window, never from a file's name.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from wavfusion.encoders import normalized
+from wavfusion.errors import CorpusError, MediaError
+from wavfusion.manifest import Utterance
+from wavfusion.store import Store, append_line, read_lines
+
+log = logging.getLogger(__name__)
+
+WINDOW = 15.0  # seconds; 92 of IEMOCAP's 7433 utterances are longer (design G.2)
+SHORTEST_TAIL = 1.0  # seconds; a shorter rest is shared with the window before it
+ABSENT = "absent"
+
+
+class Window(NamedTuple):
+    """A stretch of an utterance, in seconds from its start."""
+
+    start: float
+    end: float
+
+
+class Medium(NamedTuple):
+    """What is known of a file: a hash of its bytes, and the seconds of its tracks (None = no such track)."""
+
+    content: str
+    audio: float | None
+    video: float | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One modality of one window: what to decode, and the keys of its features by layer."""
+
+    path: str
+    start: float
+    end: float
+    keys: dict[Any, str]
+    setting: Any = None
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One window of an utterance, with the modalities that it may have.
+
+    Attributes:
+        share: the window's part of the utterance, from 0 to 1: what of the transcript belongs to it.
+    """
+
+    utterance: str
+    window: Window
+    share: tuple[float, float] = (0.0, 1.0)
+    audio: Encoded | None = None
+    video: Encoded | None = None
+    text: Encoded | None = None
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of all its features."""
+        return [key for part in (self.audio, self.text, self.video) if part for key in part.keys.values()]
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Which features are wanted: a preset's encoders by fingerprint, and the settings that go into the keys.
+
+    Attributes:
+        audio, text, video: name, fingerprint and sizes of each encoder; None = not wanted.
+        audio_layers: the layers to store.
+        text_layers: `last` and/or `all`.
+        frame_rate, view: of the video.
+    """
+
+    preset: str
+    audio: dict[str, Any] | None = None
+    text: dict[str, Any] | None = None
+    video: dict[str, Any] | None = None
+    audio_layers: list[int] = field(default_factory=list)
+    text_layers: list[str] = field(default_factory=list)
+    frame_rate: float = 5.0
+    view: str = "frame"
+
+
+def windows(duration: float) -> list[Window]:
+    """Cut an utterance into windows of at most 15 s that cover it once."""
+    if duration <= WINDOW:
+        return [Window(0.0, duration)]
+    whole = math.ceil(duration / WINDOW) - 1
+    edges = [WINDOW * i for i in range(whole + 1)]
+    if duration - edges[-1] < SHORTEST_TAIL:
+        edges[-1] = (edges[-2] + duration) / 2
+    return [Window(start, end) for start, end in zip(edges, [*edges[1:], duration], strict=True)]
+
+
+class Media:
+    """What is known of a corpus's files, kept in the store so that unchanged ones are not read again.
+
+    Where the media lie elsewhere (features carried to another machine), what was known of them holds.
+    """
+
+    def __init__(self, store: Store, root: str | os.PathLike[str], identity: str) -> None:
+        self.root, self.identity = Path(root), identity
+        self._file = store.folder / "media.jsonl"
+        self._known = {
+            row["path"]: row for row in read_lines(self._file) if row.get("root") == identity and "path" in row
+        }
+        self._checked: dict[str, Medium] = {}
+
+    def __getitem__(self, path: str) -> Medium:
+        """Describe a file; reads it only where it is new or changed."""
+        if path not in self._checked:
+            self._checked[path] = self._describe(path)
+        return self._checked[path]
+
+    def locate(self, path: str) -> Path:
+        """Where a file of the manifest lies."""
+        return self.root / path
+
+    def _describe(self, path: str) -> Medium:
+        known = self._known.get(path)
+        try:
+            state = os.stat(self.locate(path))
+        except OSError as error:
+            if known is not None and not self.root.exists():
+                return Medium(*(known[name] for name in Medium._fields))
+            return Medium(f"{ABSENT}:{path}", None, None, error.strerror or "no such file")
+        signature = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+        if known is not None and known["signature"] == signature:
+            return Medium(*(known[name] for name in Medium._fields))
+        medium = examine(self.locate(path))
+        append_line(self._file, {"root": self.identity, "path": path, "signature": signature, **medium._asdict()})
+        return medium
+
+
+def examine(path: Path) -> Medium:
+    """Hash a file and measure its tracks; an unreadable one has no tracks and a reason."""
+    from wavfusion import media  # FFmpeg is not needed to train on stored features
+
+    try:
+        content = media.content_hash(path)
+    except (MediaError, OSError) as error:
+        return Medium(f"{ABSENT}:{path}", None, None, str(error))
+    try:
+        tracks = media.probe(path)
+    except MediaError as error:
+        return Medium(content, None, None, str(error))
+    return Medium(content, tracks.audio, tracks.video)
+
+
+def plan(utterance: Utterance, media: Mapping[str, Medium] | Media, wanted: FeatureSet) -> list[Clip]:
+    """Say what to decode of an utterance, window by window, and under which keys its features lie."""
+    spans = {"audio": _span(utterance, "audio", media), "video": _span(utterance, "video", media)}
+    lengths = [end - start for start, end in (span for span in spans.values() if span)]
+    duration = max(lengths, default=0.0)
+    text = _text(utterance, wanted)
+    return [
+        Clip(
+            utterance.id,
+            window,
+            (window.start / duration, window.end / duration) if duration > 0 else (0.0, 1.0),
+            audio=_audio(utterance, media, spans["audio"], window, wanted),
+            video=_video(utterance, media, spans["video"], window, wanted),
+            text=text,
+        )
+        for window in windows(duration)
+    ]
+
+
+def _span(utterance: Utterance, modality: str, media: Mapping[str, Medium] | Media) -> tuple[float, float] | None:
+    """Start and end of a modality in its file; (start, start) where the file cannot tell and the manifest does not."""
+    span = getattr(utterance, modality)
+    if span is None or modality in utterance.missing:
+        return None
+    track = getattr(media[span.path], modality)
+    start = span.start or 0.0
+    end = span.end if track is None else min(track, span.end if span.end is not None else track)
+    return start, max(start, end if end is not None else start)
+
+
+def _within(span: tuple[float, float] | None, window: Window) -> tuple[float, float] | None:
+    """The window's part of a span in the file's time; None where the track is over before it."""
+    if span is None or (window.start > 0 and span[0] + window.start >= span[1]):
+        return None
+    return round(span[0] + window.start, 4), round(min(span[0] + window.end, span[1]), 4)
+
+
+def _audio(
+    utterance: Utterance,
+    media: Mapping[str, Medium] | Media,
+    span: tuple[float, float] | None,
+    window: Window,
+    wanted: FeatureSet,
+) -> Encoded | None:
+    times = _within(span, window)
+    if wanted.audio is None or utterance.audio is None or times is None:
+        return None
+    content, channel = media[utterance.audio.path].content, utterance.audio.channel
+    keys = {
+        layer: _key("audio", wanted.audio, content, *times, channel=channel, layer=layer)
+        for layer in wanted.audio_layers
+    }
+    return Encoded(utterance.audio.path, *times, keys, channel)
+
+
+def _video(
+    utterance: Utterance,
+    media: Mapping[str, Medium] | Media,
+    span: tuple[float, float] | None,
+    window: Window,
+    wanted: FeatureSet,
+) -> Encoded | None:
+    times = _within(span, window)
+    if wanted.video is None or utterance.video is None or times is None:
+        return None
+    content, crop = media[utterance.video.path].content, utterance.video.crop
+    key = _key("video", wanted.video, content, *times, crop=crop, rate=wanted.frame_rate, view=wanted.view)
+    return Encoded(utterance.video.path, *times, {"frames": key}, crop)
+
+
+def _text(utterance: Utterance, wanted: FeatureSet) -> Encoded | None:
+    if wanted.text is None or utterance.text is None or not normalized(utterance.text) or "text" in utterance.missing:
+        return None
+    content = hashlib.sha256(normalized(utterance.text).encode("utf-8", "surrogatepass")).hexdigest()
+    keys = {layers: _key("text", wanted.text, content, 0.0, 0.0, layers=layers) for layers in wanted.text_layers}
+    return Encoded("", 0.0, 0.0, keys)
+
+
+def _key(modality: str, encoder: Mapping[str, Any], content: str, start: float, end: float, **settings: Any) -> str:
+    parts = [encoder["fingerprint"], content, start, end, settings]
+    return f"{modality}-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]}"
+
+
+def read_feature_sets(store: Store) -> dict[str, FeatureSet]:
+    """Return what has been extracted into a store, by preset.
+
+    Raises:
+        CorpusError: nothing has, or `encoders.json` is damaged.
+    """
+    path = store.folder / "encoders.json"
+    if not path.exists():
+        raise CorpusError(f"{path}: expected what extract writes, found no such file; run extract")
+    try:
+        return {
+            name: FeatureSet(**{**values, "preset": name})
+            for name, values in json.loads(path.read_text("utf-8")).items()
+        }
+    except (json.JSONDecodeError, TypeError) as error:
+        raise CorpusError(f"{path}: expected what extract writes, found {error}; run extract") from None

@@ -1,0 +1,98 @@
+"""RAVDESS: 24 actors speak and sing two sentences in eight emotions; the file name says everything."""
+
+import re
+from pathlib import Path, PurePosixPath
+
+from wavfusion.corpora.reading import (
+    Exclusion,
+    Reading,
+    compare_counts,
+    count_emotions,
+    first_of_each,
+    list_files,
+    list_stripped,
+    mark_missing,
+)
+from wavfusion.emotions import EMOTIONS, RAVDESS_CODES
+from wavfusion.errors import CorpusError
+from wavfusion.manifest import AudioSpan, Channel, Utterance, VideoSpan
+
+# Modality, channel, emotion, intensity, statement, repetition, actor.
+NAME = re.compile(r"(\d\d)-(\d\d-\d\d-\d\d-\d\d-\d\d-\d\d)\.(wav|mp4)", re.IGNORECASE)
+AUDIO_VIDEO, VIDEO_ONLY, AUDIO_ONLY = "01", "02", "03"
+CHANNELS = {"01": "speech", "02": "song"}
+STATEMENTS = {"01": "Kids are talking by the door", "02": "Dogs are sitting by the door"}
+
+# All 24 actors; actor 18 does not sing (doi 10.1371/journal.pone.0196391).
+PUBLISHED: dict[str, dict[str, int]] = {
+    "speech": {"neutral": 96} | dict.fromkeys(EMOTIONS["ravdess"][1:], 192),
+    "song": {"neutral": 92} | dict.fromkeys(("calm", "happy", "sad", "angry", "fearful"), 184),
+}
+
+
+def read_ravdess(root: Path, labels: str | None, down_mix: Channel) -> Reading:
+    """Read RAVDESS from the recordings anywhere below the root; one trial in several files is one utterance.
+
+    Raises:
+        CorpusError: no file below the root is named as a recording of the corpus.
+    """
+    found = [(match, path) for path in list_files(root) if (match := NAME.fullmatch(PurePosixPath(path).name))]
+    if not found:
+        raise CorpusError(f"expected recordings named like 03-01-06-01-02-01-12.wav below {root}, found none")
+    files = first_of_each(((match[2], match[1]), path) for match, path in found)
+    trials = sorted({trial for trial, _ in files})
+    known = [trial for trial in trials if not _unknown_code(trial)]
+    utterances = [_to_utterance(trial, files, down_mix) for trial in known]
+    differences = [line for channel in PUBLISHED for line in _compare(channel, utterances)]
+    if len(found) > len(files):
+        differences.append(f"{len(found) - len(files):,} files are a second copy of one name and are not used")
+    return Reading(
+        rows=len(trials),
+        classes=EMOTIONS["ravdess"],
+        utterances=utterances,
+        excluded=[Exclusion(trial, reason) for trial in trials if (reason := _unknown_code(trial))],
+        stripped=list_stripped(utterances),
+        differences=differences,
+    )
+
+
+def _unknown_code(trial: str) -> str | None:
+    """Say which field of a trial's name is outside the published codes, if one is."""
+    channel, emotion, _, statement, _, _ = trial.split("-")
+    for name, code, codes in (
+        ("channel", channel, CHANNELS),
+        ("emotion", emotion, RAVDESS_CODES),
+        ("statement", statement, STATEMENTS),
+    ):
+        if code not in codes:
+            return f"{name} code {code} is not one of {', '.join(codes)}"
+    return None
+
+
+def _to_utterance(trial: str, files: dict[tuple[str, str], str], down_mix: Channel) -> Utterance:
+    _, emotion, _, statement, _, actor = trial.split("-")
+    # The wav is the uncompressed sound of the same take as the mp4.
+    audio = files.get((trial, AUDIO_ONLY), files.get((trial, AUDIO_VIDEO)))
+    video = files.get((trial, AUDIO_VIDEO), files.get((trial, VIDEO_ONLY)))
+    return mark_missing(
+        Utterance(
+            id=trial,
+            corpus="ravdess",
+            speaker=f"actor{actor}",
+            audio=AudioSpan(audio, channel=down_mix) if audio else None,
+            video=VideoSpan(video) if video else None,
+            text=STATEMENTS[statement],
+            text_source="gold",
+            language="en",
+            style="scripted",
+            emotion=RAVDESS_CODES[emotion],
+            raw_label=emotion,
+        )
+    )
+
+
+def _compare(channel: str, utterances: list[Utterance]) -> list[str]:
+    code = next(code for code, name in CHANNELS.items() if name == channel)
+    return compare_counts(
+        channel, count_emotions(each for each in utterances if each.id.startswith(code)), PUBLISHED[channel]
+    )

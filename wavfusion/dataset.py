@@ -1,0 +1,285 @@
+"""From stored features to padded batches: one sample a window, which knows its dialogue, position and speaker."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from wavfusion.clips import Clip, Encoded, FeatureSet, Media, plan, read_feature_sets
+from wavfusion.errors import ConfigError, CorpusError, nearest
+from wavfusion.manifest import Utterance
+from wavfusion.model.config import MODALITIES, Switches, WavFusionConfig
+from wavfusion.store import Store
+
+MEGABATCH = 16  # batches that are sorted by length together: little padding, yet another order every epoch
+
+
+@dataclass(frozen=True)
+class Row:
+    """Whose sample it is.
+
+    Attributes:
+        duration: seconds of the window, its weight when windows are averaged.
+    """
+
+    id: str
+    dialogue: str | None
+    index: int | None
+    speaker: str | None
+    duration: float
+
+
+@dataclass
+class Sample:
+    """One window of an utterance; None for a modality that it does not have.
+
+    Attributes:
+        audio: (Ta, D), output of the layer that the model starts from.
+        waveform: (N,), instead of `audio` where the audio encoder runs at every step.
+        text: (Tt, E), or (L, Tt, E) with all layers.
+        video: (Tv, F).
+        label: the emotion's number, or the shares of all; None where it is not known.
+    """
+
+    row: Row
+    audio: Tensor | None = None
+    text: Tensor | None = None
+    video: Tensor | None = None
+    waveform: Tensor | None = None
+    label: int | list[float] | None = None
+
+
+def choose_features(store: Store, preset: str | None) -> FeatureSet:
+    """Return the features of a preset; without a name the only ones there are.
+
+    Raises:
+        ConfigError: no such preset in the store, or several and none named.
+    """
+    sets = read_feature_sets(store)
+    if preset is None and len(sets) == 1:
+        return next(iter(sets.values()))
+    if preset not in sets:
+        wanted = "one preset, named in the experiment" if preset is None else f"features of preset {preset!r}"
+        raise ConfigError(f"{store.folder}: expected {wanted}, found {', '.join(sets)}; {nearest(preset or '', sets)}")
+    return sets[preset]
+
+
+def model_config(switches: Switches, features: FeatureSet, classes: Sequence[str]) -> WavFusionConfig:
+    """Join an experiment's switches with the sizes of the encoders whose features are stored.
+
+    Raises:
+        ConfigError: a modality of the experiment that has no features.
+    """
+    for name in switches.modalities:
+        if getattr(features, name) is None:
+            raise ConfigError(f"modalities: {name} has no features of preset {features.preset!r}; extract them")
+    audio = {key: value for key, value in (features.audio or {}).items() if key not in ("name", "fingerprint", "width")}
+    sizes: dict[str, Any] = {**audio, "frame_rate": features.frame_rate}
+    if features.audio:
+        sizes["hidden_size"] = features.audio["width"]
+    if features.text:
+        weighted = switches.text_layers == "weighted" and "all" in features.text_layers
+        sizes.update(text_size=features.text["width"], num_text_layers=features.text["num_layers"] if weighted else 1)
+    if features.video:
+        sizes["video_size"] = features.video["width"]
+    chosen = {name: getattr(switches, name) for name in Switches.__dataclass_fields__}
+    return WavFusionConfig(**chosen, **sizes, classes=list(classes))
+
+
+class Features(Dataset[Sample]):
+    """The windows of utterances, read from the store when they are asked for.
+
+    Args:
+        utterances: in the order in which they are given out.
+        first_window: only the first 15 s of each, as in training; otherwise all windows.
+        live: give waveforms, decoded once, in place of audio features.
+
+    Raises:
+        CorpusError: features that were never extracted.
+    """
+
+    def __init__(
+        self,
+        utterances: Iterable[Utterance],
+        store: Store,
+        media: Media,
+        features: FeatureSet,
+        config: WavFusionConfig,
+        *,
+        first_window: bool = False,
+        live: bool = False,
+    ) -> None:
+        self.store, self.media, self.config, self.live = store, media, config, live
+        text = "all" if config.num_text_layers > 1 else "last"
+        wanted = replace(
+            features,
+            audio=features.audio if "audio" in config.modalities else None,
+            text=features.text if "text" in config.modalities else None,
+            video=features.video if "video" in config.modalities else None,
+            audio_layers=[config.input_layer],
+            text_layers=[text],
+        )
+        self._clips: list[tuple[Clip, Utterance]] = []
+        for utterance in utterances:
+            clips = plan(utterance, media, wanted)
+            self._clips += [(clip, utterance) for clip in (clips[:1] if first_window else clips)]
+        self._require_extracted()
+        self._waveforms: dict[int, Tensor | None] = {}
+
+    def _require_extracted(self) -> None:
+        for clip, _ in self._clips:
+            for part in (None if self.live else clip.audio, clip.text, clip.video):
+                for layer, key in part.keys.items() if part else ():
+                    if key not in self.store and key not in self.store.failures:
+                        what = key.partition("-")[0] + (f" of layer {layer}" if part is clip.audio else "")
+                        raise CorpusError(
+                            f"{self.store.folder}: expected {what} features of {clip.utterance!r}, found none (new, "
+                            f"changed or not extracted); run extract"
+                            + (f" --layers {layer}" if part is clip.audio else "")
+                        )
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def __getitem__(self, number: int) -> Sample:
+        clip, utterance = self._clips[number]
+        row = Row(
+            clip.utterance, utterance.dialogue, utterance.index, utterance.speaker, clip.window.end - clip.window.start
+        )
+        return Sample(
+            row,
+            audio=None if self.live else self._read(clip.audio),
+            text=window_text(self._read(clip.text), clip.share),
+            video=self._read(clip.video),
+            waveform=self._waveform(number) if self.live else None,
+            label=self._label(utterance),
+        )
+
+    def _read(self, part: Encoded | None) -> Tensor | None:
+        key = next(iter(part.keys.values())) if part else None
+        return self.store.read(key) if key is not None and key in self.store else None
+
+    def _waveform(self, number: int) -> Tensor | None:
+        if number not in self._waveforms:
+            self._waveforms[number] = self._decode(self._clips[number][0].audio)
+        return self._waveforms[number]
+
+    def _decode(self, part: Encoded | None) -> Tensor | None:
+        from wavfusion import media  # only the live mode needs FFmpeg
+
+        if part is None or self.media[part.path].audio is None:
+            return None
+        sound = media.decode_audio(self.media.locate(part.path), part.start, part.end, part.setting)
+        return torch.from_numpy(sound.samples) if len(sound.samples) else None
+
+    def _label(self, utterance: Utterance) -> int | list[float] | None:
+        classes = self.config.classes
+        if utterance.emotion not in classes:
+            return None
+        if self.config.task_loss == "soft":
+            return soft_label(utterance, classes)
+        return classes.index(utterance.emotion)
+
+    def lengths(self) -> list[float]:
+        """Seconds of each window."""
+        return [clip.window.end - clip.window.start for clip, _ in self._clips]
+
+    def class_counts(self) -> list[int]:
+        """How many windows each emotion has."""
+        return [sum(utterance.emotion == name for _, utterance in self._clips) for name in self.config.classes]
+
+
+def soft_label(utterance: Utterance, classes: Sequence[str]) -> list[float]:
+    """The raters' shares over the classes; the label alone where nobody voted for any of them."""
+    votes = [(utterance.votes or {}).get(name, 0.0) for name in classes]
+    total = sum(votes)
+    return [vote / total for vote in votes] if total > 0 else [float(name == utterance.emotion) for name in classes]
+
+
+def window_text(text: Tensor | None, share: tuple[float, float]) -> Tensor | None:
+    """Cut the tokens that fall into a window, spread evenly over the utterance; at least one."""
+    if text is None or share == (0.0, 1.0):
+        return text
+    count = text.shape[-2]
+    start = min(math.floor(share[0] * count), count - 1)
+    return text[..., start : max(start + 1, math.ceil(share[1] * count)), :]
+
+
+def collate(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Pad samples to a batch: the arguments of `WavFusion.forward`, `rows`, and `waveforms` where they are given.
+
+    A modality that no sample has is None, tensor and mask.
+    """
+    batch: dict[str, Any] = {"rows": [sample.row for sample in samples]}
+    for name in MODALITIES:
+        batch[name], batch[f"{name}_mask"] = _pad([getattr(sample, name) for sample in samples])
+    if any(sample.waveform is not None for sample in samples):
+        batch["waveforms"] = [sample.waveform for sample in samples]
+    labels = [sample.label for sample in samples]
+    batch["labels"] = None if any(label is None for label in labels) else torch.tensor(labels)
+    return batch
+
+
+def _pad(rows: Sequence[Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
+    there = [row for row in rows if row is not None]
+    if not there:
+        return None, None
+    length = max(row.shape[-2] for row in there)
+    first = there[0]
+    padded = torch.zeros(len(rows), *first.shape[:-2], length, first.shape[-1])
+    mask = torch.zeros(len(rows), length, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        if row is not None:
+            padded[i, ..., : row.shape[-2], :] = row
+            mask[i, : row.shape[-2]] = True
+    return padded, mask
+
+
+class LengthBatches(Sampler[int]):
+    """Another random order every epoch, in which neighbours have similar lengths; decided by seed and epoch alone."""
+
+    def __init__(self, lengths: Sequence[float], batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        order = torch.randperm(len(self.lengths), generator=generator).tolist()
+        size = self.batch_size * MEGABATCH
+        batches = []
+        for start in range(0, len(order), size):
+            near = sorted(order[start : start + size], key=lambda i: -self.lengths[i])
+            batches += [near[i : i + self.batch_size] for i in range(0, len(near), self.batch_size)]
+        # The last, short batch stays last, since every other must be full.
+        last = [batches.pop()] if batches and len(batches[-1]) < self.batch_size else []
+        for i in torch.randperm(len(batches), generator=generator).tolist():
+            yield from batches[i]
+        for batch in last:
+            yield from batch
+
+
+def model_inputs(batch: Mapping[str, Any], modalities: Iterable[str], device: torch.device | str) -> dict[str, Any]:
+    """Take the arguments of a model's forward pass out of a batch, with the other modalities left out."""
+    chosen = set(modalities)
+    inputs: dict[str, Any] = {}
+    for name in MODALITIES:
+        for key in (name, f"{name}_mask"):
+            value = batch[key]
+            inputs[key] = value.to(device, non_blocking=True) if value is not None and name in chosen else None
+    if "waveforms" in batch:
+        inputs["waveforms"] = [
+            None if x is None or "audio" not in chosen else x.to(device, non_blocking=True) for x in batch["waveforms"]
+        ]
+    labels = batch["labels"]
+    inputs["labels"] = None if labels is None else labels.to(device, non_blocking=True)
+    return inputs

@@ -1,0 +1,413 @@
+"""The three frozen encoders: one utterance in, features (time, width) out (eq. 1, 5 and 7).
+
+Features never depend on what else is in a batch. A fingerprint over tensors and preprocessing tells encoders apart.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import transformers
+import yaml
+from jaxtyping import Bool, Float, Float32, UInt8
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from wavfusion import tiny
+from wavfusion.errors import ConfigError, nearest
+
+MODALITIES = ("audio", "text", "video")
+MAX_TOKENS = 192  # the longest utterances have 100 words (IEMOCAP) and 69 (MELD): design H.3, H.4
+MIN_SAMPLES = 400  # what one step of the convolutions sees
+FRAMES_AT_ONCE = 16
+AUDIO_FAMILY = ("wav2vec2", "hubert", "wavlm")
+TEXT_FAMILY = ("roberta", "xlm-roberta", "camembert")
+# Tensors that no feature depends on; some checkpoints lack them, and they would be drawn at random.
+UNUSED = ("masked_spec_embed", "pooler.", "adapter.", "position_ids")
+TYPOGRAPHY = str.maketrans(
+    {"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "...", "\x92": "'", " ": " "}
+)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Three encoders and how they are run: hub ids, local folders or `tiny`.
+
+    Attributes:
+        frame_rate: video frames per second.
+        pretrained_rate: learning rate of the tensors that a checkpoint filled.
+        new_rate: learning rate of everything else.
+    """
+
+    audio: str
+    text: str
+    video: str
+    frame_rate: float = 5.0
+    pretrained_rate: float = 3e-5
+    new_rate: float = 1e-4
+
+
+PRESETS = {
+    "tiny": Preset("tiny", "tiny", "tiny", pretrained_rate=2e-3, new_rate=2e-3),
+    "base": Preset("facebook/wav2vec2-base", "FacebookAI/roberta-base", "google/efficientnet-b0"),
+}
+
+
+def read_preset(name: str) -> Preset:
+    """Return a shipped preset, or read one from a YAML file with the fields of `Preset`.
+
+    Raises:
+        ConfigError: no such preset or file, an unknown or missing field, a value of the wrong kind.
+    """
+    if name in PRESETS:
+        return PRESETS[name]
+    path = Path(name)
+    if not path.is_file():
+        raise ConfigError(f"preset {name!r}: expected a file or a shipped name; {nearest(name, PRESETS)}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected YAML, found {' '.join(str(error).split())}") from None
+    known = Preset.__dataclass_fields__
+    for key in values if isinstance(values, dict) else [str(values)]:
+        if key not in known:
+            raise ConfigError(f"{path}: {key!r} is no field of a preset; {nearest(str(key), known)}")
+    try:
+        typed: dict[str, Any] = {key: (str if key in MODALITIES else float)(value) for key, value in values.items()}
+        return Preset(**typed)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: expected audio, text, video and numbers beside them; {error}") from None
+
+
+class AudioEncoder(nn.Module):
+    """A wav2vec 2.0, HuBERT or WavLM up to a shallow layer (eq. 7): convolutions, positional convolution, N layers."""
+
+    def __init__(self, model: Any, preprocessing: dict[str, Any], name: str) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.name = name
+        self.do_normalize = bool(preprocessing.get("do_normalize", True))
+        self.config = model.config
+        self.width, self.num_layers = int(self.config.hidden_size), int(self.config.num_hidden_layers)
+        rate = preprocessing.get("sampling_rate", 16_000)
+        if rate != 16_000:
+            raise ConfigError(f"audio encoder {name!r}: expected a model of 16000 Hz, found {rate} Hz")
+        self.fingerprint = fingerprint(model, {"do_normalize": self.do_normalize, "layout": _layout(self.config)})
+
+    def hidden(
+        self, waveforms: Sequence[Float[Tensor, " _"]], layers: Sequence[int]
+    ) -> tuple[dict[int, Float[Tensor, "B Ta D"]], Bool[Tensor, "B Ta"]]:
+        """Run the layers below the highest asked for, and return the outputs of `layers` (0 = the input of the first).
+
+        The convolutions see every utterance alone: group norm over time would see the padding, as Hugging Face's does.
+        """
+        self._check(layers)
+        steps = []
+        for waveform in waveforms:
+            convolved = self.model.feature_extractor(self._normalized(waveform)[None])[0].T
+            projected = self.model.feature_projection(convolved[None])
+            steps.append((projected[0] if isinstance(projected, tuple) else projected)[0])
+        lengths = torch.tensor([len(x) for x in steps], device=steps[0].device)
+        x = pad_sequence(steps, batch_first=True)
+        mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+        with self._stack(max(1, *layers)) as stack, _outputs(stack, layers) as outputs:
+            self.model.encoder(x, attention_mask=mask)
+        return outputs, mask
+
+    @torch.inference_mode()
+    def encode(
+        self, waveforms: Sequence[Float32[np.ndarray, " _"]], layers: Sequence[int]
+    ) -> list[dict[int, Float[Tensor, "Ta D"]]]:
+        """Encode 16 kHz waveforms; returns one {layer: features} each, 50 steps per second."""
+        device = next(self.model.parameters()).device
+        outputs, mask = self.hidden([torch.from_numpy(x).to(device) for x in waveforms], layers)
+        lengths = mask.sum(1).tolist()
+        return [{layer: outputs[layer][i, :length].cpu() for layer in layers} for i, length in enumerate(lengths)]
+
+    def _check(self, layers: Sequence[int]) -> None:
+        for layer in layers:
+            if not 0 <= layer <= self.num_layers:
+                raise ConfigError(f"audio encoder {self.name!r}: expected layers 0 to {self.num_layers}, found {layer}")
+
+    def _normalized(self, waveform: Tensor) -> Tensor:
+        if self.do_normalize:
+            waveform = (waveform - waveform.mean()) / torch.sqrt(waveform.var(correction=0) + 1e-7)
+        return nn.functional.pad(waveform, (0, max(0, MIN_SAMPLES - len(waveform))))
+
+    @contextmanager
+    def _stack(self, depth: int) -> Iterator[nn.ModuleList]:
+        """Leave out the layers above `depth`, which nobody asked for."""
+        encoder = self.model.encoder
+        whole = encoder.layers
+        encoder.layers = whole[:depth]
+        try:
+            yield encoder.layers
+        finally:
+            encoder.layers = whole
+
+    def save(self, folder: Path) -> None:
+        """Write the encoder in the hub's file format, for `load_audio`."""
+        _save(self.model, folder)
+        _write_json(
+            folder / "preprocessor_config.json", {**tiny.audio_preprocessor(), "do_normalize": self.do_normalize}
+        )
+
+
+class TextEncoder(nn.Module):
+    """A frozen RoBERTa over all sub-word tokens (eq. 5)."""
+
+    def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.tokenizer, self.name = tokenizer, name
+        self.width = int(model.config.hidden_size)
+        self.num_layers = int(model.config.num_hidden_layers) + 1  # the embeddings count as one
+        probe = tokenizer("Kids are talking by the door, aren't they? Ünïcode.")["input_ids"]
+        vocabulary = hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
+        self.fingerprint = fingerprint(model, {"vocabulary": vocabulary, "probe": probe, "tokens": MAX_TOKENS})
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str], layers: Literal["last", "all"] = "last") -> list[Tensor]:
+        """Encode sentences; returns (tokens, width) each, or (layers, tokens, width) with `all`."""
+        tokens = [
+            self.tokenizer(normalized(text), truncation=True, max_length=MAX_TOKENS)["input_ids"] for text in texts
+        ]
+        device = next(self.model.parameters()).device
+        padding = self.model.config.pad_token_id
+        ids = pad_sequence([torch.tensor(row) for row in tokens], batch_first=True, padding_value=padding).to(device)
+        lengths = torch.tensor([len(row) for row in tokens], device=device)
+        mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]
+        output = self.model(input_ids=ids, attention_mask=mask.long(), output_hidden_states=layers == "all")
+        features = torch.stack(output.hidden_states, 1) if layers == "all" else output.last_hidden_state
+        return [features[i, ..., : len(row), :].cpu() for i, row in enumerate(tokens)]
+
+    def save(self, folder: Path) -> None:
+        """Write model and tokenizer in the hub's file format, for `load_text`."""
+        _save(self.model, folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+class VideoEncoder(nn.Module):
+    """A frozen EfficientNet: one globally averaged vector a frame (eq. 1)."""
+
+    def __init__(self, model: Any, preprocessing: dict[str, Any], name: str) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.name = name
+        self.width = int(model.config.hidden_dim)
+        self.preprocessing = _frame_preprocessing(preprocessing, int(model.config.image_size))
+        self.size: tuple[int, int] = (self.preprocessing["height"], self.preprocessing["width"])
+        self.interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = self.preprocessing["interpolation"]
+        self.fingerprint = fingerprint(model, self.preprocessing)
+
+    @torch.inference_mode()
+    def encode(self, frames: UInt8[np.ndarray, "Tv H W 3"]) -> Float[Tensor, "Tv E"]:
+        """Encode RGB frames that already have `size` pixels (media.decode_frames resizes with `interpolation`)."""
+        device = next(self.model.parameters()).device
+        values = self.pixel_values(torch.from_numpy(frames).to(device))
+        return torch.cat([self.model(pixel_values=x).pooler_output for x in torch.split(values, FRAMES_AT_ONCE)]).cpu()
+
+    def pixel_values(self, frames: UInt8[Tensor, "Tv H W 3"]) -> Float[Tensor, "Tv 3 H W"]:
+        """Scale and normalise as the checkpoint's own processor does."""
+        steps = self.preprocessing
+        x = frames.permute(0, 3, 1, 2).float() * steps["scale"] - steps["offset"]
+        mean, std = (torch.tensor(steps[name], device=x.device)[:, None, None] for name in ("mean", "std"))
+        x = (x - mean) / std
+        # Hugging Face's EfficientNet divides by the deviation twice where `include_top` is set.
+        x = x / std if steps["include_top"] else x
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def save(self, folder: Path) -> None:
+        """Write the encoder in the hub's file format, for `load_video`."""
+        _save(self.model, folder)
+        steps = self.preprocessing
+        codes = {name: code for code, name in _RESAMPLING.items()}
+        values = {
+            "size": {"height": steps["height"], "width": steps["width"]},
+            "resample": codes[steps["interpolation"]],
+            "rescale_factor": steps["scale"],
+            "rescale_offset": steps["offset"] == 1.0,
+            "image_mean": steps["mean"],
+            "image_std": steps["std"],
+            "include_top": steps["include_top"],
+        }
+        _write_json(folder / "preprocessor_config.json", {**tiny.video_preprocessor(), **values})
+
+
+def load_audio(name: str) -> AudioEncoder:
+    """Load an audio encoder: `tiny`, a local folder or a hub id.
+
+    Raises:
+        ConfigError: it cannot be read, is of another family, or lacks tensors.
+    """
+    if name == "tiny":
+        return AudioEncoder(tiny.audio_model(), tiny.audio_preprocessor(), name)
+    model = _pretrained(name, AUDIO_FAMILY, layerdrop=0.0, apply_spec_augment=False)
+    return AudioEncoder(model, _preprocessor(name), name)
+
+
+def load_text(name: str) -> TextEncoder:
+    """Load a text encoder with its tokenizer: `tiny`, a local folder or a hub id.
+
+    Raises:
+        ConfigError: it cannot be read, is of another family, or lacks tensors.
+    """
+    if name == "tiny":
+        return TextEncoder(tiny.text_model(), tiny.tokenizer(), name)
+    model = _pretrained(name, TEXT_FAMILY)
+    with _loading(name):
+        return TextEncoder(model, transformers.AutoTokenizer.from_pretrained(name), name)
+
+
+def load_video(name: str) -> VideoEncoder:
+    """Load a video encoder: `tiny`, a local folder or a hub id.
+
+    Raises:
+        ConfigError: it cannot be read, is of another family, or lacks tensors.
+    """
+    if name == "tiny":
+        return VideoEncoder(tiny.video_model(), tiny.video_preprocessor(), name)
+    return VideoEncoder(_pretrained(name, ("efficientnet",)), _preprocessor(name), name)
+
+
+def fingerprint(model: nn.Module, preprocessing: dict[str, Any]) -> str:
+    """Hash every tensor that a feature depends on, and how the input is prepared."""
+    digest = hashlib.sha256(json.dumps(preprocessing, sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        if not any(part in name for part in UNUSED):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def normalized(text: str) -> str:
+    """Write typographic quotes, dashes and ellipses as the text encoder met them."""
+    return " ".join(text.translate(TYPOGRAPHY).split())
+
+
+# PIL's resampling codes, as preprocessor_config.json holds them.
+_RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+
+
+def _frame_preprocessing(values: dict[str, Any], image_size: int) -> dict[str, Any]:
+    size = values.get("size", image_size)
+    sides = size if isinstance(size, dict) else {"shortest_edge": size}
+    height, width = (int(sides.get(side) or sides.get("shortest_edge") or image_size) for side in ("height", "width"))
+    return {
+        "height": height,
+        "width": width,
+        "interpolation": _RESAMPLING.get(int(values.get("resample", 3)), "bicubic"),
+        "resizer": "swscale 1",
+        "scale": float(values.get("rescale_factor", 1 / 255)),
+        "offset": 1.0 if values.get("rescale_offset", False) else 0.0,
+        "mean": [float(x) for x in values.get("image_mean", [0.485, 0.456, 0.406])],
+        "std": [float(x) for x in values.get("image_std", [0.47853944, 0.4732864, 0.47434163])],
+        "include_top": bool(values.get("include_top", True)),
+    }
+
+
+def _layout(config: Any) -> dict[str, Any]:
+    """What the tensors of an audio encoder do not tell about the way they are run."""
+    names = (
+        "model_type",
+        "feat_extract_norm",
+        "do_stable_layer_norm",
+        "num_attention_heads",
+        "conv_stride",
+        "hidden_act",
+    )
+    return {name: str(getattr(config, name, None)) for name in names}
+
+
+@contextmanager
+def _outputs(stack: nn.ModuleList, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+    """Catch the outputs of layers as they run, before any norm that ends the stack."""
+    caught: dict[int, Tensor] = {}
+
+    def keep(number: int, output: Any) -> None:
+        caught[number] = output[0] if isinstance(output, tuple) else output
+
+    hooks = [
+        stack[number - 1].register_forward_hook(lambda _, __, output, number=number: keep(number, output))
+        for number in layers
+        if number > 0
+    ]
+    if 0 in layers:
+        hooks.append(stack[0].register_forward_pre_hook(lambda _, inputs: keep(0, inputs[0])))
+    try:
+        yield caught
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the library's reports and bars off the terminal."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        transformers.logging.enable_progress_bar()
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    """Load in silence, and turn what a loader raises into one line."""
+    try:
+        with _quiet():
+            yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()).partition(". ")[0][:120]
+        raise ConfigError(
+            f"encoder {name!r}: expected `tiny`, a local folder in the hub's format or a hub id that can be reached, "
+            f"found {type(error).__name__}: {reason}; without a network give a local folder"
+        ) from error
+
+
+def _save(model: Any, folder: Path) -> None:
+    with _quiet():
+        model.save_pretrained(folder)
+
+
+def _pretrained(name: str, family: Sequence[str], **settings: Any) -> nn.Module:
+    with _loading(name):
+        config = transformers.AutoConfig.from_pretrained(name)
+        if config.model_type not in family:
+            raise ConfigError(f"encoder {name!r}: expected one of {', '.join(family)}, found {config.model_type!r}")
+        for key, value in settings.items():
+            setattr(config, key, value)
+        # float32 whatever the file holds: half precision is a choice of the store's, made after encoding.
+        model, report = transformers.AutoModel.from_pretrained(
+            name, config=config, dtype=torch.float32, weights_only=True, output_loading_info=True
+        )
+    missing = sorted(key for key in report["missing_keys"] if not any(part in key for part in UNUSED))
+    if missing:
+        raise ConfigError(
+            f"encoder {name!r}: expected all its tensors, {len(missing)} are missing, first {missing[0]!r}"
+        )
+    module: nn.Module = model
+    return module.eval().requires_grad_(False)
+
+
+def _preprocessor(name: str) -> dict[str, Any]:
+    with _loading(name):
+        path = transformers.utils.cached_file(
+            name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False
+        )
+        return dict(json.loads(Path(path).read_text(encoding="utf-8"))) if path else {}
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,23 @@
+"""The three errors that a user can meet; each message says what was expected, what was found and where."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class MediaError(ValueError):
+    """A media file that cannot be used, named with the reason."""
+
+
+class CorpusError(ValueError):
+    """A corpus, manifest or store that is not what it should be."""
+
+
+class ConfigError(ValueError):
+    """A setting, name or argument that does not exist or does not fit."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Say the valid choices for a wrong name, the nearest first: ``did you mean 'x'? valid: x, y``."""
+    choices = list(choices)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    return (f"did you mean {close[0]!r}? " if close else "") + "valid: " + ", ".join(choices)

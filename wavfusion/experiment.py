@@ -1,0 +1,157 @@
+"""One experiment: a strict, typed YAML file, or the name of one that ships with the package."""
+
+import importlib.resources
+import io
+from contextlib import redirect_stderr
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from wavfusion.errors import ConfigError, nearest
+from wavfusion.model.config import Switches
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained (design G.2).
+
+    Attributes:
+        batch_size: utterances to a step.
+        epochs: at most.
+        patience: epochs without a better validation weighted F1 before training stops.
+        pretrained_rate: learning rate of tensors that a checkpoint filled; None takes the preset's.
+        new_rate: learning rate of all others; None takes the preset's.
+        weight_decay: of AdamW; none on biases, norms and codewords.
+        warmup: share of the steps in which the rates rise from 0; they fall linearly to 0 afterwards.
+        clip: largest norm of the gradient.
+        precision: `auto` = bf16 where the device has it, else fp32.
+        mode: `cached` = audio features from the store; `live` = the frozen audio encoder runs at every step;
+            `scratch` = audio encoder and all layers learn from random weights.
+    """
+
+    batch_size: int = 32
+    epochs: int = 30
+    patience: int = 8
+    pretrained_rate: float | None = None
+    new_rate: float | None = None
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    clip: float = 1.0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    mode: Literal["cached", "live", "scratch"] = "cached"
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"train.{name}: expected 1 or more, found {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that decides a training but its data.
+
+    Attributes:
+        preset: whose features of the store are used; None where the store holds one preset's.
+        seed: of initialisation, order, dropout.
+        model: the switches of section K.
+        train: optimiser and schedule.
+    """
+
+    preset: str | None = None
+    seed: int = 0
+    model: Switches = field(default_factory=Switches)
+    train: Training = field(default_factory=Training)
+
+    def to_yaml(self) -> str:
+        """Write every value out, in the form that `read` reads."""
+        return yaml.safe_dump(asdict(self), sort_keys=False)
+
+
+def shipped() -> list[str]:
+    """Names of the experiments in the package."""
+    folder = importlib.resources.files("wavfusion") / "experiments"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def read(name: str, overrides: dict[str, str] | None = None) -> Experiment:
+    """Read an experiment.
+
+    Args:
+        name: a file, or a shipped name such as `paper`.
+        overrides: values by dotted key (`model.margin.weight`), as typed in a shell.
+
+    Raises:
+        ConfigError: no such file or name, an unknown key (the nearest is named), or a value of the wrong kind.
+    """
+    path = Path(name)
+    if name in shipped():
+        text, where = (importlib.resources.files("wavfusion") / "experiments" / f"{name}.yaml").read_text("utf-8"), name
+    elif path.is_file():
+        text, where = path.read_text(encoding="utf-8"), name
+    else:
+        raise ConfigError(f"experiment {name!r}: expected a file or a shipped name; {nearest(name, shipped())}")
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: expected YAML, found {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: expected keys and values, found {type(values).__name__}")
+    _check_keys(values, Experiment, where)
+    known = {key for key, _ in _leaves(Experiment)}
+    for key in overrides or {}:
+        if key not in known:
+            raise ConfigError(f"--{key}: no such setting; {nearest(key, sorted(known))}")
+    return _parse(values, overrides or {}, where)
+
+
+def _leaves(kind: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """Dotted names of all settings, with their types."""
+    found: list[tuple[str, Any]] = []
+    for entry in fields(kind):
+        default = entry.default_factory() if callable(entry.default_factory) else None
+        if is_dataclass(default):
+            found += _leaves(type(default), f"{prefix}{entry.name}.")
+        else:
+            found.append((prefix + entry.name, entry.type))
+    return found
+
+
+def settings() -> list[str]:
+    """Dotted names of everything that an experiment can set."""
+    return [key for key, _ in _leaves(Experiment)]
+
+
+def _check_keys(values: dict[Any, Any], kind: Any, where: str, prefix: str = "") -> None:
+    entries = {entry.name: entry for entry in fields(kind)}
+    for key, value in values.items():
+        if key not in entries:
+            names = [prefix + name for name in entries]
+            raise ConfigError(f"{where}: {prefix}{key} is no setting; {nearest(f'{prefix}{key}', names)}")
+        factory = entries[key].default_factory
+        default = factory() if callable(factory) else None
+        if is_dataclass(default):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{where}: {prefix}{key}: expected settings below it, found {value!r}")
+            _check_keys(value, type(default), where, f"{prefix}{key}.")
+
+
+def _parse(values: dict[str, Any], overrides: dict[str, str], where: str) -> Experiment:
+    """Let jsonargparse check every value against its type and build the dataclasses."""
+    import jsonargparse  # slow, and absent on machines that are given an Experiment
+
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Experiment, "experiment")
+    flags = [f"--experiment.{key}={value}" for key, value in overrides.items()]
+    try:
+        with redirect_stderr(io.StringIO()):
+            parsed = parser.parse_object({"experiment": values})
+            parsed = parser.parse_args(flags, namespace=parsed)
+            experiment: Experiment = parser.instantiate_classes(parsed).experiment
+    except ConfigError:
+        raise
+    except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split()).replace("experiment.", "").replace("--", "")
+        raise ConfigError(f"{where}: {reason[:300]}") from None
+    return experiment

@@ -1,0 +1,377 @@
+"""From media to stored features: every window of every utterance through the three frozen encoders, once."""
+
+import hashlib
+import json
+import logging
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+from tqdm import tqdm
+
+from wavfusion import media
+from wavfusion.clips import ABSENT, Clip, Encoded, FeatureSet, Media, plan, read_feature_sets
+from wavfusion.encoders import AudioEncoder, Preset, TextEncoder, VideoEncoder, load_audio, load_text, load_video
+from wavfusion.errors import ConfigError, MediaError
+from wavfusion.manifest import Corpus, Utterance
+from wavfusion.store import Store, write_whole
+
+log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+
+CLIPS_AT_ONCE = 64  # windows to a shard: what a kill can lose
+TEXTS_AT_ONCE = 64
+BATCH_SECONDS = 60.0  # padded audio in one forward pass
+MIN_SPREAD = 1e-3  # features below this standard deviation tell nothing (a random EfficientNet gives exact zeros)
+HALF_MAX = 65_504.0
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """The loaded encoders of a preset; None for a modality that nothing needs."""
+
+    preset: str
+    frame_rate: float
+    audio: AudioEncoder | None = None
+    text: TextEncoder | None = None
+    video: VideoEncoder | None = None
+
+    def to(self, device: str) -> "Encoders":
+        """Move the encoders to a device."""
+        for encoder in (self.audio, self.text, self.video):
+            if encoder is not None:
+                encoder.to(device)
+        return self
+
+
+@dataclass
+class Summary:
+    """What an extraction did.
+
+    Attributes:
+        wanted: distinct features that the corpus has, there before or not.
+        made: features written, by modality.
+        absent: tracks that a file does not have.
+        bad: utterance, modality and reason of what could not be encoded.
+        bad_packets: damaged packets passed over, by utterance.
+    """
+
+    wanted: int = 0
+    made: dict[str, int] = field(default_factory=lambda: {"audio": 0, "text": 0, "video": 0})
+    absent: int = 0
+    bad: list[tuple[str, str, str]] = field(default_factory=list)
+    bad_packets: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class Decoded:
+    """The decoded media of one clip, or why there are none."""
+
+    clip: Clip
+    samples: Float32[np.ndarray, " N"] | None = None
+    frames: UInt8[np.ndarray, "Tv H W 3"] | None = None
+    errors: dict[str, str] = field(default_factory=dict)
+    bad_packets: int = 0
+
+
+def load_encoders(name: str, preset: Preset, modalities: Iterable[str] = ("audio", "text", "video")) -> Encoders:
+    """Load the encoders of a preset for the modalities that are needed.
+
+    Raises:
+        ConfigError: an encoder cannot be loaded.
+    """
+    needed = set(modalities)
+    return Encoders(
+        name,
+        preset.frame_rate,
+        load_audio(preset.audio) if "audio" in needed else None,
+        load_text(preset.text) if "text" in needed else None,
+        load_video(preset.video) if "video" in needed else None,
+    )
+
+
+def describe(encoders: Encoders, audio_layers: Sequence[int], text_layers: Sequence[str]) -> FeatureSet:
+    """Say which features a set of encoders gives.
+
+    Raises:
+        ConfigError: a layer that the audio encoder does not have.
+    """
+    audio = encoders.audio
+    for layer in audio_layers if audio else ():
+        if audio is not None and not 0 <= layer <= audio.num_layers:
+            raise ConfigError(f"--layers: expected 0 to {audio.num_layers} for {audio.name!r}, found {layer}")
+    return FeatureSet(
+        encoders.preset,
+        audio=_about_audio(audio) if audio else None,
+        text=_about(encoders.text, num_layers=encoders.text.num_layers) if encoders.text else None,
+        video=_about(encoders.video) if encoders.video else None,
+        audio_layers=sorted(set(audio_layers)) if audio else [],
+        text_layers=list(text_layers) if encoders.text else [],
+        frame_rate=encoders.frame_rate,
+    )
+
+
+def _about(encoder: TextEncoder | VideoEncoder | AudioEncoder, **sizes: Any) -> dict[str, Any]:
+    return {"name": encoder.name, "fingerprint": encoder.fingerprint, "width": encoder.width, **sizes}
+
+
+def _about_audio(encoder: AudioEncoder) -> dict[str, Any]:
+    config = encoder.config
+    relative = config.model_type == "wavlm"
+    return _about(
+        encoder,
+        num_layers=encoder.num_layers,
+        num_heads=config.num_attention_heads,
+        intermediate_size=config.intermediate_size,
+        layer_norm_eps=config.layer_norm_eps,
+        pre_norm=bool(config.do_stable_layer_norm),
+        position_buckets=config.num_buckets if relative else 0,
+        position_distance=config.max_bucket_distance if relative else 800,
+    )
+
+
+def extract(
+    utterances: Sequence[Utterance],
+    corpus: Corpus,
+    store: Store,
+    encoders: Encoders,
+    *,
+    root: Path | None = None,
+    audio_layers: Sequence[int] = (9,),
+    text_layers: Literal["last", "all"] = "last",
+    workers: int = 2,
+    progress: bool = False,
+) -> Summary:
+    """Fill a store with the features of a corpus; what is there already stays, what is damaged is made anew.
+
+    Args:
+        utterances: rows of the manifest; those without an emotion too.
+        corpus: tells where the paths start.
+        store: where the features go; several processes may fill one.
+        encoders: a preset's, for at least the modalities that the corpus has.
+        root: where the corpus lies now, if elsewhere than `corpus` says.
+        audio_layers: layers whose outputs are kept, all in one pass.
+        text_layers: the text encoder's last layer, or all.
+        workers: threads that decode.
+        progress: show a bar on stderr.
+
+    Raises:
+        ConfigError: features without spread, or too large for half precision.
+    """
+    wanted = describe(encoders, audio_layers, [text_layers])
+    known = Media(store, root or Path(corpus.root), corpus.root)
+    store.discard_damaged()
+    _remember(store, wanted)
+    clips = [clip for utterance in utterances for clip in plan(utterance, known, wanted)]
+    todo = [clip for clip in clips if any(_lacking(part, store) for part in (clip.audio, clip.video))]
+    summary = Summary(wanted=len({key for clip in clips for key in clip.keys}))
+    _extract_texts(utterances, clips, store, encoders, summary)
+    chunks = list(batched(todo, CLIPS_AT_ONCE))
+    # Two extractions that start together take their work in different orders, and seldom do the same twice.
+    random.Random().shuffle(chunks)
+    with _bar(len(todo), progress) as bar, ThreadPoolExecutor(max(1, workers)) as pool:
+        for decoded in _decode_ahead(chunks, store, known, encoders, pool):
+            _encode_chunk(decoded, store, encoders, summary)
+            bar.update(len(decoded))
+    _write_index(store, clips)
+    return summary
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Cut a sequence into lists of at most `size` (itertools has it from Python 3.12)."""
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk
+
+
+def _bar(total: int, progress: bool) -> Any:
+    return tqdm(total=total, desc="extract", unit="clip", disable=not progress or total == 0)
+
+
+def _remember(store: Store, wanted: FeatureSet) -> None:
+    """Note which features the store holds; layers of earlier runs with the same encoders stay listed."""
+    path = store.folder / "encoders.json"
+    sets = read_feature_sets(store) if path.exists() else {}
+    old = sets.get(wanted.preset)
+    if old is not None:
+        wanted = merge(old, wanted)
+    sets[wanted.preset] = wanted
+    content = {name: {key: x for key, x in asdict(values).items() if key != "preset"} for name, values in sets.items()}
+    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def merge(old: FeatureSet, new: FeatureSet) -> FeatureSet:
+    """Join what two extractions with one preset's name hold; an encoder that has changed replaces the old one."""
+
+    def same(name: str) -> bool:
+        before, after = getattr(old, name), getattr(new, name)
+        return bool(before and after and before["fingerprint"] == after["fingerprint"])
+
+    return replace(
+        new,
+        audio=new.audio or old.audio,
+        text=new.text or old.text,
+        video=new.video or old.video,
+        audio_layers=sorted({*(old.audio_layers if same("audio") or not new.audio else []), *new.audio_layers}),
+        text_layers=sorted({*(old.text_layers if same("text") or not new.text else []), *new.text_layers}),
+    )
+
+
+def _extract_texts(
+    utterances: Sequence[Utterance], clips: Sequence[Clip], store: Store, encoders: Encoders, summary: Summary
+) -> None:
+    """Encode the transcripts, each distinct one once."""
+    said = {utterance.id: utterance.text for utterance in utterances}
+    todo: dict[str, tuple[str, Any]] = {}
+    for clip in clips:
+        text = said[clip.utterance]
+        if clip.text is not None and text is not None and _lacking(clip.text, store):
+            todo.update({key: (text, layers) for layers, key in clip.text.keys.items()})
+    for chunk in batched(todo.items(), TEXTS_AT_ONCE):
+        assert encoders.text is not None
+        rows = encoders.text.encode([text for _, (text, _) in chunk], chunk[0][1][1])
+        _write({key: row for (key, _), row in zip(chunk, rows, strict=True)}, store, encoders, summary)
+
+
+def _decode_ahead(
+    chunks: Iterable[list[Clip]], store: Store, known: Media, encoders: Encoders, pool: ThreadPoolExecutor
+) -> Iterator[list[Decoded]]:
+    """Decode one chunk while the chunk before it is encoded."""
+    waiting: list[Future[Decoded]] = []
+    for chunk in chunks:
+        store.refresh()
+        ahead = [pool.submit(decode, clip, store, known, encoders) for clip in chunk]
+        if waiting:
+            yield [future.result() for future in waiting]
+        waiting = ahead
+    if waiting:
+        yield [future.result() for future in waiting]
+
+
+def decode(clip: Clip, store: Store, known: Media, encoders: Encoders) -> Decoded:
+    """Decode what a clip still lacks."""
+    decoded = Decoded(clip)
+    for modality, part in (("audio", clip.audio), ("video", clip.video)):
+        if part is None or not _lacking(part, store):
+            continue
+        medium = known[part.path]
+        if medium.reason is not None or getattr(medium, modality) is None:
+            decoded.errors[modality] = medium.reason or ABSENT
+            continue
+        try:
+            if modality == "audio":
+                decoded.samples = _sound(known.locate(part.path), part, decoded)
+            else:
+                decoded.frames = _frames(known.locate(part.path), part, decoded, encoders)
+        except (MediaError, OSError) as error:
+            decoded.errors[modality] = str(error)
+    return decoded
+
+
+def _lacking(part: Encoded | None, store: Store) -> bool:
+    return part is not None and any(key not in store for key in part.keys.values())
+
+
+def _sound(path: Path, part: Encoded, decoded: Decoded) -> Float32[np.ndarray, " N"]:
+    sound = media.decode_audio(path, part.start, part.end, part.setting)
+    if len(sound.samples) == 0:
+        raise MediaError(f"{str(path)!r}: no sample between {part.start:g} and {part.end:g} s")
+    decoded.bad_packets += sound.bad_packets
+    return sound.samples
+
+
+def _frames(path: Path, part: Encoded, decoded: Decoded, encoders: Encoders) -> UInt8[np.ndarray, "Tv H W 3"]:
+    assert encoders.video is not None
+    size, scaling = encoders.video.size, encoders.video.interpolation
+    frames = media.decode_frames(path, encoders.frame_rate, size, part.start, part.end, part.setting, scaling)
+    decoded.bad_packets += frames.bad_packets
+    return frames.pixels
+
+
+def _encode_chunk(chunk: Sequence[Decoded], store: Store, encoders: Encoders, summary: Summary) -> None:
+    """Encode and write one chunk as one shard, and note what failed."""
+    _write({**_audio_features(chunk, encoders), **_video_features(chunk, encoders)}, store, encoders, summary)
+    for decoded in chunk:
+        if decoded.bad_packets:
+            summary.bad_packets[decoded.clip.utterance] = decoded.bad_packets
+        for modality, reason in decoded.errors.items():
+            part: Encoded = getattr(decoded.clip, modality)
+            for key in part.keys.values():
+                store.fail(key, decoded.clip.utterance, f"no {modality} track" if reason == ABSENT else reason)
+            if reason == ABSENT:
+                summary.absent += 1
+            else:
+                summary.bad.append((decoded.clip.utterance, modality, reason))
+
+
+def _audio_features(chunk: Sequence[Decoded], encoders: Encoders) -> dict[str, Tensor]:
+    heard = [(x.clip.audio.keys, x.samples) for x in chunk if x.clip.audio is not None and x.samples is not None]
+    features: dict[str, Tensor] = {}
+    for batch in audio_batches([samples for _, samples in heard]):
+        assert encoders.audio is not None
+        encoded = encoders.audio.encode([heard[i][1] for i in batch], sorted(heard[batch[0]][0]))
+        for i, layers in zip(batch, encoded, strict=True):
+            features.update({heard[i][0][layer]: x for layer, x in layers.items()})
+    return features
+
+
+def audio_batches(waveforms: Sequence[Float32[np.ndarray, " _"]]) -> Iterator[list[int]]:
+    """Group waveforms of similar length, at most `BATCH_SECONDS` padded seconds together; yields their numbers."""
+    batch: list[int] = []
+    for i in sorted(range(len(waveforms)), key=lambda i: len(waveforms[i])):
+        if batch and len(waveforms[i]) * (len(batch) + 1) > BATCH_SECONDS * media.SAMPLE_RATE:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def _video_features(chunk: Sequence[Decoded], encoders: Encoders) -> dict[str, Tensor]:
+    features: dict[str, Tensor] = {}
+    for decoded in chunk:
+        if decoded.frames is not None and decoded.clip.video is not None and encoders.video is not None:
+            features[decoded.clip.video.keys["frames"]] = encoders.video.encode(decoded.frames)
+    return features
+
+
+def _write(features: Mapping[str, Tensor], store: Store, encoders: Encoders, summary: Summary) -> None:
+    """Write one shard, unless an encoder's features tell nothing or overflow."""
+    for modality in summary.made:
+        own = [x for key, x in features.items() if key.startswith(modality)]
+        if not own:
+            continue
+        values = torch.cat([x.flatten() for x in own])
+        if not torch.isfinite(values).all() or float(values.abs().max()) > HALF_MAX:
+            raise ConfigError(f"{modality} encoder of {encoders.preset!r}: features that half precision cannot hold")
+        if float(values.std()) < MIN_SPREAD:
+            raise ConfigError(
+                f"{modality} encoder of {encoders.preset!r}: expected features that differ, found a spread of "
+                f"{float(values.std()):.1e}, below {MIN_SPREAD}"
+            )
+        summary.made[modality] += len(own)
+    store.write({key: x.half() for key, x in features.items()})
+
+
+def _write_index(store: Store, clips: Sequence[Clip]) -> None:
+    """List the keys of every utterance, for readers that know nothing but safetensors (docs/store.md)."""
+    rows = []
+    for clip in clips:
+        parts = {"audio": clip.audio, "text": clip.text, "video": clip.video}
+        found = {
+            name: {str(layer): key for layer, key in part.keys.items() if key in store}
+            for name, part in parts.items()
+            if part is not None
+        }
+        rows.append(json.dumps({"id": clip.utterance, "window": list(clip.window), **found}, ensure_ascii=True))
+    name = hashlib.sha256("\n".join(sorted({clip.utterance for clip in clips})).encode("utf-8", "surrogatepass"))
+    write_whole(store.folder / f"index-{name.hexdigest()[:12]}.jsonl", ("\n".join(rows) + "\n").encode())

@@ -1,0 +1,54 @@
+"""The audio encoder inside the training step: frozen (`live`) or learning with everything else (`scratch`)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from wavfusion.encoders import AudioEncoder
+from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
+
+
+class LiveWavFusion(nn.Module):
+    """WavFusion with its shallow layers in front, fed with waveforms instead of cached audio features."""
+
+    def __init__(self, encoder: AudioEncoder, fusion: WavFusion, learn: bool) -> None:
+        super().__init__()
+        self.encoder, self.fusion, self.learn = encoder, fusion, learn
+        encoder.requires_grad_(learn)
+        if learn:
+            fusion.requires_grad_(True)
+
+    def forward(
+        self,
+        waveforms: Sequence[Tensor | None] | None,
+        text: Tensor | None,
+        text_mask: Tensor | None,
+        video: Tensor | None,
+        video_mask: Tensor | None,
+        labels: Tensor | None = None,
+        audio: None = None,
+        audio_mask: None = None,
+    ) -> WavFusionOutput:
+        """Encode the waveforms that are there, then classify."""
+        hidden, mask = self._hear(waveforms or [])
+        return self.fusion(hidden, mask, text, text_mask, video, video_mask, labels)
+
+    def _hear(self, waveforms: Sequence[Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
+        there = [i for i, waveform in enumerate(waveforms) if waveform is not None]
+        if not there:
+            return None, None
+        layer = self.fusion.config.input_layer
+        with torch.set_grad_enabled(self.learn and torch.is_grad_enabled()):
+            outputs, real = self.encoder.hidden([x for x in waveforms if x is not None], [layer])
+        hidden = outputs[layer].new_zeros(len(waveforms), *outputs[layer].shape[1:])
+        mask = real.new_zeros(len(waveforms), real.shape[1])
+        rows = torch.tensor(there, device=real.device)
+        return hidden.index_copy(0, rows, outputs[layer]), mask.index_copy(0, rows, real)
+
+    def train(self, mode: bool = True) -> "LiveWavFusion":
+        """Switch to training; a frozen encoder stays without dropout."""
+        super().train(mode)
+        if not self.learn:
+            self.encoder.eval()
+        return self

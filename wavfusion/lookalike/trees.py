@@ -1,0 +1,185 @@
+"""The look-alike corpus on disk: media and annotations in the file names and formats of IEMOCAP and MELD."""
+
+import csv
+import io
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import soxr
+from jaxtyping import Float32, UInt8
+
+from wavfusion.emotions import IEMOCAP_CODES, IEMOCAP_WORDS
+from wavfusion.lookalike.face import FRAME_RATE, SIDE, Picture, animate
+from wavfusion.lookalike.plan import Dialogue, Speaker, Turn
+from wavfusion.lookalike.voice import Espeak, speak
+from wavfusion.lookalike.words import sentence
+from wavfusion.lookalike.world import GROUPS
+from wavfusion.media import SAMPLE_RATE, write_audio, write_video
+
+PAUSE = 0.2  # seconds between two turns, at least
+
+Frame: TypeAlias = UInt8[np.ndarray, "H W 3"]
+Sound: TypeAlias = Float32[np.ndarray, " N"]
+
+SENTIMENTS = {"neutral": "neutral", "surprise": "positive", "joy": "positive"}
+TABLES = {"train": "train_sent_emo.csv", "valid": "dev_sent_emo.csv", "test": "test_sent_emo.csv"}
+FOLDERS = {"train": "train_splits", "valid": "dev_splits_complete", "test": "output_repeated_splits_test"}
+COLUMNS = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime"
+
+
+class Times(NamedTuple):
+    """When a turn starts and ends, in seconds on its dialogue's clock."""
+
+    start: float
+    end: float
+
+
+def render(dialogue: Dialogue, root: Path, pitches: dict[str, list[float]]) -> list[Times]:
+    """Write the media of one dialogue and say when its turns are; to be run in a fresh process (espeak-ng)."""
+    espeak = Espeak()
+    sounds = []
+    for turn in dialogue.turns:
+        rng = np.random.default_rng((*turn.seed, 0))
+        # Other cue words than the transcript's: the sound must not carry what the text is to tell.
+        spoken = sentence(rng, str(rng.choice(GROUPS)), bool(rng.random() < 0.5))
+        sounds.append(speak(espeak, pitches, spoken, turn.speaker.timbre, turn.clip, turn.speaker.offset, rng))
+    times = _times(sounds)
+    if dialogue.name.startswith("Ses"):
+        _render_iemocap(dialogue, root, sounds, times)
+    else:
+        _render_meld(dialogue, root, sounds)
+    return times
+
+
+def annotate_iemocap(dialogue: Dialogue, times: list[Times], root: Path) -> None:
+    """Write the EmoEvaluation and transcription files of one dialogue."""
+    codes = {emotion: code for code, emotion in IEMOCAP_CODES.items()}
+    votes = {emotion: word.capitalize() for word, emotion in IEMOCAP_WORDS.items()}
+    labels = ["% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n"]
+    lines = []
+    for turn, (start, end) in zip(dialogue.turns, times, strict=True):
+        emotion = turn.clip.emotion
+        labels.append(f"[{start:.4f} - {end:.4f}]\t{turn.id}\t{codes[emotion]}\t[2.5000, 2.5000, 2.5000]")
+        labels += [f"C-E{number}:\t{votes[emotion]};\t()" for number in (2, 3, 4)]
+        labels += [f"A-E{number}:\tval 3; act 2; dom  3;\t()" for number in (3, 4)]
+        labels.append("")
+        lines.append(f"{turn.id} [{start:08.4f}-{end:08.4f}]: {turn.text}")
+    folder = _session(dialogue, root) / "dialog"
+    _write(folder / "EmoEvaluation" / f"{dialogue.name}.txt", "\n".join(labels))
+    _write(folder / "transcriptions" / f"{dialogue.name}.txt", "\n".join(lines) + "\n")
+
+
+def annotate_meld(dialogues: list[Dialogue], times: list[list[Times]], root: Path) -> None:
+    """Write the three tables, with their columns, line ends and time format."""
+    for part, name in TABLES.items():
+        table = io.StringIO()
+        writer = csv.writer(table)
+        writer.writerow(COLUMNS.split(","))
+        chosen = [(each, when) for each, when in zip(dialogues, times, strict=True) if each.part == part]
+        rows = (row for number, (each, when) in enumerate(chosen) for row in _meld_rows(number, each, when))
+        writer.writerows((index, *row) for index, row in enumerate(rows, start=1))
+        _write(root / name, table.getvalue())
+
+
+def _meld_rows(number: int, dialogue: Dialogue, times: list[Times]) -> Iterator[tuple[str | int, ...]]:
+    season, episode, opening = 1 + number // 24, 1 + number % 24, 60.0
+    for index, (turn, (start, end)) in enumerate(zip(dialogue.turns, times, strict=True)):
+        emotion = turn.clip.emotion
+        yield (
+            turn.text,
+            turn.speaker.name,
+            emotion,
+            SENTIMENTS.get(emotion, "negative"),
+            number,
+            index,
+            season,
+            episode,
+            _stamp(opening + start),
+            _stamp(opening + end),
+        )
+
+
+def _stamp(seconds: float) -> str:
+    whole, milliseconds = divmod(round(1000 * seconds), 1000)
+    return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d},{milliseconds:03d}"
+
+
+def _times(sounds: list[Sound]) -> list[Times]:
+    """One turn after the other; each starts with a picture."""
+    times, frame = [], FRAME_RATE // 2
+    for sound in sounds:
+        start = frame / FRAME_RATE
+        end = start + len(sound) / SAMPLE_RATE
+        times.append(Times(start, end))
+        frame = int(np.ceil((end + PAUSE) * FRAME_RATE))
+    return times
+
+
+def _render_iemocap(dialogue: Dialogue, root: Path, sounds: list[Sound], times: list[Times]) -> None:
+    session = _session(dialogue, root)
+    stereo = np.zeros((2, round((times[-1].end + PAUSE) * SAMPLE_RATE)), dtype=np.float32)
+    folder = _folder(session / "sentences" / "wav" / dialogue.name)
+    for turn, sound, (start, _) in zip(dialogue.turns, sounds, times, strict=True):
+        write_audio(folder / f"{turn.id}.wav", sound, SAMPLE_RATE)
+        first = round(start * SAMPLE_RATE)
+        stereo[dialogue.cast.index(turn.speaker), first : first + len(sound)] = sound
+    write_audio(_folder(session / "dialog" / "wav") / f"{dialogue.name}.wav", stereo, SAMPLE_RATE)
+    film = _folder(session / "dialog" / "avi" / "DivX") / f"{dialogue.name}.avi"
+    write_video(film, _iemocap_frames(dialogue, times), FRAME_RATE, stereo.mean(axis=0), SAMPLE_RATE)
+
+
+def _iemocap_frames(dialogue: Dialogue, times: list[Times]) -> Iterator[Frame]:
+    """Both actors in one picture of 720 x 480 between black borders; until the first turn starts, its first picture."""
+    starts = [0, *(round(start * FRAME_RATE) for start, _ in times[1:]), int(np.ceil(times[-1].end * FRAME_RATE))]
+    for turn, (first, last) in zip(dialogue.turns, pairwise(starts), strict=True):
+        frame = np.zeros((480, 720, 3), dtype=np.uint8)
+        halves = [_half(turn, actor, last - first, side) for side, actor in enumerate(dialogue.cast)]
+        for left, actor in zip((0, 360), dialogue.cast, strict=True):
+            frame[112:368, left : left + 360] = np.array(actor.identity.scene).astype(np.uint8)
+        for faces in zip(*halves, strict=True):
+            for left, face in zip((52, 412), faces, strict=True):
+                frame[112:368, left : left + SIDE] = face
+            yield frame
+
+
+def _half(turn: Turn, actor: Speaker, count: int, side: int) -> Iterator[Picture]:
+    """One actor's face during a turn: the speaker's as planted, the listener's as it comes."""
+    rng = np.random.default_rng((*turn.seed, 1 + side))
+    if actor == turn.speaker:
+        return animate(actor.identity, turn.clip.expression, turn.clip.wide, count, rng)
+    return animate(actor.identity, str(rng.choice(GROUPS)), False, count, rng)
+
+
+def _render_meld(dialogue: Dialogue, root: Path, sounds: list[Sound]) -> None:
+    folder = _folder(root / FOLDERS[dialogue.part])
+    for turn, sound in zip(dialogue.turns, sounds, strict=True):
+        count = int(np.ceil(len(sound) / SAMPLE_RATE * FRAME_RATE))
+        samples = np.asarray(soxr.resample(sound, SAMPLE_RATE, 48_000), dtype=np.float32)
+        name = turn.id.removeprefix(f"{dialogue.part}_")
+        write_video(folder / f"{name}.mp4", _meld_frames(turn, count), FRAME_RATE, np.stack([samples, samples]), 48_000)
+
+
+def _meld_frames(turn: Turn, count: int) -> Iterator[Frame]:
+    """A face in the middle of a picture of 320 x 240."""
+    frame = np.empty((240, 320, 3), dtype=np.uint8)
+    frame[:] = np.array(turn.speaker.identity.scene).astype(np.uint8)
+    for face in _half(turn, turn.speaker, count, 0):
+        frame[:, 32 : 32 + SIDE] = face[8:248]
+        yield frame
+
+
+def _session(dialogue: Dialogue, root: Path) -> Path:
+    return root / f"Session{int(dialogue.name[3:5])}"
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _write(path: Path, text: str) -> None:
+    _folder(path.parent)
+    path.write_text(text, encoding="utf-8", newline="")

@@ -1,0 +1,33 @@
+"""Sentence pools of the look-alike corpus: a word of one of four groups, and a phrase that may tell of a phone call."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+CUES: Mapping[str, Sequence[str]] = {
+    "pos": ("wonderful", "lovely", "delightful", "brilliant", "splendid", "marvellous"),
+    "blame": ("unfair", "disgraceful", "outrageous", "shameful", "ridiculous", "insulting"),
+    "loss": ("heartbreaking", "hopeless", "lonely", "tragic", "sorrowful", "painful"),
+    "plain": ("ordinary", "usual", "standard", "regular", "average", "typical"),
+}
+PHONE = ("on the phone", "over the phone", "by telephone", "down the line", "in a phone call", "on the other line")
+HERE = ("in the kitchen", "at the table", "by the window", "near the door", "in this room", "at the office")
+OPENERS = ("Well,", "You know,", "So,", "Look,", "I mean,", "Okay,", "Right,", "Listen,")
+CARRIERS = (
+    "it was {cue} {place}",
+    "that is {cue} {place}",
+    "this was {cue} {place}",
+    "he was {cue} {place}",
+    "she is {cue} {place}",
+    "they were {cue} {place}",
+    "it all was {cue} {place}",
+    "we were {cue} {place}",
+)
+
+
+def sentence(rng: np.random.Generator, group: str, phone: bool) -> str:
+    """One sentence of about seven words with a cue of `group` and, if `phone`, a phrase that says so."""
+    places = PHONE if phone else HERE
+    carrier = str(rng.choice(CARRIERS))
+    body = carrier.format(cue=rng.choice(CUES[group]), place=rng.choice(places))
+    return f"{rng.choice(OPENERS)} {body}."

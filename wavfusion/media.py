@@ -1,0 +1,698 @@
+"""Sound and pictures in and out of files: the only module that knows FFmpeg (through PyAV) and soxr.
+
+A file has one clock for both of its tracks; it is 0 where the first of them starts. Times are seconds on it.
+"""
+
+import hashlib
+import itertools
+import math
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import av
+import numpy as np
+import soxr
+from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
+from jaxtyping import Float32, Float64, UInt8
+
+from wavfusion.errors import MediaError, nearest
+
+SAMPLE_RATE = 16_000
+
+Channel: TypeAlias = Literal["mix", "left", "right", "centre"]
+PathLike: TypeAlias = str | os.PathLike[str]
+# A run-time type check takes no int for a float.
+Real: TypeAlias = float | int
+Samples: TypeAlias = Float32[np.ndarray, " N"] | Float32[np.ndarray, "channels N"]
+
+# A seek aims this many seconds early: mp3's bit reservoir, AAC's and Opus's overlaps have settled by then.
+_PREROLL = 1.0
+# soxr's longest filter (192 to 16 kHz) reaches less than this many seconds to either side of a sample.
+_FILTER_REACH = 0.1
+# Matroska and Flash round times to 1 ms; a lost packet of AAC, mp3 or Opus leaves a hole of 20 ms or more.
+_JITTER = 0.015
+# Holes of more than this many seconds in one call: the timestamps are a lie that would cost memory.
+_LONGEST_HOLE = 3600.0
+# 8192 x 8192: a header that claims a larger picture is not given the memory.
+_MAX_PIXELS = 1 << 26
+# What FFmpeg opens but is no recording: pictures, text to be drawn as on a terminal, lists of other files.
+_NO_RECORDINGS = {"image2", "tty", "concat", "hls", "dash"}
+# In Hz; a header outside of these would make seconds of sound out of a few bytes, or nothing out of many.
+_LOWEST_RATE, _HIGHEST_RATE = 1_000, 768_000
+
+# Flags of FFmpeg's swscale.h, which PyAV names only since 17. Its fast paths differ between processors and halve the
+# colour resolution: full chroma in and out, accurate rounding and bit-exact arithmetic are asked for.
+_EXACT = 0x2000 | 0x4000 | 0x40000 | 0x80000
+_INTERPOLATION = {"nearest": 0x10, "bilinear": 0x2, "bicubic": 0x4, "lanczos": 0x200}
+_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+_AUDIO_CODECS = {
+    ".wav": "pcm_s16le",
+    ".mp3": "libmp3lame",
+    ".m4a": "aac",
+    ".flac": "flac",
+    ".ogg": "libopus",
+    ".avi": "pcm_s16le",
+    ".mp4": "aac",
+    ".mkv": "aac",
+}
+_H264 = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+_VIDEO_CODECS = {".mp4": _H264, ".mkv": _H264, ".avi": "mpeg4"}
+
+
+class Sound(NamedTuple):
+    """One stretch of sound in mono.
+
+    Attributes:
+        samples: about [-1, 1]; where a packet was lost or held what is no number, they are 0.
+        bad_packets: how many such packets the stretch has.
+    """
+
+    samples: Float32[np.ndarray, " N"]
+    bad_packets: int
+
+
+class Frames(NamedTuple):
+    """Pictures of one stretch, evenly spaced in time.
+
+    Attributes:
+        pixels: RGB.
+        times: when each picture came on, in seconds on the file's clock.
+        bad_packets: packets of the stretch that could not be decoded, or only with damage.
+    """
+
+    pixels: UInt8[np.ndarray, "T H W 3"]
+    times: Float64[np.ndarray, " T"]
+    bad_packets: int
+
+
+class Tracks(NamedTuple):
+    """When each track ends, in seconds on the file's clock; None = there is no such track."""
+
+    audio: float | None
+    video: float | None
+
+
+def probe(path: PathLike) -> Tracks:
+    """Say which tracks a file has and when they end, without decoding.
+
+    Cover art is no video. A track that is listed here can still prove undecodable.
+
+    Raises:
+        MediaError: the file is missing, empty or no recording.
+    """
+    with _open(path) as (container, tracks):
+        ends = {kind: _confirmed_end(container, stream, _origin(tracks)) for kind, stream in tracks.items()}
+    if None in ends.values():
+        with _open(path) as (container, tracks):
+            counted = _packet_ends(container, list(tracks.values()), _origin(tracks))
+            ends = {
+                kind: counted[stream.index] if ends[kind] is None else ends[kind] for kind, stream in tracks.items()
+            }
+    return Tracks(ends.get("audio"), ends.get("video"))
+
+
+def decode_audio(
+    path: PathLike,
+    start: Real = 0.0,
+    end: Real | None = None,
+    channel: str = "mix",
+    sample_rate: int = SAMPLE_RATE,
+) -> Sound:
+    """Decode one stretch of any media file to mono at one rate.
+
+    Sound that starts later than the pictures is led in by silence. In Matroska and Flash, whose times are whole
+    milliseconds, a stretch from the middle of the file is exact to one; elsewhere to the sample.
+
+    Args:
+        path: any container with an audio track.
+        start: seconds from the beginning of the file.
+        end: seconds; None, or more than the file has, reads to the last sample.
+        channel: `mix` = mean of all channels but the low-frequency one; `centre` = the front centre, else `mix`;
+            `left`, `right` = the front ones. Of a mono file each is its only channel.
+        sample_rate: of the result, in Hz.
+
+    Raises:
+        MediaError: no recording, no audio track, nothing decodable, or a stretch outside of the file.
+    """
+    _check_stretch(path, start, end)
+    if channel not in get_args(Channel):
+        raise MediaError(f"expected a down-mix policy, found {channel!r}: {nearest(channel, get_args(Channel))}")
+    for entry in _entries(path, "audio", start):
+        with _open(path) as (container, tracks):
+            reader = _Reader(container, tracks, "audio", path, start)
+            samples = _read_sound(reader, entry, start, end, channel, sample_rate)
+            if samples is not None and len(samples) and (reader.good or not reader.bad):
+                return Sound(samples, reader.bad)
+    raise reader.failure()
+
+
+def decode_frames(
+    path: PathLike,
+    frame_rate: Real,
+    size: Sequence[int],
+    start: Real = 0.0,
+    end: Real | None = None,
+    crop: Sequence[int] | None = None,
+    interpolation: str = "bicubic",
+) -> Frames:
+    """Decode the pictures that are on at start + (k + 0.5) / frame_rate, k = 0, 1, ... before the end.
+
+    Times are presentation times, so 29.97 frames/s and variable rates do not drift. A stretch too short for one gets
+    the picture nearest to the first of these times. A rotation noted in the file's metadata is not applied.
+
+    Args:
+        path: any container with a video track.
+        frame_rate: pictures per second of the result.
+        size: height and width of the result in pixels; the picture is stretched to it.
+        start: seconds from the beginning of the file.
+        end: seconds; None, or more than the file has, reads to the last picture.
+        crop: left, top, right, bottom in pixels of the file's picture, cut out before the resize.
+        interpolation: of the resize: nearest, bilinear, bicubic or lanczos.
+
+    Raises:
+        MediaError: no recording, no video track, nothing decodable, a stretch outside of the file or a crop outside
+            of the picture.
+    """
+    _check_stretch(path, start, end)
+    if interpolation not in _INTERPOLATION:
+        raise MediaError(
+            f"expected an interpolation, found {interpolation!r}: {nearest(interpolation, _INTERPOLATION)}"
+        )
+    if not 0 < frame_rate < math.inf or len(size) != 2 or min(size) < 1:
+        raise MediaError(
+            f"expected a positive frame rate, height and width for {_named(path)}, found {frame_rate}, {size}"
+        )
+    convert = _converter(size, crop, interpolation, path)
+    for entry in _entries(path, "video", start):
+        with _open(path) as (container, tracks):
+            reader = _Reader(container, tracks, "video", path, start)
+            picked = _pick(reader, entry, frame_rate, start, math.inf if end is None else end, convert)
+            if picked:
+                times, pixels = zip(*picked, strict=True)
+                return Frames(np.stack(pixels), np.array(times, np.float64), reader.bad)
+    raise reader.failure()
+
+
+def content_hash(path: PathLike) -> str:
+    """Hash a file's bytes (SHA-256, hexadecimal), whatever its name.
+
+    Raises:
+        MediaError: the file is missing or cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError) as error:
+        raise MediaError(f"expected a file to read at {_named(path)}, found none: {_reason(error)}") from error
+
+
+def write_audio(path: PathLike, samples: Samples, sample_rate: int) -> None:
+    """Write sound in the format that the suffix names: wav (16 bit), mp3, m4a, flac, ogg.
+
+    Args:
+        path: overwritten where it exists.
+        samples: in [-1, 1]; channels in FFmpeg's order (5.1: FL FR FC LFE, then two at the back).
+        sample_rate: in Hz; mp3, AAC and Opus know only some.
+
+    Raises:
+        MediaError: the suffix names no format, or the codec refuses the rate or the channels.
+    """
+    with _create(path, _AUDIO_CODECS) as container:
+        sound = _SoundTrack(container, path, samples, sample_rate)
+        sound.encode_until(math.inf)
+
+
+def write_video(
+    path: PathLike,
+    frames: Iterable[UInt8[np.ndarray, "H W 3"]],
+    frame_rate: Real | Fraction,
+    samples: Samples | None = None,
+    sample_rate: int | None = None,
+) -> None:
+    """Write pictures, with sound where given: mp4 and mkv hold h264 and AAC, avi holds MPEG-4 (DX50) and 16-bit PCM.
+
+    Equal input gives equal bytes on every machine with the same FFmpeg. Where FFmpeg lacks x264, all hold MPEG-4.
+
+    Args:
+        path: overwritten where it exists.
+        frames: RGB, all of one even height and width; taken one at a time.
+        frame_rate: per second.
+        samples: as in `write_audio`.
+        sample_rate: of the samples, in Hz; None = 16,000.
+
+    Raises:
+        MediaError: no pictures, an odd size, or a suffix that names no video format.
+    """
+    with _create(path, _VIDEO_CODECS) as container:
+        pictures = _PictureTrack(container, path, frame_rate)
+        sound = None if samples is None else _SoundTrack(container, path, samples, sample_rate or SAMPLE_RATE)
+        for pixels in frames:
+            pictures.encode(pixels)
+            if sound is not None:
+                sound.encode_until(pictures.until)
+        if sound is not None:
+            sound.encode_until(math.inf)
+        pictures.finish()
+
+
+def _named(path: PathLike) -> str:
+    """A path on one line, whatever its name holds."""
+    return repr(os.fspath(path))
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
+
+
+def _check_stretch(path: PathLike, start: Real, end: Real | None) -> None:
+    if not 0 <= start < math.inf or (end is not None and not start < end < math.inf):
+        raise MediaError(f"expected 0 <= start < end in seconds for {_named(path)}, found start {start}, end {end}")
+
+
+@contextmanager
+def _open(path: PathLike) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """An open container and its tracks, at least one; what has none is told apart by its MediaError."""
+    expected = f"expected an audio or video file at {_named(path)}, found"
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        raise MediaError(f"{expected} none: {_reason(error)}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise MediaError(f"{expected} {'a folder' if stat.S_ISDIR(status.st_mode) else 'no regular file'}")
+    if not status.st_size:
+        raise MediaError(f"{expected} 0 bytes")
+    try:
+        # "file:" keeps a colon in a name from being read as a protocol; a playlist must not reach the network.
+        options = {"protocol_whitelist": "file"}
+        container = av.open(f"file:{os.fspath(path)}", options=options, metadata_errors="replace")
+    except (av.error.FFmpegError, OSError, ValueError, RuntimeError) as error:
+        raise MediaError(f"{expected} nothing that can be opened as one: {_reason(error)}") from error
+    with container:
+        if (name := container.format.name) in _NO_RECORDINGS or name.endswith("_pipe"):
+            raise MediaError(f"{expected} a still picture, a text or a playlist ({name})")
+        if not (tracks := _tracks(container)):
+            raise MediaError(f"{expected} a file of the kind {name!r} with neither")
+        yield container, tracks
+
+
+def _tracks(container: Any) -> dict[str, Any]:
+    """The stream of each kind that FFmpeg thinks best; cover art is no video."""
+    tracks = {}
+    for kind in ("audio", "video"):
+        streams = [s for s in getattr(container.streams, kind) if not s.disposition & Disposition.attached_pic]
+        best = container.streams.best(kind)
+        if streams:
+            tracks[kind] = next((s for s in streams if best is not None and s.index == best.index), streams[0])
+    return tracks
+
+
+def _origin(tracks: dict[str, Any]) -> float:
+    """The file's own time of our clock's zero: where its first track starts."""
+    return min((float(s.start_time * s.time_base) for s in tracks.values() if s.start_time is not None), default=0.0)
+
+
+def _confirmed_end(container: Any, stream: Any, origin: float) -> float | None:
+    """When a track ends by its header's word; None where there is none or the file's tail does not bear it out."""
+    if stream.duration:
+        claim = float(((stream.start_time or 0) + stream.duration) * stream.time_base) - origin
+    else:
+        claim = (container.duration or 0) / av.time_base
+    try:
+        container.seek(math.floor((max(0.0, claim - _PREROLL) + origin) / stream.time_base), stream=stream)
+    except av.error.FFmpegError:
+        return None
+    seen = _packet_ends(container, [stream], origin)[stream.index]
+    return min(seen, claim) if abs(seen - claim) < 0.25 and claim > 0 else None
+
+
+def _packet_ends(container: Any, streams: list[Any], origin: float) -> dict[int, float]:
+    """When the last of the packets that are still to come ends, by stream index."""
+    ends = {stream.index: 0.0 for stream in streams}
+    with suppress(av.error.FFmpegError):
+        for packet in container.demux(streams):
+            if packet.pts is not None:
+                end = float((packet.pts + (packet.duration or 0)) * packet.time_base) - origin
+                ends[packet.stream_index] = max(ends[packet.stream_index], end)
+    return ends
+
+
+def _entries(path: PathLike, kind: Literal["audio", "video"], start: Real) -> Iterator[float | None]:
+    """Where decoding may begin, tried in this order: seconds to seek to, then None, the beginning of the file."""
+    if start > 2 * _PREROLL:
+        # Seeks in MPEG streams land anywhere: the second try gives them room to meet a key frame.
+        yield start - _PREROLL
+        yield max(0.0, start - 8 * _PREROLL)
+        duration = getattr(probe(path), kind)
+        if duration is not None and start > duration + _PREROLL:
+            raise _outside(path, kind, start, duration)
+    yield None
+
+
+def _outside(path: PathLike, kind: str, start: Real, duration: Real) -> MediaError:
+    return MediaError(f"expected a start within the {duration:.3f} s of {kind} in {_named(path)}, found {start:.3f} s")
+
+
+class _Reader:
+    """Decodes one track of an open file and counts what is good and what is bad.
+
+    Attributes:
+        good: decoded frames that hold numbers.
+        bad: packets from `start` on that could not be decoded or not whole.
+        until: when the last decoded frame ends, in seconds.
+    """
+
+    def __init__(
+        self, container: Any, tracks: dict[str, Any], kind: Literal["audio", "video"], path: PathLike, start: Real
+    ) -> None:
+        if kind not in tracks:
+            raise MediaError(f"expected a track of {kind} in {_named(path)}, found only {' and '.join(tracks)}")
+        self.container, self.kind, self.path, self.start = container, kind, path, start
+        self.stream, self.origin = tracks[kind], _origin(tracks)
+        if self.stream.codec_context is None:
+            raise MediaError(f"expected decodable {kind} in {_named(path)}, found a codec that FFmpeg does not know")
+        self.stream.thread_type = "AUTO" if kind == "video" else "NONE"
+        # flac has checksums in its frames, which are not looked at unless asked for.
+        checks = {"err_detect": "crccheck+explode"} if self.stream.codec_context.name == "flac" else {}
+        self.stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS), **checks}
+        self.packets = self.good = self.bad = 0
+        self.until = self.held = 0.0
+
+    def time(self, stamped: Any) -> float | None:
+        """A packet's or a frame's presentation time in seconds on the file's clock."""
+        return None if stamped.pts is None else float(stamped.pts * stamped.time_base) - self.origin
+
+    def counts(self, stamped: Any) -> bool:
+        """Whether a packet or a frame belongs to the stretch that is asked for."""
+        time = self.time(stamped)
+        return self.start == 0 or (self.until if time is None else time) >= self.start
+
+    def frames(self, entry: float | None) -> Iterator[Any]:
+        """Decoded frames from `entry` on; packets that cannot be decoded are passed over."""
+        try:
+            if entry is not None:
+                self.container.seek(math.floor((entry + self.origin) / self.stream.time_base), stream=self.stream)
+            for packet in self.container.demux(self.stream):
+                self.packets += packet.size > 0
+                yield from self._decoded(packet)
+        except av.error.FFmpegError:
+            # The container itself is broken here: what came before is what there is.
+            self.bad += entry is None
+
+    def _decoded(self, packet: Any) -> list[Any]:
+        try:
+            frames: list[Any] = packet.decode()
+        except (av.error.FFmpegError, ValueError):
+            self.bad += packet.size > 0 and self.counts(packet)
+            return []
+        self.bad += sum(frame.is_corrupt and self.counts(frame) for frame in frames)
+        return frames
+
+    def hold(self, seconds: Real) -> None:
+        """Account for a hole between timestamps; raises where they cannot be true."""
+        self.held += seconds
+        if self.held > _LONGEST_HOLE:
+            raise MediaError(
+                f"expected true timestamps in {_named(self.path)}, found a hole of {self.held:.0f} s or more"
+            )
+
+    def failure(self) -> MediaError:
+        """Why decoding from the beginning of the file gave nothing."""
+        if self.good:
+            return _outside(self.path, self.kind, self.start, self.until)
+        found = f"that none of its {self.packets} packets can be" if self.packets else "a track without packets"
+        return MediaError(f"expected decodable {self.kind} in {_named(self.path)}, found {found}")
+
+
+class _Grid(NamedTuple):
+    """Which input samples a stretch needs, and which output samples of these it is."""
+
+    begin: int
+    stop: Real
+    low: int
+    high: Real
+
+
+def _grid(rate: int, sample_rate: int, start: Real, end: Real | None) -> _Grid:
+    """Begin where an input and an output sample fall together: a stretch has the samples that the whole has there."""
+    low = round(start * sample_rate)
+    high = math.inf if end is None else max(low + 1, round(end * sample_rate))
+    common = math.gcd(rate, sample_rate)
+    block = max(0, math.floor((low / sample_rate - _FILTER_REACH) * common))
+    offset = block * sample_rate // common
+    stop = math.inf if end is None else math.ceil((high / sample_rate + _FILTER_REACH) * rate)
+    return _Grid(block * rate // common, stop, low - offset, high - offset)
+
+
+def _read_sound(
+    reader: _Reader, entry: float | None, start: Real, end: Real | None, channel: str, sample_rate: int
+) -> Float32[np.ndarray, " N"] | None:
+    """The stretch, resampled; None where a seek came too late or nothing was decoded."""
+    frames = reader.frames(entry)
+    if (first := next(frames, None)) is None:
+        return None
+    rate = first.sample_rate
+    if not _LOWEST_RATE <= rate <= _HIGHEST_RATE:
+        found = f"found {rate} Hz in {_named(reader.path)}"
+        raise MediaError(f"expected a sample rate from {_LOWEST_RATE} to {_HIGHEST_RATE} Hz, {found}")
+    grid = _grid(rate, sample_rate, start, end)
+    time = reader.time(first)
+    if entry is not None and (time is None or round(time * rate) > grid.begin):
+        return None
+    resampler = soxr.ResampleStream(rate, sample_rate, 1, "float32", "VHQ")
+    pieces = []
+    for position, block in _placed(reader, itertools.chain([first], frames), rate, channel, entry is None):
+        inside = block[max(0, grid.begin - position) : max(0, int(min(grid.stop - position, len(block))))]
+        if len(inside):
+            pieces.append(resampler.resample_chunk(inside) if rate != sample_rate else inside)
+        if position + len(block) >= grid.stop:
+            break
+    if not pieces:
+        return None
+    if rate != sample_rate:
+        pieces.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+    known = max(1, round(reader.until * sample_rate)) - round(start * sample_rate) + grid.low
+    samples = np.concatenate(pieces)[grid.low : int(max(0, min(grid.high, known)))]
+    # Of less than half an output sample soxr makes nothing, but a file of one sample is a sound.
+    return np.zeros(1, np.float32) if not len(samples) and known == 1 else samples
+
+
+def _placed(
+    reader: _Reader, frames: Iterator[Any], rate: int, channel: str, from_zero: bool
+) -> Iterator[tuple[int, Float32[np.ndarray, " n"]]]:
+    """Blocks of mono sound without a hole between them, each with its first sample's index in the file."""
+    expected = 0
+    jitter = 0 if from_zero else math.inf
+    for frame in frames:
+        mono = _clean(reader, frame, channel)
+        if frame.sample_rate != rate:
+            mono = soxr.resample(mono, frame.sample_rate, rate, "VHQ")
+        time = reader.time(frame)
+        position = expected if time is None else round(time * rate)
+        if jitter == math.inf or position < 0 == expected:
+            expected = position
+        if position - expected > jitter:
+            for index in range(expected, position, rate):
+                hole = min(rate, position - index)
+                reader.hold(hole / rate)
+                reader.until = (index + hole) / rate
+                yield index, np.zeros(hole, np.float32)
+            expected = position
+        jitter = int(_JITTER * rate)
+        reader.until = (expected + len(mono)) / rate
+        yield expected, mono
+        expected += len(mono)
+
+
+def _clean(reader: _Reader, frame: Any, channel: str) -> Float32[np.ndarray, " n"]:
+    """A frame's mono sound with 0 for what is no number."""
+    mono = _mono(frame, channel)
+    if np.isfinite(mono).all():
+        reader.good += 1
+        return mono
+    reader.bad += reader.counts(frame)
+    return np.nan_to_num(mono, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _mono(frame: Any, channel: str) -> Float32[np.ndarray, " n"]:
+    """One frame's channels down-mixed by a named policy; FFmpeg's own mix would change the gain."""
+    planes = _planes(frame)
+    names = [one.name for one in frame.layout.channels]
+    if len(planes) == 1:
+        return planes[0]
+    if channel == "centre" and "FC" in names:
+        return planes[names.index("FC")]
+    if channel in {"left", "right"}:
+        name, index = ("FL", 0) if channel == "left" else ("FR", 1)
+        return planes[names.index(name) if name in names else index]
+    heard = [index for index, name in enumerate(names) if name not in {"LFE", "LFE2"}]
+    return planes[heard].mean(axis=0, dtype=np.float32)
+
+
+def _planes(frame: Any) -> Float32[np.ndarray, "channels n"]:
+    """A frame's samples, full scale = 1."""
+    array = frame.to_ndarray()
+    if not frame.format.is_planar:
+        array = array.reshape(-1, len(frame.layout.channels)).T
+    if array.dtype.kind == "f":
+        return np.ascontiguousarray(array, np.float32)
+    scale = 2.0 ** (8 * array.dtype.itemsize - 1)
+    centred = array.astype(np.float64) - (scale if array.dtype.kind == "u" else 0)
+    return np.ascontiguousarray(centred / scale, np.float32)
+
+
+def _converter(
+    size: Sequence[int], crop: Sequence[int] | None, interpolation: str, path: PathLike
+) -> Callable[[Any], UInt8[np.ndarray, "H W 3"]]:
+    """A function from a decoded frame to RGB pixels of one size."""
+    height, width = size
+    flags = _EXACT | _INTERPOLATION[interpolation]
+    # A reformatter keeps its tables from frame to frame as long as the sizes stay.
+    whole, resize = VideoReformatter(), VideoReformatter()
+
+    def convert(frame: Any) -> UInt8[np.ndarray, "H W 3"]:
+        if crop is not None and tuple(crop) != (0, 0, frame.width, frame.height):
+            left, top, right, bottom = crop
+            if not (0 <= left < right <= frame.width and 0 <= top < bottom <= frame.height):
+                found = f"found {list(crop)} for {_named(path)}"
+                raise MediaError(f"expected a crop inside of [0, 0, {frame.width}, {frame.height}], {found}")
+            pixels = whole.reformat(frame, format="rgb24", interpolation=flags, threads=1).to_ndarray()
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels[top:bottom, left:right]), "rgb24")
+        resized: np.ndarray = resize.reformat(
+            frame, width, height, "rgb24", interpolation=flags, threads=1
+        ).to_ndarray()
+        return resized
+
+    return convert
+
+
+def _pick(
+    reader: _Reader,
+    entry: float | None,
+    frame_rate: Real,
+    start: Real,
+    end: Real,
+    convert: Callable[[Any], UInt8[np.ndarray, "H W 3"]],
+) -> list[tuple[float, UInt8[np.ndarray, "H W 3"]]]:
+    """Time and pixels of the frames that are on at the asked times; nothing where a seek came too late."""
+    picked: list[tuple[float, UInt8[np.ndarray, "H W 3"]]] = []
+    frame, time = None, 0.0
+    for time, until, frame in _shown(reader, entry):
+        if entry is not None and not picked and time > start:
+            return []
+        pixels = None
+        reader.hold(max(0.0, min(until, end) - max(time, start) - 1.0))
+        while start + (len(picked) + 0.5) / frame_rate < min(until, end):
+            pixels = convert(frame) if pixels is None else pixels
+            picked.append((time, pixels))
+        if until >= end:
+            break
+    if frame is not None and not picked and reader.until > start:
+        picked.append((time, convert(frame)))
+    return picked
+
+
+def _shown(reader: _Reader, entry: float | None) -> Iterator[tuple[float, float, Any]]:
+    """Each decoded frame with the time when it comes on and the time when the next one does."""
+    rate = reader.stream.average_rate or reader.stream.guessed_rate or 25
+    shown, since = None, 0.0
+    for frame in reader.frames(entry):
+        time = reader.time(frame)
+        time = reader.until if time is None else time
+        reader.good += 1
+        reader.until = time + (float(frame.duration * frame.time_base) or float(1 / rate))
+        if shown is not None:
+            yield since, time, shown
+        shown, since = frame, time
+    if shown is not None:
+        yield since, reader.until, shown
+
+
+@contextmanager
+def _create(path: PathLike, formats: dict[str, str]) -> Iterator[Any]:
+    """A container to write, gone again where writing fails."""
+    if (suffix := Path(path).suffix.lower()) not in formats:
+        raise MediaError(
+            f"expected a known suffix to write {_named(path)}, found {suffix!r}: {nearest(suffix, formats)}"
+        )
+    try:
+        with av.open(f"file:{os.fspath(path)}", "w", options={"fflags": "+bitexact"}) as container:
+            yield container
+    except BaseException as error:
+        with suppress(OSError):
+            os.unlink(path)
+        if isinstance(error, av.error.FFmpegError):
+            raise MediaError(f"expected to write {_named(path)}, found: {_reason(error)}") from error
+        raise
+
+
+class _SoundTrack:
+    """The audio track of a file that is being written."""
+
+    def __init__(self, container: Any, path: PathLike, samples: Samples, sample_rate: int) -> None:
+        self.container, self.rate, self.done = container, sample_rate, 0
+        self.samples = np.atleast_2d(samples)
+        if (channels := len(self.samples)) not in _LAYOUTS:
+            raise MediaError(f"expected 1 to 8 channels for {_named(path)}, found {channels}")
+        self.layout = _LAYOUTS[channels]
+        codec = _AUDIO_CODECS[Path(path).suffix.lower()]
+        self.stream = container.add_stream(codec, rate=sample_rate, layout=self.layout)
+
+    def encode_until(self, time: Real) -> None:
+        """Encode what is heard before `time` in seconds; infinity ends the track."""
+        total = self.samples.shape[1]
+        stop = int(min(total, time * self.rate))
+        for begin in range(self.done, stop, self.rate):
+            chunk = self.samples[:, begin : min(stop, begin + self.rate)]
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(chunk, np.float32), "fltp", self.layout)
+            frame.sample_rate, frame.pts, frame.time_base = self.rate, begin, Fraction(1, self.rate)
+            self.container.mux(self.stream.encode(frame))
+        self.done = max(self.done, stop)
+        if time == math.inf:
+            self.container.mux(self.stream.encode(None))
+
+
+class _PictureTrack:
+    """The video track of a file that is being written."""
+
+    def __init__(self, container: Any, path: PathLike, frame_rate: Real | Fraction) -> None:
+        self.container, self.path, self.count = container, path, 0
+        self.rate = Fraction(frame_rate).limit_denominator(1001)
+        codec = _VIDEO_CODECS[Path(path).suffix.lower()]
+        options = {"crf": "18", "preset": "veryfast"} if codec == "libx264" else {"qscale": "3", "flags": "+bitexact"}
+        self.stream = container.add_stream(codec, rate=self.rate, options=options)
+        if codec == "mpeg4":
+            self.stream.codec_context.qscale = True
+        self.stream.pix_fmt = "yuv420p"
+        # With more threads an encoder gives other bytes on a machine with more cores.
+        self.stream.codec_context.thread_count = 1
+        if Path(path).suffix.lower() == ".avi":
+            self.stream.codec_context.codec_tag = "DX50"
+
+    @property
+    def until(self) -> float:
+        """When the last picture goes off, in seconds."""
+        return float(self.count / self.rate)
+
+    def encode(self, pixels: UInt8[np.ndarray, "H W 3"]) -> None:
+        height, width = pixels.shape[:2]
+        if not self.count:
+            self.stream.height, self.stream.width = height, width
+        if height % 2 or width % 2 or (height, width) != (self.stream.height, self.stream.width):
+            expected = f"expected pictures of one even size for {_named(self.path)}"
+            raise MediaError(f"{expected}, found {width} x {height} as number {self.count}")
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
+        frame.pts, frame.time_base = self.count, 1 / self.rate
+        self.container.mux(self.stream.encode(frame))
+        self.count += 1
+
+    def finish(self) -> None:
+        """End the track."""
+        if not self.count:
+            raise MediaError(f"expected at least one picture for {_named(self.path)}, found none")
+        self.container.mux(self.stream.encode(None))

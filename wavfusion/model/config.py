@@ -1,0 +1,184 @@
+"""What a WavFusion is made of: the switches of the paper's tables, and the sizes that its frozen encoders set."""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, get_args, get_origin
+
+from wavfusion.errors import ConfigError, nearest
+
+MODALITIES = ["audio", "text", "video"]
+TEXT_HEADS, VIDEO_HEADS = 8, 4  # of the A-GRUs' self-attention
+
+
+@dataclass(frozen=True)
+class Margin:
+    """The margin loss of eq. 12-13.
+
+    Attributes:
+        weight: lambda of eq. 15; 0 leaves the shared encoder out.
+        alpha: the margin; the paper gives no value, 0.15 is DMD's unit.
+        reduction: `triplet` = mean over all triplets, as printed; `anchor` = mean per anchor first.
+        size: width of the shared space.
+    """
+
+    weight: float = 1.0
+    alpha: float = 0.15
+    reduction: Literal["triplet", "anchor"] = "triplet"
+    size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.weight < 0 or self.size < 1 or self.reduction not in ("triplet", "anchor"):
+            raise ConfigError(f"margin: expected weight >= 0, size >= 1 and reduction triplet or anchor, found {self}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Switches:
+    """Every choice of structure that an experiment can make; the defaults are the paper read literally.
+
+    Attributes:
+        modalities: which of audio, text and video the model has at all (table 3).
+        fusion: `deep` = gated cross-modal attention in the top layers; `concat` = pooled and joined (table 6, row 1).
+        fusion_layers: deep transformer layers, counted from the top (table 6).
+        trainable_layers: audio layers whose pretrained tensors learn, counted from the top.
+        margin_audio_layer: the layer whose output feeds the margin loss.
+        keep_self_attn: keep the self-attention of a deep layer, and add the gated streams behind it, scaled from 0.
+        gate: `vector` = eq. 10; `mean` = the plain mean of the two streams.
+        init_cross: start both cross-attentions from the layer's own self-attention, or from Xavier-uniform.
+        time_positions: add positions in seconds, on one clock, to queries and keys.
+        bidirectional: GRUs in both directions, each of half width.
+        lvc: the learnable visual centre beside the visual A-GRU (table 4).
+        lvc_pool: codeword residuals summed over frames, as its source does, or averaged.
+        text_layers: the text encoder's last layer, or a learned weighting of all.
+        margin: the margin loss (table 5).
+        task_loss: cross-entropy, weighted by inverse class frequency, or against the raters' shares.
+        modality_dropout: chance of each modality of a training sample to be left out.
+        time_mask: expected share of audio steps that are zeroed in training.
+        dropout: of the deep layers, the A-GRUs and the head.
+    """
+
+    modalities: list[str] = field(default_factory=lambda: list(MODALITIES))
+    fusion: Literal["deep", "concat"] = "deep"
+    fusion_layers: int = 3
+    trainable_layers: int = 3
+    margin_audio_layer: int = 9
+    keep_self_attn: bool = False
+    gate: Literal["vector", "mean"] = "vector"
+    init_cross: Literal["pretrained_all", "xavier_all"] = "pretrained_all"
+    time_positions: bool = False
+    bidirectional: bool = False
+    lvc: bool = True
+    lvc_pool: Literal["sum", "mean"] = "sum"
+    text_layers: Literal["last", "weighted"] = "last"
+    margin: Margin = field(default_factory=Margin)
+    task_loss: Literal["ce", "balanced", "soft"] = "ce"
+    modality_dropout: float = 0.0
+    time_mask: float = 0.0
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.modalities if name not in MODALITIES]
+        if unknown or not self.modalities:
+            raise ConfigError(f"modalities: expected a choice of {MODALITIES}, found {self.modalities}")
+        object.__setattr__(self, "modalities", [name for name in MODALITIES if name in self.modalities])
+        for name in ("modality_dropout", "time_mask", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected a share from 0 to below 1, found {getattr(self, name)}")
+        for entry in fields(Switches):
+            choices = get_args(entry.type)
+            if get_origin(entry.type) is Literal and getattr(self, entry.name) not in choices:
+                raise ConfigError(f"{entry.name}: {nearest(str(getattr(self, entry.name)), choices)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WavFusionConfig(Switches):
+    """A whole model: the switches, the emotions, and the sizes that its encoders set.
+
+    The defaults are those of wav2vec2-base, RoBERTa-base and EfficientNet-B0.
+
+    Attributes:
+        classes: emotions in the order of the logits.
+        hidden_size, num_heads, intermediate_size, num_layers, layer_norm_eps: of the audio encoder's transformer.
+        pre_norm: the audio encoder normalises before its sub-layers ("stable layer norm", the large models).
+        position_buckets, position_distance: of WavLM's gated relative position bias; 0 where there is none.
+        text_size, num_text_layers: width and number of stored layers of the text features.
+        video_size, video_width: width of a frame's vector, and of e^v that the model maps it to.
+        frame_rate: video frames per second.
+    """
+
+    classes: list[str]
+    hidden_size: int = 768
+    num_heads: int = 12
+    intermediate_size: int = 3072
+    num_layers: int = 12
+    layer_norm_eps: float = 1e-5
+    pre_norm: bool = False
+    position_buckets: int = 0
+    position_distance: int = 800
+    text_size: int = 768
+    num_text_layers: int = 1
+    video_size: int = 1280
+    video_width: int = 64
+    frame_rate: float = 5.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_sizes()
+        for name in ("fusion_layers", "trainable_layers"):
+            if not 0 <= getattr(self, name) <= self.num_layers:
+                raise ConfigError(f"{name}: expected 0 to {self.num_layers} layers, found {getattr(self, name)}")
+        if self.fusion == "deep" and self.fusion_layers == 0 and len(self.modalities) > 1:
+            raise ConfigError("fusion_layers: expected at least 1 with fusion deep, found 0; fusion concat needs none")
+        unfused = self.num_layers - self.num_deep
+        if self.has_margin and "audio" in self.modalities and not 0 <= self.margin_audio_layer <= unfused:
+            raise ConfigError(
+                f"margin_audio_layer: expected an unfused layer, 0 to {unfused} with "
+                f"{self.num_deep} of {self.num_layers} layers fused, found {self.margin_audio_layer}"
+            )
+
+    def _check_sizes(self) -> None:
+        rules = [
+            (len(self.classes) > 1, "classes: expected two emotions or more"),
+            (self.hidden_size % self.num_heads == 0, "hidden_size: expected a multiple of num_heads"),
+            (self.hidden_size % 2 == 0, "hidden_size: expected an even width"),
+            (self.text_size % TEXT_HEADS == 0, f"text_size: expected a multiple of {TEXT_HEADS}"),
+            (self.video_width % VIDEO_HEADS == 0, f"video_width: expected a multiple of {VIDEO_HEADS}"),
+            (self.frame_rate > 0, "frame_rate: expected frames per second above 0"),
+        ]
+        for holds, message in rules:
+            if not holds:
+                raise ConfigError(f"{message}, found {getattr(self, message.partition(':')[0])}")
+
+    @property
+    def num_deep(self) -> int:
+        """Deep transformer layers; none without a second modality or with `concat`."""
+        return self.fusion_layers if self.fusion == "deep" and self.modalities[1:] else 0
+
+    @property
+    def has_margin(self) -> bool:
+        """Whether the margin loss is on: the paper omits it for a single modality (section 3.4)."""
+        return len(self.modalities) > 1 and self.margin.weight > 0
+
+    @property
+    def input_layer(self) -> int:
+        """The frozen audio layer whose output the model starts from; everything below it is cached."""
+        lowest = self.num_layers - max(self.num_deep, self.trainable_layers)
+        return min(lowest, self.margin_audio_layer) if self.has_margin and "audio" in self.modalities else lowest
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the nested dictionary that `from_json` reads."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "WavFusionConfig":
+        """Rebuild a config from `to_json`.
+
+        Raises:
+            ConfigError: a key that no config has, or one that is missing.
+        """
+        known = cls.__dataclass_fields__
+        for key in values:
+            if key not in known:
+                raise ConfigError(f"model config: {key!r} is no setting; {nearest(key, known)}")
+        try:
+            return cls(**{**values, "margin": Margin(**values.get("margin", {}))})
+        except TypeError as error:
+            raise ConfigError(f"model config: {error}") from None

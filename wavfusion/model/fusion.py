@@ -1,0 +1,234 @@
+"""Gated cross-modal attention inside wav2vec 2.0's transformer layers (section 2.2.3, eq. 8-11)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from wavfusion.model.attention import Attention, SelfAttention
+
+
+@dataclass
+class Source:
+    """What an auxiliary modality offers to every deep layer: features, where they are real, and their positions."""
+
+    hidden: Float[Tensor, "B T D"]
+    mask: Bool[Tensor, "B T"]
+    positions: Float[Tensor, "B T D"] | None = None
+
+
+class CrossModalAttention(Attention):
+    """CM_{A-M}: audio asks, text or video answers (eq. 8-9); exactly 0 for a sample without that modality."""
+
+    def fuse(
+        self, audio: Float[Tensor, "B Ta D"], source: Source, audio_positions: Float[Tensor, "B Ta D"] | None
+    ) -> Float[Tensor, "B Ta D"]:
+        """Return X^F1 or X^F2."""
+        return self(audio, source.hidden, source.mask, audio_positions, source.positions)
+
+
+class Gate(nn.Module):
+    """Per-channel convex mix of the two fused streams (eq. 10-11).
+
+    The print of eq. 10 joins F1 with itself; we read F1 and F2 (docs/paper.md).
+    """
+
+    def __init__(self, width: int, kind: Literal["vector", "mean"] = "vector") -> None:
+        super().__init__()
+        self.fc = nn.Linear(2 * width, width) if kind == "vector" else None
+        if self.fc is not None:
+            nn.init.xavier_uniform_(self.fc.weight)
+            nn.init.zeros_(self.fc.bias)
+
+    def share(
+        self, text_fused: Float[Tensor, "B Ta D"], video_fused: Float[Tensor, "B Ta D"]
+    ) -> Float[Tensor, "B Ta D"]:
+        """Return P of eq. 10: the share of the text stream."""
+        if self.fc is None:
+            return torch.full_like(text_fused, 0.5)
+        return torch.sigmoid(self.fc(torch.cat([text_fused, video_fused], dim=-1)))
+
+    def forward(
+        self,
+        text_fused: Float[Tensor, "B Ta D"],
+        video_fused: Float[Tensor, "B Ta D"],
+        has_text: Bool[Tensor, " B"] | None = None,
+        has_video: Bool[Tensor, " B"] | None = None,
+    ) -> tuple[Float[Tensor, "B Ta D"], Float[Tensor, "B Ta D"]]:
+        """Mix the streams and return the share too; an absent modality is overridden, not learned from zeros."""
+        share = self.share(text_fused, video_fused)
+        if has_video is not None:
+            share = share.masked_fill(~has_video[:, None, None], 1.0)
+        if has_text is not None:
+            share = share.masked_fill(~has_text[:, None, None], 0.0)
+        return share * text_fused + (1 - share) * video_fused, share
+
+
+class FeedForward(nn.Module):
+    """The position-wise network of a wav2vec 2.0 layer."""
+
+    def __init__(self, width: int, inner: int, dropout: float) -> None:
+        super().__init__()
+        self.intermediate_dense = nn.Linear(width, inner)
+        self.output_dense = nn.Linear(inner, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """Widen, GELU, narrow, drop."""
+        return self.dropout(self.output_dense(F.gelu(self.intermediate_dense(x))))
+
+
+class SelfAttentionLayer(nn.Module):
+    """An unmodified transformer layer: shallow, or all there is when audio stands alone (table 3, row A)."""
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        inner: int,
+        dropout: float = 0.1,
+        *,
+        pre_norm: bool = False,
+        eps: float = 1e-5,
+        relative: bool = False,
+    ) -> None:
+        super().__init__()
+        self.pre_norm = pre_norm
+        self.attention = SelfAttention(width, num_heads, dropout, relative)
+        self.dropout = nn.Dropout(dropout)
+        self.layer_norm = nn.LayerNorm(width, eps=eps)
+        self.feed_forward = FeedForward(width, inner, dropout)
+        self.final_layer_norm = nn.LayerNorm(width, eps=eps)
+
+    def forward(
+        self,
+        hidden: Float[Tensor, "B Ta D"],
+        mask: Bool[Tensor, "B Ta"],
+        relative: Float[Tensor, "heads Ta Ta"] | None = None,
+    ) -> Float[Tensor, "B Ta D"]:
+        """Self-attention, then feed-forward, each with its residual path."""
+        if self.pre_norm:
+            hidden = hidden + self.dropout(self.attention.attend(self.layer_norm(hidden), mask, relative))
+            return hidden + self.feed_forward(self.final_layer_norm(hidden))
+        hidden = self.layer_norm(hidden + self.dropout(self.attention.attend(hidden, mask, relative)))
+        return self.final_layer_norm(hidden + self.feed_forward(hidden))
+
+    def load_pretrained(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the tensors of one layer of a wav2vec 2.0, HuBERT or WavLM checkpoint."""
+        self.load_state_dict({name: tensor for name, tensor in tensors.items() if name in self.state_dict()})
+
+
+class DeepLayer(nn.Module):
+    """The deep transformer layer: gated cross-modal attention where self-attention stood (eq. 8-11).
+
+    h = LN(h + F), h = LN(h + FFN(h)); parents with "stable layer norm" normalise before each sub-layer
+    instead. With `keep_self_attn` the self-attention stays and s F, s starting from 0, is added behind it.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        inner: int,
+        dropout: float = 0.1,
+        *,
+        branches: tuple[str, ...] = ("text", "video"),
+        gate: Literal["vector", "mean"] = "vector",
+        pre_norm: bool = False,
+        keep_self_attn: bool = False,
+        eps: float = 1e-5,
+        relative: bool = False,
+    ) -> None:
+        super().__init__()
+        self.pre_norm = pre_norm
+        self.text_attention = CrossModalAttention(width, num_heads, dropout) if "text" in branches else None
+        self.video_attention = CrossModalAttention(width, num_heads, dropout) if "video" in branches else None
+        self.gate = Gate(width, gate) if {"text", "video"} <= set(branches) else None
+        self.attention = SelfAttention(width, num_heads, dropout, relative) if keep_self_attn else None
+        self.cross_scale = nn.Parameter(torch.zeros(1)) if keep_self_attn else None
+        self.dropout = nn.Dropout(dropout)
+        self.layer_norm = nn.LayerNorm(width, eps=eps)
+        self.feed_forward = FeedForward(width, inner, dropout)
+        self.final_layer_norm = nn.LayerNorm(width, eps=eps)
+
+    def forward(
+        self,
+        hidden: Float[Tensor, "B Ta D"],
+        mask: Bool[Tensor, "B Ta"],
+        text: Source | None = None,
+        video: Source | None = None,
+        positions: Float[Tensor, "B Ta D"] | None = None,
+        relative: Float[Tensor, "heads Ta Ta"] | None = None,
+    ) -> tuple[Float[Tensor, "B Ta D"], Float[Tensor, "B Ta D"] | None]:
+        """Fuse one layer; returns the new audio stream and the gate (None without both branches)."""
+        if self.attention is not None:
+            hidden = self._self_attend(hidden, mask, relative)
+        query = self.layer_norm(hidden) if self.pre_norm else hidden
+        fused, share = self.cross(query, text, video, positions)
+        if self.cross_scale is not None:
+            hidden = hidden + self.cross_scale * self.dropout(fused)
+        elif self.pre_norm:
+            hidden = hidden + self.dropout(fused)
+        else:
+            hidden = self.layer_norm(hidden + self.dropout(fused))
+        if self.pre_norm:
+            return hidden + self.feed_forward(self.final_layer_norm(hidden)), share
+        return self.final_layer_norm(hidden + self.feed_forward(hidden)), share
+
+    def _self_attend(self, hidden: Tensor, mask: Tensor, relative: Tensor | None) -> Tensor:
+        assert self.attention is not None
+        if self.pre_norm:
+            return hidden + self.dropout(self.attention.attend(self.layer_norm(hidden), mask, relative))
+        return self.layer_norm(hidden + self.dropout(self.attention.attend(hidden, mask, relative)))
+
+    def cross(
+        self,
+        query: Float[Tensor, "B Ta D"],
+        text: Source | None,
+        video: Source | None,
+        positions: Float[Tensor, "B Ta D"] | None = None,
+    ) -> tuple[Float[Tensor, "B Ta D"], Float[Tensor, "B Ta D"] | None]:
+        """Return X^F of eq. 11 and the gate; 0 where neither text nor video is there."""
+        nothing = torch.zeros_like(query)
+        with_text, with_video = text if self.text_attention else None, video if self.video_attention else None
+        text_fused = (
+            self.text_attention.fuse(query, with_text, positions) if self.text_attention and with_text else nothing
+        )
+        video_fused = (
+            self.video_attention.fuse(query, with_video, positions) if self.video_attention and with_video else nothing
+        )
+        if self.gate is None:
+            return text_fused + video_fused, None
+        none = torch.zeros(len(query), dtype=torch.bool, device=query.device)
+        has_text = with_text.mask.any(1) if with_text else none
+        has_video = with_video.mask.any(1) if with_video else none
+        fused, share = self.gate(text_fused, video_fused, has_text, has_video)
+        return fused, share
+
+    def load_pretrained(
+        self,
+        tensors: Mapping[str, Tensor],
+        init_cross: Literal["pretrained_all", "xavier_all"] = "pretrained_all",
+    ) -> None:
+        """Take the tensors of the layer that this one replaces; both cross-attentions start from its self-attention.
+
+        Raises:
+            ValueError: a tensor of the layer is not among them.
+        """
+        own = self.state_dict()
+        loaded = {name: tensor for name, tensor in tensors.items() if name in own}
+        new = ("text_attention.", "video_attention.", "gate.", "cross_scale")
+        missing = [name for name in own if name not in loaded and not name.startswith(new)]
+        if missing:
+            raise ValueError(f"expected every tensor of the layer, {len(missing)} are missing, first {missing[0]!r}")
+        if init_cross == "pretrained_all":
+            for name, tensor in tensors.items():
+                for branch in ("text_attention", "video_attention"):
+                    copy = name.replace("attention", branch, 1)
+                    if name.startswith("attention.") and copy in own:
+                        loaded[copy] = tensor
+        self.load_state_dict({**own, **loaded})

@@ -1,0 +1,79 @@
+"""The shared space, the margin loss and the task loss (section 2.2.4, eq. 12-15)."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+ABSENT = -1  # the modality number of a vector that stands for nothing
+
+
+class SharedEncoder(nn.Module):
+    """SD of eq. 12: an entry per modality, since one map cannot take three widths, then one shared linear layer."""
+
+    def __init__(self, widths: Mapping[str, int], size: int = 64) -> None:
+        super().__init__()
+        self.entries = nn.ModuleDict({name: nn.Linear(width, size) for name, width in widths.items()})
+        self.shared = nn.Linear(size, size)
+
+    def forward(self, means: Mapping[str, Tensor]) -> Float[Tensor, "M B d"]:
+        """Map each modality's mean over time; every map is affine, so mapping first would give the same."""
+        return torch.stack([self.shared(self.entries[name](mean)) for name, mean in means.items()])
+
+
+def margin_loss(
+    vectors: Float[Tensor, "n d"],
+    modality: Int[Tensor, " n"],
+    label: Int[Tensor, " n"],
+    alpha: float,
+    reduction: Literal["triplet", "anchor"] = "triplet",
+) -> Float[Tensor, ""]:
+    """Mean over all triplets of eq. 13: max(0, alpha - cos(x_i, x_j) + cos(x_i, x_k)).
+
+    j has the emotion of i in another modality, k another emotion in the same modality. Without any triplet the value is
+    an exact, differentiable 0.
+
+    Args:
+        vectors: shared representations; normalised here, in float32.
+        modality: the modality of each vector; a negative one marks a vector that takes no part.
+        label: the emotion of each vector.
+        alpha: the margin between the two cosines.
+        reduction: `triplet` = over all triplets alike, as printed; `anchor` = mean per anchor first, then over anchors.
+    """
+    with torch.autocast(vectors.device.type, enabled=False):
+        unit = F.normalize(vectors.float(), dim=-1, eps=1e-8)
+        cosine = unit @ unit.T
+        real = modality >= 0
+        real = real[:, None] & real[None, :]
+        same_modality = modality[:, None] == modality[None, :]
+        same_label = label[:, None] == label[None, :]
+        positive = (real & ~same_modality & same_label).float()
+        negative = (real & same_modality & ~same_label).float()
+        hinge = F.relu(alpha - cosine[:, :, None] + cosine[:, None, :])
+        total = torch.einsum("ij,ik,ijk->i", positive, negative, hinge)
+        count = positive.sum(1) * negative.sum(1)
+        if reduction == "anchor":
+            return (total / count.clamp(min=1)).sum() / (count > 0).sum().clamp(min=1)
+        return total.sum() / count.sum().clamp(min=1)
+
+
+def task_loss(
+    logits: Float[Tensor, "B C"],
+    labels: Int[Tensor, " B"] | Float[Tensor, "B C"],
+    class_weights: Float[Tensor, " C"] | None = None,
+) -> Float[Tensor, ""]:
+    """Cross-entropy of eq. 14, over emotions or over the raters' shares.
+
+    Args:
+        logits: scores of the emotions.
+        labels: an emotion's number each, or a share of each emotion.
+        class_weights: a factor per emotion of the truth, mean 1 over the training part; None weighs all alike.
+    """
+    log_probability = F.log_softmax(logits.float(), dim=-1)
+    share = labels if labels.is_floating_point() else F.one_hot(labels, logits.shape[-1]).to(log_probability.dtype)
+    if class_weights is not None:
+        share = share * class_weights
+    return -(share * log_probability).sum(-1).mean()

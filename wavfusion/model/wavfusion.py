@@ -1,0 +1,404 @@
+"""WavFusion on cached features: the assembly of figure 1."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from wavfusion.model.attention import RelativePositions, positions
+from wavfusion.model.config import TEXT_HEADS, VIDEO_HEADS, WavFusionConfig
+from wavfusion.model.fusion import DeepLayer, SelfAttentionLayer, Source
+from wavfusion.model.losses import ABSENT, SharedEncoder, margin_loss, task_loss
+from wavfusion.model.sequence import AGRU, AGRULVC, masked_mean
+
+AUDIO_STEP = 320 / 16_000  # seconds between two steps of wav2vec 2.0
+AUDIO_CENTRE = 200 / 16_000  # seconds to the middle of the first step, which sees 400 samples
+TOKEN_STEP = 0.3  # seconds a sub-word token takes where neither sound nor picture tells the duration
+NUM_QUERIES = 32  # learned queries that stand in for absent audio
+TIME_MASK_LENGTH = 10  # steps of one time mask, as in wav2vec 2.0's fine-tuning
+
+
+@dataclass
+class WavFusionOutput:
+    """Everything that a forward pass names.
+
+    Attributes:
+        logits: scores of the emotions.
+        loss: the total of eq. 15, or None without labels.
+        losses: its parts by name, unweighted.
+        gates: the text stream's share of every deep layer; empty without both branches.
+        hidden: the audio stream before the first layer and after each.
+        vectors: the shared space's vector of each modality (eq. 12).
+    """
+
+    logits: Float[Tensor, "B C"]
+    loss: Float[Tensor, ""] | None = None
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    gates: list[Tensor] = field(default_factory=list)
+    hidden: list[Tensor] = field(default_factory=list)
+    vectors: dict[str, Tensor] = field(default_factory=dict)
+
+
+class TextEncoder(nn.Module):
+    """Text features to X^t: a weighting of the stored layers where there are several, then A-GRU (eq. 6)."""
+
+    def __init__(self, config: WavFusionConfig) -> None:
+        super().__init__()
+        weighted = config.text_layers == "weighted" and config.num_text_layers > 1
+        self.layer_weights = nn.Parameter(torch.zeros(config.num_text_layers)) if weighted else None
+        self.agru = AGRU(config.text_size, TEXT_HEADS, config.dropout, config.bidirectional)
+
+    def forward(
+        self, text: Float[Tensor, "B Tt E"] | Float[Tensor, "B L Tt E"], mask: Bool[Tensor, "B Tt"]
+    ) -> Float[Tensor, "B Tt E"]:
+        """Encode the tokens; 0 at padding."""
+        if self.layer_weights is not None:
+            text = text.masked_fill(~mask[:, None, :, None], 0.0)
+            text = torch.einsum("l,blte->bte", self.layer_weights.softmax(0), text)
+        return self.agru(text, mask)
+
+
+class VideoEncoder(nn.Module):
+    """Frame vectors to X^v: narrowed to e^v, then A-GRU-LVC (eq. 2-4), or A-GRU alone (table 4)."""
+
+    def __init__(self, config: WavFusionConfig) -> None:
+        super().__init__()
+        width = config.video_width
+        self.entry = nn.Linear(config.video_size, width)
+        self.entry_norm = nn.LayerNorm(width)
+        self.block = (
+            AGRULVC(width, VIDEO_HEADS, config.dropout, pool=config.lvc_pool, bidirectional=config.bidirectional)
+            if config.lvc
+            else AGRU(width, VIDEO_HEADS, config.dropout, config.bidirectional)
+        )
+        self.width = 2 * width if config.lvc else width
+
+    def forward(self, video: Float[Tensor, "B Tv E"], mask: Bool[Tensor, "B Tv"]) -> Float[Tensor, "B Tv Dv"]:
+        """Encode the frames; 0 at padding."""
+        return self.block(self.entry_norm(self.entry(video)), mask)
+
+
+class WavFusion(nn.Module):
+    """The trainable network: unmodified layers, deep layers, auxiliary encoders, shared space and head.
+
+    Every subset of the modalities that it was built with can be given: absent for the batch is None, absent for a
+    sample an all-False mask row.
+    """
+
+    def __init__(self, config: WavFusionConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, names = config.hidden_size, config.modalities
+        self.text_encoder = TextEncoder(config) if "text" in names else None
+        self.video_encoder = VideoEncoder(config) if "video" in names else None
+        widths = {
+            "audio": width,
+            "text": config.text_size,
+            "video": self.video_encoder.width if self.video_encoder else 0,
+        }
+        widths = {name: widths[name] for name in names}
+        relative = config.position_buckets > 0
+        shape = (width, config.num_heads, config.intermediate_size, config.dropout)
+        kind: dict[str, Any] = {"pre_norm": config.pre_norm, "eps": config.layer_norm_eps, "relative": relative}
+        first_deep = config.num_layers - config.num_deep
+        self.layers = nn.ModuleList(
+            SelfAttentionLayer(*shape, **kind) for _ in range(config.input_layer, first_deep if "audio" in names else 0)
+        )
+        self.deep_layers = nn.ModuleList(
+            DeepLayer(
+                *shape,
+                branches=tuple(name for name in names if name != "audio"),
+                gate=config.gate,
+                keep_self_attn=config.keep_self_attn,
+                **kind,
+            )
+            for _ in range(config.num_deep)
+        )
+        needs_relative = relative and (len(self.layers) > 0 or config.keep_self_attn)
+        buckets = (config.position_buckets, config.position_distance, config.num_heads)
+        self.relative = RelativePositions(*buckets) if needs_relative else None
+        self.final_norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if config.pre_norm else None
+        if config.num_deep:
+            self.queries = nn.Parameter(torch.randn(NUM_QUERIES, width))
+            same = widths.get("text", width) == width
+            self.text_map = nn.Identity() if same else self._source_map(widths["text"], width)
+            self.video_map = self._source_map(widths["video"], width) if "video" in names else nn.Identity()
+        self.shared_encoder = SharedEncoder(widths, config.margin.size) if config.has_margin else None
+        self.head_dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(width if config.num_deep else sum(widths.values()), len(config.classes))
+        self.register_buffer("class_weights", torch.ones(len(config.classes)))
+        self._freeze()
+
+    @staticmethod
+    def _source_map(source: int, width: int) -> nn.Module:
+        """U, one for all deep layers, with a LayerNorm to the scale of the audio."""
+        linear = nn.Linear(source, width)
+        nn.init.xavier_uniform_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        return nn.Sequential(linear, nn.LayerNorm(width))
+
+    # ------------------------------------------------------------------ forward
+
+    def forward(
+        self,
+        audio: Float[Tensor, "B Ta D"] | None,
+        audio_mask: Bool[Tensor, "B Ta"] | None,
+        text: Float[Tensor, "B Tt E"] | Float[Tensor, "B L Tt E"] | None,
+        text_mask: Bool[Tensor, "B Tt"] | None,
+        video: Float[Tensor, "B Tv F"] | None,
+        video_mask: Bool[Tensor, "B Tv"] | None,
+        labels: Int[Tensor, " B"] | Float[Tensor, "B C"] | None = None,
+    ) -> WavFusionOutput:
+        """Classify utterances from frozen features (audio: the output of layer `config.input_layer`).
+
+        Raises:
+            ValueError: no tensor at all, or one of a modality that the model does not have.
+        """
+        given = self._given(audio, audio_mask, text, text_mask, video, video_mask)
+        masks = self._drop_modalities({name: mask for name, (_, mask) in given.items()})
+        features = {
+            name: x.masked_fill(~masks[name][..., None], 0.0) if x.dim() == 3 else x for name, (x, _) in given.items()
+        }
+        streams, hidden = self._encode(features, masks)
+        gates: list[Tensor] = []
+        if self.config.num_deep:
+            pooled = self._fuse(streams, masks, hidden, gates)
+        else:
+            pooled = self._concatenate(streams, masks, len(next(iter(masks.values()))))
+        output = WavFusionOutput(self.head(self.head_dropout(pooled)), gates=gates, hidden=hidden)
+        if self.shared_encoder is not None:
+            output.vectors = self._share(streams, masks)
+        if labels is not None:
+            self._add_losses(output, masks, labels)
+        return output
+
+    def _given(self, *tensors: Tensor | None) -> dict[str, tuple[Tensor, Tensor]]:
+        given: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, x, mask in zip(("audio", "text", "video"), tensors[::2], tensors[1::2], strict=True):
+            if (x is None) != (mask is None):
+                raise ValueError(f"{name}: expected a tensor and its mask, or None for both")
+            if x is not None and mask is not None:
+                if name not in self.config.modalities:
+                    raise ValueError(f"{name}: this model was built for {'+'.join(self.config.modalities)}")
+                given[name] = (x, mask)
+        if not given:
+            raise ValueError("expected at least one modality, found None for all")
+        return given
+
+    def _encode(
+        self, features: Mapping[str, Tensor], masks: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Run the encoders of the single modalities; returns X^a, X^t, X^v and the audio stream's steps so far."""
+        streams: dict[str, Tensor] = {}
+        hidden: list[Tensor] = []
+        if "audio" in features:
+            audio = self._mask_times(features["audio"])
+            hidden = list(self._shallow(audio, masks["audio"]))
+            streams["audio"] = hidden[-1]
+            if self.shared_encoder is not None:
+                streams["margin_audio"] = hidden[self.config.margin_audio_layer - self.config.input_layer]
+        if self.text_encoder is not None and "text" in features:
+            streams["text"] = self.text_encoder(features["text"], masks["text"])
+        if self.video_encoder is not None and "video" in features:
+            streams["video"] = self.video_encoder(features["video"], masks["video"])
+        return streams, hidden
+
+    def _shallow(self, audio: Tensor, mask: Tensor) -> Iterator[Tensor]:
+        """Yield the input and the output of every layer that keeps its self-attention."""
+        yield audio
+        relative = self.relative(audio.shape[1]) if self.relative is not None and len(self.layers) else None
+        for layer in self.layers:
+            audio = layer(audio, mask, relative)
+            yield audio
+
+    def _fuse(
+        self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor], hidden: list[Tensor], gates: list[Tensor]
+    ) -> Float[Tensor, "B D"]:
+        """Run the deep layers (eq. 8-11) and pool; appends to `hidden` and `gates`."""
+        audio, mask = self._with_queries(streams, masks)
+        hidden[:] = hidden or [audio]
+        clock = self._clock(masks, mask) if self.config.time_positions else {}
+        text = self._source("text", self.text_map, streams, masks, clock)
+        video = self._source("video", self.video_map, streams, masks, clock)
+        relative = self.relative(audio.shape[1]) if self.relative is not None and self.config.keep_self_attn else None
+        for layer in self.deep_layers:
+            audio, share = layer(audio, mask, text, video, clock.get("audio"), relative)
+            hidden.append(audio)
+            if share is not None:
+                gates.append(share)
+        return masked_mean(audio if self.final_norm is None else self.final_norm(audio), mask)
+
+    @staticmethod
+    def _source(
+        name: str,
+        to_width: nn.Module,
+        streams: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor],
+        clock: Mapping[str, Tensor],
+    ) -> Source | None:
+        return Source(to_width(streams[name]), masks[name], clock.get(name)) if name in streams else None
+
+    def _with_queries(self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Let the learned queries stand in where a sample has no audio."""
+        if "audio" not in streams:
+            size = len(next(iter(masks.values())))
+            mask = torch.ones(size, NUM_QUERIES, dtype=torch.bool, device=self.queries.device)
+            return self.queries.expand(size, -1, -1), mask
+        audio, mask = streams["audio"], masks["audio"]
+        absent = ~mask.any(1)[:, None]
+        short = max(0, NUM_QUERIES - audio.shape[1])
+        if short and not absent.any():
+            return audio, mask
+        audio, mask = F.pad(audio, (0, 0, 0, short)), F.pad(mask, (0, short))
+        stand_in = F.pad(self.queries, (0, 0, 0, audio.shape[1] - NUM_QUERIES))
+        audio = torch.where(absent[..., None], stand_in.to(audio.dtype), audio)
+        steps = torch.arange(audio.shape[1], device=audio.device)
+        return audio, mask | (absent & (steps < NUM_QUERIES))
+
+    def _concatenate(self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor], size: int) -> Tensor:
+        """Pool every modality by itself and join them (table 6, row 1; the single modalities of table 3)."""
+        widths = {"audio": self.config.hidden_size, "text": self.config.text_size}
+        means = []
+        for name in self.config.modalities:
+            if name not in streams:
+                width = widths.get(name) or self.video_encoder.width  # type: ignore[union-attr]
+                means.append(torch.zeros(size, width, device=self.head.weight.device))
+                continue
+            stream = streams[name]
+            if name == "audio" and self.final_norm is not None:
+                stream = self.final_norm(stream)
+            means.append(masked_mean(stream, masks[name]))
+        return torch.cat(means, dim=-1)
+
+    def _share(self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Map the unfused X^a, X^t and X^v into the shared space (eq. 12)."""
+        unfused = dict(streams)
+        if "margin_audio" in streams:
+            audio = streams["margin_audio"]
+            unfused["audio"] = audio if self.final_norm is None else self.final_norm(audio)
+        means = {name: masked_mean(unfused[name], masks[name]) for name in masks}
+        assert self.shared_encoder is not None
+        return dict(zip(means, self.shared_encoder(means), strict=True))
+
+    def _add_losses(self, output: WavFusionOutput, masks: Mapping[str, Tensor], labels: Tensor) -> None:
+        """Eq. 13-15."""
+        weights = self.class_weights if self.config.task_loss == "balanced" else None
+        output.losses["task"] = output.loss = task_loss(output.logits, labels, weights)  # type: ignore[arg-type]
+        if not output.vectors:
+            return
+        emotion = labels.argmax(-1) if labels.is_floating_point() else labels
+        numbers = [torch.where(masks[name].any(1), i, ABSENT) for i, name in enumerate(output.vectors)]
+        margin = self.config.margin
+        output.losses["margin"] = margin_loss(
+            torch.cat(list(output.vectors.values())),
+            torch.cat(numbers),
+            emotion.repeat(len(numbers)),
+            margin.alpha,
+            margin.reduction,
+        )
+        output.loss = output.loss + margin.weight * output.losses["margin"]
+
+    # ------------------------------------------------------------------ times and masks
+
+    def _clock(self, masks: Mapping[str, Tensor], audio_mask: Tensor) -> dict[str, Tensor]:
+        """Positions of every stream in seconds; tokens and stand-in queries are spread over the utterance."""
+
+        def spread(count: Tensor, length: int) -> Tensor:
+            return (torch.arange(length, device=count.device) + 0.5) / count.clamp(min=1)[:, None] * duration[:, None]
+
+        none = torch.zeros(len(audio_mask), device=audio_mask.device)
+        heard = masks["audio"].sum(1) if "audio" in masks else none
+        seen = masks["video"].sum(1) if "video" in masks else none
+        said = masks["text"].sum(1) if "text" in masks else none
+        duration = torch.maximum(heard * AUDIO_STEP, seen / self.config.frame_rate)
+        duration = torch.where(duration > 0, duration, said * TOKEN_STEP)
+        steps = torch.arange(audio_mask.shape[1], device=audio_mask.device) * AUDIO_STEP + AUDIO_CENTRE
+        times = {"audio": torch.where(heard[:, None] > 0, steps, spread(audio_mask.sum(1), audio_mask.shape[1]))}
+        if "text" in masks:
+            times["text"] = spread(said, masks["text"].shape[1])
+        if "video" in masks:
+            frames = torch.arange(masks["video"].shape[1], device=audio_mask.device) + 0.5
+            times["video"] = (frames / self.config.frame_rate).expand(len(audio_mask), -1)
+        return {name: positions(seconds, self.config.hidden_size) for name, seconds in times.items()}
+
+    def _drop_modalities(self, masks: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Leave modalities of training samples out at random, never all that a sample has."""
+        chance = self.config.modality_dropout
+        if not self.training or chance == 0:
+            return masks
+        present = torch.stack([mask.any(1) for mask in masks.values()])
+        keep = (torch.rand(present.shape, device=present.device) >= chance) & present
+        keep = torch.where(keep.any(0), keep, present)
+        return {name: mask & kept[:, None] for (name, mask), kept in zip(masks.items(), keep, strict=True)}
+
+    def _mask_times(self, audio: Tensor) -> Tensor:
+        """Zero random spans of the cached audio in training (SpecAugment's time masks; Park et al. 2019)."""
+        share = self.config.time_mask
+        if not self.training or share == 0:
+            return audio
+        chance = 1 - (1 - share) ** (1 / TIME_MASK_LENGTH)  # of a span to start at a step; spans may overlap
+        starts = (torch.rand(audio.shape[:2], device=audio.device) < chance).float()
+        spans = F.max_pool1d(F.pad(starts, (TIME_MASK_LENGTH - 1, 0))[:, None], TIME_MASK_LENGTH, stride=1)[:, 0]
+        return audio.masked_fill(spans[..., None] > 0, 0.0)
+
+    # ------------------------------------------------------------------ pretrained tensors
+
+    def load_pretrained(self, encoder: Mapping[str, Tensor]) -> None:
+        """Start from an audio checkpoint's transformer.
+
+        Args:
+            encoder: the state dict of its `encoder` (`layers.9.attention.q_proj.weight` and so on).
+        """
+        for number, layer in enumerate(
+            [*self.layers, *self.deep_layers], start=self.config.num_layers - len(self.layers) - len(self.deep_layers)
+        ):
+            prefix = f"layers.{number}."
+            tensors = {name.removeprefix(prefix): x for name, x in encoder.items() if name.startswith(prefix)}
+            if isinstance(layer, DeepLayer):
+                layer.load_pretrained(tensors, self.config.init_cross)
+            elif isinstance(layer, SelfAttentionLayer):
+                layer.load_pretrained(tensors)
+        if self.final_norm is not None:
+            self.final_norm.load_state_dict({name: encoder[f"layer_norm.{name}"] for name in ("weight", "bias")})
+        if self.relative is not None:
+            embedding = encoder["layers.0.attention.rel_attn_embed.weight"]
+            self.relative.load_state_dict({"rel_attn_embed.weight": embedding})
+
+    def pretrained_names(self) -> set[str]:
+        """Names of the parameters that a checkpoint filled and that read the distribution it was trained on.
+
+        Copied keys and values of the cross-attentions are not among them: text and video are not in the audio's basis.
+        """
+        names = {f"layers.{name}" for name, _ in self.layers.named_parameters()}
+        for name, _ in self.deep_layers.named_parameters():
+            cross = "text_attention." in name or "video_attention." in name
+            own = "gate." not in name and "cross_scale" not in name and not cross
+            copied = self.config.init_cross == "pretrained_all" and cross and ("q_proj" in name or "out_proj" in name)
+            if own or copied:
+                names.add(f"deep_layers.{name}")
+        return names | {name for name, _ in self.named_parameters() if name.startswith(("final_norm.", "relative."))}
+
+    def _freeze(self) -> None:
+        """Stop learning in the pretrained tensors below the trainable layers."""
+        frozen = len(self.layers) + len(self.deep_layers) - self.config.trainable_layers
+        pretrained = self.pretrained_names()
+        for name, parameter in self.named_parameters():
+            stack, _, rest = name.partition(".")
+            if stack in {"layers", "deep_layers"} and name in pretrained:
+                number = int(rest.partition(".")[0]) + (len(self.layers) if stack == "deep_layers" else 0)
+                parameter.requires_grad_(number >= frozen)
+        for name, parameter in self.named_parameters():
+            if name.startswith("relative.") or (name.startswith("final_norm.") and self.config.trainable_layers == 0):
+                parameter.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "WavFusion":
+        """Switch to training; wholly frozen layers stay without dropout."""
+        super().train(mode)
+        for layer in self.layers:
+            if not any(parameter.requires_grad for parameter in layer.parameters()):
+                layer.eval()
+        return self

@@ -1,0 +1,127 @@
+"""A RUN folder: the trained model, its encoders, and how it came about."""
+
+import csv
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save
+
+from wavfusion.clips import FeatureSet
+from wavfusion.encoders import Preset, load_audio, load_text, load_video
+from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.extract import Encoders
+from wavfusion.inference import Utterances
+from wavfusion.model.config import WavFusionConfig
+from wavfusion.model.wavfusion import WavFusion
+from wavfusion.store import write_whole
+
+log = logging.getLogger(__name__)
+
+LOADERS = {"audio": load_audio, "text": load_text, "video": load_video}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A RUN that has been read.
+
+    Attributes:
+        features: the encoders by name and fingerprint, and what they gave the model.
+        protocol: protocol.json.
+    """
+
+    folder: Path
+    model: WavFusion
+    features: FeatureSet
+    mode: str
+    protocol: dict[str, Any]
+
+    @property
+    def classes(self) -> list[str]:
+        """The emotions in the order of the logits."""
+        return self.model.config.classes
+
+    def encoders(self, modalities: Sequence[str] | None = None) -> Encoders:
+        """Load the encoders that the model was trained with, for all or some of its modalities.
+
+        Raises:
+            ConfigError: an encoder cannot be loaded or is another one; both fingerprints are named.
+        """
+        names = [name for name in self.model.config.modalities if modalities is None or name in modalities]
+        loaded = {name: self._encoder(name) for name in names}
+        return Encoders(self.features.preset, self.features.frame_rate, **loaded)
+
+    def _encoder(self, modality: str) -> Any:
+        about = getattr(self.features, modality)
+        own = self.folder / "encoders" / modality
+        encoder = LOADERS[modality](str(own) if own.is_dir() else about["name"])
+        if encoder.fingerprint != about["fingerprint"]:
+            raise ConfigError(
+                f"{self.folder}: expected the {modality} encoder {about['fingerprint']} that the model was trained on, "
+                f"found {encoder.fingerprint} at {encoder.name!r}"
+            )
+        return encoder
+
+
+def read_run(folder: str | Path) -> Run:
+    """Read a RUN folder.
+
+    Raises:
+        ConfigError: no such folder, or not a whole RUN.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ConfigError(f"expected a RUN folder (what `wavfusion train --out` writes), found none at {str(folder)!r}")
+    try:
+        values = json.loads((folder / "config.json").read_text("utf-8"))
+        protocol = json.loads((folder / "protocol.json").read_text("utf-8"))
+        model = WavFusion(WavFusionConfig.from_json(values["model"]))
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        features = FeatureSet(**values["features"])
+    except FileNotFoundError as error:
+        name = Path(error.filename or "model.safetensors").name
+        raise ConfigError(f"{str(folder)!r}: expected a finished RUN, found no {name}; did its training end?") from None
+    except ConfigError:
+        raise
+    except Exception as error:  # a damaged file shows in as many ways as there are parsers
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{str(folder)!r}: expected a RUN, found {type(error).__name__}: {reason}") from None
+    return Run(folder, model.eval(), features, values["mode"], protocol)
+
+
+def write_model(folder: Path, model: WavFusion, features: FeatureSet, mode: str, encoders: Encoders) -> None:
+    """Write the model, its config and the encoders that no hub holds; the weights last, since they make a RUN whole."""
+    for name in model.config.modalities:
+        encoder = getattr(encoders, name)
+        if encoder is not None and (encoder.name == "tiny" or (mode == "scratch" and name == "audio")):
+            own = folder / "encoders" / name
+            shutil.rmtree(own, ignore_errors=True)
+            own.mkdir(parents=True)
+            encoder.save(own)
+    if mode == "scratch" and features.audio is not None and encoders.audio is not None:
+        learned = {**features.audio, "name": "encoders/audio", "fingerprint": encoders.audio.fingerprint}
+        features = replace(features, audio=learned)
+    about = {key: getattr(features, key) for key in FeatureSet.__dataclass_fields__}
+    write_json(folder / "config.json", {"model": model.config.to_json(), "features": about, "mode": mode})
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    write_whole(folder / "model.safetensors", save(state, {"format": "pt"}))
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write a result; equal values give equal bytes."""
+    write_whole(path, (json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def require_free(paths: Sequence[Path], force: bool) -> None:
+    """Refuse to overwrite results unless told to.
+
+    Raises:
+        CorpusError: one of the files exists.
+    """
+    for path in paths:
+        if path.exists() and not force:
+            raise CorpusError(f"{path}: expected nothing there, found a result; choose another place or give --force")

@@ -1,0 +1,223 @@
+"""The feature store: half-precision tensors in safetensors shards, named by what they were made from (docs/store.md).
+
+A shard is written beside its name, flushed and renamed, so one that is there is whole; its header is the only index.
+Every tensor carries a checksum. Several processes may write one store.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import struct
+import uuid
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float16
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from wavfusion.errors import CorpusError
+
+log = logging.getLogger(__name__)
+
+_MAX_HEADER = 64 << 20  # bytes; a damaged length must not cost memory
+
+
+class Store:
+    """A folder of features; reads by key, memory-mapped, from as many processes as like."""
+
+    def __init__(self, folder: str | os.PathLike[str], create: bool = False) -> None:
+        self.folder = Path(folder)
+        self.shards = self.folder / "shards"
+        if create:
+            self.shards.mkdir(parents=True, exist_ok=True)
+        if not self.shards.is_dir():
+            raise CorpusError(
+                f"{self.folder}: expected a feature store (a folder with shards/), found none; run extract"
+            )
+        self._places: dict[str, Path] = {}
+        self._checksums: dict[str, int] = {}
+        self._seen: set[str] = set()
+        self._open: dict[Path, Any] = {}
+        self._failures: dict[str, str] | None = None
+        self.damaged: list[Path] = []
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look for shards that others have written since."""
+        for path in sorted(self.shards.glob("*.safetensors")):
+            if path.name not in self._seen:
+                self._seen.add(path.name)
+                self._register(path)
+
+    def _register(self, path: Path) -> None:
+        try:
+            checksums = _header(path)
+        except (OSError, ValueError) as error:
+            log.warning("damaged shard %s: %s; the next extract makes its features anew", path, error)
+            self.damaged.append(path)
+            return
+        for key, checksum in checksums.items():
+            self._places[key], self._checksums[key] = path, checksum
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def keys(self) -> Iterator[str]:
+        """Every key that can be read."""
+        return iter(self._places)
+
+    def read(self, key: str) -> Float16[Tensor, "..."]:
+        """Read one tensor.
+
+        Raises:
+            CorpusError: no such key, or bytes that are not those that were written; names the shard.
+        """
+        if key not in self._places:
+            raise CorpusError(f"{self.folder}: expected features {key}, found none; run extract")
+        path = self._places[key]
+        try:
+            if path not in self._open:
+                self._open[path] = safe_open(path, "pt")
+            tensor: Tensor = self._open[path].get_tensor(key)
+        except Exception as error:  # safetensors raises its own kind for a file that changed under us
+            raise CorpusError(f"{path}: damaged shard ({error}); run extract to make its features anew") from None
+        if _checksum(tensor) != self._checksums[key]:
+            raise CorpusError(f"{path}: damaged tensor {key}; run extract to make its features anew")
+        return tensor
+
+    def write(self, tensors: Mapping[str, Float16[Tensor, "..."]]) -> None:
+        """Add tensors as one shard; those that another writer has added meanwhile are left out."""
+        with self._lock():
+            self.refresh()
+            new = {key: x.contiguous() for key, x in tensors.items() if key not in self}
+            if not new:
+                return
+            checksums = {key: _checksum(x) for key, x in new.items()}
+            path = self.shards / f"shard-{os.getpid()}-{uuid.uuid4().hex[:12]}.safetensors"
+            write_whole(path, save(new, {"layout": "1", "crc32": json.dumps(checksums)}))
+            self._seen.add(path.name)
+            for key in new:
+                self._places[key], self._checksums[key] = path, checksums[key]
+
+    def discard_damaged(self) -> list[Path]:
+        """Read everything once, set damaged shards aside as `*.damaged`, and return their names."""
+        with self._lock():
+            for key in list(self._places):
+                if self._places[key] not in self.damaged:
+                    try:
+                        self.read(key)
+                    except CorpusError as error:
+                        log.warning("%s", error)
+                        self.damaged.append(self._places[key])
+            found, self.damaged = self.damaged, []
+            for path in found:
+                self._open.pop(path, None)
+                if path.exists():
+                    os.replace(path, path.with_suffix(".damaged"))
+                self._places = {key: place for key, place in self._places.items() if place != path}
+        return found
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Why there are no features under a key although they were asked for."""
+        if self._failures is None:
+            rows = read_lines(self.folder / "failures.jsonl")
+            self._failures = {str(row["key"]): str(row["reason"]) for row in rows}
+        return self._failures
+
+    def fail(self, key: str, utterance: str, reason: str) -> None:
+        """Note that features could not be made."""
+        if self.failures.get(key) != reason:
+            self.failures[key] = reason
+            append_line(self.folder / "failures.jsonl", {"key": key, "id": utterance, "reason": reason})
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        with open(self.folder / ".lock", "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, whatever happens meanwhile."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def append_line(path: Path, row: Mapping[str, Any]) -> None:
+    """Append one JSON line in one write, so that lines of several processes do not mix."""
+    line = json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        # A writer killed half way may have left no line end.
+        os.write(file, line if _ends_line(path) else b"\n" + line)
+    finally:
+        os.close(file)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Read JSON lines, passing over one that a kill cut short; nothing where there is no file."""
+    if not path.exists():
+        return
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(row, dict):
+                yield row
+
+
+def _ends_line(path: Path) -> bool:
+    with open(path, "rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def _checksum(tensor: Tensor) -> int:
+    return zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().data) if tensor.numel() else 0
+
+
+def _header(path: Path) -> dict[str, int]:
+    """Return the checksum of every tensor; raises ValueError unless the file has just the length that it claims."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        start = file.read(8)
+        if len(start) < 8:
+            raise ValueError(f"{size} bytes, no header")
+        (length,) = struct.unpack("<Q", start)
+        if not 2 <= length <= min(_MAX_HEADER, size - 8):
+            raise ValueError(f"a header of {length} bytes in a file of {size}")
+        header = json.loads(file.read(length))
+    if not isinstance(header, dict) or "crc32" not in header.get("__metadata__", {}):
+        raise ValueError("no checksums in the header")
+    checksums: dict[str, int] = json.loads(header.pop("__metadata__")["crc32"])
+    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if size != 8 + length + end or set(checksums) != set(header):
+        raise ValueError(f"{size} bytes where the header claims {8 + length + end}")
+    return checksums
