@@ -1,4 +1,4 @@
-"""Train the byte-level BPE of the `tiny` preset on sentences of ours; writes wavfusion/tiny_assets/{vocab.json,merges.txt}."""
+"""Train the `tiny` preset's byte-level BPE on sentences of ours; writes vocab.json and merges.txt in tiny_assets/."""
 
 import json
 import sys

@@ -1,7 +1,8 @@
 """Train the `tiny` preset's EfficientNet on randomly drawn faces; writes wavfusion/tiny_assets/video.safetensors.
 
-The network learns the pose of a face (slant and lift of the brows, curve and opening of the mouth), no emotion. Its faces
-are line drawings of another pen and of other people than those of the look-alike corpus. About four minutes on two cores.
+The network learns the pose of a face (slant and lift of the brows, curve and opening of the mouth), no emotion. Its
+faces are line drawings of another pen and of other people than those of the look-alike corpus. It takes about six
+minutes on two cores.
 """
 
 import argparse
@@ -32,7 +33,7 @@ def colour(rng: np.random.Generator, low: int = 0, high: int = 256) -> Colour:
 
 
 def draw_face(rng: np.random.Generator, pose: np.ndarray) -> np.ndarray:
-    """One sketched face of SIDE x SIDE pixels; pose = brow slant, brow lift, mouth curve in [-1, 1], opening in [0, 1]."""
+    """One sketched face; pose = brow slant, brow lift, mouth curve in [-1, 1], mouth opening in [0, 1]."""
     side = SIDE * SCALE
     image = Image.new("RGB", (side, side), colour(rng))
     pen = ImageDraw.Draw(image)
@@ -60,7 +61,10 @@ def draw_face(rng: np.random.Generator, pose: np.ndarray) -> np.ndarray:
     brow_ink = colour(rng, 0, 110)
     brow_line = int(line * rng.uniform(1.0, 2.6))
     for sign in (-1, 1):
-        inner, outer = at(sign * (eye_u - 0.19), brow_v - 0.09 * slant), at(sign * (eye_u + 0.19), brow_v + 0.09 * slant)
+        inner, outer = (
+            at(sign * (eye_u - 0.19), brow_v - 0.09 * slant),
+            at(sign * (eye_u + 0.19), brow_v + 0.09 * slant),
+        )
         pen.line((inner, outer), fill=brow_ink, width=brow_line)
     draw_mouth(rng, pen, at, curve, opening, line)
     if rng.random() < 0.3:

@@ -224,7 +224,7 @@ def test_a_stretch_of_aac_is_that_slice_but_for_its_drawn_noise(
 ) -> None:
     """AAC fills bands with noise that a decoder draws, and Matroska's times are whole milliseconds."""
     found = media.decode_audio(folder / name, start, start + 2).samples
-    assert abs(lag(found, whole[name][round(start * 16_000) :][: len(found)])) <= (8 if name.endswith("mkv") else 0)
+    assert abs(lag(found, whole[name][round(start * 16_000) :][: len(found)])) <= (16 if name.endswith("mkv") else 0)
 
 
 @pytest.mark.parametrize(
@@ -433,7 +433,7 @@ def test_cover_art_is_no_video(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "song.mp3"), "w") as song, av.open(str(tmp_path / "cover.jpg")) as cover:
         sound = song.add_stream("libmp3lame", rate=44_100, layout="mono")
         art = song.add_stream_from_template(cover.streams.video[0])
-        art.disposition = Disposition.attached_pic
+        art.disposition = Disposition.attached_pic.value
         frame = av.AudioFrame.from_ndarray(sine(44_100, 440)[None], "fltp", "mono")
         frame.sample_rate, frame.pts = 44_100, 0
         song.mux(sound.encode(frame))

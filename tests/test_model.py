@@ -424,7 +424,7 @@ def test_intermediates_have_the_documented_shapes(name):
         "vectors": {modality: tuple(x.shape) for modality, x in output.vectors.items()},
         "losses": list(output.losses),
     } == {
-        "hidden": [(4, steps, 32)] * (layers + heard),
+        "hidden": [(4, steps, 32)] * (layers + (heard or config.num_deep > 0)),
         "gates": [(4, steps, 32)] * (config.num_deep if fused else 0),
         "vectors": dict.fromkeys(config.modalities, (4, 64)) if config.has_margin else {},
         "losses": ["task", "margin"] if config.has_margin else ["task"],

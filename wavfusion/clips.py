@@ -82,6 +82,7 @@ class FeatureSet:
         audio_layers: the layers to store.
         text_layers: `last` and/or `all`.
         frame_rate, view: of the video.
+        pretrained_rate, new_rate: the preset's learning rates.
     """
 
     preset: str
@@ -92,6 +93,8 @@ class FeatureSet:
     text_layers: list[str] = field(default_factory=list)
     frame_rate: float = 5.0
     view: str = "frame"
+    pretrained_rate: float = 3e-5
+    new_rate: float = 1e-4
 
 
 def windows(duration: float) -> list[Window]:

@@ -184,6 +184,11 @@ class Features(Dataset[Sample]):
             return soft_label(utterance, classes)
         return classes.index(utterance.emotion)
 
+    def emotions(self) -> dict[str, int]:
+        """The number of each utterance's emotion."""
+        classes = self.config.classes
+        return {row.id: classes.index(row.emotion) for _, row in self._clips if row.emotion in classes}
+
     def lengths(self) -> list[float]:
         """Seconds of each window."""
         return [clip.window.end - clip.window.start for clip, _ in self._clips]

@@ -39,8 +39,8 @@ HALF_MAX = 65_504.0
 class Encoders:
     """The loaded encoders of a preset; None for a modality that nothing needs."""
 
-    preset: str
-    frame_rate: float
+    name: str
+    preset: Preset
     audio: AudioEncoder | None = None
     text: TextEncoder | None = None
     video: VideoEncoder | None = None
@@ -92,7 +92,7 @@ def load_encoders(name: str, preset: Preset, modalities: Iterable[str] = ("audio
     needed = set(modalities)
     return Encoders(
         name,
-        preset.frame_rate,
+        preset,
         load_audio(preset.audio) if "audio" in needed else None,
         load_text(preset.text) if "text" in needed else None,
         load_video(preset.video) if "video" in needed else None,
@@ -110,13 +110,15 @@ def describe(encoders: Encoders, audio_layers: Sequence[int], text_layers: Seque
         if audio is not None and not 0 <= layer <= audio.num_layers:
             raise ConfigError(f"--layers: expected 0 to {audio.num_layers} for {audio.name!r}, found {layer}")
     return FeatureSet(
-        encoders.preset,
+        encoders.name,
         audio=_about_audio(audio) if audio else None,
         text=_about(encoders.text, num_layers=encoders.text.num_layers) if encoders.text else None,
         video=_about(encoders.video) if encoders.video else None,
         audio_layers=sorted(set(audio_layers)) if audio else [],
         text_layers=list(text_layers) if encoders.text else [],
-        frame_rate=encoders.frame_rate,
+        frame_rate=encoders.preset.frame_rate,
+        pretrained_rate=encoders.preset.pretrained_rate,
+        new_rate=encoders.preset.new_rate,
     )
 
 
@@ -268,33 +270,33 @@ def decode(clip: Clip, store: Store, known: Media, encoders: Encoders) -> Decode
             decoded.errors[modality] = medium.reason or ABSENT
             continue
         try:
-            if modality == "audio":
-                decoded.samples = _sound(known.locate(part.path), part, decoded)
-            else:
-                decoded.frames = _frames(known.locate(part.path), part, decoded, encoders)
+            decoded.bad_packets += decode_part(decoded, modality, known.locate(part.path), part, encoders)
         except (MediaError, OSError) as error:
             decoded.errors[modality] = str(error)
     return decoded
 
 
+def decode_part(decoded: Decoded, modality: str, path: Path, part: Encoded, encoders: Encoders) -> int:
+    """Decode one modality of a clip into `decoded`; returns how many packets were damaged.
+
+    Raises:
+        MediaError: nothing can be decoded there.
+    """
+    if modality == "audio":
+        sound = media.decode_audio(path, part.start, part.end, part.setting)
+        if len(sound.samples) == 0:
+            raise MediaError(f"{str(path)!r}: no sample between {part.start:g} and {part.end:g} s")
+        decoded.samples = sound.samples
+        return sound.bad_packets
+    assert encoders.video is not None
+    size, scaling, rate = encoders.video.size, encoders.video.interpolation, encoders.preset.frame_rate
+    frames = media.decode_frames(path, rate, size, part.start, part.end, part.setting, scaling)
+    decoded.frames = frames.pixels
+    return frames.bad_packets
+
+
 def _lacking(part: Encoded | None, store: Store) -> bool:
     return part is not None and any(key not in store for key in part.keys.values())
-
-
-def _sound(path: Path, part: Encoded, decoded: Decoded) -> Float32[np.ndarray, " N"]:
-    sound = media.decode_audio(path, part.start, part.end, part.setting)
-    if len(sound.samples) == 0:
-        raise MediaError(f"{str(path)!r}: no sample between {part.start:g} and {part.end:g} s")
-    decoded.bad_packets += sound.bad_packets
-    return sound.samples
-
-
-def _frames(path: Path, part: Encoded, decoded: Decoded, encoders: Encoders) -> UInt8[np.ndarray, "Tv H W 3"]:
-    assert encoders.video is not None
-    size, scaling = encoders.video.size, encoders.video.interpolation
-    frames = media.decode_frames(path, encoders.frame_rate, size, part.start, part.end, part.setting, scaling)
-    decoded.bad_packets += frames.bad_packets
-    return frames.pixels
 
 
 def _encode_chunk(chunk: Sequence[Decoded], store: Store, encoders: Encoders, summary: Summary) -> None:
@@ -352,10 +354,10 @@ def _write(features: Mapping[str, Tensor], store: Store, encoders: Encoders, sum
             continue
         values = torch.cat([x.flatten() for x in own])
         if not torch.isfinite(values).all() or float(values.abs().max()) > HALF_MAX:
-            raise ConfigError(f"{modality} encoder of {encoders.preset!r}: features that half precision cannot hold")
+            raise ConfigError(f"{modality} encoder of {encoders.name!r}: features that half precision cannot hold")
         if float(values.std()) < MIN_SPREAD:
             raise ConfigError(
-                f"{modality} encoder of {encoders.preset!r}: expected features that differ, found a spread of "
+                f"{modality} encoder of {encoders.name!r}: expected features that differ, found a spread of "
                 f"{float(values.std()):.1e}, below {MIN_SPREAD}"
             )
         summary.made[modality] += len(own)

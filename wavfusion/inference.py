@@ -1,6 +1,6 @@
-"""A trained model over samples: probabilities of utterances, windows averaged by length, any subset of the modalities."""
+"""A trained model over samples: probabilities of utterances, windows averaged by length, any subset of modalities."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Protocol
@@ -63,41 +63,61 @@ def parse_subset(text: str, available: Sequence[str]) -> list[str]:
     return [name for name in MODALITIES if name in names]
 
 
-@torch.inference_mode()
-def run(model: nn.Module, samples: Samples, modalities: Sequence[str], device: str = "cpu") -> Utterances:
-    """Classify samples from the given modalities alone; samples that have none of them count as an utterance without evidence.
+@dataclass(frozen=True)
+class _Window:
+    """What a model says of one window."""
 
-    Such an utterance gets equal probabilities, since nothing is known of it.
+    id: str
+    weight: float
+    probabilities: Float64[np.ndarray, " C"]
+    text_share: float | None
+    modalities: list[str]
+
+
+@torch.inference_mode()
+def run(
+    model: nn.Module, samples: Samples, modalities: Sequence[str], prior: Sequence[float], device: str = "cpu"
+) -> Utterances:
+    """Classify samples from the given modalities alone.
+
+    Args:
+        model: `WavFusion` or `LiveWavFusion`.
+        samples: windows of utterances.
+        modalities: what may be used of them.
+        prior: probabilities of an utterance that has none of the modalities.
+        device: where the model is.
     """
     model.eval()
-    windows: list[tuple[str, float, np.ndarray, float | None, list[str]]] = []
-    for numbers in _batches(samples):
-        batch = [samples[number] for number in numbers]
-        windows += _run_batch(model, batch, modalities, device)
+    windows: list[_Window] = []
+    for start in range(0, len(samples), BATCH):
+        batch = [samples[number] for number in range(start, min(start + BATCH, len(samples)))]
+        windows += _run_batch(model, batch, modalities, prior, device)
     return _average(windows)
 
 
-def _batches(samples: Samples) -> Iterator[list[int]]:
-    numbers = list(range(len(samples)))
-    return (numbers[start : start + BATCH] for start in range(0, len(numbers), BATCH))
-
-
 def _run_batch(
-    model: nn.Module, batch: Sequence[Sample], modalities: Sequence[str], device: str
-) -> Iterable[tuple[str, float, np.ndarray, float | None, list[str]]]:
+    model: nn.Module, batch: Sequence[Sample], modalities: Sequence[str], prior: Sequence[float], device: str
+) -> list[_Window]:
     present = [[name for name in modalities if _has(sample, name)] for sample in batch]
-    inputs = model_inputs({**collate(batch), "labels": None}, modalities, device)
-    if not any(present):
-        raise ConfigError(
-            f"expected at least one of {'+'.join(modalities)} in {batch[0].row.id!r} and its neighbours, found none of them"
+    rows = [np.array(prior, dtype=np.float64) for _ in batch]
+    shares: list[float] | None = None
+    if any(present):
+        inputs = model_inputs({**collate(batch), "labels": None}, modalities, device)
+        output: WavFusionOutput = model(**inputs)
+        said = output.logits.double().softmax(-1).cpu().numpy()
+        rows = [row if names else nothing for row, names, nothing in zip(said, present, rows, strict=True)]
+        shares = _text_shares(output, inputs)
+    return [
+        _Window(
+            sample.row.id,
+            # A transcript alone has no duration; a window without evidence has no say.
+            max(sample.row.duration, 1e-6) if names else 0.0,
+            row,
+            shares[i] if shares is not None and "text" in names and "video" in names else None,
+            names,
         )
-    output: WavFusionOutput = model(**inputs)
-    probabilities = output.logits.double().softmax(-1).cpu().numpy()
-    shares = _text_shares(output, inputs)
-    for i, (sample, names) in enumerate(zip(batch, present, strict=True)):
-        row = probabilities[i] if names else np.full_like(probabilities[i], 1 / probabilities.shape[1])
-        both = "text" in names and "video" in names
-        yield sample.row.id, sample.row.duration, row, shares[i] if both and shares is not None else None, names
+        for i, (sample, names, row) in enumerate(zip(batch, present, rows, strict=True))
+    ]
 
 
 def _has(sample: Sample, modality: str) -> bool:
@@ -118,18 +138,17 @@ def _text_shares(output: WavFusionOutput, inputs: dict[str, Any]) -> list[float]
     return shares
 
 
-def _average(windows: Sequence[tuple[str, float, np.ndarray, float | None, list[str]]]) -> Utterances:
+def _average(windows: Sequence[_Window]) -> Utterances:
     """Join the windows of each utterance, weighted by their seconds."""
-    grouped: dict[str, list[tuple[float, np.ndarray, float | None, list[str]]]] = {}
-    for name, duration, row, share, present in windows:
-        # A transcript alone has no duration.
-        grouped.setdefault(name, []).append((max(duration, 1e-6) if present else 0.0, row, share, present))
+    grouped: dict[str, list[_Window]] = {}
+    for window in windows:
+        grouped.setdefault(window.id, []).append(window)
     rows, shares, modalities = [], [], []
     for parts in grouped.values():
-        weights = np.array([weight for weight, *_ in parts])
+        weights = np.array([part.weight for part in parts])
         weights = weights / weights.sum() if weights.sum() > 0 else np.full(len(parts), 1 / len(parts))
-        rows.append(sum(weight * row for weight, (_, row, *_) in zip(weights, parts, strict=True)))
-        gated = [(weight, share) for weight, (_, _, share, _) in zip(weights, parts, strict=True) if share is not None]
-        shares.append(sum(w * s for w, s in gated) / sum(w for w, _ in gated) if gated else None)
-        modalities.append([name for name in MODALITIES if any(name in present for *_, present in parts)])
-    return Utterances(list(grouped), np.array(rows, dtype=np.float64), shares, modalities)
+        rows.append(weights @ np.stack([part.probabilities for part in parts]))
+        gated = [(part.weight, part.text_share) for part in parts if part.text_share is not None]
+        shares.append(sum(w * x for w, x in gated) / sum(w for w, _ in gated) if gated else None)
+        modalities.append([name for name in MODALITIES if any(name in part.modalities for part in parts)])
+    return Utterances(list(grouped), np.stack(rows), shares, modalities)

@@ -46,7 +46,7 @@ _NO_RECORDINGS = {"image2", "tty", "concat", "hls", "dash"}
 # In Hz; a header outside of these would make seconds of sound out of a few bytes, or nothing out of many.
 _LOWEST_RATE, _HIGHEST_RATE = 1_000, 768_000
 
-# Flags of FFmpeg's swscale.h, which PyAV names only since 17. Its fast paths differ between processors and halve the
+# Flags of FFmpeg's swscale.h, which PyAV names only of late. Its fast paths differ between processors and halve the
 # colour resolution: full chroma in and out, accurate rounding and bit-exact arithmetic are asked for.
 _EXACT = 0x2000 | 0x4000 | 0x40000 | 0x80000
 _INTERPOLATION = {"nearest": 0x10, "bilinear": 0x2, "bicubic": 0x4, "lanczos": 0x200}
@@ -59,7 +59,7 @@ _AUDIO_CODECS = {
     ".ogg": "libopus",
     ".avi": "pcm_s16le",
     ".mp4": "aac",
-    ".mkv": "aac",
+    ".mkv": "flac",
 }
 _H264 = "libx264" if "libx264" in av.codecs_available else "mpeg4"
 _VIDEO_CODECS = {".mp4": _H264, ".mkv": _H264, ".avi": "mpeg4"}
@@ -235,9 +235,10 @@ def write_video(
     samples: Samples | None = None,
     sample_rate: int | None = None,
 ) -> None:
-    """Write pictures, with sound where given: mp4 and mkv hold h264 and AAC, avi holds MPEG-4 (DX50) and 16-bit PCM.
+    """Write pictures, with sound where given: h264 and AAC in mp4, MPEG-4 (DX50) and 16-bit PCM in avi.
 
-    Equal input gives equal bytes on every machine with the same FFmpeg. Where FFmpeg lacks x264, all hold MPEG-4.
+    Equal input gives equal bytes on every machine with the same FFmpeg. An mkv holds h264 and FLAC.
+    Where FFmpeg lacks x264, its place is taken by MPEG-4.
 
     Args:
         path: overwritten where it exists.
@@ -290,7 +291,7 @@ def _open(path: PathLike) -> Iterator[tuple[Any, dict[str, Any]]]:
     try:
         # "file:" keeps a colon in a name from being read as a protocol; a playlist must not reach the network.
         options = {"protocol_whitelist": "file"}
-        container = av.open(f"file:{os.fspath(path)}", options=options, metadata_errors="replace")
+        container = av.open(f"file:{os.fspath(path)}", container_options=options, metadata_errors="replace")
     except (av.error.FFmpegError, OSError, ValueError, RuntimeError) as error:
         raise MediaError(f"{expected} nothing that can be opened as one: {_reason(error)}") from error
     with container:

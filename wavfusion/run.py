@@ -1,6 +1,5 @@
 """A RUN folder: the trained model, its encoders, and how it came about."""
 
-import csv
 import json
 import logging
 import shutil
@@ -13,9 +12,8 @@ from safetensors.torch import load_file, save
 
 from wavfusion.clips import FeatureSet
 from wavfusion.encoders import Preset, load_audio, load_text, load_video
-from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.errors import ConfigError
 from wavfusion.extract import Encoders
-from wavfusion.inference import Utterances
 from wavfusion.model.config import WavFusionConfig
 from wavfusion.model.wavfusion import WavFusion
 from wavfusion.store import write_whole
@@ -31,6 +29,8 @@ class Run:
 
     Attributes:
         features: the encoders by name and fingerprint, and what they gave the model.
+        mode: `cached`, `live` or `scratch`, as it was trained.
+        prior: shares of the emotions in its training part.
         protocol: protocol.json.
     """
 
@@ -38,6 +38,7 @@ class Run:
     model: WavFusion
     features: FeatureSet
     mode: str
+    prior: list[float]
     protocol: dict[str, Any]
 
     @property
@@ -53,7 +54,7 @@ class Run:
         """
         names = [name for name in self.model.config.modalities if modalities is None or name in modalities]
         loaded = {name: self._encoder(name) for name in names}
-        return Encoders(self.features.preset, self.features.frame_rate, **loaded)
+        return Encoders(self.features.preset, preset_of(self.features), **loaded)
 
     def _encoder(self, modality: str) -> Any:
         about = getattr(self.features, modality)
@@ -65,6 +66,17 @@ class Run:
                 f"found {encoder.fingerprint} at {encoder.name!r}"
             )
         return encoder
+
+
+def preset_of(features: FeatureSet) -> Preset:
+    """The preset that filled a store, as far as the store tells."""
+    names = {name: (getattr(features, name) or {"name": ""})["name"] for name in LOADERS}
+    return Preset(
+        **names,
+        frame_rate=features.frame_rate,
+        pretrained_rate=features.pretrained_rate,
+        new_rate=features.new_rate,
+    )
 
 
 def read_run(folder: str | Path) -> Run:
@@ -90,10 +102,12 @@ def read_run(folder: str | Path) -> Run:
     except Exception as error:  # a damaged file shows in as many ways as there are parsers
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{str(folder)!r}: expected a RUN, found {type(error).__name__}: {reason}") from None
-    return Run(folder, model.eval(), features, values["mode"], protocol)
+    return Run(folder, model.eval(), features, values["mode"], values["prior"], protocol)
 
 
-def write_model(folder: Path, model: WavFusion, features: FeatureSet, mode: str, encoders: Encoders) -> None:
+def write_model(
+    folder: Path, model: WavFusion, features: FeatureSet, mode: str, prior: Sequence[float], encoders: Encoders
+) -> None:
     """Write the model, its config and the encoders that no hub holds; the weights last, since they make a RUN whole."""
     for name in model.config.modalities:
         encoder = getattr(encoders, name)
@@ -106,7 +120,9 @@ def write_model(folder: Path, model: WavFusion, features: FeatureSet, mode: str,
         learned = {**features.audio, "name": "encoders/audio", "fingerprint": encoders.audio.fingerprint}
         features = replace(features, audio=learned)
     about = {key: getattr(features, key) for key in FeatureSet.__dataclass_fields__}
-    write_json(folder / "config.json", {"model": model.config.to_json(), "features": about, "mode": mode})
+    write_json(
+        folder / "config.json", {"model": model.config.to_json(), "features": about, "mode": mode, "prior": list(prior)}
+    )
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     write_whole(folder / "model.safetensors", save(state, {"format": "pt"}))
 
@@ -114,14 +130,3 @@ def write_model(folder: Path, model: WavFusion, features: FeatureSet, mode: str,
 def write_json(path: Path, values: Any) -> None:
     """Write a result; equal values give equal bytes."""
     write_whole(path, (json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
-
-
-def require_free(paths: Sequence[Path], force: bool) -> None:
-    """Refuse to overwrite results unless told to.
-
-    Raises:
-        CorpusError: one of the files exists.
-    """
-    for path in paths:
-        if path.exists() and not force:
-            raise CorpusError(f"{path}: expected nothing there, found a result; choose another place or give --force")

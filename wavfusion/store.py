@@ -11,7 +11,7 @@ import os
 import struct
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -164,6 +164,17 @@ def write_whole(path: Path, content: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def require_free(paths: Sequence[Path], force: bool) -> None:
+    """Refuse to overwrite results unless told to.
+
+    Raises:
+        CorpusError: one of the files exists.
+    """
+    for path in paths:
+        if path.exists() and not force:
+            raise CorpusError(f"{path}: expected nothing there, found a result; choose another place or give --force")
 
 
 def append_line(path: Path, row: Mapping[str, Any]) -> None:

@@ -27,11 +27,13 @@ from transformers import (
 )
 
 ASSETS = Path(__file__).parent / "tiny_assets"
-SEED = 0
+SEED = 4
 # Hugging Face's own scale: 1/sqrt(fan-in) would let attention average the frames away.
 LINEAR_SD = 0.02
-# Half of 1/sqrt(fan-in), as Hugging Face draws it: 128 taps, 4 channels a group.
-POSITION_SD = 0.5 / math.sqrt(128 * 4)
+# Twice the gain of a rectifier: loud enough for GELU to bend, so that means over time tell pitch and rate.
+CONVOLUTION_GAIN = 2.0 * math.sqrt(2.0)
+# 1/sqrt(fan-in): 128 taps, 4 channels a group. Half of it, Hugging Face's scale, reads the rate of speech less well.
+POSITION_SD = 1.0 / math.sqrt(128 * 4)
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -204,8 +206,7 @@ def _draw(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     if name.endswith("weight.original1"):
         return _uniform(name, shape, POSITION_SD, seed)
     if len(shape) == 3:
-        # The gain of GELU; fan-in alone would let the signal fade through seven layers.
-        return _uniform(name, shape, math.sqrt(2.0 / (shape[1] * shape[2])), seed)
+        return _uniform(name, shape, CONVOLUTION_GAIN / math.sqrt(shape[1] * shape[2]), seed)
     if len(shape) == 1:
         return torch.ones(shape)
     return _uniform(name, shape, LINEAR_SD, seed)

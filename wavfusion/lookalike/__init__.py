@@ -78,7 +78,7 @@ def make(
 
 
 def describe(world: World) -> dict[str, Any]:
-    """A world's settings and what can be reached in it: Bayes accuracies, the majority's share, the best additive rule."""
+    """A world's settings and what can be reached in it: Bayes accuracies, majority share, the best additive rule."""
     return {
         "corpus": world.corpus,
         "majority": float(world.prior.max()),

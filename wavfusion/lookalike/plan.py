@@ -9,14 +9,15 @@ import numpy as np
 from wavfusion.lookalike.face import Identity, draw_identity
 from wavfusion.lookalike.voice import Timbre, draw_timbre
 from wavfusion.lookalike.words import sentence
-from wavfusion.lookalike.world import Clip, Corpus, World, draw
+from wavfusion.lookalike.world import Clip, World, draw
 
 TURNS = 12  # utterances in a dialogue
 CAST = 3  # speakers of one MELD dialogue
 
 NAMES = (
-    "Alice Boris Clara Dmitri Elena Felix Greta Hugo Irene Jonas Karin Leo Maria Nils Olga Pavel Quinn Rosa Stefan Tilda "
-    "Ulrich Vera Walter Xenia Yusuf Zelda Anton Berta Carlo Dora Emil Flora Gustav Helga Ivan Julia Kurt Lydia Milan Nora"
+    "Alice Boris Clara Dmitri Elena Felix Greta Hugo Irene Jonas Karin Leo Maria Nils Olga Pavel Quinn Rosa Stefan "
+    "Tilda Ulrich Vera Walter Xenia Yusuf Zelda Anton Berta Carlo Dora Emil Flora Gustav Helga Ivan Julia Kurt Lydia Milan "
+    "Nora"
 ).split()
 
 

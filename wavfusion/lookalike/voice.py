@@ -23,8 +23,10 @@ _RATE, _PITCH, _RANGE = 1, 3, 4
 _PITCHES = (5, 20, 40, 60, 80, 99)
 _PROBE = "Well, he was near the window all day."
 
+TILT = 0.88  # zero of a tense voice, pole of a lax one
 PITCH = 104.0  # Hz at arousal 0
 WORDS_PER_MINUTE = 230.0
+STEP = 1.35  # pitch and rate from one level of arousal to the next
 SIGH = 0.35  # seconds after the last word, sighed through or silent
 
 
@@ -40,7 +42,7 @@ class Timbre:
 def draw_timbre(rng: np.random.Generator) -> Timbre:
     """A random speaker."""
     resonance = float(400 * 8 ** rng.random())
-    return Timbre(str(rng.choice(VOICES)), resonance, float(rng.uniform(0.5, 2.0)))
+    return Timbre(str(rng.choice(VOICES)), resonance, float(rng.uniform(0.3, 1.2)))
 
 
 class Espeak:
@@ -68,7 +70,7 @@ class Espeak:
             self._pieces.append(ctypes.string_at(samples, 2 * count))
         return 0
 
-    def say(self, text: str, voice: str, rate: float, pitch: float, span: int = 25) -> Float32[np.ndarray, " N"]:
+    def say(self, text: str, voice: str, rate: float, pitch: float, span: int = 10) -> Float32[np.ndarray, " N"]:
         """Samples at `sample_rate`; rate in words per minute, pitch and its span on espeak-ng's scale of 0 to 99."""
         self._pieces.clear()
         self._library.espeak_SetVoiceByName(voice.encode())
@@ -99,15 +101,15 @@ def speak(
     offset: float,
     rng: np.random.Generator,
 ) -> Float32[np.ndarray, " N"]:
-    """Say a text at SAMPLE_RATE with the clip's audible signs: arousal (with the speaker's offset), tension, sigh, noise."""
+    """Say a text at SAMPLE_RATE with the clip's signs: arousal (with the speaker's offset), tension, sigh, noise."""
     level = clip.arousal + offset
-    wanted = PITCH * 1.3**level
+    wanted = PITCH * STEP**level
     curve = pitches[timbre.voice]
     pitch = round(float(np.interp(wanted, curve, _PITCHES)))
     # What lies between or beyond the voice's own pitches is reached by playing the sound faster or slower.
     stretch = wanted / float(np.interp(pitch, _PITCHES, curve))
-    rate = float(np.clip(WORDS_PER_MINUTE * 1.25**level / stretch, 90, 440))
-    raw = espeak.say(text, timbre.voice, rate, pitch, int(rng.integers(15, 35)))
+    rate = float(np.clip(WORDS_PER_MINUTE * STEP**level / stretch, 90, 440))
+    raw = espeak.say(text, timbre.voice, rate, pitch, int(rng.integers(3, 12)))
     voiced = np.asarray(soxr.resample(raw, espeak.sample_rate * stretch, SAMPLE_RATE), dtype=np.float64)
     voiced = _tilted(_resonant(voiced, timbre), clip.tense)
     voiced /= np.sqrt(np.mean(voiced**2))
@@ -144,7 +146,7 @@ def _resonant(sound: np.ndarray, timbre: Timbre) -> np.ndarray:
 
 def _tilted(sound: np.ndarray, tense: bool) -> np.ndarray:
     """One zero lifts the treble of a tense voice, one pole dampens that of a lax one."""
-    return np.asarray(lfilter([1.0, -0.8], [1.0], sound) if tense else lfilter([1.0], [1.0, -0.8], sound))
+    return np.asarray(lfilter([1.0, -TILT], [1.0], sound) if tense else lfilter([1.0], [1.0, -TILT], sound))
 
 
 def _sigh(rng: np.random.Generator) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The world R*: what each emotion plants in sound, words and picture, and how well the best rule could read it.
 
-One modality carries flags about the reliability of another (irony in the sound about the words, a phone call in the words
-about the picture), so adding up per-modality scores is not enough. In the matched null the flags tell nothing.
+One modality carries flags about the reliability of another (irony in the sound about the words, a phone call in the
+words about the picture), so adding up per-modality scores is not enough. In the matched null the flags tell nothing.
 """
 
 from dataclasses import dataclass

@@ -136,7 +136,7 @@ class WavFusionConfig(Switches):
 
     def _check_sizes(self) -> None:
         rules = [
-            (len(self.classes) > 1, "classes: expected two emotions or more"),
+            (len(set(self.classes)) == len(self.classes) > 0, "classes: expected distinct emotions"),
             (self.hidden_size % self.num_heads == 0, "hidden_size: expected a multiple of num_heads"),
             (self.hidden_size % 2 == 0, "hidden_size: expected an even width"),
             (self.text_size % TEXT_HEADS == 0, f"text_size: expected a multiple of {TEXT_HEADS}"),

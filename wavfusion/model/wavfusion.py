@@ -130,6 +130,7 @@ class WavFusion(nn.Module):
         self.shared_encoder = SharedEncoder(widths, config.margin.size) if config.has_margin else None
         self.head_dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(width if config.num_deep else sum(widths.values()), len(config.classes))
+        self.class_weights: Tensor
         self.register_buffer("class_weights", torch.ones(len(config.classes)))
         self._freeze()
 
@@ -287,7 +288,7 @@ class WavFusion(nn.Module):
     def _add_losses(self, output: WavFusionOutput, masks: Mapping[str, Tensor], labels: Tensor) -> None:
         """Eq. 13-15."""
         weights = self.class_weights if self.config.task_loss == "balanced" else None
-        output.losses["task"] = output.loss = task_loss(output.logits, labels, weights)  # type: ignore[arg-type]
+        output.losses["task"] = output.loss = task_loss(output.logits, labels, weights)
         if not output.vectors:
             return
         emotion = labels.argmax(-1) if labels.is_floating_point() else labels
@@ -367,6 +368,10 @@ class WavFusion(nn.Module):
         if self.relative is not None:
             embedding = encoder["layers.0.attention.rel_attn_embed.weight"]
             self.relative.load_state_dict({"rel_attn_embed.weight": embedding})
+
+    def weigh_classes(self, weights: Float[Tensor, " C"]) -> None:
+        """Set the factor of each emotion in the balanced task loss."""
+        self.class_weights.copy_(weights)
 
     def pretrained_names(self) -> set[str]:
         """Names of the parameters that a checkpoint filled and that read the distribution it was trained on.

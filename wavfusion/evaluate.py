@@ -1,0 +1,209 @@
+"""Figures of a trained model on a part of a corpus: metrics.json and predictions.csv."""
+
+import csv
+import io
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from wavfusion import manifest, metrics
+from wavfusion.clips import Media
+from wavfusion.dataset import Features
+from wavfusion.errors import ConfigError, CorpusError, nearest
+from wavfusion.inference import Samples, Utterances, run, subsets
+from wavfusion.live import LiveWavFusion
+from wavfusion.manifest import SPLITS, Utterance
+from wavfusion.run import Run, write_json
+from wavfusion.store import Store, write_whole
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Utterances with a truth that a model knows, and how they were chosen.
+
+    Attributes:
+        unknown: rows left out because the model does not know their emotion, by emotion.
+        unlabelled: rows left out because nobody labelled them.
+    """
+
+    utterances: list[Utterance]
+    unknown: dict[str, int]
+    unlabelled: int
+
+
+def choose(
+    utterances: Sequence[Utterance],
+    classes: Sequence[str],
+    split: str,
+    parts: Mapping[str, str],
+    renamed: Mapping[str, str] | None = None,
+) -> Part:
+    """Take the rows of one part whose emotion a model knows.
+
+    Args:
+        utterances: of a manifest.
+        classes: the model's emotions.
+        split: train, valid, test or all.
+        parts: utterance -> part as the model was trained; rows that it does not name keep the manifest's own split.
+        renamed: the corpus's emotions under the model's names.
+
+    Raises:
+        ConfigError: a rename to an emotion that the model does not have, or a split that does not exist.
+        CorpusError: no row is left.
+    """
+    for emotion in (renamed or {}).values():
+        if emotion not in classes:
+            raise ConfigError(f"--map: {emotion!r} is no emotion of the model; {nearest(emotion, classes)}")
+    if split not in (*SPLITS, "all"):
+        raise ConfigError(f"--split: found {split!r}; {nearest(split, (*SPLITS, 'all'))}")
+    own = [(row, parts.get(row.id, row.split)) for row in utterances]
+    if split != "all" and not any(part for _, part in own):
+        log.warning("the manifest has no split and the model has not met its rows: all of them are taken")
+        split = "all"
+    chosen = [row for row, part in own if split == "all" or part == split]
+    named = [replace(row, emotion=(renamed or {}).get(row.emotion or "", row.emotion)) for row in chosen]
+    unknown: dict[str, int] = {}
+    for row in named:
+        if row.emotion is not None and row.emotion not in classes:
+            unknown[row.emotion] = unknown.get(row.emotion, 0) + 1
+    known = [row for row in named if row.emotion in classes]
+    if not known:
+        raise CorpusError(f"expected rows of part {split!r} with an emotion of {', '.join(classes)}, found none")
+    return Part(known, unknown, sum(row.emotion is None for row in named))
+
+
+def open_part(
+    trained: Run, manifest_path: Path | None, store: Path | None, split: str, renamed: Mapping[str, str] | None = None
+) -> tuple[Part, Store, Media]:
+    """Open the corpus that a RUN was trained on, or another, and take one part of it.
+
+    Raises:
+        CorpusError: manifest or store is not there; they are named in the RUN unless given.
+        ConfigError: see `choose`.
+    """
+    places = json.loads((trained.folder / "environment.json").read_text("utf-8"))
+    path = manifest_path or Path(places["manifest"])
+    utterances, corpus = manifest.read(path), manifest.read_corpus(path)
+    features = Store(store or Path(places["store"]))
+    with open(trained.folder / "split.csv", encoding="utf-8", errors="surrogatepass", newline="") as file:
+        parts = {row["id"]: row["split"] for row in csv.DictReader(file)}
+    return (
+        choose(utterances, trained.classes, split, parts, renamed),
+        features,
+        Media(features, corpus.root, corpus.root),
+    )
+
+
+def samples_of(trained: Run, utterances: Sequence[Utterance], store: Store, media: Media) -> Features:
+    """Read the features that a RUN needs of utterances.
+
+    Raises:
+        ConfigError: the store holds features of other encoders only; both fingerprints are named.
+        CorpusError: features were never extracted.
+    """
+    live = trained.mode != "cached"
+    try:
+        return Features(utterances, store, media, trained.features, trained.model.config, live=live)
+    except CorpusError as error:
+        raise _other_encoder(trained, store) or error from None
+
+
+def _other_encoder(trained: Run, store: Store) -> ConfigError | None:
+    """Say when the reason for absent features is that another encoder made those that are there."""
+    from wavfusion.clips import read_feature_sets
+
+    for found in read_feature_sets(store).values():
+        if found.preset != trained.features.preset:
+            continue
+        for name in trained.model.config.modalities:
+            own, other = getattr(trained.features, name), getattr(found, name)
+            if own and other and own["fingerprint"] != other["fingerprint"]:
+                return ConfigError(
+                    f"{store.folder}: expected features of the {name} encoder {own['fingerprint']} that "
+                    f"{trained.folder} was trained on, found {other['fingerprint']}; extract with the RUN's encoder"
+                )
+    return None
+
+
+def network(trained: Run) -> nn.Module:
+    """The RUN's model as its samples want it: with its audio encoder in front where it was not trained on the store."""
+    if trained.mode == "cached" or "audio" not in trained.model.config.modalities:
+        return trained.model
+    encoder = trained.encoders(["audio"]).audio
+    assert encoder is not None
+    return LiveWavFusion(encoder, trained.model, learn=False)
+
+
+def score_all(
+    model: nn.Module,
+    samples: Samples,
+    utterances: Sequence[Utterance],
+    classes: Sequence[str],
+    prior: Sequence[float],
+    modality_sets: Sequence[Sequence[str]],
+    device: str = "cpu",
+) -> tuple[dict[str, Any], Utterances]:
+    """Score every modality set, the last one as the headline; returns the figures and what was said of it."""
+    figures: dict[str, dict[str, Any]] = {}
+    for modalities in modality_sets:
+        said = run(model, samples, modalities, prior, device)
+        figures["+".join(modalities)] = _figures(said, utterances, classes)
+    chosen = modality_sets[-1]
+    result = {**figures["+".join(chosen)], "classes": list(classes), "modalities": list(chosen)}
+    result["subsets"] = figures if len(modality_sets) > 1 else {}
+    return result, said
+
+
+def _figures(said: Utterances, utterances: Sequence[Utterance], classes: Sequence[str]) -> dict[str, Any]:
+    truth = [str(row.emotion) for row in utterances]
+    groups = [row.dialogue for row in utterances]
+    return metrics.score(truth, predicted_names(said, classes), list(classes), groups, said.probabilities)
+
+
+def predicted_names(said: Utterances, classes: Sequence[str]) -> list[str]:
+    """The most probable emotion of each utterance."""
+    return [classes[i] for i in said.probabilities.argmax(1)]
+
+
+def evaluate(
+    trained: Run,
+    utterances: Sequence[Utterance],
+    store: Store,
+    media: Media,
+    modality_sets: Sequence[Sequence[str]] | None = None,
+    device: str = "cpu",
+) -> tuple[dict[str, Any], Utterances]:
+    """Score a RUN on labelled utterances; by default on all that it has, and on every subset of its modalities.
+
+    Raises:
+        ConfigError, CorpusError: the features do not fit or are not there.
+    """
+    samples = samples_of(trained, utterances, store, media)
+    model = network(trained).to(device)
+    sets = modality_sets or subsets(trained.model.config.modalities)
+    result, said = score_all(model, samples, utterances, trained.classes, trained.prior, sets, device)
+    names = ("name", "hash", "speakers_disjoint", "selected_on")
+    result["protocol"] = {name: trained.protocol[name] for name in names}
+    return result, said
+
+
+def write_results(
+    out: Path, result: Mapping[str, Any], said: Utterances, utterances: Sequence[Utterance], classes: Sequence[str]
+) -> None:
+    """Write metrics.json and predictions.csv; equal figures give equal bytes."""
+    out.mkdir(parents=True, exist_ok=True)
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["id", "dialogue", "speaker", "truth", "predicted", *(f"p_{name}" for name in classes)])
+    for row, predicted, p in zip(utterances, predicted_names(said, classes), said.probabilities, strict=True):
+        about = [row.id, row.dialogue, row.speaker, row.emotion, predicted]
+        writer.writerow(["" if x is None else x for x in about] + [f"{x:.6f}" for x in p])
+    write_whole(out / "predictions.csv", file.getvalue().encode("utf-8", "surrogatepass"))
+    write_json(out / "metrics.json", dict(result))

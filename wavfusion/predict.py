@@ -1,0 +1,265 @@
+"""A trained model on the user's own recordings."""
+
+import csv
+import io
+import json
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from wavfusion import extract, media
+from wavfusion.clips import Clip, Medium, plan
+from wavfusion.dataset import Row, Sample, window_text
+from wavfusion.errors import ConfigError, MediaError
+from wavfusion.extract import Decoded, Encoders
+from wavfusion.inference import run
+from wavfusion.manifest import AudioSpan, Utterance, VideoSpan
+from wavfusion.media import SAMPLE_RATE
+from wavfusion.run import Run, read_run
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one utterance.
+
+    Attributes:
+        file: as it was given; empty for an array.
+        start, end: seconds in the file.
+        speaker: None where nobody told.
+        text: the transcript, None without one.
+        emotion: the most probable; how a rater would call the expression, not what a person feels.
+        probability: of that emotion.
+        probabilities: of all emotions.
+        modalities: what was there and was used.
+        contribution: share of each modality in the answer; None until it is computed.
+        text_share: mean gate, text against video; None unless both were used.
+    """
+
+    file: str
+    start: float
+    end: float
+    speaker: str | None
+    text: str | None
+    emotion: str | None
+    probability: float
+    probabilities: dict[str, float]
+    modalities: list[str]
+    contribution: dict[str, float] | None = None
+    text_share: float | None = None
+
+
+class EmotionRecognizer:
+    """A trained WavFusion with its three encoders."""
+
+    def __init__(self, trained: Run, encoders: Encoders, device: str = "cpu") -> None:
+        self.trained, self.encoders, self.device = trained, encoders.to(device), device
+        self.model = trained.model.to(device)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, device: str = "cpu") -> "EmotionRecognizer":
+        """Load a RUN folder, or one that somebody put on a hub.
+
+        Raises:
+            ConfigError: no RUN there, or its encoders cannot be had.
+        """
+        trained = read_run(_folder(name))
+        return cls(trained, trained.encoders(), device)
+
+    @property
+    def classes(self) -> list[str]:
+        """The emotions that the model knows."""
+        return self.trained.classes
+
+    def predict(
+        self,
+        source: str | Path | np.ndarray,
+        transcript: str | None = None,
+        sample_rate: int | None = None,
+    ) -> list[Prediction]:
+        """Label one recording as one utterance; above 15 s in windows whose probabilities are averaged by length.
+
+        Args:
+            source: an audio or video file, or samples in [-1, 1]: (N,) or (channels, N).
+            transcript: what is said.
+            sample_rate: of an array, in Hz.
+
+        Raises:
+            MediaError: the file cannot be used; says why.
+            ConfigError: an array without its rate, or nothing that the model can use.
+        """
+        if isinstance(source, np.ndarray):
+            samples = _resampled(source, sample_rate)
+            tracks, file = {"audio": len(samples) / SAMPLE_RATE}, ""
+        else:
+            samples, file = None, str(source)
+            tracks = _tracks(file, self.trained.model.config.modalities)
+        utterance = Utterance(
+            file or "array",
+            "",
+            audio=AudioSpan(file) if "audio" in tracks else None,
+            video=VideoSpan(file) if "video" in tracks else None,
+            text=transcript,
+        )
+        known = {file: Medium("", tracks.get("audio"), tracks.get("video"))}
+        clips = plan(utterance, known, self.trained.features)
+        self._require_evidence(clips, file)
+        windows = _Windows(clips, utterance, samples, self)
+        said = run(self.model, windows, self.trained.model.config.modalities, self.trained.prior, self.device)
+        if not said.modalities[0]:
+            raise MediaError(f"{file!r}: {'; '.join(windows.errors) or 'nothing that this model can use'}")
+        for error in windows.errors:
+            log.warning("%s; left out", error)
+        probabilities = dict(zip(self.classes, said.probabilities[0].tolist(), strict=True))
+        emotion = max(probabilities, key=lambda name: probabilities[name])
+        return [
+            Prediction(
+                file,
+                0.0,
+                round(clips[-1].window.end, 3),
+                None,
+                transcript,
+                emotion,
+                probabilities[emotion],
+                probabilities,
+                said.modalities[0],
+                text_share=said.text_share[0],
+            )
+        ]
+
+    def _require_evidence(self, clips: Sequence[Clip], file: str) -> None:
+        used = [name for name in self.trained.model.config.modalities if any(getattr(clip, name) for clip in clips)]
+        if not used:
+            wanted = " or ".join(self.trained.model.config.modalities)
+            raise MediaError(f"{file!r}: expected {wanted}, which this model uses, found none of it")
+
+    def _encode(self, clip: Clip, utterance: Utterance, samples: np.ndarray | None, errors: list[str]) -> Sample:
+        """Decode and encode one window, rounded as the store rounds."""
+        decoded = Decoded(clip)
+        for modality, part in (("audio", clip.audio), ("video", clip.video)):
+            if part is None:
+                continue
+            try:
+                if samples is not None:
+                    decoded.samples = samples[round(part.start * SAMPLE_RATE) : round(part.end * SAMPLE_RATE)]
+                else:
+                    extract.decode_part(decoded, modality, Path(part.path), part, self.encoders)
+            except (MediaError, OSError) as error:
+                if str(error) not in errors:
+                    errors.append(str(error))
+        row = Row(clip.utterance, None, None, None, clip.window.end - clip.window.start)
+        audio, text, video = (_half(x) for x in self._features(decoded, utterance))
+        return Sample(row, audio, text, video)
+
+    def _features(self, decoded: Decoded, utterance: Utterance) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        config, encoders, clip = self.trained.model.config, self.encoders, decoded.clip
+        audio = text = video = None
+        if decoded.samples is not None and encoders.audio is not None:
+            audio = encoders.audio.encode([decoded.samples], [config.input_layer])[0][config.input_layer]
+        if clip.text is not None and encoders.text is not None and utterance.text is not None:
+            said = encoders.text.encode([utterance.text], "all" if config.num_text_layers > 1 else "last")
+            text = window_text(said[0], clip.share)
+        if decoded.frames is not None and encoders.video is not None:
+            video = encoders.video.encode(decoded.frames)
+        return audio, text, video
+
+
+class _Windows:
+    """The windows of one recording, encoded when they are asked for, so that hours take no more memory than minutes."""
+
+    def __init__(
+        self, clips: Sequence[Clip], utterance: Utterance, samples: np.ndarray | None, recognizer: EmotionRecognizer
+    ) -> None:
+        self.clips, self.utterance, self.samples, self.recognizer = clips, utterance, samples, recognizer
+        self.errors: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, number: int) -> Sample:
+        return self.recognizer._encode(self.clips[number], self.utterance, self.samples, self.errors)
+
+
+def _half(features: Tensor | None) -> Tensor | None:
+    return None if features is None else features.half()
+
+
+def _folder(name: str | Path) -> Path:
+    """A RUN folder as it is, or a hub's copy of one."""
+    if Path(name).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name)))
+    except Exception as error:  # the hub client raises many kinds
+        reason = " ".join(str(error).split()).partition(". ")[0][:120]
+        raise ConfigError(
+            f"{str(name)!r}: expected a RUN folder or a hub id that can be reached, found {reason}"
+        ) from None
+
+
+def _tracks(file: str, modalities: Sequence[str]) -> dict[str, float]:
+    """Seconds of the tracks that a file has and a model uses."""
+    found = media.probe(file)
+    tracks = {name: length for name in ("audio", "video") if (length := getattr(found, name)) is not None}
+    for name in ("audio", "video"):
+        if name in modalities and name not in tracks:
+            log.warning("%r has no %s: the model runs without it", file, name)
+    return {name: length for name, length in tracks.items() if name in modalities}
+
+
+def _resampled(samples: np.ndarray, sample_rate: int | None) -> np.ndarray:
+    """Mix an array down to one channel of 16 kHz."""
+    import soxr
+
+    if sample_rate is None or sample_rate <= 0:
+        raise ConfigError(f"expected sample_rate= in Hz with an array, found {sample_rate}")
+    if samples.ndim not in (1, 2) or samples.size == 0 or not np.issubdtype(samples.dtype, np.floating):
+        raise ConfigError(f"expected float samples (N,) or (channels, N), found {samples.dtype} {samples.shape}")
+    if not np.isfinite(samples).all():
+        raise ConfigError("expected finite samples, found NaN or infinity")
+    mono = samples.mean(0) if samples.ndim == 2 else samples
+    resampled: np.ndarray = soxr.resample(mono.astype(np.float32), sample_rate, SAMPLE_RATE, quality="VHQ")
+    return resampled
+
+
+def to_json(predictions: Sequence[Prediction]) -> str:
+    """Write predictions as a list of objects."""
+    return json.dumps([asdict(prediction) for prediction in predictions], indent=2, ensure_ascii=False) + "\n"
+
+
+def to_csv(predictions: Sequence[Prediction], classes: Sequence[str]) -> str:
+    """Write predictions as a table with a column for each emotion's probability and each modality's contribution."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    fields = ["file", "start", "end", "speaker", "text", "emotion", "probability", "modalities", "text_share"]
+    modalities = ["audio", "text", "video"]
+    writer.writerow([*fields, *(f"p_{name}" for name in classes), *(f"contribution_{name}" for name in modalities)])
+    for each in predictions:
+        values: list[Any] = [getattr(each, name) for name in fields]
+        values[fields.index("modalities")] = "+".join(each.modalities)
+        values += [each.probabilities[name] for name in classes]
+        values += [(each.contribution or {}).get(name) for name in modalities]
+        writer.writerow(["" if value is None else value for value in values])
+    return file.getvalue()
+
+
+def to_table(predictions: Sequence[Prediction]) -> str:
+    """Lay predictions out for a terminal."""
+    lines = []
+    for each in predictions:
+        others = sorted(each.probabilities.items(), key=lambda item: -item[1])[:3]
+        chances = "  ".join(f"{name} {p:.0%}" for name, p in others)
+        name = each.file.encode("unicode_escape").decode() if not each.file.isprintable() else each.file
+        lines.append(
+            f"{name}  {each.start:.2f}-{each.end:.2f} s  {each.emotion}  ({chances})  {'+'.join(each.modalities)}"
+        )
+    return "\n".join(lines) + "\n"

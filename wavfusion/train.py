@@ -1,0 +1,470 @@
+"""Training from the store on transformers' Trainer; a RUN folder comes out (design G.2)."""
+
+import csv
+import io
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensorboardX import SummaryWriter
+from torch import Tensor, nn
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+import wavfusion
+from wavfusion import evaluate as scoring
+from wavfusion import manifest, metrics
+from wavfusion.clips import FeatureSet, Media
+from wavfusion.dataset import Features, LengthBatches, choose_features, collate, model_config, model_inputs
+from wavfusion.encoders import AudioEncoder
+from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.experiment import Experiment, Training
+from wavfusion.extract import Encoders
+from wavfusion.inference import run, subsets
+from wavfusion.live import LiveWavFusion
+from wavfusion.manifest import Corpus, Utterance
+from wavfusion.model.config import WavFusionConfig
+from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
+from wavfusion.protocol import Protocol, resolve
+from wavfusion.run import LOADERS, preset_of, read_run, write_json, write_model
+from wavfusion.store import Store, require_free, write_whole
+
+log = logging.getLogger(__name__)
+
+COMPLETE = "complete"  # written last into a checkpoint, so that a killed one is not taken for whole
+KEPT_CHECKPOINTS = 3  # the best, the newest, and one before it while the newest is not yet whole
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained on: a corpus, its division and its features."""
+
+    utterances: Sequence[Utterance]
+    corpus: Corpus
+    protocol: Protocol
+    store: Store
+    media: Media
+    manifest_path: str = ""
+
+    def part(self, name: str) -> list[Utterance]:
+        """The utterances of train, valid or test."""
+        chosen = set(self.protocol.ids(name))
+        return [row for row in self.utterances if row.id in chosen]
+
+
+def train(experiment: Experiment, data: Data, out: Path, device: str = "cpu", resume: bool = False) -> dict[str, Any]:
+    """Train one model, keep its best epoch by validation weighted F1, and score its test part.
+
+    Args:
+        experiment: switches, optimiser, seed.
+        data: corpus, protocol and store.
+        out: the RUN folder.
+        device: `cpu` or `cuda`.
+        resume: go on from the newest complete checkpoint of `out`.
+
+    Returns:
+        The figures of the test part (those of the valid part where there is no test part).
+
+    Raises:
+        CorpusError: `out` holds a RUN and `resume` is off, a part is empty, features are not there.
+        ConfigError: settings that do not fit together, an encoder that is not the store's.
+    """
+    require_free([] if resume else [out / "experiment.yaml", out / "model.safetensors"], force=False)
+    for part in ("train", "valid"):
+        if not data.part(part):
+            raise CorpusError(f"protocol {data.protocol.name!r}: expected utterances in part {part!r}, found none")
+    features = choose_features(data.store, experiment.preset)
+    config = model_config(experiment.model, features, data.protocol.classes)
+    torch.manual_seed(experiment.seed)
+    live = experiment.train.mode != "cached" and "audio" in config.modalities
+    sets = {
+        part: Features(
+            data.part(part), data.store, data.media, features, config, first_window=part == "train", live=live
+        )
+        for part in ("train", "valid")
+    }
+    encoders = load_trained_on(features, config)
+    model, network = build(experiment.train.mode, config, encoders)
+    prior = _prior(sets["train"])
+    if config.task_loss == "balanced":
+        model.weigh_classes(_class_weights(prior))
+    _write_setting(out, experiment, data)
+    trainer = _trainer(network, model, experiment, sets, data, features, prior, out, device)
+    trainer.train(resume_from_checkpoint=_newest_checkpoint(out) if resume else None)
+    write_model(out, model, features, experiment.train.mode if live else "cached", prior, encoders)
+    return _finish(out, data, device)
+
+
+def read_data(manifest_path: Path, store: Path, protocol_name: str | None = None) -> Data:
+    """Open what a training needs: the manifest with its corpus, the protocol, the store.
+
+    Raises:
+        CorpusError: one of them is not there or damaged.
+        ConfigError: no such protocol.
+    """
+    utterances, corpus = manifest.read(manifest_path), manifest.read_corpus(manifest_path)
+    features = Store(store)
+    protocol = resolve(protocol_name, utterances, corpus.classes)
+    media = Media(features, corpus.root, corpus.root)
+    return Data(utterances, corpus, protocol, features, media, str(manifest_path))
+
+
+def remove_run(out: Path) -> None:
+    """Remove what an earlier training wrote, and nothing else."""
+    for name in (
+        "experiment.yaml",
+        "model.safetensors",
+        "config.json",
+        "metrics.json",
+        "predictions.csv",
+        "history.csv",
+    ):
+        (out / name).unlink(missing_ok=True)
+    for name in ("checkpoints", "encoders", "tensorboard"):
+        shutil.rmtree(out / name, ignore_errors=True)
+
+
+def load_trained_on(features: FeatureSet, config: WavFusionConfig) -> Encoders:
+    """Load the encoders whose features are stored, as far as the model needs them, and check that they are the same.
+
+    Raises:
+        ConfigError: an encoder is not the one that filled the store; both fingerprints are named.
+    """
+    loaded: dict[str, Any] = {}
+    for name in config.modalities:
+        about = getattr(features, name)
+        # Only the audio encoder lends tensors to the model; the others are needed where no hub holds them.
+        if name != "audio" and about["name"] != "tiny":
+            continue
+        loaded[name] = LOADERS[name](about["name"])
+        if loaded[name].fingerprint != about["fingerprint"]:
+            raise ConfigError(
+                f"{name} encoder {about['name']!r}: expected {about['fingerprint']}, which made the stored features, "
+                f"found {loaded[name].fingerprint}; extract again"
+            )
+    return Encoders(features.preset, preset_of(features), **loaded)
+
+
+def build(mode: str, config: WavFusionConfig, encoders: Encoders) -> tuple[WavFusion, nn.Module]:
+    """Make the model with its pretrained tensors, and the network that is trained: it, or an encoder before it."""
+    model = WavFusion(config)
+    audio = encoders.audio
+    if audio is not None and mode == "scratch":
+        _draw_anew(audio)
+    if audio is not None:
+        model.load_pretrained(audio.model.encoder.state_dict())
+    if audio is None or mode == "cached":
+        return model, model
+    return model, LiveWavFusion(audio, model, learn=mode == "scratch")
+
+
+def _draw_anew(encoder: AudioEncoder) -> None:
+    """Give an encoder the random weights that its library starts training from."""
+    encoder.model = type(encoder.model)(encoder.config)
+    for module in encoder.model.modules():
+        if isinstance(module, nn.LayerNorm | nn.GroupNorm):
+            nn.init.ones_(module.weight)
+
+
+def _prior(samples: Features) -> list[float]:
+    counts = samples.class_counts()
+    return [count / sum(counts) for count in counts]
+
+
+def _class_weights(prior: Sequence[float]) -> Tensor:
+    """Inverse frequencies with mean 1 over the training part; an emotion that it lacks weighs nothing."""
+    there = sum(share > 0 for share in prior)
+    return torch.tensor([1 / (there * share) if share > 0 else 0.0 for share in prior])
+
+
+# ---------------------------------------------------------------------- the Trainer
+
+
+class _Network(nn.Module):
+    """Keeps the model's own frozen `config` from the Trainer, which would write into it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, **inputs: Any) -> WavFusionOutput:
+        return self.network(**inputs)
+
+
+class FusionTrainer(Trainer):
+    """transformers' Trainer with our batches, parameter groups, loss parts and validation by whole utterances."""
+
+    def __init__(self, network: nn.Module, fusion: WavFusion, rates: tuple[float, float], **rest: Any) -> None:
+        self.fusion, self.rates = fusion, rates
+        self.prior: list[float] = []
+        self._parts: dict[str, list[Tensor]] = {}
+        super().__init__(model=_Network(network), data_collator=collate, **rest)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthBatches:
+        train: Features = train_dataset or self.train_dataset
+        return LengthBatches(train.lengths(), self.args.per_device_train_batch_size, self.args.seed)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return model_inputs(inputs, self.fusion.config.modalities, self.args.device)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the total loss of eq. 15, and keep its parts for the next log."""
+        output = model(**inputs)
+        for name, value in output.losses.items():
+            self._parts.setdefault(name, []).append(value.detach())
+        return (output.loss, output) if return_outputs else output.loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the loss parts' means and the learning rates of the groups."""
+        if "loss" in logs:
+            logs |= {f"loss_{name}": float(torch.stack(values).mean()) for name, values in self._parts.items()}
+            self._parts = {}
+            logs |= {f"lr_{group['name']}": group["lr"] for group in self.optimizer.param_groups}
+        super().log(logs, start_time)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW over four groups: pretrained and new tensors, with and without decay."""
+        if self.optimizer is None:
+            groups = parameter_groups(self.model, self.fusion, self.rates, self.args.weight_decay)
+            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = kind(groups, **{**settings, "lr": self.rates[1]})
+        return self.optimizer
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Score the validation part by whole utterances."""
+        samples: Features = eval_dataset or self.eval_dataset
+        names = self.fusion.config.modalities
+        said = run(self.model, samples, names, self.prior, str(self.args.device))
+        classes = self.fusion.config.classes
+        truth = samples.emotions()
+        rows = torch.tensor([truth[name] for name in said.ids]).numpy()
+        figures = metrics.figures(metrics.confusion_matrix(rows, said.probabilities.argmax(1), len(classes)))
+        result = {f"{metric_key_prefix}_{name}": float(value) for name, value in figures.items()}
+        self.log(result)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
+        return result
+
+
+def parameter_groups(
+    network: nn.Module, fusion: WavFusion, rates: tuple[float, float], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Divide the tensors that learn by origin (design G.2) and by decay: none on biases, norms and codewords."""
+    named = {id(parameter): name for name, parameter in fusion.named_parameters()}
+    pretrained = fusion.pretrained_names()
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            from_checkpoint = id(parameter) not in named or named[id(parameter)] in pretrained
+            decays = parameter.dim() > 1 and not name.endswith("codewords")
+            groups.setdefault((from_checkpoint, decays), []).append(parameter)
+    return [
+        {
+            "name": "pretrained" if old else "new",
+            "params": parameters,
+            "lr": rates[0] if old else rates[1],
+            "weight_decay": weight_decay if decays else 0.0,
+        }
+        for (old, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+def _trainer(
+    network: nn.Module,
+    model: WavFusion,
+    experiment: Experiment,
+    sets: Mapping[str, Features],
+    data: Data,
+    features: FeatureSet,
+    prior: list[float],
+    out: Path,
+    device: str,
+) -> FusionTrainer:
+    settings = experiment.train
+    cuda = device.startswith("cuda")
+    arguments = TrainingArguments(
+        output_dir=str(out / "checkpoints"),
+        per_device_train_batch_size=settings.batch_size,
+        num_train_epochs=settings.epochs,
+        lr_scheduler_type="linear",
+        warmup_steps=settings.warmup,
+        max_grad_norm=settings.clip,
+        weight_decay=settings.weight_decay,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        logging_strategy="epoch",
+        save_total_limit=KEPT_CHECKPOINTS,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_weighted_f1",
+        greater_is_better=True,
+        bf16=settings.precision == "bf16" or (settings.precision == "auto" and cuda and torch.cuda.is_bf16_supported()),
+        use_cpu=not cuda,
+        dataloader_pin_memory=cuda,
+        seed=experiment.seed,
+        data_seed=experiment.seed,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        report_to=[],
+        disable_tqdm=not sys.stderr.isatty(),
+    )
+    trainer = FusionTrainer(
+        network,
+        model,
+        learning_rates(settings, features),
+        args=arguments,
+        train_dataset=sets["train"],
+        eval_dataset=sets["valid"],
+        callbacks=[EarlyStoppingCallback(settings.patience), Checkpoints(), History(out)],
+    )
+    trainer.prior = prior
+    trainer.remove_callback(PrinterCallback)  # writes to stdout, which is for results
+    if not arguments.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(Bar())
+    return trainer
+
+
+def learning_rates(settings: Training, features: FeatureSet) -> tuple[float, float]:
+    """The rates of pretrained and of new tensors: the experiment's, else those of the features' preset."""
+    old, new = settings.pretrained_rate, settings.new_rate
+    return (
+        features.pretrained_rate if old is None else old,
+        features.new_rate if new is None else new,
+    )
+
+
+class Bar(ProgressCallback):
+    """The Trainer's progress bar with the time left, without its copies of the log on stdout."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
+        """Say nothing: the history says it."""
+
+
+class Checkpoints(TrainerCallback):
+    """Mark a checkpoint as complete when all of it is on disk."""
+
+    def on_save(self, args: TrainingArguments, state: Any, control: Any, **rest: Any) -> None:
+        """Flush every file, then write the marker."""
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        for path in folder.iterdir():
+            file = os.open(path, os.O_RDONLY)
+            os.fsync(file)
+            os.close(file)
+        write_whole(folder / COMPLETE, b"")
+
+
+class History(TrainerCallback):
+    """Write what the Trainer logs as CSV, a row an epoch, and for TensorBoard."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.writer: SummaryWriter | None = None
+
+    def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
+        """Rewrite the table from the whole state, so that a resumed run leaves no row twice."""
+        rows: dict[float, dict[str, Any]] = {}
+        for entry in state.log_history:
+            if "train_runtime" not in entry:
+                rows.setdefault(entry["epoch"], {}).update(entry)
+        columns = ["epoch", "step"] + sorted({key for row in rows.values() for key in row} - {"epoch", "step"})
+        file = io.StringIO()
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows.values())
+        write_whole(self.out / "history.csv", file.getvalue().encode())
+        if self.writer is None:
+            self.writer = SummaryWriter(str(self.out / "tensorboard"))
+        for key, value in (logs or {}).items():
+            if isinstance(value, int | float) and key != "epoch":
+                self.writer.add_scalar(key, value, state.global_step)
+
+    def on_train_end(self, args: TrainingArguments, state: Any, control: Any, **rest: Any) -> None:
+        """Close the event file."""
+        if self.writer is not None:
+            self.writer.close()
+
+
+def _newest_checkpoint(out: Path) -> str | None:
+    """The newest checkpoint that was written to its end; later ones, cut short by a kill, are removed."""
+    folders = sorted((out / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for folder in reversed(folders):
+        if (folder / COMPLETE).exists():
+            return str(folder)
+        shutil.rmtree(folder)
+    return None
+
+
+# ---------------------------------------------------------------------- what a RUN holds beside its model
+
+
+def _write_setting(out: Path, experiment: Experiment, data: Data) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / "experiment.yaml", experiment.to_yaml().encode())
+    write_json(out / "protocol.json", data.protocol.to_json())
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows([("id", "split"), *data.protocol.parts.items()])
+    write_whole(out / "split.csv", file.getvalue().encode("utf-8", "surrogatepass"))
+    write_json(out / "environment.json", {**environment(), "seed": experiment.seed, **_places(data)})
+
+
+def _places(data: Data) -> dict[str, str]:
+    return {"manifest": os.path.abspath(data.manifest_path), "store": str(data.store.folder.absolute())}
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware and git revision of this process."""
+    names = ("torch", "transformers", "accelerate", "numpy", "safetensors", "av", "soxr")
+    return {
+        "wavfusion": wavfusion.__version__,
+        "python": platform.python_version(),
+        **{name: _version(name) for name in names},
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "git_revision": _git_revision(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_revision() -> str | None:
+    """The revision of the package's own checkout; None where it was installed from a wheel."""
+    folder = Path(wavfusion.__file__).parent
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10)
+        tracked = subprocess.run(["git", "ls-files", "--error-unmatch", "__init__.py"], cwd=folder, capture_output=True)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 and tracked.returncode == 0 else None
+
+
+def _finish(out: Path, data: Data, device: str) -> dict[str, Any]:
+    """Score the RUN as it was written."""
+    trained = read_run(out)
+    part = "test" if data.part("test") else "valid"
+    utterances = data.part(part)
+    every = subsets(trained.model.config.modalities)
+    sets = every if trained.model.config.modality_dropout > 0 else every[-1:]
+    result, said = scoring.evaluate(trained, utterances, data.store, data.media, sets, device)
+    result["part"] = part
+    scoring.write_results(out, result, said, utterances, trained.classes)
+    return result
