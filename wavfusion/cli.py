@@ -121,9 +121,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
         name: str, run: Callable[[argparse.Namespace], int], text: str, *parents: argparse.ArgumentParser
     ) -> Parser:
         inherited: list[Any] = [common, *parents]
-        verbs[name] = group.add_parser(
-            name, help=text, description=text, parents=inherited, allow_abbrev=False
-        )
+        verbs[name] = group.add_parser(name, help=text, description=text, parents=inherited, allow_abbrev=False)
         verbs[name].set_defaults(run=run)
         return verbs[name]
 
@@ -293,10 +291,9 @@ def _train(options: argparse.Namespace) -> int:
     setting = experiment.read(options.config, overrides)
     from wavfusion import train
 
-    if options.force and not options.resume:
-        train.remove_run(options.out)
     data = train.read_data(options.manifest, options.store, options.protocol)
-    result = train.train(setting, data, options.out, _device(options.device), options.resume)
+    device = _device(options.device)
+    result = train.train(setting, data, options.out, device, resume=options.resume, force=options.force)
     _print(json.dumps(result, indent=2) if options.json else _figures(result, str(options.out)))
     return DONE
 
@@ -393,7 +390,8 @@ def _figures(result: dict[str, Any], where: str) -> str:
     protocol = result["protocol"]
     disjoint = "speakers disjoint" if protocol["speakers_disjoint"] else "speakers shared or unknown"
     lines = [
-        f"{where}: {result['n']} utterances, protocol {protocol['name']} ({disjoint}, selected on {protocol['selected_on']})"
+        f"{where}: {result['n']} utterances, protocol {protocol['name']} "
+        f"({disjoint}, selected on {protocol['selected_on']})"
     ]
     for name, figures in (result["subsets"] or {"+".join(result["modalities"]): result}).items():
         low, high = figures["interval"]["accuracy"]["this_test_set"]

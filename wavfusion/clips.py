@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,8 +118,9 @@ class Media:
     def __init__(self, store: Store, root: str | os.PathLike[str], identity: str) -> None:
         self.root, self.identity = Path(root), identity
         self._file = store.folder / "media.jsonl"
+        needed = {"path", "signature", *Medium._fields}
         self._known = {
-            row["path"]: row for row in read_lines(self._file) if row.get("root") == identity and "path" in row
+            row["path"]: row for row in read_lines(self._file) if row.get("root") == identity and needed <= row.keys()
         }
         self._checked: dict[str, Medium] = {}
 
@@ -136,10 +138,12 @@ class Media:
         known = self._known.get(path)
         try:
             state = os.stat(self.locate(path))
-        except OSError as error:
+        except (OSError, ValueError) as error:
             if known is not None and not self.root.exists():
                 return Medium(*(known[name] for name in Medium._fields))
-            return Medium(f"{ABSENT}:{path}", None, None, error.strerror or "no such file")
+            return Medium(f"{ABSENT}:{path}", None, None, f"{path!r}: {getattr(error, 'strerror', None) or error}")
+        if not stat.S_ISREG(state.st_mode):  # a pipe or a device would be read for ever
+            return Medium(f"{ABSENT}:{path}", None, None, f"{path!r}: expected a file, found a folder, pipe or device")
         signature = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
         if known is not None and known["signature"] == signature:
             return Medium(*(known[name] for name in Medium._fields))
@@ -195,9 +199,10 @@ def _span(utterance: Utterance, modality: str, media: Mapping[str, Medium] | Med
 
 def _within(span: tuple[float, float] | None, window: Window) -> tuple[float, float] | None:
     """The window's part of a span in the file's time; None where the track is over before it."""
-    if span is None or (window.start > 0 and span[0] + window.start >= span[1]):
+    if span is None:
         return None
-    return round(span[0] + window.start, 4), round(min(span[0] + window.end, span[1]), 4)
+    start, end = round(span[0] + window.start, 4), round(min(span[0] + window.end, span[1]), 4)
+    return (start, end) if window.start == 0 or start < end else None
 
 
 def _audio(
@@ -260,5 +265,5 @@ def read_feature_sets(store: Store) -> dict[str, FeatureSet]:
             name: FeatureSet(**{**values, "preset": name})
             for name, values in json.loads(path.read_text("utf-8")).items()
         }
-    except (json.JSONDecodeError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise CorpusError(f"{path}: expected what extract writes, found {error}; run extract") from None

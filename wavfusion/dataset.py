@@ -1,5 +1,6 @@
 """From stored features to padded batches: one sample a window, which knows its dialogue, position and speaker."""
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,8 @@ from wavfusion.errors import ConfigError, CorpusError, nearest
 from wavfusion.manifest import Utterance
 from wavfusion.model.config import MODALITIES, Switches, WavFusionConfig
 from wavfusion.store import Store
+
+log = logging.getLogger(__name__)
 
 MEGABATCH = 16  # batches that are sorted by length together: little padding, yet another order every epoch
 
@@ -90,12 +93,19 @@ def model_config(switches: Switches, features: FeatureSet, classes: Sequence[str
     return WavFusionConfig(**chosen, **sizes, classes=list(classes))
 
 
+def only(features: FeatureSet, modalities: Iterable[str]) -> FeatureSet:
+    """The features of some modalities, without those of the others."""
+    absent: dict[str, Any] = dict.fromkeys(set(MODALITIES) - set(modalities))
+    return replace(features, **absent)
+
+
 class Features(Dataset[Sample]):
     """The windows of utterances, read from the store when they are asked for.
 
     Args:
         utterances: in the order in which they are given out.
-        first_window: only the first 15 s of each, as in training; otherwise all windows.
+        first_window: only the first 15 s of each, as in training, and only where there is something to learn from;
+            otherwise all windows.
         live: give waveforms, decoded once, in place of audio features.
 
     Raises:
@@ -115,19 +125,14 @@ class Features(Dataset[Sample]):
     ) -> None:
         self.store, self.media, self.config, self.live = store, media, config, live
         text = "all" if config.num_text_layers > 1 else "last"
-        wanted = replace(
-            features,
-            audio=features.audio if "audio" in config.modalities else None,
-            text=features.text if "text" in config.modalities else None,
-            video=features.video if "video" in config.modalities else None,
-            audio_layers=[config.input_layer],
-            text_layers=[text],
-        )
+        wanted = replace(only(features, config.modalities), audio_layers=[config.input_layer], text_layers=[text])
         self._clips: list[tuple[Clip, Utterance]] = []
         for utterance in utterances:
             clips = plan(utterance, media, wanted)
             self._clips += [(clip, utterance) for clip in (clips[:1] if first_window else clips)]
         self._require_extracted()
+        if first_window:
+            self._leave_out_empty()
         self._waveforms: dict[int, Tensor | None] = {}
 
     def _require_extracted(self) -> None:
@@ -141,6 +146,25 @@ class Features(Dataset[Sample]):
                             f"changed or not extracted); run extract"
                             + (f" --layers {layer}" if part is clip.audio else "")
                         )
+
+    def _leave_out_empty(self) -> None:
+        """Leave out what has none of the modalities: nothing can be learned from it."""
+        kept = [(clip, utterance) for clip, utterance in self._clips if self._has_evidence(clip)]
+        if not kept:
+            names = " or ".join(self.config.modalities)
+            raise CorpusError(f"{self.store.folder}: expected training utterances with {names}, found none")
+        if len(kept) < len(self._clips):
+            log.warning(
+                "%d training utterances left out: no %s",
+                len(self._clips) - len(kept),
+                ", ".join(self.config.modalities),
+            )
+        self._clips = kept
+
+    def _has_evidence(self, clip: Clip) -> bool:
+        heard = self.live and clip.audio is not None and self.media[clip.audio.path].audio is not None
+        parts = (None if self.live else clip.audio, clip.text, clip.video)
+        return heard or any(key in self.store for part in parts if part for key in part.keys.values())
 
     def __len__(self) -> int:
         return len(self._clips)

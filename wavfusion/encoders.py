@@ -5,6 +5,7 @@ Features never depend on what else is in a batch. A fingerprint over tensors and
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,24 @@ AUDIO_FAMILY = ("wav2vec2", "hubert", "wavlm")
 TEXT_FAMILY = ("roberta", "xlm-roberta", "camembert")
 # Tensors that no feature depends on; some checkpoints lack them, and they would be drawn at random.
 UNUSED = ("masked_spec_embed", "pooler.", "adapter.", "position_ids")
+# What the tensors of a model do not tell about the way they are run.
+LAYOUT = (
+    "model_type",
+    "hidden_act",
+    "num_attention_heads",
+    "layer_norm_eps",
+    "feat_extract_norm",
+    "feat_extract_activation",
+    "do_stable_layer_norm",
+    "conv_stride",
+    "num_buckets",
+    "max_bucket_distance",
+    "pad_token_id",
+    "strides",
+    "depthwise_padding",
+    "pooling_type",
+    "batch_norm_eps",
+)
 TYPOGRAPHY = str.maketrans(
     {"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "...", "\x92": "'", " ": " "}
 )
@@ -98,7 +117,7 @@ class AudioEncoder(nn.Module):
         rate = preprocessing.get("sampling_rate", 16_000)
         if rate != 16_000:
             raise ConfigError(f"audio encoder {name!r}: expected a model of 16000 Hz, found {rate} Hz")
-        self.fingerprint = fingerprint(model, {"do_normalize": self.do_normalize, "layout": _layout(self.config)})
+        self.fingerprint = fingerprint(model, {"do_normalize": self.do_normalize})
 
     def hidden(
         self, waveforms: Sequence[Float[Tensor, " _"]], layers: Sequence[int]
@@ -116,7 +135,9 @@ class AudioEncoder(nn.Module):
         lengths = torch.tensor([len(x) for x in steps], device=steps[0].device)
         x = pad_sequence(steps, batch_first=True)
         mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
-        with self._stack(max(1, *layers)) as stack, _outputs(stack, layers) as outputs:
+        with self._stack(max(1, *layers)) as stack, _outputs(stack, layers) as outputs, warnings.catch_warnings():
+            # WavLM's own code hands torch a bool and a float mask; the result is right.
+            warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask", UserWarning)
             self.model.encoder(x, attention_mask=mask)
         return outputs, mask
 
@@ -262,7 +283,14 @@ def load_text(name: str) -> TextEncoder:
         return TextEncoder(tiny.text_model(), tiny.tokenizer(), name)
     model = _pretrained(name, TEXT_FAMILY)
     with _loading(name):
-        return TextEncoder(model, transformers.AutoTokenizer.from_pretrained(name), name)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+    tokens, rows = len(tokenizer), int(model.config.vocab_size)
+    # Without its files the library makes a tokenizer of five special tokens and says nothing.
+    if not rows // 2 <= tokens <= rows:
+        raise ConfigError(
+            f"encoder {name!r}: expected the tokenizer of a model of {rows} tokens, found one of {tokens}"
+        )
+    return TextEncoder(model, tokenizer, name)
 
 
 def load_video(name: str) -> VideoEncoder:
@@ -276,9 +304,10 @@ def load_video(name: str) -> VideoEncoder:
     return VideoEncoder(_pretrained(name, ("efficientnet",)), _preprocessor(name), name)
 
 
-def fingerprint(model: nn.Module, preprocessing: dict[str, Any]) -> str:
-    """Hash every tensor that a feature depends on, and how the input is prepared."""
-    digest = hashlib.sha256(json.dumps(preprocessing, sort_keys=True).encode())
+def fingerprint(model: Any, preprocessing: dict[str, Any]) -> str:
+    """Hash every tensor that a feature depends on, how the tensors are run and how the input is prepared."""
+    layout = {name: getattr(model.config, name, None) for name in LAYOUT}
+    digest = hashlib.sha256(json.dumps([preprocessing, layout], sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         if not any(part in name for part in UNUSED):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
@@ -287,8 +316,8 @@ def fingerprint(model: nn.Module, preprocessing: dict[str, Any]) -> str:
 
 
 def normalized(text: str) -> str:
-    """Write typographic quotes, dashes and ellipses as the text encoder met them."""
-    return " ".join(text.translate(TYPOGRAPHY).split())
+    """Write typographic quotes, dashes and ellipses as the text encoder met them; half of a surrogate pair is a `?`."""
+    return " ".join(text.translate(TYPOGRAPHY).encode("utf-8", "replace").decode().split())
 
 
 # PIL's resampling codes, as preprocessor_config.json holds them.
@@ -298,31 +327,20 @@ _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 def _frame_preprocessing(values: dict[str, Any], image_size: int) -> dict[str, Any]:
     size = values.get("size", image_size)
     sides = size if isinstance(size, dict) else {"shortest_edge": size}
+    if values.get("do_center_crop", False) or not values.get("do_normalize", True):
+        raise ConfigError("video encoder: expected do_center_crop false and do_normalize true, found otherwise")
     height, width = (int(sides.get(side) or sides.get("shortest_edge") or image_size) for side in ("height", "width"))
     return {
         "height": height,
         "width": width,
         "interpolation": _RESAMPLING.get(int(values.get("resample", 3)), "bicubic"),
         "resizer": "swscale 1",
-        "scale": float(values.get("rescale_factor", 1 / 255)),
+        "scale": float(values.get("rescale_factor", 1 / 255)) if values.get("do_rescale", True) else 1.0,
         "offset": 1.0 if values.get("rescale_offset", False) else 0.0,
         "mean": [float(x) for x in values.get("image_mean", [0.485, 0.456, 0.406])],
         "std": [float(x) for x in values.get("image_std", [0.47853944, 0.4732864, 0.47434163])],
         "include_top": bool(values.get("include_top", True)),
     }
-
-
-def _layout(config: Any) -> dict[str, Any]:
-    """What the tensors of an audio encoder do not tell about the way they are run."""
-    names = (
-        "model_type",
-        "feat_extract_norm",
-        "do_stable_layer_norm",
-        "num_attention_heads",
-        "conv_stride",
-        "hidden_act",
-    )
-    return {name: str(getattr(config, name, None)) for name in names}
 
 
 @contextmanager
@@ -381,7 +399,7 @@ def _save(model: Any, folder: Path) -> None:
         model.save_pretrained(folder)
 
 
-def _pretrained(name: str, family: Sequence[str], **settings: Any) -> nn.Module:
+def _pretrained(name: str, family: Sequence[str], **settings: Any) -> Any:
     with _loading(name):
         config = transformers.AutoConfig.from_pretrained(name)
         if config.model_type not in family:
@@ -397,8 +415,7 @@ def _pretrained(name: str, family: Sequence[str], **settings: Any) -> nn.Module:
         raise ConfigError(
             f"encoder {name!r}: expected all its tensors, {len(missing)} are missing, first {missing[0]!r}"
         )
-    module: nn.Module = model
-    return module.eval().requires_grad_(False)
+    return model.eval().requires_grad_(False)
 
 
 def _preprocessor(name: str) -> dict[str, Any]:

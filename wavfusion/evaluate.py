@@ -51,7 +51,7 @@ def choose(
         utterances: of a manifest.
         classes: the model's emotions.
         split: train, valid, test or all.
-        parts: utterance -> part as the model was trained; rows that it does not name keep the manifest's own split.
+        parts: utterance -> part as the model was trained; where it names none of the rows, theirs is the manifest's.
         renamed: the corpus's emotions under the model's names.
 
     Raises:
@@ -63,7 +63,8 @@ def choose(
             raise ConfigError(f"--map: {emotion!r} is no emotion of the model; {nearest(emotion, classes)}")
     if split not in (*SPLITS, "all"):
         raise ConfigError(f"--split: found {split!r}; {nearest(split, (*SPLITS, 'all'))}")
-    own = [(row, parts.get(row.id, row.split)) for row in utterances]
+    met = any(row.id in parts for row in utterances)
+    own = [(row, parts.get(row.id) if met else row.split) for row in utterances]
     if split != "all" and not any(part for _, part in own):
         log.warning("the manifest has no split and the model has not met its rows: all of them are taken")
         split = "all"

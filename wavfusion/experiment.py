@@ -148,10 +148,20 @@ def _parse(values: dict[str, Any], overrides: dict[str, str], where: str) -> Exp
         with redirect_stderr(io.StringIO()):
             parsed = parser.parse_object({"experiment": values})
             parsed = parser.parse_args(flags, namespace=parsed)
-            experiment: Experiment = parser.instantiate_classes(parsed).experiment
     except ConfigError:
         raise
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split()).replace("experiment.", "").replace("--", "")
         raise ConfigError(f"{where}: {reason[:300]}") from None
+    experiment: Experiment = _build(Experiment, parsed.as_dict()["experiment"])
     return experiment
+
+
+def _build(kind: Any, values: dict[str, Any]) -> Any:
+    """Make a dataclass and those within it (jsonargparse's own way changes its name from 4 to 5)."""
+    made = dict(values)
+    for entry in fields(kind):
+        default = entry.default_factory() if callable(entry.default_factory) else None
+        if is_dataclass(default):
+            made[entry.name] = _build(type(default), values[entry.name])
+    return kind(**made)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from wavfusion import media
 from wavfusion.clips import ABSENT, Clip, Encoded, FeatureSet, Media, plan, read_feature_sets
 from wavfusion.encoders import AudioEncoder, Preset, TextEncoder, VideoEncoder, load_audio, load_text, load_video
-from wavfusion.errors import ConfigError, MediaError
+from wavfusion.errors import ConfigError, CorpusError, MediaError
 from wavfusion.manifest import Corpus, Utterance
 from wavfusion.store import Store, write_whole
 
@@ -33,6 +33,7 @@ TEXTS_AT_ONCE = 64
 BATCH_SECONDS = 60.0  # padded audio in one forward pass
 MIN_SPREAD = 1e-3  # features below this standard deviation tell nothing (a random EfficientNet gives exact zeros)
 HALF_MAX = 65_504.0
+TOO_LARGE = "features that half precision cannot hold"
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,8 @@ def extract(
     clips = [clip for utterance in utterances for clip in plan(utterance, known, wanted)]
     todo = [clip for clip in clips if any(_lacking(part, store) for part in (clip.audio, clip.video))]
     summary = Summary(wanted=len({key for clip in clips for key in clip.keys}))
+    if any(key not in store for clip in clips for key in clip.keys):
+        _require_spread(encoders, wanted)
     _extract_texts(utterances, clips, store, encoders, summary)
     chunks = list(batched(todo, CLIPS_AT_ONCE))
     # Two extractions that start together take their work in different orders, and seldom do the same twice.
@@ -199,16 +202,41 @@ def _bar(total: int, progress: bool) -> Any:
     return tqdm(total=total, desc="extract", unit="clip", disable=not progress or total == 0)
 
 
+def _require_spread(encoders: Encoders, wanted: FeatureSet) -> None:
+    """Refuse encoders whose features tell nothing; tried on noise, since silence may well give constants."""
+    noise = np.random.default_rng(0)
+    tried: dict[str, list[Tensor]] = {}
+    if encoders.audio is not None and wanted.audio_layers:
+        samples = noise.normal(size=media.SAMPLE_RATE).astype(np.float32)
+        tried["audio"] = list(encoders.audio.encode([samples], wanted.audio_layers)[0].values())
+    if encoders.text is not None:
+        tried["text"] = encoders.text.encode(["Kids are talking by the door."])
+    if encoders.video is not None:
+        tried["video"] = [encoders.video.encode(noise.integers(0, 256, (2, *encoders.video.size, 3), np.uint8))]
+    for modality, features in tried.items():
+        spread = min(float(x.std()) for x in features)
+        if not spread >= MIN_SPREAD:
+            raise ConfigError(
+                f"{modality} encoder of {encoders.name!r}: expected features that differ, found a spread of "
+                f"{spread:.1e}, below {MIN_SPREAD}"
+            )
+
+
 def _remember(store: Store, wanted: FeatureSet) -> None:
     """Note which features the store holds; layers of earlier runs with the same encoders stay listed."""
     path = store.folder / "encoders.json"
-    sets = read_feature_sets(store) if path.exists() else {}
-    old = sets.get(wanted.preset)
-    if old is not None:
-        wanted = merge(old, wanted)
-    sets[wanted.preset] = wanted
-    content = {name: {key: x for key, x in asdict(values).items() if key != "preset"} for name, values in sets.items()}
-    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+    with store.lock():
+        try:
+            sets = read_feature_sets(store) if path.exists() else {}
+        except CorpusError as error:
+            log.warning("%s: written anew", error)
+            sets = {}
+        old = sets.get(wanted.preset)
+        sets[wanted.preset] = wanted if old is None else merge(old, wanted)
+        content = {
+            name: {key: x for key, x in asdict(values).items() if key != "preset"} for name, values in sets.items()
+        }
+        write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def merge(old: FeatureSet, new: FeatureSet) -> FeatureSet:
@@ -301,7 +329,10 @@ def _lacking(part: Encoded | None, store: Store) -> bool:
 
 def _encode_chunk(chunk: Sequence[Decoded], store: Store, encoders: Encoders, summary: Summary) -> None:
     """Encode and write one chunk as one shard, and note what failed."""
-    _write({**_audio_features(chunk, encoders), **_video_features(chunk, encoders)}, store, encoders, summary)
+    features = {**_audio_features(chunk, encoders), **_video_features(chunk, encoders)}
+    for decoded in chunk:
+        _drop_too_large(features, decoded)
+    _write(features, store, encoders, summary)
     for decoded in chunk:
         if decoded.bad_packets:
             summary.bad_packets[decoded.clip.utterance] = decoded.bad_packets
@@ -313,6 +344,20 @@ def _encode_chunk(chunk: Sequence[Decoded], store: Store, encoders: Encoders, su
                 summary.absent += 1
             else:
                 summary.bad.append((decoded.clip.utterance, modality, reason))
+
+
+def _drop_too_large(features: dict[str, Tensor], decoded: Decoded) -> None:
+    """Take out what one file's absurd samples have made, so that the others are kept."""
+    for modality, part in (("audio", decoded.clip.audio), ("video", decoded.clip.video)):
+        keys = [key for key in part.keys.values() if key in features] if part else []
+        if not all(_fits_half(features[key]) for key in keys):
+            decoded.errors[modality] = TOO_LARGE
+            for key in keys:
+                del features[key]
+
+
+def _fits_half(x: Tensor) -> bool:
+    return bool(torch.isfinite(x).all()) and float(x.abs().max()) <= HALF_MAX
 
 
 def _audio_features(chunk: Sequence[Decoded], encoders: Encoders) -> dict[str, Tensor]:
@@ -347,21 +392,12 @@ def _video_features(chunk: Sequence[Decoded], encoders: Encoders) -> dict[str, T
 
 
 def _write(features: Mapping[str, Tensor], store: Store, encoders: Encoders, summary: Summary) -> None:
-    """Write one shard, unless an encoder's features tell nothing or overflow."""
-    for modality in summary.made:
-        own = [x for key, x in features.items() if key.startswith(modality)]
-        if not own:
-            continue
-        values = torch.cat([x.flatten() for x in own])
-        if not torch.isfinite(values).all() or float(values.abs().max()) > HALF_MAX:
-            raise ConfigError(f"{modality} encoder of {encoders.name!r}: features that half precision cannot hold")
-        if float(values.std()) < MIN_SPREAD:
-            raise ConfigError(
-                f"{modality} encoder of {encoders.name!r}: expected features that differ, found a spread of "
-                f"{float(values.std()):.1e}, below {MIN_SPREAD}"
-            )
-        summary.made[modality] += len(own)
-    store.write({key: x.half() for key, x in features.items()})
+    """Write one shard."""
+    for key, x in features.items():
+        if not _fits_half(x):
+            raise ConfigError(f"{key.partition('-')[0]} encoder of {encoders.name!r}: {TOO_LARGE}")
+    for key in store.write({key: x.half() for key, x in features.items()}):
+        summary.made[key.partition("-")[0]] += 1
 
 
 def _write_index(store: Store, clips: Sequence[Clip]) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from wavfusion.model.wavfusion import WavFusionOutput
 BATCH = 32
 
 
+@runtime_checkable
 class Samples(Protocol):
     """A sequence of samples: a list, or `dataset.Features`."""
 

@@ -21,11 +21,11 @@ class LiveWavFusion(nn.Module):
 
     def forward(
         self,
-        waveforms: Sequence[Tensor | None] | None,
-        text: Tensor | None,
-        text_mask: Tensor | None,
-        video: Tensor | None,
-        video_mask: Tensor | None,
+        waveforms: Sequence[Tensor | None] | None = None,
+        text: Tensor | None = None,
+        text_mask: Tensor | None = None,
+        video: Tensor | None = None,
+        video_mask: Tensor | None = None,
         labels: Tensor | None = None,
         audio: None = None,
         audio_mask: None = None,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wavfusion import extract, media
 from wavfusion.clips import Clip, Medium, plan
-from wavfusion.dataset import Row, Sample, window_text
+from wavfusion.dataset import Row, Sample, only, window_text
 from wavfusion.errors import ConfigError, MediaError
 from wavfusion.extract import Decoded, Encoders
 from wavfusion.inference import run
@@ -24,6 +24,8 @@ from wavfusion.media import SAMPLE_RATE
 from wavfusion.run import Run, read_run
 
 log = logging.getLogger(__name__)
+
+RATES = (1_000, 1_000_000)  # Hz; outside it somebody gave kHz, or a number of samples
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,15 @@ class EmotionRecognizer:
             MediaError: the file cannot be used; says why.
             ConfigError: an array without its rate, or nothing that the model can use.
         """
+        used = self.trained.model.config.modalities
         if isinstance(source, np.ndarray):
             samples = _resampled(source, sample_rate)
             tracks, file = {"audio": len(samples) / SAMPLE_RATE}, ""
+        elif sample_rate is not None:
+            raise ConfigError(f"expected sample_rate= with an array only, found it with {str(source)!r}")
         else:
             samples, file = None, str(source)
-            tracks = _tracks(file, self.trained.model.config.modalities)
+            tracks = _tracks(file, used)
         utterance = Utterance(
             file or "array",
             "",
@@ -109,10 +114,11 @@ class EmotionRecognizer:
             text=transcript,
         )
         known = {file: Medium("", tracks.get("audio"), tracks.get("video"))}
-        clips = plan(utterance, known, self.trained.features)
+        # All tracks count for the windows, those that the model cannot use too: as in `evaluate`.
+        clips = plan(utterance, known, only(self.trained.features, used))
         self._require_evidence(clips, file)
         windows = _Windows(clips, utterance, samples, self)
-        said = run(self.model, windows, self.trained.model.config.modalities, self.trained.prior, self.device)
+        said = run(self.model, windows, used, self.trained.prior, self.device)
         if not said.modalities[0]:
             raise MediaError(f"{file!r}: {'; '.join(windows.errors) or 'nothing that this model can use'}")
         for error in windows.errors:
@@ -207,22 +213,24 @@ def _folder(name: str | Path) -> Path:
 
 
 def _tracks(file: str, modalities: Sequence[str]) -> dict[str, float]:
-    """Seconds of the tracks that a file has and a model uses."""
+    """Seconds of the tracks that a file has."""
     found = media.probe(file)
     tracks = {name: length for name in ("audio", "video") if (length := getattr(found, name)) is not None}
     for name in ("audio", "video"):
         if name in modalities and name not in tracks:
             log.warning("%r has no %s: the model runs without it", file, name)
-    return {name: length for name, length in tracks.items() if name in modalities}
+    return tracks
 
 
 def _resampled(samples: np.ndarray, sample_rate: int | None) -> np.ndarray:
     """Mix an array down to one channel of 16 kHz."""
     import soxr
 
-    if sample_rate is None or sample_rate <= 0:
-        raise ConfigError(f"expected sample_rate= in Hz with an array, found {sample_rate}")
-    if samples.ndim not in (1, 2) or samples.size == 0 or not np.issubdtype(samples.dtype, np.floating):
+    low, high = RATES
+    if sample_rate is None or not low <= sample_rate <= high:
+        raise ConfigError(f"expected sample_rate= from {low} to {high} Hz with an array, found {sample_rate}")
+    shaped = samples.ndim == 1 or (samples.ndim == 2 and samples.shape[0] <= samples.shape[1])
+    if not shaped or samples.size == 0 or not np.issubdtype(samples.dtype, np.floating):
         raise ConfigError(f"expected float samples (N,) or (channels, N), found {samples.dtype} {samples.shape}")
     if not np.isfinite(samples).all():
         raise ConfigError("expected finite samples, found NaN or infinity")

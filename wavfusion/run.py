@@ -117,7 +117,9 @@ def write_model(
             own.mkdir(parents=True)
             encoder.save(own)
     if mode == "scratch" and features.audio is not None and encoders.audio is not None:
-        learned = {**features.audio, "name": "encoders/audio", "fingerprint": encoders.audio.fingerprint}
+        # As it will be read: training has changed the tensors that its fingerprint was made from.
+        learned_fingerprint = load_audio(str(folder / "encoders" / "audio")).fingerprint
+        learned = {**features.audio, "name": "encoders/audio", "fingerprint": learned_fingerprint}
         features = replace(features, audio=learned)
     about = {key: getattr(features, key) for key in FeatureSet.__dataclass_fields__}
     write_json(

@@ -59,7 +59,7 @@ class Store:
     def _register(self, path: Path) -> None:
         try:
             checksums = _header(path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             log.warning("damaged shard %s: %s; the next extract makes its features anew", path, error)
             self.damaged.append(path)
             return
@@ -83,7 +83,8 @@ class Store:
             CorpusError: no such key, or bytes that are not those that were written; names the shard.
         """
         if key not in self._places:
-            raise CorpusError(f"{self.folder}: expected features {key}, found none; run extract")
+            damaged = f" (damaged: {', '.join(map(str, self.damaged))})" if self.damaged else ""
+            raise CorpusError(f"{self.folder}: expected features {key}, found none{damaged}; run extract")
         path = self._places[key]
         try:
             if path not in self._open:
@@ -95,23 +96,31 @@ class Store:
             raise CorpusError(f"{path}: damaged tensor {key}; run extract to make its features anew")
         return tensor
 
-    def write(self, tensors: Mapping[str, Float16[Tensor, "..."]]) -> None:
-        """Add tensors as one shard; those that another writer has added meanwhile are left out."""
-        with self._lock():
+    def write(self, tensors: Mapping[str, Float16[Tensor, "..."]]) -> list[str]:
+        """Add tensors as one shard; those that are there or that another writer has added meanwhile are left out.
+
+        Returns:
+            The keys that were written.
+        """
+        with self.lock():
             self.refresh()
             new = {key: x.contiguous() for key, x in tensors.items() if key not in self}
             if not new:
-                return
+                return []
             checksums = {key: _checksum(x) for key, x in new.items()}
             path = self.shards / f"shard-{os.getpid()}-{uuid.uuid4().hex[:12]}.safetensors"
             write_whole(path, save(new, {"layout": "1", "crc32": json.dumps(checksums)}))
             self._seen.add(path.name)
             for key in new:
                 self._places[key], self._checksums[key] = path, checksums[key]
+        return list(new)
 
     def discard_damaged(self) -> list[Path]:
         """Read everything once, set damaged shards aside as `*.damaged`, and return their names."""
-        with self._lock():
+        with self.lock():
+            # Shards are written under the lock, so one that is unfinished now was left by a kill.
+            for unfinished in self.shards.glob("*.tmp"):
+                unfinished.unlink()
             for key in list(self._places):
                 if self._places[key] not in self.damaged:
                     try:
@@ -132,7 +141,7 @@ class Store:
         """Why there are no features under a key although they were asked for."""
         if self._failures is None:
             rows = read_lines(self.folder / "failures.jsonl")
-            self._failures = {str(row["key"]): str(row["reason"]) for row in rows}
+            self._failures = {str(row["key"]): str(row["reason"]) for row in rows if {"key", "reason"} <= row.keys()}
         return self._failures
 
     def fail(self, key: str, utterance: str, reason: str) -> None:
@@ -142,7 +151,8 @@ class Store:
             append_line(self.folder / "failures.jsonl", {"key": key, "id": utterance, "reason": reason})
 
     @contextmanager
-    def _lock(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
+        """Hold back every other writer; a kill frees it."""
         with open(self.folder / ".lock", "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
@@ -179,7 +189,7 @@ def require_free(paths: Sequence[Path], force: bool) -> None:
 
 def append_line(path: Path, row: Mapping[str, Any]) -> None:
     """Append one JSON line in one write, so that lines of several processes do not mix."""
-    line = json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
+    line = json.dumps(row).encode("ascii") + b"\n"  # escaped, a name may hold bytes that are no text
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         # A writer killed half way may have left no line end.
@@ -196,7 +206,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         for line in file:
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(row, dict):
                 yield row
@@ -215,7 +225,7 @@ def _checksum(tensor: Tensor) -> int:
 
 
 def _header(path: Path) -> dict[str, int]:
-    """Return the checksum of every tensor; raises ValueError unless the file has just the length that it claims."""
+    """Return the checksum of every tensor; raises unless the file has just the length and the header that it should."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         start = file.read(8)

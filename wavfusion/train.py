@@ -2,22 +2,25 @@
 
 import csv
 import io
+import json
 import logging
 import os
 import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from safetensors.torch import load_file
 from tensorboardX import SummaryWriter
 from torch import Tensor, nn
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 import wavfusion
@@ -36,11 +39,12 @@ from wavfusion.model.config import WavFusionConfig
 from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
 from wavfusion.protocol import Protocol, resolve
 from wavfusion.run import LOADERS, preset_of, read_run, write_json, write_model
-from wavfusion.store import Store, require_free, write_whole
+from wavfusion.store import Store, write_whole
 
 log = logging.getLogger(__name__)
 
 COMPLETE = "complete"  # written last into a checkpoint, so that a killed one is not taken for whole
+BEST_BY = "eval_weighted_f1"
 KEPT_CHECKPOINTS = 3  # the best, the newest, and one before it while the newest is not yet whole
 
 
@@ -61,7 +65,9 @@ class Data:
         return [row for row in self.utterances if row.id in chosen]
 
 
-def train(experiment: Experiment, data: Data, out: Path, device: str = "cpu", resume: bool = False) -> dict[str, Any]:
+def train(
+    experiment: Experiment, data: Data, out: Path, device: str = "cpu", *, resume: bool = False, force: bool = False
+) -> dict[str, Any]:
     """Train one model, keep its best epoch by validation weighted F1, and score its test part.
 
     Args:
@@ -69,16 +75,17 @@ def train(experiment: Experiment, data: Data, out: Path, device: str = "cpu", re
         data: corpus, protocol and store.
         out: the RUN folder.
         device: `cpu` or `cuda`.
-        resume: go on from the newest complete checkpoint of `out`.
+        resume: go on from the newest complete checkpoint of `out`; on CPU the model is the same as without a break.
+        force: remove an earlier RUN, once everything that the new one needs is there.
 
     Returns:
         The figures of the test part (those of the valid part where there is no test part).
 
     Raises:
-        CorpusError: `out` holds a RUN and `resume` is off, a part is empty, features are not there.
-        ConfigError: settings that do not fit together, an encoder that is not the store's.
+        CorpusError: `out` holds a RUN that is neither resumed nor removed, a part is empty, features are not there.
+        ConfigError: settings that do not fit together, an encoder that is not the store's, another experiment resumed.
     """
-    require_free([] if resume else [out / "experiment.yaml", out / "model.safetensors"], force=False)
+    _require_place(out, experiment, data, resume, force)
     for part in ("train", "valid"):
         if not data.part(part):
             raise CorpusError(f"protocol {data.protocol.name!r}: expected utterances in part {part!r}, found none")
@@ -97,9 +104,15 @@ def train(experiment: Experiment, data: Data, out: Path, device: str = "cpu", re
     prior = _prior(sets["train"])
     if config.task_loss == "balanced":
         model.weigh_classes(_class_weights(prior))
+    if force and not resume:
+        remove_run(out)
     _write_setting(out, experiment, data)
-    trainer = _trainer(network, model, experiment, sets, data, features, prior, out, device)
-    trainer.train(resume_from_checkpoint=_newest_checkpoint(out) if resume else None)
+    checkpoint = _newest_checkpoint(out) if resume else None
+    if checkpoint is not None and _has_ended(checkpoint, experiment.train.patience):
+        _load_best(network, checkpoint)
+    else:
+        trainer = _trainer(network, model, experiment, sets, features, prior, out, device)
+        trainer.train(resume_from_checkpoint=checkpoint)
     write_model(out, model, features, experiment.train.mode if live else "cached", prior, encoders)
     return _finish(out, data, device)
 
@@ -118,19 +131,46 @@ def read_data(manifest_path: Path, store: Path, protocol_name: str | None = None
     return Data(utterances, corpus, protocol, features, media, str(manifest_path))
 
 
+FILES = (
+    *("experiment.yaml", "environment.json", "protocol.json", "split.csv", "config.json", "model.safetensors"),
+    *("metrics.json", "predictions.csv", "history.csv", "evaluate/metrics.json", "evaluate/predictions.csv"),
+)
+
+
 def remove_run(out: Path) -> None:
-    """Remove what an earlier training wrote, and nothing else."""
-    for name in (
-        "experiment.yaml",
-        "model.safetensors",
-        "config.json",
-        "metrics.json",
-        "predictions.csv",
-        "history.csv",
-    ):
+    """Remove what an earlier training wrote, with the figures of its model, and nothing else."""
+    for name in FILES:
         (out / name).unlink(missing_ok=True)
     for name in ("checkpoints", "encoders", "tensorboard"):
         shutil.rmtree(out / name, ignore_errors=True)
+
+
+def _require_place(out: Path, experiment: Experiment, data: Data, resume: bool, force: bool) -> None:
+    """Refuse to overwrite a RUN, and to go on with one under another experiment or protocol."""
+    setting = out / "experiment.yaml"
+    there = setting.exists() or (out / "model.safetensors").exists()
+    if there and not resume and not force:
+        raise CorpusError(
+            f"{out}: expected no RUN there, found one; go on with --resume, begin anew with --force, or choose another"
+        )
+    if not resume or not setting.exists():
+        return
+    old, new = yaml.safe_load(setting.read_text("utf-8")), yaml.safe_load(experiment.to_yaml())
+    if old != new:
+        changed = ", ".join(_changes(old, new))
+        raise ConfigError(f"--resume {out}: expected the experiment that it began with, found {changed}")
+    protocol = out / "protocol.json"
+    if protocol.exists() and json.loads(protocol.read_text("utf-8"))["hash"] != data.protocol.hash:
+        raise ConfigError(f"--resume {out}: expected the protocol that it began with, found another division")
+
+
+def _changes(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
+    """Say which settings differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in new:
+            yield from _changes(old.get(key), new[key], f"{prefix}.{key}" if prefix else key)
+    elif old != new:
+        yield f"{prefix} {new} where it was {old}"
 
 
 def load_trained_on(features: FeatureSet, config: WavFusionConfig) -> Encoders:
@@ -286,7 +326,6 @@ def _trainer(
     model: WavFusion,
     experiment: Experiment,
     sets: Mapping[str, Features],
-    data: Data,
     features: FeatureSet,
     prior: list[float],
     out: Path,
@@ -307,7 +346,7 @@ def _trainer(
         logging_strategy="epoch",
         save_total_limit=KEPT_CHECKPOINTS,
         load_best_model_at_end=True,
-        metric_for_best_model="eval_weighted_f1",
+        metric_for_best_model=BEST_BY,
         greater_is_better=True,
         bf16=settings.precision == "bf16" or (settings.precision == "auto" and cuda and torch.cuda.is_bf16_supported()),
         use_cpu=not cuda,
@@ -326,7 +365,7 @@ def _trainer(
         args=arguments,
         train_dataset=sets["train"],
         eval_dataset=sets["valid"],
-        callbacks=[EarlyStoppingCallback(settings.patience), Checkpoints(), History(out)],
+        callbacks=[Patience(settings.patience), Checkpoints(), History(out)],
     )
     trainer.prior = prior
     trainer.remove_callback(PrinterCallback)  # writes to stdout, which is for results
@@ -350,6 +389,27 @@ class Bar(ProgressCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
         """Say nothing: the history says it."""
+
+
+class Patience(TrainerCallback):
+    """Stop when the validation figure has not risen for some epochs.
+
+    The count is read from the log, which a checkpoint holds, so that a resumed training stops where it would have.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+
+    def on_evaluate(self, args: TrainingArguments, state: Any, control: Any, **rest: Any) -> None:
+        """Look at all epochs so far."""
+        if epochs_since_best(state.log_history) >= self.patience:
+            control.should_training_stop = True
+
+
+def epochs_since_best(log_history: Sequence[Mapping[str, Any]]) -> int:
+    """How many epochs ago the validation weighted F1 was highest for the first time."""
+    scores = [entry[BEST_BY] for entry in log_history if BEST_BY in entry]
+    return len(scores) - 1 - scores.index(max(scores)) if scores else 0
 
 
 class Checkpoints(TrainerCallback):
@@ -404,6 +464,20 @@ def _newest_checkpoint(out: Path) -> str | None:
             return str(folder)
         shutil.rmtree(folder)
     return None
+
+
+def _has_ended(checkpoint: str, patience: int) -> bool:
+    """Whether the training had come to its end with this checkpoint; the Trainer would begin another epoch."""
+    state = json.loads((Path(checkpoint) / "trainer_state.json").read_text("utf-8"))
+    return state["global_step"] >= state["max_steps"] or epochs_since_best(state["log_history"]) >= patience
+
+
+def _load_best(network: nn.Module, checkpoint: str) -> None:
+    """Load the best epoch, as the last checkpoint knows it."""
+    state = json.loads((Path(checkpoint) / "trainer_state.json").read_text("utf-8"))
+    best = Path(checkpoint).with_name(f"checkpoint-{state['best_global_step']}")
+    tensors = load_file(best / "model.safetensors")
+    network.load_state_dict({name.removeprefix("network."): tensor for name, tensor in tensors.items()})
 
 
 # ---------------------------------------------------------------------- what a RUN holds beside its model

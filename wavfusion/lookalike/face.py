@@ -81,15 +81,15 @@ def _paint_head(identity: Identity, slant: float, lift: float) -> Canvas:
     pixels = np.empty((SIDE, SIDE, 3), dtype=np.float32)
     pixels[:] = identity.scene
     width, height, hair = identity.width, identity.height, identity.hair
-    _oval(pixels, 0, 1.1, 0.9, 0.35, tuple(0.6 * value for value in hair))
-    _oval(pixels, 0, -0.07, width * 1.1, height * 1.05, hair)
-    _oval(pixels, 0, 0, width, height, identity.skin)
-    _oval(pixels, 0, 0, width, height, hair, below=-height * identity.fringe)
+    _oval(pixels, 0.0, 1.1, 0.9, 0.35, tuple(0.6 * value for value in hair))
+    _oval(pixels, 0.0, -0.07, width * 1.1, height * 1.05, hair)
+    _oval(pixels, 0.0, 0.0, width, height, identity.skin)
+    _oval(pixels, 0.0, 0.0, width, height, hair, below=-height * identity.fringe)
     shadow: Colour = tuple(0.75 * value for value in identity.skin)
-    _oval(pixels, 0, 0.12 * height, 0.06, 0.12, shadow)
+    _oval(pixels, 0.0, 0.12 * height, 0.06, 0.12, shadow)
     eye_y = -0.17 * height
     brow_y = eye_y - 0.2 * height - 0.1 * height * lift
-    for side in (-1, 1):
+    for side in (-1.0, 1.0):
         eye_x = side * identity.eyes * width
         if identity.spectacles:
             _oval(pixels, eye_x, eye_y, 0.17, 0.14, hair)

@@ -1,0 +1,54 @@
+# `make demo` and `make test` do everything on a fresh machine: Python 3.11+, pip, gcc, git, make.
+PYTHON ?= python3
+VENV ?= .venv
+MINVENV ?= .venv-min
+BIN = $(VENV)/bin
+OFFLINE = HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
+DEV = beartype build hypothesis import-linter mypy pytest pytest-timeout pytest-xdist ruff types-PyYAML
+
+.PHONY: demo test test-slow lint unit minimum wheel clean
+
+demo: $(VENV)/ready
+	rm -rf runs/demo
+	$(OFFLINE) $(BIN)/wavfusion demo --out runs/demo
+
+test: lint unit minimum
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(VENV)/ready
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+# A short pass at the lowest versions that pyproject.toml admits, of all but torch (which stays, for its size).
+minimum: $(MINVENV)/ready
+	$(OFFLINE) $(MINVENV)/bin/python -m pytest -m "not slow" $(MINIMUM)
+
+test-slow: $(VENV)/ready
+	$(OFFLINE) $(BIN)/python -m pytest -m slow
+	$(MAKE) wheel
+
+# The built wheel with its extra, in an empty environment, outside the repository.
+wheel: $(VENV)/ready
+	rm -rf dist
+	$(BIN)/python -m build --wheel
+	scripts/try_wheel.sh $(PYTHON)
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[all]' $(DEV)
+	touch $@
+
+$(MINVENV)/ready: pyproject.toml constraints.txt minimum.txt
+	$(PYTHON) -m venv $(MINVENV)
+	$(MINVENV)/bin/python -m pip install -q -c minimum.txt -e '.[all]' beartype hypothesis pytest pytest-timeout
+	touch $@
+
+MINIMUM = tests/test_media.py tests/test_fusion.py tests/test_losses.py tests/test_sequence.py tests/test_experiment.py \
+	tests/test_manifest.py tests/test_store.py tests/test_train.py tests/test_predict.py
+
+clean:
+	rm -rf $(VENV) $(MINVENV) dist runs

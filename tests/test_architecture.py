@@ -1,0 +1,124 @@
+"""The house: public names, leaves, lazy imports, shipped files (the import floors are `lint-imports`)."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import wavfusion
+from wavfusion import experiment
+from wavfusion.cli import main
+
+PACKAGE = Path(wavfusion.__file__).parent
+VERBS = ["demo", "prepare", "extract", "train", "evaluate", "predict", "lookalike"]
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_package_has_just_its_public_names():
+    assert wavfusion.__all__ == ["EmotionRecognizer", "Prediction", "__version__"]
+
+
+def test_an_unknown_public_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'EmotionRecogniser'"):
+        wavfusion.EmotionRecogniser  # noqa: B018
+
+
+def test_the_model_offers_the_papers_nouns():
+    names = ["WavFusion", "WavFusionConfig", "AGRU", "LVC", "AGRULVC", "CrossModalAttention", "Gate", "DeepLayer"]
+    model = importlib.import_module("wavfusion.model")
+    assert [getattr(model, name).__name__ for name in names] == names
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    done = run_python("import sys, wavfusion, wavfusion.cli; print({'torch', 'transformers', 'av'} & set(sys.modules))")
+    assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("leaf", ["wavfusion.demo", "wavfusion.report", "wavfusion.lookalike", "wavfusion.tiny_assets"])
+def test_the_rest_works_without_a_leaf(leaf):
+    blocked = f"import sys; sys.modules[{leaf!r}] = None\n"
+    done = run_python(blocked + "from wavfusion import train, evaluate, predict, extract, corpora; print('here')")
+    assert done.stdout == "here\n"
+
+
+def test_help_of_the_whole_names_every_verb():
+    done = subprocess.run([sys.executable, "-m", "wavfusion", "--help"], capture_output=True, text=True, timeout=60)
+    assert [verb for verb in VERBS if verb in done.stdout] == VERBS
+
+
+def test_every_shipped_experiment_parses():
+    assert {name: experiment.read(name).train.epochs for name in experiment.shipped()} == {
+        "paper": 30,
+        "recommended": 30,
+    }
+
+
+def test_shipped_assets_stay_under_a_megabyte():
+    assert sum(path.stat().st_size for path in (PACKAGE / "tiny_assets").iterdir()) < 1 << 20
+
+
+def test_no_function_is_longer_than_a_screen():
+    import ast
+
+    long = [
+        f"{path.name}:{node.lineno} {node.name}"
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno + 1 > 60
+    ]
+    assert long == []
+
+
+def test_no_module_sets_threads_or_seeds_when_it_is_imported():
+    code = (
+        "import torch; torch.manual_seed(7); before = torch.get_num_threads(), torch.initial_seed()\n"
+        "from wavfusion import cli, demo, train, predict, lookalike\n"
+        "print((torch.get_num_threads(), torch.initial_seed()) == before)"
+    )
+    assert run_python(code).stdout == "True\n"
+
+
+def test_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"{wavfusion.__version__}\n"
+
+
+def test_help_answers_fast_enough_to_be_asked():
+    """Not a benchmark: the bar of 0.3 s is held by importing nothing heavy; ten times that would be a mistake."""
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-m", "wavfusion", "--help"], capture_output=True, timeout=60, check=True)
+    assert time.monotonic() - started < 3.0
+
+
+@pytest.mark.slow
+def test_the_demo_beats_the_majority_and_writes_its_report(tmp_path):
+    out = tmp_path / "demo"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "wavfusion", "demo", "--out", str(out), "--json"],
+        capture_output=True, text=True, timeout=900, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    accuracy = {name: row["accuracy"] for name, row in summary["subsets"].items()}
+    singles = max(accuracy[name] for name in ("audio", "text", "video"))
+    assert {
+        "subsets": len(accuracy),
+        "all three beat every single one": accuracy["audio+text+video"] > singles + 0.05,
+        "every subset beats the majority": min(accuracy.values()) > summary["majority"],
+        "report": "<h1>" in (out / "report.html").read_text("utf-8"),
+    } == {
+        "subsets": 7,
+        "all three beat every single one": True,
+        "every subset beats the majority": True,
+        "report": True,
+    }

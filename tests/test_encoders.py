@@ -1,0 +1,421 @@
+import json
+import pickle
+import time
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from tokenizers import ByteLevelBPETokenizer
+from transformers.models.efficientnet.image_processing_pil_efficientnet import EfficientNetImageProcessorPil
+
+from wavfusion import tiny
+from wavfusion.encoders import (
+    MAX_TOKENS,
+    PRESETS,
+    AudioEncoder,
+    TextEncoder,
+    VideoEncoder,
+    load_audio,
+    load_text,
+    load_video,
+    normalized,
+    read_preset,
+)
+from wavfusion.errors import ConfigError
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
+CONVOLUTIONS = {"conv_dim": (16,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
+LAYER_NORM = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
+FAMILIES = {
+    "wav2vec2 with group norm, post-norm": (transformers.Wav2Vec2Config, transformers.Wav2Vec2Model, {}),
+    "wav2vec2 with layer norm, pre-norm": (transformers.Wav2Vec2Config, transformers.Wav2Vec2Model, LAYER_NORM),
+    "hubert": (transformers.HubertConfig, transformers.HubertModel, {}),
+    "hubert large": (transformers.HubertConfig, transformers.HubertModel, LAYER_NORM),
+    "wavlm": (transformers.WavLMConfig, transformers.WavLMModel, {}),
+    "wavlm large": (transformers.WavLMConfig, transformers.WavLMModel, LAYER_NORM),
+}
+# What preprocessor_config.json of google/efficientnet-b0 holds.
+B0 = {
+    "do_center_crop": False,
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_std": [0.47853944, 0.4732864, 0.47434163],
+    "image_processor_type": "EfficientNetImageProcessor",
+    "include_top": True,
+    "resample": 0,
+    "rescale_factor": 1 / 255,
+    "rescale_offset": False,
+    "size": {"height": 112, "width": 112},
+}
+
+
+def random_model(kind, config):
+    torch.manual_seed(0)
+    model = kind(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # norms and biases too, or a forgotten one would not show
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def audio_family(name):
+    config, kind, settings = FAMILIES[name]
+    return random_model(kind, config(**SMALL, **CONVOLUTIONS, **settings))
+
+
+def tone(seconds, seed=0):
+    random = np.random.default_rng(seed)
+    time = np.arange(int(16_000 * seconds)) / 16_000
+    return (0.3 * np.sin(2 * np.pi * (150 + 200 * time) * time) + 0.05 * random.normal(size=time.shape)).astype("f4")
+
+
+def reference_hidden(model, waveform, do_normalize=True):
+    extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=do_normalize)
+    values = extractor(waveform, sampling_rate=16_000, return_tensors="pt").input_values
+    with torch.no_grad():
+        return [x[0] for x in model(values, output_hidden_states=True).hidden_states]
+
+
+def largest_difference(one, other):
+    assert one.shape == other.shape
+    return float((one - other).abs().max())
+
+
+@pytest.fixture(scope="module")
+def video():
+    return load_video("tiny")
+
+
+@pytest.fixture(scope="module")
+def text():
+    return load_text("tiny")
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3), np.uint8)
+
+
+# ---------------------------------------------------------------------- audio
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_shallow_layers_equal_the_library_s_hidden_states(name):
+    model, waveform = audio_family(name), tone(0.7)
+    expected = reference_hidden(model, waveform)
+    found = AudioEncoder(model, {}, name).encode([waveform], [0, 1, 2])[0]
+    assert max(largest_difference(found[layer], expected[layer]) for layer in (0, 1, 2)) < 1e-5
+
+
+def test_the_top_layer_of_a_post_norm_model_equals_its_last_hidden_state():
+    model, waveform = audio_family("wav2vec2 with group norm, post-norm"), tone(0.5)
+    found = AudioEncoder(model, {}, "x").encode([waveform], [3])[0][3]
+    assert largest_difference(found, reference_hidden(model, waveform)[-1]) < 1e-5
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_clip_alone_and_in_a_padded_batch_has_the_same_features(name):
+    """Hugging Face's group norm sees the padding: features up to 1 apart (trap T6)."""
+    encoder, clips = AudioEncoder(audio_family(name), {}, name), [tone(t, i) for i, t in enumerate((0.3, 1.1, 0.62))]
+    together = encoder.encode(clips, [2])
+    alone = [encoder.encode([clip], [2])[0] for clip in clips]
+    assert max(largest_difference(one[2], other[2]) for one, other in zip(together, alone, strict=True)) < 1e-5
+
+
+def test_layers_above_the_highest_asked_for_do_not_run():
+    model = audio_family("hubert")
+    model.encoder.layers[2].forward = None
+    assert set(AudioEncoder(model, {}, "x").encode([tone(0.2)], [1, 2])[0]) == {1, 2}
+
+
+def test_all_layers_are_there_again_after_encoding():
+    model = audio_family("hubert")
+    AudioEncoder(model, {}, "x").encode([tone(0.2)], [1])
+    assert len(model.encoder.layers) == 3
+
+
+def test_one_sample_gives_one_finite_step():
+    found = AudioEncoder(audio_family("wavlm"), {}, "x").encode([np.ones(1, "f4")], [2])[0][2]
+    assert found.shape == (1, 32) and torch.isfinite(found).all()
+
+
+def test_a_model_without_normalisation_gets_the_samples_as_they_are():
+    model, waveform = audio_family("hubert"), tone(0.4)
+    found = AudioEncoder(model, {"do_normalize": False}, "x").encode([waveform], [2])[0][2]
+    assert largest_difference(found, reference_hidden(model, waveform, do_normalize=False)[2]) < 1e-5
+
+
+def test_a_layer_that_the_model_lacks_is_refused():
+    with pytest.raises(ConfigError, match="expected layers 0 to 3, found 4"):
+        AudioEncoder(audio_family("hubert"), {}, "x").encode([tone(0.2)], [4])
+
+
+def test_a_model_of_another_sample_rate_is_refused():
+    with pytest.raises(ConfigError, match="8000 Hz"):
+        AudioEncoder(audio_family("hubert"), {"sampling_rate": 8000}, "x")
+
+
+# ---------------------------------------------------------------------- text
+
+
+def test_text_features_equal_the_library_s_last_hidden_state(text):
+    tokens = text.tokenizer(["Kids are talking by the door."], return_tensors="pt")
+    with torch.no_grad():
+        expected = text.model(**tokens).last_hidden_state[0]
+    found = text.encode(["No.", "Kids are talking by the door."])[1]
+    assert largest_difference(found, expected) < 1e-5
+
+
+def test_all_text_layers_equal_the_library_s_hidden_states(text):
+    tokens = text.tokenizer(["Oh, no!"], return_tensors="pt")
+    with torch.no_grad():
+        expected = torch.stack(text.model(**tokens, output_hidden_states=True).hidden_states)[:, 0]
+    assert largest_difference(text.encode(["Oh, no!", "A longer one, for the padding."], "all")[0], expected) < 1e-5
+
+
+def test_all_text_layers_are_as_many_as_the_encoder_says(text):
+    assert len(text.encode(["Hi"], "all")[0]) == text.num_layers
+
+
+def test_typographic_quotes_become_plain_ones(text):
+    assert torch.equal(text.encode(["“It’s…”"])[0], text.encode(['"It\'s..."'])[0])
+
+
+def test_half_of_a_surrogate_pair_becomes_a_question_mark():
+    assert normalized("a \ud83d b") == "a ? b"
+
+
+def test_a_long_text_is_cut_at_192_tokens(text):
+    assert len(text.encode(["word " * 500])[0]) == MAX_TOKENS == 192
+
+
+# ---------------------------------------------------------------------- video
+
+
+@pytest.mark.parametrize("include_top", [True, False])
+@pytest.mark.parametrize("offset", [True, False])
+def test_pixel_values_equal_the_library_s_processor(pictures, include_top, offset):
+    values = {**B0, "include_top": include_top, "rescale_offset": offset}
+    values |= {"rescale_factor": 1 / 127.5} if offset else {}
+    processor = EfficientNetImageProcessorPil.from_dict(values)
+    expected = processor(list(pictures), return_tensors="pt").pixel_values
+    found = VideoEncoder(tiny.video_model(), values, "x").pixel_values(torch.from_numpy(pictures))
+    assert largest_difference(found, expected) < 1e-5
+
+
+def test_the_checkpoint_s_own_values_are_used():
+    encoder = VideoEncoder(tiny.video_model(), {**B0, "size": {"height": 96, "width": 80}}, "x")
+    assert (encoder.size, encoder.interpolation) == ((96, 80), "nearest")
+
+
+def test_a_centre_crop_is_refused():
+    with pytest.raises(ConfigError, match="do_center_crop"):
+        VideoEncoder(tiny.video_model(), {**B0, "do_center_crop": True}, "x")
+
+
+def test_frame_features_equal_the_library_s_pooled_output(video, pictures):
+    with torch.no_grad():
+        expected = video.model(pixel_values=video.pixel_values(torch.from_numpy(pictures)).contiguous()).pooler_output
+    assert expected.std() > 1e-2 and largest_difference(video.encode(pictures), expected) < 1e-5
+
+
+def test_a_frame_does_not_depend_on_those_beside_it(video):
+    frames = np.random.default_rng(1).integers(0, 256, (18, 112, 112, 3), np.uint8)
+    assert largest_difference(video.encode(frames)[17:], video.encode(frames[17:])) < 1e-5
+
+
+# ---------------------------------------------------------------------- the hub's file format
+
+
+def save_text_checkpoint(folder):
+    bpe = ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    bpe.train_from_iterator(["kids are talking by the door", "dogs sit"], vocab_size=290, special_tokens=special)
+    bpe.save_model(str(folder))
+    size = bpe.get_vocab_size()
+    config = transformers.RobertaConfig(vocab_size=size, max_position_embeddings=514, type_vocab_size=1, **SMALL)
+    model = random_model(transformers.RobertaForMaskedLM, config)
+    model.save_pretrained(folder)
+    transformers.RobertaTokenizer.from_pretrained(folder).save_pretrained(folder)
+    return model
+
+
+def save_video_checkpoint(folder):
+    torch.manual_seed(0)
+    model = transformers.EfficientNetForImageClassification(tiny.video_config()).eval()
+    model.efficientnet.load_state_dict(tiny.video_model().state_dict())
+    model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(B0))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "base"),
+    [
+        (transformers.Wav2Vec2ForCTC, transformers.Wav2Vec2Config, "wav2vec2"),
+        (transformers.Wav2Vec2ForPreTraining, transformers.Wav2Vec2Config, "wav2vec2"),
+        (transformers.HubertModel, transformers.HubertConfig, None),
+        (transformers.WavLMModel, transformers.WavLMConfig, None),
+    ],
+)
+def test_an_audio_checkpoint_gives_the_library_s_numbers(tmp_path, kind, config, base):
+    model = random_model(
+        kind, config(**SMALL, **CONVOLUTIONS, vocab_size=20, codevector_dim=16, proj_codevector_dim=16)
+    )
+    model.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(tiny.audio_preprocessor()))
+    expected = reference_hidden(getattr(model, base) if base else model, tone(0.4))
+    assert largest_difference(load_audio(str(tmp_path)).encode([tone(0.4)], [2])[0][2], expected[2]) < 1e-5
+
+
+def test_a_text_checkpoint_gives_the_library_s_numbers(tmp_path):
+    model = save_text_checkpoint(tmp_path)
+    tokens = transformers.AutoTokenizer.from_pretrained(tmp_path)("kids sit by the door", return_tensors="pt")
+    with torch.no_grad():
+        expected = model.roberta(**tokens).last_hidden_state[0]
+    assert largest_difference(load_text(str(tmp_path)).encode(["kids sit by the door"])[0], expected) < 1e-5
+
+
+def test_a_video_checkpoint_gives_the_library_s_numbers(tmp_path, pictures):
+    model = save_video_checkpoint(tmp_path)
+    values = EfficientNetImageProcessorPil.from_pretrained(tmp_path)(list(pictures), return_tensors="pt")
+    with torch.no_grad():
+        expected = model.efficientnet(**values).pooler_output
+    assert largest_difference(load_video(str(tmp_path)).encode(pictures), expected) < 1e-5
+
+
+@pytest.mark.parametrize("load", [load_audio, load_text, load_video])
+def test_an_encoder_saved_and_loaded_has_the_same_fingerprint(tmp_path, load):
+    encoder = load("tiny")
+    encoder.save(tmp_path)
+    assert load(str(tmp_path)).fingerprint == encoder.fingerprint
+
+
+def test_a_fingerprint_survives_lists_that_come_back_as_tuples(tmp_path):
+    """A config that had not been through a file named its strides as a tuple, and the fingerprint hashed its print."""
+    encoder = AudioEncoder(audio_family("hubert"), {}, "x")
+    encoder.save(tmp_path)
+    assert load_audio(str(tmp_path)).fingerprint == encoder.fingerprint
+
+
+@pytest.mark.parametrize("load", [load_audio, load_text, load_video])
+def test_one_changed_weight_changes_the_fingerprint(tmp_path, load):
+    encoder = load("tiny")
+    with torch.no_grad():
+        next(iter(encoder.model.encoder.parameters())).view(-1)[0] += 1e-3
+    encoder.save(tmp_path)
+    assert load(str(tmp_path)).fingerprint != load("tiny").fingerprint
+
+
+@pytest.mark.parametrize(
+    "change", [{"image_std": [0.5, 0.5, 0.51]}, {"resample": 2}, {"include_top": False}, {"rescale_offset": True}]
+)
+def test_one_changed_preprocessing_value_changes_the_fingerprint(change):
+    model = tiny.video_model()
+    assert VideoEncoder(model, {**B0, **change}, "x").fingerprint != VideoEncoder(model, B0, "x").fingerprint
+
+
+@pytest.mark.parametrize("change", [{"num_attention_heads": 2}, {"hidden_act": "relu"}, {"layer_norm_eps": 1e-3}])
+def test_the_same_tensors_run_in_another_way_have_another_fingerprint(change):
+    model, other = tiny.text_model(), tiny.text_model()
+    other.config.update(change)
+    one, two = (TextEncoder(x, tiny.tokenizer(), "x").fingerprint for x in (model, other))
+    assert one != two
+
+
+def test_tiny_s_fingerprints_are_those_of_the_day_it_was_made():
+    """Another number here means that every store and every RUN made with `tiny` is refused from now on."""
+    assert [load("tiny").fingerprint for load in (load_audio, load_text, load_video)] == [
+        "90615184515b07bcc813f8dcc07195d1",
+        "4a20fbae7866babe5ef0b86f78e16c0f",
+        "9f47bf1c97392ee3121bfc89be81f86e",
+    ]
+
+
+def test_missing_tensors_are_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    load_audio("tiny").save(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["encoder.layers.5.attention.k_proj.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigError, match=r"1 are missing, first 'encoder.layers.5.attention.k_proj.weight'"):
+        load_audio(str(tmp_path))
+
+
+def test_a_model_of_another_family_is_refused(tmp_path):
+    load_text("tiny").save(tmp_path)
+    with pytest.raises(ConfigError, match="expected one of wav2vec2, hubert, wavlm, found 'roberta'"):
+        load_audio(str(tmp_path))
+
+
+def test_a_text_model_without_its_tokenizer_is_refused(tmp_path):
+    """The library then makes one of five special tokens, for which every word is unknown."""
+    tiny.text_model().save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="tokenizer"):
+        load_text(str(tmp_path))
+
+
+class Harmful:
+    def __reduce__(self):
+        return (open, ("executed", "w"))
+
+
+def test_a_pickled_checkpoint_executes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    load_audio("tiny").save(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with open(tmp_path / "pytorch_model.bin", "wb") as file:
+        pickle.dump(Harmful(), file)
+    with pytest.raises(ConfigError, match="pytorch_model.bin|expected `tiny`"):
+        load_audio(str(tmp_path))
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_zipped_pickled_checkpoint_executes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    load_audio("tiny").save(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({"masked_spec_embed": Harmful()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match="expected `tiny`"):
+        load_audio(str(tmp_path))
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_hub_id_without_a_network_is_one_line_at_once():
+    start = time.monotonic()
+    with pytest.raises(ConfigError, match=r"^encoder 'nobody/none': expected `tiny`, a local folder[^\n]*$"):
+        load_audio("nobody/none")
+    assert time.monotonic() - start < 5
+
+
+# ---------------------------------------------------------------------- presets
+
+
+def test_a_preset_file_says_the_same_as_a_shipped_one(tmp_path):
+    (tmp_path / "mine.yaml").write_text("{audio: tiny, text: tiny, video: tiny, pretrained_rate: 2e-3, new_rate: 2e-3}")
+    assert read_preset(str(tmp_path / "mine.yaml")) == PRESETS["tiny"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{audio: a, text: b, video: c, frame_rat: 3}", "did you mean 'frame_rate'"),
+        ("{audio: a}", "required"),
+        ("{audio: a, text: b, video: c, frame_rate: fast}", "fast"),
+        ("[", "expected YAML"),
+        ("just words", "no field of a preset"),
+    ],
+)
+def test_a_wrong_preset_file_is_one_line(tmp_path, content, message):
+    (tmp_path / "mine.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        read_preset(str(tmp_path / "mine.yaml"))
+
+
+def test_a_preset_that_does_not_exist_names_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'tiny'"):
+        read_preset("tinny")
