@@ -8,6 +8,7 @@ minutes on two cores.
 import argparse
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +24,19 @@ SIDE = 112
 SCALE = 2  # drawn at twice the size, for smooth edges
 
 Colour = tuple[int, int, int]
+Random = np.random.Generator
+Pen = ImageDraw.ImageDraw
+Place = Callable[[float, float], tuple[float, float]]  # face coordinates to pixels
 logger = logging.getLogger("tiny_video")
 
 
-def colour(rng: np.random.Generator, low: int = 0, high: int = 256) -> Colour:
+def colour(rng: Random, low: int = 0, high: int = 256) -> Colour:
     """A random colour between two brightnesses."""
     red, green, blue = rng.integers(low, high, 3)
     return int(red), int(green), int(blue)
 
 
-def draw_face(rng: np.random.Generator, pose: np.ndarray) -> np.ndarray:
+def draw_face(rng: Random, pose: np.ndarray) -> np.ndarray:
     """One sketched face; pose = brow slant, brow lift, mouth curve in [-1, 1], mouth opening in [0, 1]."""
     side = SIDE * SCALE
     image = Image.new("RGB", (side, side), colour(rng))
@@ -74,7 +78,7 @@ def draw_face(rng: np.random.Generator, pose: np.ndarray) -> np.ndarray:
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
-def draw_head(rng, pen, at, skin, ink, line) -> None:
+def draw_head(rng: Random, pen: Pen, at: Place, skin: Colour, ink: Colour, line: int) -> None:
     """Outline, hair as a polygon, nose, ears."""
     angles = np.linspace(0, 2 * math.pi, 48, endpoint=False)
     square = rng.uniform(0.55, 1.1)  # the exponent of a super-ellipse
@@ -91,7 +95,7 @@ def draw_head(rng, pen, at, skin, ink, line) -> None:
     pen.line((at(0, -0.05), at(rng.uniform(-0.1, 0.1), nose), at(-0.05, nose)), fill=ink, width=line)
 
 
-def draw_eyes(rng, pen, at, eye_u, eye_v, ink, line) -> None:
+def draw_eyes(rng: Random, pen: Pen, at: Place, eye_u: float, eye_v: float, ink: Colour, line: int) -> None:
     """Two eyes of one of three kinds; sometimes spectacles or a blink."""
     kind = rng.integers(0, 4)
     radius_u, radius_v = rng.uniform(0.08, 0.15), rng.uniform(0.04, 0.1)
@@ -110,7 +114,7 @@ def draw_eyes(rng, pen, at, eye_u, eye_v, ink, line) -> None:
             pen.ellipse((px - size, py - size, px + size, py + size), fill=ink)
 
 
-def draw_mouth(rng, pen, at, curve, opening, line) -> None:
+def draw_mouth(rng: Random, pen: Pen, at: Place, curve: float, opening: float, line: int) -> None:
     """Two lips as arcs; the gap between them is the opening."""
     half, centre = rng.uniform(0.26, 0.45), rng.uniform(0.42, 0.58)
     us = np.linspace(-half, half, 15)

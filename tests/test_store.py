@@ -6,13 +6,14 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import tracemalloc
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -54,20 +55,21 @@ def shard_of(store, key):
 # ---------------------------------------------------------------------- reading and writing
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None)
 @given(
     shapes=st.dictionaries(
         st.text("abcdef0123456789-", min_size=1, max_size=12), st.lists(st.integers(0, 5), max_size=3), max_size=4
     ),
     seed=st.integers(0, 9),
 )
-def test_what_is_written_is_read(tmp_path, shapes, seed):
+def test_what_is_written_is_read(shapes, seed):
     torch.manual_seed(seed)
     written = {key: torch.randn(shape).half() for key, shape in shapes.items()}
-    folder = tmp_path / f"{random.random()}"
-    Store(folder, create=True).write(written)
-    store = Store(folder)
-    assert set(store.keys()) == set(written) and all(torch.equal(store.read(key), x) for key, x in written.items())
+    with tempfile.TemporaryDirectory() as folder:
+        Store(folder, create=True).write(written)
+        store = Store(folder)
+        assert set(store.keys()) == set(written)
+        assert all(torch.equal(store.read(key), x) for key, x in written.items())
 
 
 def test_a_tensor_that_is_no_block_of_memory_is_stored_as_it_looks(tmp_path):
@@ -177,10 +179,11 @@ def test_a_killed_writer_leaves_only_whole_shards(tmp_path, kill):
     assert all(torch.equal(store.read(key), torch.full((50, 64), float(key[6:])).half()) for key in store.keys())
 
 
-def test_an_unfinished_shard_of_a_killed_writer_is_removed(store):
-    (store.shards / "shard-1.safetensors.1.tmp").write_bytes(b"half")
+@pytest.mark.parametrize("name", ["shards/shard-1.safetensors.1.tmp", "encoders.json.1.tmp"])
+def test_an_unfinished_file_of_a_killed_writer_is_removed(store, name):
+    (store.folder / name).write_bytes(b"half")
     store.discard_damaged()
-    assert list(store.shards.glob("*.tmp")) == []
+    assert list(store.folder.rglob("*.tmp")) == []
 
 
 def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path):
@@ -283,6 +286,15 @@ def test_a_shard_spoiled_after_the_store_was_opened_is_named(store):
     path = spoil(store, truncate)
     with pytest.raises(CorpusError, match=path.name):
         store.read("audio-2")
+
+
+def test_a_shard_cut_short_after_it_was_mapped_is_named(store):
+    """Reading on was a bus error, which no Python can catch."""
+    store.read("audio-2")
+    path = shard_of(store, "audio-2")
+    os.truncate(path, 0)
+    with pytest.raises(CorpusError, match=path.name):
+        store.read("audio-3")
 
 
 def test_two_that_find_the_same_damage_set_it_aside_once(store):

@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr, force=True)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it sets its own level when it is imported
     for noisy in ("httpx", "httpx2", "huggingface_hub", "transformers", "accelerate"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ConfigError, CorpusError, MediaError) as error:
         if debug:
             raise
-        sys.stderr.write(f"wavfusion: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"wavfusion: {_line(str(error))}\n")
         return BAD_INPUT
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -79,10 +80,12 @@ def _overrides(rest: Sequence[str], verb: Parser) -> dict[str, str]:
     items = list(rest)
     while items:
         flag, equals, value = items.pop(0).partition("=")
-        if not flag.startswith("--") or (not equals and not items):
+        if not flag.startswith("--"):
             raise ConfigError(f"{verb.prog}: expected --key VALUE, found {flag!r}; {nearest(flag, verb.known())}")
         if flag[2:] not in _settings():
             raise ConfigError(f"{verb.prog}: {flag!r} is not known; {nearest(flag, verb.known() + _flags())}")
+        if not equals and not items:
+            raise ConfigError(f"{verb.prog}: expected a value after {flag!r}, found none")
         overrides[flag[2:]] = value if equals else items.pop(0)
     return overrides
 
@@ -245,8 +248,8 @@ def _prepare(options: argparse.Namespace) -> int:
     lines = [
         f"{result['rows']} rows, {result['excluded']} excluded, {result['stripped']} without a modality: {options.out}"
     ]
-    for part, numbers in counts.items():
-        lines.append(f"{part:>6}  " + "  ".join(f"{name} {count}" for name, count in sorted(numbers.items())))
+    for split, numbers in counts.items():
+        lines.append(f"{split:>6}  " + "  ".join(f"{name} {count}" for name, count in sorted(numbers.items())))
     _print("\n".join(lines + [f"differs: {line}" for line in prepared.differences]))
     return DONE
 
@@ -272,7 +275,7 @@ def _extract(options: argparse.Namespace) -> int:
         progress=sys.stderr.isatty(),
     )
     for name, modality, reason in summary.bad:
-        log.error("%s: no %s features: %s", name, modality, reason)
+        log.error("%s", _line(f"{name}: no {modality} features: {reason}"))
     if summary.bad_packets:
         log.warning(
             "%d damaged packets passed over in %s", sum(summary.bad_packets.values()), ", ".join(summary.bad_packets)
@@ -341,7 +344,7 @@ def _predict(options: argparse.Namespace) -> int:
         except MediaError as error:
             bad.append(str(error))
     for message in bad:
-        sys.stderr.write(f"wavfusion: {' '.join(message.split())}\n")
+        sys.stderr.write(f"wavfusion: {_line(message)}\n")
     if not predictions:
         return BAD_INPUT
     text = {
@@ -380,9 +383,14 @@ def _lookalike(options: argparse.Namespace) -> int:
 # ---------------------------------------------------------------------- small readers and writers
 
 
+def _line(message: str) -> str:
+    """One line that any terminal can show, whatever a file is called."""
+    return " ".join(message.split()).encode("utf-8", "backslashreplace").decode()
+
+
 def _print(text: str) -> None:
-    # Names of files may hold bytes that are no text.
-    sys.stdout.buffer.write((text + "\n").encode("utf-8", "surrogateescape"))
+    # Names of files may hold bytes that are no text; escaped like this they are valid JSON too.
+    sys.stdout.buffer.write((text + "\n").encode("utf-8", "backslashreplace"))
     sys.stdout.buffer.flush()
 
 

@@ -123,6 +123,7 @@ class Media:
             row["path"]: row for row in read_lines(self._file) if row.get("root") == identity and needed <= row.keys()
         }
         self._checked: dict[str, Medium] = {}
+        self._signatures: dict[str, list[int]] = {}
 
     def __getitem__(self, path: str) -> Medium:
         """Describe a file; reads it only where it is new or changed."""
@@ -134,6 +135,15 @@ class Media:
         """Where a file of the manifest lies."""
         return self.root / path
 
+    def require_unchanged(self, path: str) -> None:
+        """Refuse a file that is no longer the one that was described; its features would get the old one's key.
+
+        Raises:
+            MediaError: it changed since.
+        """
+        if path in self._signatures and _signature(os.stat(self.locate(path))) != self._signatures[path]:
+            raise MediaError(f"{path!r}: changed while it was read; run extract again")
+
     def _describe(self, path: str) -> Medium:
         known = self._known.get(path)
         try:
@@ -144,12 +154,17 @@ class Media:
             return Medium(f"{ABSENT}:{path}", None, None, f"{path!r}: {getattr(error, 'strerror', None) or error}")
         if not stat.S_ISREG(state.st_mode):  # a pipe or a device would be read for ever
             return Medium(f"{ABSENT}:{path}", None, None, f"{path!r}: expected a file, found a folder, pipe or device")
-        signature = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+        signature = self._signatures[path] = _signature(state)
         if known is not None and known["signature"] == signature:
             return Medium(*(known[name] for name in Medium._fields))
         medium = examine(self.locate(path))
         append_line(self._file, {"root": self.identity, "path": path, "signature": signature, **medium._asdict()})
         return medium
+
+
+def _signature(state: os.stat_result) -> list[int]:
+    """What differs once a file was written to, also where its modification time was set back."""
+    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
 
 
 def examine(path: Path) -> Medium:
@@ -178,8 +193,8 @@ def plan(utterance: Utterance, media: Mapping[str, Medium] | Media, wanted: Feat
             utterance.id,
             window,
             (window.start / duration, window.end / duration) if duration > 0 else (0.0, 1.0),
-            audio=_audio(utterance, media, spans["audio"], window, wanted),
-            video=_video(utterance, media, spans["video"], window, wanted),
+            audio=_part("audio", utterance, media, spans["audio"], window, wanted),
+            video=_part("video", utterance, media, spans["video"], window, wanted),
             text=text,
         )
         for window in windows(duration)
@@ -205,37 +220,24 @@ def _within(span: tuple[float, float] | None, window: Window) -> tuple[float, fl
     return (start, end) if window.start == 0 or start < end else None
 
 
-def _audio(
+def _part(
+    modality: str,
     utterance: Utterance,
     media: Mapping[str, Medium] | Media,
     span: tuple[float, float] | None,
     window: Window,
     wanted: FeatureSet,
 ) -> Encoded | None:
-    times = _within(span, window)
-    if wanted.audio is None or utterance.audio is None or times is None:
+    """Sound or picture of one window; None where there is none or nobody wants it."""
+    source, encoder, times = getattr(utterance, modality), getattr(wanted, modality), _within(span, window)
+    if source is None or encoder is None or times is None:
         return None
-    content, channel = media[utterance.audio.path].content, utterance.audio.channel
-    keys = {
-        layer: _key("audio", wanted.audio, content, *times, channel=channel, layer=layer)
-        for layer in wanted.audio_layers
-    }
-    return Encoded(utterance.audio.path, *times, keys, channel)
-
-
-def _video(
-    utterance: Utterance,
-    media: Mapping[str, Medium] | Media,
-    span: tuple[float, float] | None,
-    window: Window,
-    wanted: FeatureSet,
-) -> Encoded | None:
-    times = _within(span, window)
-    if wanted.video is None or utterance.video is None or times is None:
-        return None
-    content, crop = media[utterance.video.path].content, utterance.video.crop
-    key = _key("video", wanted.video, content, *times, crop=crop, rate=wanted.frame_rate, view=wanted.view)
-    return Encoded(utterance.video.path, *times, {"frames": key}, crop)
+    made_of = (encoder, media[source.path].content, *times)
+    if modality == "audio":
+        layers = {layer: _key("audio", *made_of, channel=source.channel, layer=layer) for layer in wanted.audio_layers}
+        return Encoded(source.path, *times, layers, source.channel)
+    key = _key("video", *made_of, crop=source.crop, rate=wanted.frame_rate, view=wanted.view)
+    return Encoded(source.path, *times, {"frames": key}, source.crop)
 
 
 def _text(utterance: Utterance, wanted: FeatureSet) -> Encoded | None:

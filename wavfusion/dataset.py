@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from wavfusion.clips import Clip, Encoded, FeatureSet, Media, plan, read_feature_sets
-from wavfusion.errors import ConfigError, CorpusError, nearest
+from wavfusion.errors import ConfigError, CorpusError, MediaError, nearest
 from wavfusion.manifest import Utterance
 from wavfusion.model.config import MODALITIES, Switches, WavFusionConfig
 from wavfusion.store import Store
@@ -130,10 +130,10 @@ class Features(Dataset[Sample]):
         for utterance in utterances:
             clips = plan(utterance, media, wanted)
             self._clips += [(clip, utterance) for clip in (clips[:1] if first_window else clips)]
+        self._waveforms: dict[tuple[Any, ...], Tensor | None] = {}
         self._require_extracted()
         if first_window:
             self._leave_out_empty()
-        self._waveforms: dict[int, Tensor | None] = {}
 
     def _require_extracted(self) -> None:
         for clip, _ in self._clips:
@@ -162,7 +162,7 @@ class Features(Dataset[Sample]):
         self._clips = kept
 
     def _has_evidence(self, clip: Clip) -> bool:
-        heard = self.live and clip.audio is not None and self.media[clip.audio.path].audio is not None
+        heard = self.live and self._waveform(clip.audio) is not None
         parts = (None if self.live else clip.audio, clip.text, clip.video)
         return heard or any(key in self.store for part in parts if part for key in part.keys.values())
 
@@ -179,7 +179,7 @@ class Features(Dataset[Sample]):
             audio=None if self.live else self._read(clip.audio),
             text=window_text(self._read(clip.text), clip.share),
             video=self._read(clip.video),
-            waveform=self._waveform(number) if self.live else None,
+            waveform=self._waveform(clip.audio) if self.live else None,
             label=self._label(utterance),
         )
 
@@ -187,17 +187,24 @@ class Features(Dataset[Sample]):
         key = next(iter(part.keys.values())) if part else None
         return self.store.read(key) if key is not None and key in self.store else None
 
-    def _waveform(self, number: int) -> Tensor | None:
-        if number not in self._waveforms:
-            self._waveforms[number] = self._decode(self._clips[number][0].audio)
-        return self._waveforms[number]
+    def _waveform(self, part: Encoded | None) -> Tensor | None:
+        if part is None:
+            return None
+        place = (part.path, part.start, part.end, part.setting)
+        if place not in self._waveforms:
+            self._waveforms[place] = self._decode(part)
+        return self._waveforms[place]
 
-    def _decode(self, part: Encoded | None) -> Tensor | None:
+    def _decode(self, part: Encoded) -> Tensor | None:
         from wavfusion import media  # only the live mode needs FFmpeg
 
-        if part is None or self.media[part.path].audio is None:
+        if self.media[part.path].audio is None:
             return None
-        sound = media.decode_audio(self.media.locate(part.path), part.start, part.end, part.setting)
+        try:
+            sound = media.decode_audio(self.media.locate(part.path), part.start, part.end, part.setting)
+        except MediaError as error:
+            log.warning("%s; left out", error)
+            return None
         return torch.from_numpy(sound.samples) if len(sound.samples) else None
 
     def _label(self, utterance: Utterance) -> int | list[float] | None:

@@ -109,7 +109,7 @@ def _summary(
 def to_text(summary: dict[str, Any]) -> str:
     """Lay the summary out for a terminal."""
     lines = [
-        f"{summary['clips']['test']} generated test clips of new speakers; one model for every subset; accuracy [95 % interval]",
+        f"{summary['clips']['test']} generated test clips of new speakers, one model: accuracy [95 % interval]",
         f"{'majority class':>18}  {summary['majority']:.3f}",
     ]
     for name, figures in summary["subsets"].items():

@@ -261,6 +261,24 @@ class VideoEncoder(nn.Module):
         _write_json(folder / "preprocessor_config.json", {**tiny.video_preprocessor(), **values})
 
 
+@dataclass(frozen=True)
+class Encoders:
+    """The loaded encoders of a preset; None for a modality that nothing needs."""
+
+    name: str
+    preset: Preset
+    audio: AudioEncoder | None = None
+    text: TextEncoder | None = None
+    video: VideoEncoder | None = None
+
+    def to(self, device: str) -> "Encoders":
+        """Move the encoders to a device."""
+        for encoder in (self.audio, self.text, self.video):
+            if encoder is not None:
+                encoder.to(device)
+        return self
+
+
 def load_audio(name: str) -> AudioEncoder:
     """Load an audio encoder: `tiny`, a local folder or a hub id.
 

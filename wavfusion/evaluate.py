@@ -87,19 +87,33 @@ def open_part(
 
     Raises:
         CorpusError: manifest or store is not there; they are named in the RUN unless given.
-        ConfigError: see `choose`.
+        ConfigError: the RUN is not whole; see also `choose`.
     """
-    places = json.loads((trained.folder / "environment.json").read_text("utf-8"))
-    path = manifest_path or Path(places["manifest"])
+    places, parts = _origin(trained.folder)
+    path = manifest_path or places["manifest"]
     utterances, corpus = manifest.read(path), manifest.read_corpus(path)
-    features = Store(store or Path(places["store"]))
-    with open(trained.folder / "split.csv", encoding="utf-8", errors="surrogatepass", newline="") as file:
-        parts = {row["id"]: row["split"] for row in csv.DictReader(file)}
+    features = Store(store or places["store"])
     return (
         choose(utterances, trained.classes, split, parts, renamed),
         features,
         Media(features, corpus.root, corpus.root),
     )
+
+
+def _origin(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
+    """Read where a RUN's manifest and store lay, and which utterance was in which part."""
+    try:
+        about = json.loads((folder / "environment.json").read_text("utf-8"))
+        places = {name: Path(about[name]) for name in ("manifest", "store")}
+        with open(folder / "split.csv", encoding="utf-8", errors="surrogatepass", newline="") as file:
+            parts = {row["id"]: row["split"] for row in csv.DictReader(file)}
+        if not parts:
+            raise ValueError("no utterance in split.csv")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{folder}: expected environment.json and split.csv as training writes them, found {error}"
+        ) from None
+    return places, parts
 
 
 def samples_of(trained: Run, utterances: Sequence[Utterance], store: Store, media: Media) -> Features:
@@ -190,8 +204,7 @@ def evaluate(
     model = network(trained).to(device)
     sets = modality_sets or subsets(trained.model.config.modalities)
     result, said = score_all(model, samples, utterances, trained.classes, trained.prior, sets, device)
-    names = ("name", "hash", "speakers_disjoint", "selected_on")
-    result["protocol"] = {name: trained.protocol[name] for name in names}
+    result["protocol"] = trained.protocol
     return result, said
 
 

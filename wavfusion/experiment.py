@@ -2,6 +2,7 @@
 
 import importlib.resources
 import io
+import math
 from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -46,6 +47,14 @@ class Training:
         for name in ("batch_size", "epochs", "patience"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name}: expected 1 or more, found {getattr(self, name)}")
+        for name in ("pretrained_rate", "new_rate", "weight_decay"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ConfigError(f"train.{name}: expected 0 or more, found {value}")
+        if not 0 <= self.warmup < 1:
+            raise ConfigError(f"train.warmup: expected a share from 0 to below 1, found {self.warmup}")
+        if not self.clip > 0:
+            raise ConfigError(f"train.clip: expected more than 0, found {self.clip}")
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,10 @@ class Experiment:
     seed: int = 0
     model: Switches = field(default_factory=Switches)
     train: Training = field(default_factory=Training)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed: expected 0 to {2**32 - 1}, found {self.seed}")
 
     def to_yaml(self) -> str:
         """Write every value out, in the form that `read` reads."""

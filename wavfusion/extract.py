@@ -19,7 +19,16 @@ from tqdm import tqdm
 
 from wavfusion import media
 from wavfusion.clips import ABSENT, Clip, Encoded, FeatureSet, Media, plan, read_feature_sets
-from wavfusion.encoders import AudioEncoder, Preset, TextEncoder, VideoEncoder, load_audio, load_text, load_video
+from wavfusion.encoders import (
+    AudioEncoder,
+    Encoders,
+    Preset,
+    TextEncoder,
+    VideoEncoder,
+    load_audio,
+    load_text,
+    load_video,
+)
 from wavfusion.errors import ConfigError, CorpusError, MediaError
 from wavfusion.manifest import Corpus, Utterance
 from wavfusion.store import Store, write_whole
@@ -34,24 +43,6 @@ BATCH_SECONDS = 60.0  # padded audio in one forward pass
 MIN_SPREAD = 1e-3  # features below this standard deviation tell nothing (a random EfficientNet gives exact zeros)
 HALF_MAX = 65_504.0
 TOO_LARGE = "features that half precision cannot hold"
-
-
-@dataclass(frozen=True)
-class Encoders:
-    """The loaded encoders of a preset; None for a modality that nothing needs."""
-
-    name: str
-    preset: Preset
-    audio: AudioEncoder | None = None
-    text: TextEncoder | None = None
-    video: VideoEncoder | None = None
-
-    def to(self, device: str) -> "Encoders":
-        """Move the encoders to a device."""
-        for encoder in (self.audio, self.text, self.video):
-            if encoder is not None:
-                encoder.to(device)
-        return self
 
 
 @dataclass
@@ -299,7 +290,9 @@ def decode(clip: Clip, store: Store, known: Media, encoders: Encoders) -> Decode
             continue
         try:
             decoded.bad_packets += decode_part(decoded, modality, known.locate(part.path), part, encoders)
+            known.require_unchanged(part.path)
         except (MediaError, OSError) as error:
+            setattr(decoded, "samples" if modality == "audio" else "frames", None)
             decoded.errors[modality] = str(error)
     return decoded
 
@@ -412,4 +405,5 @@ def _write_index(store: Store, clips: Sequence[Clip]) -> None:
         }
         rows.append(json.dumps({"id": clip.utterance, "window": list(clip.window), **found}, ensure_ascii=True))
     name = hashlib.sha256("\n".join(sorted({clip.utterance for clip in clips})).encode("utf-8", "surrogatepass"))
-    write_whole(store.folder / f"index-{name.hexdigest()[:12]}.jsonl", ("\n".join(rows) + "\n").encode())
+    with store.lock():
+        write_whole(store.folder / f"index-{name.hexdigest()[:12]}.jsonl", ("\n".join(rows) + "\n").encode())

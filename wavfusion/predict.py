@@ -16,8 +16,9 @@ from torch import Tensor
 from wavfusion import extract, media
 from wavfusion.clips import Clip, Medium, plan
 from wavfusion.dataset import Row, Sample, only, window_text
+from wavfusion.encoders import Encoders
 from wavfusion.errors import ConfigError, MediaError
-from wavfusion.extract import Decoded, Encoders
+from wavfusion.extract import Decoded
 from wavfusion.inference import run
 from wavfusion.manifest import AudioSpan, Utterance, VideoSpan
 from wavfusion.media import SAMPLE_RATE

@@ -11,9 +11,8 @@ from typing import Any
 from safetensors.torch import load_file, save
 
 from wavfusion.clips import FeatureSet
-from wavfusion.encoders import Preset, load_audio, load_text, load_video
+from wavfusion.encoders import Encoders, Preset, load_audio, load_text, load_video
 from wavfusion.errors import ConfigError
-from wavfusion.extract import Encoders
 from wavfusion.model.config import WavFusionConfig
 from wavfusion.model.wavfusion import WavFusion
 from wavfusion.store import write_whole
@@ -31,7 +30,7 @@ class Run:
         features: the encoders by name and fingerprint, and what they gave the model.
         mode: `cached`, `live` or `scratch`, as it was trained.
         prior: shares of the emotions in its training part.
-        protocol: protocol.json.
+        protocol: what its figures must say of it: name, hash, speakers_disjoint, selected_on.
     """
 
     folder: Path
@@ -90,7 +89,8 @@ def read_run(folder: str | Path) -> Run:
         raise ConfigError(f"expected a RUN folder (what `wavfusion train --out` writes), found none at {str(folder)!r}")
     try:
         values = json.loads((folder / "config.json").read_text("utf-8"))
-        protocol = json.loads((folder / "protocol.json").read_text("utf-8"))
+        about = json.loads((folder / "protocol.json").read_text("utf-8"))
+        protocol = {name: about[name] for name in ("name", "hash", "speakers_disjoint", "selected_on")}
         model = WavFusion(WavFusionConfig.from_json(values["model"]))
         model.load_state_dict(load_file(folder / "model.safetensors"))
         features = FeatureSet(**values["features"])

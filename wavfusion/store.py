@@ -45,6 +45,7 @@ class Store:
         self._checksums: dict[str, int] = {}
         self._seen: set[str] = set()
         self._open: dict[Path, Any] = {}
+        self._sizes: dict[Path, int] = {}
         self._failures: dict[str, str] | None = None
         self.damaged: list[Path] = []
         self.refresh()
@@ -88,7 +89,10 @@ class Store:
         path = self._places[key]
         try:
             if path not in self._open:
-                self._open[path] = safe_open(path, "pt")
+                self._open[path], self._sizes[path] = safe_open(path, "pt"), path.stat().st_size
+            # To touch what is mapped beyond the end of a file is no exception but the end of the process.
+            if path.stat().st_size != self._sizes[path]:
+                raise ValueError("its size has changed")
             tensor: Tensor = self._open[path].get_tensor(key)
         except Exception as error:  # safetensors raises its own kind for a file that changed under us
             raise CorpusError(f"{path}: damaged shard ({error}); run extract to make its features anew") from None
@@ -118,8 +122,8 @@ class Store:
     def discard_damaged(self) -> list[Path]:
         """Read everything once, set damaged shards aside as `*.damaged`, and return their names."""
         with self.lock():
-            # Shards are written under the lock, so one that is unfinished now was left by a kill.
-            for unfinished in self.shards.glob("*.tmp"):
+            # All is written under the lock, so what is unfinished now was left by a kill.
+            for unfinished in (*self.folder.glob("*.tmp"), *self.shards.glob("*.tmp")):
                 unfinished.unlink()
             for key in list(self._places):
                 if self._places[key] not in self.damaged:
@@ -221,7 +225,7 @@ def _ends_line(path: Path) -> bool:
 
 
 def _checksum(tensor: Tensor) -> int:
-    return zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().data) if tensor.numel() else 0
+    return zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data) if tensor.numel() else 0
 
 
 def _header(path: Path) -> dict[str, int]:

@@ -28,10 +28,9 @@ from wavfusion import evaluate as scoring
 from wavfusion import manifest, metrics
 from wavfusion.clips import FeatureSet, Media
 from wavfusion.dataset import Features, LengthBatches, choose_features, collate, model_config, model_inputs
-from wavfusion.encoders import AudioEncoder
+from wavfusion.encoders import AudioEncoder, Encoders
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.experiment import Experiment, Training
-from wavfusion.extract import Encoders
 from wavfusion.inference import run, subsets
 from wavfusion.live import LiveWavFusion
 from wavfusion.manifest import Corpus, Utterance
@@ -242,6 +241,9 @@ class _Network(nn.Module):
 
 class FusionTrainer(Trainer):
     """transformers' Trainer with our batches, parameter groups, loss parts and validation by whole utterances."""
+
+    optimizer: Any
+    control: Any
 
     def __init__(self, network: nn.Module, fusion: WavFusion, rates: tuple[float, float], **rest: Any) -> None:
         self.fusion, self.rates = fusion, rates

@@ -12,7 +12,7 @@ FRAME_RATE = 8  # pictures a second; turns start on this grid, whose times are e
 LEVELS = 6  # mouth openings painted a clip
 SWAY = 5  # pixels that the head moves to either side
 
-Colour: TypeAlias = tuple[float, ...]
+Colour: TypeAlias = tuple[float | int, ...]
 Point: TypeAlias = tuple[float, float]
 Canvas: TypeAlias = Float[np.ndarray, "..."]
 Picture: TypeAlias = UInt8[np.ndarray, "256 256 3"]

@@ -22,7 +22,7 @@ from wavfusion.media import SAMPLE_RATE, write_audio, write_video
 PAUSE = 0.2  # seconds between two turns, at least
 
 Frame: TypeAlias = UInt8[np.ndarray, "H W 3"]
-Sound: TypeAlias = Float32[np.ndarray, " N"]
+Sound: TypeAlias = Float32[np.ndarray, " _"]
 
 SENTIMENTS = {"neutral": "neutral", "surprise": "positive", "joy": "positive"}
 TABLES = {"train": "train_sent_emo.csv", "valid": "dev_sent_emo.csv", "test": "test_sent_emo.csv"}

@@ -70,7 +70,7 @@ class Espeak:
             self._pieces.append(ctypes.string_at(samples, 2 * count))
         return 0
 
-    def say(self, text: str, voice: str, rate: float, pitch: float, span: int = 10) -> Float32[np.ndarray, " N"]:
+    def say(self, text: str, voice: str, rate: float, pitch: int, span: int = 10) -> Float32[np.ndarray, " N"]:
         """Samples at `sample_rate`; rate in words per minute, pitch and its span on espeak-ng's scale of 0 to 99."""
         self._pieces.clear()
         self._library.espeak_SetVoiceByName(voice.encode())
@@ -87,7 +87,7 @@ def measure_pitch() -> dict[str, list[float]]:
     """Each voice's fundamental frequency in Hz at the pitches of `_PITCHES`; to be run in a fresh process."""
     espeak = Espeak()
     return {
-        voice: [_fundamental(espeak.say(_PROBE, voice, 180, pitch), espeak.sample_rate) for pitch in _PITCHES]
+        voice: [_fundamental(espeak.say(_PROBE, voice, 180.0, pitch), espeak.sample_rate) for pitch in _PITCHES]
         for voice in VOICES
     }
 

@@ -1,0 +1,321 @@
+import csv
+import io
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from wavfusion import evaluate, manifest, train
+from wavfusion.cli import main
+from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.manifest import Utterance
+from wavfusion.predict import EmotionRecognizer
+from wavfusion.run import read_run
+
+pytest_plugins = ("corpus_fixture",)
+
+CLASSES = ["happy", "sad", "neutral", "angry"]
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO((folder / "predictions.csv").read_text())))
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `evaluate RUN` writes."""
+    out = tmp_path_factory.mktemp("evaluated")
+    assert main(["evaluate", str(trained), "--out", str(out), "--device", "cpu"]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def confused(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same from the text alone, where the model errs."""
+    out = tmp_path_factory.mktemp("confused")
+    assert main(["evaluate", str(trained), "--out", str(out), "--modalities", "text", "--device", "cpu"]) == 0
+    return out
+
+
+# ------------------------------------------------------------------ figures
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("accuracy", sk.accuracy_score),
+        ("weighted_f1", lambda t, p: sk.f1_score(t, p, labels=CLASSES, average="weighted", zero_division=0)),
+        ("macro_f1", lambda t, p: sk.f1_score(t, p, labels=CLASSES, average="macro", zero_division=0)),
+        ("uar", sk.balanced_accuracy_score),
+    ],
+)
+def test_a_figure_is_scikit_learns_of_predictions_csv(confused: Path, name: str, count: Any) -> None:
+    rows = table(confused)
+    truth, predicted = [row["truth"] for row in rows], [row["predicted"] for row in rows]
+    assert truth != predicted and figures(confused)[name] == pytest.approx(count(truth, predicted))
+
+
+def test_nll_is_scikit_learns_log_loss(confused: Path) -> None:
+    rows = table(confused)
+    p = np.array([[float(row[f"p_{name}"]) for name in CLASSES] for row in rows])
+    truth = [CLASSES.index(row["truth"]) for row in rows]
+    found = sk.log_loss(truth, p / p.sum(1, keepdims=True), labels=range(4))
+    assert figures(confused)["nll"] == pytest.approx(found, abs=1e-4)
+
+
+def test_the_confusion_matrix_is_scikit_learns(confused: Path) -> None:
+    rows = table(confused)
+    found = sk.confusion_matrix([r["truth"] for r in rows], [r["predicted"] for r in rows], labels=CLASSES)
+    assert figures(confused)["confusion"] == found.tolist()
+
+
+def test_metrics_have_the_fields_of_the_contract(evaluated: Path) -> None:
+    wanted = {
+        *("n", "accuracy", "weighted_f1", "macro_f1", "uar", "nll", "ece", "per_class", "confusion", "interval"),
+        *("classes", "protocol", "modalities", "subsets"),
+    }
+    assert wanted <= set(figures(evaluated))
+
+
+def test_the_protocol_stands_beside_the_figures(evaluated: Path) -> None:
+    assert set(figures(evaluated)["protocol"]) == {"name", "hash", "speakers_disjoint", "selected_on"}
+
+
+def test_predictions_have_the_columns_of_the_contract(evaluated: Path) -> None:
+    assert list(table(evaluated)[0]) == [
+        "id",
+        "dialogue",
+        "speaker",
+        "truth",
+        "predicted",
+        *(f"p_{c}" for c in CLASSES),
+    ]
+
+
+def test_predictions_stand_in_the_order_of_the_manifest(evaluated: Path, made: Any) -> None:
+    assert [row["id"] for row in table(evaluated)] == [row.id for row in made.data.part("test")]
+
+
+def test_the_most_probable_emotion_is_predicted(evaluated: Path) -> None:
+    assert all(row["predicted"] == max(CLASSES, key=lambda name: float(row[f"p_{name}"])) for row in table(evaluated))
+
+
+def test_figures_of_the_test_part_are_those_that_training_wrote(evaluated: Path, trained: Path) -> None:
+    assert (evaluated / "predictions.csv").read_bytes() == (trained / "predictions.csv").read_bytes()
+
+
+def test_twice_gives_the_same_bytes(evaluated: Path, trained: Path, tmp_path: Path) -> None:
+    main(["evaluate", str(trained), "--out", str(tmp_path), "--device", "cpu"])
+    for name in ("metrics.json", "predictions.csv"):
+        assert (tmp_path / name).read_bytes() == (evaluated / name).read_bytes()
+
+
+def test_all_subsets_are_those_that_training_scored(trained: Path, tmp_path: Path) -> None:
+    main(["evaluate", str(trained), "--out", str(tmp_path), "--modalities", "all-subsets", "--device", "cpu"])
+    assert figures(tmp_path)["subsets"] == figures(trained)["subsets"]
+
+
+def test_one_subset_is_the_same_alone(trained: Path, tmp_path: Path) -> None:
+    main(["evaluate", str(trained), "--out", str(tmp_path), "--modalities", "video+text", "--device", "cpu"])
+    assert figures(tmp_path)["accuracy"] == figures(trained)["subsets"]["text+video"]["accuracy"]
+
+
+def test_a_long_clip_is_called_as_predict_calls_it(evaluated: Path, trained: Path, made: Any) -> None:
+    row = next(row for row in made.data.utterances if row.id == "long")
+    predicted = EmotionRecognizer.from_pretrained(trained).predict(made.root / row.audio.path, row.text)[0]
+    scored = next(row for row in table(evaluated) if row["id"] == "long")
+    assert {name: float(scored[f"p_{name}"]) for name in CLASSES} == pytest.approx(predicted.probabilities, abs=2e-4)
+
+
+# ------------------------------------------------------------------ where it writes
+
+
+def test_results_go_into_the_run_by_default(trained: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    main(["evaluate", str(run), "--device", "cpu"])
+    assert {path.name for path in (run / "evaluate").iterdir()} == {"metrics.json", "predictions.csv"}
+
+
+def test_results_are_not_overwritten(evaluated: Path, trained: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(trained), "--out", str(evaluated)]) == 2
+    assert "--force" in capfd.readouterr().err
+
+
+def test_force_overwrites_results(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text("old")
+    assert main(["evaluate", str(trained), "--out", str(tmp_path), "--force", "--device", "cpu"]) == 0
+    assert figures(tmp_path)["n"] == 9
+
+
+# ------------------------------------------------------------------ which rows
+
+
+def row(name: str, emotion: str | None, split: str | None) -> Utterance:
+    return Utterance(name, "table", emotion=emotion, split=split)
+
+
+def test_rows_of_another_corpus_keep_their_own_split() -> None:
+    rows = [row("a", "happy", "test"), row("b", "sad", "train")]
+    assert [each.id for each in evaluate.choose(rows, CLASSES, "test", {"x": "test"}).utterances] == ["a"]
+
+
+def test_rows_that_the_runs_protocol_left_out_stay_out() -> None:
+    """A row that a split file does not name has still the manifest's own split."""
+    rows = [row("a", "happy", "test"), row("b", "sad", "test")]
+    assert [each.id for each in evaluate.choose(rows, CLASSES, "test", {"a": "test"}).utterances] == ["a"]
+
+
+def test_the_runs_split_comes_before_the_manifests() -> None:
+    rows = [row("a", "happy", "train"), row("b", "sad", "test")]
+    found = evaluate.choose(rows, CLASSES, "test", {"a": "test", "b": "train"})
+    assert [each.id for each in found.utterances] == ["a"]
+
+
+def test_a_corpus_without_a_split_is_taken_whole() -> None:
+    assert len(evaluate.choose([row("a", "happy", None), row("b", "sad", None)], CLASSES, "test", {}).utterances) == 2
+
+
+def test_emotions_that_the_model_does_not_know_are_counted_and_left_out() -> None:
+    rows = [row("a", "happy", "test"), row("b", "bored", "test"), row("c", None, "test"), row("d", "bored", "train")]
+    found = evaluate.choose(rows, CLASSES, "test", {})
+    assert (len(found.utterances), found.unknown, found.unlabelled) == (1, {"bored": 1}, 1)
+
+
+def test_a_map_names_the_corpus_emotions_as_the_model_does() -> None:
+    found = evaluate.choose([row("a", "joy", "test")], CLASSES, "test", {}, {"joy": "happy"})
+    assert found.utterances[0].emotion == "happy"
+
+
+def test_a_map_to_an_unknown_emotion_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'happy'"):
+        evaluate.choose([row("a", "joy", "test")], CLASSES, "test", {}, {"joy": "hapy"})
+
+
+def test_an_unknown_split_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'test'"):
+        evaluate.choose([row("a", "happy", "test")], CLASSES, "tset", {})
+
+
+def test_no_row_with_a_known_emotion_is_refused() -> None:
+    with pytest.raises(CorpusError, match="happy, sad"):
+        evaluate.choose([row("a", "joy", "test")], CLASSES, "test", {})
+
+
+# ------------------------------------------------------------------ another corpus
+
+
+@pytest.fixture
+def other(made: Any, tmp_path: Path) -> Path:
+    """The same media as a corpus of other names: joy for happy, and one emotion that the model does not know."""
+    rows = [
+        replace(each, id=f"other-{each.id}", emotion={"happy": "joy", "sad": "bored"}.get(each.emotion, each.emotion))
+        for each in made.data.utterances
+    ]
+    path = tmp_path / "other" / "manifest.jsonl"
+    manifest.write_corpus(path, made.data.corpus)
+    manifest.write(path, rows)
+    return path
+
+
+def test_another_corpus_is_scored_under_the_models_names(
+    other: Path, trained: Path, made: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    places = ["--manifest", str(other), "--store", str(made.store), "--out", str(tmp_path / "out")]
+    assert main(["evaluate", str(trained), *places, "--map", "joy=happy", "--json", "--device", "cpu"]) == 0
+    out = capfd.readouterr()
+    result = json.loads(out.out)
+    assert result["n"] == 6 and result["left_out"]["unknown"] == {"bored": 3} and "'bored'" in out.err
+
+
+def test_the_truth_of_another_corpus_is_written_under_the_models_names(
+    other: Path, trained: Path, made: Any, tmp_path: Path
+) -> None:
+    places = ["--manifest", str(other), "--store", str(made.store), "--out", str(tmp_path / "out")]
+    main(["evaluate", str(trained), *places, "--map", "joy=happy", "--device", "cpu"])
+    assert {row["truth"] for row in table(tmp_path / "out")} == {"happy", "neutral", "angry"}
+
+
+def test_features_of_another_encoder_are_refused_with_both_fingerprints(
+    trained: Path, made: Any, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    values = json.loads((run / "config.json").read_text())
+    own = values["features"]["audio"]["fingerprint"]
+    values["features"]["audio"]["fingerprint"] = "0" * 32
+    (run / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ConfigError, match=f"{'0' * 32}.*{own}"):
+        evaluate.samples_of(read_run(run), made.data.part("test"), made.data.store, made.data.media)
+
+
+def test_encoders_of_another_fingerprint_are_refused_with_both(trained: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    values = json.loads((run / "config.json").read_text())
+    own = values["features"]["text"]["fingerprint"]
+    values["features"]["text"]["fingerprint"] = "0" * 32
+    (run / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ConfigError, match=f"{'0' * 32}.*{own}"):
+        EmotionRecognizer.from_pretrained(run)
+
+
+# ------------------------------------------------------------------ damaged RUNs
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "protocol.json"])
+def test_a_run_that_is_not_whole_says_what_is_absent(trained: Path, tmp_path: Path, name: str) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    (run / name).unlink()
+    with pytest.raises(ConfigError, match=name):
+        read_run(run)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "protocol.json"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"\x00\xff" * 40])
+def test_a_damaged_run_is_refused_in_one_line(
+    trained: Path, tmp_path: Path, name: str, content: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run, ignore=shutil.ignore_patterns("checkpoints", "encoders", "tensorboard"))
+    (run / name).write_bytes(content)
+    assert main(["evaluate", str(run), "--out", str(tmp_path / "out")]) == 2
+    assert len(capfd.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["environment.json", "split.csv"])
+def test_a_run_without_its_places_is_refused_in_one_line(
+    trained: Path, tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run, ignore=shutil.ignore_patterns("checkpoints", "encoders", "tensorboard"))
+    (run / name).write_bytes(b"{}")
+    assert main(["evaluate", str(run), "--out", str(tmp_path / "out")]) == 2
+    assert len(capfd.readouterr().err.strip().splitlines()) == 1
+
+
+def test_a_corpus_that_moved_is_found_by_its_manifest(trained: Path, made: Any, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(made.manifest.parent, tmp_path / "moved")) / "manifest.jsonl"
+    places = ["--manifest", str(moved), "--store", str(made.store), "--out", str(tmp_path / "out")]
+    main(["evaluate", str(trained), *places, "--device", "cpu"])
+    assert (tmp_path / "out" / "predictions.csv").read_bytes() == (trained / "predictions.csv").read_bytes()
+
+
+def test_another_part_is_scored_where_it_is_named(trained: Path, tmp_path: Path) -> None:
+    main(["evaluate", str(trained), "--out", str(tmp_path), "--split", "valid", "--device", "cpu"])
+    assert figures(tmp_path)["n"] == 8
+
+
+def test_a_text_model_is_scored_in_the_windows_of_the_sound(made: Any, short: Any, tmp_path: Path) -> None:
+    """`predict` took a transcript whole where the model does not hear, and `evaluate` in windows."""
+    train.train(short(train__epochs=1, model__modalities="[text]"), made.data, tmp_path / "run")
+    each = next(row for row in made.data.utterances if row.id == "long")
+    scored = next(row for row in table(tmp_path / "run") if row["id"] == "long")
+    said = EmotionRecognizer.from_pretrained(tmp_path / "run").predict(made.root / each.audio.path, each.text)[0]
+    assert {name: float(scored[f"p_{name}"]) for name in CLASSES} == pytest.approx(said.probabilities, abs=2e-4)

@@ -1,0 +1,341 @@
+import csv
+import io
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import wavfusion
+from wavfusion import evaluate, media, train
+from wavfusion.cli import main
+from wavfusion.errors import ConfigError, MediaError
+from wavfusion.inference import run
+from wavfusion.predict import EmotionRecognizer
+from wavfusion.run import read_run
+
+pytest_plugins = ("corpus_fixture",)
+
+CLASSES = ["happy", "sad", "neutral", "angry"]
+FIELDS = [
+    *("file", "start", "end", "speaker", "text", "emotion", "probability", "probabilities", "modalities"),
+    *("contribution", "text_share"),
+]
+
+
+@pytest.fixture(scope="module")
+def recognizer(trained: Path) -> EmotionRecognizer:
+    return wavfusion.EmotionRecognizer.from_pretrained(str(trained))
+
+
+@pytest.fixture(scope="module")
+def clip(made: Any) -> Path:
+    return made.root / "clips/test00.mp4"
+
+
+@pytest.fixture(scope="module")
+def sound(made: Any) -> Path:
+    return made.root / "clips/test05.wav"
+
+
+def shell(capfd: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, list[str]]:
+    """Exit status, stdout and the lines of stderr of `predict`."""
+    status = main(["predict", *map(str, arguments)])
+    said = capfd.readouterr()
+    return status, said.out, said.err.strip().splitlines()
+
+
+# ------------------------------------------------------------------ the same numbers everywhere
+
+
+def test_a_file_is_called_as_its_stored_features_are(recognizer: EmotionRecognizer, trained: Path, made: Any) -> None:
+    rows = [row for row in made.data.part("test") if row.id != "long"]
+    loaded = read_run(trained)
+    samples = evaluate.samples_of(loaded, rows, made.data.store, made.data.media)
+    stored = run(loaded.model, samples, ["audio", "text", "video"], loaded.prior).probabilities
+    called = [recognizer.predict(made.root / row.audio.path, row.text)[0].probabilities for row in rows]
+    np.testing.assert_allclose([list(p.values()) for p in called], stored, atol=1e-5)
+
+
+def test_an_array_is_called_as_its_file_is(recognizer: EmotionRecognizer, sound: Path) -> None:
+    samples = media.decode_audio(sound).samples
+    from_array = recognizer.predict(samples, "good", sample_rate=16_000)[0].probabilities
+    assert from_array == pytest.approx(recognizer.predict(sound, "good")[0].probabilities, abs=1e-4)
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
+def test_an_array_of_another_rate_is_resampled(recognizer: EmotionRecognizer, tmp_path: Path, rate: int) -> None:
+    times = np.arange(rate) / rate
+    samples = (0.3 * np.sin(2 * np.pi * 400 * times)).astype(np.float32)
+    media.write_audio(tmp_path / "tone.wav", samples, rate)
+    from_array = recognizer.predict(samples, sample_rate=rate)[0].probabilities
+    assert from_array == pytest.approx(recognizer.predict(tmp_path / "tone.wav")[0].probabilities, abs=2e-3)
+
+
+def test_channels_of_an_array_are_averaged(recognizer: EmotionRecognizer, sound: Path) -> None:
+    mono = media.decode_audio(sound).samples
+    both = np.stack([mono * 1.5, mono * 0.5])
+    assert recognizer.predict(both, sample_rate=16_000)[0].probabilities == pytest.approx(
+        recognizer.predict(mono, sample_rate=16_000)[0].probabilities, abs=1e-5
+    )
+
+
+def test_double_precision_is_the_same(recognizer: EmotionRecognizer, sound: Path) -> None:
+    samples = media.decode_audio(sound).samples
+    assert recognizer.predict(samples.astype(np.float64), sample_rate=16_000)[0].probabilities == pytest.approx(
+        recognizer.predict(samples, sample_rate=16_000)[0].probabilities, abs=1e-6
+    )
+
+
+def test_the_shell_says_what_python_says(
+    recognizer: EmotionRecognizer, trained: Path, clip: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _, out, _ = shell(capfd, trained, clip, "--transcript", "stop shouting", "--format", "json", "--device", "cpu")
+    said = recognizer.predict(str(clip), transcript="stop shouting")[0]
+    assert json.loads(out)[0]["probabilities"] == pytest.approx(said.probabilities, abs=1e-6)
+
+
+# ------------------------------------------------------------------ what it says
+
+
+def test_a_known_clip_is_called_right(recognizer: EmotionRecognizer, clip: Path) -> None:
+    assert recognizer.predict(clip, "stop shouting")[0].emotion == "angry"
+
+
+def test_the_probability_is_that_of_the_emotion(recognizer: EmotionRecognizer, clip: Path) -> None:
+    said = recognizer.predict(clip)[0]
+    assert said.probability == max(said.probabilities.values()) == said.probabilities[str(said.emotion)]
+
+
+def test_probabilities_stand_in_class_order(recognizer: EmotionRecognizer, clip: Path) -> None:
+    assert list(recognizer.predict(clip)[0].probabilities) == CLASSES == recognizer.classes
+
+
+@pytest.mark.parametrize("transcript", [None, "", "  \n"])
+def test_no_transcript_is_no_text(recognizer: EmotionRecognizer, clip: Path, transcript: str | None) -> None:
+    assert recognizer.predict(clip, transcript)[0].modalities == ["audio", "video"]
+
+
+def test_an_array_has_no_file_and_no_video(recognizer: EmotionRecognizer) -> None:
+    said = recognizer.predict(np.full(8000, 0.1, np.float32), sample_rate=16_000)[0]
+    assert (said.file, said.end, said.modalities) == ("", 0.5, ["audio"])
+
+
+def test_an_absent_modality_is_said(
+    recognizer: EmotionRecognizer, sound: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = recognizer.predict(sound)[0]
+    assert said.modalities == ["audio"] and "has no video" in caplog.text
+
+
+def test_text_share_is_told_where_text_met_video(recognizer: EmotionRecognizer, clip: Path) -> None:
+    with_text, without = (recognizer.predict(clip, text)[0].text_share for text in ("stop shouting", None))
+    assert without is None and with_text is not None and 0 < with_text < 1
+
+
+def test_forty_seconds_are_averaged_over_windows_by_length(recognizer: EmotionRecognizer, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    times = np.arange(16_000 * 40) / 16_000
+    samples = (0.2 * np.sin(2 * np.pi * (200 + 20 * times) * times) + rng.normal(0, 0.01, len(times))).astype(
+        np.float32
+    )
+    whole = recognizer.predict(samples, sample_rate=16_000)[0]
+    parts = [
+        recognizer.predict(samples[start * 16_000 : end * 16_000], sample_rate=16_000)[0].probabilities
+        for start, end in ((0, 15), (15, 30), (30, 40))
+    ]
+    expected = {name: sum(w * p[name] for w, p in zip((15, 15, 10), parts, strict=True)) / 40 for name in CLASSES}
+    assert whole.end == 40.0 and whole.probabilities == pytest.approx(expected, abs=1e-4)
+
+
+# ------------------------------------------------------------------ what cannot be used
+
+
+@pytest.mark.parametrize("rate", [None, 0, -16_000, 16, 10**9])
+def test_an_array_needs_its_rate_in_hertz(recognizer: EmotionRecognizer, rate: int | None) -> None:
+    with pytest.raises(ConfigError, match="sample_rate="):
+        recognizer.predict(np.zeros(100, np.float32), sample_rate=rate)
+
+
+def test_a_file_has_a_rate_of_its_own(recognizer: EmotionRecognizer, sound: Path) -> None:
+    with pytest.raises(ConfigError, match="array only"):
+        recognizer.predict(sound, sample_rate=16_000)
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        np.zeros(0, np.float32),
+        np.zeros((2, 0), np.float32),
+        np.zeros((1, 2, 800), np.float32),
+        np.zeros(800, np.int16),
+        np.zeros((800, 2), np.float32),
+        np.array([0.0, math.nan] * 400),
+        np.array([0.0, math.inf] * 400),
+    ],
+    ids=["empty", "no samples", "three axes", "integers", "samples first", "nan", "infinity"],
+)
+def test_an_array_that_is_no_sound_is_refused(recognizer: EmotionRecognizer, samples: np.ndarray) -> None:
+    with pytest.raises(ConfigError, match="expected"):
+        recognizer.predict(samples, sample_rate=16_000)
+
+
+def test_one_sample_is_a_sound(recognizer: EmotionRecognizer) -> None:
+    assert recognizer.predict(np.zeros(1, np.float32), sample_rate=16_000)[0].modalities == ["audio"]
+
+
+def test_a_file_without_what_the_model_uses_is_refused(made: Any, short: Any, sound: Path, tmp_path: Path) -> None:
+    train.train(short(train__epochs=1, model__modalities="[video]"), made.data, tmp_path / "run")
+    with pytest.raises(MediaError, match="expected video"):
+        EmotionRecognizer.from_pretrained(tmp_path / "run").predict(sound)
+
+
+def test_a_run_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="RUN folder"):
+        EmotionRecognizer.from_pretrained(tmp_path / "nothing")
+
+
+def test_a_hub_id_that_cannot_be_reached_is_refused_in_one_line() -> None:
+    with pytest.raises(ConfigError) as caught:
+        EmotionRecognizer.from_pretrained("nobody/nothing-of-this-name")
+    assert "\n" not in str(caught.value)
+
+
+# ------------------------------------------------------------------ the shell
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> list[Path]:
+    """Files that are nothing: absent, empty, text under a false name, a folder."""
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "words.mp4").write_text("these are words\n" * 50)
+    (tmp_path / "folder.wav").mkdir()
+    return [tmp_path / name for name in ("absent.wav", "empty.wav", "words.mp4", "folder.wav")]
+
+
+def test_good_files_are_written_and_each_bad_one_has_its_line(
+    trained: Path, clip: Path, bad: list[Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = shell(capfd, trained, bad[0], clip, *bad[1:], "--format", "json", "--device", "cpu")
+    assert status == 1 and [each["file"] for each in json.loads(out)] == [str(clip)]
+    assert [sum(str(path) in line for line in err) for path in bad] == [1, 1, 1, 1]
+
+
+def test_bad_files_alone_are_bad_input(trained: Path, bad: list[Path], capfd: pytest.CaptureFixture[str]) -> None:
+    status, out, err = shell(capfd, trained, *bad, "--device", "cpu")
+    assert (status, out, len(err)) == (2, "", 4)
+
+
+def test_good_files_alone_exit_0(trained: Path, clip: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert shell(capfd, trained, clip, "--device", "cpu")[0] == 0
+
+
+HOSTILE = [
+    "with space.wav",
+    'it\'s "quoted".wav',
+    "emoji 🙃.wav",
+    "new\nline.wav",
+    "-dash.wav",
+    "ünï.wav",
+    "$(x) %s.wav",
+]
+
+
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_hostile_names_come_back_as_they_were(
+    trained: Path, sound: Path, tmp_path: Path, form: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    paths = [shutil.copy(sound, tmp_path / name) for name in HOSTILE]
+    _, out, _ = shell(capfd, trained, *paths, "--format", form, "--device", "cpu")
+    rows = json.loads(out) if form == "json" else list(csv.DictReader(io.StringIO(out)))
+    assert [row["file"] for row in rows] == list(map(str, paths))
+
+
+def test_a_name_of_a_file_stays_in_its_line_of_the_table(
+    trained: Path, sound: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(shutil.copy(sound, tmp_path / "new\nline.wav"))
+    assert len(shell(capfd, trained, path, "--device", "cpu")[1].splitlines()) == 1
+
+
+def test_a_name_that_is_no_text_comes_back_byte_for_byte(
+    trained: Path, sound: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    path = os.path.join(os.fsencode(tmp_path), b"caf\xe9.wav")
+    shutil.copy(os.fsencode(sound), path)
+    main(["predict", str(trained), os.fsdecode(path), "--format", "json", "--device", "cpu"])
+    assert path in capfdbinary.readouterr().out
+
+
+def test_a_dangling_link_has_its_line(trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "link.wav").symlink_to(tmp_path / "gone.wav")
+    status, _, err = shell(capfd, trained, tmp_path / "link.wav", "--device", "cpu")
+    assert status == 2 and len(err) == 1 and "link.wav" in err[0]
+
+
+def test_json_has_the_fields_of_the_contract(trained: Path, clip: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = shell(capfd, trained, clip, "--format", "json", "--transcript", "stop", "--device", "cpu")
+    assert list(json.loads(out)[0]) == FIELDS
+
+
+def test_csv_has_the_fields_of_the_contract(trained: Path, clip: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = shell(capfd, trained, clip, "--format", "csv", "--transcript", "stop", "--device", "cpu")
+    simple = [name for name in FIELDS if name not in ("probabilities", "contribution")]
+    wide = [*(f"p_{name}" for name in CLASSES), *(f"contribution_{name}" for name in ("audio", "text", "video"))]
+    assert next(csv.reader(io.StringIO(out))) == [*simple, *wide]
+
+
+def test_csv_holds_the_numbers_of_json(trained: Path, clip: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    _, as_csv, _ = shell(capfd, trained, clip, "--format", "csv", "--device", "cpu")
+    _, as_json, _ = shell(capfd, trained, clip, "--format", "json", "--device", "cpu")
+    row, entry = next(csv.DictReader(io.StringIO(as_csv))), json.loads(as_json)[0]
+    assert {name: float(row[f"p_{name}"]) for name in CLASSES} == pytest.approx(entry["probabilities"])
+
+
+def test_the_table_names_emotion_and_modalities(trained: Path, clip: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = shell(capfd, trained, clip, "--device", "cpu")[1]
+    assert "angry" in out and "audio+video" in out
+
+
+def test_a_transcript_can_be_a_file(
+    trained: Path, clip: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "said.txt").write_text("Wie schön!\n", encoding="utf-8")
+    _, out, _ = shell(capfd, trained, clip, "--format", "json", "--transcript", tmp_path / "said.txt")
+    assert json.loads(out)[0]["text"] == "Wie schön!"
+
+
+def test_a_transcript_can_be_long(trained: Path, clip: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = shell(capfd, trained, clip, "--format", "json", "--transcript", "so what " * 200, "--device", "cpu")
+    assert json.loads(out)[0]["modalities"] == ["audio", "text", "video"]
+
+
+def test_a_transcript_of_other_bytes_is_refused(
+    trained: Path, clip: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "said.txt").write_bytes(b"caf\xe9")
+    status, _, err = shell(capfd, trained, clip, "--transcript", tmp_path / "said.txt")
+    assert status == 2 and "UTF-8" in err[0]
+
+
+def test_one_transcript_is_not_for_several_files(trained: Path, clip: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert shell(capfd, trained, clip, clip, "--transcript", "stop")[0] == 2
+
+
+def test_a_file_of_results_is_not_overwritten(
+    trained: Path, clip: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out.json").write_text("mine")
+    status, _, _ = shell(capfd, trained, clip, "--out", tmp_path / "out.json")
+    assert (status, (tmp_path / "out.json").read_text()) == (2, "mine")
+
+
+def test_results_go_to_a_file_instead(
+    trained: Path, clip: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _, out, _ = shell(capfd, trained, clip, "--out", tmp_path / "out.json", "--format", "json", "--device", "cpu")
+    assert out == "" and len(json.loads((tmp_path / "out.json").read_text())) == 1

@@ -1,0 +1,538 @@
+import csv
+import io
+import itertools
+import json
+import os
+import pickletools
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from wavfusion import evaluate, experiment, train
+from wavfusion.clips import FeatureSet
+from wavfusion.dataset import choose_features, model_config
+from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.model.config import Switches
+from wavfusion.predict import EmotionRecognizer
+from wavfusion.run import read_run
+
+pytest_plugins = ("corpus_fixture",)
+
+# contract.md, Files; and ours: which utterance was in which part, and the history for TensorBoard.
+CONTRACT = {
+    *("model.safetensors", "config.json", "encoders", "experiment.yaml", "protocol.json", "metrics.json"),
+    *("predictions.csv", "history.csv", "environment.json", "checkpoints"),
+}
+OURS = {"split.csv", "tensorboard"}
+RESULTS = ("model.safetensors", "config.json", "metrics.json", "predictions.csv", "history.csv")
+
+
+def tree(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def results(run: Path) -> dict[str, bytes]:
+    return {name: (run / name).read_bytes() for name in RESULTS}
+
+
+def history(run: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO((run / "history.csv").read_text())))
+
+
+def checkpoints(run: Path) -> list[Path]:
+    return sorted((run / "checkpoints").iterdir(), key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+@pytest.fixture(scope="module")
+def ran(made: Any, short: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short RUN with everything random in it, on the paper's losses."""
+    out = tmp_path_factory.mktemp("ran") / "run"
+    train.train(short(model__modality_dropout=0.2, model__time_mask=0.05), made.data, out)
+    return out
+
+
+@pytest.fixture
+def again(ran: Path, tmp_path: Path) -> Path:
+    """A copy of it to spoil."""
+    return Path(shutil.copytree(ran, tmp_path / "run"))
+
+
+# ------------------------------------------------------------------ does it learn
+
+
+def test_a_separable_corpus_is_learned(trained: Path) -> None:
+    assert json.loads((trained / "metrics.json").read_text())["accuracy"] >= 0.85
+
+
+def test_a_model_with_modality_dropout_is_scored_on_all_subsets(trained: Path) -> None:
+    assert list(json.loads((trained / "metrics.json").read_text())["subsets"])[-1] == "audio+text+video"
+    assert len(json.loads((trained / "metrics.json").read_text())["subsets"]) == 7
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"model__modalities": "[text]"},
+        {"model__modalities": "[audio, video]"},
+        {"model__modalities": "[text, video]"},
+        {"model__fusion": "concat"},
+        {"model__fusion": "concat", "model__modalities": "[video]"},
+        {"model__task_loss": "soft"},
+    ],
+    ids=str,
+)
+def test_every_kind_of_model_trains(made: Any, short: Any, tmp_path: Path, switches: dict[str, str]) -> None:
+    train.train(short(train__epochs=1, **switches), made.data, tmp_path / "run")
+    assert (
+        set(read_run(tmp_path / "run").model.config.modalities) == set(short(**switches).model.modalities)
+        and float(history(tmp_path / "run")[0]["loss"]) < 20
+    )
+
+
+def test_the_margin_is_absent_from_the_losses_of_a_single_modality(made: Any, short: Any, tmp_path: Path) -> None:
+    train.train(short(train__epochs=1, model__modalities="[audio]"), made.data, tmp_path / "run")
+    assert "loss_margin" not in history(tmp_path / "run")[0]
+
+
+def test_balanced_weights_are_inverse_frequencies_with_mean_one() -> None:
+    assert train._class_weights([0.5, 0.25, 0.25, 0.0]).tolist() == pytest.approx([2 / 3, 4 / 3, 4 / 3, 0])
+
+
+def test_the_balanced_loss_weighs_by_the_training_part(made: Any, short: Any, tmp_path: Path) -> None:
+    kept = [row for row in made.data.utterances if row.id not in ("train03", "train07", "train11")]
+    parts = {row.id: row.split for row in kept if row.emotion}
+    data = replace(made.data, utterances=kept, protocol=replace(made.data.protocol, parts=parts))
+    train.train(short(train__epochs=1, model__task_loss="balanced"), data, tmp_path / "run")
+    weights = dict(zip(data.protocol.classes, read_run(tmp_path / "run").model.class_weights.tolist(), strict=True))
+    counts = {name: sum(row.emotion == name for row in data.part("train")) for name in weights}
+    total = sum(counts.values())
+    assert weights == pytest.approx({name: total / (len(counts) * count) for name, count in counts.items()})
+
+
+def test_unlabelled_utterances_have_no_part_in_training(ran: Path) -> None:
+    named = [row["id"] for row in csv.DictReader(io.StringIO((ran / "split.csv").read_text()))]
+    assert "unlabelled" not in named and len(named) == 41
+
+
+def test_the_prior_is_that_of_the_training_part(ran: Path) -> None:
+    assert read_run(ran).prior == [0.25] * 4
+
+
+# ------------------------------------------------------------------ parameters
+
+
+def build(made: Any, **switches: Any) -> tuple[Any, nn.Module]:
+    found = choose_features(made.data.store, None)
+    config = model_config(Switches(**switches), found, made.data.protocol.classes)
+    return train.build("cached", config, made.encoders)
+
+
+def groups(made: Any, **switches: Any) -> dict[str, tuple[str, float, float]]:
+    """Group, rate and decay of every tensor that learns."""
+    model, network = build(made, **switches)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        names[id(parameter)]: (group["name"], group["lr"], group["weight_decay"])
+        for group in train.parameter_groups(network, model, (1e-5, 1e-3), 0.01)
+        for parameter in group["params"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("layers.0.feed_forward.intermediate_dense.weight", None),
+        ("deep_layers.0.text_attention.q_proj.weight", ("pretrained", 1e-5, 0.01)),
+        ("deep_layers.0.text_attention.q_proj.bias", ("pretrained", 1e-5, 0.0)),
+        ("deep_layers.0.text_attention.k_proj.weight", ("new", 1e-3, 0.01)),
+        ("deep_layers.2.video_attention.v_proj.bias", ("new", 1e-3, 0.0)),
+        ("deep_layers.0.feed_forward.intermediate_dense.weight", ("pretrained", 1e-5, 0.01)),
+        ("deep_layers.0.final_layer_norm.weight", ("pretrained", 1e-5, 0.0)),
+        ("deep_layers.1.gate.fc.weight", ("new", 1e-3, 0.01)),
+        ("video_encoder.entry.weight", ("new", 1e-3, 0.01)),
+        ("video_encoder.entry_norm.weight", ("new", 1e-3, 0.0)),
+        ("head.weight", ("new", 1e-3, 0.01)),
+        ("head.bias", ("new", 1e-3, 0.0)),
+        ("queries", ("new", 1e-3, 0.01)),
+    ],
+)
+def test_a_tensor_has_the_rate_of_its_origin_and_the_decay_of_its_kind(
+    made: Any, name: str, group: tuple[str, float, float] | None
+) -> None:
+    assert groups(made).get(name) == group
+
+
+def test_codewords_do_not_decay(made: Any) -> None:
+    assert [found[2] for name, found in groups(made).items() if name.endswith("codewords")] == [0.0]
+
+
+def test_every_tensor_that_learns_is_in_one_group(made: Any) -> None:
+    model, _ = build(made)
+    assert set(groups(made)) == {name for name, x in model.named_parameters() if x.requires_grad}
+
+
+def test_with_random_cross_attentions_none_of_them_is_pretrained(made: Any) -> None:
+    found = groups(made, init_cross="xavier_all")
+    assert {kind for name, (kind, _, _) in found.items() if "_attention." in name} == {"new"}
+
+
+def test_the_rates_are_those_of_the_preset_unless_the_experiment_has_its_own(short: Any) -> None:
+    found = FeatureSet("x", pretrained_rate=1e-5, new_rate=2e-4)
+    rates = [train.learning_rates(short(**own).train, found) for own in ({}, {"train__new_rate": "0.5"})]
+    assert rates == [(1e-5, 2e-4), (1e-5, 0.5)]
+
+
+def test_frozen_tensors_stay_as_the_checkpoint_had_them(made: Any, short: Any, tmp_path: Path) -> None:
+    setting = short(train__epochs=1, model__trainable_layers=1, model__fusion_layers=3)
+    train.train(setting, made.data, tmp_path / "run")
+    model, _ = build(made, trainable_layers=1)
+    frozen = {name: x for name, x in model.named_parameters() if not x.requires_grad}
+    after = load_file(tmp_path / "run" / "model.safetensors")
+    assert frozen and all(torch.equal(x, after[name]) for name, x in frozen.items())
+
+
+# ------------------------------------------------------------------ epochs
+
+
+def test_history_has_a_row_an_epoch_with_the_parts_of_the_loss(ran: Path) -> None:
+    rows = history(ran)
+    assert [float(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5]
+    assert all(
+        float(row["loss"]) == pytest.approx(float(row["loss_task"]) + float(row["loss_margin"]), rel=1e-3)
+        for row in rows
+    )
+
+
+def test_the_best_epoch_is_kept(ran: Path) -> None:
+    rows = history(ran)
+    best = max(rows, key=lambda row: float(row["eval_weighted_f1"]))
+    kept = load_file(ran / "checkpoints" / f"checkpoint-{best['step']}" / "model.safetensors")
+    final = load_file(ran / "model.safetensors")
+    assert all(torch.equal(tensor, kept[f"network.{name}"]) for name, tensor in final.items())
+
+
+def test_the_validation_figure_of_the_best_epoch_is_that_of_the_model(ran: Path, made: Any) -> None:
+    best = max(float(row["eval_weighted_f1"]) for row in history(ran))
+    result, _ = evaluate.evaluate(read_run(ran), made.data.part("valid"), made.data.store, made.data.media)
+    assert result["weighted_f1"] == pytest.approx(best)
+
+
+@pytest.mark.parametrize(
+    ("scores", "count"), [([], 0), ([0.1], 0), ([0.1, 0.2], 0), ([0.2, 0.2], 1), ([0.3, 0.1, 0.2], 2)]
+)
+def test_patience_counts_from_the_first_best_epoch(scores: list[float], count: int) -> None:
+    assert train.epochs_since_best([{train.BEST_BY: score} for score in scores]) == count
+
+
+@pytest.fixture(scope="module")
+def stopped(made: Any, short: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A RUN that cannot learn and stops early."""
+    out = tmp_path_factory.mktemp("stopped") / "run"
+    train.train(short(train__epochs=20, train__patience=2, train__new_rate=0, train__pretrained_rate=0), made.data, out)
+    return out
+
+
+def test_training_stops_when_patience_ends(stopped: Path) -> None:
+    assert len(history(stopped)) == 3
+
+
+# ------------------------------------------------------------------ the RUN folder
+
+
+def test_a_run_holds_what_the_contract_names(ran: Path) -> None:
+    assert {path.name for path in ran.iterdir()} == CONTRACT | OURS
+
+
+def test_what_a_run_hands_over_is_no_pickle(ran: Path) -> None:
+    for path in ran.rglob("*"):
+        if path.is_file() and "checkpoints" not in path.relative_to(ran).parts:
+            assert path.suffix in {".safetensors", ".json", ".yaml", ".csv", ".txt", ""} or "tfevents" in path.name
+            with pytest.raises(ValueError):  # noqa: PT011
+                list(itertools.islice(pickletools.genops(path.read_bytes()[:4096]), 50))
+
+
+def test_the_experiment_of_a_run_is_read_again_as_it_was(ran: Path, short: Any) -> None:
+    wanted = short(model__modality_dropout=0.2, model__time_mask=0.05)
+    assert experiment.read(str(ran / "experiment.yaml")) == wanted
+
+
+def test_the_protocol_of_a_run_says_what_its_figures_mean(ran: Path, made: Any) -> None:
+    values = json.loads((ran / "protocol.json").read_text())
+    assert (values["name"], values["selected_on"], values["speakers_disjoint"], values["hash"]) == (
+        "official",
+        "valid",
+        True,
+        made.data.protocol.hash,
+    )
+
+
+def test_the_environment_of_a_run_names_versions_hardware_and_seed(ran: Path) -> None:
+    values = json.loads((ran / "environment.json").read_text())
+    assert values["torch"] == torch.__version__ and values["seed"] == 0 and values["cpu_count"] == os.cpu_count()
+
+
+def test_the_config_of_a_run_names_the_fingerprints_of_its_encoders(ran: Path, made: Any) -> None:
+    values = json.loads((ran / "config.json").read_text())["features"]
+    own = {name: getattr(made.encoders, name).fingerprint for name in ("audio", "text", "video")}
+    assert {name: values[name]["fingerprint"] for name in own} == own
+
+
+def test_the_tiny_encoders_of_a_run_are_its_own(ran: Path) -> None:
+    assert {path.name for path in (ran / "encoders").iterdir()} == {"audio", "text", "video"}
+
+
+def test_tensorboard_has_an_event_file(ran: Path) -> None:
+    assert [path.stat().st_size > 500 for path in (ran / "tensorboard").iterdir()] == [True]
+
+
+def test_every_kept_checkpoint_is_marked_as_complete(ran: Path) -> None:
+    assert all((path / train.COMPLETE).exists() for path in checkpoints(ran))
+
+
+def test_training_writes_nothing_to_stdout(
+    made: Any, short: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    train.train(short(train__epochs=1, model__modalities="[text]"), made.data, tmp_path / "run")
+    assert capfd.readouterr().out == ""
+
+
+# ------------------------------------------------------------------ refusals
+
+
+def test_an_existing_run_is_refused(ran: Path, made: Any, short: Any) -> None:
+    with pytest.raises(CorpusError, match=r"--resume.*--force"):
+        train.train(short(), made.data, ran)
+
+
+def test_force_begins_anew_and_leaves_other_files_alone(again: Path, made: Any, short: Any) -> None:
+    (again / "notes.txt").write_text("mine")
+    train.train(short(train__epochs=1, model__modalities="[text]"), made.data, again, force=True)
+    assert len(history(again)) == 1 and (again / "notes.txt").exists() and not (again / "encoders" / "audio").exists()
+
+
+def test_force_removes_nothing_where_the_new_training_cannot_begin(again: Path, made: Any, short: Any) -> None:
+    """The old RUN was removed before the new one's features were looked for."""
+    before = tree(again)
+    with pytest.raises(CorpusError):
+        train.train(short(model__trainable_layers=5), made.data, again, force=True)
+    assert tree(again) == before
+
+
+def test_a_run_is_not_resumed_under_another_experiment(again: Path, made: Any, short: Any) -> None:
+    with pytest.raises(ConfigError, match=r"train\.epochs 7 where it was 5"):
+        setting = short(model__modality_dropout=0.2, model__time_mask=0.05, train__epochs=7)
+        train.train(setting, made.data, again, resume=True)
+
+
+@pytest.mark.parametrize("part", ["train", "valid"])
+def test_an_empty_part_is_refused(made: Any, short: Any, tmp_path: Path, part: str) -> None:
+    parts = {key: each for key, each in made.data.protocol.parts.items() if each != part}
+    data = replace(made.data, protocol=replace(made.data.protocol, parts=parts))
+    with pytest.raises(CorpusError, match=part):
+        train.train(short(), data, tmp_path / "run")
+
+
+def test_a_store_of_another_encoder_is_refused_with_both_fingerprints(made: Any, short: Any, tmp_path: Path) -> None:
+    store = Path(shutil.copytree(made.store, tmp_path / "store"))
+    values = json.loads((store / "encoders.json").read_text())
+    own = values["tiny"]["audio"]["fingerprint"]
+    values["tiny"]["audio"]["fingerprint"] = "0" * 32
+    (store / "encoders.json").write_text(json.dumps(values))
+    data = train.read_data(made.manifest, store)
+    with pytest.raises((ConfigError, CorpusError)) as caught:
+        train.load_trained_on(choose_features(data.store, None), build(made)[0].config)
+    assert own in str(caught.value) and "0" * 32 in str(caught.value)
+
+
+# ------------------------------------------------------------------ the same again
+
+
+def test_one_seed_gives_the_same_bytes(ran: Path, made: Any, short: Any, tmp_path: Path) -> None:
+    train.train(short(model__modality_dropout=0.2, model__time_mask=0.05), made.data, tmp_path / "run")
+    assert results(tmp_path / "run") == results(ran)
+
+
+def test_another_seed_gives_other_weights(ran: Path, made: Any, short: Any, tmp_path: Path) -> None:
+    setting = short(model__modality_dropout=0.2, model__time_mask=0.05, seed=1, train__epochs=1)
+    train.train(setting, made.data, tmp_path / "run")
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() != (ran / "model.safetensors").read_bytes()
+
+
+def test_the_labels_of_the_test_part_change_no_byte_of_a_checkpoint(
+    ran: Path, made: Any, short: Any, tmp_path: Path
+) -> None:
+    labels = {row.id: row.emotion for row in made.data.part("test")}
+    shifted = dict(zip(labels, [*list(labels.values())[1:], "happy"], strict=True))
+    rows = [replace(row, emotion=shifted.get(row.id, row.emotion)) for row in made.data.utterances]
+    setting = short(model__modality_dropout=0.2, model__time_mask=0.05)
+    train.train(setting, replace(made.data, utterances=rows), tmp_path / "run")
+    for ours, other in zip(checkpoints(ran), checkpoints(tmp_path / "run"), strict=True):
+        for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"):
+            assert (ours / name).read_bytes() == (other / name).read_bytes()
+
+
+def resume(made: Any, run: Path, setting: Any) -> None:
+    train.train(setting, made.data, run, resume=True)
+
+
+def spoil(run: Path, marked: bool) -> None:
+    """Leave what a kill while the last checkpoint is written leaves."""
+    for name in ("model.safetensors", "config.json", "metrics.json", "predictions.csv"):
+        (run / name).unlink()
+    newest = checkpoints(run)[-1]
+    if not marked:
+        (newest / train.COMPLETE).unlink()
+        (newest / "optimizer.pt").write_bytes(b"cut sho")
+
+
+def test_a_checkpoint_that_was_cut_short_is_passed_over(ran: Path, again: Path, made: Any, short: Any) -> None:
+    spoil(again, marked=False)
+    resume(made, again, short(model__modality_dropout=0.2, model__time_mask=0.05))
+    assert results(again) == results(ran)
+
+
+def test_a_run_killed_after_its_last_epoch_is_finished(ran: Path, again: Path, made: Any, short: Any) -> None:
+    spoil(again, marked=True)
+    resume(made, again, short(model__modality_dropout=0.2, model__time_mask=0.05))
+    assert results(again) == results(ran)
+
+
+def test_resuming_a_finished_run_changes_nothing(ran: Path, again: Path, made: Any, short: Any) -> None:
+    resume(made, again, short(model__modality_dropout=0.2, model__time_mask=0.05))
+    assert results(again) == results(ran)
+
+
+def test_a_run_that_stopped_early_is_not_trained_further(stopped: Path, made: Any, short: Any, tmp_path: Path) -> None:
+    """The Trainer forgets the count of its patience at a resume."""
+    again = Path(shutil.copytree(stopped, tmp_path / "run"))
+    setting = short(train__epochs=20, train__patience=2, train__new_rate=0, train__pretrained_rate=0)
+    resume(made, again, setting)
+    assert results(again) == results(stopped)
+
+
+def test_patience_goes_on_where_it_was(stopped: Path, made: Any, short: Any, tmp_path: Path) -> None:
+    again = Path(shutil.copytree(stopped, tmp_path / "run"))
+    spoil(again, marked=False)
+    setting = short(train__epochs=20, train__patience=2, train__new_rate=0, train__pretrained_rate=0)
+    resume(made, again, setting)
+    assert results(again) == results(stopped)
+
+
+def test_a_moved_run_keeps_its_best_epoch(ran: Path, again: Path, made: Any, short: Any) -> None:
+    """The Trainer's state names the best checkpoint by the path that it had."""
+    for path in checkpoints(again):
+        state = json.loads((path / "trainer_state.json").read_text())
+        state["best_model_checkpoint"] = "/moved/away"
+        (path / "trainer_state.json").write_text(json.dumps(state))
+    spoil(again, marked=True)
+    resume(made, again, short(model__modality_dropout=0.2, model__time_mask=0.05))
+    assert results(again) == results(ran)
+
+
+def test_resuming_nothing_begins(made: Any, short: Any, tmp_path: Path) -> None:
+    setting = short(train__epochs=1, model__modalities="[text]")
+    train.train(setting, made.data, tmp_path / "run", resume=True)
+    assert len(history(tmp_path / "run")) == 1
+
+
+# ------------------------------------------------------------------ live and scratch
+
+
+@pytest.mark.slow
+def test_live_training_equals_cached_training_but_for_the_rounding(made: Any, short: Any, tmp_path: Path) -> None:
+    for mode in ("cached", "live"):
+        train.train(short(train__mode=mode), made.data, tmp_path / mode)
+    cached, live = (load_file(tmp_path / mode / "model.safetensors") for mode in ("cached", "live"))
+    moved = build(made)[0].state_dict()
+    difference = sum(float((cached[name] - live[name]).square().sum()) for name in cached) ** 0.5
+    learned = sum(float((cached[name].float() - moved[name].float()).square().sum()) for name in cached) ** 0.5
+    assert difference < 0.05 * learned
+
+
+@pytest.mark.slow
+def test_a_model_from_scratch_carries_the_encoder_that_it_learned(made: Any, short: Any, tmp_path: Path) -> None:
+    setting = short(train__mode="scratch", train__epochs=3, model__modalities="[audio]")
+    train.train(setting, made.data, tmp_path / "run")
+    trained = read_run(tmp_path / "run")
+    row = made.data.part("test")[0]
+    result, said = evaluate.evaluate(trained, made.data.part("test"), made.data.store, made.data.media)
+    predicted = EmotionRecognizer(trained, trained.encoders()).predict(made.root / row.audio.path)[0]
+    assert list(predicted.probabilities.values()) == pytest.approx(said.probabilities[0].tolist(), abs=1e-3)
+    assert result["accuracy"] == json.loads((tmp_path / "run" / "metrics.json").read_text())["accuracy"]
+    assert trained.features.audio["fingerprint"] != made.encoders.audio.fingerprint
+
+
+@pytest.mark.slow
+def test_a_model_from_scratch_resumes_exactly(made: Any, short: Any, tmp_path: Path) -> None:
+    setting = short(train__mode="scratch", train__epochs=3, model__modalities="[audio]")
+    train.train(setting, made.data, tmp_path / "run")
+    again = Path(shutil.copytree(tmp_path / "run", tmp_path / "again"))
+    spoil(again, marked=False)
+    resume(made, again, setting)
+    assert results(again) == results(tmp_path / "run")
+
+
+# ------------------------------------------------------------------ kills
+
+KILLS = int(os.environ.get("WAVFUSION_KILLS", "3"))
+
+
+def command(made: Any, out: Path, *rest: str) -> list[str]:
+    settings = {
+        "train.epochs": 24,
+        "train.batch_size": 8,
+        "train.patience": 6,
+        "model.modality_dropout": 0.2,
+        "model.time_mask": 0.05,
+    }
+    overrides = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+    files = ["--manifest", str(made.manifest), "--store", str(made.store), "--out", str(out)]
+    return [sys.executable, "-m", "wavfusion", "train", "--config", "paper", *files, *overrides, *rest]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600 + 60 * KILLS)
+def test_a_killed_training_resumes_to_the_same_weights(made: Any, tmp_path: Path) -> None:
+    """Kills are spread over the whole life of the process, one in each equal stretch, and a few come twice."""
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    whole = tmp_path / "whole"
+    started = time.monotonic()
+    process = subprocess.Popen(command(made, whole), **quiet)
+    while not (whole / "experiment.yaml").exists():
+        assert process.poll() is None and time.monotonic() - started < 120
+        time.sleep(0.02)
+    begun = time.monotonic()
+    assert process.wait() == 0
+    lasted = time.monotonic() - begun
+    chance = random.Random(0)
+    seen = []
+    for number in range(KILLS):
+        out = tmp_path / f"killed{number}"
+        process = subprocess.Popen(command(made, out), **quiet)
+        while not (out / "experiment.yaml").exists():
+            assert process.poll() is None
+            time.sleep(0.005)
+        time.sleep(lasted * (number + chance.random()) / KILLS)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        seen.append(len(list((out / "checkpoints").glob("*/complete"))))
+        if number % 3 == 2:
+            process = subprocess.Popen(command(made, out, "--resume"), **quiet)
+            time.sleep(begun - started + lasted * chance.random())
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        assert subprocess.run(command(made, out, "--resume"), **quiet, check=False).returncode == 0
+        assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes(), (number, seen)
+        assert (out / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes(), (number, seen)
+        shutil.rmtree(out)
