@@ -42,9 +42,9 @@ def test_importing_the_package_imports_nothing_heavy():
     assert done.stdout == "set()\n"
 
 
-@pytest.mark.parametrize("leaf", ["wavfusion.demo", "wavfusion.report", "wavfusion.lookalike", "wavfusion.tiny_assets"])
-def test_the_rest_works_without_a_leaf(leaf):
-    blocked = f"import sys; sys.modules[{leaf!r}] = None\n"
+def test_the_rest_works_without_its_leaves():
+    leaves = ["wavfusion.demo", "wavfusion.report", "wavfusion.lookalike"]
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({leaves!r}))\n"
     done = run_python(blocked + "from wavfusion import train, evaluate, predict, extract, corpora; print('here')")
     assert done.stdout == "here\n"
 

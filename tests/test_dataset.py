@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wavfusion import dataset, train
@@ -194,6 +194,7 @@ def test_no_text_stays_no_text() -> None:
     assert window_text(None, (0.0, 0.5)) is None
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.floats(15.1, 100.0), st.booleans())
 def test_windows_of_text_cover_every_token(tokens: int, seconds: float, layers: bool) -> None:
     from wavfusion.clips import windows
@@ -205,6 +206,7 @@ def test_windows_of_text_cover_every_token(tokens: int, seconds: float, layers: 
     assert found == set(range(tokens))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.floats(0, 0.99), st.floats(0.001, 1))
 def test_a_window_has_at_least_one_token(tokens: int, start: float, length: float) -> None:
     part = window_text(torch.ones(tokens, 2), (start, min(1.0, start + length)))
@@ -250,6 +252,7 @@ def test_modalities_that_were_not_chosen_are_none() -> None:
     assert inputs["audio"] is None and inputs["audio_mask"] is None and inputs["text"].shape == (1, 3, 2, 2)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.1, 15), min_size=1, max_size=200), st.integers(1, 9), st.integers(0, 5), st.integers(0, 40))
 def test_an_epoch_takes_every_sample_once(lengths: list[float], batch_size: int, seed: int, epoch: int) -> None:
     sampler = LengthBatches(lengths, batch_size, seed)

@@ -396,7 +396,7 @@ def test_a_hub_id_without_a_network_is_one_line_at_once():
 
 
 def test_a_preset_file_says_the_same_as_a_shipped_one(tmp_path):
-    (tmp_path / "mine.yaml").write_text("{audio: tiny, text: tiny, video: tiny, pretrained_rate: 2e-3, new_rate: 2e-3}")
+    (tmp_path / "mine.yaml").write_text("{audio: tiny, text: tiny, video: tiny, pretrained_rate: 3e-3, new_rate: 3e-3}")
     assert read_preset(str(tmp_path / "mine.yaml")) == PRESETS["tiny"]
 
 

@@ -2,6 +2,7 @@ import csv
 import io
 import itertools
 import json
+import logging
 import os
 import pickletools
 import random
@@ -28,6 +29,8 @@ from wavfusion.predict import EmotionRecognizer
 from wavfusion.run import read_run
 
 pytest_plugins = ("corpus_fixture",)
+
+log = logging.getLogger(__name__)
 
 # contract.md, Files; and ours: which utterance was in which part, and the history for TensorBoard.
 CONTRACT = {
@@ -237,14 +240,26 @@ def test_patience_counts_from_the_first_best_epoch(scores: list[float], count: i
 
 @pytest.fixture(scope="module")
 def stopped(made: Any, short: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A RUN that cannot learn and stops early."""
+    """A RUN that learns too slowly for its figure to rise, and stops early."""
     out = tmp_path_factory.mktemp("stopped") / "run"
-    train.train(short(train__epochs=20, train__patience=2, train__new_rate=0, train__pretrained_rate=0), made.data, out)
+    train.train(
+        short(train__epochs=20, train__patience=2, train__new_rate=1e-6, train__pretrained_rate=1e-6), made.data, out
+    )
     return out
 
 
 def test_training_stops_when_patience_ends(stopped: Path) -> None:
     assert len(history(stopped)) == 3
+
+
+def test_the_first_of_equal_epochs_is_kept(stopped: Path) -> None:
+    final = load_file(stopped / "model.safetensors")
+    kept = [load_file(path / "model.safetensors") for path in checkpoints(stopped)]
+    assert [all(torch.equal(x, each[f"network.{name}"]) for name, x in final.items()) for each in kept] == [
+        True,
+        False,
+        False,
+    ]
 
 
 # ------------------------------------------------------------------ the RUN folder
@@ -392,7 +407,8 @@ def spoil(run: Path, marked: bool) -> None:
         (run / name).unlink()
     newest = checkpoints(run)[-1]
     if not marked:
-        (newest / train.COMPLETE).unlink()
+        for name in (train.COMPLETE, "trainer_state.json", "rng_state.pth", "scheduler.pt"):
+            (newest / name).unlink()
         (newest / "optimizer.pt").write_bytes(b"cut sho")
 
 
@@ -416,7 +432,7 @@ def test_resuming_a_finished_run_changes_nothing(ran: Path, again: Path, made: A
 def test_a_run_that_stopped_early_is_not_trained_further(stopped: Path, made: Any, short: Any, tmp_path: Path) -> None:
     """The Trainer forgets the count of its patience at a resume."""
     again = Path(shutil.copytree(stopped, tmp_path / "run"))
-    setting = short(train__epochs=20, train__patience=2, train__new_rate=0, train__pretrained_rate=0)
+    setting = short(train__epochs=20, train__patience=2, train__new_rate=1e-6, train__pretrained_rate=1e-6)
     resume(made, again, setting)
     assert results(again) == results(stopped)
 
@@ -424,7 +440,7 @@ def test_a_run_that_stopped_early_is_not_trained_further(stopped: Path, made: An
 def test_patience_goes_on_where_it_was(stopped: Path, made: Any, short: Any, tmp_path: Path) -> None:
     again = Path(shutil.copytree(stopped, tmp_path / "run"))
     spoil(again, marked=False)
-    setting = short(train__epochs=20, train__patience=2, train__new_rate=0, train__pretrained_rate=0)
+    setting = short(train__epochs=20, train__patience=2, train__new_rate=1e-6, train__pretrained_rate=1e-6)
     resume(made, again, setting)
     assert results(again) == results(stopped)
 
@@ -526,7 +542,8 @@ def test_a_killed_training_resumes_to_the_same_weights(made: Any, tmp_path: Path
         time.sleep(lasted * (number + chance.random()) / KILLS)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        seen.append(len(list((out / "checkpoints").glob("*/complete"))))
+        steps = [int(path.parent.name.rpartition("-")[2]) for path in out.glob(f"checkpoints/*/{train.COMPLETE}")]
+        seen.append(max(steps, default=0))
         if number % 3 == 2:
             process = subprocess.Popen(command(made, out, "--resume"), **quiet)
             time.sleep(begun - started + lasted * chance.random())
@@ -536,3 +553,5 @@ def test_a_killed_training_resumes_to_the_same_weights(made: Any, tmp_path: Path
         assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes(), (number, seen)
         assert (out / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes(), (number, seen)
         shutil.rmtree(out)
+    log.info("newest complete checkpoint at each kill: %s", seen)
+    assert any(0 < step < 72 for step in seen)  # 24 epochs of 3 steps

@@ -18,7 +18,7 @@ from wavfusion.store import Store
 
 log = logging.getLogger(__name__)
 
-EPOCHS = 14
+EPOCHS = 24
 CLIP_RATE = 10  # frames per second of the clip that is cut out for `predict`
 CLIP_SIZE = (256, 256)
 

@@ -73,7 +73,7 @@ class Preset:
 
 
 PRESETS = {
-    "tiny": Preset("tiny", "tiny", "tiny", pretrained_rate=2e-3, new_rate=2e-3),
+    "tiny": Preset("tiny", "tiny", "tiny", pretrained_rate=3e-3, new_rate=3e-3),
     "base": Preset("facebook/wav2vec2-base", "FacebookAI/roberta-base", "google/efficientnet-b0"),
 }
 

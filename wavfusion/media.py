@@ -665,7 +665,9 @@ class _PictureTrack:
         self.container, self.path, self.count = container, path, 0
         self.rate = Fraction(frame_rate).limit_denominator(1001)
         codec = _VIDEO_CODECS[Path(path).suffix.lower()]
-        options = {"crf": "18", "preset": "veryfast"} if codec == "libx264" else {"qscale": "3", "flags": "+bitexact"}
+        # x264's macroblock tree gives other bytes for the same pictures from run to run.
+        x264 = {"crf": "18", "preset": "veryfast", "mbtree": "0"}
+        options = x264 if codec == "libx264" else {"qscale": "3", "flags": "+bitexact"}
         self.stream = container.add_stream(codec, rate=self.rate, options=options)
         if codec == "mpeg4":
             self.stream.codec_context.qscale = True
