@@ -102,7 +102,7 @@ def read(name: str, overrides: dict[str, str] | None = None) -> Experiment:
     if name in shipped():
         text, where = (importlib.resources.files("wavfusion") / "experiments" / f"{name}.yaml").read_text("utf-8"), name
     elif path.is_file():
-        text, where = path.read_text(encoding="utf-8"), name
+        text, where = _read_text(path), name
     else:
         raise ConfigError(f"experiment {name!r}: expected a file or a shipped name; {nearest(name, shipped())}")
     try:
@@ -117,6 +117,13 @@ def read(name: str, overrides: dict[str, str] | None = None) -> Experiment:
         if key not in known:
             raise ConfigError(f"--{key}: no such setting; {nearest(key, sorted(known))}")
     return _parse(values, overrides or {}, where)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: expected YAML in UTF-8, found other bytes") from None
 
 
 def _leaves(kind: Any, prefix: str = "") -> list[tuple[str, Any]]:

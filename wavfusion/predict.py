@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from wavfusion import extract, media
@@ -157,7 +158,9 @@ class EmotionRecognizer:
                 if samples is not None:
                     decoded.samples = samples[round(part.start * SAMPLE_RATE) : round(part.end * SAMPLE_RATE)]
                 else:
-                    extract.decode_part(decoded, modality, Path(part.path), part, self.encoders)
+                    bad = extract.decode_part(decoded, modality, Path(part.path), part, self.encoders)
+                    if bad:
+                        log.warning("%r: %d damaged packets of its %s passed over", part.path, bad, modality)
             except (MediaError, OSError) as error:
                 if str(error) not in errors:
                     errors.append(str(error))
@@ -195,6 +198,13 @@ class _Windows:
 
 
 def _half(features: Tensor | None) -> Tensor | None:
+    """Round as the store does.
+
+    Raises:
+        MediaError: samples so absurd that their features overflow.
+    """
+    if features is not None and not torch.isfinite(features.half()).all():
+        raise MediaError("expected samples in [-1, 1], found some so large that their features overflow")
     return None if features is None else features.half()
 
 
@@ -242,7 +252,10 @@ def _resampled(samples: np.ndarray, sample_rate: int | None) -> np.ndarray:
 
 def to_json(predictions: Sequence[Prediction]) -> str:
     """Write predictions as a list of objects."""
-    return json.dumps([asdict(prediction) for prediction in predictions], indent=2, ensure_ascii=False) + "\n"
+    return (
+        json.dumps([asdict(prediction) for prediction in predictions], indent=2, ensure_ascii=False, allow_nan=False)
+        + "\n"
+    )
 
 
 def to_csv(predictions: Sequence[Prediction], classes: Sequence[str]) -> str:

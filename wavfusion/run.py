@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save
 
 from wavfusion.clips import FeatureSet
@@ -94,6 +95,8 @@ def read_run(folder: str | Path) -> Run:
         model = WavFusion(WavFusionConfig.from_json(values["model"]))
         model.load_state_dict(load_file(folder / "model.safetensors"))
         features = FeatureSet(**values["features"])
+        mode, prior = str(values["mode"]), [float(share) for share in values["prior"]]
+        _check(model, features, mode, prior)
     except FileNotFoundError as error:
         name = Path(error.filename or "model.safetensors").name
         raise ConfigError(f"{str(folder)!r}: expected a finished RUN, found no {name}; did its training end?") from None
@@ -102,7 +105,21 @@ def read_run(folder: str | Path) -> Run:
     except Exception as error:  # a damaged file shows in as many ways as there are parsers
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{str(folder)!r}: expected a RUN, found {type(error).__name__}: {reason}") from None
-    return Run(folder, model.eval(), features, values["mode"], values["prior"], protocol)
+    return Run(folder, model.eval(), features, mode, prior, protocol)
+
+
+def _check(model: WavFusion, features: FeatureSet, mode: str, prior: Sequence[float]) -> None:
+    """Refuse what no training writes; a ValueError says what."""
+    if mode not in ("cached", "live", "scratch"):
+        raise ValueError(f"mode {mode!r} in config.json; valid: cached, live, scratch")
+    if len(prior) != len(model.config.classes) or not all(0 <= share <= 1 for share in prior):
+        raise ValueError(f"a prior of {list(prior)} for {len(model.config.classes)} emotions in config.json")
+    for name in model.config.modalities:
+        about = getattr(features, name)
+        if not isinstance(about, dict) or not {"name", "fingerprint"} <= set(about):
+            raise ValueError(f"no name and fingerprint of the {name} encoder in config.json")
+    if any(not torch.isfinite(tensor).all() for tensor in model.state_dict().values()):
+        raise ValueError("weights that are not finite in model.safetensors")
 
 
 def write_model(

@@ -168,11 +168,15 @@ class Store:
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all, whatever happens meanwhile."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -181,12 +185,16 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def require_free(paths: Sequence[Path], force: bool) -> None:
-    """Refuse to overwrite results unless told to.
+    """Refuse to overwrite results unless told to, and what is no file (a folder, a device) always.
 
     Raises:
-        CorpusError: one of the files exists.
+        CorpusError: one of the files exists, or its folder cannot.
     """
     for path in paths:
+        if path.exists() and not path.is_file():
+            raise CorpusError(f"{path}: expected a file's name, found a folder or device")
+        if any(parent.exists() and not parent.is_dir() for parent in path.parents):
+            raise CorpusError(f"{path}: expected folders on the way to it, found a file")
         if path.exists() and not force:
             raise CorpusError(f"{path}: expected nothing there, found a result; choose another place or give --force")
 

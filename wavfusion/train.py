@@ -460,7 +460,8 @@ class History(TrainerCallback):
 
 def _newest_checkpoint(out: Path) -> str | None:
     """The newest checkpoint that was written to its end; later ones, cut short by a kill, are removed."""
-    folders = sorted((out / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    found = [path for path in (out / "checkpoints").glob("checkpoint-*") if path.name[len("checkpoint-") :].isdecimal()]
+    folders = sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
     for folder in reversed(folders):
         if (folder / COMPLETE).exists():
             return str(folder)
