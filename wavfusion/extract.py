@@ -343,13 +343,14 @@ def _drop_too_large(features: dict[str, Tensor], decoded: Decoded) -> None:
     """Take out what one file's absurd samples have made, so that the others are kept."""
     for modality, part in (("audio", decoded.clip.audio), ("video", decoded.clip.video)):
         keys = [key for key in part.keys.values() if key in features] if part else []
-        if not all(_fits_half(features[key]) for key in keys):
+        if not all(fits_half(features[key]) for key in keys):
             decoded.errors[modality] = TOO_LARGE
             for key in keys:
                 del features[key]
 
 
-def _fits_half(x: Tensor) -> bool:
+def fits_half(x: Tensor) -> bool:
+    """Whether features can be stored in half precision."""
     return bool(torch.isfinite(x).all()) and float(x.abs().max()) <= HALF_MAX
 
 
@@ -387,7 +388,7 @@ def _video_features(chunk: Sequence[Decoded], encoders: Encoders) -> dict[str, T
 def _write(features: Mapping[str, Tensor], store: Store, encoders: Encoders, summary: Summary) -> None:
     """Write one shard."""
     for key, x in features.items():
-        if not _fits_half(x):
+        if not fits_half(x):
             raise ConfigError(f"{key.partition('-')[0]} encoder of {encoders.name!r}: {TOO_LARGE}")
     for key in store.write({key: x.half() for key, x in features.items()}):
         summary.made[key.partition("-")[0]] += 1

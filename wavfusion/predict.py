@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from wavfusion import extract, media
@@ -203,7 +202,7 @@ def _half(features: Tensor | None) -> Tensor | None:
     Raises:
         MediaError: samples so absurd that their features overflow.
     """
-    if features is not None and not torch.isfinite(features.half()).all():
+    if features is not None and not extract.fits_half(features):
         raise MediaError("expected samples in [-1, 1], found some so large that their features overflow")
     return None if features is None else features.half()
 
