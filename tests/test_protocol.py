@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
@@ -7,6 +8,10 @@ from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.manifest import SPLITS, Utterance
 
 CLASSES = ["happy", "sad"]
+
+
+def resolve(utterances, classes):
+    return protocol.resolve("manifest", utterances, classes)
 
 
 def utterance(key, split=None, speaker=None, emotion="happy"):
@@ -51,7 +56,7 @@ def test_utterances_that_a_split_file_does_not_name_are_counted(tmp_path):
 
 def test_a_row_without_one_of_the_classes_is_in_no_part():
     unlabelled = [utterance("d", "train", "Dan", None), utterance("e", "train", "Eve", "angry")]
-    assert list(protocol.from_manifest([*THREE, *unlabelled], CLASSES).parts) == ["a", "b", "c"]
+    assert list(resolve([*THREE, *unlabelled], CLASSES).parts) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
@@ -78,21 +83,21 @@ def test_an_unknown_id_names_the_nearest_first(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("speakers", "disjoint"), [("abc", True), ("aab", False), ("aba", False), ("abb", False), ((None, "a", "b"), False)]
+    ("speakers", "disjoint"), [("abc", True), ("aab", False), ("aba", False), ("abb", False), ((None, "a", "b"), None)]
 )
 def test_speakers_are_disjoint_only_if_all_three_parts_share_none(speakers, disjoint):
     utterances = [utterance(*row) for row in zip("xyz", SPLITS, speakers, strict=True)]
-    assert protocol.from_manifest(utterances, CLASSES).speakers_disjoint is disjoint
+    assert resolve(utterances, CLASSES).speakers_disjoint is disjoint
 
 
 @pytest.mark.parametrize("utterances", list(permutations(THREE)))
 def test_the_hash_does_not_depend_on_the_order_of_the_manifest(utterances):
-    assert protocol.from_manifest(utterances, CLASSES).hash == protocol.from_manifest(THREE, CLASSES).hash
+    assert resolve(utterances, CLASSES).hash == resolve(THREE, CLASSES).hash
 
 
 @pytest.mark.parametrize("classes", [["sad", "happy"], ["happy"]])
 def test_the_hash_depends_on_the_classes_and_their_order(classes):
-    assert protocol.from_manifest(THREE, classes).hash != protocol.from_manifest(THREE, CLASSES).hash
+    assert resolve(THREE, classes).hash != resolve(THREE, CLASSES).hash
 
 
 def test_the_hash_depends_on_the_part_of_an_utterance(tmp_path):
@@ -101,13 +106,175 @@ def test_the_hash_depends_on_the_part_of_an_utterance(tmp_path):
 
 
 def test_the_file_of_a_protocol_says_what_a_figure_needs():
-    found = protocol.from_manifest(THREE, CLASSES).to_json()
+    found = resolve(THREE, CLASSES).to_json()
     assert found | {"hash": ""} == {
-        "name": "official",
+        "name": "manifest",
+        "fold": 1,
+        "folds": 1,
         "classes": CLASSES,
         "hash": "",
         "selected_on": "valid",
         "speakers_disjoint": True,
+        "speakers_shared": [],
+        "promises": {name: ["train+valid", "train+test", "valid+test"] for name in ("speaker", "dialogue")},
         "counts": {"train": 1, "valid": 1, "test": 1},
         "left_out": 0,
     }
+
+
+# ---------------------------------------------------------------------- the named protocols
+
+
+def iemocap(sessions=5, turns=8):
+    """Sessions of two speakers, each with one improvised dialogue and one that everybody plays from the same script."""
+    return [
+        Utterance(
+            f"Ses{session:02d}F_{kind}01_{'FM'[turn % 2]}{turn:03d}",
+            "iemocap",
+            session=f"Ses{session:02d}",
+            dialogue=f"Ses{session:02d}F_{kind}01",
+            speaker=f"Ses{session:02d}{'FM'[turn % 2]}",
+            style="scripted" if kind == "script" else "improvised",
+            text=f"Line {turn}, of the play." if kind == "script" else f"Words {session} {turn}",
+            emotion=CLASSES[turn % 3 % 2],
+        )
+        for session in range(1, sessions + 1)
+        for kind in ("impro", "script")
+        for turn in range(turns)
+    ]
+
+
+def folds_of(name, rows):
+    first = protocol.resolve(name, rows, CLASSES)
+    return [protocol.resolve(name, rows, CLASSES, fold) for fold in range(1, first.folds + 1)]
+
+
+ALL = ["loso5", "random5", "text-disjoint", "speaker-folds", "actor-folds", "session5", "group-folds:dialogue"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_protocol_keeps_what_it_promises(name):
+    rows = iemocap()
+    broken = [
+        (each.fold, promise, pair)
+        for each in folds_of(name, rows)
+        for promise, pairs in each.promises.items()
+        for pair in pairs
+        if pair in protocol.shared(promise, rows, each.parts)
+    ]
+    assert broken == []
+
+
+@pytest.mark.parametrize("name", ["loso5", "random5", "speaker-folds", "group-folds:dialogue"])
+def test_every_utterance_is_tested_once(name):
+    rows = iemocap()
+    tested = [key for each in folds_of(name, rows) for key in each.ids("test")]
+    assert sorted(tested) == sorted(each.id for each in rows)
+
+
+def test_iemocap_leaves_one_session_out_by_default():
+    first = protocol.resolve(None, iemocap(), CLASSES)
+    sessions = {part: {key[:5] for key in first.ids(part)} for part in SPLITS}
+    assert (first.name, sessions) == (
+        "loso5",
+        {"test": {"Ses01"}, "valid": {"Ses02"}, "train": {"Ses03", "Ses04", "Ses05"}},
+    )
+
+
+def test_more_sessions_than_five_still_make_five_folds():
+    assert len(folds_of("loso5", iemocap(sessions=8))) == 5
+
+
+def test_the_random_protocol_makes_five_equal_parts_of_the_real_corpus():
+    """7,380 utterances of the six emotions, so 1,476 a part: the size that the paper's figures fit (design H.1)."""
+    rows = [utterance(f"u{number}", speaker="a", emotion=CLASSES[number % 2]) for number in range(7380)]
+    assert [len(each.ids("test")) for each in folds_of("random5", rows)] == [1476] * 5
+
+
+def test_a_tenth_of_the_rest_validates_each_emotion_alike():
+    rows = [utterance(f"u{number}", emotion=CLASSES[number % 10 == 0]) for number in range(3000)]
+    found = protocol.resolve("random5", rows, CLASSES)
+    by_emotion = {
+        emotion: [found.parts[each.id] for each in rows if each.emotion == emotion and found.parts[each.id] != "test"]
+        for emotion in CLASSES
+    }
+    assert [round(parts.count("valid") / len(parts), 2) for parts in by_emotion.values()] == [0.1, 0.1]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_protocol_does_not_depend_on_the_order_of_the_manifest(name):
+    rows = iemocap()
+    assert [each.hash for each in folds_of(name, rows[::-1])] == [each.hash for each in folds_of(name, rows)]
+
+
+def test_the_lists_of_dialogxl_validate_on_the_end_of_session_four():
+    names = [
+        "Ses01F_impro01",
+        "Ses04F_impro02",
+        "Ses04F_script01_2",
+        "Ses04F_script01_3",
+        "Ses04M_impro01",
+        "Ses05F_impro01",
+    ]
+    rows = [
+        Utterance(f"{name}_F000", "iemocap", session=name[:5], dialogue=name, speaker=name[:5] + "F", emotion="sad")
+        for name in names
+    ]
+    assert list(protocol.resolve("session5", rows, CLASSES).parts.values()) == ["train"] * 3 + ["valid"] * 2 + ["test"]
+
+
+def test_session5_says_that_its_validation_shares_speakers():
+    rows = iemocap()
+    rows += [replace(rows[0], id="Ses04M_impro01_F000", session="Ses04", dialogue="Ses04M_impro01", speaker="Ses04F")]
+    said = protocol.describe(protocol.resolve("session5", rows, CLASSES).to_json())
+    assert said == "session5, speakers shared between train and valid, selected on valid"
+
+
+def test_scripted_lines_of_training_are_not_tested_where_texts_are_disjoint():
+    rows = iemocap()
+    tested = protocol.resolve("text-disjoint", rows, CLASSES).ids("test")
+    assert tested == [each.id for each in rows if each.session == "Ses01" and each.style == "improvised"]
+
+
+def test_many_speakers_make_folds_of_similar_size():
+    rows = [utterance(f"u{number}", speaker=f"s{number % 17 % 13}") for number in range(170)]
+    sizes = [len(each.ids("test")) for each in folds_of("speaker-folds", rows)]
+    assert max(sizes) - min(sizes) <= 20
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("loso5", CorpusError, "expected a session in every row, found none in 'a'"),
+        ("group-folds:sesion", ConfigError, "found 'sesion'; did you mean 'session'"),
+        ("group-folds:index", ConfigError, "expected a column of the manifest, found 'index'"),
+        ("session5", CorpusError, "expected IEMOCAP's sessions"),
+        ("group-folds:corpus", CorpusError, "expected 3 or more values of corpus, found table"),
+    ],
+)
+def test_a_corpus_that_cannot_be_divided_so_says_why(name, error, message):
+    with pytest.raises(error, match=message):
+        protocol.resolve(name, THREE, CLASSES)
+
+
+@pytest.mark.parametrize("fold", [0, 6, -1])
+def test_a_fold_that_does_not_exist_is_refused(fold):
+    with pytest.raises(ConfigError, match=f"--fold: expected 1 to 5 of protocol loso5, found {fold}"):
+        protocol.resolve("loso5", iemocap(), CLASSES, fold)
+
+
+def test_selecting_on_test_changes_the_hash_and_is_said():
+    honest, cheating = (protocol.resolve("loso5", iemocap(), CLASSES, selected_on=part) for part in ("valid", "test"))
+    assert (honest.hash != cheating.hash, protocol.describe(cheating.to_json())) == (
+        True,
+        "loso5, fold 1 of 5, speakers disjoint, SELECTED ON TEST",
+    )
+
+
+def test_unknown_speakers_are_neither_disjoint_nor_shared():
+    rows = [utterance("a", "train"), utterance("b", "valid"), utterance("c", "test")]
+    found = protocol.resolve(None, rows, CLASSES)
+    assert (found.speakers_disjoint, protocol.describe(found.to_json())) == (
+        None,
+        "manifest, speakers unknown, selected on valid",
+    )

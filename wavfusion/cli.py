@@ -178,7 +178,13 @@ def _add_train(verb: Parser) -> None:
     verb.add_argument("--manifest", type=Path, required=True, metavar="M")
     verb.add_argument("--store", type=Path, required=True, metavar="S")
     verb.add_argument("--out", type=Path, required=True, metavar="RUN")
-    verb.add_argument("--protocol", metavar="FILE", help="a CSV id,split (default: the manifest's own split)")
+    verb.add_argument(
+        "--protocol", metavar="NAME|FILE", help="a protocol or a CSV id,split (default: the corpus's own)"
+    )
+    verb.add_argument("--fold", type=int, default=1, metavar="K", help="which fold of the protocol (default 1)")
+    verb.add_argument(
+        "--select-on-test", action="store_true", help="let the test part choose the epoch; all output says so"
+    )
     verb.add_argument("--resume", action="store_true", help="go on from the newest complete checkpoint")
     verb.add_argument("--force", action="store_true", help="remove an earlier RUN first")
     verb.epilog = "any setting of the experiment can follow as --dotted.key VALUE, such as --model.margin.weight 0.1"
@@ -299,7 +305,8 @@ def _train(options: argparse.Namespace) -> int:
     setting = experiment.read(options.config, overrides)
     from wavfusion import train
 
-    data = train.read_data(options.manifest, options.store, options.protocol)
+    selected_on = "test" if options.select_on_test else "valid"
+    data = train.read_data(options.manifest, options.store, options.protocol, options.fold, selected_on)
     device = _device(options.device)
     result = train.train(setting, data, options.out, device, resume=options.resume, force=options.force)
     _print(json.dumps(result, indent=2) if options.json else _figures(result, str(options.out)))
@@ -400,12 +407,9 @@ def _print(text: str) -> None:
 
 
 def _figures(result: dict[str, Any], where: str) -> str:
-    protocol = result["protocol"]
-    disjoint = "speakers disjoint" if protocol["speakers_disjoint"] else "speakers shared or unknown"
-    lines = [
-        f"{where}: {result['n']} utterances, protocol {protocol['name']} "
-        f"({disjoint}, selected on {protocol['selected_on']})"
-    ]
+    from wavfusion.protocol import describe
+
+    lines = [f"{where}: {result['n']} utterances; protocol {describe(result['protocol'])}"]
     for name, figures in (result["subsets"] or {"+".join(result["modalities"]): result}).items():
         low, high = figures["interval"]["accuracy"]["this_test_set"]
         lines.append(

@@ -1,38 +1,53 @@
-"""Who trains, who validates and who is tested."""
+"""Who trains, who validates and who is tested: protocols as data, each with what it promises and a hash."""
 
 import csv
 import difflib
 import hashlib
 import json
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from wavfusion.errors import ConfigError, CorpusError, nearest
 from wavfusion.manifest import SPLITS, Utterance
 
+PAIRS = ("train+valid", "train+test", "valid+test")
+FOLDS = 5
+
+Parts = dict[str, str]  # utterance id -> train, valid or test
+Promises = Mapping[str, Sequence[str]]  # field -> the pairs of parts that share no value of it
+
 
 @dataclass(frozen=True)
 class Protocol:
-    """A division of a corpus, with everything that a figure obtained under it must say.
+    """One fold of a division of a corpus, with everything that a figure obtained under it must say.
 
     Attributes:
+        fold, folds: which of how many, from 1.
         classes: the emotions in class order.
         parts: utterance id -> train, valid or test; only utterances with one of the classes have a part.
-        speakers_disjoint: no speaker is in two parts; False too where a speaker is not known.
-        hash: SHA-256 of the classes and of the parts in order of id.
+        promises: fields of which two parts share no value (`speaker`, `session`, `dialogue`, `text` of scripted rows),
+            with the pairs of parts; `check` holds it to them.
+        speakers_disjoint: no speaker is in two parts; None where a speaker is not known.
+        speakers_shared: the pairs of parts that share a speaker.
+        hash: SHA-256 of the classes, the parts in order of id and the part that selects.
         left_out: utterances of the manifest without a part.
         selected_on: the part that chose the epoch.
     """
 
     name: str
+    fold: int
+    folds: int
     classes: list[str]
-    parts: dict[str, str]
-    speakers_disjoint: bool
+    parts: Parts
+    promises: Promises
+    speakers_disjoint: bool | None
+    speakers_shared: list[str]
     hash: str
     left_out: int
     selected_on: str = "valid"
@@ -46,31 +61,80 @@ class Protocol:
         counts = Counter(self.parts.values())
         return {
             "name": self.name,
+            "fold": self.fold,
+            "folds": self.folds,
             "classes": self.classes,
             "hash": self.hash,
             "selected_on": self.selected_on,
             "speakers_disjoint": self.speakers_disjoint,
+            "speakers_shared": self.speakers_shared,
+            "promises": {field: list(pairs) for field, pairs in self.promises.items()},
             "counts": {part: counts[part] for part in SPLITS},
             "left_out": self.left_out,
         }
 
 
-def from_manifest(utterances: Sequence[Utterance], classes: Sequence[str]) -> Protocol:
-    """Take the manifest's own split column (`official`).
+# What of protocol.json goes into every metrics.json.
+SAID = ("name", "fold", "folds", "hash", "speakers_disjoint", "speakers_shared", "selected_on")
+
+
+def describe(said: Mapping[str, Any]) -> str:
+    """Say in a few words how a figure was obtained: `loso5, fold 1 of 5, speakers disjoint, selected on valid`."""
+    words = [str(said["name"])]
+    if said.get("folds", 1) > 1:
+        words.append(f"fold {said['fold']} of {said['folds']}")
+    disjoint = said["speakers_disjoint"]
+    shared = [
+        f"{first} and {second}" for first, second in (pair.split("+") for pair in said.get("speakers_shared", []))
+    ]
+    between = f" between {', '.join(shared)}" if shared else ""
+    words.append(
+        "speakers unknown" if disjoint is None else "speakers disjoint" if disjoint else f"speakers shared{between}"
+    )
+    words.append("SELECTED ON TEST" if said["selected_on"] == "test" else f"selected on {said['selected_on']}")
+    return ", ".join(words)
+
+
+def resolve(
+    name_or_path: str | None,
+    utterances: Sequence[Utterance],
+    classes: Sequence[str],
+    fold: int = 1,
+    selected_on: str = "valid",
+) -> Protocol:
+    """Divide a corpus.
+
+    Args:
+        name_or_path: a name of PROTOCOLS, `group-folds:COLUMN` for a column of the manifest, or a CSV file `id,split`;
+            None takes the corpus's own (DEFAULTS).
+        utterances: of the manifest.
+        classes: the emotions in class order; rows without one of them have no part.
+        fold: which, from 1.
+        selected_on: `valid`; `test` gives figures that say so everywhere.
 
     Raises:
-        CorpusError: no utterance has a split.
+        ConfigError: no such protocol, file, column or fold.
+        CorpusError: the corpus is not one that can be divided so.
     """
-    own = {each.id: each.split for each in utterances if each.split}
-    if not own:
-        raise CorpusError(
-            f"expected a split in the manifest, found none in {len(utterances):,} rows: "
-            "give --protocol a CSV file with the columns id,split"
-        )
-    return _divide("official", utterances, classes, own)
+    name = name_or_path or DEFAULTS.get(utterances[0].corpus if utterances else "", "manifest")
+    kept = [each for each in utterances if each.emotion in classes]
+    rule = _rule(name)
+    if rule is None:
+        if not Path(name).is_file():
+            names = nearest(name, [*PROTOCOLS, "group-folds:COLUMN"])
+            raise ConfigError(f"no protocol and no file {name!r}: {names}, or a CSV file id,split")
+        return split_file(name, utterances, classes, selected_on)
+    if not kept:
+        raise CorpusError(f"protocol {name}: expected utterances with one of {', '.join(classes)}, found none")
+    folds = rule.divide(name, kept)
+    if not 1 <= fold <= len(folds):
+        raise ConfigError(f"--fold: expected 1 to {len(folds)} of protocol {name}, found {fold}")
+    return _finish(name, utterances, classes, folds[fold - 1], rule.promises, (fold, len(folds)), selected_on)
 
 
-def split_file(path: str | os.PathLike[str], utterances: Sequence[Utterance], classes: Sequence[str]) -> Protocol:
+def split_file(
+    path: str | os.PathLike[str], utterances: Sequence[Utterance], classes: Sequence[str], selected_on: str = "valid"
+) -> Protocol:
     """Read a CSV with the columns `id,split`; utterances that it does not name are left out.
 
     Raises:
@@ -78,7 +142,7 @@ def split_file(path: str | os.PathLike[str], utterances: Sequence[Utterance], cl
     """
     path = Path(path)
     known = {each.id for each in utterances}
-    parts: dict[str, str] = {}
+    parts: Parts = {}
     for line, key, part in _read_rows(path):
         if key not in known:
             close = difflib.get_close_matches(key, known, n=3, cutoff=0.0)
@@ -90,57 +154,203 @@ def split_file(path: str | os.PathLike[str], utterances: Sequence[Utterance], cl
         if part not in SPLITS:
             raise CorpusError(f"{path}:{line}: unknown split {part!r}: {nearest(part, SPLITS)}")
         parts[key] = part
-    return _divide(path.name, utterances, classes, parts)
+    return _finish(path.name, utterances, classes, parts, _OWN, (1, 1), selected_on)
 
 
-PROTOCOLS: dict[str, Callable[[Sequence[Utterance], Sequence[str]], Protocol]] = {"official": from_manifest}
+def shared(promise: str, utterances: Sequence[Utterance], parts: Mapping[str, str]) -> dict[str, list[str]]:
+    """Which values of a field are in two parts: pair of parts -> values, only pairs that share one."""
+    values: dict[str, set[str]] = defaultdict(set)
+    for each in utterances:
+        if each.id in parts and (value := value_of(each, promise)):
+            values[parts[each.id]].add(value)
+    pairs = {pair: values[first] & values[second] for pair in PAIRS for first, second in [pair.split("+")]}
+    return {pair: sorted(found) for pair, found in pairs.items() if found}
 
 
-def resolve(name_or_path: str | None, utterances: Sequence[Utterance], classes: Sequence[str]) -> Protocol:
-    """Return the protocol of a name or a split file; by default the manifest's own split.
+def value_of(utterance: Utterance, promise: str) -> str | None:
+    """What two parts may not share: a field; of `text` the words of scripted lines, without case and punctuation."""
+    if promise == "text":
+        words = re.findall(r"\w+", (utterance.text or "").casefold()) if utterance.style == "scripted" else []
+        return " ".join(words) or None
+    value = getattr(utterance, promise)
+    return None if value is None else str(value)
 
-    Raises:
-        ConfigError: neither a protocol nor a file has this name.
-    """
-    if name_or_path is None:
-        return from_manifest(utterances, classes)
-    if name_or_path in PROTOCOLS:
-        return PROTOCOLS[name_or_path](utterances, classes)
-    if Path(name_or_path).is_file():
-        return split_file(name_or_path, utterances, classes)
-    raise ConfigError(
-        f"no protocol and no file {name_or_path!r}: {nearest(name_or_path, PROTOCOLS)}, or a CSV file id,split"
+
+# ---------------------------------------------------------------------- the protocols
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a corpus is divided into folds, and what each fold promises."""
+
+    divide: Callable[[str, Sequence[Utterance]], list[Parts]]
+    promises: Promises
+
+
+def _own_split(name: str, kept: Sequence[Utterance]) -> list[Parts]:
+    own = {each.id: each.split for each in kept if each.split}
+    if not own:
+        raise CorpusError(
+            f"protocol {name}: expected a split in the manifest, found none in {len(kept):,} rows: "
+            f"give --protocol a CSV file with the columns id,split, or one of {', '.join(PROTOCOLS)}"
+        )
+    return [own]
+
+
+def _group_folds(name: str, kept: Sequence[Utterance], column: str) -> list[Parts]:
+    """Test each group of values once; the next group validates, the others train."""
+    sizes: Counter[str] = Counter()
+    for each in kept:
+        if (value := value_of(each, column)) is None:
+            raise CorpusError(f"protocol {name}: expected a {column} in every row, found none in {each.id!r}")
+        sizes[value] += 1
+    if len(sizes) < 3:
+        raise CorpusError(
+            f"protocol {name}: expected 3 or more values of {column}, found {', '.join(sorted(sizes))}; "
+            "give --protocol a CSV file with the columns id,split"
+        )
+    groups = _groups(sizes)
+    number = max(groups.values()) + 1
+    return [
+        {each.id: _part(groups[str(value_of(each, column))], fold, number) for each in kept} for fold in range(number)
+    ]
+
+
+def _groups(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Number the values where there are few; else deal them out, the largest first, each to the smallest group."""
+    if len(sizes) <= FOLDS:
+        return {value: number for number, value in enumerate(sorted(sizes))}
+    filled = [0] * FOLDS
+    groups = {}
+    for value in sorted(sizes, key=lambda value: (-sizes[value], value)):
+        groups[value] = filled.index(min(filled))
+        filled[groups[value]] += sizes[value]
+    return groups
+
+
+def _part(group: int, fold: int, number: int) -> str:
+    return "test" if group == fold else "valid" if group == (fold + 1) % number else "train"
+
+
+def _session5(name: str, kept: Sequence[Utterance]) -> list[Parts]:
+    """DialogXL's lists: in order of name 100 dialogues train, 20 validate, 31 (session 5) test (design H.2)."""
+    found = {str(each.session) for each in kept}
+    if not {"Ses04", "Ses05"} <= found:
+        raise CorpusError(f"protocol {name}: expected IEMOCAP's sessions, found {', '.join(sorted(found))}")
+    return [
+        {
+            each.id: "test"
+            if each.session == "Ses05"
+            else "valid"
+            if str(each.dialogue) >= "Ses04F_script01_3"
+            else "train"
+            for each in kept
+            if str(each.session) <= "Ses05"
+        }
+    ]
+
+
+def _random5(name: str, kept: Sequence[Utterance]) -> list[Parts]:
+    """Five equal parts by a hash of the id, as good as a draw and the same for ever; a tenth of the rest validates."""
+    order = sorted(
+        kept, key=lambda each: hashlib.sha256(f"random5 {each.id}".encode("utf-8", "surrogatepass")).digest()
     )
+    number = {each.id: row % FOLDS for row, each in enumerate(order)}
+    folds = []
+    for fold in range(FOLDS):
+        parts, met = {}, Counter[str | None]()
+        for each in order:
+            rest = number[each.id] != fold
+            met[each.emotion] += rest
+            # The tenth, twentieth ... of every emotion: stratified.
+            parts[each.id] = "test" if not rest else "valid" if met[each.emotion] % 10 == 0 else "train"
+        folds.append({each.id: parts[each.id] for each in kept})
+    return folds
 
 
-def _divide(name: str, utterances: Sequence[Utterance], classes: Sequence[str], parts: Mapping[str, str]) -> Protocol:
+def _text_disjoint(name: str, kept: Sequence[Utterance]) -> list[Parts]:
+    """Sessions apart, without the dialogues of valid and test that say a scripted line of another part."""
+    folds = []
+    for parts in _group_folds(name, kept, "session"):
+        heard: set[str] = set()
+        for part in SPLITS:
+            rows = [each for each in kept if parts.get(each.id) == part]
+            known = {each.dialogue for each in rows if value_of(each, "text") in heard}
+            for each in rows:
+                if each.dialogue in known:
+                    del parts[each.id]
+            heard |= {line for each in rows if each.id in parts and (line := value_of(each, "text"))}
+        folds.append(parts)
+    return folds
+
+
+_OWN: Promises = {"speaker": PAIRS, "dialogue": PAIRS}
+_SPEAKERS = Rule(partial(_group_folds, column="speaker"), {"speaker": PAIRS})
+_SESSIONS: Promises = {"speaker": PAIRS, "session": PAIRS, "dialogue": PAIRS}
+
+PROTOCOLS: dict[str, Rule] = {
+    "official": Rule(_own_split, {"dialogue": PAIRS}),
+    "manifest": Rule(_own_split, _OWN),
+    "loso5": Rule(partial(_group_folds, column="session"), _SESSIONS),
+    "session5": Rule(_session5, {"speaker": PAIRS[1:], "session": PAIRS[1:], "dialogue": PAIRS}),
+    "random5": Rule(_random5, {}),
+    "text-disjoint": Rule(_text_disjoint, {**_SESSIONS, "text": PAIRS}),
+    "actor-folds": _SPEAKERS,
+    "speaker-folds": _SPEAKERS,
+}
+# The protocol of a corpus where none is named; any other corpus has its manifest's own split.
+DEFAULTS = {"iemocap": "loso5", "meld": "official", "ravdess": "actor-folds", "cremad": "actor-folds"}
+
+
+def _rule(name: str) -> Rule | None:
+    kind, colon, column = name.partition(":")
+    if kind != "group-folds" or not colon:
+        return PROTOCOLS.get(name)
+    columns = [entry.name for entry in fields(Utterance) if entry.type in ("str | None", str | None, str)]
+    if column not in columns:
+        raise ConfigError(
+            f"group-folds: expected a column of the manifest, found {column!r}; {nearest(column, columns)}"
+        )
+    return Rule(partial(_group_folds, column=column), {column: PAIRS})
+
+
+def _finish(
+    name: str,
+    utterances: Sequence[Utterance],
+    classes: Sequence[str],
+    parts: Parts,
+    promises: Promises,
+    number: tuple[int, int],
+    selected_on: str,
+) -> Protocol:
     """Keep what can be trained on and scored: utterances with a part and one of the classes."""
+    if selected_on not in ("valid", "test"):
+        raise ConfigError(f"expected a protocol that selects on valid or test, found {selected_on!r}")
     kept = [each for each in utterances if each.id in parts and each.emotion in classes]
     if not kept:
         raise CorpusError(
             f"protocol {name}: expected utterances with one of {', '.join(classes)}, found none in its parts"
         )
     divided = {each.id: parts[each.id] for each in kept}
+    speakers = list(shared("speaker", kept, divided))
+    known = all(each.speaker for each in kept)
     return Protocol(
         name=name,
+        fold=number[0],
+        folds=number[1],
         classes=list(classes),
         parts=divided,
-        speakers_disjoint=_are_disjoint(kept, divided),
-        hash=_hash(divided, classes),
+        promises=promises,
+        speakers_disjoint=False if speakers else True if known else None,
+        speakers_shared=speakers,
+        hash=_hash(divided, classes, selected_on),
         left_out=len(utterances) - len(kept),
+        selected_on=selected_on,
     )
 
 
-def _are_disjoint(utterances: Sequence[Utterance], parts: Mapping[str, str]) -> bool:
-    speakers: dict[str, set[str | None]] = defaultdict(set)
-    for each in utterances:
-        speakers[parts[each.id]].add(each.speaker)
-    known = all(None not in each for each in speakers.values())
-    return known and all(one.isdisjoint(other) for one, other in combinations(speakers.values(), 2))
-
-
-def _hash(parts: Mapping[str, str], classes: Sequence[str]) -> str:
-    return hashlib.sha256(json.dumps([list(classes), sorted(parts.items())]).encode()).hexdigest()
+def _hash(parts: Mapping[str, str], classes: Sequence[str], selected_on: str) -> str:
+    return hashlib.sha256(json.dumps([list(classes), sorted(parts.items()), selected_on]).encode()).hexdigest()
 
 
 def _read_rows(path: Path) -> Iterator[tuple[int, str, str]]:

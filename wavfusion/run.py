@@ -16,6 +16,7 @@ from wavfusion.encoders import Encoders, Preset, load_audio, load_text, load_vid
 from wavfusion.errors import ConfigError
 from wavfusion.model.config import WavFusionConfig
 from wavfusion.model.wavfusion import WavFusion
+from wavfusion.protocol import SAID
 from wavfusion.store import write_whole
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class Run:
         features: the encoders by name and fingerprint, and what they gave the model.
         mode: `cached`, `live` or `scratch`, as it was trained.
         prior: shares of the emotions in its training part.
-        protocol: what its figures must say of it: name, hash, speakers_disjoint, selected_on.
+        protocol: what its figures must say of it (`protocol.SAID`).
     """
 
     folder: Path
@@ -91,7 +92,7 @@ def read_run(folder: str | Path) -> Run:
     try:
         values = json.loads((folder / "config.json").read_text("utf-8"))
         about = json.loads((folder / "protocol.json").read_text("utf-8"))
-        protocol = {name: about[name] for name in ("name", "hash", "speakers_disjoint", "selected_on")}
+        protocol = {name: about[name] for name in SAID}
         model = WavFusion(WavFusionConfig.from_json(values["model"]))
         model.load_state_dict(load_file(folder / "model.safetensors"))
         features = FeatureSet(**values["features"])

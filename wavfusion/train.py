@@ -85,7 +85,8 @@ def train(
         ConfigError: settings that do not fit together, an encoder that is not the store's, another experiment resumed.
     """
     _require_place(out, experiment, data, resume, force)
-    for part in ("train", "valid"):
+    selecting = data.protocol.selected_on
+    for part in ("train", selecting):
         if not data.part(part):
             raise CorpusError(f"protocol {data.protocol.name!r}: expected utterances in part {part!r}, found none")
     features = choose_features(data.store, experiment.preset)
@@ -93,10 +94,10 @@ def train(
     torch.manual_seed(experiment.seed)
     live = experiment.train.mode != "cached" and "audio" in config.modalities
     sets = {
-        part: Features(
-            data.part(part), data.store, data.media, features, config, first_window=part == "train", live=live
+        role: Features(
+            data.part(part), data.store, data.media, features, config, first_window=role == "train", live=live
         )
-        for part in ("train", "valid")
+        for role, part in (("train", "train"), ("valid", selecting))
     }
     encoders = load_trained_on(features, config)
     model, network = build(experiment.train.mode, config, encoders)
@@ -116,8 +117,10 @@ def train(
     return _finish(out, data, device)
 
 
-def read_data(manifest_path: Path, store: Path, protocol_name: str | None = None) -> Data:
-    """Open what a training needs: the manifest with its corpus, the protocol, the store.
+def read_data(
+    manifest_path: Path, store: Path, protocol_name: str | None = None, fold: int = 1, selected_on: str = "valid"
+) -> Data:
+    """Open what a training needs: the manifest with its corpus, one fold of the protocol, the store.
 
     Raises:
         CorpusError: one of them is not there or damaged.
@@ -125,7 +128,7 @@ def read_data(manifest_path: Path, store: Path, protocol_name: str | None = None
     """
     utterances, corpus = manifest.read(manifest_path), manifest.read_corpus(manifest_path)
     features = Store(store)
-    protocol = resolve(protocol_name, utterances, corpus.classes)
+    protocol = resolve(protocol_name, utterances, corpus.classes, fold, selected_on)
     media = Media(features, corpus.root, corpus.root)
     return Data(utterances, corpus, protocol, features, media, str(manifest_path))
 
