@@ -13,6 +13,7 @@ from sklearn import metrics as sk
 from wavfusion import evaluate, manifest, train
 from wavfusion.cli import main
 from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.inference import Utterances
 from wavfusion.manifest import Utterance
 from wavfusion.predict import EmotionRecognizer
 from wavfusion.run import read_run
@@ -87,7 +88,8 @@ def test_metrics_have_the_fields_of_the_contract(evaluated: Path) -> None:
 
 
 def test_the_protocol_stands_beside_the_figures(evaluated: Path) -> None:
-    assert set(figures(evaluated)["protocol"]) == {"name", "hash", "speakers_disjoint", "selected_on"}
+    said = {"name", "hash", "speakers_disjoint", "selected_on", "fold", "folds", "speakers_shared"}
+    assert set(figures(evaluated)["protocol"]) == said
 
 
 def test_predictions_have_the_columns_of_the_contract(evaluated: Path) -> None:
@@ -98,7 +100,18 @@ def test_predictions_have_the_columns_of_the_contract(evaluated: Path) -> None:
         "truth",
         "predicted",
         *(f"p_{c}" for c in CLASSES),
+        "protocol",
     ]
+
+
+def test_every_prediction_carries_the_hash_of_its_protocol(evaluated: Path) -> None:
+    wanted = figures(evaluated)["protocol"]["hash"]
+    assert {wanted.startswith(row["protocol"]) and len(row["protocol"]) for row in table(evaluated)} == {16}
+
+
+def test_encoders_that_met_no_corpus_are_said_to_be_clean(evaluated: Path) -> None:
+    found = figures(evaluated)
+    assert ({each["saw_corpus"] for each in found["encoders"].values()}, found["contaminated"]) == ({"no"}, [])
 
 
 def test_predictions_stand_in_the_order_of_the_manifest(evaluated: Path, made: Any) -> None:
@@ -319,3 +332,21 @@ def test_a_text_model_is_scored_in_the_windows_of_the_sound(made: Any, short: An
     scored = next(row for row in table(tmp_path / "run") if row["id"] == "long")
     said = EmotionRecognizer.from_pretrained(tmp_path / "run").predict(made.root / each.audio.path, each.text)[0]
     assert {name: float(scored[f"p_{name}"]) for name in CLASSES} == pytest.approx(said.probabilities, abs=2e-4)
+
+
+def test_improvised_and_scripted_utterances_are_scored_apart_too() -> None:
+    styles = ["scripted", "improvised", "scripted", None]
+    rows = [Utterance(str(i), "iemocap", style=style, emotion="sad") for i, style in enumerate(styles)]
+    says = np.array([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])  # sad, happy, sad, happy
+    said = Utterances([row.id for row in rows], says, [None] * 4, [["audio"]] * 4)
+    found = evaluate.by_style(said, rows, ["happy", "sad"])
+    assert {style: (each["n"], each["accuracy"]) for style, each in found.items()} == {
+        "improvised": (1, 0.0),
+        "scripted": (2, 1.0),
+    }
+
+
+def test_an_encoder_that_was_trained_on_the_test_corpus_is_named(trained: Path) -> None:
+    run = read_run(trained)
+    met = replace(run.features, audio={**run.features.audio, "name": "superb/hubert-large-superb-er"})
+    assert evaluate.encoders_met(replace(run, features=met), {"iemocap"})["contaminated"] == ["audio"]

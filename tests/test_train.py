@@ -285,7 +285,7 @@ def test_the_experiment_of_a_run_is_read_again_as_it_was(ran: Path, short: Any) 
 def test_the_protocol_of_a_run_says_what_its_figures_mean(ran: Path, made: Any) -> None:
     values = json.loads((ran / "protocol.json").read_text())
     assert (values["name"], values["selected_on"], values["speakers_disjoint"], values["hash"]) == (
-        "official",
+        "manifest",
         "valid",
         True,
         made.data.protocol.hash,

@@ -410,6 +410,10 @@ def _figures(result: dict[str, Any], where: str) -> str:
     from wavfusion.protocol import describe
 
     lines = [f"{where}: {result['n']} utterances; protocol {describe(result['protocol'])}"]
+    lines += [
+        f"CONTAMINATED: the {name} encoder {result['encoders'][name]['name']} was trained on this corpus"
+        for name in result["contaminated"]
+    ]
     for name, figures in (result["subsets"] or {"+".join(result["modalities"]): result}).items():
         low, high = figures["interval"]["accuracy"]["this_test_set"]
         lines.append(

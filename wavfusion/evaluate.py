@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +17,9 @@ from wavfusion.errors import ConfigError, CorpusError, nearest
 from wavfusion.inference import Samples, Utterances, run, subsets
 from wavfusion.live import LiveWavFusion
 from wavfusion.manifest import SPLITS, Utterance
-from wavfusion.run import Run, write_json
-from wavfusion.store import Store, write_whole
+from wavfusion.provenance import saw
+from wavfusion.run import Run, read_json, write_json
+from wavfusion.store import Store, require_file, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,8 @@ def choose(
             raise ConfigError(f"--map: {emotion!r} is no emotion of the model; {nearest(emotion, classes)}")
     if split not in (*SPLITS, "all"):
         raise ConfigError(f"--split: found {split!r}; {nearest(split, (*SPLITS, 'all'))}")
+    for emotion in set(renamed or {}) - {row.emotion for row in utterances}:
+        log.warning("--map: no row of the manifest is %r", emotion)
     met = any(row.id in parts for row in utterances)
     own = [(row, parts.get(row.id) if met else row.split) for row in utterances]
     if split != "all" and not any(part for _, part in own):
@@ -103,15 +105,17 @@ def open_part(
 def _origin(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
     """Read where a RUN's manifest and store lay, and which utterance was in which part."""
     try:
-        about = json.loads((folder / "environment.json").read_text("utf-8"))
+        about, protocol = read_json(folder / "environment.json"), read_json(folder / "protocol.json")
         places = {name: Path(about[name]) for name in ("manifest", "store")}
-        with open(folder / "split.csv", encoding="utf-8", errors="surrogatepass", newline="") as file:
-            parts = {row["id"]: row["split"] for row in csv.DictReader(file)}
-        if not parts:
-            raise ValueError("no utterance in split.csv")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        split = require_file(folder / "split.csv")
+        with open(split, encoding="utf-8", errors="surrogatepass", newline="") as file:
+            parts = {row["id"]: row["split"] for row in csv.DictReader(file, strict=True)}
+        counts = {name: sum(part == name for part in parts.values()) for name in SPLITS}
+        if counts != protocol["counts"]:
+            raise ValueError(f"{counts} utterances in split.csv where protocol.json counts {protocol['counts']}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
         raise ConfigError(
-            f"{folder}: expected environment.json and split.csv as training writes them, found {error}"
+            f"{folder}: expected environment.json, protocol.json and split.csv as training writes them, found {error}"
         ) from None
     return places, parts
 
@@ -204,8 +208,28 @@ def evaluate(
     model = network(trained).to(device)
     sets = modality_sets or subsets(trained.model.config.modalities)
     result, said = score_all(model, samples, utterances, trained.classes, trained.prior, sets, device)
+    result["styles"] = by_style(said, utterances, trained.classes)
     result["protocol"] = trained.protocol
+    result |= encoders_met(trained, {row.corpus for row in utterances})
     return result, said
+
+
+def by_style(said: Utterances, utterances: Sequence[Utterance], classes: Sequence[str]) -> dict[str, Any]:
+    """Score improvised and scripted utterances apart; nothing where there is one style only."""
+    styles = sorted({row.style for row in utterances if row.style})
+    chosen = {style: [i for i, row in enumerate(utterances) if row.style == style] for style in styles}
+    return {
+        style: _figures(said.rows(rows), [utterances[i] for i in rows], classes)
+        for style, rows in chosen.items()
+        if len(styles) > 1
+    }
+
+
+def encoders_met(trained: Run, corpora: set[str]) -> dict[str, Any]:
+    """Say of each encoder whether it was trained on the corpus that it is tested on."""
+    names = {name: getattr(trained.features, name)["name"] for name in trained.model.config.modalities}
+    met = {name: {"name": checkpoint, "saw_corpus": saw(checkpoint, corpora)} for name, checkpoint in names.items()}
+    return {"encoders": met, "contaminated": [name for name, each in met.items() if each["saw_corpus"] == "yes"]}
 
 
 def write_results(
@@ -215,9 +239,11 @@ def write_results(
     out.mkdir(parents=True, exist_ok=True)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["id", "dialogue", "speaker", "truth", "predicted", *(f"p_{name}" for name in classes)])
+    protocol = result["protocol"]["hash"][:16]
+    probabilities = [f"p_{name}" for name in classes]
+    writer.writerow(["id", "dialogue", "speaker", "truth", "predicted", *probabilities, "protocol"])
     for row, predicted, p in zip(utterances, predicted_names(said, classes), said.probabilities, strict=True):
         about = [row.id, row.dialogue, row.speaker, row.emotion, predicted]
-        writer.writerow(["" if x is None else x for x in about] + [f"{x:.6f}" for x in p])
+        writer.writerow(["" if x is None else x for x in about] + [f"{x:.6f}" for x in p] + [protocol])
     write_whole(out / "predictions.csv", file.getvalue().encode("utf-8", "surrogatepass"))
     write_json(out / "metrics.json", dict(result))

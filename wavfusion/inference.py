@@ -43,6 +43,11 @@ class Utterances:
     text_share: list[float | None]
     modalities: list[list[str]]
 
+    def rows(self, chosen: Sequence[int]) -> "Utterances":
+        """What is said of some of them."""
+        shares, modalities = [self.text_share[i] for i in chosen], [self.modalities[i] for i in chosen]
+        return Utterances([self.ids[i] for i in chosen], self.probabilities[list(chosen)], shares, modalities)
+
 
 def subsets(modalities: Sequence[str]) -> list[list[str]]:
     """All non-empty subsets, the single modalities first."""

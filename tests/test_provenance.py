@@ -1,0 +1,30 @@
+import pytest
+
+from wavfusion.emotions import EMOTIONS
+from wavfusion.encoders import PRESETS
+from wavfusion.provenance import CHECKPOINTS, saw
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "corpus", "expected"),
+    [
+        ("superb/wav2vec2-base-superb-er", "iemocap", "yes"),
+        ("superb/wav2vec2-base-superb-er", "meld", "no"),
+        ("Speechbrain/emotion-recognition-wav2vec2-IEMOCAP", "iemocap", "yes"),
+        ("j-hartmann/emotion-english-distilroberta-base", "meld", "yes"),
+        ("somebody/else", "iemocap", "unknown"),
+        ("models/my-wav2vec2", "iemocap", "unknown"),
+    ],
+)
+def test_a_checkpoint_is_known_to_have_met_a_corpus_or_not_or_unknown(checkpoint, corpus, expected):
+    assert saw(checkpoint, [corpus]) == expected
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS.keys())
+@pytest.mark.parametrize("modality", ["audio", "text", "video"])
+def test_the_encoders_of_a_preset_have_met_none_of_the_corpora(preset, modality):
+    assert saw(getattr(preset, modality), EMOTIONS) == "no"
+
+
+def test_checkpoints_are_listed_in_the_case_that_they_are_looked_up_in():
+    assert [name for name in CHECKPOINTS if name != name.lower()] == []
