@@ -102,18 +102,31 @@ def resolve(
     fold: int = 1,
     selected_on: str = "valid",
 ) -> Protocol:
-    """Divide a corpus.
+    """Divide a corpus and take one fold, numbered from 1.
+
+    Raises:
+        ConfigError: no such fold; and what `divide` raises.
+    """
+    folds = divide(name_or_path, utterances, classes, selected_on)
+    if not 1 <= fold <= len(folds):
+        raise ConfigError(f"--fold: expected 1 to {len(folds)} of protocol {folds[0].name}, found {fold}")
+    return folds[fold - 1]
+
+
+def divide(
+    name_or_path: str | None, utterances: Sequence[Utterance], classes: Sequence[str], selected_on: str = "valid"
+) -> list[Protocol]:
+    """Divide a corpus into all folds of a protocol.
 
     Args:
         name_or_path: a name of PROTOCOLS, `group-folds:COLUMN` for a column of the manifest, or a CSV file `id,split`;
             None takes the corpus's own (DEFAULTS).
         utterances: of the manifest.
         classes: the emotions in class order; rows without one of them have no part.
-        fold: which, from 1.
         selected_on: `valid`; `test` gives figures that say so everywhere.
 
     Raises:
-        ConfigError: no such protocol, file, column or fold.
+        ConfigError: no such protocol, file or column.
         CorpusError: the corpus is not one that can be divided so.
     """
     name = name_or_path or DEFAULTS.get(utterances[0].corpus if utterances else "", "manifest")
@@ -123,13 +136,14 @@ def resolve(
         if not Path(name).is_file():
             names = nearest(name, [*PROTOCOLS, "group-folds:COLUMN"])
             raise ConfigError(f"no protocol and no file {name!r}: {names}, or a CSV file id,split")
-        return split_file(name, utterances, classes, selected_on)
+        return [split_file(name, utterances, classes, selected_on)]
     if not kept:
         raise CorpusError(f"protocol {name}: expected utterances with one of {', '.join(classes)}, found none")
     folds = rule.divide(name, kept)
-    if not 1 <= fold <= len(folds):
-        raise ConfigError(f"--fold: expected 1 to {len(folds)} of protocol {name}, found {fold}")
-    return _finish(name, utterances, classes, folds[fold - 1], rule.promises, (fold, len(folds)), selected_on)
+    return [
+        _finish(name, utterances, classes, parts, rule.promises, (number, len(folds)), selected_on)
+        for number, parts in enumerate(folds, start=1)
+    ]
 
 
 def split_file(

@@ -1,0 +1,196 @@
+import json
+import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wavfusion import check, manifest, media, protocol
+from wavfusion.cli import main
+from wavfusion.corpora.scan import Look, Scan
+from wavfusion.manifest import SPLITS, AudioSpan, Corpus, Utterance, VideoSpan
+from wavfusion.run import read_run
+
+pytest_plugins = ("corpus_fixture",)
+
+CLASSES = ["happy", "sad"]
+CORPUS = Corpus("iemocap", "", None, CLASSES, "0")
+KINDS = ("speaker", "session", "dialogue", "text", "recording", "bytes")
+
+
+def rows_of(folder: Path) -> list[Utterance]:
+    """Five sessions of two speakers with a wav for every utterance; no two alike."""
+    noise = np.random.default_rng(0)
+    rows = []
+    for number in range(40):
+        session, turn = number // 8, number % 8
+        media.write_audio(folder / f"{number}.wav", noise.normal(size=800).astype(np.float32) / 9, 16_000)
+        rows.append(
+            Utterance(
+                f"u{number}",
+                "iemocap",
+                session=f"Ses{session}",
+                dialogue=f"Ses{session}_{turn // 4}",
+                speaker=f"Ses{session}{'FM'[turn % 2]}",
+                audio=AudioSpan(f"{number}.wav"),
+                text=f"Line number {number}",
+                style="scripted",
+                emotion=CLASSES[turn % 2],
+            )
+        )
+    return rows
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Utterance]]:
+    folder = tmp_path_factory.mktemp("corpus")
+    return folder, rows_of(folder)
+
+
+def checked(folder: Path, rows: list[Utterance], folds: list[protocol.Protocol]) -> check.Checked:
+    looks = Scan(folder, folder / "media.jsonl").look(check.paths(rows))
+    return check.check(rows, CORPUS, looks, folder, folds)
+
+
+def planted(kind: str, folder: Path, one: Utterance, other: Utterance, tag: str) -> Utterance:
+    """The first row with what makes it leak into the part of the second."""
+    if kind == "recording":
+        return replace(one, audio=other.audio)
+    if kind == "bytes":
+        shutil.copy(folder / other.audio.path, folder / f"copy{tag}.wav")
+        return replace(one, audio=AudioSpan(f"copy{tag}.wav"))
+    if kind == "text":
+        return replace(one, text=other.text.upper() + " !")
+    return replace(one, **{kind: getattr(other, kind)})
+
+
+@pytest.mark.parametrize("name", sorted(protocol.PROTOCOLS.keys() - {"official", "manifest", "session5"}))
+def test_nothing_is_found_in_a_clean_corpus(corpus: Any, name: str) -> None:
+    folder, rows = corpus
+    assert checked(folder, rows, protocol.divide(name, rows, CLASSES)).problems == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_planted_leak_is_found(corpus: Any, kind: str) -> None:
+    """200 random plants in all: a row takes over speaker, session, ... of a row in another part of a random fold."""
+    folder, rows = corpus
+    draw = random.Random(kind)
+    missed = []
+    for plant in range(34):
+        fold = draw.choice(protocol.divide("text-disjoint", rows, CLASSES))
+        one, other = draw.sample(rows, 2)
+        while fold.parts[one.id] == fold.parts[other.id]:
+            one, other = draw.sample(rows, 2)
+        changed = planted(kind, folder, one, other, f"{kind}{plant}")
+        leaking = [changed if row is one else row for row in rows]
+        found = [each for each in checked(folder, leaking, [fold]).problems if each.kind == kind]
+        if not any({one.id, other.id} <= set(each.ids) for each in found):
+            missed.append((plant, one.id, other.id))
+    assert missed == []
+
+
+@given(
+    parts=st.lists(st.sampled_from(SPLITS), min_size=6, max_size=6),
+    speakers=st.lists(st.sampled_from("abcd"), min_size=6, max_size=6),
+)
+def test_a_split_file_passes_only_where_no_speaker_is_in_two_parts(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[str], speakers: list[str]
+) -> None:
+    rows = [Utterance(f"u{i}", "table", speaker=each, text="x", emotion="sad") for i, each in enumerate(speakers)]
+    path = tmp_path_factory.mktemp("split") / "split.csv"
+    path.write_text("id,split\n" + "".join(f"u{i},{part}\n" for i, part in enumerate(parts)))
+    found = check.check(rows, CORPUS, {}, path.parent, protocol.divide(str(path), rows, CLASSES))
+    shared = any(len({part for part, each in zip(parts, speakers, strict=True) if each == who}) > 1 for who in "abcd")
+    assert (found.problems != []) == shared
+
+
+def test_what_a_protocol_does_not_rule_out_is_a_note(corpus: Any) -> None:
+    folder, rows = corpus
+    found = checked(folder, rows, protocol.divide("random5", rows, CLASSES)[:1])
+    assert not found.problems and "random5, fold 1: 6 speakers in train and test, which it does not rule out" in (
+        found.notes
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "words"),
+    [
+        ({"emotion": "joyful"}, "label", "'joyful' is none of happy, sad"),
+        ({"audio": AudioSpan("gone.wav")}, "file", "gone.wav"),
+        ({"audio": AudioSpan("1.wav", 0.0, 9.0)}, "times", "audio: 0 to 9 s of a file of 0.05 s"),
+        ({"video": VideoSpan("0.wav")}, "file", "'0.wav': no video track"),
+        ({"audio": AudioSpan("1.wav")}, "duplicate", "one recording in several rows"),
+    ],
+)
+def test_a_row_that_is_not_as_it_should_be_is_named(corpus: Any, change: dict[str, Any], kind: str, words: str) -> None:
+    folder, rows = corpus
+    found = checked(folder, [replace(rows[0], **change), *rows[1:]], []).problems
+    assert [(each.kind, words in each.text, "u0" in each.ids) for each in found] == [(kind, True, True)]
+
+
+def test_a_modality_that_is_marked_missing_is_no_problem(corpus: Any) -> None:
+    folder, rows = corpus
+    marked = replace(rows[0], audio=AudioSpan("gone.wav"), missing=["audio"])
+    assert check.check([marked], CORPUS, {"gone.wav": Look(reason="gone")}, folder).problems == []
+
+
+def test_the_two_halves_of_one_picture_are_two_recordings(corpus: Any) -> None:
+    folder, rows = corpus
+    left, right = (
+        replace(row, audio=None, video=VideoSpan("a.avi", 0.0, 1.0, crop))
+        for row, crop in zip(rows[:2], ([0, 0, 360, 480], [360, 0, 720, 480]), strict=True)
+    )
+    assert check.check([left, right], CORPUS, {"a.avi": Look(1.0, 1.0)}, folder).problems == []
+
+
+# ---------------------------------------------------------------------- the command
+
+
+def written(folder: Path, rows: list[Utterance], out: Path) -> Path:
+    manifest.write(out / "manifest.jsonl", rows)
+    manifest.write_corpus(out / "manifest.jsonl", replace(CORPUS, root=str(folder)))
+    return out / "manifest.jsonl"
+
+
+def test_a_leak_makes_the_answer_no(corpus: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, rows = corpus
+    path = written(folder, [replace(row, speaker="Ann") for row in rows], tmp_path)
+    assert main(["check", str(path), "--protocol", "loso5"]) == 1
+    assert "speaker: loso5, fold 1: 1 speaker in train and valid: Ann (u0, u1, u2, u3, u4 and 35 more)" in (
+        capsys.readouterr().out.splitlines()
+    )
+
+
+def test_a_clean_corpus_is_checked_under_its_own_protocol(
+    corpus: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, rows = corpus
+    assert main(["check", str(written(folder, rows, tmp_path)), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["problems"] == []
+
+
+def test_the_corpus_of_a_run_has_not_leaked_into_it(made: Any, trained: Path) -> None:
+    assert main(["check", made.data.manifest_path, "--against", str(trained)]) == 0
+
+
+def test_another_corpus_whose_files_a_run_was_trained_on_is_refused(
+    made: Any, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [replace(row, id=f"other-{row.id}", text=None) for row in made.data.part("train")]
+    found = check.check_against(read_run(trained), rows, Path(made.data.corpus.root))
+    assert {each.kind for each in found.problems} >= {"recording", "speaker"}
+
+
+def test_an_encoder_that_met_the_corpus_makes_the_answer_no(made: Any, trained: Path) -> None:
+    run = read_run(trained)
+    met = replace(run.features, audio={**run.features.audio, "name": "superb/hubert-base-superb-er"})
+    rows = [replace(row, corpus="iemocap") for row in made.data.utterances]
+    found = check.check_against(replace(run, features=met), rows, Path(made.data.corpus.root))
+    assert [each.text for each in found.problems if each.kind == "encoder"] == [
+        "the audio encoder superb/hubert-base-superb-er was trained on this corpus"
+    ]
