@@ -16,6 +16,9 @@ from wavfusion.store import Store
 
 WANTED = FeatureSet(
     "tiny",
+    frame_rate=5.0,
+    pretrained_rate=1e-4,
+    new_rate=1e-4,
     audio={"fingerprint": "fa"},
     text={"fingerprint": "ft"},
     video={"fingerprint": "fv"},
@@ -201,7 +204,7 @@ def store(tmp_path):
 
 
 def known_of(store, root, identity="here"):
-    return Media(store, root, identity)
+    return Media(store, root, identity, note=True)
 
 
 def change(path):
@@ -231,6 +234,12 @@ def test_a_changed_file_of_the_same_size_and_time_is_read_again(store, corpus):
     before = known_of(store, corpus)["x.wav"]
     change(corpus / "x.wav")
     assert known_of(store, corpus)["x.wav"].content != before.content
+
+
+def test_who_only_reads_a_store_writes_nothing_into_it(store, corpus):
+    """`train` and `evaluate` noted every changed file in the store that they were given."""
+    found = Media(store, corpus, "here")["x.wav"]
+    assert found.audio == 0.5 and [path.name for path in store.folder.iterdir()] == ["shards"]
 
 
 def test_a_file_carried_elsewhere_keeps_its_content(store, corpus, tmp_path):
@@ -297,6 +306,14 @@ def test_a_file_that_is_no_recording_has_a_content_and_a_reason(tmp_path):
 def test_a_store_without_encoders_says_to_extract(store):
     with pytest.raises(CorpusError, match="run extract"):
         read_feature_sets(store)
+
+
+def test_a_pipe_in_place_of_the_notes_is_not_waited_for(store, corpus):
+    for name in ("media.jsonl", "encoders.json"):
+        os.mkfifo(store.folder / name)
+    for read in (lambda: known_of(store, corpus), lambda: read_feature_sets(store)):
+        with pytest.raises(CorpusError, match="pipe or device"):
+            read()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"tiny": 1}', b'{"tiny": {"wrong": 1}}', b"\xff"])

@@ -69,10 +69,18 @@ def test_sizes_of_the_model_are_those_of_the_encoders(made: Any) -> None:
     assert (config.hidden_size, config.text_size, config.num_text_layers, config.num_layers) == (64, 64, 1, 12)
 
 
-def test_a_modality_without_features_is_refused_by_name(made: Any) -> None:
+def test_a_modality_without_features_is_refused_with_the_remedy(made: Any) -> None:
     found = replace(choose_features(made.data.store, None), video=None)
-    with pytest.raises(ConfigError, match="video has no features"):
+    with pytest.raises(ConfigError, match="'tiny' for audio, text; give --model.modalities audio,text, or extract"):
         model_config(Switches(), found, CLASSES)
+
+
+def test_a_modality_that_no_utterance_has_is_known(features: Any, made: Any) -> None:
+    data = made.data
+    rows = [replace(row, video=None) for row in data.part("train")]
+    found = choose_features(data.store, None)
+    config = model_config(Switches(), found, data.protocol.classes)
+    assert Features(rows, data.store, data.media, found, config).absent() == ["video"]
 
 
 def test_an_audio_layer_that_was_not_extracted_is_named(features: Any) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors import safe_open
 from tokenizers import ByteLevelBPETokenizer
 from transformers.models.efficientnet.image_processing_pil_efficientnet import EfficientNetImageProcessorPil
 
@@ -13,6 +14,7 @@ from wavfusion import tiny
 from wavfusion.encoders import (
     MAX_TOKENS,
     PRESETS,
+    UNUSED,
     AudioEncoder,
     TextEncoder,
     VideoEncoder,
@@ -294,6 +296,14 @@ def test_an_encoder_saved_and_loaded_has_the_same_fingerprint(tmp_path, load):
     assert load(str(tmp_path)).fingerprint == encoder.fingerprint
 
 
+@pytest.mark.parametrize("load", [load_audio, load_text, load_video])
+def test_a_saved_encoder_holds_no_tensor_that_its_fingerprint_leaves_out(tmp_path, load):
+    """A spoilt bit in RoBERTa's pooler, which no feature depends on, went unnoticed in a RUN's encoders."""
+    load("tiny").save(tmp_path)
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert not [name for name in file.keys() if any(part in name for part in UNUSED)]
+
+
 def test_a_fingerprint_survives_lists_that_come_back_as_tuples(tmp_path):
     """A config that had not been through a file named its strides as a tuple, and the fingerprint hashed its print."""
     encoder = AudioEncoder(audio_family("hubert"), {}, "x")
@@ -407,7 +417,15 @@ def test_a_preset_file_says_the_same_as_a_shipped_one(tmp_path):
         ("{audio: a}", "required"),
         ("{audio: a, text: b, video: c, frame_rate: fast}", "fast"),
         ("[", "expected YAML"),
-        ("just words", "no field of a preset"),
+        ("just words", "expected keys and values"),
+        ("", "required"),
+        ("{audio: a, text: b, video: }", "video: expected an encoder's name"),
+        ("{audio: a, text: b, video: c, frame_rate: 0}", "frame_rate: expected above 0 to 100"),
+        ("{audio: a, text: b, video: c, frame_rate: 1e9}", "frame_rate: expected above 0 to 100"),
+        ("{audio: a, text: b, video: c, frame_rate: yes}", "'True'"),
+        ("{audio: a, text: b, video: c, new_rate: -1}", "new_rate: expected 0 or more"),
+        ("{audio: a, text: b, video: c, pretrained_rate: nan}", "pretrained_rate: expected 0 or more"),
+        ("audio: a\ntext: b\naudio: c\nvideo: d", r"mine.yaml:3: expected YAML, found 'audio' for the second time"),
     ],
 )
 def test_a_wrong_preset_file_is_one_line(tmp_path, content, message):

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -213,6 +214,12 @@ def test_a_map_to_an_unknown_emotion_names_the_nearest() -> None:
         evaluate.choose([row("a", "joy", "test")], CLASSES, "test", {}, {"joy": "hapy"})
 
 
+def test_a_map_of_an_emotion_that_no_row_has_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """A key that was spelt wrong was passed over in silence."""
+    evaluate.choose([row("a", "happy", "test")], CLASSES, "test", {}, {"jjoy": "happy"})
+    assert caplog.messages == ["--map: no row of the manifest is 'jjoy'"]
+
+
 def test_an_unknown_split_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'test'"):
         evaluate.choose([row("a", "happy", "test")], CLASSES, "tset", {})
@@ -311,6 +318,37 @@ def test_a_run_without_its_places_is_refused_in_one_line(
     (run / name).write_bytes(b"{}")
     assert main(["evaluate", str(run), "--out", str(tmp_path / "out")]) == 2
     assert len(capfd.readouterr().err.strip().splitlines()) == 1
+
+
+def bare(trained: Path, folder: Path) -> Path:
+    """A RUN without what is large."""
+    kept = shutil.ignore_patterns("checkpoints", "encoders", "tensorboard")
+    return Path(shutil.copytree(trained, folder / "run", ignore=kept))
+
+
+@pytest.mark.parametrize(
+    "change", [lambda text: text.replace("test", "tset"), lambda text: text[: len(text) // 2], lambda text: text + '"x']
+)
+def test_a_run_with_a_damaged_split_is_refused_in_one_line(
+    trained: Path, tmp_path: Path, change: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """All rows were scored, those of the training among them."""
+    run = bare(trained, tmp_path)
+    (run / "split.csv").write_text(change((run / "split.csv").read_text()))
+    assert main(["evaluate", str(run), "--out", str(tmp_path / "out")]) == 2
+    assert "split.csv" in (said := capfd.readouterr().err) and len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "protocol.json", "environment.json", "split.csv"])
+def test_a_pipe_in_place_of_a_file_of_a_run_is_refused_in_one_line(
+    trained: Path, tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It was waited for without end."""
+    run = bare(trained, tmp_path)
+    (run / name).unlink()
+    os.mkfifo(run / name)
+    assert main(["evaluate", str(run), "--out", str(tmp_path / "out")]) == 2
+    assert "pipe or device" in (said := capfd.readouterr().err) and len(said.strip().splitlines()) == 1
 
 
 def test_a_corpus_that_moved_is_found_by_its_manifest(trained: Path, made: Any, tmp_path: Path) -> None:

@@ -109,6 +109,11 @@ def test_an_unknown_key_at_any_depth_names_the_nearest(tmp_path: Path, text: str
         ("train: {new_rate: -1}", "new_rate"),
         ("seed: one", "seed"),
         ("seed: -1", "seed"),
+        ("model: {margin: {alpha: -0.1}}", "margin"),
+        ("model: {margin: {alpha: .nan}}", "margin"),
+        ("model: {margin: {weight: .nan}}", "margin"),
+        ("model: {modalities: []}", "modalities"),
+        ("model: {modalities: [audio, audio]}", "modalities"),
     ],
 )
 def test_a_value_of_the_wrong_kind_names_its_key_in_one_line(tmp_path: Path, text: str, key: str) -> None:
@@ -117,11 +122,27 @@ def test_a_value_of_the_wrong_kind_names_its_key_in_one_line(tmp_path: Path, tex
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["- a\n- b", "a: [", "just words", "model: {lvc: true}}"])
+@pytest.mark.parametrize(
+    "text",
+    ["- a\n- b", "a: [", "just words", "model: {lvc: true}}", "[]", "0", "a: 2020-13-45", "[" * 5000, "? [a]\n: b"],
+)
 def test_what_is_no_experiment_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         experiment.read(written(tmp_path, text))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seed: 1\ntrain: {epochs: 1}\nseed: 2\n", ":3: expected YAML, found 'seed'"),
+        ("train:\n  epochs: 1\n  clip: 1\n  epochs: 2\n", ":4: expected YAML, found 'epochs'"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+    """YAML's readers take the last and say nothing."""
+    with pytest.raises(ConfigError, match=said):
+        experiment.read(written(tmp_path, text))
 
 
 def test_a_file_that_is_not_there_names_the_shipped_ones() -> None:
@@ -152,8 +173,15 @@ def test_an_override_leaves_its_neighbours_alone() -> None:
     assert found.model.margin.reduction == "anchor"
 
 
-def test_a_list_can_be_overridden() -> None:
-    assert experiment.read("paper", {"model.modalities": "[audio, video]"}).model.modalities == ["audio", "video"]
+@pytest.mark.parametrize("value", ["[audio, video]", "audio,video", "audio, video", "audio+video"])
+def test_a_list_can_be_overridden(value: str) -> None:
+    """A plain list, as every other flag takes it, was refused."""
+    assert experiment.read("paper", {"model.modalities": value}).model.modalities == ["audio", "video"]
+
+
+def test_an_override_by_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="modalities"):
+        experiment.read("paper", {"model.modalities": ""})
 
 
 def test_modalities_are_kept_in_their_order() -> None:

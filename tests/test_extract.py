@@ -19,7 +19,7 @@ from wavfusion import cli, corpora, media, tiny
 from wavfusion.clips import FeatureSet, Media, plan, read_feature_sets
 from wavfusion.encoders import MAX_TOKENS, PRESETS, VideoEncoder
 from wavfusion.errors import ConfigError
-from wavfusion.extract import audio_batches, batched, decode, extract, load_encoders, merge
+from wavfusion.extract import _told, audio_batches, batched, decode, extract, load_encoders, merge
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
 from wavfusion.store import Store
 
@@ -83,7 +83,7 @@ def run(rows, said_root, encoders, **settings):
 def of(store, root, rows, **settings):
     """The clips of utterances, with the keys that the store's notes give them."""
     wanted = dataclasses.replace(read_feature_sets(store)["tiny"], **settings)
-    known = Media(store, root, str(root))
+    known = Media(store, root, str(root), note=True)
     return [clip for row in rows for clip in plan(row, known, wanted)]
 
 
@@ -95,6 +95,10 @@ def tensors(folder):
         assert not found.keys() & shard.keys()
         found |= {key: x.clone() for key, x in shard.items()}  # no longer mapped: a test may cut the file short
     return found
+
+
+def features_of(**values):
+    return FeatureSet("tiny", frame_rate=5.0, pretrained_rate=1e-4, new_rate=1e-4, **values)
 
 
 def units_apart(one, other):
@@ -164,7 +168,7 @@ def test_a_changed_file_is_encoded_again(small, root, encoders):
 def test_a_file_that_changes_during_extraction_is_not_stored_as_the_old_one(small, root, encoders):
     """What was decoded got the key of what had been hashed before."""
     store, _ = run(small[:1], root, encoders)
-    known = Media(store, root, str(root))
+    known = Media(store, root, str(root), note=True)
     (clip,) = plan(small[1], known, read_feature_sets(store)["tiny"])
     write_wav(root / "b.wav", sound(0.3, 310))
     decoded = decode(clip, store, known, encoders)
@@ -244,6 +248,20 @@ def test_a_corpus_carried_elsewhere_needs_no_new_features(small, root, encoders)
     assert set(summary.made.values()) == {0}
 
 
+@pytest.mark.parametrize("bar", [False, True])
+def test_without_a_bar_a_line_tells_how_far_it_is(small, root, encoders, caplog, bar):
+    """Without a terminal hours passed in silence."""
+    with caplog.at_level("INFO"):
+        run(small, root, encoders, progress=bar)
+    assert ("extract: 3 of 3 clips" in caplog.messages) != bar
+
+
+def test_a_line_is_logged_every_tenth_of_the_clips(caplog):
+    with caplog.at_level("INFO"):
+        assert list(_told([[0]] * 100, 100, False)) == [[0]] * 100
+    assert len(caplog.messages) == 10
+
+
 # ---------------------------------------------------------------------- encoders
 
 
@@ -277,15 +295,15 @@ def test_damaged_notes_on_encoders_are_written_anew(small, root, encoders):
 
 
 def test_layers_of_the_same_encoder_are_joined_and_of_another_forgotten():
-    old = FeatureSet("tiny", audio={"fingerprint": "one"}, audio_layers=[8])
-    same = FeatureSet("tiny", audio={"fingerprint": "one"}, audio_layers=[9])
-    other = FeatureSet("tiny", audio={"fingerprint": "two"}, audio_layers=[9])
+    old = features_of(audio={"fingerprint": "one"}, audio_layers=[8])
+    same = features_of(audio={"fingerprint": "one"}, audio_layers=[9])
+    other = features_of(audio={"fingerprint": "two"}, audio_layers=[9])
     assert [merge(old, new).audio_layers for new in (same, other)] == [[8, 9], [9]]
 
 
 def test_a_preset_without_sound_keeps_what_is_known_of_sound():
-    old = FeatureSet("tiny", audio={"fingerprint": "one"}, audio_layers=[8])
-    joined = merge(old, FeatureSet("tiny", text={"fingerprint": "two"}, text_layers=["last"]))
+    old = features_of(audio={"fingerprint": "one"}, audio_layers=[8])
+    joined = merge(old, features_of(text={"fingerprint": "two"}, text_layers=["last"]))
     assert (joined.audio, joined.audio_layers, joined.text_layers) == ({"fingerprint": "one"}, [8], ["last"])
 
 

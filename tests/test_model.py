@@ -476,6 +476,14 @@ def test_a_batch_of_nothing_is_refused():
         build()(None, None, None, None, None, None)
 
 
+@pytest.mark.parametrize(("size", "steps"), [(0, 4), (2, 0)])
+def test_an_empty_tensor_is_refused(size, steps):
+    config = configure()
+    audio, mask = torch.zeros(size, steps, config.hidden_size), torch.ones(size, steps, dtype=torch.bool)
+    with pytest.raises(ValueError, match="audio: expected an utterance and a step or more"):
+        build()(audio, mask, None, None, None, None)
+
+
 def test_a_mask_without_its_tensor_is_refused():
     batch = {**batch_for(configure()), "text": None}
     with pytest.raises(ValueError, match="text: expected a tensor and its mask"):

@@ -131,6 +131,15 @@ def test_a_batch_without_any_real_step_has_finite_gradients(kind, training):
     assert all(p.grad.isfinite().all() for p in module.parameters())
 
 
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0), (0, 0)])
+@both_modes
+@every_kind
+def test_nothing_gives_nothing(kind, training, shape):
+    """A GRU and a convolution of torch refuse no steps, in words of their own."""
+    x = torch.zeros(*shape, WIDTH)
+    assert build(kind, training)(x, torch.ones(shape, dtype=torch.bool)).shape[:2] == shape
+
+
 @every_kind
 def test_one_clip_of_one_frame_can_be_trained_on(kind):
     module = build(kind, training=True)

@@ -307,6 +307,22 @@ def test_two_that_find_the_same_damage_set_it_aside_once(store):
     assert [x.name for x in store.shards.glob("*.damaged")] == [path.with_suffix(".damaged").name]
 
 
+def test_a_pipe_in_place_of_a_shard_is_set_aside(store):
+    """It was waited for without end, as were pipes in place of every other file."""
+    os.mkfifo(store.shards / "pipe.safetensors")
+    assert [path.name for path in Store(store.folder).discard_damaged()] == ["pipe.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("name", "use"), [(".lock", Store.discard_damaged), ("failures.jsonl", lambda store: store.failures)]
+)
+def test_a_pipe_in_place_of_a_file_is_refused(store, name, use):
+    (store.folder / name).unlink(missing_ok=True)
+    os.mkfifo(store.folder / name)
+    with pytest.raises(CorpusError, match="pipe or device"):
+        use(Store(store.folder))
+
+
 def test_a_header_that_claims_four_gigabytes_costs_no_memory(store):
     spoil(store, claim_four_gigabytes)
     tracemalloc.start()

@@ -6,6 +6,7 @@ import logging
 import os
 import pickletools
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -190,10 +191,13 @@ def test_with_random_cross_attentions_none_of_them_is_pretrained(made: Any) -> N
     assert {kind for name, (kind, _, _) in found.items() if "_attention." in name} == {"new"}
 
 
-def test_the_rates_are_those_of_the_preset_unless_the_experiment_has_its_own(short: Any) -> None:
-    found = FeatureSet("x", pretrained_rate=1e-5, new_rate=2e-4)
-    rates = [train.learning_rates(short(**own).train, found) for own in ({}, {"train__new_rate": "0.5"})]
-    assert rates == [(1e-5, 2e-4), (1e-5, 0.5)]
+def test_preset_and_rates_are_those_of_the_features_unless_the_experiment_has_its_own(short: Any) -> None:
+    found = FeatureSet("x", frame_rate=5.0, pretrained_rate=1e-5, new_rate=2e-4)
+    own = [train.resolved(short(**said), found) for said in ({}, {"train__new_rate": "0.5"})]
+    assert [(each.preset, each.train.pretrained_rate, each.train.new_rate) for each in own] == [
+        ("x", 1e-5, 2e-4),
+        ("x", 1e-5, 0.5),
+    ]
 
 
 def test_frozen_tensors_stay_as_the_checkpoint_had_them(made: Any, short: Any, tmp_path: Path) -> None:
@@ -277,8 +281,15 @@ def test_what_a_run_hands_over_is_no_pickle(ran: Path) -> None:
                 list(itertools.islice(pickletools.genops(path.read_bytes()[:4096]), 50))
 
 
-def test_the_experiment_of_a_run_is_read_again_as_it_was(ran: Path, short: Any) -> None:
-    wanted = short(model__modality_dropout=0.2, model__time_mask=0.05)
+def test_the_experiment_of_a_run_is_read_again_as_resolved(ran: Path, short: Any) -> None:
+    """The preset and the learning rates that it gave were null."""
+    wanted = short(
+        preset="tiny",
+        model__modality_dropout=0.2,
+        model__time_mask=0.05,
+        train__pretrained_rate=3e-3,
+        train__new_rate=3e-3,
+    )
     assert experiment.read(str(ran / "experiment.yaml")) == wanted
 
 
@@ -315,11 +326,33 @@ def test_every_kept_checkpoint_is_marked_as_complete(ran: Path) -> None:
     assert all((path / train.COMPLETE).exists() for path in checkpoints(ran))
 
 
-def test_training_writes_nothing_to_stdout(
-    made: Any, short: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_training_writes_nothing_to_stdout_and_a_line_an_epoch_to_the_log(
+    made: Any, short: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    train.train(short(train__epochs=1, model__modalities="[text]"), made.data, tmp_path / "run")
+    """Without a terminal hours passed in silence."""
+    with caplog.at_level("INFO"):
+        train.train(short(train__epochs=2, model__modalities="[text]"), made.data, tmp_path / "run")
+    said = [message for message in caplog.messages if message.startswith("epoch")]
+    pattern = r"epoch {} of 2: loss \d\.\d{{4}}, validation weighted F1 \d\.\d{{4}}, \d+ s left"
+    assert [bool(re.fullmatch(pattern.format(k + 1), line)) for k, line in enumerate(said)] == [True, True]
     assert capfd.readouterr().out == ""
+
+
+def test_what_training_lacks_is_said(made: Any, short: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [
+        replace(row, video=None)
+        for row in made.data.utterances
+        if row.split != "train" or row.emotion == "sad"
+        if row.split != "valid" or row.emotion == "happy"
+    ]
+    parts = {row.id: row.split for row in rows if row.emotion}
+    data = replace(made.data, utterances=rows, protocol=replace(made.data.protocol, parts=parts))
+    train.train(short(train__epochs=1), data, tmp_path / "run")
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "all training utterances are sad: there is nothing to tell apart",
+        "the part that chooses the epoch has no utterance that is sad",
+        "no training utterance has video",
+    ]
 
 
 # ------------------------------------------------------------------ refusals
@@ -348,6 +381,27 @@ def test_a_run_is_not_resumed_under_another_experiment(again: Path, made: Any, s
     with pytest.raises(ConfigError, match=r"train\.epochs 7 where it was 5"):
         setting = short(model__modality_dropout=0.2, model__time_mask=0.05, train__epochs=7)
         train.train(setting, made.data, again, resume=True)
+
+
+def test_to_go_on_and_to_begin_anew_is_refused(again: Path, made: Any, short: Any) -> None:
+    """`--force` was passed over in silence."""
+    with pytest.raises(ConfigError, match="expected one of --resume"):
+        train.train(short(), made.data, again, resume=True, force=True)
+
+
+@pytest.mark.parametrize("name", ["experiment.yaml", "protocol.json"])
+@pytest.mark.parametrize("content", [b"{", b"", b"[]", b"\xff", None], ids=str)
+def test_a_run_with_damaged_notes_is_not_resumed(
+    again: Path, made: Any, short: Any, name: str, content: bytes | None
+) -> None:
+    """It ended in a trace; a pipe, here None, was waited for without end."""
+    (again / name).unlink()
+    if content is None:
+        os.mkfifo(again / name)
+    else:
+        (again / name).write_bytes(content)
+    with pytest.raises((ConfigError, CorpusError), match=name if content != b"" else "--resume|protocol"):
+        train.train(short(model__modality_dropout=0.2, model__time_mask=0.05), made.data, again, resume=True)
 
 
 @pytest.mark.parametrize("part", ["train", "valid"])
@@ -416,6 +470,47 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(ran: Path, again: Path, 
     spoil(again, marked=False)
     resume(made, again, short(model__modality_dropout=0.2, model__time_mask=0.05))
     assert results(again) == results(ran)
+
+
+CHECKPOINT = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+
+
+@pytest.mark.parametrize("name", [*CHECKPOINT, "complete"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "spoilt", "pipe"])
+def test_a_checkpoint_damaged_after_it_was_complete_is_passed_over(
+    again: Path, name: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A trace, or a training that went on from other weights than it had."""
+    newest, older = checkpoints(again)[-1], checkpoints(again)[-2]
+    content = (newest / name).read_bytes()
+    (newest / name).unlink()
+    if damage == "pipe":
+        os.mkfifo(newest / name)
+    elif damage != "gone":
+        (newest / name).write_bytes(content[:-3] if damage == "cut" else content[:-9] + b"{" + content[-8:])
+    assert train._newest_checkpoint(again) == older
+    assert [newest.name in message and "passed over" in message for message in caplog.messages] == [True]
+
+
+def test_a_run_resumed_before_a_damaged_checkpoint_has_the_same_weights(
+    ran: Path, again: Path, made: Any, short: Any
+) -> None:
+    spoil(again, marked=True)
+    (checkpoints(again)[-1] / "rng_state.pth").unlink()
+    resume(made, again, short(model__modality_dropout=0.2, model__time_mask=0.05))
+    assert results(again) == results(ran)
+
+
+def test_a_checkpoint_whose_best_epoch_is_damaged_is_passed_over(
+    stopped: Path, made: Any, short: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first epoch is the best; without it nothing can be gone on from."""
+    again = Path(shutil.copytree(stopped, tmp_path / "run"))
+    (checkpoints(again)[0] / "model.safetensors").write_bytes(b"cut sho")
+    setting = short(train__epochs=20, train__patience=2, train__new_rate=1e-6, train__pretrained_rate=1e-6)
+    resume(made, again, setting)
+    assert results(again) == results(stopped)
+    assert f"{again}: no whole checkpoint is left; training begins at the start" in caplog.messages
 
 
 def test_a_run_killed_after_its_last_epoch_is_finished(ran: Path, again: Path, made: Any, short: Any) -> None:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from wavfusion.encoders import normalized
 from wavfusion.errors import CorpusError, MediaError
 from wavfusion.manifest import Utterance
-from wavfusion.store import Store, append_line, read_lines
+from wavfusion.store import Store, append_line, read_lines, require_file
 
 log = logging.getLogger(__name__)
 
@@ -87,15 +87,15 @@ class FeatureSet:
     """
 
     preset: str
+    frame_rate: float = field(kw_only=True)
+    pretrained_rate: float = field(kw_only=True)
+    new_rate: float = field(kw_only=True)
     audio: dict[str, Any] | None = None
     text: dict[str, Any] | None = None
     video: dict[str, Any] | None = None
     audio_layers: list[int] = field(default_factory=list)
     text_layers: list[str] = field(default_factory=list)
-    frame_rate: float = 5.0
     view: str = "frame"
-    pretrained_rate: float = 3e-5
-    new_rate: float = 1e-4
 
 
 def windows(duration: float) -> list[Window]:
@@ -113,10 +113,15 @@ class Media:
     """What is known of a corpus's files, kept in the store so that unchanged ones are not read again.
 
     Where the media lie elsewhere (features carried to another machine), what was known of them holds.
+
+    Args:
+        root: where the files lie now.
+        identity: what the store calls this root.
+        note: keep in the store what is learned of a file; a reader leaves the store as it is.
     """
 
-    def __init__(self, store: Store, root: str | os.PathLike[str], identity: str) -> None:
-        self.root, self.identity = Path(root), identity
+    def __init__(self, store: Store, root: str | os.PathLike[str], identity: str, *, note: bool = False) -> None:
+        self.root, self.identity, self.note = Path(root), identity, note
         self._file = store.folder / "media.jsonl"
         needed = {"path", "signature", *Medium._fields}
         self._known = {
@@ -158,7 +163,8 @@ class Media:
         if known is not None and known["signature"] == signature:
             return Medium(*(known[name] for name in Medium._fields))
         medium = examine(self.locate(path))
-        append_line(self._file, {"root": self.identity, "path": path, "signature": signature, **medium._asdict()})
+        if self.note:
+            append_line(self._file, {"root": self.identity, "path": path, "signature": signature, **medium._asdict()})
         return medium
 
 
@@ -260,7 +266,7 @@ def read_feature_sets(store: Store) -> dict[str, FeatureSet]:
         CorpusError: nothing has, or `encoders.json` is damaged.
     """
     path = store.folder / "encoders.json"
-    if not path.exists():
+    if not require_file(path).exists():
         raise CorpusError(f"{path}: expected what extract writes, found no such file; run extract")
     try:
         return {

@@ -77,9 +77,13 @@ def model_config(switches: Switches, features: FeatureSet, classes: Sequence[str
     Raises:
         ConfigError: a modality of the experiment that has no features.
     """
-    for name in switches.modalities:
-        if getattr(features, name) is None:
-            raise ConfigError(f"modalities: {name} has no features of preset {features.preset!r}; extract them")
+    there = [name for name in switches.modalities if getattr(features, name) is not None]
+    if there != switches.modalities:
+        remedy = f"give --model.modalities {','.join(there)}, or extract" if there else "extract"
+        raise ConfigError(
+            f"modalities: expected features of {', '.join(switches.modalities)}, found those of preset "
+            f"{features.preset!r} for {', '.join(there) or 'none of them'}; {remedy}"
+        )
     audio = {key: value for key, value in (features.audio or {}).items() if key not in ("name", "fingerprint", "width")}
     sizes: dict[str, Any] = {**audio, "frame_rate": features.frame_rate}
     if features.audio:
@@ -149,22 +153,25 @@ class Features(Dataset[Sample]):
 
     def _leave_out_empty(self) -> None:
         """Leave out what has none of the modalities: nothing can be learned from it."""
-        kept = [(clip, utterance) for clip, utterance in self._clips if self._has_evidence(clip)]
+        names = self.config.modalities
+        kept = [(clip, utterance) for clip, utterance in self._clips if any(self._has(clip, name) for name in names)]
         if not kept:
-            names = " or ".join(self.config.modalities)
-            raise CorpusError(f"{self.store.folder}: expected training utterances with {names}, found none")
-        if len(kept) < len(self._clips):
-            log.warning(
-                "%d training utterances left out: no %s",
-                len(self._clips) - len(kept),
-                ", ".join(self.config.modalities),
+            raise CorpusError(
+                f"{self.store.folder}: expected training utterances with {' or '.join(names)}, found none"
             )
+        if len(kept) < len(self._clips):
+            log.warning("%d training utterances left out: no %s", len(self._clips) - len(kept), ", ".join(names))
         self._clips = kept
 
-    def _has_evidence(self, clip: Clip) -> bool:
-        heard = self.live and self._waveform(clip.audio) is not None
-        parts = (None if self.live else clip.audio, clip.text, clip.video)
-        return heard or any(key in self.store for part in parts if part for key in part.keys.values())
+    def _has(self, clip: Clip, modality: str) -> bool:
+        part: Encoded | None = getattr(clip, modality)
+        if modality == "audio" and self.live:
+            return self._waveform(part) is not None
+        return part is not None and any(key in self.store for key in part.keys.values())
+
+    def absent(self) -> list[str]:
+        """The model's modalities that no window has."""
+        return [name for name in self.config.modalities if not any(self._has(clip, name) for clip, _ in self._clips)]
 
     def __len__(self) -> int:
         return len(self._clips)

@@ -5,6 +5,7 @@ Features never depend on what else is in a batch. A fingerprint over tensors and
 
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,17 +16,18 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import transformers
-import yaml
 from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from wavfusion import tiny
 from wavfusion.errors import ConfigError, nearest
+from wavfusion.experiment import read_yaml
 
 MODALITIES = ("audio", "text", "video")
 MAX_TOKENS = 192  # the longest utterances have 100 words (IEMOCAP) and 69 (MELD): design H.3, H.4
 MIN_SAMPLES = 400  # what one step of the convolutions sees
+MAX_FRAME_RATE = 100.0  # frames a second; more is no recording of people
 FRAMES_AT_ONCE = 16
 AUDIO_FAMILY = ("wav2vec2", "hubert", "wavlm")
 TEXT_FAMILY = ("roberta", "xlm-roberta", "camembert")
@@ -71,6 +73,13 @@ class Preset:
     pretrained_rate: float = 3e-5
     new_rate: float = 1e-4
 
+    def __post_init__(self) -> None:
+        if not 0 < self.frame_rate <= MAX_FRAME_RATE:
+            raise ConfigError(f"frame_rate: expected above 0 to {MAX_FRAME_RATE} a second, found {self.frame_rate}")
+        for name in ("pretrained_rate", "new_rate"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name}: expected 0 or more, found {getattr(self, name)}")
+
 
 PRESETS = {
     "tiny": Preset("tiny", "tiny", "tiny", pretrained_rate=3e-3, new_rate=3e-3),
@@ -79,7 +88,7 @@ PRESETS = {
 
 
 def read_preset(name: str) -> Preset:
-    """Return a shipped preset, or read one from a YAML file with the fields of `Preset`.
+    """Return a shipped preset, or read one from a YAML file with the fields of `Preset` (docs/store.md).
 
     Raises:
         ConfigError: no such preset or file, an unknown or missing field, a value of the wrong kind.
@@ -89,19 +98,22 @@ def read_preset(name: str) -> Preset:
     path = Path(name)
     if not path.is_file():
         raise ConfigError(f"preset {name!r}: expected a file or a shipped name; {nearest(name, PRESETS)}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: expected YAML, found {' '.join(str(error).split())}") from None
-    known = Preset.__dataclass_fields__
-    for key in values if isinstance(values, dict) else [str(values)]:
+    values, known = read_yaml(path), Preset.__dataclass_fields__
+    for key in values:
         if key not in known:
             raise ConfigError(f"{path}: {key!r} is no field of a preset; {nearest(str(key), known)}")
     try:
-        typed: dict[str, Any] = {key: (str if key in MODALITIES else float)(value) for key, value in values.items()}
-        return Preset(**typed)
+        return Preset(**{key: _typed(key, value) for key, value in values.items()})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{path}: expected audio, text, video and numbers beside them; {error}") from None
+
+
+def _typed(key: str, value: Any) -> Any:
+    if key not in MODALITIES:
+        return float(str(value))  # YAML 1.1 reads 1e-4 as a word, and yes as a truth
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{key}: expected an encoder's name, found {value!r}")
+    return value
 
 
 class AudioEncoder(nn.Module):
@@ -326,10 +338,9 @@ def fingerprint(model: Any, preprocessing: dict[str, Any]) -> str:
     """Hash every tensor that a feature depends on, how the tensors are run and how the input is prepared."""
     layout = {name: getattr(model.config, name, None) for name in LAYOUT}
     digest = hashlib.sha256(json.dumps([preprocessing, layout], sort_keys=True).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        if not any(part in name for part in UNUSED):
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    for name, tensor in sorted(_used(model).items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]
 
 
@@ -413,8 +424,14 @@ def _loading(name: str) -> Iterator[None]:
 
 
 def _save(model: Any, folder: Path) -> None:
+    """Write what the fingerprint covers, so that no file holds a tensor that nobody would miss."""
     with _quiet():
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=_used(model))
+
+
+def _used(model: Any) -> dict[str, Tensor]:
+    """The tensors that a feature depends on."""
+    return {name: x for name, x in model.state_dict().items() if not any(part in name for part in UNUSED)}
 
 
 def _pretrained(name: str, family: Sequence[str], **settings: Any) -> Any:

@@ -5,6 +5,7 @@ import io
 import math
 from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,32 +99,52 @@ def read(name: str, overrides: dict[str, str] | None = None) -> Experiment:
     Raises:
         ConfigError: no such file or name, an unknown key (the nearest is named), or a value of the wrong kind.
     """
-    path = Path(name)
+    path: Path | Traversable = Path(name)
     if name in shipped():
-        text, where = (importlib.resources.files("wavfusion") / "experiments" / f"{name}.yaml").read_text("utf-8"), name
-    elif path.is_file():
-        text, where = _read_text(path), name
-    else:
+        path = importlib.resources.files("wavfusion") / "experiments" / f"{name}.yaml"
+    elif not path.is_file():
         raise ConfigError(f"experiment {name!r}: expected a file or a shipped name; {nearest(name, shipped())}")
-    try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: expected YAML, found {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where}: expected keys and values, found {type(values).__name__}")
-    _check_keys(values, Experiment, where)
-    known = {key for key, _ in _leaves(Experiment)}
-    for key in overrides or {}:
+    values = read_yaml(path)
+    _check_keys(values, Experiment, name)
+    known = dict(_leaves(Experiment))
+    typed: dict[str, str] = {}
+    for key, value in (overrides or {}).items():
         if key not in known:
             raise ConfigError(f"--{key}: no such setting; {nearest(key, sorted(known))}")
-    return _parse(values, overrides or {}, where)
+        bare = known[key] == list[str] and not value.startswith("[")
+        typed[key] = f"[{value.replace('+', ',')}]" if bare else value
+    return _parse(values, typed, name)
 
 
-def _read_text(path: Path) -> str:
+class _OneOfEach(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would take the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in seen:
+                raise yaml.MarkedYAMLError(problem=f"{name!r} for the second time", problem_mark=key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path | Traversable) -> dict[Any, Any]:
+    """Read a file of keys and values; an empty one has none.
+
+    Raises:
+        ConfigError: no YAML, something else than keys and values, or a key twice; one line that names the place.
+    """
     try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: expected YAML in UTF-8, found other bytes") from None
+        values = yaml.load(path.read_text(encoding="utf-8"), _OneOfEach)
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
+        raise ConfigError(f"{path}{line}: expected YAML, found {error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: expected YAML, found {' '.join(str(error).split())[:200]}") from None
+    if values is not None and not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected keys and values, found {type(values).__name__}")
+    return values or {}
 
 
 def _leaves(kind: Any, prefix: str = "") -> list[tuple[str, Any]]:

@@ -156,13 +156,13 @@ def extract(
         audio_layers: layers whose outputs are kept, all in one pass.
         text_layers: the text encoder's last layer, or all.
         workers: threads that decode.
-        progress: show a bar on stderr.
+        progress: show a bar on stderr; otherwise a line is logged every tenth of the clips.
 
     Raises:
         ConfigError: features without spread, or too large for half precision.
     """
     wanted = describe(encoders, audio_layers, [text_layers])
-    known = Media(store, root or Path(corpus.root), corpus.root)
+    known = Media(store, root or Path(corpus.root), corpus.root, note=True)
     store.discard_damaged()
     _remember(store, wanted)
     clips = [clip for utterance in utterances for clip in plan(utterance, known, wanted)]
@@ -174,10 +174,9 @@ def extract(
     chunks = list(batched(todo, CLIPS_AT_ONCE))
     # Two extractions that start together take their work in different orders, and seldom do the same twice.
     random.Random().shuffle(chunks)
-    with _bar(len(todo), progress) as bar, ThreadPoolExecutor(max(1, workers)) as pool:
-        for decoded in _decode_ahead(chunks, store, known, encoders, pool):
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for decoded in _told(_decode_ahead(chunks, store, known, encoders, pool), len(todo), progress):
             _encode_chunk(decoded, store, encoders, summary)
-            bar.update(len(decoded))
     _write_index(store, clips)
     return summary
 
@@ -189,8 +188,16 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield chunk
 
 
-def _bar(total: int, progress: bool) -> Any:
-    return tqdm(total=total, desc="extract", unit="clip", disable=not progress or total == 0)
+def _told(chunks: Iterable[list[Item]], total: int, progress: bool) -> Iterator[list[Item]]:
+    """Pass chunks on, and tell after each how far it is: a bar, or a line every tenth."""
+    done = 0
+    with tqdm(total=total, desc="extract", unit="clip", disable=not progress or total == 0) as bar:
+        for chunk in chunks:
+            yield chunk
+            before, done = done, done + len(chunk)
+            bar.update(len(chunk))
+            if not progress and 10 * done // total > 10 * before // total:
+                log.info("extract: %d of %d clips", done, total)
 
 
 def _require_spread(encoders: Encoders, wanted: FeatureSet) -> None:

@@ -17,7 +17,7 @@ from wavfusion.errors import ConfigError
 from wavfusion.model.config import WavFusionConfig
 from wavfusion.model.wavfusion import WavFusion
 from wavfusion.protocol import SAID
-from wavfusion.store import write_whole
+from wavfusion.store import require_file, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -90,11 +90,10 @@ def read_run(folder: str | Path) -> Run:
     if not folder.is_dir():
         raise ConfigError(f"expected a RUN folder (what `wavfusion train --out` writes), found none at {str(folder)!r}")
     try:
-        values = json.loads((folder / "config.json").read_text("utf-8"))
-        about = json.loads((folder / "protocol.json").read_text("utf-8"))
+        values, about = read_json(folder / "config.json"), read_json(folder / "protocol.json")
         protocol = {name: about[name] for name in SAID}
         model = WavFusion(WavFusionConfig.from_json(values["model"]))
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        model.load_state_dict(load_file(require_file(folder / "model.safetensors")))
         features = FeatureSet(**values["features"])
         mode, prior = str(values["mode"]), [float(share) for share in values["prior"]]
         _check(model, features, mode, prior)
@@ -145,6 +144,15 @@ def write_model(
     )
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     write_whole(folder / "model.safetensors", save(state, {"format": "pt"}))
+
+
+def read_json(path: Path) -> Any:
+    """Read a file of a RUN.
+
+    Raises:
+        OSError, ValueError, RecursionError: it is not there, is no file or holds no JSON.
+    """
+    return json.loads(require_file(path).read_text("utf-8"))
 
 
 def write_json(path: Path, values: Any) -> None:

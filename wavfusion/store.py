@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import struct
+import tempfile
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -157,12 +158,23 @@ class Store:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold back every other writer; a kill frees it."""
-        with open(self.folder / ".lock", "w") as file:
+        with open(require_file(self.folder / ".lock"), "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}
+
+
+def require_file(path: Path) -> Path:
+    """Refuse what stands in a file's place and would be read or waited for without end.
+
+    Raises:
+        CorpusError: a folder, pipe or device.
+    """
+    if path.exists() and not path.is_file():
+        raise CorpusError(f"{path}: expected a file, found a folder, pipe or device")
+    return path
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -193,10 +205,23 @@ def require_free(paths: Sequence[Path], force: bool) -> None:
     for path in paths:
         if path.exists() and not path.is_file():
             raise CorpusError(f"{path}: expected a file's name, found a folder or device")
-        if any(parent.exists() and not parent.is_dir() for parent in path.parents):
-            raise CorpusError(f"{path}: expected folders on the way to it, found a file")
+        require_writable(path.parent)
         if path.exists() and not force:
-            raise CorpusError(f"{path}: expected nothing there, found a result; choose another place or give --force")
+            raise CorpusError(f"{path}: expected nothing there, found a result; give another --out, or --force")
+
+
+def require_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written or made, before anything is computed for it.
+
+    Raises:
+        CorpusError: a file in its place, or no permission.
+    """
+    there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise CorpusError(f"{folder}: expected a folder that can be written, found {there}: {error.strerror}") from None
 
 
 def append_line(path: Path, row: Mapping[str, Any]) -> None:
@@ -211,8 +236,12 @@ def append_line(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Read JSON lines, passing over one that a kill cut short; nothing where there is no file."""
-    if not path.exists():
+    """Read JSON lines, passing over one that a kill cut short; nothing where there is no file.
+
+    Raises:
+        CorpusError: a folder, pipe or device in its place.
+    """
+    if not require_file(path).exists():
         return
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
@@ -238,7 +267,7 @@ def _checksum(tensor: Tensor) -> int:
 
 def _header(path: Path) -> dict[str, int]:
     """Return the checksum of every tensor; raises unless the file has just the length and the header that it should."""
-    size = path.stat().st_size
+    size = require_file(path).stat().st_size
     with open(path, "rb") as file:
         start = file.read(8)
         if len(start) < 8:

@@ -1,6 +1,7 @@
 """Training from the store on transformers' Trainer; a RUN folder comes out (design G.2)."""
 
 import csv
+import hashlib
 import io
 import json
 import logging
@@ -9,14 +10,14 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors.torch import load_file
 from tensorboardX import SummaryWriter
 from torch import Tensor, nn
@@ -30,19 +31,19 @@ from wavfusion.clips import FeatureSet, Media
 from wavfusion.dataset import Features, LengthBatches, choose_features, collate, model_config, model_inputs
 from wavfusion.encoders import AudioEncoder, Encoders
 from wavfusion.errors import ConfigError, CorpusError
-from wavfusion.experiment import Experiment, Training
+from wavfusion.experiment import Experiment, read_yaml
 from wavfusion.inference import run, subsets
 from wavfusion.live import LiveWavFusion
 from wavfusion.manifest import Corpus, Utterance
 from wavfusion.model.config import WavFusionConfig
 from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
 from wavfusion.protocol import Protocol, resolve
-from wavfusion.run import LOADERS, preset_of, read_run, write_json, write_model
-from wavfusion.store import Store, write_whole
+from wavfusion.run import LOADERS, preset_of, read_json, read_run, write_json, write_model
+from wavfusion.store import Store, require_file, write_whole
 
 log = logging.getLogger(__name__)
 
-COMPLETE = "complete"  # written last into a checkpoint, so that a killed one is not taken for whole
+COMPLETE = "complete"  # written last into a checkpoint, with a digest of each of its files
 BEST_BY = "eval_weighted_f1"
 KEPT_CHECKPOINTS = 3  # the best, the newest, and one before it while the newest is not yet whole
 
@@ -74,7 +75,7 @@ def train(
         data: corpus, protocol and store.
         out: the RUN folder.
         device: `cpu` or `cuda`.
-        resume: go on from the newest complete checkpoint of `out`; on CPU the model is the same as without a break.
+        resume: go on from the newest whole checkpoint of `out`; on CPU the model is the same as without a break.
         force: remove an earlier RUN, once everything that the new one needs is there.
 
     Returns:
@@ -84,12 +85,13 @@ def train(
         CorpusError: `out` holds a RUN that is neither resumed nor removed, a part is empty, features are not there.
         ConfigError: settings that do not fit together, an encoder that is not the store's, another experiment resumed.
     """
+    features = choose_features(data.store, experiment.preset)
+    experiment = resolved(experiment, features)
     _require_place(out, experiment, data, resume, force)
     selecting = data.protocol.selected_on
     for part in ("train", selecting):
         if not data.part(part):
             raise CorpusError(f"protocol {data.protocol.name!r}: expected utterances in part {part!r}, found none")
-    features = choose_features(data.store, experiment.preset)
     config = model_config(experiment.model, features, data.protocol.classes)
     torch.manual_seed(experiment.seed)
     live = experiment.train.mode != "cached" and "audio" in config.modalities
@@ -99,20 +101,21 @@ def train(
         )
         for role, part in (("train", "train"), ("valid", selecting))
     }
+    _warn_of_lacks(sets)
     encoders = load_trained_on(features, config)
     model, network = build(experiment.train.mode, config, encoders)
     prior = _prior(sets["train"])
     if config.task_loss == "balanced":
         model.weigh_classes(_class_weights(prior))
-    if force and not resume:
+    if force:
         remove_run(out)
     _write_setting(out, experiment, data)
     checkpoint = _newest_checkpoint(out) if resume else None
     if checkpoint is not None and _has_ended(checkpoint, experiment.train.patience):
         _load_best(network, checkpoint)
     else:
-        trainer = _trainer(network, model, experiment, sets, features, prior, out, device)
-        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer = _trainer(network, model, experiment, sets, prior, out, device)
+        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     write_model(out, model, features, experiment.train.mode if live else "cached", prior, encoders)
     return _finish(out, data, device)
 
@@ -147,8 +150,35 @@ def remove_run(out: Path) -> None:
         shutil.rmtree(out / name, ignore_errors=True)
 
 
+def resolved(experiment: Experiment, features: FeatureSet) -> Experiment:
+    """Fill in what an experiment leaves to the preset of the stored features: its name and its learning rates."""
+    rates = {
+        name: getattr(features, name)
+        for name in ("pretrained_rate", "new_rate")
+        if getattr(experiment.train, name) is None
+    }
+    return replace(experiment, preset=features.preset, train=replace(experiment.train, **rates))
+
+
+def _warn_of_lacks(sets: Mapping[str, Features]) -> None:
+    """Say what the training will lack, before hours are spent."""
+    classes = sets["train"].config.classes
+    learned, judged = (
+        [name for name, count in zip(classes, sets[role].class_counts(), strict=True) if count]
+        for role in ("train", "valid")
+    )
+    if len(learned) == 1:
+        log.warning("all training utterances are %s: there is nothing to tell apart", learned[0])
+    if unjudged := [name for name in learned if name not in judged]:
+        log.warning("the part that chooses the epoch has no utterance that is %s", " or ".join(unjudged))
+    if absent := sets["train"].absent():
+        log.warning("no training utterance has %s", " or ".join(absent))
+
+
 def _require_place(out: Path, experiment: Experiment, data: Data, resume: bool, force: bool) -> None:
     """Refuse to overwrite a RUN, and to go on with one under another experiment or protocol."""
+    if resume and force:
+        raise ConfigError("expected one of --resume (go on) and --force (begin anew), found both")
     setting = out / "experiment.yaml"
     there = setting.exists() or (out / "model.safetensors").exists()
     if there and not resume and not force:
@@ -157,12 +187,16 @@ def _require_place(out: Path, experiment: Experiment, data: Data, resume: bool, 
         )
     if not resume or not setting.exists():
         return
-    old, new = yaml.safe_load(setting.read_text("utf-8")), yaml.safe_load(experiment.to_yaml())
+    old, new = read_yaml(require_file(setting)), asdict(experiment)
     if old != new:
         changed = ", ".join(_changes(old, new))
         raise ConfigError(f"--resume {out}: expected the experiment that it began with, found {changed}")
     protocol = out / "protocol.json"
-    if protocol.exists() and json.loads(protocol.read_text("utf-8"))["hash"] != data.protocol.hash:
+    try:
+        same = not protocol.exists() or read_json(protocol)["hash"] == data.protocol.hash
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{protocol}: expected what training writes, found {error}") from None
+    if not same:
         raise ConfigError(f"--resume {out}: expected the protocol that it began with, found another division")
 
 
@@ -331,12 +365,12 @@ def _trainer(
     model: WavFusion,
     experiment: Experiment,
     sets: Mapping[str, Features],
-    features: FeatureSet,
     prior: list[float],
     out: Path,
     device: str,
 ) -> FusionTrainer:
     settings = experiment.train
+    assert settings.pretrained_rate is not None and settings.new_rate is not None
     cuda = device.startswith("cuda")
     arguments = TrainingArguments(
         output_dir=str(out / "checkpoints"),
@@ -366,27 +400,17 @@ def _trainer(
     trainer = FusionTrainer(
         network,
         model,
-        learning_rates(settings, features),
+        (settings.pretrained_rate, settings.new_rate),
         args=arguments,
         train_dataset=sets["train"],
         eval_dataset=sets["valid"],
         callbacks=[Patience(settings.patience), Checkpoints(), History(out)],
     )
     trainer.prior = prior
-    trainer.remove_callback(PrinterCallback)  # writes to stdout, which is for results
-    if not arguments.disable_tqdm:
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(Bar())
+    # The library's own write to stdout, which is for results.
+    trainer.remove_callback(PrinterCallback if arguments.disable_tqdm else ProgressCallback)
+    trainer.add_callback(Lines() if arguments.disable_tqdm else Bar())
     return trainer
-
-
-def learning_rates(settings: Training, features: FeatureSet) -> tuple[float, float]:
-    """The rates of pretrained and of new tensors: the experiment's, else those of the features' preset."""
-    old, new = settings.pretrained_rate, settings.new_rate
-    return (
-        features.pretrained_rate if old is None else old,
-        features.new_rate if new is None else new,
-    )
 
 
 class Bar(ProgressCallback):
@@ -394,6 +418,29 @@ class Bar(ProgressCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
         """Say nothing: the history says it."""
+
+
+class Lines(TrainerCallback):
+    """A line an epoch, where no terminal shows the bar."""
+
+    begun, first = 0.0, 0.0
+
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **rest: Any) -> None:
+        """Start the clock."""
+        self.begun, self.first = time.monotonic(), state.epoch or 0.0
+
+    def on_evaluate(self, args: TrainingArguments, state: Any, control: Any, **rest: Any) -> None:
+        """Say how it goes, and how long it takes if patience does not end it."""
+        said = {key: value for entry in state.log_history for key, value in entry.items()}
+        pace = (time.monotonic() - self.begun) / (state.epoch - self.first)
+        log.info(
+            "epoch %d of %d: loss %.4f, validation weighted F1 %.4f, %.0f s left",
+            round(state.epoch),
+            args.num_train_epochs,
+            said["loss"],
+            said[BEST_BY],
+            pace * (args.num_train_epochs - state.epoch),
+        )
 
 
 class Patience(TrainerCallback):
@@ -423,11 +470,15 @@ class Checkpoints(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **rest: Any) -> None:
         """Flush every file, then write the marker."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        for path in folder.iterdir():
-            file = os.open(path, os.O_RDONLY)
-            os.fsync(file)
-            os.close(file)
-        write_whole(folder / COMPLETE, b"")
+        digests = {path.name: _digest(path, flush=True) for path in folder.iterdir()}
+        write_whole(folder / COMPLETE, json.dumps(digests).encode())
+
+
+def _digest(path: Path, flush: bool = False) -> str:
+    with open(require_file(path), "rb") as file:
+        if flush:
+            os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class History(TrainerCallback):
@@ -461,28 +512,50 @@ class History(TrainerCallback):
             self.writer.close()
 
 
-def _newest_checkpoint(out: Path) -> str | None:
-    """The newest checkpoint that was written to its end; later ones, cut short by a kill, are removed."""
-    found = [path for path in (out / "checkpoints").glob("checkpoint-*") if path.name[len("checkpoint-") :].isdecimal()]
-    folders = sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
-    for folder in reversed(folders):
-        if (folder / COMPLETE).exists():
-            return str(folder)
+def _newest_checkpoint(out: Path) -> Path | None:
+    """The newest checkpoint that is whole, as is that of its best epoch; later ones are removed."""
+    steps = {path.name.removeprefix("checkpoint-"): path for path in (out / "checkpoints").glob("checkpoint-*/")}
+    found = [steps[step] for step in sorted(filter(str.isdecimal, steps), key=int, reverse=True)]
+    for folder in found:
+        damaged = next((each for each in _needed(folder) if not _is_whole(each)), None)
+        if damaged is None:
+            return folder
+        log.warning("%s: passed over, since %s was cut short by a kill or damaged", folder, damaged.name)
         shutil.rmtree(folder)
+    if found:
+        log.warning("%s: no whole checkpoint is left; training begins at the start", out)
     return None
 
 
-def _has_ended(checkpoint: str, patience: int) -> bool:
+def _needed(checkpoint: Path) -> Iterator[Path]:
+    """What is read to go on from a checkpoint: itself, then the one of the best epoch so far."""
+    yield checkpoint
+    yield _best(checkpoint)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether every file has the digest that the marker, which is written last, gives it."""
+    try:
+        digests = read_json(checkpoint / COMPLETE)
+        return bool(digests) and digests == {name: _digest(checkpoint / name) for name in digests}
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _best(checkpoint: Path) -> Path:
+    state = read_json(checkpoint / "trainer_state.json")
+    return checkpoint.with_name(f"checkpoint-{state['best_global_step']}")
+
+
+def _has_ended(checkpoint: Path, patience: int) -> bool:
     """Whether the training had come to its end with this checkpoint; the Trainer would begin another epoch."""
-    state = json.loads((Path(checkpoint) / "trainer_state.json").read_text("utf-8"))
+    state = read_json(checkpoint / "trainer_state.json")
     return state["global_step"] >= state["max_steps"] or epochs_since_best(state["log_history"]) >= patience
 
 
-def _load_best(network: nn.Module, checkpoint: str) -> None:
+def _load_best(network: nn.Module, checkpoint: Path) -> None:
     """Load the best epoch, as the last checkpoint knows it."""
-    state = json.loads((Path(checkpoint) / "trainer_state.json").read_text("utf-8"))
-    best = Path(checkpoint).with_name(f"checkpoint-{state['best_global_step']}")
-    tensors = load_file(best / "model.safetensors")
+    tensors = load_file(_best(checkpoint) / "model.safetensors")
     network.load_state_dict({name.removeprefix("network."): tensor for name, tensor in tensors.items()})
 
 

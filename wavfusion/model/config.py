@@ -1,5 +1,6 @@
 """What a WavFusion is made of: the switches of the paper's tables, and the sizes that its frozen encoders set."""
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin
 
@@ -15,7 +16,7 @@ class Margin:
 
     Attributes:
         weight: lambda of eq. 15; 0 leaves the shared encoder out.
-        alpha: the margin; the paper gives no value, 0.15 is DMD's unit.
+        alpha: the margin, 0 or more; the paper gives no value, 0.15 is DMD's unit.
         reduction: `triplet` = mean over all triplets, as printed; `anchor` = mean per anchor first.
         size: width of the shared space.
     """
@@ -26,8 +27,11 @@ class Margin:
     size: int = 64
 
     def __post_init__(self) -> None:
-        if self.weight < 0 or self.size < 1 or self.reduction not in ("triplet", "anchor"):
-            raise ConfigError(f"margin: expected weight >= 0, size >= 1 and reduction triplet or anchor, found {self}")
+        numbers = 0 <= self.weight < math.inf and 0 <= self.alpha < math.inf and self.size >= 1
+        if not numbers or self.reduction not in ("triplet", "anchor"):
+            raise ConfigError(
+                f"margin: expected weight and alpha >= 0, size >= 1 and reduction triplet or anchor, found {self}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +79,9 @@ class Switches:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.modalities if name not in MODALITIES]
-        if unknown or not self.modalities:
-            raise ConfigError(f"modalities: expected a choice of {MODALITIES}, found {self.modalities}")
+        chosen = set(self.modalities) & set(MODALITIES)
+        if not chosen or len(chosen) < len(self.modalities):
+            raise ConfigError(f"modalities: expected a choice of {', '.join(MODALITIES)}, found {self.modalities}")
         object.__setattr__(self, "modalities", [name for name in MODALITIES if name in self.modalities])
         for name in ("modality_dropout", "time_mask", "dropout"):
             if not 0 <= getattr(self, name) < 1:
@@ -141,7 +145,7 @@ class WavFusionConfig(Switches):
             (self.hidden_size % 2 == 0, "hidden_size: expected an even width"),
             (self.text_size % TEXT_HEADS == 0, f"text_size: expected a multiple of {TEXT_HEADS}"),
             (self.video_width % VIDEO_HEADS == 0, f"video_width: expected a multiple of {VIDEO_HEADS}"),
-            (self.frame_rate > 0, "frame_rate: expected frames per second above 0"),
+            (0 < self.frame_rate < math.inf, "frame_rate: expected frames per second above 0"),
         ]
         for holds, message in rules:
             if not holds:

@@ -82,7 +82,37 @@ class FeedForward(nn.Module):
         return self.dropout(self.output_dense(F.gelu(self.intermediate_dense(x))))
 
 
-class SelfAttentionLayer(nn.Module):
+class TransformerLayer(nn.Module):
+    """What a wav2vec 2.0 layer has beside its attentions: norms and feed-forward, post-norm or "stable" pre-norm."""
+
+    def __init__(
+        self, width: int, inner: int, dropout: float, attention: SelfAttention | None, pre_norm: bool, eps: float
+    ) -> None:
+        super().__init__()
+        self.pre_norm = pre_norm
+        self.attention = attention
+        self.dropout = nn.Dropout(dropout)
+        self.layer_norm = nn.LayerNorm(width, eps=eps)
+        self.feed_forward = FeedForward(width, inner, dropout)
+        self.final_layer_norm = nn.LayerNorm(width, eps=eps)
+
+    def self_attend(
+        self, hidden: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"], relative: Float[Tensor, "heads T T"] | None
+    ) -> Float[Tensor, "B T D"]:
+        """Self-attention with its residual path and norm."""
+        assert self.attention is not None
+        if self.pre_norm:
+            return hidden + self.dropout(self.attention.attend(self.layer_norm(hidden), mask, relative))
+        return self.layer_norm(hidden + self.dropout(self.attention.attend(hidden, mask, relative)))
+
+    def feed(self, hidden: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """Feed-forward with its residual path and norm."""
+        if self.pre_norm:
+            return hidden + self.feed_forward(self.final_layer_norm(hidden))
+        return self.final_layer_norm(hidden + self.feed_forward(hidden))
+
+
+class SelfAttentionLayer(TransformerLayer):
     """An unmodified transformer layer: shallow, or all there is when audio stands alone (table 3, row A)."""
 
     def __init__(
@@ -96,13 +126,7 @@ class SelfAttentionLayer(nn.Module):
         eps: float = 1e-5,
         relative: bool = False,
     ) -> None:
-        super().__init__()
-        self.pre_norm = pre_norm
-        self.attention = SelfAttention(width, num_heads, dropout, relative)
-        self.dropout = nn.Dropout(dropout)
-        self.layer_norm = nn.LayerNorm(width, eps=eps)
-        self.feed_forward = FeedForward(width, inner, dropout)
-        self.final_layer_norm = nn.LayerNorm(width, eps=eps)
+        super().__init__(width, inner, dropout, SelfAttention(width, num_heads, dropout, relative), pre_norm, eps)
 
     def forward(
         self,
@@ -110,19 +134,15 @@ class SelfAttentionLayer(nn.Module):
         mask: Bool[Tensor, "B Ta"],
         relative: Float[Tensor, "heads Ta Ta"] | None = None,
     ) -> Float[Tensor, "B Ta D"]:
-        """Self-attention, then feed-forward, each with its residual path."""
-        if self.pre_norm:
-            hidden = hidden + self.dropout(self.attention.attend(self.layer_norm(hidden), mask, relative))
-            return hidden + self.feed_forward(self.final_layer_norm(hidden))
-        hidden = self.layer_norm(hidden + self.dropout(self.attention.attend(hidden, mask, relative)))
-        return self.final_layer_norm(hidden + self.feed_forward(hidden))
+        """Self-attention, then feed-forward."""
+        return self.feed(self.self_attend(hidden, mask, relative))
 
     def load_pretrained(self, tensors: Mapping[str, Tensor]) -> None:
         """Take the tensors of one layer of a wav2vec 2.0, HuBERT or WavLM checkpoint."""
         self.load_state_dict({name: tensor for name, tensor in tensors.items() if name in self.state_dict()})
 
 
-class DeepLayer(nn.Module):
+class DeepLayer(TransformerLayer):
     """The deep transformer layer: gated cross-modal attention where self-attention stood (eq. 8-11).
 
     h = LN(h + F), h = LN(h + FFN(h)); parents with "stable layer norm" normalise before each sub-layer
@@ -143,17 +163,13 @@ class DeepLayer(nn.Module):
         eps: float = 1e-5,
         relative: bool = False,
     ) -> None:
-        super().__init__()
-        self.pre_norm = pre_norm
-        self.text_attention = CrossModalAttention(width, num_heads, dropout) if "text" in branches else None
-        self.video_attention = CrossModalAttention(width, num_heads, dropout) if "video" in branches else None
-        self.gate = Gate(width, gate) if {"text", "video"} <= set(branches) else None
-        self.attention = SelfAttention(width, num_heads, dropout, relative) if keep_self_attn else None
+        text = CrossModalAttention(width, num_heads, dropout) if "text" in branches else None
+        video = CrossModalAttention(width, num_heads, dropout) if "video" in branches else None
+        mix = Gate(width, gate) if text is not None and video is not None else None
+        attention = SelfAttention(width, num_heads, dropout, relative) if keep_self_attn else None
+        super().__init__(width, inner, dropout, attention, pre_norm, eps)
+        self.text_attention, self.video_attention, self.gate = text, video, mix
         self.cross_scale = nn.Parameter(torch.zeros(1)) if keep_self_attn else None
-        self.dropout = nn.Dropout(dropout)
-        self.layer_norm = nn.LayerNorm(width, eps=eps)
-        self.feed_forward = FeedForward(width, inner, dropout)
-        self.final_layer_norm = nn.LayerNorm(width, eps=eps)
 
     def forward(
         self,
@@ -166,7 +182,7 @@ class DeepLayer(nn.Module):
     ) -> tuple[Float[Tensor, "B Ta D"], Float[Tensor, "B Ta D"] | None]:
         """Fuse one layer; returns the new audio stream and the gate (None without both branches)."""
         if self.attention is not None:
-            hidden = self._self_attend(hidden, mask, relative)
+            hidden = self.self_attend(hidden, mask, relative)
         query = self.layer_norm(hidden) if self.pre_norm else hidden
         fused, share = self.cross(query, text, video, positions)
         if self.cross_scale is not None:
@@ -175,15 +191,7 @@ class DeepLayer(nn.Module):
             hidden = hidden + self.dropout(fused)
         else:
             hidden = self.layer_norm(hidden + self.dropout(fused))
-        if self.pre_norm:
-            return hidden + self.feed_forward(self.final_layer_norm(hidden)), share
-        return self.final_layer_norm(hidden + self.feed_forward(hidden)), share
-
-    def _self_attend(self, hidden: Tensor, mask: Tensor, relative: Tensor | None) -> Tensor:
-        assert self.attention is not None
-        if self.pre_norm:
-            return hidden + self.dropout(self.attention.attend(self.layer_norm(hidden), mask, relative))
-        return self.layer_norm(hidden + self.dropout(self.attention.attend(hidden, mask, relative)))
+        return self.feed(hidden), share
 
     def cross(
         self,

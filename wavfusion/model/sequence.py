@@ -53,6 +53,8 @@ class AGRU(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """Encode right-padded rows; 0 at padding."""
+        if x.numel() == 0:
+            return x
         x = x.masked_fill(~mask[..., None], 0.0)
         recurrent = self.gru(x, mask)
         attended = self.attention(recurrent, recurrent, mask)
@@ -153,6 +155,8 @@ class LVC(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """Emphasise the channels that the codewords find in the clip; 0 at padding."""
+        if x.numel() == 0:
+            return x
         with torch.autocast(x.device.type, enabled=False):
             real = mask[..., None]
             x = self.block(x.float().masked_fill(~real, 0.0), mask)

@@ -157,7 +157,7 @@ class WavFusion(nn.Module):
         """Classify utterances from frozen features (audio: the output of layer `config.input_layer`).
 
         Raises:
-            ValueError: no tensor at all, or one of a modality that the model does not have.
+            ValueError: no tensor at all, an empty one, or one of a modality that the model does not have.
         """
         given = self._given(audio, audio_mask, text, text_mask, video, video_mask)
         masks = self._drop_modalities({name: mask for name, (_, mask) in given.items()})
@@ -185,6 +185,8 @@ class WavFusion(nn.Module):
             if x is not None and mask is not None:
                 if name not in self.config.modalities:
                     raise ValueError(f"{name}: this model was built for {'+'.join(self.config.modalities)}")
+                if mask.numel() == 0:
+                    raise ValueError(f"{name}: expected an utterance and a step or more, found a mask {[*mask.shape]}")
                 given[name] = (x, mask)
         if not given:
             raise ValueError("expected at least one modality, found None for all")
