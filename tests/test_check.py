@@ -53,7 +53,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Utteran
 
 
 def checked(folder: Path, rows: list[Utterance], folds: list[protocol.Protocol]) -> check.Checked:
-    looks = Scan(folder, folder / "media.jsonl").look(check.paths(rows))
+    looks = Scan(folder, folder / "media.jsonl").look(
+        span.path for row in rows for span in (row.audio, row.video) if span
+    )
     return check.check(rows, CORPUS, looks, folder, folds)
 
 

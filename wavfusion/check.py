@@ -62,17 +62,12 @@ def check(
     rows = _located(utterances, root)
     contents = _copies(rows)
     problems = [*_invalid(utterances, corpus.classes, files), *_duplicates(rows, contents)]
-    notes = []
+    notes: list[str] = []
     for fold in folds:
         where = f"{fold.name}, fold {fold.fold}" if fold.folds > 1 else fold.name
         problems += _leaks(rows, fold.parts, fold.promises, contents, where)
         notes += _unpromised(rows, fold, where)
     return Checked(problems, notes)
-
-
-def paths(utterances: Sequence[Utterance]) -> list[str]:
-    """The files that rows name."""
-    return list(dict.fromkeys(span.path for row in utterances for span in (row.audio, row.video) if span))
 
 
 def to_lines(found: Checked) -> list[str]:

@@ -1,12 +1,28 @@
-"""One static HTML page about a RUN; no script, no network."""
+"""Static HTML pages about a demo's RUN and about a corpus; no script, no network."""
 
 import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from wavfusion import manifest
+from wavfusion.corpora import cremad, iemocap, meld, ravdess
+from wavfusion.corpora.scan import Look
+from wavfusion.errors import CorpusError
+from wavfusion.manifest import SPLITS, Corpus, Utterance
 from wavfusion.store import write_whole
+
+
+def _pages() -> Environment:
+    return Environment(
+        loader=PackageLoader("wavfusion", "pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
 
 
 def write(run: Path, summary: dict[str, Any]) -> None:
@@ -17,7 +33,161 @@ def write(run: Path, summary: dict[str, Any]) -> None:
         summary: what `demo.run` returns.
     """
     metrics = json.loads((run / "metrics.json").read_text("utf-8"))
-    pages = Environment(loader=PackageLoader("wavfusion", "pages"), autoescape=True, undefined=StrictUndefined)
     largest = [max(1, *row) for row in metrics["confusion"]]
-    page = pages.get_template("demo.html").render(summary=summary, metrics=metrics, largest=largest)
+    page = _pages().get_template("demo.html").render(summary=summary, metrics=metrics, largest=largest)
     write_whole(run / "report.html", page.encode("utf-8", "surrogatepass"))
+
+
+# ---------------------------------------------------------------------- a corpus
+
+SHOWN_SPEAKERS = 30
+SECONDS = (0, 0.5, 1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 30)
+WORDS = (0, 1, 2, 3, 5, 8, 10, 15, 20, 30, 50, 100)
+VOTES = (0, 40, 50, 60, 70, 80, 90, 100)
+
+
+def write_corpus(manifest_path: Path, out: Path, looks: Mapping[str, Look]) -> None:
+    """Write the statistics page of a corpus: emotions, durations, words, agreement, speakers, what was left out.
+
+    Args:
+        manifest_path: what `prepare` wrote, with corpus.json and exclusions.json beside it.
+        out: the page.
+        looks: how long each file is; a row whose file is not known and has no times is left out of the durations.
+    """
+    rows, corpus = manifest.read(manifest_path), manifest.read_corpus(manifest_path)
+    left_out = _read_exclusions(manifest_path.with_name("exclusions.json"))
+    by, group, stated = _published(corpus)
+    lengths = [length for row in rows if (length := _seconds(row, looks)) is not None]
+    counts = _counts(rows, group)
+    published = {name: found for name, found in stated.items() if name in counts}
+    page = (
+        _pages()
+        .get_template("corpus.html")
+        .render(
+            corpus=corpus,
+            classes=[*corpus.classes, *(["none"] if any(row.emotion is None for row in rows) else [])],
+            facts={
+                "rows": len(rows),
+                "unlabelled": sum(row.emotion is None for row in rows),
+                "speakers": len({row.speaker for row in rows if row.speaker}),
+                "dialogues": len({row.dialogue for row in rows if row.dialogue}),
+                "hours": sum(lengths) / 3600,
+                **{kind: len(left_out[kind]) for kind in ("excluded", "stripped")},
+            },
+            emotions={"by": by, "counts": counts, "shares": _shares(rows, corpus.classes)},
+            published=published,
+            differences=any(counts[name] != found for name, found in published.items()),
+            durations=_histogram("durations", lengths, SECONDS),
+            words=_words(rows),
+            agreement=_agreement(rows),
+            speakers=_speakers(rows),
+            modalities={name: sum(name not in row.missing for row in rows) for name in manifest.MODALITIES},
+            reasons=_reasons(left_out),
+        )
+    )
+    write_whole(out, page.encode("utf-8", "surrogatepass"))
+
+
+def _seconds(row: Utterance, looks: Mapping[str, Look]) -> float | None:
+    """How long an utterance is, by its longest modality."""
+    found = []
+    for name, span in (("audio", row.audio), ("video", row.video)):
+        if span is not None:
+            length = getattr(looks.get(span.path, Look()), name)
+            ends = [end for end in (span.end, length) if end is not None]
+            found += [min(ends) - (span.start or 0.0)] if ends else []
+    return max(found, default=None)
+
+
+Grouping = Callable[[Utterance], str]
+
+
+def _published(corpus: Corpus) -> tuple[str, Grouping, dict[str, dict[str, int]]]:
+    """What a corpus's published counts go by, the group of a row, and the counts."""
+    if corpus.corpus == "iemocap" and corpus.labels:
+        counts = {session: iemocap.published(session, corpus.labels) for session in iemocap.PUBLISHED}
+        return "session", lambda row: str(row.session), counts
+    if corpus.corpus == "ravdess":
+        names = ravdess.CHANNELS
+        return "channel", lambda row: names[row.id[:2]], ravdess.PUBLISHED
+    if corpus.corpus == "cremad":
+        return "part", lambda row: "all", {"all": cremad.PUBLISHED}
+    return "part", lambda row: row.split or "all", meld.PUBLISHED if corpus.corpus == "meld" else {}
+
+
+def _counts(rows: Sequence[Utterance], group: Grouping) -> dict[str, Counter[str]]:
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        counts[group(row)][row.emotion or "none"] += 1
+    order = {name: str(number) for number, name in enumerate(SPLITS)}
+    return dict(sorted(counts.items(), key=lambda item: order.get(item[0], item[0])))
+
+
+def _shares(rows: Sequence[Utterance], classes: Sequence[str]) -> dict[str, float]:
+    found = Counter(row.emotion for row in rows if row.emotion is not None)
+    return {name: found[name] / max(1, found.total()) for name in classes}
+
+
+def _histogram(title: str, values: Sequence[float | int], edges: Sequence[float | int]) -> dict[str, Any] | None:
+    """Counts between edges, lower edges included; the last bin has no upper edge."""
+    if not values:
+        return None
+    counts, _ = np.histogram(values, [*edges, np.inf])
+    shortest, median, most, longest = np.quantile(values, [0, 0.5, 0.95, 1])
+    return {
+        "title": title,
+        "labels": [f"{low:g}–{high:g}" for low, high in pairwise(edges)] + [f"from {edges[-1]:g}"],
+        "counts": counts.tolist(),
+        "low": shortest,
+        "median": median,
+        "high": most,
+        "longest": longest,
+    }
+
+
+def _words(rows: Sequence[Utterance]) -> dict[str, Any] | None:
+    said = [re.findall(r"[\w']+", row.text.lower()) for row in rows if row.text]
+    found = _histogram("words", [len(words) for words in said], WORDS)
+    labels = [f"{low}–{high - 1}" if high - low > 1 else str(low) for low, high in pairwise(WORDS)]
+    labels.append(f"from {WORDS[-1]}")
+    return found and {**found, "labels": labels, "vocabulary": len({word for words in said for word in words})}
+
+
+def _agreement(rows: Sequence[Utterance]) -> dict[str, Any] | None:
+    voted = [(row.emotion, row.votes) for row in rows if row.votes]
+    tops = [max(votes.values()) for _, votes in voted]
+    found = _histogram("agreement", [100 * top for top in tops], VOTES)
+    if found is None:
+        return None
+    same = sum(votes.get(emotion or "", 0.0) == max(votes.values()) for emotion, votes in voted)
+    return {
+        **found,
+        "rows": len(voted),
+        "full": sum(top > 0.999 for top in tops) / len(voted),
+        "same": same / len(voted),
+    }
+
+
+def _speakers(rows: Sequence[Utterance]) -> dict[str, Any]:
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        if row.speaker:
+            counts[row.speaker][row.emotion or "none"] += 1
+    most = sorted(counts, key=lambda name: (-counts[name].total(), name))[:SHOWN_SPEAKERS]
+    return {"counts": {name: counts[name] for name in most}, "shown": len(most)}
+
+
+def _read_exclusions(path: Path) -> dict[str, list[dict[str, str]]]:
+    try:
+        listed = json.loads(path.read_text("utf-8"))
+        return {kind: [dict(each) for each in listed[kind]] for kind in ("excluded", "stripped")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CorpusError(f"{path}: expected what `wavfusion prepare` writes, found {error}") from None
+
+
+def _reasons(left_out: Mapping[str, Sequence[Mapping[str, str]]]) -> dict[str, list[str]]:
+    """Ids by reason, the names of files taken out of the reasons."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for each in (*left_out["excluded"], *left_out["stripped"]):
+        found[re.sub(r"'[^']*'|\d+\.\d+", "…", each["reason"])].append(each["id"])
+    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
