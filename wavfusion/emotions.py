@@ -4,6 +4,7 @@ EMOTIONS: dict[str, list[str]] = {
     "iemocap": ["happy", "sad", "neutral", "angry", "excited", "frustrated"],
     "meld": ["neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger"],
     "ravdess": ["neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised"],
+    "cremad": ["angry", "disgust", "fearful", "happy", "neutral", "sad"],
 }
 
 # The two spellings of IEMOCAP's EmoEvaluation files; None: the annotators found no majority.
@@ -34,6 +35,8 @@ IEMOCAP_WORDS: dict[str, str] = {
 }
 
 RAVDESS_CODES: dict[str, str] = {f"{code:02d}": emotion for code, emotion in enumerate(EMOTIONS["ravdess"], start=1)}
+
+CREMAD_CODES: dict[str, str] = dict(zip(("ANG", "DIS", "FEA", "HAP", "NEU", "SAD"), EMOTIONS["cremad"], strict=True))
 
 # Label sets that `prepare --labels` offers, the default first: set -> classes.
 LABEL_SETS: dict[str, dict[str, list[str]]] = {

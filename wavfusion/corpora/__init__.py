@@ -2,25 +2,29 @@
 
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import wavfusion
 from wavfusion import manifest
+from wavfusion.corpora.cremad import read_cremad
 from wavfusion.corpora.iemocap import read_iemocap
 from wavfusion.corpora.meld import read_meld
 from wavfusion.corpora.ravdess import read_ravdess
-from wavfusion.corpora.reading import Exclusion, Reading
-from wavfusion.corpora.table import read_table
+from wavfusion.corpora.reading import Exclusion, Reading, Rows, Source, strip
+from wavfusion.corpora.scan import Looking, Scan
+from wavfusion.corpora.table import COLUMNS, read_table
 from wavfusion.emotions import LABEL_SETS
 from wavfusion.errors import ConfigError, CorpusError, nearest
 from wavfusion.manifest import CHANNELS, Channel, Corpus, Utterance
 
-READERS: dict[str, Callable[[Path, str | None, Channel], Reading]] = {
+READERS: dict[str, Callable[[Source], Reading]] = {
     "iemocap": read_iemocap,
     "meld": read_meld,
     "ravdess": read_ravdess,
+    "cremad": read_cremad,
     "table": read_table,
 }
 
@@ -35,7 +39,7 @@ class Prepared:
         differences: what is not as its publishers describe it, one line each.
     """
 
-    utterances: list[Utterance]
+    utterances: Sequence[Utterance]
     corpus: Corpus
     excluded: list[Exclusion]
     stripped: list[Exclusion]
@@ -43,30 +47,45 @@ class Prepared:
 
 
 def prepare(
-    corpus: str, root: str | os.PathLike[str], labels: str | None = None, down_mix: Channel = "mix"
+    corpus: str,
+    root: str | os.PathLike[str],
+    labels: str | None = None,
+    down_mix: Channel = "mix",
+    *,
+    columns: Mapping[str, str] | None = None,
+    scan: str | os.PathLike[str] | None = None,
+    progress: bool = False,
 ) -> Prepared:
-    """Read a corpus as its publishers distribute it; nothing is decoded.
+    """Read a corpus as its publishers distribute it.
 
     Args:
         corpus: a name of READERS.
         root: the corpus's folder; for `table` also the table itself.
         labels: a label set of the corpus, its first by default.
         down_mix: how several channels of sound become one.
+        columns: of a table: field of the manifest -> the column that holds it, where their names differ; columns
+            that are no field are then passed over.
+        scan: a file of notes, made where absent: every media file is opened (not decoded) unless the notes know it,
+            and what cannot be read counts as missing. None opens no media.
+        progress: show a bar of the scan on stderr.
 
     Raises:
-        ConfigError: corpus, labels or down_mix is not among the valid names.
+        ConfigError: corpus, labels, down_mix or a field of columns is not among the valid names.
         CorpusError: root is not a folder that holds this corpus.
     """
-    _check_names(corpus, labels, down_mix)
+    _check_names(corpus, labels, down_mix, columns or {})
     root = Path(root)
     if not root.is_dir() and not (corpus == "table" and root.is_file()):
         raise CorpusError(f"expected the folder of corpus {corpus!r}, found no folder at {root}")
+    folder = root if root.is_dir() else root.parent
+    look: Looking = Scan(folder, Path(scan), progress).look if scan else lambda paths: {}
     try:
-        reading = READERS[corpus](root, labels, down_mix)
+        reading = READERS[corpus](Source(root, labels, down_mix, columns or {}, look))
+        assert len(reading.utterances) + len(reading.excluded) == reading.rows, "a row of the source was lost"
+        if scan:
+            reading = _strip(reading, look)
     except OSError as error:
         raise CorpusError(f"cannot read {error.filename or root}: {error.strerror}") from error
-    assert len(reading.utterances) + len(reading.excluded) == reading.rows, "a row of the source was lost"
-    folder = root if root.is_dir() else root.parent
     return Prepared(
         utterances=reading.utterances,
         corpus=Corpus(corpus, str(folder.absolute()), reading.labels, reading.classes, wavfusion.__version__),
@@ -76,20 +95,51 @@ def prepare(
     )
 
 
-def write(prepared: Prepared, out: str | os.PathLike[str]) -> None:
-    """Write manifest.jsonl, corpus.json and exclusions.json into a folder; the same corpus gives the same bytes."""
+def _strip(reading: Reading, look: Looking) -> Reading:
+    """Open all media, and take away the modalities whose file cannot be read."""
+    looks = look(span.path for each in reading.utterances for span in (each.audio, each.video) if span)
+
+    def stripped() -> Iterator[tuple[Utterance, str | None]]:
+        return (strip(each, looks) for each in reading.utterances)
+
+    lost = [Exclusion(each.id, reason) for each, reason in stripped() if reason]
+    rows = Rows(lambda: (each for each, _ in stripped()), reading.rows - len(reading.excluded))
+    # What was read into memory stays there; what was not is stripped as it is read.
+    kept = rows if isinstance(reading.utterances, Rows) else list(rows)
+    return replace(reading, utterances=kept, stripped=[*reading.stripped, *lost])
+
+
+def write(prepared: Prepared, out: str | os.PathLike[str]) -> dict[str, Counter[str]]:
+    """Write manifest.jsonl, corpus.json and exclusions.json into a folder; the same corpus gives the same bytes.
+
+    Returns:
+        The rows by split (`all` where a row has none) and emotion (`unlabelled`).
+    """
     path = Path(out) / "manifest.jsonl"
-    exclusions = {
-        name: [each._asdict() for each in listed]
-        for name, listed in (("excluded", prepared.excluded), ("stripped", prepared.stripped))
-    }
-    manifest.write_lines(path.with_name("exclusions.json"), [json.dumps(exclusions, ensure_ascii=False, indent=1)])
+    counts: dict[str, Counter[str]] = {}
+
+    def counted() -> Iterator[Utterance]:
+        for each in prepared.utterances:
+            counts.setdefault(each.split or "all", Counter())[each.emotion or "unlabelled"] += 1
+            yield each
+
+    manifest.write_lines(path.with_name("exclusions.json"), _exclusion_lines(prepared))
     manifest.write_corpus(path, prepared.corpus)
     # Last, so that a manifest never stands without what belongs to it.
-    manifest.write(path, prepared.utterances)
+    manifest.write(path, counted())
+    return counts
 
 
-def _check_names(corpus: str, labels: str | None, down_mix: str) -> None:
+def _exclusion_lines(prepared: Prepared) -> Iterator[str]:
+    """Write one JSON object, an exclusion a line, however many there are."""
+    for opening, listed in (('{"excluded": [', prepared.excluded), ('], "stripped": [', prepared.stripped)):
+        yield opening
+        for number, each in enumerate(listed, start=1):
+            yield json.dumps(each._asdict(), ensure_ascii=False) + "," * (number < len(listed))
+    yield "]}"
+
+
+def _check_names(corpus: str, labels: str | None, down_mix: str, columns: Mapping[str, str]) -> None:
     if corpus not in READERS:
         raise ConfigError(f"unknown corpus {corpus!r}: {nearest(corpus, READERS)}")
     if down_mix not in CHANNELS:
@@ -99,3 +149,8 @@ def _check_names(corpus: str, labels: str | None, down_mix: str) -> None:
         raise ConfigError(f"corpus {corpus!r} has one label set and takes no name, found labels {labels!r}")
     if labels is not None and labels not in sets:
         raise ConfigError(f"unknown label set {labels!r} of {corpus!r}: {nearest(labels, sets)}")
+    if columns and corpus != "table":
+        raise ConfigError(f"corpus {corpus!r} has columns of its own, found a map of columns: it is for a table")
+    for field in columns:
+        if field not in COLUMNS:
+            raise ConfigError(f"unknown field {field!r} in the map of columns: {nearest(field, COLUMNS)}")

@@ -9,12 +9,14 @@ from typing import NamedTuple
 from wavfusion.corpora.reading import (
     Exclusion,
     Reading,
+    Source,
     compare_counts,
     count_emotions,
     first_of_each,
     list_files,
     list_stripped,
     mark_missing,
+    name_some,
     open_lines,
 )
 from wavfusion.emotions import DIALOGUERNN_HAPPY, EMOTIONS, IEMOCAP_CODES, IEMOCAP_WORDS, LABEL_SETS, MERGED
@@ -41,6 +43,8 @@ LABEL = re.compile(r"\[(\d+\.\d+) - (\d+\.\d+)\]\t(\S+)\t(\w+)\t\[(-?[\d.]+), (-
 # An external annotator (C-E1, C-E2, ...), not the actor's own opinion (C-F1, C-M1).
 VOTE = re.compile(r"C-E\d+:\s*(.*?)\s*\(.*\)?")
 TRANSCRIPT = re.compile(r"(\S+) \[[\d.]+-[\d.]+\]: ?(.*)")
+
+NO_LENGTH = "start and end are equal in the labels, or no file was found below the root"
 
 HALF_WIDTH = 360  # pixels; both actors share a picture of 720 x 480
 # Left, top, right, bottom within a half: what lies between the black borders, around the head.
@@ -71,18 +75,16 @@ class Files(NamedTuple):
     pictures: dict[str, str]
 
 
-def read_iemocap(root: Path, labels: str | None, down_mix: Channel) -> Reading:
+def read_iemocap(source: Source) -> Reading:
     """Read IEMOCAP as released, or any part of it that has EmoEvaluation files.
 
-    Args:
-        root: the release, or any folder that holds a part of it.
-        labels: a set of LABEL_SETS; an utterance with a label outside it is excluded.
-        down_mix: for the sentence wavs; a dialogue wav has a channel for each speaker.
+    An utterance with a label outside the label set is excluded. The down-mix is for the sentence wavs: a dialogue wav
+    has a channel for each speaker.
 
     Raises:
         CorpusError: there are no label files, or one of them is not as published.
     """
-    labels = labels or "six"
+    root, labels = source.root, source.labels or "six"
     classes = LABEL_SETS["iemocap"][labels]
     files = _sort_files(list_files(root))
     if not files.labels:
@@ -90,11 +92,12 @@ def read_iemocap(root: Path, labels: str | None, down_mix: Channel) -> Reading:
     texts = {key: text for path in files.transcripts.values() for key, text in _read_transcript(root / path)}
     rows = [row for path in files.labels.values() for row in _read_labels(root / path)]
     _refuse_doubles(rows)
+    instants = [row for row in rows if row.end <= row.start]
     kept, excluded = [], []
     for row, index in _with_index(rows):
         emotion = _emotion(row, labels)
         if labels == "raw" or emotion in classes:
-            kept.append(_to_utterance(row, index, emotion, texts.get(row.id), files, down_mix))
+            kept.append(_to_utterance(row, index, emotion, texts.get(row.id), files, source.down_mix))
         else:
             excluded.append(Exclusion(row.id, f"label {row.label} is outside the label set {labels}"))
     return Reading(
@@ -103,8 +106,10 @@ def read_iemocap(root: Path, labels: str | None, down_mix: Channel) -> Reading:
         utterances=kept,
         labels=labels,
         excluded=excluded,
-        stripped=list_stripped(kept),
-        differences=_compare(kept, labels),
+        stripped=list_stripped(kept, {row.id: NO_LENGTH for row in instants}),
+        differences=_compare(kept, labels)
+        + [f"{len(instants):,} rows last nothing by their labels: {name_some(row.id for row in instants)}"]
+        * bool(instants),
     )
 
 
@@ -240,13 +245,13 @@ def _to_utterance(
 def _audio(row: Row, files: Files, down_mix: Channel) -> AudioSpan | None:
     if row.id in files.sounds:
         return AudioSpan(files.sounds[row.id], channel=down_mix)
-    if row.dialogue in files.sounds:
+    if row.dialogue in files.sounds and row.end > row.start:
         return AudioSpan(files.sounds[row.dialogue], row.start, row.end, "left" if row.left else "right")
     return None
 
 
 def _video(row: Row, files: Files) -> VideoSpan | None:
-    if row.dialogue not in files.pictures:
+    if row.dialogue not in files.pictures or row.end <= row.start:
         return None
     left, top, right, bottom = HALF_CROP
     shift = 0 if row.left else HALF_WIDTH
@@ -260,7 +265,7 @@ def _compare(utterances: list[Utterance], labels: str) -> list[str]:
         found = count_emotions(
             each for each in utterances if each.session == session and each.emotion not in (None, *PUBLISHED_OTHERS)
         )
-        lines += compare_counts(session, found, _published(session, labels))
+        lines += compare_counts(session, found, published(session, labels))
     further = [each.session for each in utterances if each.session and each.session not in PUBLISHED]
     if further:
         lines.append(
@@ -272,7 +277,7 @@ def _compare(utterances: list[Utterance], labels: str) -> list[str]:
     return lines
 
 
-def _published(session: str, labels: str) -> dict[str, int]:
+def published(session: str, labels: str) -> dict[str, int]:
     counts = dict(PUBLISHED[session])
     if labels == "six-dialoguernn":
         counts["happy"] += sum(each.startswith(session) for each in DIALOGUERNN_HAPPY)

@@ -2,21 +2,24 @@
 
 import csv
 import re
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from wavfusion.corpora.reading import (
     Reading,
+    Source,
     compare_counts,
     count_emotions,
     first_of_each,
     list_files,
     list_stripped,
     mark_missing,
+    name_some,
     open_lines,
 )
+from wavfusion.corpora.scan import Look
 from wavfusion.emotions import EMOTIONS
 from wavfusion.errors import CorpusError, nearest
 from wavfusion.manifest import AudioSpan, Channel, Utterance, VideoSpan
@@ -41,7 +44,16 @@ CLIP = re.compile(r"(final_videos_test)?dia(\d+)_utt(\d+)\.mp4", re.IGNORECASE)
 TIME = re.compile(r"(\d{1,2}):(\d\d):(\d\d),(\d{1,3})")
 # An older release holds cp1252's quotation marks as control characters of Unicode.
 CONTROLS = {code: bytes([code]).decode("cp1252", "ignore") or chr(code) for code in range(0x80, 0xA0)}
-LONGEST = 30.0  # seconds; a longer time in the tables is an error of the alignment
+LONGEST = 15.0  # seconds; what training takes of a longer clip is its first window
+TOLERANCE = 0.5  # seconds between a clip and its row: more than the frames of sound and picture at a cut
+# A few hundred milliseconds of another sound, found by the report of UPC-AIDL-MER.
+UNRELATED = [
+    *(("valid", *key) for key in ((99, 3), (108, 5))),
+    *(("train", *key) for key in ((71, 0), (179, 8), (312, 9), (332, 1), (406, 2), (523, 10))),
+]
+NAMES = ("the final_videos_test file", "the plain one")  # of two clips of one utterance
+# Split, dialogue and utterance: the numbers start anew in every split.
+Key: TypeAlias = tuple[str, int, int]
 
 
 class Row(NamedTuple):
@@ -57,43 +69,106 @@ class Row(NamedTuple):
     duration: float
 
     @property
-    def key(self) -> tuple[str, int, int]:
-        """The dialogue and utterance numbers start anew in every split."""
+    def key(self) -> Key:
+        """What tells this row from all others."""
         return self.split, self.dialogue, self.utterance
 
+    @property
+    def id(self) -> str:
+        """The utterance's id in the manifest."""
+        return _name(*self.key)
 
-def read_meld(root: Path, labels: str | None, down_mix: Channel) -> Reading:
+
+def _name(split: str, dialogue: int, utterance: int) -> str:
+    return f"{split}_dia{dialogue}_utt{utterance}"
+
+
+def read_meld(source: Source) -> Reading:
     """Read MELD: tables and clips are found anywhere below the root.
 
     Raises:
         CorpusError: no table is found, or a row of one is not as published.
     """
-    files = list_files(root)
-    rows = [row for path, split in _find_tables(root, files) for row in _read_table(root / path, split)]
+    files = list_files(source.root)
+    rows = [row for path, split in _find_tables(source.root, files) for row in _read_table(source.root / path, split)]
     clips, twins, unplaced = _find_clips(files)
-    utterances = [_to_utterance(row, index, clips.get(row.key), down_mix) for row, index in _with_index(rows)]
+    wanted = {row.key: row for row in rows if row.key in clips or row.key in twins}
+    looks = source.look(found[key] for found in (clips, twins) for key in wanted if key in found)
+    spare = len((clips.keys() | twins.keys()) - wanted.keys())
+    chosen, doubts = _choose_twins(wanted, clips, twins, looks)
+    lengths = {key: looks[path].duration for key, path in chosen.items() if path in looks}
+    utterances = [_to_utterance(row, index, chosen.get(row.key), source.down_mix) for row, index in _with_index(rows)]
     differences = [
         line
         for split, published in PUBLISHED.items()
         for line in compare_counts(split, count_emotions(each for each in utterances if each.split == split), published)
     ]
-    keys = {row.key for row in rows}
-    used = len(keys & twins)
-    spare = len(clips.keys() - keys)
-    odd = sum(row.duration <= 0 or row.duration > LONGEST for row in rows)
     notes = {
-        f"{used:,} test clips exist twice: the final_videos_test file is taken": used,
         f"{spare:,} clips have no row in the tables": spare,
         f"{unplaced:,} clips lie in folders that name no split ({', '.join(FOLDERS)}) and are not used": unplaced,
-        f"{odd:,} rows last nothing or more than {LONGEST:.0f} s by the table": odd,
     }
     return Reading(
         rows=len(rows),
         classes=EMOTIONS["meld"],
         utterances=utterances,
         stripped=list_stripped(utterances),
-        differences=differences + [line for line, count in notes.items() if count],
+        differences=[
+            *differences,
+            *doubts,
+            *(line for line, count in notes.items() if count),
+            *_compare_lengths(rows, lengths),
+            *_name_unrelated(chosen.keys() & wanted.keys()),
+        ],
     )
+
+
+def _choose_twins(
+    rows: Mapping[Key, Row], plain: Mapping[Key, str], twins: Mapping[Key, str], looks: Mapping[str, Look]
+) -> tuple[dict[Key, str], list[str]]:
+    """Return the clip of each row, and how many of those that exist twice agree with the table in length."""
+    chosen: dict[Key, str] = {}
+    verdicts: Counter[str] = Counter()
+    for key, row in rows.items():
+        # Three independent readers of the corpus found the plain file of a pair to be a wrong one.
+        first, *second = (found[key] for found in (twins, plain) if key in found)
+        chosen[key] = first
+        if second:
+            lengths = [looks[path].duration if path in looks else None for path in (first, *second)]
+            agrees = [length is not None and abs(length - row.duration) <= TOLERANCE for length in lengths]
+            if agrees == [False, True] or (lengths[0] is None and lengths[1] is not None):
+                chosen[key] = second[0]
+            verdicts["both" if all(agrees) else "neither" if not any(agrees) else f"only {NAMES[agrees[1]]}"] += 1
+            verdicts["plain"] += chosen[key] != first
+    taken = verdicts.pop("plain", 0)
+    if not verdicts:
+        return chosen, []
+    line = f"{verdicts.total():,} test clips exist twice: {NAMES[0]} is taken"
+    counts = ", ".join(f"{name} {count:,}" for name, count in sorted(verdicts.items()))
+    return chosen, [
+        f"{line}, but of {taken:,} {NAMES[1]}; within {TOLERANCE} s of the table: {counts}" if looks else line
+    ]
+
+
+def _compare_lengths(rows: list[Row], lengths: Mapping[Key, float | None]) -> list[str]:
+    """Say which rows last nothing, which clips are longer than is trained on, and which contradict their row."""
+    empty = [row.id for row in rows if row.duration <= 0]
+    long = [row.id for row in rows if (lengths.get(row.key) or row.duration) > LONGEST]
+    wrong = [
+        f"{row.id} ({length:.1f} s for {row.duration:.1f})"
+        for row in rows
+        if (length := lengths.get(row.key)) is not None and abs(length - row.duration) > TOLERANCE
+    ]
+    notes = {
+        "rows last nothing by the table": empty,
+        f"clips last more than {LONGEST:.0f} s; training takes the first {LONGEST:.0f} s, evaluation all of each": long,
+        f"clips differ by more than {TOLERANCE} s from the length in the table": wrong,
+    }
+    return [f"{len(names):,} {line}: {name_some(names)}" for line, names in notes.items() if names]
+
+
+def _name_unrelated(present: Collection[Key]) -> list[str]:
+    found = [_name(*key) for key in UNRELATED if key in present]
+    return [f"{len(found):,} clips hold a sound that is not their row's: {name_some(found)}"] * bool(found)
 
 
 def _find_tables(root: Path, files: list[str]) -> Iterator[tuple[str, str]]:
@@ -111,7 +186,7 @@ def _find_tables(root: Path, files: list[str]) -> Iterator[tuple[str, str]]:
 
 def _read_table(path: Path, split: str) -> Iterator[Row]:
     reader = csv.DictReader(open_lines(path), strict=True)
-    seen: dict[tuple[str, int, int], int] = {}
+    seen: dict[Key, int] = {}
     try:
         for name in COLUMNS:
             if name not in (reader.fieldnames or []):
@@ -159,10 +234,10 @@ def _seconds(cells: dict[str, str], column: str) -> float:
     return hours * 3600 + minutes * 60 + seconds + milliseconds / 1000
 
 
-def _find_clips(files: list[str]) -> tuple[dict[tuple[str, int, int], str], set[tuple[str, int, int]], int]:
-    """Return the clip of each key, the keys whose clip is a final_videos_test twin, and how many clips fit no split."""
-    plain: list[tuple[tuple[str, int, int], str]] = []
-    twins: list[tuple[tuple[str, int, int], str]] = []
+def _find_clips(files: list[str]) -> tuple[dict[Key, str], dict[Key, str], int]:
+    """Return the plain and the final_videos_test clip of each key, and how many clips fit no split."""
+    plain: list[tuple[Key, str]] = []
+    twins: list[tuple[Key, str]] = []
     unplaced = 0
     for path in files:
         found = CLIP.fullmatch(PurePosixPath(path).name)
@@ -174,9 +249,7 @@ def _find_clips(files: list[str]) -> tuple[dict[tuple[str, int, int], str], set[
             continue
         key = split, int(found[2]), int(found[3])
         (twins if found[1] else plain).append((key, path))
-    doubled = {key for key, _ in plain} & {key for key, _ in twins}
-    # Three independent readers of the corpus found the plain file of a pair to be a wrong one.
-    return first_of_each(plain) | first_of_each(twins), doubled, unplaced
+    return first_of_each(plain), first_of_each(twins), unplaced
 
 
 def _split_of(path: str) -> str | None:
@@ -202,14 +275,13 @@ def _with_index(rows: list[Row]) -> Iterator[tuple[Row, int]]:
 
 
 def _to_utterance(row: Row, index: int, clip: str | None, down_mix: Channel) -> Utterance:
-    dialogue = f"{row.split}_dia{row.dialogue}"
     return mark_missing(
         Utterance(
-            id=f"{dialogue}_utt{row.utterance}",
+            id=row.id,
             corpus="meld",
             split=row.split,
             session=row.session,
-            dialogue=dialogue,
+            dialogue=f"{row.split}_dia{row.dialogue}",
             index=index,
             speaker=row.speaker or None,
             audio=AudioSpan(clip, channel=down_mix) if clip else None,

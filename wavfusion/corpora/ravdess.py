@@ -1,17 +1,19 @@
 """RAVDESS: 24 actors speak and sing two sentences in eight emotions; the file name says everything."""
 
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from wavfusion.corpora.reading import (
     Exclusion,
     Reading,
+    Source,
     compare_counts,
     count_emotions,
     first_of_each,
     list_files,
     list_stripped,
     mark_missing,
+    unknown_code,
 )
 from wavfusion.emotions import EMOTIONS, RAVDESS_CODES
 from wavfusion.errors import CorpusError
@@ -30,19 +32,19 @@ PUBLISHED: dict[str, dict[str, int]] = {
 }
 
 
-def read_ravdess(root: Path, labels: str | None, down_mix: Channel) -> Reading:
+def read_ravdess(source: Source) -> Reading:
     """Read RAVDESS from the recordings anywhere below the root; one trial in several files is one utterance.
 
     Raises:
         CorpusError: no file below the root is named as a recording of the corpus.
     """
-    found = [(match, path) for path in list_files(root) if (match := NAME.fullmatch(PurePosixPath(path).name))]
+    found = [(match, path) for path in list_files(source.root) if (match := NAME.fullmatch(PurePosixPath(path).name))]
     if not found:
-        raise CorpusError(f"expected recordings named like 03-01-06-01-02-01-12.wav below {root}, found none")
+        raise CorpusError(f"expected recordings named like 03-01-06-01-02-01-12.wav below {source.root}, found none")
     files = first_of_each(((match[2], match[1]), path) for match, path in found)
     trials = sorted({trial for trial, _ in files})
     known = [trial for trial in trials if not _unknown_code(trial)]
-    utterances = [_to_utterance(trial, files, down_mix) for trial in known]
+    utterances = [_to_utterance(trial, files, source.down_mix) for trial in known]
     differences = [line for channel in PUBLISHED for line in _compare(channel, utterances)]
     if len(found) > len(files):
         differences.append(f"{len(found) - len(files):,} files are a second copy of one name and are not used")
@@ -57,16 +59,10 @@ def read_ravdess(root: Path, labels: str | None, down_mix: Channel) -> Reading:
 
 
 def _unknown_code(trial: str) -> str | None:
-    """Say which field of a trial's name is outside the published codes, if one is."""
     channel, emotion, _, statement, _, _ = trial.split("-")
-    for name, code, codes in (
-        ("channel", channel, CHANNELS),
-        ("emotion", emotion, RAVDESS_CODES),
-        ("statement", statement, STATEMENTS),
-    ):
-        if code not in codes:
-            return f"{name} code {code} is not one of {', '.join(codes)}"
-    return None
+    return unknown_code(
+        ("channel", channel, CHANNELS), ("emotion", emotion, RAVDESS_CODES), ("statement", statement, STATEMENTS)
+    )
 
 
 def _to_utterance(trial: str, files: dict[tuple[str, str], str], down_mix: Channel) -> Utterance:

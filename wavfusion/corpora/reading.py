@@ -1,13 +1,15 @@
-"""What every reader shares: the files below ROOT, text in any encoding, and the shape of what is handed back."""
+"""What every reader shares: what it is given and hands back, the files below ROOT, and text in any encoding."""
 
 import os
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, overload
 
-from wavfusion.manifest import MODALITIES, Utterance
+from wavfusion.corpora.scan import Look, Looking
+from wavfusion.manifest import MODALITIES, AudioSpan, Channel, Utterance, VideoSpan
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -17,6 +19,51 @@ class Exclusion(NamedTuple):
 
     id: str
     reason: str
+
+
+class Rows(Sequence[Utterance]):
+    """Utterances that are read anew each time they are asked for: a table of any length fits into memory."""
+
+    def __init__(self, read: Callable[[], Iterator[Utterance]], count: int) -> None:
+        self._read, self._count = read, count
+
+    def __iter__(self) -> Iterator[Utterance]:
+        return self._read()
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Utterance: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Utterance]: ...
+    def __getitem__(self, index: int | slice) -> Utterance | list[Utterance]:
+        if isinstance(index, slice):
+            return list(self)[index]
+        place = range(self._count)[index]
+        return next(islice(self._read(), place, None))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a reader is given.
+
+    Attributes:
+        root: the corpus's folder; for `table` also the table itself.
+        labels: a name of LABEL_SETS, None for the corpus's first.
+        down_mix: how several channels of sound become one.
+        columns: of a table: field of the manifest -> the column that holds it, where their names differ.
+        look: opens media files, given by their paths below the root; returns nothing where none is to be opened.
+    """
+
+    root: Path
+    labels: str | None
+    down_mix: Channel
+    columns: Mapping[str, str]
+    look: Looking
 
 
 @dataclass(frozen=True)
@@ -33,7 +80,7 @@ class Reading:
 
     rows: int
     classes: list[str]
-    utterances: list[Utterance]
+    utterances: Sequence[Utterance]
     labels: str | None = None
     excluded: list[Exclusion] = field(default_factory=list)
     stripped: list[Exclusion] = field(default_factory=list)
@@ -90,13 +137,53 @@ def mark_missing(utterance: Utterance) -> Utterance:
     return replace(utterance, missing=[name for name in MODALITIES if not getattr(utterance, name)])
 
 
-def list_stripped(utterances: Iterable[Utterance]) -> list[Exclusion]:
-    """List the utterances that lack a modality because its file was not found."""
+def list_stripped(utterances: Iterable[Utterance], reasons: Mapping[str, str] | None = None) -> list[Exclusion]:
+    """List the utterances that lack a modality because its file was not found, or for the reason of their id."""
+    known = reasons or {}
     return [
-        Exclusion(each.id, f"{', '.join(each.missing)}: not found below the root")
+        Exclusion(each.id, f"{', '.join(each.missing)}: {known.get(each.id, 'not found below the root')}")
         for each in utterances
         if each.missing
     ]
+
+
+def strip(utterance: Utterance, looks: Mapping[str, Look]) -> tuple[Utterance, str | None]:
+    """Take away the spans of files without such a track and say why; those of files that were not opened stay."""
+    reasons = {
+        name: reason
+        for name, span in (("audio", utterance.audio), ("video", utterance.video))
+        if span and span.path in looks and (reason := _unusable(name, span, looks[span.path]))
+    }
+    if not reasons:
+        return utterance, None
+    nothing: dict[str, Any] = dict.fromkeys(reasons)
+    return mark_missing(replace(utterance, **nothing)), "; ".join(f"{name}: {each}" for name, each in reasons.items())
+
+
+def _unusable(name: str, span: AudioSpan | VideoSpan, look: Look) -> str | None:
+    until = look.audio if name == "audio" else look.video
+    if look.reason:
+        return look.reason
+    if not until:
+        return f"{span.path!r} has {'no' if until is None else 'an empty'} track of {name}"
+    if (span.start or 0.0) >= until:
+        return f"{span.path!r} ends at {until:.3f} s, before the start at {span.start:.3f} s"
+    return None
+
+
+def unknown_code(*fields: tuple[str, str, Collection[str]]) -> str | None:
+    """Say which field of a file's name is outside the published codes, if one is; fields: name, code, codes."""
+    return next(
+        (f"{name} code {code} is not one of {', '.join(codes)}" for name, code, codes in fields if code not in codes),
+        None,
+    )
+
+
+def name_some(names: Iterable[str], limit: int = 5) -> str:
+    """Join the first few of many names, and count the rest."""
+    names = list(names)
+    rest = f" and {len(names) - limit:,} more" * (len(names) > limit)
+    return ", ".join(names[:limit]) + rest
 
 
 def compare_counts(name: str, found: Mapping[str, int], published: Mapping[str, int]) -> list[str]:

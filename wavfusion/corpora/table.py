@@ -1,19 +1,20 @@
-"""The user's own corpus: a CSV, TSV or JSON-lines table whose columns are named as the fields of the manifest."""
+"""The user's own corpus: a table whose columns are named as the fields of the manifest, or mapped to them."""
 
 import csv
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
-from wavfusion.corpora.reading import Exclusion, Reading, mark_missing, open_lines
+from wavfusion.corpora.reading import Exclusion, Reading, Rows, Source, mark_missing, open_lines
 from wavfusion.emotions import EMOTIONS, LABEL_SETS
-from wavfusion.errors import CorpusError, nearest
+from wavfusion.errors import ConfigError, CorpusError, nearest
 from wavfusion.manifest import CHANNELS, SPLITS, AudioSpan, Channel, Utterance, VideoSpan
 
-SUFFIXES = (".csv", ".tsv", ".jsonl")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+OURS = ("manifest.jsonl", "media.jsonl")  # written by `prepare`, perhaps into the same folder
 STYLES = ("improvised", "scripted")
 COLUMNS = (
     *("id", "audio", "video", "text", "emotion", "split", "speaker", "session", "dialogue", "index"),
@@ -28,40 +29,38 @@ class Row(NamedTuple):
     cells: dict[str, str]
 
 
-def read_table(root: Path, labels: str | None, down_mix: Channel) -> Reading:
-    """Read a table.
+def read_table(source: Source) -> Reading:
+    """Read a table that lies in the root, or is it; its rows are checked once and read again when they are used.
 
-    Args:
-        root: the folder that the table's paths start from, with the table in it, or the table itself.
-        labels: a table has one label set, so this is None.
-        down_mix: for rows without a `channel`.
+    The down-mix is for rows without a `channel`.
 
     Raises:
+        ConfigError: the table is a Parquet file and pyarrow is not installed.
         CorpusError: no table is found, or a row is not as expected; names file and line.
     """
-    path = _find_table(root)
-    folder = path.parent
-    utterances: list[Utterance] = []
+    path = _find_table(source.root)
+    naming = _naming(path, source.columns)
     stripped: list[Exclusion] = []
-    lines: dict[str, int] = {}
-    defaults = _default_ids(path)
-    for number, row in enumerate(_read_rows(path)):
-        try:
-            key = row.cells.get("id") if defaults is None else defaults[number]
-            if key is None:
-                raise ValueError("expected an id in every row or in none, found an empty one")
-            if key in lines:
-                raise ValueError(f"expected unique ids, found {key!r} again, first on line {lines[key]}")
-            utterance = _to_utterance(key, row.cells, folder, down_mix)
-        except ValueError as error:
-            raise CorpusError(f"{path}:{row.line}: {error}") from error
-        lines[key] = row.line
-        utterances.append(utterance)
+    seen: set[str] = set()
+    emotions: set[str] = set()
+    for row, utterance in _read_utterances(path, source, naming):
+        key = utterance.id
+        if key in seen:
+            lines = (row.line for row, each in _read_utterances(path, source, naming) if each.id == key)
+            raise CorpusError(
+                f"{path}:{row.line}: expected unique ids, found {key!r} again, first on line {next(lines)}"
+            )
+        seen.add(key)
+        emotions |= {utterance.emotion} if utterance.emotion else set()
         absent = [name for name in ("audio", "video") if name in row.cells and name in utterance.missing]
         stripped += [Exclusion(key, f"{name}: no such file: {row.cells[name]}") for name in absent]
-    if not utterances:
+    if not seen:
         raise CorpusError(f"expected at least one row, found none in {path}")
-    return Reading(len(utterances), _classes(utterances), utterances, stripped=stripped)
+
+    def again() -> Iterator[Utterance]:
+        return (utterance for _, utterance in _read_utterances(path, source, naming))
+
+    return Reading(len(seen), _classes(emotions), Rows(again, len(seen)), stripped=stripped)
 
 
 def _find_table(root: Path) -> Path:
@@ -70,7 +69,8 @@ def _find_table(root: Path) -> Path:
             return root
         raise CorpusError(f"expected a table ({', '.join(SUFFIXES)}), found {root}")
     tables = sorted(path for path in root.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
-    tables = [path for path in tables if not path.name.startswith(".")]
+    # A manifest lies here where `prepare` was told to write it to the corpus's own folder.
+    tables = [path for path in tables if not path.name.startswith(".") and path.name != "manifest.jsonl"]
     if len(tables) > 1:
         tables = [path for path in tables if path.stem == "table"] or tables
     if len(tables) != 1:
@@ -79,38 +79,57 @@ def _find_table(root: Path) -> Path:
     return tables[0]
 
 
-def _default_ids(path: Path) -> list[str] | None:
-    """Return an id for each row of a table without ids: the stems of the files if all differ, else the row numbers."""
-    stems = []
-    for row in _read_rows(path):
+def _naming(path: Path, columns: Mapping[str, str]) -> Literal["id", "stem", "number"]:
+    """Say what names the rows: their ids; without any, the stems of their files if all differ, else their numbers."""
+    stems: set[str] = set()
+    unique = True
+    for row in _read_rows(path, columns):
         if "id" in row.cells:
-            return None
-        stems.append(PurePosixPath(row.cells.get("audio") or row.cells.get("video") or "").stem)
-    unique = len(set(stems)) == len(stems) and all(stems)
-    return stems if unique else [str(number) for number in range(1, len(stems) + 1)]
+            return "id"
+        stem = _stem(row)
+        unique = unique and bool(stem) and stem not in stems
+        stems |= {stem} if unique else set()
+    return "stem" if unique else "number"
 
 
-def _read_rows(path: Path) -> Iterator[Row]:
-    return _read_json(path) if path.suffix.lower() == ".jsonl" else _read_csv(path)
+def _stem(row: Row) -> str:
+    return PurePosixPath(row.cells.get("audio") or row.cells.get("video") or "").stem
 
 
-def _read_csv(path: Path) -> Iterator[Row]:
+def _read_utterances(path: Path, source: Source, naming: str) -> Iterator[tuple[Row, Utterance]]:
+    for number, row in enumerate(_read_rows(path, source.columns), start=1):
+        try:
+            key = row.cells.get("id") if naming == "id" else _stem(row) if naming == "stem" else str(number)
+            if key is None:
+                raise ValueError("expected an id in every row or in none, found an empty one")
+            utterance = _to_utterance(key, row.cells, path.parent, source.down_mix)
+        except ValueError as error:
+            raise CorpusError(f"{path}:{row.line}: {error}") from error
+        yield row, utterance
+
+
+def _read_rows(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
+    return {".jsonl": _read_json, ".parquet": _read_parquet}.get(path.suffix.lower(), _read_csv)(path, columns)
+
+
+def _read_csv(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
     reader = csv.reader(open_lines(path), "excel-tab" if path.suffix.lower() == ".tsv" else "excel", strict=True)
     try:
-        header = [name.strip().lower() for name in next(reader, [])]
-        _check_columns(header)
+        header = next(reader, [])
+        places = {field: header.index(name) for field, name in _fields(header, columns).items()}
         for cells in reader:
             if cells and len(cells) != len(header):
                 raise ValueError(f"expected {len(header)} cells, found {len(cells)}")
             if any(cells):
-                yield Row(
-                    reader.line_num, {name: cell for name, cell in zip(header, cells, strict=True) if cell.strip()}
-                )
+                filled = ((field, cells[place]) for field, place in places.items() if cells[place].strip())
+                yield Row(reader.line_num, dict(filled))
     except (ValueError, csv.Error) as error:
         raise error if isinstance(error, CorpusError) else CorpusError(f"{path}:{reader.line_num}: {error}") from error
 
 
-def _read_json(path: Path) -> Iterator[Row]:
+def _read_json(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
+    unseen = set(columns.values())
+    known: dict[tuple[str, ...], dict[str, str]] = {}
     for number, line in enumerate(open_lines(path), start=1):
         if not line.strip():
             continue
@@ -118,24 +137,61 @@ def _read_json(path: Path) -> Iterator[Row]:
             cells = json.loads(line)
             if not isinstance(cells, dict):
                 raise ValueError(f"expected an object, found {line.strip()[:80]!r}")
-            _check_columns(list(cells))
+            if (keys := tuple(cells)) not in known:
+                unseen -= cells.keys()
+                # An object may leave out what is empty.
+                known[keys] = _fields(list(dict.fromkeys([*keys, *columns.values()])), columns)
         except (ValueError, RecursionError) as error:
             raise CorpusError(f"{path}:{number}: {error}") from error
-        yield Row(number, {name: _cell(value) for name, value in cells.items() if value not in (None, "", [])})
+        fields = known[keys].items()
+        yield Row(number, {field: text for field, name in fields if (text := _cell(cells.get(name)))})
+    if unseen:
+        raise CorpusError(f"{path}: expected the column {min(unseen)!r} in some row, found it in none")
+
+
+def _read_parquet(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise ConfigError(f"expected pyarrow to read {path}, found none: pip install pyarrow") from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            fields = _fields(file.schema_arrow.names, columns)
+            batches = file.iter_batches(batch_size=1024, columns=list(fields.values()))
+            rows = (row for batch in batches for row in batch.to_pylist())
+            for number, row in enumerate(rows, start=1):
+                yield Row(number, {field: text for field, name in fields.items() if (text := _cell(row[name]))})
+    except (ValueError, OSError) as error:
+        raise error if isinstance(error, CorpusError) else CorpusError(f"cannot read {path}: {error}") from error
 
 
 def _cell(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    """Write a value as a CSV would have it; what is absent (null, not a number) as nothing."""
+    if isinstance(value, list):
+        return " ".join(map(_cell, value))
+    if value is None or value != value:
+        return ""
+    # Tools write whole numbers as fractions in a column with an empty cell.
+    text = str(int(value) if isinstance(value, float) and value.is_integer() else value)
+    return text if text.strip() else ""
 
 
-def _check_columns(columns: list[str]) -> None:
-    for name in columns:
-        if name not in COLUMNS:
-            raise ValueError(f"unknown column {name!r}: {nearest(name, COLUMNS)}")
-        if columns.count(name) > 1:
+def _fields(header: list[str], columns: Mapping[str, str]) -> dict[str, str]:
+    """Map the fields of the manifest that a table has to its columns."""
+    names: dict[str, str] = {}
+    for column in header:
+        name = column.strip().lower()
+        if names.setdefault(name, column) != column or header.count(column) > 1:
             raise ValueError(f"expected each column once, found {name!r} twice")
-    if not {"audio", "video", "text"} & set(columns):
-        raise ValueError(f"expected a column audio, text or video, found {', '.join(columns) or 'nothing'}")
+        if not columns and name not in COLUMNS:
+            raise ValueError(f"unknown column {name!r}: {nearest(name, COLUMNS)}; or map yours with --columns")
+    for field, name in columns.items():
+        if name not in header:
+            raise ValueError(f"expected the column {name!r} for {field!r}, found none: {nearest(name, header)}")
+    found = {field: names[field] for field in COLUMNS if field in names} | dict(columns)
+    if not {"audio", "video", "text"} & found.keys():
+        raise ValueError(f"expected a column audio, text or video, found {', '.join(header) or 'nothing'}")
+    return found
 
 
 def _to_utterance(key: str, cells: dict[str, str], folder: Path, down_mix: Channel) -> Utterance:
@@ -218,8 +274,7 @@ def _crop(cells: dict[str, str]) -> list[int] | None:
     return edges
 
 
-def _classes(utterances: list[Utterance]) -> list[str]:
+def _classes(found: set[str]) -> list[str]:
     """Return the class order of the known set that has exactly these emotions, else the alphabet's."""
-    found = {utterance.emotion for utterance in utterances if utterance.emotion}
     known = [*EMOTIONS.values(), *(classes for sets in LABEL_SETS.values() for classes in sets.values())]
     return next((classes for classes in known if set(classes) == found), sorted(found))

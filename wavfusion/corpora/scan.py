@@ -1,0 +1,99 @@
+"""What the media of a corpus hold: every file opened once, several at a time, and noted for the next time."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+from tqdm import tqdm
+
+from wavfusion import media
+from wavfusion.errors import MediaError
+from wavfusion.manifest import write_lines
+
+CHUNK = 64  # files between two writes of the notes: what a kill can lose
+
+
+class Look(NamedTuple):
+    """When each track of a file ends, in seconds (None: there is no such track), or why it cannot be read."""
+
+    audio: float | None = None
+    video: float | None = None
+    reason: str | None = None
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds until the last track ends; None of a file that cannot be read."""
+        return None if self.reason else max(self.audio or 0.0, self.video or 0.0)
+
+
+# From paths to what the files hold; a file that was not opened is not in there.
+Looking: TypeAlias = Callable[[Iterable[str]], Mapping[str, Look]]
+
+
+class Scan:
+    """Looks into the media below a folder; what has the size and time of its note is not opened again."""
+
+    def __init__(self, root: Path, notes: Path, progress: bool = False) -> None:
+        self.root, self.notes, self.progress = root, notes, progress
+        self._rows = {row["path"]: row for row in _read_notes(notes)}
+        self._looks = {
+            path: Look(*(row[name] for name in Look._fields))
+            for path, row in self._rows.items()
+            if row["stamp"] == self._stamp(path)
+        }
+
+    def look(self, paths: Iterable[str]) -> Mapping[str, Look]:
+        """Return what all files hold that were asked for so far, and these."""
+        todo = [path for path in dict.fromkeys(paths) if path not in self._looks]
+        if not todo:
+            return self._looks
+        self.notes.parent.mkdir(parents=True, exist_ok=True)
+        bar = tqdm(total=len(todo), desc="scan", unit="file", disable=not self.progress)
+        # Threads: FFmpeg opens files outside of Python's lock, and processes were no faster.
+        with bar, ThreadPoolExecutor() as pool, self.notes.open("a", encoding="utf-8") as file:
+            # A line that a kill cut short must not spoil the next one.
+            file.write("\n" if file.tell() else "")
+            for begin in range(0, len(todo), CHUNK):
+                chunk = todo[begin : begin + CHUNK]
+                for path, look in zip(chunk, pool.map(self._open, chunk), strict=True):
+                    self._looks[path] = look
+                    self._rows[path] = {"path": path, "stamp": self._stamp(path), **look._asdict()}
+                    file.write(json.dumps(self._rows[path]) + "\n")
+                file.flush()
+                bar.update(len(chunk))
+        write_lines(self.notes, (json.dumps(self._rows[path]) for path in sorted(self._rows)))
+        return self._looks
+
+    def _stamp(self, path: str) -> list[int] | None:
+        """Size in bytes and time of the last change in nanoseconds."""
+        try:
+            status = os.stat(self.root / path)
+        except (OSError, ValueError):
+            return None
+        return [status.st_size, status.st_mtime_ns]
+
+    def _open(self, path: str) -> Look:
+        try:
+            return Look(*media.probe(self.root / path))
+        except MediaError as error:
+            # Told by the path below the root: the words are the same wherever the corpus lies.
+            return Look(reason=str(error).replace(repr(os.fspath(self.root / path)), repr(path)))
+
+
+def _read_notes(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the notes of earlier scans, of one file the last one last; what a kill cut short is passed over."""
+    try:
+        lines = path.open(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return
+    with lines:
+        for line in lines:
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(row, dict) and {"path", "stamp", *Look._fields} <= row.keys():
+                yield row
