@@ -135,8 +135,8 @@ def test_what_is_no_experiment_is_refused_in_one_line(tmp_path: Path, text: str)
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("seed: 1\ntrain: {epochs: 1}\nseed: 2\n", ":3: expected YAML, found 'seed'"),
-        ("train:\n  epochs: 1\n  clip: 1\n  epochs: 2\n", ":4: expected YAML, found 'epochs'"),
+        ("seed: 1\ntrain: {epochs: 1}\nseed: 2\n", ":3: expected YAML; found 'seed'"),
+        ("train:\n  epochs: 1\n  clip: 1\n  epochs: 2\n", ":4: expected YAML; found 'epochs'"),
     ],
 )
 def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path, text: str, said: str) -> None:

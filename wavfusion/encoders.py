@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -332,6 +332,9 @@ def load_video(name: str) -> VideoEncoder:
     if name == "tiny":
         return VideoEncoder(tiny.video_model(), tiny.video_preprocessor(), name)
     return VideoEncoder(_pretrained(name, ("efficientnet",)), _preprocessor(name), name)
+
+
+LOADERS: dict[str, Callable[[str], Any]] = {"audio": load_audio, "text": load_text, "video": load_video}
 
 
 def fingerprint(model: Any, preprocessing: dict[str, Any]) -> str:

@@ -86,7 +86,8 @@ class Experiment:
 def shipped() -> list[str]:
     """Names of the experiments in the package."""
     folder = importlib.resources.files("wavfusion") / "experiments"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    names = [entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")]
+    return sorted(name for name in names if not name.startswith("table"))
 
 
 def read(name: str, overrides: dict[str, str] | None = None) -> Experiment:
@@ -124,7 +125,7 @@ class _OneOfEach(yaml.SafeLoader):
         for key, _ in node.value:
             name = str(key.value)
             if name in seen:
-                raise yaml.MarkedYAMLError(problem=f"{name!r} for the second time", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"found {name!r} for the second time", problem_mark=key.start_mark)
             seen.add(name)
         return super().construct_mapping(node, deep)
 
@@ -139,7 +140,7 @@ def read_yaml(path: Path | Traversable) -> dict[Any, Any]:
         values = yaml.load(path.read_text(encoding="utf-8"), _OneOfEach)
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
-        raise ConfigError(f"{path}{line}: expected YAML, found {error.problem or error.context}") from None
+        raise ConfigError(f"{path}{line}: expected YAML; {error.problem or error.context}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: expected YAML, found {' '.join(str(error).split())[:200]}") from None
     if values is not None and not isinstance(values, dict):

@@ -19,16 +19,7 @@ from tqdm import tqdm
 
 from wavfusion import media
 from wavfusion.clips import ABSENT, Clip, Encoded, FeatureSet, Media, plan, read_feature_sets
-from wavfusion.encoders import (
-    AudioEncoder,
-    Encoders,
-    Preset,
-    TextEncoder,
-    VideoEncoder,
-    load_audio,
-    load_text,
-    load_video,
-)
+from wavfusion.encoders import LOADERS, AudioEncoder, Encoders, Preset, TextEncoder, VideoEncoder
 from wavfusion.errors import ConfigError, CorpusError, MediaError
 from wavfusion.manifest import Corpus, Utterance
 from wavfusion.store import Store, write_whole
@@ -81,14 +72,7 @@ def load_encoders(name: str, preset: Preset, modalities: Iterable[str] = ("audio
     Raises:
         ConfigError: an encoder cannot be loaded.
     """
-    needed = set(modalities)
-    return Encoders(
-        name,
-        preset,
-        load_audio(preset.audio) if "audio" in needed else None,
-        load_text(preset.text) if "text" in needed else None,
-        load_video(preset.video) if "video" in needed else None,
-    )
+    return Encoders(name, preset, **{each: LOADERS[each](getattr(preset, each)) for each in modalities})
 
 
 def describe(encoders: Encoders, audio_layers: Sequence[int], text_layers: Sequence[str]) -> FeatureSet:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from wavfusion.clips import FeatureSet
-from wavfusion.encoders import Encoders, Preset, load_audio, load_text, load_video
+from wavfusion.encoders import LOADERS, Encoders, Preset, load_audio
 from wavfusion.errors import ConfigError
 from wavfusion.model.config import WavFusionConfig
 from wavfusion.model.wavfusion import WavFusion
@@ -20,8 +20,6 @@ from wavfusion.protocol import SAID
 from wavfusion.store import require_file, write_whole
 
 log = logging.getLogger(__name__)
-
-LOADERS = {"audio": load_audio, "text": load_text, "video": load_video}
 
 
 @dataclass(frozen=True)

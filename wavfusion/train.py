@@ -29,7 +29,7 @@ from wavfusion import evaluate as scoring
 from wavfusion import manifest, metrics
 from wavfusion.clips import FeatureSet, Media
 from wavfusion.dataset import Features, LengthBatches, choose_features, collate, model_config, model_inputs
-from wavfusion.encoders import AudioEncoder, Encoders
+from wavfusion.encoders import LOADERS, AudioEncoder, Encoders
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.experiment import Experiment, read_yaml
 from wavfusion.inference import run, subsets
@@ -38,7 +38,7 @@ from wavfusion.manifest import Corpus, Utterance
 from wavfusion.model.config import WavFusionConfig
 from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
 from wavfusion.protocol import Protocol, resolve
-from wavfusion.run import LOADERS, preset_of, read_json, read_run, write_json, write_model
+from wavfusion.run import preset_of, read_json, read_run, write_json, write_model
 from wavfusion.store import Store, require_file, write_whole
 
 log = logging.getLogger(__name__)
@@ -602,12 +602,11 @@ def _version(name: str) -> str | None:
 def _git_revision() -> str | None:
     """The revision of the package's own checkout; None where it was installed from a wheel."""
     folder = Path(wavfusion.__file__).parent
+    ask = ["git", "rev-parse", "HEAD", "HEAD:./__init__.py"]  # the second fails where the package is not the checkout's
     try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10)
-        tracked = subprocess.run(["git", "ls-files", "--error-unmatch", "__init__.py"], cwd=folder, capture_output=True)
-    except (OSError, subprocess.TimeoutExpired):
+        return subprocess.run(ask, cwd=folder, capture_output=True, text=True, timeout=10, check=True).stdout.split()[0]
+    except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() if done.returncode == 0 and tracked.returncode == 0 else None
 
 
 def _finish(out: Path, data: Data, device: str) -> dict[str, Any]:
