@@ -1,7 +1,9 @@
 import json
 import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -151,6 +153,19 @@ TRAIN = ("train", "--config", "paper", "--manifest", "m", "--store", "s", "--out
         (("prepare", "table", "nowhere", "--out", "o"), "nowhere"),
         (("extract", "m", "--store", "s"), "`wavfusion prepare`"),
         (("lookalike", "iemocup", "--out", "o"), "did you mean 'iemocap'"),
+        (("lookalike", "iemocap", "--out", "o", "--speakers", "0"), "--speakers: expected a whole number of 3 or more"),
+        (("lookalike", "iemocap", "--out", "o", "--speakers", "7"), "--speakers: expected an even number"),
+        (("lookalike", "iemocap", "--out", "o", "--clips", "5"), "--clips: expected a whole number of 6 or more"),
+        (("lookalike", "iemocap", "--out", "o", "--parts", "1,0,1"), "--parts: expected at least one clip"),
+        (
+            ("lookalike", "iemocap", "--out", "o", "--clips", "9", "--parts", "3,3,3"),
+            "not allowed with argument --clips",
+        ),
+        (("extract", "m", "--store", "s", "--workers", "0"), "--workers: expected a whole number of 1 or more"),
+        (("--bogus",), "'--bogus' is not known; valid: --help"),
+        (("--hepl", "train"), "train"),
+        (("predict", "r", "f", "--format", "jsn"), "did you mean 'json'? valid: table, json, csv"),
+        (("extract", "m", "--store", "s", "--text-layers", "al"), "did you mean 'all'"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(
@@ -165,13 +180,64 @@ def test_bad_input_is_one_line_and_exit_2(
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ("prepare", "table", "", "--out", "o"),
+        ("prepare", "table", ".", "--out", ""),
+        ("extract", "", "--store", "s"),
+        ("extract", "m", "--store", ""),
+        ("extract", "m", "--store", "s", "--root", ""),
+        ("train", "--config", "paper", "--manifest", "", "--store", "s", "--out", "o"),
+        ("evaluate", ""),
+        ("predict", "run", ""),
+        ("demo", "--out="),
+        ("lookalike", "meld", "--out", ""),
+    ],
+)
+def test_an_empty_name_is_not_the_working_folder(
+    arguments: tuple[str, ...], capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unset variable in a script, `--out "$OUT"`, wrote a corpus into the folder of the moment."""
+    monkeypatch.chdir(tmp_path)
+    assert "expected a name, found ''" in refused(capfd, *arguments)
+
+
+def test_the_verb_is_said_once(capfd: pytest.CaptureFixture[str]) -> None:
+    """Every complaint of the parser began with `wavfusion: wavfusion predict:`."""
+    assert refused(capfd, "predict", "run", "a.wav", "--device").startswith("wavfusion: predict: argument --device")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("predict", "run", "a.wav", "--out", "/proc/none/labels.csv"),
+        ("lookalike", "meld", "--out", "/proc/none"),
+        ("demo", "--out", "/proc/none"),
+        ("prepare", "table", ".", "--out", "/proc/none"),
+        ("extract", "manifest.jsonl", "--store", "/proc/none"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_found_before_the_work(
+    arguments: tuple[str, ...],
+    made: Any,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`predict` labelled all files first and then lost the labels."""
+    monkeypatch.chdir(made.manifest.parent)
+    assert "expected a folder that can be written, found /proc" in refused(capfd, *arguments)
+
+
+@pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--device", "gpu"), "--device"),
-        (("--device", "cuda:99"), "--device"),
+        (("--device", "gpu"), "device"),
+        (("--device", "cuda:99"), "device"),
+        (("--out", "/proc/none"), "expected a folder that can be written"),
         (("--split", "tset"), "did you mean 'test'"),
         (("--modalities", "audio,smell"), "'smell'"),
         (("--map", "joy"), "joy=happy"),
+        (("--map", "joy=happy,joy=sad"), "each emotion of the corpus once"),
         (("--map", "joy=hapy"), "did you mean 'happy'"),
         (("--store", "nowhere"), "nowhere"),
         (("--manifest", "nowhere"), "nowhere"),
@@ -216,7 +282,75 @@ def test_a_folder_that_cannot_be_written_is_one_line(
     refused(capfd, "train", "--config", "paper", *places)
 
 
+# ------------------------------------------------------------------ where the corpus lies
+
+
+def moved(made: Any, tmp_path: Path, root: Path) -> Path:
+    """The manifest of a corpus that is said to lie at `root`."""
+    folder = Path(shutil.copytree(made.manifest.parent, tmp_path / "moved"))
+    about = json.loads((folder / "corpus.json").read_text())
+    (folder / "corpus.json").write_text(json.dumps(about | {"root": str(root)}))
+    return folder / "manifest.jsonl"
+
+
+@pytest.mark.parametrize("root", ["gone", "."])
+def test_a_wrong_root_is_one_line(
+    root: str, made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It was one line for each row of the corpus."""
+    monkeypatch.chdir(tmp_path)
+    said = refused(capfd, "extract", made.manifest, "--store", "store", "--preset", "tiny", "--root", root)
+    assert "--root: expected the folder of the corpus" in said and not (tmp_path / "store").exists()
+
+
+def test_a_corpus_that_was_moved_is_asked_for(made: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = moved(made, tmp_path, tmp_path / "gone")
+    assert "--root" in refused(capfd, "extract", path, "--store", tmp_path / "store", "--preset", "tiny")
+
+
+def test_many_bad_rows_are_counted(made: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A folder of damaged films scrolled everything else away."""
+    root = tmp_path / "raw"
+    (root / "clips").mkdir(parents=True)
+    for path in (made.root / "clips").iterdir():
+        (root / "clips" / path.name).touch()
+    flags = ["--store", tmp_path / "store", "--preset", "tiny", "--device", "cpu", "--root", root]
+    assert main([str(each) for each in ["extract", made.manifest, *flags]]) == 1
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("ERROR")]
+    assert (len(said), said[-1]) == (21, "ERROR: ... and 61 more; failures.jsonl in the store has all")
+
+
 # ------------------------------------------------------------------ results on stdout
+
+
+def closed(redirections: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
+    """A call with standard streams closed, as `>&-` does."""
+    command = shlex.join([sys.executable, "-m", "wavfusion", *map(str, arguments)])
+    return subprocess.run(f"{command} {redirections}", shell=True, capture_output=True, text=True, check=False)
+
+
+def test_a_closed_stdout_is_refused_before_the_work(tmp_path: Path) -> None:
+    """The corpus was made, then a trace came; worse, an opened file can get the number of a closed stream."""
+    done = closed(">&-", "lookalike", "meld", "--out", tmp_path / "tree")
+    assert (done.returncode, len(done.stderr.splitlines()), (tmp_path / "tree").exists()) == (2, 1, False)
+
+
+def test_a_closed_stdout_is_no_matter_where_results_go_to_a_file(trained: Path, made: Any, tmp_path: Path) -> None:
+    out = tmp_path / "labels.json"
+    done = closed(">&-", "predict", trained, made.root / "clips/test00.mp4", "--format", "json", "--out", out)
+    assert (done.returncode, len(json.loads(out.read_text()))) == (0, 1)
+
+
+def test_a_closed_stderr_costs_the_messages_only() -> None:
+    assert closed("2>&-", "predict", "nothing", "a.wav").returncode == 2
+
+
+def test_a_full_disk_behind_stdout_is_one_line(trained: Path, made: Any) -> None:
+    done = closed("2>&1 >/dev/full", "predict", trained, made.root / "clips/test00.mp4")
+    assert (done.returncode, done.stdout) == (
+        2,
+        "wavfusion: expected to read or write a file, found: No space left on device\n",
+    )
 
 
 def test_train_prints_its_figures_alone(made: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -258,6 +392,45 @@ def test_every_verb_works_from_the_shell(made: Any, tmp_path: Path) -> None:
     }
     assert {verb: (each.returncode, each.stderr) for verb, each in done.items()} == dict.fromkeys(done, (0, ""))
     assert all(json.loads(each.stdout) for each in done.values())
+
+
+def test_lookalike_tells_what_can_be_reached_in_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It printed its whole world as JSON, asked for or not."""
+    main(["lookalike", "meld", "--out", str(tmp_path / "tree"), "--parts", "1,1,1", "--speakers", "3"])
+    best = json.loads((tmp_path / "tree" / "world.json").read_text())["bayes"]["speaker_independent"]
+    last = capfd.readouterr().out.splitlines()[-1]
+    assert last == f"audio+text+video  {best['audio+text+video']:.3f}"
+
+
+def test_an_interrupted_lookalike_is_made_anew_by_force(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """`--force` was taken and then refused all the same, as the folder was not empty."""
+    (tmp_path / "train_splits").mkdir()
+    (tmp_path / "train_splits" / "half.mp4").touch()
+    call = ["lookalike", "meld", "--out", tmp_path, "--parts", "1,1,1", "--speakers", "3"]
+    assert "--force" in refused(capfd, *call)
+    assert main([*map(str, call), "--force"]) == 0 and not (tmp_path / "train_splits" / "half.mp4").exists()
+
+
+def interrupted(*arguments: Any, after: float) -> tuple[int, list[str]]:
+    """Exit status and what a call said that a terminal interrupted, without its lines of progress.
+
+    Raises:
+        subprocess.TimeoutExpired: a process of the call is left, which holds its stderr open.
+    """
+    command = [sys.executable, "-m", "wavfusion", *map(str, arguments)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+    time.sleep(after)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    return process.returncode, [line for line in said.decode().splitlines() if not line.startswith("INFO: ")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [3.0, 4.0, 5.0, 8.0])
+def test_an_interrupted_lookalike_says_one_line_and_leaves_no_process(tmp_path: Path, after: float) -> None:
+    """Each worker had its own trace, and torch told of its caches."""
+    done = interrupted("lookalike", "iemocap", "--out", tmp_path / "tree", after=after)
+    assert done == (130, ["wavfusion: interrupted"]) and not (tmp_path / "tree" / "world.json").exists()
 
 
 def test_a_reader_that_goes_away_is_no_error(trained: Path) -> None:

@@ -69,7 +69,7 @@ def row_of(**changes: object) -> dict[str, object]:
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-@given(st.lists(fields, max_size=3, unique_by=lambda row: row["id"]))
+@given(st.lists(fields, min_size=1, max_size=3, unique_by=lambda row: row["id"]))
 def test_a_manifest_survives_a_round_trip(tmp_path, rows):
     several = [build(row) for row in rows]
     manifest.write(tmp_path / "manifest.jsonl", several)
@@ -130,12 +130,21 @@ def test_a_double_id_is_named_with_both_lines(tmp_path):
         manifest.read(path)
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]\n", b"\xff\n", b"[" * 100_000], ids=["cut", "list", "bytes", "deep"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]\n", b"\xff\n", b"[" * 100_000], ids=["empty", "cut", "list", "bytes", "deep"]
+)
 def test_a_file_that_is_no_manifest_is_refused(tmp_path, content):
     path = tmp_path / "manifest.jsonl"
     path.write_bytes(content)
     with pytest.raises(CorpusError, match="manifest.jsonl"):
         manifest.read(path)
+
+
+def test_a_mark_of_an_editor_is_passed_over(tmp_path):
+    manifest.write(tmp_path / "manifest.jsonl", [Utterance("a", "c")])
+    content = (tmp_path / "manifest.jsonl").read_bytes()
+    (tmp_path / "manifest.jsonl").write_bytes(b"\xef\xbb\xbf" + content)
+    assert [each.id for each in manifest.read(tmp_path / "manifest.jsonl")] == ["a"]
 
 
 def test_a_folder_in_place_of_a_manifest_names_the_manifest(tmp_path):

@@ -4,6 +4,8 @@ import json
 import math
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -125,11 +127,12 @@ def test_an_array_has_no_file_and_no_video(recognizer: EmotionRecognizer) -> Non
     assert (said.file, said.end, said.modalities) == ("", 0.5, ["audio"])
 
 
-def test_an_absent_modality_is_said(
-    recognizer: EmotionRecognizer, sound: Path, caplog: pytest.LogCaptureFixture
+def test_absent_modalities_are_said_in_one_line(
+    trained: Path, sound: Path, clip: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    said = recognizer.predict(sound)[0]
-    assert said.modalities == ["audio"] and "has no video" in caplog.text
+    """A folder of sounds gave a warning for each."""
+    _, _, err = shell(capfd, trained, sound, clip, sound, "--device", "cpu")
+    assert err == [f"WARNING: 2 of 3 files without video: {sound}, {sound}"]
 
 
 def test_text_share_is_told_where_text_met_video(recognizer: EmotionRecognizer, clip: Path) -> None:
@@ -176,16 +179,51 @@ def test_a_file_has_a_rate_of_its_own(recognizer: EmotionRecognizer, sound: Path
         np.zeros((800, 2), np.float32),
         np.array([0.0, math.nan] * 400),
         np.array([0.0, math.inf] * 400),
+        np.array([0.0, 1e30] * 400),
     ],
-    ids=["empty", "no samples", "three axes", "integers", "samples first", "nan", "infinity"],
+    ids=["empty", "no samples", "three axes", "integers", "samples first", "nan", "infinity", "1e30"],
 )
 def test_an_array_that_is_no_sound_is_refused(recognizer: EmotionRecognizer, samples: np.ndarray) -> None:
     with pytest.raises(ConfigError, match="expected"):
         recognizer.predict(samples, sample_rate=16_000)
 
 
-def test_one_sample_is_a_sound(recognizer: EmotionRecognizer) -> None:
-    assert recognizer.predict(np.zeros(1, np.float32), sample_rate=16_000)[0].modalities == ["audio"]
+@pytest.mark.parametrize("rate", [16_000, 192_000])
+def test_one_sample_is_a_sound(recognizer: EmotionRecognizer, rate: int) -> None:
+    """Of one at 192 kHz the resampler makes nothing."""
+    assert recognizer.predict(np.zeros(1, np.float32), sample_rate=rate)[0].modalities == ["audio"]
+
+
+def test_a_file_of_one_sample_is_a_sound(recognizer: EmotionRecognizer, tmp_path: Path) -> None:
+    """One at 192 kHz ends where it starts, to the fourth decimal, and was refused as an impossible stretch."""
+    media.write_audio(tmp_path / "a.wav", np.full(1, 0.5, np.float32), 192_000)
+    assert recognizer.predict(tmp_path / "a.wav")[0].modalities == ["audio"]
+
+
+def test_arguments_of_another_kind_are_refused(trained: Path) -> None:
+    """They came back as errors of numpy, torch and pathlib; without the run-time type check of the tests."""
+    code = f"""
+import numpy as np, wavfusion
+from wavfusion.errors import ConfigError
+load = wavfusion.EmotionRecognizer.from_pretrained
+model, sound = load({str(trained)!r}), np.zeros(800, np.float32)
+for call in (
+    lambda: load(None),
+    lambda: load(""),
+    lambda: load({str(trained)!r}, device="foo"),
+    lambda: model.predict([0.0, 1.0], sample_rate=16_000),
+    lambda: model.predict(None),
+    lambda: model.predict(sound, transcript=3, sample_rate=16_000),
+    lambda: model.predict(sound, sample_rate="16000"),
+    lambda: model.predict(sound),
+):
+    try:
+        print(call())
+    except ConfigError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert [line.startswith(("expected", "device")) for line in done.stdout.splitlines()] == [True] * 8, done.stderr
 
 
 def test_a_file_without_what_the_model_uses_is_refused(made: Any, short: Any, sound: Path, tmp_path: Path) -> None:
@@ -309,6 +347,23 @@ def test_a_transcript_can_be_a_file(
     assert json.loads(out)[0]["text"] == "Wie schön!"
 
 
+def test_a_mark_at_the_start_of_a_transcript_is_no_word(
+    trained: Path, clip: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "said.txt").write_text("so what", encoding="utf-8-sig")
+    _, out, _ = shell(capfd, trained, clip, "--format", "json", "--transcript", tmp_path / "said.txt")
+    assert json.loads(out)[0]["text"] == "so what"
+
+
+@pytest.mark.parametrize(("text", "warned"), [("notes.txt", True), ("talks/notes", True), ("So what... no.", False)])
+def test_a_transcript_that_looks_like_a_file_is_said_to_be_none(
+    trained: Path, clip: Path, text: str, warned: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A misspelt name was taken for the words."""
+    _, _, err = shell(capfd, trained, clip, "--transcript", text, "--device", "cpu")
+    assert [f"found no file {text!r}" in line for line in err] == [True] * warned
+
+
 def test_a_transcript_can_be_long(trained: Path, clip: Path, capfd: pytest.CaptureFixture[str]) -> None:
     _, out, _ = shell(capfd, trained, clip, "--format", "json", "--transcript", "so what " * 200, "--device", "cpu")
     assert json.loads(out)[0]["modalities"] == ["audio", "text", "video"]
@@ -337,5 +392,14 @@ def test_a_file_of_results_is_not_overwritten(
 def test_results_go_to_a_file_instead(
     trained: Path, clip: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    _, out, _ = shell(capfd, trained, clip, "--out", tmp_path / "out.json", "--format", "json", "--device", "cpu")
-    assert out == "" and len(json.loads((tmp_path / "out.json").read_text())) == 1
+    out = tmp_path / "new folder" / "out.json"
+    _, said, _ = shell(capfd, trained, clip, "--out", out, "--format", "json", "--device", "cpu")
+    assert said == "" and len(json.loads(out.read_text())) == 1
+
+
+def test_a_bad_file_is_named_once(trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Prediction put the name before a reason that began with it."""
+    path = tmp_path / "nothing in it.wav"
+    path.write_bytes(b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x80>\0\0\0}\0\0\2\0\x10\0data\0\0\0\0")
+    _, _, err = shell(capfd, trained, path, "--device", "cpu")
+    assert err == [f"wavfusion: expected decodable audio in {str(path)!r}, found a track without packets"]

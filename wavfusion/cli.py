@@ -6,16 +6,21 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import wavfusion
 from wavfusion.errors import ConfigError, CorpusError, MediaError, nearest
 
+if TYPE_CHECKING:
+    from wavfusion.corpora.scan import Look
+    from wavfusion.manifest import Utterance
+
 log = logging.getLogger("wavfusion")
 
 DONE, PARTLY, BAD_INPUT = 0, 1, 2
+SAID = 20  # lines about bad rows before the rest is counted
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,18 +28,25 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing a usage."""
-        raise ConfigError(f"{self.prog}: {message} (see {self.prog} --help)")
+        verb = self.prog.removeprefix("wavfusion").strip()
+        raise ConfigError(f"{verb}{': ' if verb else ''}{message} (see {self.prog} --help)")
 
     def known(self) -> list[str]:
         """All flags."""
         return [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+
+    def unknown(self, word: str, others: Sequence[str] = ()) -> NoReturn:
+        """Refuse a flag that neither the parser nor `others` has."""
+        self.error(f"{word!r} is not known; {nearest(word, [*self.known(), *others])}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr, force=True)
+    _fill_closed_streams()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr, force=True)
+    log.setLevel(logging.INFO)
     # Threads that spin at barriers take the cores from whatever else runs: six times slower on a loaded machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it sets its own level when it is imported
@@ -56,25 +68,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if debug:
             raise
-        sys.stderr.write(f"wavfusion: {error.filename or ''}: {error.strerror or error}\n")
+        place = repr(error.filename) if error.filename else "a file"
+        sys.stderr.write(
+            _line(f"wavfusion: expected to read or write {place}, found: {error.strerror or error}") + "\n"
+        )
         return BAD_INPUT
+
+
+def _fill_closed_streams() -> None:
+    """Open the null device in place of closed standard streams, as the next opened file would get their numbers."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")
 
 
 def _run(arguments: list[str]) -> int:
     parser, verbs = _parsers()
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in verbs:
-        raise ConfigError(f"expected a verb, found {arguments[0]!r}; {nearest(arguments[0], verbs)}")
+    word = next((each for each in arguments if not each.startswith("-")), None)
+    if word is not None and word not in verbs:
+        parser.error(f"expected a verb, found {word!r}; {nearest(word, verbs)}")
     options, rest = parser.parse_known_args(arguments)
     if options.verb is None:
+        if rest:
+            parser.unknown(rest[0])
         parser.print_help()
         return DONE
     verb = verbs[options.verb]
-    if (getattr(options, "seed", None) or 0) not in range(1 << 32):
-        raise ConfigError(f"{verb.prog}: --seed: expected 0 to {(1 << 32) - 1}, found {options.seed}")
     if options.verb == "train":
         options.overrides = _overrides(rest, verb)
     elif rest:
-        raise ConfigError(f"{verb.prog}: {rest[0]!r} is not known; {nearest(rest[0], verb.known())}")
+        verb.unknown(rest[0])
+    if sys.stdout is None and not (options.verb == "predict" and options.out):
+        verb.error("expected an open stdout for the results, found it closed; >/dev/null drops them")
     run: Callable[[argparse.Namespace], int] = options.run
     return run(options)
 
@@ -86,11 +114,11 @@ def _overrides(rest: Sequence[str], verb: Parser) -> dict[str, str]:
     while items:
         flag, equals, value = items.pop(0).partition("=")
         if not flag.startswith("--"):
-            raise ConfigError(f"{verb.prog}: expected --key VALUE, found {flag!r}; {nearest(flag, verb.known())}")
+            verb.error(f"expected --key VALUE, found {flag!r}; {nearest(flag, verb.known())}")
         if flag[2:] not in _settings():
-            raise ConfigError(f"{verb.prog}: {flag!r} is not known; {nearest(flag, verb.known() + _flags())}")
+            verb.unknown(flag, _flags())
         if not equals and not items:
-            raise ConfigError(f"{verb.prog}: expected a value after {flag!r}, found none")
+            verb.error(f"expected a value after {flag!r}, found none")
         overrides[flag[2:]] = value if equals else items.pop(0)
     return overrides
 
@@ -108,6 +136,44 @@ def _flags() -> list[str]:
 # ---------------------------------------------------------------------- arguments
 
 
+def _name(text: str) -> str:
+    """The name of a file or folder; an empty one would mean the working folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a name, found ''")
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(_name(text))
+
+
+def _count(low: int, high: int | None = None) -> Callable[[str], int]:
+    """A reader of whole numbers within a range."""
+
+    def read(text: str) -> int:
+        number = int(text) if text.strip().isdecimal() else -1
+        if number < low or (high is not None and number > high):
+            span = f"of {low} or more" if high is None else f"from {low} to {high}"
+            raise argparse.ArgumentTypeError(f"expected a whole number {span}, found {text!r}")
+        return number
+
+    return read
+
+
+_seed = _count(0, (1 << 32) - 1)
+
+
+def _one_of(*choices: str) -> dict[str, Any]:
+    """What `add_argument` needs for a choice; its own refusal does not say the nearest."""
+
+    def read(text: str) -> str:
+        if text not in choices:
+            raise argparse.ArgumentTypeError(f"found {text!r}; {nearest(text, choices)}")
+        return text
+
+    return {"type": read, "metavar": "|".join(choices)}
+
+
 def _parsers() -> tuple[Parser, dict[str, Parser]]:
     parser = Parser(
         prog="wavfusion", description="From a recording of people talking to the emotion of every utterance."
@@ -120,7 +186,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     compute.add_argument(
         "--device", default="auto", metavar="auto|cpu|cuda|cuda:N", help="where to compute (default auto)"
     )
-    compute.add_argument("--seed", type=int, help="of everything random")
+    compute.add_argument("--seed", type=_seed, help="of everything random (default 0, or the experiment's)")
     as_json = argparse.ArgumentParser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="print one JSON object")
     verbs: dict[str, Parser] = {}
@@ -135,6 +201,8 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
 
     _add_demo(verb("demo", _demo, "the whole of it on a generated corpus, offline", compute, as_json))
     _add_prepare(verb("prepare", _prepare, "a corpus's raw folders to a manifest", as_json))
+    _add_check(verb("check", _check, "whether a corpus is valid and what is tested was not met in training", as_json))
+    _add_report(verb("report", _report, "a page about a corpus"))
     _add_extract(verb("extract", _extract, "frozen features of a manifest into a store", compute, as_json))
     _add_train(verb("train", _train, "one model from stored features", compute, as_json))
     _add_evaluate(verb("evaluate", _evaluate, "figures of a trained model on a corpus", compute, as_json))
@@ -144,44 +212,82 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
 
 
 def _add_demo(verb: Parser) -> None:
-    verb.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the RUN (default runs/demo)")
+    verb.add_argument(
+        "--out", type=_path, default=Path("runs/demo"), metavar="DIR", help="folder of the RUN (default runs/demo)"
+    )
     verb.add_argument("--force", action="store_true", help="start afresh where DIR holds an earlier demo")
-    verb.add_argument("--clips", type=int, default=1100, help="size of the generated corpus (default 1100)")
+    verb.add_argument(
+        "--clips", type=_count(6), default=1100, metavar="N", help="size of the generated corpus (default 1100)"
+    )
 
 
 def _add_prepare(verb: Parser) -> None:
-    verb.add_argument("corpus", metavar="CORPUS", help="iemocap, meld, ravdess or table")
-    verb.add_argument("root", metavar="ROOT", type=Path, help="its folder; for `table` also the table itself")
-    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="where manifest.jsonl is written")
+    verb.add_argument("corpus", metavar="CORPUS", help="iemocap, meld, ravdess, cremad or table")
+    verb.add_argument("root", metavar="ROOT", type=_path, help="its folder; for `table` also the table itself")
+    verb.add_argument("--out", type=_path, required=True, metavar="DIR", help="where manifest.jsonl is written")
     verb.add_argument("--labels", metavar="SET", help="label set, for IEMOCAP six, six-dialoguernn, four or raw")
     verb.add_argument("--down-mix", default="mix", metavar="POLICY", help="mix, left, right or centre (default mix)")
+    verb.add_argument(
+        "--columns", default="", metavar="audio=wav_path,...", help="the columns of a table that are named otherwise"
+    )
+    verb.add_argument(
+        "--no-scan", action="store_true", help="open no media: what cannot be read stays unknown until `extract`"
+    )
     verb.add_argument("--force", action="store_true", help="overwrite a manifest")
 
 
+def _add_check(verb: Parser) -> None:
+    verb.add_argument("manifest", metavar="MANIFEST", type=_path)
+    verb.add_argument(
+        "--protocol", type=_name, metavar="NAME|FILE", help="a protocol or a CSV id,split (default: the corpus's own)"
+    )
+    verb.add_argument(
+        "--against", type=_path, metavar="RUN", help="hold the manifest against what a RUN was trained on"
+    )
+    verb.add_argument("--root", type=_path, help="where the corpus lies now, if it was moved")
+
+
+def _add_report(verb: Parser) -> None:
+    verb.add_argument("manifest", metavar="MANIFEST", type=_path, help="what `prepare` wrote")
+    verb.add_argument("--out", type=_path, metavar="FILE.html", help="the page (default report.html beside it)")
+    verb.add_argument("--root", type=_path, help="where the corpus lies now, if it was moved")
+    verb.add_argument("--force", action="store_true", help="overwrite that page")
+
+
 def _add_extract(verb: Parser) -> None:
-    verb.add_argument("manifest", metavar="MANIFEST", type=Path)
-    verb.add_argument("--store", type=Path, required=True, metavar="DIR", help="the feature store, made where absent")
-    verb.add_argument("--root", type=Path, help="where the corpus lies now, if it was moved")
-    verb.add_argument("--preset", default="base", metavar="tiny|base|FILE", help="the three encoders (default base)")
+    verb.add_argument("manifest", metavar="MANIFEST", type=_path)
+    verb.add_argument("--store", type=_path, required=True, metavar="DIR", help="the feature store, made where absent")
+    verb.add_argument("--root", type=_path, help="where the corpus lies now, if it was moved")
+    verb.add_argument(
+        "--preset", type=_name, default="base", metavar="tiny|base|FILE", help="the three encoders (default base)"
+    )
     verb.add_argument("--layers", default="9", metavar="9", help="audio layers to keep, such as 8,9,10 (default 9)")
     verb.add_argument(
-        "--text-layers", default="last", choices=["last", "all"], help="of the text encoder (default last)"
+        "--text-layers", default="last", **_one_of("last", "all"), help="of the text encoder (default last)"
     )
-    verb.add_argument("--view", default="frame", choices=["frame"], help="what of the picture is encoded")
     verb.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="threads that decode (default: one a core)"
+        "--view", default="frame", **_one_of("frame"), help="what of the picture is encoded (default frame)"
+    )
+    verb.add_argument(
+        "--workers",
+        type=_count(1),
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="threads that decode (default: one a core)",
     )
 
 
 def _add_train(verb: Parser) -> None:
-    verb.add_argument("--config", required=True, metavar="EXPERIMENT", help="a file, or `paper` or `recommended`")
-    verb.add_argument("--manifest", type=Path, required=True, metavar="M")
-    verb.add_argument("--store", type=Path, required=True, metavar="S")
-    verb.add_argument("--out", type=Path, required=True, metavar="RUN")
     verb.add_argument(
-        "--protocol", metavar="NAME|FILE", help="a protocol or a CSV id,split (default: the corpus's own)"
+        "--config", type=_name, required=True, metavar="EXPERIMENT", help="a file, or `paper` or `recommended`"
     )
-    verb.add_argument("--fold", type=int, default=1, metavar="K", help="which fold of the protocol (default 1)")
+    verb.add_argument("--manifest", type=_path, required=True, metavar="M", help="what `prepare` wrote")
+    verb.add_argument("--store", type=_path, required=True, metavar="S", help="what `extract` filled")
+    verb.add_argument("--out", type=_path, required=True, metavar="RUN", help="folder of the trained model")
+    verb.add_argument(
+        "--protocol", type=_name, metavar="NAME|FILE", help="a protocol or a CSV id,split (default: the corpus's own)"
+    )
+    verb.add_argument("--fold", type=_count(1), default=1, metavar="K", help="which fold of the protocol (default 1)")
     verb.add_argument(
         "--select-on-test", action="store_true", help="let the test part choose the epoch; all output says so"
     )
@@ -191,37 +297,45 @@ def _add_train(verb: Parser) -> None:
 
 
 def _add_evaluate(verb: Parser) -> None:
-    verb.add_argument("trained", metavar="RUN", type=Path)
-    verb.add_argument("--manifest", type=Path, metavar="M", help="another corpus, or the same one elsewhere")
-    verb.add_argument("--store", type=Path, metavar="S")
+    verb.add_argument("trained", metavar="RUN", type=_path)
+    verb.add_argument("--manifest", type=_path, metavar="M", help="another corpus, or the same one elsewhere")
+    verb.add_argument("--store", type=_path, metavar="S", help="its features (default: those of the training)")
     verb.add_argument("--split", default="test", metavar="train|valid|test|all", help="the part (default test)")
     verb.add_argument(
         "--modalities", default=None, metavar="audio,text,video|all-subsets", help="default all the RUN's"
     )
     verb.add_argument("--map", default="", metavar="joy=happy,...", help="the corpus's emotions under the RUN's names")
-    verb.add_argument("--out", type=Path, metavar="DIR", help="default RUN/evaluate/")
+    verb.add_argument("--out", type=_path, metavar="DIR", help="default RUN/evaluate/")
     verb.add_argument("--force", action="store_true", help="overwrite results")
 
 
 def _add_predict(verb: Parser) -> None:
-    verb.add_argument("trained", metavar="RUN", help="a RUN folder or a hub id")
-    verb.add_argument("files", metavar="FILE", nargs="+", help="audio or video, each one utterance")
+    verb.add_argument("trained", metavar="RUN", type=_name, help="a RUN folder or a hub id")
+    verb.add_argument("files", metavar="FILE", type=_name, nargs="+", help="audio or video, each one utterance")
     verb.add_argument("--transcript", metavar="TEXT|FILE", help="what is said")
-    verb.add_argument("--format", default="table", choices=["table", "json", "csv"])
-    verb.add_argument("--out", type=Path, help="a file instead of stdout")
+    verb.add_argument("--format", default="table", **_one_of("table", "json", "csv"), help="default table")
+    verb.add_argument("--out", type=_path, metavar="FILE", help="a file instead of stdout")
     verb.add_argument("--force", action="store_true", help="overwrite that file")
 
 
 def _add_lookalike(verb: Parser) -> None:
-    verb.add_argument("corpus", metavar="iemocap|meld")
-    verb.add_argument("--out", type=Path, required=True, metavar="DIR")
-    verb.add_argument("--clips", type=int, default=1100)
-    verb.add_argument("--speakers", type=int)
+    verb.add_argument("corpus", **_one_of("iemocap", "meld"), help="whose files and classes")
+    verb.add_argument("--out", type=_path, required=True, metavar="DIR", help="an empty or absent folder")
+    size = verb.add_mutually_exclusive_group()
+    size.add_argument(
+        "--clips", type=_count(6), default=1100, metavar="N", help="of all parts together (default 1100: 800,100,200)"
+    )
+    size.add_argument("--parts", metavar="TRAIN,VALID,TEST", help="clips of each part")
+    verb.add_argument("--speakers", type=_count(3), metavar="N", help="of all parts together (default 30)")
     verb.add_argument("--null", action="store_true", help="the matched null: the flags tell nothing")
-    verb.add_argument("--priors", default="true", choices=["true", "sqrt"])
-    verb.add_argument("--parts", metavar="TRAIN,VALID,TEST", help="clips of each part")
-    verb.add_argument("--seed", type=int, default=0)
-    verb.add_argument("--force", action="store_true", help="overwrite an earlier tree")
+    verb.add_argument(
+        "--priors",
+        default="true",
+        **_one_of("true", "sqrt"),
+        help="of the classes: the corpus's or their roots (default true)",
+    )
+    verb.add_argument("--seed", type=_seed, default=0, help="of every draw (default 0)")
+    verb.add_argument("--force", action="store_true", help="remove an earlier tree first")
 
 
 # ---------------------------------------------------------------------- verbs
@@ -229,8 +343,9 @@ def _add_lookalike(verb: Parser) -> None:
 
 def _demo(options: argparse.Namespace) -> int:
     from wavfusion import demo
+    from wavfusion.inference import pick_device
 
-    summary = demo.run(options.out, options.clips, options.seed or 0, _device(options.device), options.force)
+    summary = demo.run(options.out, options.clips, options.seed or 0, pick_device(options.device), options.force)
     _print(json.dumps(summary, indent=2) if options.json else demo.to_text(summary))
     return DONE
 
@@ -240,12 +355,16 @@ def _prepare(options: argparse.Namespace) -> int:
     from wavfusion.store import require_free
 
     require_free([options.out / "manifest.jsonl"], options.force)
-    prepared = corpora.prepare(options.corpus, options.root, options.labels, options.down_mix)
-    corpora.write(prepared, options.out)
-    counts: dict[str, dict[str, int]] = {}
-    for row in prepared.utterances:
-        part = counts.setdefault(row.split or "all", {})
-        part[row.emotion or "unlabelled"] = part.get(row.emotion or "unlabelled", 0) + 1
+    prepared = corpora.prepare(
+        options.corpus,
+        options.root,
+        options.labels,
+        options.down_mix,
+        columns=_pairs("--columns", "audio=wav_path,...", "field", options.columns),
+        scan=None if options.no_scan else options.out / "media.jsonl",
+        progress=sys.stderr.isatty(),
+    )
+    counts = corpora.write(prepared, options.out)
     result: dict[str, Any] = {
         "rows": len(prepared.utterances),
         "excluded": len(prepared.excluded),
@@ -265,15 +384,61 @@ def _prepare(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _extract(options: argparse.Namespace) -> int:
-    from wavfusion import encoders, extract, manifest
-    from wavfusion.store import Store
+def _check(options: argparse.Namespace) -> int:
+    from wavfusion import check, manifest
 
     utterances, corpus = manifest.read(options.manifest), manifest.read_corpus(options.manifest)
-    layers = _layers(options.layers)
+    root = options.root or Path(corpus.root)
+    if options.against:
+        from wavfusion.run import read_run
+
+        found = check.check_against(read_run(options.against), utterances, root)
+    else:
+        from wavfusion.protocol import divide
+
+        unsplit = options.protocol is None and not any(row.split for row in utterances) and corpus.corpus == "table"
+        folds = [] if unsplit else divide(options.protocol, utterances, corpus.classes)
+        found = check.check(utterances, corpus, _looks(options.manifest, root, utterances), root, folds)
+    if options.json:
+        problems = [each._asdict() for each in found.problems]
+        _print(json.dumps({"problems": problems, "notes": found.notes}, indent=2, ensure_ascii=False))
+    else:
+        _print("\n".join([*check.to_lines(found), f"{len(utterances)} rows, {len(found.problems)} problems"]))
+    return PARTLY if found.problems else DONE
+
+
+def _report(options: argparse.Namespace) -> int:
+    from wavfusion import manifest, report
+    from wavfusion.store import require_free
+
+    out = options.out or options.manifest.with_name("report.html")
+    require_free([out], options.force)
+    rows, corpus = manifest.read(options.manifest), manifest.read_corpus(options.manifest)
+    report.write_corpus(options.manifest, out, _looks(options.manifest, options.root or Path(corpus.root), rows))
+    _print(str(out))
+    return DONE
+
+
+def _looks(path: Path, root: Path, rows: Sequence["Utterance"]) -> Mapping[str, "Look"]:
+    """Open the files that rows name, or take what the scan of `prepare` noted beside the manifest."""
+    from wavfusion.corpora.scan import Scan
+
+    paths = (span.path for row in rows for span in (row.audio, row.video) if span)
+    return Scan(root, path.with_name("media.jsonl"), sys.stderr.isatty()).look(paths)
+
+
+def _extract(options: argparse.Namespace) -> int:
+    from wavfusion import encoders, extract, manifest
+    from wavfusion.inference import pick_device
+    from wavfusion.store import Store, require_writable
+
+    utterances, corpus = manifest.read(options.manifest), manifest.read_corpus(options.manifest)
+    _require_media(utterances, Path(corpus.root), options.root, options.store)
+    require_writable(options.store)
+    layers, device = _layers(options.layers), pick_device(options.device)
     preset = encoders.read_preset(options.preset)
     needed = [name for name in encoders.MODALITIES if any(getattr(row, name) is not None for row in utterances)]
-    loaded = extract.load_encoders(Path(options.preset).stem, preset, needed).to(_device(options.device))
+    loaded = extract.load_encoders(Path(options.preset).stem, preset, needed).to(device)
     summary = extract.extract(
         utterances,
         corpus,
@@ -285,11 +450,13 @@ def _extract(options: argparse.Namespace) -> int:
         workers=options.workers,
         progress=sys.stderr.isatty(),
     )
-    for name, modality, reason in summary.bad:
+    for name, modality, reason in summary.bad[:SAID]:
         log.error("%s", _line(f"{name}: no {modality} features: {reason}"))
+    if len(summary.bad) > SAID:
+        log.error("... and %d more; failures.jsonl in the store has all", len(summary.bad) - SAID)
     if summary.bad_packets:
         log.warning(
-            "%d damaged packets passed over in %s", sum(summary.bad_packets.values()), ", ".join(summary.bad_packets)
+            "%d damaged packets passed over in %s", sum(summary.bad_packets.values()), _some(list(summary.bad_packets))
         )
     result = {"features": summary.wanted, "made": summary.made, "absent": summary.absent, "bad": summary.bad}
     made = ", ".join(f"{count} {name}" for name, count in summary.made.items())
@@ -304,10 +471,13 @@ def _train(options: argparse.Namespace) -> int:
     overrides = options.overrides | ({"seed": str(options.seed)} if options.seed is not None else {})
     setting = experiment.read(options.config, overrides)
     from wavfusion import train
+    from wavfusion.inference import pick_device
+    from wavfusion.store import require_writable
 
     selected_on = "test" if options.select_on_test else "valid"
     data = train.read_data(options.manifest, options.store, options.protocol, options.fold, selected_on)
-    device = _device(options.device)
+    require_writable(options.out)
+    device = pick_device(options.device)
     result = train.train(setting, data, options.out, device, resume=options.resume, force=options.force)
     _print(json.dumps(result, indent=2) if options.json else _figures(result, str(options.out)))
     return DONE
@@ -315,7 +485,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from wavfusion import evaluate
-    from wavfusion.inference import parse_subset, subsets
+    from wavfusion.inference import parse_subset, pick_device, subsets
     from wavfusion.run import read_run
     from wavfusion.store import require_free
 
@@ -330,9 +500,13 @@ def _evaluate(options: argparse.Namespace) -> int:
         else [own if every else parse_subset(options.modalities, own)]
     )
     part, store, media = evaluate.open_part(
-        trained, options.manifest, options.store, options.split, _renamed(options.map)
+        trained,
+        options.manifest,
+        options.store,
+        options.split,
+        _pairs("--map", "joy=happy,...", "emotion of the corpus", options.map),
     )
-    result, said = evaluate.evaluate(trained, part.utterances, store, media, sets, _device(options.device))
+    result, said = evaluate.evaluate(trained, part.utterances, store, media, sets, pick_device(options.device))
     result |= {"split": options.split, "left_out": {"unknown": part.unknown, "unlabelled": part.unlabelled}}
     evaluate.write_results(out, result, said, part.utterances, trained.classes)
     for emotion, count in part.unknown.items():
@@ -343,12 +517,13 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _predict(options: argparse.Namespace) -> int:
     from wavfusion import predict
+    from wavfusion.inference import pick_device
     from wavfusion.store import require_free, write_whole
 
     if options.out:
         require_free([options.out], options.force)
     transcript = _transcript(options.transcript, options.files)
-    recognizer = predict.EmotionRecognizer.from_pretrained(options.trained, _device(options.device))
+    recognizer = predict.EmotionRecognizer.from_pretrained(options.trained, pick_device(options.device))
     predictions, bad = [], []
     for file in options.files:
         try:
@@ -359,12 +534,17 @@ def _predict(options: argparse.Namespace) -> int:
         sys.stderr.write(f"wavfusion: {_line(message)}\n")
     if not predictions:
         return BAD_INPUT
+    for name in [each for each in recognizer.modalities if each != "text"]:
+        without = [each.file for each in predictions if name not in each.modalities]
+        if without:
+            log.warning("%d of %d files without %s: %s", len(without), len(predictions), name, _line(_some(without)))
     text = {
         "json": lambda: predict.to_json(predictions),
         "csv": lambda: predict.to_csv(predictions, recognizer.classes),
         "table": lambda: predict.to_table(predictions),
     }[options.format]()
     if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(options.out, text.encode("utf-8", "surrogateescape"))
     else:
         _print(text.rstrip("\n"))
@@ -375,8 +555,6 @@ def _lookalike(options: argparse.Namespace) -> int:
     from wavfusion import lookalike
     from wavfusion.store import require_free
 
-    if options.corpus not in ("iemocap", "meld"):
-        raise ConfigError(f"lookalike: found {options.corpus!r}; {nearest(options.corpus, ['iemocap', 'meld'])}")
     require_free([options.out / "world.json"], options.force)
     world = lookalike.make(
         options.corpus,
@@ -387,8 +565,9 @@ def _lookalike(options: argparse.Namespace) -> int:
         priors=options.priors,
         parts=_parts(options.parts),
         seed=options.seed,
+        force=options.force,
     )
-    _print(json.dumps(world, indent=2))
+    _print(json.dumps(world, indent=2) if options.json else _world(world, options.out))
     return DONE
 
 
@@ -423,17 +602,30 @@ def _figures(result: dict[str, Any], where: str) -> str:
     return "\n".join(lines)
 
 
-def _device(name: str) -> str:
-    import torch
+def _world(world: dict[str, Any], out: Path) -> str:
+    """What was generated, and the best that any method can reach in it."""
+    parts = [f"{part} {count} clips of {world['speakers'][part]} speakers" for part, count in world["clips"].items()]
+    best = world["bayes"]["speaker_independent"]
+    lines = [f"{out}: {', '.join(parts)}", "best possible accuracy on new speakers:"]
+    return "\n".join(
+        lines + [f"{name:>16}  {share:.3f}" for name, share in {"majority": world["majority"], **best}.items()]
+    )
 
-    cuda = torch.cuda.is_available()
-    if name == "auto":
-        return "cuda" if cuda else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", name):
-        raise ConfigError(f"--device: expected auto, cpu, cuda or cuda:N, found {name!r}")
-    if name.startswith("cuda") and not cuda:
-        raise ConfigError(f"--device: expected a device that is there, found {name!r}; valid: auto, cpu")
-    return name
+
+def _some(names: Sequence[str]) -> str:
+    """The first three of many names."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _require_media(utterances: Sequence[Any], root: Path, given: Path | None, store: Path) -> None:
+    """Refuse a root below which none of the corpus's files lie; else every row would be listed as bad."""
+    paths = list(dict.fromkeys(span.path for row in utterances for span in (row.audio, row.video) if span))
+    root = given or root
+    if not root.is_dir() and (given or (paths and not (store / "media.jsonl").exists())):
+        raise CorpusError(f"--root: expected the folder of the corpus, found none at {str(root)!r}")
+    if root.is_dir() and paths and not any((root / path).exists() for path in paths):
+        found = f"none of its {len(paths)} files ({_some(paths)})"
+        raise CorpusError(f"--root: expected the folder of the corpus, found {found} below {str(root)!r}")
 
 
 def _layers(text: str) -> list[int]:
@@ -453,12 +645,15 @@ def _parts(text: str | None) -> tuple[int, int, int] | None:
     return train, valid, test
 
 
-def _renamed(text: str) -> dict[str, str]:
+def _pairs(flag: str, example: str, left: str, text: str) -> dict[str, str]:
     pairs = [part.partition("=") for part in text.split(",") if part]
     for old, equals, new in pairs:
         if not (old and equals and new):
-            raise ConfigError(f"--map: expected joy=happy,..., found {text!r}")
-    return {old: new for old, _, new in pairs}
+            raise ConfigError(f"{flag}: expected {example}, found {text!r}")
+    found = {old: new for old, _, new in pairs}
+    if len(found) < len(pairs):
+        raise ConfigError(f"{flag}: expected each {left} once, found {text!r}")
+    return found
 
 
 def _transcript(text: str | None, files: Sequence[str]) -> str | None:
@@ -467,12 +662,15 @@ def _transcript(text: str | None, files: Sequence[str]) -> str | None:
     if len(files) > 1:
         raise ConfigError(f"--transcript: expected one FILE with it, found {len(files)}")
     try:
-        path = Path(text)
-        return path.read_text(encoding="utf-8").strip() if path.is_file() else text
-    except (OSError, UnicodeDecodeError) as error:
-        if isinstance(error, UnicodeDecodeError):
-            raise ConfigError(f"--transcript: expected UTF-8 in {text!r}, found other bytes") from None
+        if Path(text).is_file():
+            return Path(text).read_text(encoding="utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise ConfigError(f"--transcript: expected UTF-8 in {text!r}, found other bytes") from None
+    except OSError:
         return text  # too long for a file's name, so it is what is said
+    if re.fullmatch(r"\S*/\S*|\S+\.[A-Za-z]{1,4}", text):
+        log.warning("--transcript: found no file %r, so these are taken for the words that are said", text)
+    return text
 
 
 if __name__ == "__main__":

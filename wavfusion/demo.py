@@ -14,7 +14,7 @@ from wavfusion.errors import CorpusError
 from wavfusion.manifest import Utterance
 from wavfusion.predict import EmotionRecognizer, Prediction
 from wavfusion.run import write_json
-from wavfusion.store import Store
+from wavfusion.store import Store, require_writable
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +37,11 @@ def run(out: Path, clips: int = 1100, seed: int = 0, device: str = "cpu", force:
         What is printed: accuracy and Bayes accuracy of every subset, the majority's share, one prediction, seconds.
 
     Raises:
-        CorpusError: `out` is in use.
+        CorpusError: `out` is in use or cannot be written.
         ConfigError: the `[demo]` extra is missing.
     """
     started = time.monotonic()
+    require_writable(out)
     _make_room(out, force)
     work = out / "work"
     log.info("demo: making a corpus of %d clips", clips)

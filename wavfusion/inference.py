@@ -69,6 +69,19 @@ def parse_subset(text: str, available: Sequence[str]) -> list[str]:
     return [name for name in MODALITIES if name in names]
 
 
+def pick_device(name: str) -> str:
+    """The device that `auto` or a name means.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    count = torch.cuda.device_count()
+    valid = ["auto", "cpu", *(["cuda"] if count else []), *(f"cuda:{number}" for number in range(count))]
+    if name not in valid:
+        raise ConfigError(f"device: expected one that is there, found {name!r}; {nearest(str(name), valid)}")
+    return ("cuda" if count else "cpu") if name == "auto" else name
+
+
 @dataclass(frozen=True)
 class _Window:
     """What a model says of one window."""

@@ -121,6 +121,8 @@ def stream(path: str | os.PathLike[str]) -> Iterator[Utterance]:
             raise CorpusError(f"{path}:{number}: {error}") from error
         seen[utterance.id] = number
         yield utterance
+    if not seen:
+        raise CorpusError(f"{path}: expected at least one utterance, found none")
 
 
 def write(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> None:
@@ -176,8 +178,8 @@ def _lines(path: Path) -> Iterator[str]:
             f"expected a manifest file, found a folder: {path}; the manifest is {path / 'manifest.jsonl'}"
         )
     try:
-        # Only \n ends a line: the other separators of Unicode may stand in a text or a path.
-        with path.open(encoding="utf-8", newline="\n") as file:
+        # Only \n ends a line: the other separators of Unicode may stand in a text or a path. Editors may add a mark.
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
             yield from file
     except FileNotFoundError:
         raise CorpusError(f"expected {path.name} of `wavfusion prepare`, found no such file: {path}") from None

@@ -43,6 +43,8 @@ _LONGEST_HOLE = 3600.0
 _MAX_PIXELS = 1 << 26
 # What FFmpeg opens but is no recording: pictures, text to be drawn as on a terminal, lists of other files.
 _NO_RECORDINGS = {"image2", "tty", "concat", "hls", "dash"}
+# Float samples may be written on the scale of 32-bit integers; what is beyond it is damage, not loudness.
+LOUDEST = 2.0**31
 # In Hz; a header outside of these would make seconds of sound out of a few bytes, or nothing out of many.
 _LOWEST_RATE, _HIGHEST_RATE = 1_000, 768_000
 
@@ -69,7 +71,7 @@ class Sound(NamedTuple):
     """One stretch of sound in mono.
 
     Attributes:
-        samples: about [-1, 1]; where a packet was lost or held what is no number, they are 0.
+        samples: about [-1, 1]; where a packet was lost or held what is no number or beyond `LOUDEST`, they are 0.
         bad_packets: how many such packets the stretch has.
     """
 
@@ -126,7 +128,8 @@ def decode_audio(
 ) -> Sound:
     """Decode one stretch of any media file to mono at one rate.
 
-    Sound that starts later than the pictures is led in by silence. In Matroska and Flash, whose times are whole
+    Sound that starts later than the pictures is led in by silence. A stretch too short for one sample gets the one at
+    its start. In Matroska and Flash, whose times are whole
     milliseconds, a stretch from the middle of the file is exact to one; elsewhere to the sample.
 
     Args:
@@ -272,8 +275,8 @@ def _reason(error: Exception) -> str:
 
 
 def _check_stretch(path: PathLike, start: Real, end: Real | None) -> None:
-    if not 0 <= start < math.inf or (end is not None and not start < end < math.inf):
-        raise MediaError(f"expected 0 <= start < end in seconds for {_named(path)}, found start {start}, end {end}")
+    if not 0 <= start < math.inf or (end is not None and not start <= end < math.inf):
+        raise MediaError(f"expected 0 <= start <= end in seconds for {_named(path)}, found start {start}, end {end}")
 
 
 @contextmanager
@@ -426,7 +429,9 @@ class _Reader:
         """Why decoding from the beginning of the file gave nothing."""
         if self.good:
             return _outside(self.path, self.kind, self.start, self.until)
-        found = f"that none of its {self.packets} packets can be" if self.packets else "a track without packets"
+        sane = " or holds sane samples" if self.kind == "audio" else ""
+        bad = f"that none of its {self.packets} packets can be{sane}"
+        found = bad if self.packets else "a track without packets"
         return MediaError(f"expected decodable {self.kind} in {_named(self.path)}, found {found}")
 
 
@@ -511,13 +516,14 @@ def _placed(
 
 
 def _clean(reader: _Reader, frame: Any, channel: str) -> Float32[np.ndarray, " n"]:
-    """A frame's mono sound with 0 for what is no number."""
+    """A frame's mono sound with 0 for what is no number, or too large for one."""
     mono = _mono(frame, channel)
-    if np.isfinite(mono).all():
+    sane = np.abs(mono) <= LOUDEST
+    if sane.all():
         reader.good += 1
         return mono
     reader.bad += reader.counts(frame)
-    return np.nan_to_num(mono, nan=0.0, posinf=0.0, neginf=0.0)
+    return np.where(sane, mono, np.float32(0))
 
 
 def _mono(frame: Any, channel: str) -> Float32[np.ndarray, " n"]:
@@ -541,7 +547,8 @@ def _planes(frame: Any) -> Float32[np.ndarray, "channels n"]:
     if not frame.format.is_planar:
         array = array.reshape(-1, len(frame.layout.channels)).T
     if array.dtype.kind == "f":
-        return np.ascontiguousarray(array, np.float32)
+        with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, which counts as bad
+            return np.ascontiguousarray(array, np.float32)
     scale = 2.0 ** (8 * array.dtype.itemsize - 1)
     centred = array.astype(np.float64) - (scale if array.dtype.kind == "u" else 0)
     return np.ascontiguousarray(centred / scale, np.float32)

@@ -4,9 +4,11 @@ import csv
 import io
 import json
 import logging
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from wavfusion.dataset import Row, Sample, only, window_text
 from wavfusion.encoders import Encoders
 from wavfusion.errors import ConfigError, MediaError
 from wavfusion.extract import Decoded
-from wavfusion.inference import run
+from wavfusion.inference import pick_device, run
 from wavfusion.manifest import AudioSpan, Utterance, VideoSpan
 from wavfusion.media import SAMPLE_RATE
 from wavfusion.run import Run, read_run
@@ -70,9 +72,16 @@ class EmotionRecognizer:
     def from_pretrained(cls, name: str | Path, device: str = "cpu") -> "EmotionRecognizer":
         """Load a RUN folder, or one that somebody put on a hub.
 
+        Args:
+            name: the folder, or the hub id.
+            device: `auto`, `cpu`, `cuda` or `cuda:N`.
+
         Raises:
-            ConfigError: no RUN there, or its encoders cannot be had.
+            ConfigError: no RUN there, its encoders cannot be had, or no such device here.
         """
+        if not isinstance(name, (str, os.PathLike)) or not str(name):
+            raise ConfigError(f"expected a RUN folder or a hub id, found {name!r}")
+        device = pick_device(device)
         trained = read_run(_folder(name))
         return cls(trained, trained.encoders(), device)
 
@@ -80,6 +89,11 @@ class EmotionRecognizer:
     def classes(self) -> list[str]:
         """The emotions that the model knows."""
         return self.trained.classes
+
+    @property
+    def modalities(self) -> list[str]:
+        """The modalities that the model uses."""
+        return self.trained.model.config.modalities
 
     def predict(
         self,
@@ -95,18 +109,17 @@ class EmotionRecognizer:
             sample_rate: of an array, in Hz.
 
         Raises:
-            MediaError: the file cannot be used; says why.
-            ConfigError: an array without its rate, or nothing that the model can use.
+            MediaError: the file cannot be used, or has nothing that the model can use; says why.
+            ConfigError: an array without its rate, or an argument of another kind.
         """
-        used = self.trained.model.config.modalities
+        used = self.modalities
+        _check_kinds(source, transcript, sample_rate)
         if isinstance(source, np.ndarray):
             samples = _resampled(source, sample_rate)
             tracks, file = {"audio": len(samples) / SAMPLE_RATE}, ""
-        elif sample_rate is not None:
-            raise ConfigError(f"expected sample_rate= with an array only, found it with {str(source)!r}")
         else:
             samples, file = None, str(source)
-            tracks = _tracks(file, used)
+            tracks = _tracks(file)
         utterance = Utterance(
             file or "array",
             "",
@@ -121,7 +134,7 @@ class EmotionRecognizer:
         windows = _Windows(clips, utterance, samples, self)
         said = run(self.model, windows, used, self.trained.prior, self.device)
         if not said.modalities[0]:
-            raise MediaError(f"{file!r}: {'; '.join(windows.errors) or 'nothing that this model can use'}")
+            raise MediaError("; ".join(windows.errors) or f"{file!r}: nothing that this model can use")
         for error in windows.errors:
             log.warning("%s; left out", error)
         probabilities = dict(zip(self.classes, said.probabilities[0].tolist(), strict=True))
@@ -142,9 +155,8 @@ class EmotionRecognizer:
         ]
 
     def _require_evidence(self, clips: Sequence[Clip], file: str) -> None:
-        used = [name for name in self.trained.model.config.modalities if any(getattr(clip, name) for clip in clips)]
-        if not used:
-            wanted = " or ".join(self.trained.model.config.modalities)
+        if not any(getattr(clip, name) for name in self.modalities for clip in clips):
+            wanted = " or ".join(self.modalities)
             raise MediaError(f"{file!r}: expected {wanted}, which this model uses, found none of it")
 
     def _encode(self, clip: Clip, utterance: Utterance, samples: np.ndarray | None, errors: list[str]) -> Sample:
@@ -222,14 +234,19 @@ def _folder(name: str | Path) -> Path:
         ) from None
 
 
-def _tracks(file: str, modalities: Sequence[str]) -> dict[str, float]:
+def _tracks(file: str) -> dict[str, float]:
     """Seconds of the tracks that a file has."""
-    found = media.probe(file)
-    tracks = {name: length for name in ("audio", "video") if (length := getattr(found, name)) is not None}
-    for name in ("audio", "video"):
-        if name in modalities and name not in tracks:
-            log.warning("%r has no %s: the model runs without it", file, name)
-    return tracks
+    return {name: length for name, length in media.probe(file)._asdict().items() if length is not None}
+
+
+def _check_kinds(source: object, transcript: object, sample_rate: object) -> None:
+    """Refuse arguments of other kinds than `predict` takes."""
+    if not isinstance(source, (str, os.PathLike, np.ndarray)):
+        raise ConfigError(f"expected the name of a file or a float array, found {type(source).__name__}")
+    if transcript is not None and not isinstance(transcript, str):
+        raise ConfigError(f"expected transcript= as text, found {type(transcript).__name__}")
+    if not isinstance(source, np.ndarray) and sample_rate is not None:
+        raise ConfigError(f"expected sample_rate= with an array only, found it with {str(source)!r}")
 
 
 def _resampled(samples: np.ndarray, sample_rate: int | None) -> np.ndarray:
@@ -237,16 +254,19 @@ def _resampled(samples: np.ndarray, sample_rate: int | None) -> np.ndarray:
     import soxr
 
     low, high = RATES
-    if sample_rate is None or not low <= sample_rate <= high:
-        raise ConfigError(f"expected sample_rate= from {low} to {high} Hz with an array, found {sample_rate}")
+    if not isinstance(sample_rate, Real) or not low <= sample_rate <= high:
+        raise ConfigError(f"expected sample_rate= from {low} to {high} Hz with an array, found {sample_rate!r}")
     shaped = samples.ndim == 1 or (samples.ndim == 2 and samples.shape[0] <= samples.shape[1])
-    if not shaped or samples.size == 0 or not np.issubdtype(samples.dtype, np.floating):
+    if samples.size == 0:
+        raise ConfigError("expected samples, found an empty array")
+    if not shaped or not np.issubdtype(samples.dtype, np.floating):
         raise ConfigError(f"expected float samples (N,) or (channels, N), found {samples.dtype} {samples.shape}")
-    if not np.isfinite(samples).all():
-        raise ConfigError("expected finite samples, found NaN or infinity")
+    if not (np.abs(samples) <= media.LOUDEST).all():
+        raise ConfigError(f"expected samples in [-1, 1], found NaN, infinity or more than {media.LOUDEST:g}")
     mono = samples.mean(0) if samples.ndim == 2 else samples
     resampled: np.ndarray = soxr.resample(mono.astype(np.float32), sample_rate, SAMPLE_RATE, quality="VHQ")
-    return resampled
+    # Of less than half a sample soxr makes nothing, but one sample is a sound.
+    return resampled if len(resampled) else np.zeros(1, np.float32)
 
 
 def to_json(predictions: Sequence[Prediction]) -> str:

@@ -8,8 +8,10 @@ import io
 import json
 import logging
 import os
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+import shutil
+import signal
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,12 +19,13 @@ from typing import Any, TypeVar
 
 from wavfusion.errors import ConfigError, nearest
 from wavfusion.lookalike.plan import Dialogue, plan_dialogues
-from wavfusion.lookalike.trees import Times, annotate_iemocap, annotate_meld, render
+from wavfusion.lookalike.trees import FOLDERS, TABLES, Times, annotate_iemocap, annotate_meld, render
 from wavfusion.lookalike.voice import measure_pitch
 from wavfusion.lookalike.world import SIGNS, Corpus, Priors, World, additive, bayes
 
 SPEAKERS = 30
 PARTS = ("train", "valid", "test")
+WHOLE = "world.json"  # written last: a tree without it was interrupted
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -38,6 +41,7 @@ def make(
     parts: tuple[int, int, int] | None = None,
     seed: int = 0,
     workers: int | None = None,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Write a raw tree, `truth.jsonl`, `split.csv` (speakers disjoint) and `world.json`; return what the last holds.
 
@@ -54,14 +58,20 @@ def make(
         parts: clips to train, validate and test, in place of `clips`.
         seed: of every draw.
         workers: processes; default one a processor.
+        force: remove an earlier tree, whole or interrupted, first.
 
     Raises:
         ConfigError: an unknown corpus, too few or odd speakers, a folder with files, or the `[demo]` extra is missing.
     """
     sizes = _sizes(corpus, clips, parts)
-    people = _people(corpus, speakers or SPEAKERS)
+    people = _people(corpus, SPEAKERS if speakers is None else speakers)
+    if force:
+        _remove(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"expected an empty or absent folder for the corpus, found files in {out}")
+        raise ConfigError(
+            f"expected an empty or absent folder for the corpus, found files in {out}; choose another, or give --force "
+            "where an interrupted lookalike left them"
+        )
     small = corpus == "iemocap" and sum(people.values()) <= 10
     world = World(corpus, priors, null, offset_sd=0.35 if small else 0.60)
     dialogues = plan_dialogues(world, sizes, people, seed)
@@ -73,7 +83,7 @@ def make(
         annotate_meld(dialogues, times, out)
     _write_truth(dialogues, times, out)
     summary = describe(world) | {"clips": sizes, "speakers": people, "seed": seed}
-    (out / "world.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    (out / WHOLE).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
 
 
@@ -93,7 +103,7 @@ def _sizes(corpus: Corpus, clips: int, parts: tuple[int, int, int] | None) -> di
         raise ConfigError(f"expected a corpus to look like, found {corpus!r}: {nearest(corpus, SIGNS)}")
     sizes = parts or (clips - round(clips / 11) - round(2 * clips / 11), round(clips / 11), round(2 * clips / 11))
     if len(sizes) != len(PARTS) or min(sizes) < 1:
-        raise ConfigError(f"expected at least one clip to train, validate and test, found {list(sizes)}")
+        raise ConfigError(f"--parts: expected at least one clip to train, validate and test, found {list(sizes)}")
     return dict(zip(PARTS, sizes, strict=True))
 
 
@@ -101,18 +111,29 @@ def _people(corpus: Corpus, speakers: int) -> dict[str, int]:
     """Speakers of each part: 20, 4 and 6 of 30."""
     step = 2 if corpus == "iemocap" else 1
     if speakers < 3 * step or speakers % step:
-        raise ConfigError(f"expected {'an even number of ' * (step - 1)}{3 * step} or more speakers, found {speakers}")
+        raise ConfigError(
+            f"--speakers: expected {'an even number of ' * (step - 1)}{3 * step} or more, found {speakers}"
+        )
     valid, test = (step * max(1, round(speakers * share / 30 / step)) for share in (4, 6))
     return {"train": speakers - valid - test, "valid": valid, "test": test}
+
+
+def _remove(out: Path) -> None:
+    """Remove what `make` writes, and nothing else."""
+    (out / WHOLE).unlink(missing_ok=True)
+    for path in [*out.glob("Session[1-9]*"), *(out / name for name in FOLDERS.values())]:
+        shutil.rmtree(path, ignore_errors=True)
+    for name in ("truth.jsonl", "split.csv", *TABLES.values()):
+        (out / name).unlink(missing_ok=True)
 
 
 def _render(dialogues: list[Dialogue], out: Path, workers: int) -> list[list[Times]]:
     """Render every dialogue in a process of its own."""
     # Spawned, as this process may run threads that do not survive a fork; what they fork is clean.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        pitches = pool.submit(_alone, measure_pitch).result()
-        jobs = [pool.submit(_alone, render, dialogue, out, pitches) for dialogue in dialogues]
         try:
+            pitches = _submit(pool, [(measure_pitch,)])[0].result()
+            jobs = _submit(pool, [(render, dialogue, out, pitches) for dialogue in dialogues])
             times = []
             for number, job in enumerate(jobs, start=1):
                 times.append(job.result())
@@ -121,6 +142,18 @@ def _render(dialogues: list[Dialogue], out: Path, workers: int) -> list[list[Tim
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _submit(pool: ProcessPoolExecutor, calls: Sequence[tuple[Any, ...]]) -> list[Future[Any]]:
+    """Hand over calls; a Ctrl-C, which every process of a terminal gets, is for this one alone.
+
+    The processes that it starts inherit that they do not hear it, finish what they are at and end with the pool.
+    """
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return [pool.submit(_alone, *call) for call in calls]
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
 
 
 def _alone(function: Callable[..., Result], *arguments: object) -> Result:
