@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from wavfusion import corpora, experiment, extract, lookalike, media, protocol, report, train
 from wavfusion.clips import Media
 from wavfusion.encoders import PRESETS
@@ -83,6 +85,7 @@ def _predict(run_folder: Path, work: Path, root: Path, row: Utterance, device: s
     frames = media.decode_frames(root / span.path, CLIP_RATE, CLIP_SIZE, span.start or 0.0, span.end, crop)
     sound = media.decode_audio(root / row.audio.path, row.audio.start or 0.0, row.audio.end, row.audio.channel)
     clip = work / "clip.mp4"
+    Image.fromarray(frames.pixels[len(frames.pixels) // 2]).save(work / "clip.png")  # shown until it is played
     media.write_video(clip, frames.pixels, CLIP_RATE, sound.samples, media.SAMPLE_RATE)
     return EmotionRecognizer.from_pretrained(run_folder, device).predict(clip, transcript=row.text)[0]
 
