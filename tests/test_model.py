@@ -38,6 +38,7 @@ CONFIGS = {
     "paper": {},
     "recommended": {**RECOMMENDED, "margin": {"reduction": "anchor"}},
     "concat": {"fusion": "concat"},
+    "mult": {"fusion": "mult"},
     "keep_self_attn": {"keep_self_attn": True},
     "weighted text": WEIGHTED,
     "mean gate, no LVC": {"gate": "mean", "lvc": False},
@@ -50,7 +51,7 @@ CONFIGS = {
     "text+video, recommended": {"modalities": ["text", "video"], **RECOMMENDED},
 }
 every_config = pytest.mark.parametrize("name", CONFIGS)
-few_configs = pytest.mark.parametrize("name", ["paper", "recommended", "concat", "wavlm", "stable layer norm"])
+few_configs = pytest.mark.parametrize("name", ["paper", "recommended", "concat", "mult", "wavlm", "stable layer norm"])
 both_modes = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 AUDIO, TEXT, VIDEO = [40, 17, 33, 5], [6, 3, 1, 9], [4, 7, 1, 2]
 
@@ -681,7 +682,7 @@ BAD = {
     "time_mask": ({"time_mask": 1.5}, "time_mask: expected .* found 1.5"),
     "fusion_layers": ({"fusion_layers": 6}, "fusion_layers: expected 0 to 5 layers, found 6"),
     "trainable_layers": ({"trainable_layers": -1}, "trainable_layers: expected 0 to 5 layers, found -1"),
-    "nothing fused": ({"fusion_layers": 0}, "fusion_layers: expected at least 1 with fusion deep, found 0"),
+    "nothing fused": ({"fusion_layers": 0}, "fusion_layers: expected at least 1, found 0"),
     "margin_audio_layer": (
         {"margin_audio_layer": 4},
         "margin_audio_layer: expected an unfused layer, 0 to 3 .* found 4",
@@ -704,3 +705,11 @@ def test_every_public_name_loads(name):
 def test_an_unknown_public_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'Fusion'"):
         _ = wavfusion.model.Fusion
+
+
+def test_the_control_after_mult_has_about_as_many_weights_as_the_deep_layers() -> None:
+    sizes = {"hidden_size": 96, "text_size": 96, "intermediate_size": 4 * 96, "num_heads": 4}
+    deep, control = (WavFusion(configure(fusion=kind, **sizes)) for kind in ("deep", "mult"))
+    layers = sum(p.numel() for layer in deep.deep_layers for p in layer.parameters())
+    stacks = sum(p.numel() for p in control.cross_modal.stacks.parameters())
+    assert stacks == pytest.approx(layers, rel=0.03)

@@ -7,8 +7,8 @@ import json
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,11 @@ class Protocol:
     def ids(self, part: str) -> list[str]:
         """List the utterances of a part, in the manifest's order."""
         return [key for key, each in self.parts.items() if each == part]
+
+    def restricted(self, ids: Collection[str]) -> "Protocol":
+        """The same fold with fewer utterances, under another hash."""
+        parts = {key: part for key, part in self.parts.items() if key in ids}
+        return replace(self, parts=parts, hash=_hash(parts, self.classes, self.selected_on))
 
     def to_json(self) -> dict[str, Any]:
         """Return what protocol.json holds: all but the parts, which the hash stands for."""

@@ -40,7 +40,8 @@ class Switches:
 
     Attributes:
         modalities: which of audio, text and video the model has at all (table 3).
-        fusion: `deep` = gated cross-modal attention in the top layers; `concat` = pooled and joined (table 6, row 1).
+        fusion: `deep` = gated cross-modal attention in the top layers; `concat` = pooled and joined (table 6, row 1);
+            `mult` = cross-modal transformers of as many weights as `deep`, the control without gates.
         fusion_layers: deep transformer layers, counted from the top (table 6).
         trainable_layers: audio layers whose pretrained tensors learn, counted from the top.
         margin_audio_layer: the layer whose output feeds the margin loss.
@@ -60,7 +61,7 @@ class Switches:
     """
 
     modalities: list[str] = field(default_factory=lambda: list(MODALITIES))
-    fusion: Literal["deep", "concat"] = "deep"
+    fusion: Literal["deep", "concat", "mult"] = "deep"
     fusion_layers: int = 3
     trainable_layers: int = 3
     margin_audio_layer: int = 9
@@ -129,8 +130,8 @@ class WavFusionConfig(Switches):
         for name in ("fusion_layers", "trainable_layers"):
             if not 0 <= getattr(self, name) <= self.num_layers:
                 raise ConfigError(f"{name}: expected 0 to {self.num_layers} layers, found {getattr(self, name)}")
-        if self.fusion == "deep" and self.fusion_layers == 0 and len(self.modalities) > 1:
-            raise ConfigError("fusion_layers: expected at least 1 with fusion deep, found 0; fusion concat needs none")
+        if self.fusion != "concat" and self.fusion_layers == 0 and len(self.modalities) > 1:
+            raise ConfigError("fusion_layers: expected at least 1, found 0; fusion concat needs none")
         unfused = self.num_layers - self.num_deep
         if self.has_margin and "audio" in self.modalities and not 0 <= self.margin_audio_layer <= unfused:
             raise ConfigError(
@@ -143,6 +144,10 @@ class WavFusionConfig(Switches):
             (len(set(self.classes)) == len(self.classes) > 0, "classes: expected distinct emotions"),
             (self.hidden_size % self.num_heads == 0, "hidden_size: expected a multiple of num_heads"),
             (self.hidden_size % 2 == 0, "hidden_size: expected an even width"),
+            (
+                self.fusion != "mult" or self.hidden_size // 2 % self.num_heads == 0,
+                "num_heads: expected a divisor of half",
+            ),
             (self.text_size % TEXT_HEADS == 0, f"text_size: expected a multiple of {TEXT_HEADS}"),
             (self.video_width % VIDEO_HEADS == 0, f"video_width: expected a multiple of {VIDEO_HEADS}"),
             (0 < self.frame_rate < math.inf, "frame_rate: expected frames per second above 0"),

@@ -13,6 +13,7 @@ from wavfusion.model.attention import RelativePositions, positions
 from wavfusion.model.config import TEXT_HEADS, VIDEO_HEADS, WavFusionConfig
 from wavfusion.model.fusion import DeepLayer, SelfAttentionLayer, Source
 from wavfusion.model.losses import ABSENT, SharedEncoder, margin_loss, task_loss
+from wavfusion.model.mult import MulT
 from wavfusion.model.sequence import AGRU, AGRULVC, masked_mean
 
 AUDIO_STEP = 320 / 16_000  # seconds between two steps of wav2vec 2.0
@@ -129,7 +130,12 @@ class WavFusion(nn.Module):
             self.video_map = self._source_map(widths["video"], width) if "video" in names else nn.Identity()
         self.shared_encoder = SharedEncoder(widths, config.margin.size) if config.has_margin else None
         self.head_dropout = nn.Dropout(config.dropout)
-        self.head = nn.Linear(width if config.num_deep else sum(widths.values()), len(config.classes))
+        self.cross_modal = None
+        if config.fusion == "mult" and len(names) > 1:
+            narrow = (width // 2, config.num_heads, config.fusion_layers, config.dropout)
+            self.cross_modal = MulT(widths, *narrow)
+        self.widths = self.cross_modal.widths if self.cross_modal is not None else widths
+        self.head = nn.Linear(width if config.num_deep else sum(self.widths.values()), len(config.classes))
         self.class_weights: Tensor
         self.register_buffer("class_weights", torch.ones(len(config.classes)))
         self._freeze()
@@ -224,7 +230,8 @@ class WavFusion(nn.Module):
         """Run the deep layers (eq. 8-11) and pool; appends to `hidden` and `gates`."""
         audio, mask = self._with_queries(streams, masks)
         hidden[:] = hidden or [audio]
-        clock = self._clock(masks, mask) if self.config.time_positions else {}
+        times = self._clock(masks, mask) if self.config.time_positions else {}
+        clock = {name: positions(seconds, self.config.hidden_size) for name, seconds in times.items()}
         text = self._source("text", self.text_map, streams, masks, clock)
         video = self._source("video", self.video_map, streams, masks, clock)
         relative = self.relative(audio.shape[1]) if self.relative is not None and self.config.keep_self_attn else None
@@ -263,18 +270,18 @@ class WavFusion(nn.Module):
         return audio, mask | (absent & (steps < NUM_QUERIES))
 
     def _concatenate(self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor], size: int) -> Tensor:
-        """Pool every modality by itself and join them (table 6, row 1; the single modalities of table 3)."""
-        widths = {"audio": self.config.hidden_size, "text": self.config.text_size}
-        means = []
-        for name in self.config.modalities:
-            if name not in streams:
-                width = widths.get(name) or self.video_encoder.width  # type: ignore[union-attr]
-                means.append(torch.zeros(size, width, device=self.head.weight.device))
-                continue
-            stream = streams[name]
-            if name == "audio" and self.final_norm is not None:
-                stream = self.final_norm(stream)
-            means.append(masked_mean(stream, masks[name]))
+        """Pool every modality by itself and join them (table 6, row 1; the single modalities of table 3; MulT)."""
+        fused = {name: streams[name] for name in masks}
+        if "audio" in fused and self.final_norm is not None:
+            fused["audio"] = self.final_norm(fused["audio"])
+        if self.cross_modal is not None:
+            fused = self.cross_modal(fused, masks, self._clock(masks, masks.get("audio", next(iter(masks.values())))))
+        means = [
+            masked_mean(fused[name], masks[name])
+            if name in fused
+            else torch.zeros(size, width, device=self.head.weight.device)
+            for name, width in self.widths.items()
+        ]
         return torch.cat(means, dim=-1)
 
     def _share(self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -308,7 +315,7 @@ class WavFusion(nn.Module):
     # ------------------------------------------------------------------ times and masks
 
     def _clock(self, masks: Mapping[str, Tensor], audio_mask: Tensor) -> dict[str, Tensor]:
-        """Positions of every stream in seconds; tokens and stand-in queries are spread over the utterance."""
+        """The seconds of every stream's steps; tokens and stand-in queries are spread over the utterance."""
 
         def spread(count: Tensor, length: int) -> Tensor:
             return (torch.arange(length, device=count.device) + 0.5) / count.clamp(min=1)[:, None] * duration[:, None]
@@ -326,7 +333,7 @@ class WavFusion(nn.Module):
         if "video" in masks:
             frames = torch.arange(masks["video"].shape[1], device=audio_mask.device) + 0.5
             times["video"] = (frames / self.config.frame_rate).expand(len(audio_mask), -1)
-        return {name: positions(seconds, self.config.hidden_size) for name, seconds in times.items()}
+        return times
 
     def _drop_modalities(self, masks: dict[str, Tensor]) -> dict[str, Tensor]:
         """Leave modalities of training samples out at random, never all that a sample has."""

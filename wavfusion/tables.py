@@ -1,0 +1,139 @@
+"""A table of trainings: its rows, and what a paper states and claims of them; shipped for tables 1 to 6, or a file."""
+
+import importlib.resources
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from wavfusion import experiment
+from wavfusion.errors import ConfigError, nearest
+from wavfusion.experiment import Experiment, read_yaml
+
+FIGURES = ("accuracy", "weighted_f1")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table.
+
+    Attributes:
+        settings: what differs from the base experiment, by dotted key; None = another system, which is not trained.
+        stated: percent by figure: the paper's number of this row, or what another system's authors published.
+        extra: not in the printed table; trained only on request.
+    """
+
+    name: str
+    settings: dict[str, str] | None
+    stated: dict[str, float] = field(default_factory=dict)
+    extra: bool = False
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That one row is better than another."""
+
+    better: str
+    than: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of trainings on one corpus."""
+
+    name: str
+    title: str
+    corpus: str
+    rows: list[Row]
+    claims: list[Claim]
+
+    def experiments(self, base: str, seed: int, common: Mapping[str, str], extra: bool) -> dict[str, Experiment]:
+        """The experiment of every row that is trained, by the row's name.
+
+        Args:
+            base: a file or a shipped experiment.
+            seed: of all rows.
+            common: settings of all rows; a row's own come after them.
+            extra: the rows that are not printed, too.
+        """
+        return {
+            row.name: experiment.read(base, {**common, **row.settings, "seed": str(seed)})
+            for row in self.rows
+            if row.settings is not None and (extra or not row.extra)
+        }
+
+
+def shipped() -> list[str]:
+    """Names of the tables in the package."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _folder().iterdir() if entry.name.startswith("table"))
+
+
+def read(name: str) -> Table:
+    """Read a table.
+
+    Args:
+        name: `table3`, `3`, or a file.
+
+    Raises:
+        ConfigError: no such table; or a key, row, figure or setting in it that does not exist; names file and place.
+    """
+    known = f"table{name}" if name.isdecimal() else name
+    path: Traversable | Path = Path(name)
+    if known in shipped():
+        path = _folder() / f"{known}.yaml"
+    elif not path.is_file():
+        raise ConfigError(f"no table and no file {name!r}: {nearest(name, shipped())}")
+    try:
+        return _parse(Path(str(path)).stem, read_yaml(path))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        found = f"no {error}" if isinstance(error, KeyError) else error
+        raise ConfigError(
+            f"{path}: expected title, corpus, rows and claims as in the shipped tables, found {found}"
+        ) from None
+
+
+def _folder() -> Traversable:
+    return importlib.resources.files("wavfusion") / "experiments"
+
+
+def _parse(name: str, values: Mapping[str, Any]) -> Table:
+    _known(values, ("title", "corpus", "rows", "claims"), name)
+    rows = [_row(each) for each in values["rows"]]
+    names = [row.name for row in rows]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{name}: expected each row once, found {', '.join(names)}")
+    claims = [Claim(**each) for each in values.get("claims") or []]
+    for row in (row for claim in claims for row in (claim.better, claim.than)):
+        if row not in names:
+            raise ConfigError(f"{name}: a claim about {row!r}, which is no row; {nearest(row, names)}")
+    table = Table(name, str(values["title"]), str(values["corpus"]), rows, claims)
+    table.experiments("paper", 0, {}, extra=True)  # a setting that does not exist is better found now
+    return table
+
+
+def _row(values: Mapping[str, Any]) -> Row:
+    name = str(values["name"])
+    _known(values, ("name", "settings", "paper", "published", "extra"), name)
+    if ("settings" in values) == ("published" in values):
+        raise ConfigError(f"{name}: expected settings (a row to train) or published figures (another system)")
+    stated = values.get("paper") or values.get("published") or {}
+    _known(stated, FIGURES, name)
+    settings = values.get("settings")
+    return Row(
+        name,
+        None if settings is None else {str(key): _text(value) for key, value in settings.items()},
+        {figure: float(number) for figure, number in stated.items()},
+        bool(values.get("extra", False)),
+    )
+
+
+def _text(value: Any) -> str:
+    """A value as it would be typed in a shell."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _known(values: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:
+    for key in values:
+        if key not in names:
+            raise ConfigError(f"{where}: unknown key {key!r}: {nearest(str(key), names)}")
