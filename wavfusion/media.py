@@ -19,7 +19,7 @@ import numpy as np
 import soxr
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float32, UInt8
 
 from wavfusion.errors import MediaError, nearest
 
@@ -84,12 +84,10 @@ class Frames(NamedTuple):
 
     Attributes:
         pixels: RGB.
-        times: when each picture came on, in seconds on the file's clock.
         bad_packets: packets of the stretch that could not be decoded, or only with damage.
     """
 
     pixels: UInt8[np.ndarray, "T H W 3"]
-    times: Float64[np.ndarray, " T"]
     bad_packets: int
 
 
@@ -143,15 +141,12 @@ def decode_audio(
     Raises:
         MediaError: no recording, no audio track, nothing decodable, or a stretch outside of the file.
     """
-    _check_stretch(path, start, end)
     if channel not in get_args(Channel):
         raise MediaError(f"expected a down-mix policy, found {channel!r}: {nearest(channel, get_args(Channel))}")
-    for entry in _entries(path, "audio", start):
-        with _open(path) as (container, tracks):
-            reader = _Reader(container, tracks, "audio", path, start)
-            samples = _read_sound(reader, entry, start, end, channel, sample_rate)
-            if samples is not None and len(samples) and (reader.good or not reader.bad):
-                return Sound(samples, reader.bad)
+    for reader in _readers(path, "audio", start, end):
+        samples = _read_sound(reader, channel, sample_rate)
+        if samples is not None and len(samples) and (reader.good or not reader.bad):
+            return Sound(samples, reader.bad)
     raise reader.failure()
 
 
@@ -182,7 +177,6 @@ def decode_frames(
         MediaError: no recording, no video track, nothing decodable, a stretch outside of the file or a crop outside
             of the picture.
     """
-    _check_stretch(path, start, end)
     if interpolation not in _INTERPOLATION:
         raise MediaError(
             f"expected an interpolation, found {interpolation!r}: {nearest(interpolation, _INTERPOLATION)}"
@@ -192,13 +186,9 @@ def decode_frames(
             f"expected a positive frame rate, height and width for {_named(path)}, found {frame_rate}, {size}"
         )
     convert = _converter(size, crop, interpolation, path)
-    for entry in _entries(path, "video", start):
-        with _open(path) as (container, tracks):
-            reader = _Reader(container, tracks, "video", path, start)
-            picked = _pick(reader, entry, frame_rate, start, math.inf if end is None else end, convert)
-            if picked:
-                times, pixels = zip(*picked, strict=True)
-                return Frames(np.stack(pixels), np.array(times, np.float64), reader.bad)
+    for reader in _readers(path, "video", start, end):
+        if pixels := _pick(reader, frame_rate, convert):
+            return Frames(np.stack(pixels), reader.bad)
     raise reader.failure()
 
 
@@ -259,7 +249,7 @@ def write_video(
         for pixels in frames:
             pictures.encode(pixels)
             if sound is not None:
-                sound.encode_until(pictures.until)
+                sound.encode_until(float(pictures.count / pictures.rate))
         if sound is not None:
             sound.encode_until(math.inf)
         pictures.finish()
@@ -272,11 +262,6 @@ def _named(path: PathLike) -> str:
 
 def _reason(error: Exception) -> str:
     return " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
-
-
-def _check_stretch(path: PathLike, start: Real, end: Real | None) -> None:
-    if not 0 <= start < math.inf or (end is not None and not start <= end < math.inf):
-        raise MediaError(f"expected 0 <= start <= end in seconds for {_named(path)}, found start {start}, end {end}")
 
 
 @contextmanager
@@ -309,10 +294,10 @@ def _tracks(container: Any) -> dict[str, Any]:
     """The stream of each kind that FFmpeg thinks best; cover art is no video."""
     tracks = {}
     for kind in ("audio", "video"):
-        streams = [s for s in getattr(container.streams, kind) if not s.disposition & Disposition.attached_pic]
         best = container.streams.best(kind)
+        streams = [s for s in getattr(container.streams, kind) if not s.disposition & Disposition.attached_pic]
         if streams:
-            tracks[kind] = next((s for s in streams if best is not None and s.index == best.index), streams[0])
+            tracks[kind] = min(streams, key=lambda stream: best is None or stream.index != best.index)
     return tracks
 
 
@@ -346,16 +331,19 @@ def _packet_ends(container: Any, streams: list[Any], origin: float) -> dict[int,
     return ends
 
 
-def _entries(path: PathLike, kind: Literal["audio", "video"], start: Real) -> Iterator[float | None]:
-    """Where decoding may begin, tried in this order: seconds to seek to, then None, the beginning of the file."""
-    if start > 2 * _PREROLL:
-        # Seeks in MPEG streams land anywhere: the second try gives them room to meet a key frame.
-        yield start - _PREROLL
-        yield max(0.0, start - 8 * _PREROLL)
-        duration = getattr(probe(path), kind)
-        if duration is not None and start > duration + _PREROLL:
-            raise _outside(path, kind, start, duration)
-    yield None
+def _readers(path: PathLike, kind: Literal["audio", "video"], start: Real, end: Real | None) -> "Iterator[_Reader]":
+    """Readers of a stretch to be tried in turn: from a place shortly before it, then from the beginning of the file."""
+    if not 0 <= start < math.inf or (end is not None and not start <= end < math.inf):
+        raise MediaError(f"expected 0 <= start <= end in seconds for {_named(path)}, found start {start}, end {end}")
+    # Seeks in MPEG streams land anywhere: the second try gives them room to meet a key frame.
+    places = [start - _PREROLL, max(0.0, start - 8 * _PREROLL)] if start > 2 * _PREROLL else []
+    for entry in (*places, None):
+        if places and entry is None:
+            duration = getattr(probe(path), kind)
+            if duration is not None and start > duration + _PREROLL:
+                raise _outside(path, kind, start, duration)
+        with _open(path) as (container, tracks):
+            yield _Reader(container, tracks, kind, path, start, math.inf if end is None else end, entry)
 
 
 def _outside(path: PathLike, kind: str, start: Real, duration: Real) -> MediaError:
@@ -366,17 +354,27 @@ class _Reader:
     """Decodes one track of an open file and counts what is good and what is bad.
 
     Attributes:
+        start, end: of the stretch that is asked for, in seconds.
+        entry: where decoding begins, in seconds; None = at the beginning of the file.
         good: decoded frames that hold numbers.
         bad: packets from `start` on that could not be decoded or not whole.
         until: when the last decoded frame ends, in seconds.
     """
 
     def __init__(
-        self, container: Any, tracks: dict[str, Any], kind: Literal["audio", "video"], path: PathLike, start: Real
+        self,
+        container: Any,
+        tracks: dict[str, Any],
+        kind: Literal["audio", "video"],
+        path: PathLike,
+        start: Real,
+        end: Real,
+        entry: Real | None,
     ) -> None:
         if kind not in tracks:
             raise MediaError(f"expected a track of {kind} in {_named(path)}, found only {' and '.join(tracks)}")
-        self.container, self.kind, self.path, self.start = container, kind, path, start
+        self.container, self.kind, self.path = container, kind, path
+        self.start, self.end, self.entry = start, end, entry
         self.stream, self.origin = tracks[kind], _origin(tracks)
         if self.stream.codec_context is None:
             raise MediaError(f"expected decodable {kind} in {_named(path)}, found a codec that FFmpeg does not know")
@@ -396,17 +394,17 @@ class _Reader:
         time = self.time(stamped)
         return self.start == 0 or (self.until if time is None else time) >= self.start
 
-    def frames(self, entry: float | None) -> Iterator[Any]:
+    def frames(self) -> Iterator[Any]:
         """Decoded frames from `entry` on; packets that cannot be decoded are passed over."""
         try:
-            if entry is not None:
-                self.container.seek(math.floor((entry + self.origin) / self.stream.time_base), stream=self.stream)
+            if self.entry is not None:
+                self.container.seek(math.floor((self.entry + self.origin) / self.stream.time_base), stream=self.stream)
             for packet in self.container.demux(self.stream):
                 self.packets += packet.size > 0
                 yield from self._decoded(packet)
         except av.error.FFmpegError:
             # The container itself is broken here: what came before is what there is.
-            self.bad += entry is None
+            self.bad += self.entry is None
 
     def _decoded(self, packet: Any) -> list[Any]:
         try:
@@ -444,35 +442,33 @@ class _Grid(NamedTuple):
     high: Real
 
 
-def _grid(rate: int, sample_rate: int, start: Real, end: Real | None) -> _Grid:
+def _grid(rate: int, sample_rate: int, start: Real, end: Real) -> _Grid:
     """Begin where an input and an output sample fall together: a stretch has the samples that the whole has there."""
     low = round(start * sample_rate)
-    high = math.inf if end is None else max(low + 1, round(end * sample_rate))
+    high = end if end == math.inf else max(low + 1, round(end * sample_rate))
     common = math.gcd(rate, sample_rate)
     block = max(0, math.floor((low / sample_rate - _FILTER_REACH) * common))
     offset = block * sample_rate // common
-    stop = math.inf if end is None else math.ceil((high / sample_rate + _FILTER_REACH) * rate)
+    stop = end if end == math.inf else math.ceil((high / sample_rate + _FILTER_REACH) * rate)
     return _Grid(block * rate // common, stop, low - offset, high - offset)
 
 
-def _read_sound(
-    reader: _Reader, entry: float | None, start: Real, end: Real | None, channel: str, sample_rate: int
-) -> Float32[np.ndarray, " N"] | None:
+def _read_sound(reader: _Reader, channel: str, sample_rate: int) -> Float32[np.ndarray, " N"] | None:
     """The stretch, resampled; None where a seek came too late or nothing was decoded."""
-    frames = reader.frames(entry)
+    frames = reader.frames()
     if (first := next(frames, None)) is None:
         return None
     rate = first.sample_rate
     if not _LOWEST_RATE <= rate <= _HIGHEST_RATE:
         found = f"found {rate} Hz in {_named(reader.path)}"
         raise MediaError(f"expected a sample rate from {_LOWEST_RATE} to {_HIGHEST_RATE} Hz, {found}")
-    grid = _grid(rate, sample_rate, start, end)
+    grid = _grid(rate, sample_rate, reader.start, reader.end)
     time = reader.time(first)
-    if entry is not None and (time is None or round(time * rate) > grid.begin):
+    if reader.entry is not None and (time is None or round(time * rate) > grid.begin):
         return None
     resampler = soxr.ResampleStream(rate, sample_rate, 1, "float32", "VHQ")
     pieces = []
-    for position, block in _placed(reader, itertools.chain([first], frames), rate, channel, entry is None):
+    for position, block in _placed(reader, itertools.chain([first], frames), rate, channel):
         inside = block[max(0, grid.begin - position) : max(0, int(min(grid.stop - position, len(block))))]
         if len(inside):
             pieces.append(resampler.resample_chunk(inside) if rate != sample_rate else inside)
@@ -482,18 +478,18 @@ def _read_sound(
         return None
     if rate != sample_rate:
         pieces.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-    known = max(1, round(reader.until * sample_rate)) - round(start * sample_rate) + grid.low
+    known = max(1, round(reader.until * sample_rate)) - round(reader.start * sample_rate) + grid.low
     samples = np.concatenate(pieces)[grid.low : int(max(0, min(grid.high, known)))]
     # Of less than half an output sample soxr makes nothing, but a file of one sample is a sound.
     return np.zeros(1, np.float32) if not len(samples) and known == 1 else samples
 
 
 def _placed(
-    reader: _Reader, frames: Iterator[Any], rate: int, channel: str, from_zero: bool
+    reader: _Reader, frames: Iterator[Any], rate: int, channel: str
 ) -> Iterator[tuple[int, Float32[np.ndarray, " n"]]]:
     """Blocks of mono sound without a hole between them, each with its first sample's index in the file."""
     expected = 0
-    jitter = 0 if from_zero else math.inf
+    jitter = 0 if reader.entry is None else math.inf
     for frame in frames:
         mono = _clean(reader, frame, channel)
         if frame.sample_rate != rate:
@@ -580,36 +576,32 @@ def _converter(
 
 
 def _pick(
-    reader: _Reader,
-    entry: float | None,
-    frame_rate: Real,
-    start: Real,
-    end: Real,
-    convert: Callable[[Any], UInt8[np.ndarray, "H W 3"]],
-) -> list[tuple[float, UInt8[np.ndarray, "H W 3"]]]:
-    """Time and pixels of the frames that are on at the asked times; nothing where a seek came too late."""
-    picked: list[tuple[float, UInt8[np.ndarray, "H W 3"]]] = []
-    frame, time = None, 0.0
-    for time, until, frame in _shown(reader, entry):
-        if entry is not None and not picked and time > start:
+    reader: _Reader, frame_rate: Real, convert: Callable[[Any], UInt8[np.ndarray, "H W 3"]]
+) -> list[UInt8[np.ndarray, "H W 3"]]:
+    """The pictures that are on at the asked times; nothing where a seek came too late."""
+    start, end = reader.start, reader.end
+    picked: list[UInt8[np.ndarray, "H W 3"]] = []
+    frame = None
+    for time, until, frame in _shown(reader):
+        if reader.entry is not None and not picked and time > start:
             return []
         pixels = None
         reader.hold(max(0.0, min(until, end) - max(time, start) - 1.0))
         while start + (len(picked) + 0.5) / frame_rate < min(until, end):
             pixels = convert(frame) if pixels is None else pixels
-            picked.append((time, pixels))
+            picked.append(pixels)
         if until >= end:
             break
     if frame is not None and not picked and reader.until > start:
-        picked.append((time, convert(frame)))
+        picked.append(convert(frame))
     return picked
 
 
-def _shown(reader: _Reader, entry: float | None) -> Iterator[tuple[float, float, Any]]:
+def _shown(reader: _Reader) -> Iterator[tuple[float, float, Any]]:
     """Each decoded frame with the time when it comes on and the time when the next one does."""
     rate = reader.stream.average_rate or reader.stream.guessed_rate or 25
     shown, since = None, 0.0
-    for frame in reader.frames(entry):
+    for frame in reader.frames():
         time = reader.time(frame)
         time = reader.until if time is None else time
         reader.good += 1
@@ -683,11 +675,6 @@ class _PictureTrack:
         self.stream.codec_context.thread_count = 1
         if Path(path).suffix.lower() == ".avi":
             self.stream.codec_context.codec_tag = "DX50"
-
-    @property
-    def until(self) -> float:
-        """When the last picture goes off, in seconds."""
-        return float(self.count / self.rate)
 
     def encode(self, pixels: UInt8[np.ndarray, "H W 3"]) -> None:
         height, width = pixels.shape[:2]
