@@ -653,3 +653,33 @@ def test_a_killed_training_resumes_to_the_same_weights(made: Any, tmp_path: Path
         shutil.rmtree(out)
     log.info("newest complete checkpoint at each kill: %s", seen)
     assert any(0 < step < 72 for step in seen)  # 24 epochs of 3 steps
+
+
+# ------------------------------------------------------------------ nothing of the test part reaches the model
+
+
+def without_test(data: train.Data) -> train.Data:
+    kept = {key for part in ("train", "valid") for key in data.protocol.ids(part)}
+    return replace(data, protocol=data.protocol.restricted(kept))
+
+
+def with_other_labels(data: train.Data) -> train.Data:
+    """The test rows with each other's emotions."""
+    tested = set(data.protocol.ids("test"))
+    emotions = iter([row.emotion for row in data.utterances if row.id in tested][::-1])
+    rows = [replace(row, emotion=next(emotions)) if row.id in tested else row for row in data.utterances]
+    return replace(data, utterances=rows)
+
+
+@pytest.mark.parametrize("change", [without_test, with_other_labels])
+def test_the_test_part_changes_no_byte_of_a_checkpoint(made: Any, short: Any, tmp_path: Path, change: Any) -> None:
+    for name, data in (("whole", made.data), ("changed", change(made.data))):
+        train.train(short(train__epochs=2, model__modality_dropout=0.2), data, tmp_path / name)
+    saved = [checkpoints(tmp_path / name)[-1] / "model.safetensors" for name in ("whole", "changed")]
+    assert saved[0].read_bytes() == saved[1].read_bytes()
+
+
+def test_selecting_on_test_is_said_in_every_result(made: Any, short: Any, tmp_path: Path) -> None:
+    data = train.read_data(made.manifest, made.store, None, selected_on="test")
+    found = train.train(short(train__epochs=1), data, tmp_path / "run")
+    assert (found["protocol"]["selected_on"], read_run(tmp_path / "run").protocol["selected_on"]) == ("test", "test")
