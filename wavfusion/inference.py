@@ -75,7 +75,7 @@ def pick_device(name: str) -> str:
     Raises:
         ConfigError: no such device here.
     """
-    count = torch.cuda.device_count()
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     valid = ["auto", "cpu", *(["cuda"] if count else []), *(f"cuda:{number}" for number in range(count))]
     if name not in valid:
         raise ConfigError(f"device: expected one that is there, found {name!r}; {nearest(str(name), valid)}")
