@@ -59,7 +59,7 @@ class Protocol:
     def restricted(self, ids: Collection[str]) -> "Protocol":
         """The same fold with fewer utterances, under another hash."""
         parts = {key: part for key, part in self.parts.items() if key in ids}
-        return replace(self, parts=parts, hash=_hash(parts, self.classes, self.selected_on))
+        return replace(self, parts=parts, hash=hash_of(parts, self.classes, self.selected_on))
 
     def to_json(self) -> dict[str, Any]:
         """Return what protocol.json holds: all but the parts, which the hash stands for."""
@@ -362,13 +362,14 @@ def _finish(
         promises=promises,
         speakers_disjoint=False if speakers else True if known else None,
         speakers_shared=speakers,
-        hash=_hash(divided, classes, selected_on),
+        hash=hash_of(divided, classes, selected_on),
         left_out=len(utterances) - len(kept),
         selected_on=selected_on,
     )
 
 
-def _hash(parts: Mapping[str, str], classes: Sequence[str], selected_on: str) -> str:
+def hash_of(parts: Mapping[str, str], classes: Sequence[str], selected_on: str) -> str:
+    """Return `Protocol.hash`."""
     return hashlib.sha256(json.dumps([list(classes), sorted(parts.items()), selected_on]).encode()).hexdigest()
 
 
