@@ -32,7 +32,8 @@ class Told(nn.Module):
                 means.append((x.sum(1) / mask.sum(1, keepdim=True).clamp(min=1), mask.any(1, keepdim=True)))
         total = sum(mean for mean, _ in means) / sum(there.float() for _, there in means).clamp(min=1)
         gates = [torch.full((len(total), 4, 2), 0.25)]
-        return WavFusionOutput(torch.log(total.clamp(min=1e-9)), gates=gates)
+        steps = torch.ones(len(total), 4, dtype=torch.bool)
+        return WavFusionOutput(torch.log(total.clamp(min=1e-9)), gates=gates, steps=steps)
 
 
 def window(name: str, seconds: float, first: float, steps: int = 2, **rest: Any) -> Sample:

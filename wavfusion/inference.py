@@ -1,18 +1,19 @@
 """A trained model over samples: probabilities of utterances, windows averaged by length, any subset of modalities."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from wavfusion.dataset import Sample, collate, model_inputs
 from wavfusion.errors import ConfigError, nearest
 from wavfusion.model.config import MODALITIES
+from wavfusion.model.sequence import masked_mean
 from wavfusion.model.wavfusion import WavFusionOutput
 
 BATCH = 32
@@ -93,39 +94,65 @@ class _Window:
     modalities: list[str]
 
 
-@torch.inference_mode()
 def run(
     model: nn.Module, samples: Samples, modalities: Sequence[str], prior: Sequence[float], device: str = "cpu"
 ) -> Utterances:
-    """Classify samples from the given modalities alone.
+    """Classify samples from the given modalities alone; see `run_sets`."""
+    return run_sets(model, samples, [modalities], prior, device)[0]
+
+
+@torch.inference_mode()
+def run_sets(
+    model: nn.Module,
+    samples: Samples,
+    modality_sets: Sequence[Sequence[str]],
+    prior: Sequence[float],
+    device: str = "cpu",
+) -> list[Utterances]:
+    """Classify samples from each of several sets of modalities; every sample is asked for once.
 
     Args:
         model: `WavFusion` or `LiveWavFusion`.
         samples: windows of utterances.
-        modalities: what may be used of them.
+        modality_sets: what may be used of them.
         prior: probabilities of an utterance that has none of the modalities.
         device: where the model is.
     """
     model.eval()
-    windows: list[_Window] = []
+    windows: list[list[_Window]] = [[] for _ in modality_sets]
+    for batch in batches(samples):
+        said: dict[tuple[str, ...], list[_Window]] = {}
+        for modalities, rows in zip(modality_sets, windows, strict=True):
+            there = tuple(name for name in modalities if any(has(sample, name) for sample in batch))
+            if there not in said:
+                said[there] = _run_batch(model, batch, there, prior, device)
+            rows += said[there]
+    return [_average(rows) for rows in windows]
+
+
+def batches(samples: Samples) -> Iterator[list[Sample]]:
+    """Ask for samples, some at a time."""
     for start in range(0, len(samples), BATCH):
-        batch = [samples[number] for number in range(start, min(start + BATCH, len(samples)))]
-        windows += _run_batch(model, batch, modalities, prior, device)
-    return _average(windows)
+        yield [samples[number] for number in range(start, min(start + BATCH, len(samples)))]
+
+
+def forward(model: nn.Module, batch: Sequence[Sample], modalities: Sequence[str], device: str) -> WavFusionOutput:
+    """Run a model on some modalities of samples."""
+    return model(**model_inputs({**collate(batch), "labels": None}, modalities, device))
 
 
 def _run_batch(
     model: nn.Module, batch: Sequence[Sample], modalities: Sequence[str], prior: Sequence[float], device: str
 ) -> list[_Window]:
-    present = [[name for name in modalities if _has(sample, name)] for sample in batch]
+    present = [[name for name in modalities if has(sample, name)] for sample in batch]
     rows = [np.array(prior, dtype=np.float64) for _ in batch]
     shares: list[float] | None = None
     if any(present):
-        inputs = model_inputs({**collate(batch), "labels": None}, modalities, device)
-        output: WavFusionOutput = model(**inputs)
+        output = forward(model, batch, modalities, device)
         said = output.logits.double().softmax(-1).cpu().numpy()
         rows = [row if names else nothing for row, names, nothing in zip(said, present, rows, strict=True)]
-        shares = _text_shares(output, inputs)
+        each = layer_shares(output)
+        shares = None if each is None else each.mean(1).tolist()
     return [
         _Window(
             sample.row.id,
@@ -139,22 +166,16 @@ def _run_batch(
     ]
 
 
-def _has(sample: Sample, modality: str) -> bool:
+def has(sample: Sample, modality: str) -> bool:
+    """Whether a sample has a modality."""
     return getattr(sample, modality) is not None or (modality == "audio" and sample.waveform is not None)
 
 
-def _text_shares(output: WavFusionOutput, inputs: dict[str, Any]) -> list[float] | None:
-    """Average the gate over layers, real audio steps (all steps where queries stood in) and channels."""
-    if not output.gates:
+def layer_shares(output: WavFusionOutput) -> Float[Tensor, "B L"] | None:
+    """Average the gate of every deep layer over channels and real steps: text's share against video."""
+    if not output.gates or output.steps is None:
         return None
-    mean = torch.stack(output.gates).mean((0, -1))
-    mask: Tensor | None = inputs.get("audio_mask")
-    real = torch.ones_like(mean)
-    if mask is not None and mask.any():
-        padded = nn.functional.pad(mask, (0, mean.shape[1] - mask.shape[1]))
-        real = torch.where(mask.any(1, keepdim=True), padded.to(mean.dtype), real)
-    shares: list[float] = ((mean * real).sum(1) / real.sum(1)).tolist()
-    return shares
+    return torch.stack([masked_mean(gate, output.steps).mean(-1) for gate in output.gates], dim=1)
 
 
 def _average(windows: Sequence[_Window]) -> Utterances:

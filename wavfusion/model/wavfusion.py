@@ -32,7 +32,9 @@ class WavFusionOutput:
         loss: the total of eq. 15, or None without labels.
         losses: its parts by name, unweighted.
         gates: the text stream's share of every deep layer; empty without both branches.
+        steps: which steps of the audio stream are real, stand-in queries among them; None without deep layers.
         hidden: the audio stream before the first layer and after each.
+        means: of the unfused X^a, X^t and X^v over their time: what eq. 12 takes.
         vectors: the shared space's vector of each modality (eq. 12).
     """
 
@@ -40,7 +42,9 @@ class WavFusionOutput:
     loss: Float[Tensor, ""] | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
     gates: list[Tensor] = field(default_factory=list)
+    steps: Tensor | None = None
     hidden: list[Tensor] = field(default_factory=list)
+    means: dict[str, Tensor] = field(default_factory=dict)
     vectors: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -172,13 +176,17 @@ class WavFusion(nn.Module):
         }
         streams, hidden = self._encode(features, masks)
         gates: list[Tensor] = []
+        steps: Tensor | None = None
         if self.config.num_deep:
-            pooled = self._fuse(streams, masks, hidden, gates)
+            pooled, steps = self._fuse(streams, masks, hidden, gates)
         else:
             pooled = self._concatenate(streams, masks, len(next(iter(masks.values()))))
-        output = WavFusionOutput(self.head(self.head_dropout(pooled)), gates=gates, hidden=hidden)
+        means = self._unfused_means(streams, masks)
+        output = WavFusionOutput(
+            self.head(self.head_dropout(pooled)), gates=gates, steps=steps, hidden=hidden, means=means
+        )
         if self.shared_encoder is not None:
-            output.vectors = self._share(streams, masks)
+            output.vectors = dict(zip(means, self.shared_encoder(means), strict=True))
         if labels is not None:
             self._add_losses(output, masks, labels)
         return output
@@ -208,8 +216,9 @@ class WavFusion(nn.Module):
             audio = self._mask_times(features["audio"])
             hidden = list(self._shallow(audio, masks["audio"]))
             streams["audio"] = hidden[-1]
-            if self.shared_encoder is not None:
-                streams["margin_audio"] = hidden[self.config.margin_audio_layer - self.config.input_layer]
+            # Without a margin loss the setting may name a layer that is not among the unfused ones: the nearest then.
+            number = self.config.margin_audio_layer - self.config.input_layer
+            streams["margin_audio"] = hidden[min(max(number, 0), len(hidden) - 1)]
         if self.text_encoder is not None and "text" in features:
             streams["text"] = self.text_encoder(features["text"], masks["text"])
         if self.video_encoder is not None and "video" in features:
@@ -226,8 +235,8 @@ class WavFusion(nn.Module):
 
     def _fuse(
         self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor], hidden: list[Tensor], gates: list[Tensor]
-    ) -> Float[Tensor, "B D"]:
-        """Run the deep layers (eq. 8-11) and pool; appends to `hidden` and `gates`."""
+    ) -> tuple[Float[Tensor, "B D"], Bool[Tensor, "B Ta"]]:
+        """Run the deep layers (eq. 8-11) and pool; appends to `hidden` and `gates`, and returns the real steps too."""
         audio, mask = self._with_queries(streams, masks)
         hidden[:] = hidden or [audio]
         times = self._clock(masks, mask) if self.config.time_positions else {}
@@ -240,7 +249,7 @@ class WavFusion(nn.Module):
             hidden.append(audio)
             if share is not None:
                 gates.append(share)
-        return masked_mean(audio if self.final_norm is None else self.final_norm(audio), mask)
+        return masked_mean(audio if self.final_norm is None else self.final_norm(audio), mask), mask
 
     @staticmethod
     def _source(
@@ -284,15 +293,13 @@ class WavFusion(nn.Module):
         ]
         return torch.cat(means, dim=-1)
 
-    def _share(self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Map the unfused X^a, X^t and X^v into the shared space (eq. 12)."""
+    def _unfused_means(self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Average the unfused X^a, X^t and X^v over time, as eq. 12 takes them."""
         unfused = dict(streams)
         if "margin_audio" in streams:
             audio = streams["margin_audio"]
             unfused["audio"] = audio if self.final_norm is None else self.final_norm(audio)
-        means = {name: masked_mean(unfused[name], masks[name]) for name in masks}
-        assert self.shared_encoder is not None
-        return dict(zip(means, self.shared_encoder(means), strict=True))
+        return {name: masked_mean(unfused[name], masks[name]) for name in masks}
 
     def _add_losses(self, output: WavFusionOutput, masks: Mapping[str, Tensor], labels: Tensor) -> None:
         """Eq. 13-15."""
