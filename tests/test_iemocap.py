@@ -1,10 +1,18 @@
+from collections import Counter
+
+import numpy as np
 import pytest
 
-from wavfusion import corpora
+from wavfusion import corpora, manifest
 from wavfusion.corpora.iemocap import PUBLISHED
 from wavfusion.emotions import DIALOGUERNN_HAPPY, IEMOCAP_CODES
 from wavfusion.errors import CorpusError
+from wavfusion.lookalike import faults
 from wavfusion.manifest import AudioSpan, VideoSpan
+from wavfusion.media import decode_audio, decode_frames
+from wavfusion.protocol import divide
+
+CODES = {emotion: code for code, emotion in IEMOCAP_CODES.items()}
 
 HEADER = "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n"
 DIALOGUE = "Ses01F_impro01"
@@ -170,18 +178,110 @@ def test_the_relabelled_utterances_are_53():
     assert len(DIALOGUERNN_HAPPY) == 53
 
 
-@pytest.mark.parametrize(("labels", "total"), [("six", 7380), ("six-dialoguernn", 7433), ("four", 5531)])
-def test_a_tree_with_the_published_labels_differs_in_nothing(tmp_path, labels, total):
-    codes = {emotion: code for code, emotion in IEMOCAP_CODES.items()}
-    for session, counts in PUBLISHED.items():
-        each = [codes[emotion] for emotion, count in counts.items() for _ in range(count)]
-        dialogue = f"{session}F_script09"
-        plant(tmp_path, *(block(f"{dialogue}_F{k:04d}", code) for k, code in enumerate(each)), dialogue=dialogue)
-    for dialogue in {key.rpartition("_")[0] for key in DIALOGUERNN_HAPPY}:
-        keys = [key for key in sorted(DIALOGUERNN_HAPPY) if key.startswith(f"{dialogue}_")]
-        plant(tmp_path, *(block(key, "xxx") for key in keys), dialogue=dialogue)
-    prepared = corpora.prepare("iemocap", tmp_path, labels=labels)
+# Totals of the six emotions and utterance lines without one of them, by session.
+SESSIONS = {
+    "Ses01": (1365, 454),
+    "Ses02": (1348, 463),
+    "Ses03": (1533, 625),
+    "Ses04": (1512, 591),
+    "Ses05": (1622, 574),
+}
+RARE = {"sur": 107, "fea": 40, "oth": 3, "dis": 2}
+UNLABELLED = 48  # utterances with a transcript alone
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory):
+    """Labels and transcripts of the whole release, with its numbers of rows and labels by session."""
+    root = tmp_path_factory.mktemp("release")
+    rare = [code for code, count in RARE.items() for _ in range(count)]
+    for number, (session, (_, others)) in enumerate(SESSIONS.items()):
+        silent = UNLABELLED // 5 + (number < UNLABELLED % 5)
+        happy = sorted(key for key in DIALOGUERNN_HAPPY if key.startswith(session))
+        odd, rare = rare[:31], rare[31:]
+        codes = [CODES[emotion] for emotion, count in PUBLISHED[session].items() for _ in range(count)]
+        codes += odd + ["xxx"] * (others - silent - len(odd) - len(happy))
+        names = [
+            f"{session}{side}_{kind}" for side in "FM" for kind in ("impro01", "impro08a", "script01_1b", "script03_2")
+        ]
+        rows = {f"{names[k % 8]}_{'FM'[k // 8 % 2]}{100 + k // 16:03d}": code for k, code in enumerate(codes)}
+        rows |= dict.fromkeys(happy, "xxx")
+        said = [*rows, *(f"{names[0]}_MXX{k}" for k in range(silent))]
+        for dialogue in dict.fromkeys(key.rpartition("_")[0] for key in said):
+            inside = {key: code for key, code in rows.items() if key.startswith(f"{dialogue}_")}
+            times = enumerate(inside.items())
+            plant(root, *(block(key, code, k, k + 0.9) for k, (key, code) in times), dialogue=dialogue)
+            lines = [f"{key} [000.0000-001.0000]: Yes.\n" for key in said if key.startswith(f"{dialogue}_")]
+            add(root, f"Session{session[-1]}/dialog/transcriptions/{dialogue}.txt", "".join(lines))
+    return root
+
+
+def test_the_published_counts_are_those_of_the_label_files():
+    assert {session: sum(counts.values()) for session, counts in PUBLISHED.items()} == {
+        session: labelled for session, (labelled, _) in SESSIONS.items()
+    }
+    totals = {emotion: sum(counts[emotion] for counts in PUBLISHED.values()) for emotion in PUBLISHED["Ses01"]}
+    assert totals == {"happy": 595, "sad": 1084, "neutral": 1708, "angry": 1103, "excited": 1041, "frustrated": 1849}
+
+
+@pytest.mark.parametrize(
+    ("labels", "total"), [("six", 7380), ("six-dialoguernn", 7433), ("four", 5531), ("raw", 10039)]
+)
+def test_a_tree_with_the_published_labels_differs_in_nothing(release, labels, total):
+    prepared = corpora.prepare("iemocap", release, labels=labels)
     assert (len(prepared.utterances), prepared.differences) == (total, [])
+    assert len(prepared.utterances) + len(prepared.excluded) == 10039
+
+
+def test_the_relabelled_utterances_are_happy_by_session(release):
+    found = Counter(each.session for each in corpora.prepare("iemocap", release, "six-dialoguernn").utterances)
+    assert list(found.values()) == [1373, 1356, 1569, 1512, 1623]
+
+
+def test_every_row_of_the_release_has_its_text_and_nothing_else(release):
+    prepared = corpora.prepare("iemocap", release, "raw")
+    assert {tuple(each.missing) for each in prepared.utterances} == {("audio", "video")}
+    assert len(prepared.stripped) == 10039
+
+
+def test_a_row_without_emotion_is_in_no_part(release):
+    """`raw` keeps what the annotators did not agree on; nothing may be trained on it."""
+    prepared = corpora.prepare("iemocap", release, "raw")
+    unlabelled = {each.id for each in prepared.utterances if each.emotion is None}
+    folds = divide("loso5", prepared.utterances, prepared.corpus.classes)
+    assert len(unlabelled) == 2507 and all(unlabelled.isdisjoint(fold.parts) for fold in folds)
+
+
+def test_equal_start_and_end_keep_the_row_and_name_it(tmp_path):
+    """A window of no length breaks the rules of the manifest: what needs it is missing."""
+    plant(tmp_path, block(f"{DIALOGUE}_F000", start=5, end=5))
+    add(tmp_path, f"Session1/dialog/wav/{DIALOGUE}.wav")
+    add(tmp_path, f"Session1/dialog/avi/DivX/{DIALOGUE}.avi")
+    prepared = corpora.prepare("iemocap", tmp_path)
+    corpora.write(prepared, tmp_path / "out")
+    (found,) = manifest.read(tmp_path / "out" / "manifest.jsonl")
+    assert found.missing == ["audio", "text", "video"]
+    assert prepared.differences[-1] == f"1 rows last nothing by their labels: {DIALOGUE}_F000"
+
+
+def test_a_transcript_in_cp1252_keeps_its_typography(tmp_path):
+    path = plant(tmp_path) / f"Session1/dialog/transcriptions/{DIALOGUE}.txt"
+    add(tmp_path, path.relative_to(tmp_path))
+    path.write_bytes(f"{DIALOGUE}_F000 [006.2901-008.2357]: You’ll see… café".encode("cp1252"))
+    assert only(tmp_path).text == "You’ll see… café"
+
+
+@pytest.mark.parametrize("dialogue", ["Ses01F_impro31", "Ses01M_impro31"])
+def test_the_channel_and_the_half_are_the_speaker_s(tmp_path, dialogue):
+    """Both speak all the time in one picture: left dark and low, right bright and high."""
+    for each in faults.write_two_actors(tmp_path, dialogue, 3):
+        utterance = next(row for row in corpora.prepare("iemocap", tmp_path).utterances if row.id == each)
+        sound, picture = utterance.audio, utterance.video
+        samples = decode_audio(tmp_path / sound.path, sound.start, sound.end, sound.channel).samples
+        frames = decode_frames(tmp_path / picture.path, 5, (64, 64), picture.start, picture.end, picture.crop)
+        pitch = np.abs(np.fft.rfft(samples)).argmax() * 16_000 / len(samples)
+        grey, hertz = faults.LEFT if each[5] == each[-4] else faults.RIGHT
+        assert (pitch, frames.pixels.mean()) == pytest.approx((hertz, grey), abs=4)
 
 
 def test_sessions_beyond_the_fifth_are_read_and_said(tmp_path):

@@ -1,8 +1,10 @@
 import csv
 import hashlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,9 +16,9 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from wavfusion import corpora, lookalike, tiny
+from wavfusion import corpora, lookalike, manifest, tiny
 from wavfusion.errors import ConfigError
-from wavfusion.lookalike import face, words
+from wavfusion.lookalike import face, faults, words
 from wavfusion.lookalike.world import GROUPS, SIGNS, World, additive, bayes, draw
 from wavfusion.media import decode_audio, decode_frames, probe
 
@@ -155,6 +157,102 @@ def test_times_fit_into_the_media(tree: Path):
         if span.end is not None
     ]
     assert all(ends)
+
+
+@pytest.fixture(scope="module", params=["iemocap", "meld"])
+def faulty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The smallest trees that have room for every defect, what was planted, and what `prepare` found."""
+    pytest.importorskip("espeakng_loader", reason="voices need the [demo] extra")
+    root = tmp_path_factory.mktemp("faulty") / request.param
+    people, parts = {"iemocap": (10, (9, 1, 2)), "meld": (3, (3, 1, 7))}[request.param]
+    lookalike.make(request.param, root, speakers=people, parts=parts, faults=True)
+    planted = json.loads((root / "faults.json").read_text(encoding="utf-8"))
+    found = corpora.prepare(request.param, root, scan=root.with_name("media.jsonl"))
+    return SimpleNamespace(root=root, planted=planted, found=found, rows={each.id: each for each in found.utterances})
+
+
+def test_what_is_missing_is_what_was_taken_away(faulty: Any):
+    missing = {each.id: each.missing for each in faulty.found.utterances if each.missing}
+    excluded = set(faulty.planted["excluded"])
+    assert missing == {key: names for key, names in faulty.planted["missing"].items() if key not in excluded}
+    assert {each.id for each in faulty.found.stripped} == missing.keys()
+    assert {each.id for each in faulty.found.excluded} == excluded
+
+
+def test_damage_takes_no_row_emotion_or_word(faulty: Any):
+    planted = {row["id"]: (row["emotion"], row["text"]) for row in truth(faulty.root)}
+    planted |= dict.fromkeys(faulty.planted.get("both actors", []), ("neutral", "Hm."))
+    silent = {key for key, names in faulty.planted["missing"].items() if "text" in names}
+    assert {key: (each.emotion, each.text) for key, each in faulty.rows.items()} == {
+        key: (emotion, None if key in silent else text)
+        for key, (emotion, text) in planted.items()
+        if key not in faulty.planted["excluded"]
+    }
+
+
+def test_defects_of_the_tables_are_named(faulty: Any):
+    said = "\n".join(faulty.found.differences)
+    (equal,) = faulty.planted["equal start and end"]
+    lines = [rf"1 rows last nothing by the\w* \w+: {equal}"]
+    if faulty.root.name == "meld":
+        (long,), (wrong,) = faulty.planted["long"], faulty.planted["length contradicts"]
+        lines += [
+            "4 test clips exist twice: the final_videos_test file is taken of 2, the plain one of 2; within 0.5 s of "
+            "the table: both 1, only the final_videos_test file 1, only the plain one 2",
+            "1 clips have no row in the tables",
+            f"1 clips last more than 15 s; .*: {long}",
+            rf"1 clips differ by more than 0.5 s from the length in the table: {wrong} ",
+        ]
+    assert [line for line in lines if not re.search(line, said)] == []
+
+
+def test_twins_and_stand_ins_are_the_right_files(faulty: Any):
+    twins = {"twin right": True, "both right": True, "plain right": False, "twin unreadable": False}
+    for fault, wanted in twins.items():
+        for key in faulty.planted.get(fault, []):
+            assert ("final_videos_test" in faulty.rows[key].audio.path) == wanted
+    for key in faulty.planted.get("sentence wav absent", []):
+        assert (faulty.rows[key].audio.path.split("/")[-3:-1], faulty.rows[key].audio.channel) == (
+            ["dialog", "wav"],
+            "right",
+        )
+
+
+def test_no_hidden_file_is_read(faulty: Any):
+    assert all((faulty.root / path).is_file() for path in faulty.planted["hidden"])
+    assert not any("._" in span.path for each in faulty.rows.values() for span in (each.audio, each.video) if span)
+
+
+def test_a_recording_of_300_s_is_kept_whole(faulty: Any):
+    for key in faulty.planted["long"]:
+        span = faulty.rows[key].audio
+        until = probe(faulty.root / span.path).audio if span.end is None else span.end
+        assert until - (span.start or 0.0) == pytest.approx(300, abs=0.2)
+
+
+def test_speech_in_the_centre_is_heard_through_the_centre_alone(faulty: Any):
+    for key in faulty.planted.get("5.1 sound", []):
+        levels = {}
+        for channel in ("mix", "centre"):
+            found = corpora.prepare("meld", faulty.root, down_mix=channel).utterances
+            span = next(each for each in found if each.id == key).audio
+            samples = decode_audio(faulty.root / span.path, channel=span.channel).samples
+            tone = np.exp(-2j * np.pi * faults.LEFT[1] * np.arange(len(samples)) / 16_000)
+            levels[channel] = abs((samples * tone).mean())
+        assert levels["centre"] < levels["mix"] / 10
+
+
+def test_a_damaged_tree_is_prepared_to_the_same_bytes_and_survives_a_round_trip(faulty: Any, tmp_path: Path):
+    for name in ("one", "two"):
+        corpora.write(corpora.prepare(faulty.root.name, faulty.root, scan=tmp_path / "media.jsonl"), tmp_path / name)
+    assert hashes(tmp_path / "one") == hashes(tmp_path / "two")
+    assert manifest.read(tmp_path / "one" / "manifest.jsonl") == list(faulty.rows.values())
+
+
+@pytest.mark.parametrize("corpus", ["iemocap", "meld"])
+def test_a_tree_too_small_for_the_defects_is_refused(tmp_path: Path, corpus: Any):
+    with pytest.raises(ConfigError, match="--faults: expected clips for all"):
+        lookalike.make(corpus, tmp_path, speakers=6, parts=(2, 1, 1), faults=True)
 
 
 def hashes(root: Path) -> dict[str, str]:

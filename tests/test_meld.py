@@ -2,12 +2,17 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from wavfusion import corpora
-from wavfusion.corpora.meld import PUBLISHED
+from wavfusion.clips import WINDOW
+from wavfusion.corpora.meld import LONGEST, PUBLISHED
+from wavfusion.encoders import normalized
 from wavfusion.errors import CorpusError
+from wavfusion.media import write_video
 
+TEST = "output_repeated_splits_test"
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data" / "meld_csv"
 HEADER = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime"
 
@@ -116,6 +121,72 @@ def test_the_twin_of_a_test_clip_is_preferred_and_counted(tmp_path):
     prepared = prepare(tmp_path, [row(), row(number=1)], "test_sent_emo.csv", clips)
     assert video_of(prepared) == clips[1:]
     assert "1 test clips exist twice: the final_videos_test file is taken" in prepared.differences
+
+
+def write_clip(path, seconds):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    hum = np.full(8000 * seconds, 0.1, dtype=np.float32)
+    write_video(path, (np.zeros((16, 16, 3), np.uint8) for _ in range(seconds)), 1, hum, 8000)
+
+
+@pytest.mark.parametrize(
+    ("twin", "plain", "taken", "verdict"),
+    [
+        (6, 2, "final_videos_testdia0_utt0", "only the final_videos_test file 1"),
+        (2, 6, "dia0_utt0", "only the plain one 1"),
+        (6, 6, "final_videos_testdia0_utt0", "both 1"),
+        (2, 3, "final_videos_testdia0_utt0", "neither 1"),
+        (None, 2, "dia0_utt0", "neither 1"),
+        (2, None, "final_videos_testdia0_utt0", "neither 1"),
+        (None, None, "final_videos_testdia0_utt0", "neither 1"),
+    ],
+)
+def test_of_two_clips_the_one_is_taken_that_agrees_with_the_table(tmp_path, twin, plain, taken, verdict):
+    """The row lasts 5.67 s; None is a file that cannot be read."""
+    root = plant(tmp_path, table="test_sent_emo.csv")
+    for prefix, seconds in (("final_videos_test", twin), ("", plain)):
+        path = root / TEST / f"{prefix}dia0_utt0.mp4"
+        if seconds is None:
+            plant(root, table="test_sent_emo.csv", clips=[path])
+        else:
+            write_clip(path, seconds)
+    prepared = corpora.prepare("meld", root, scan=tmp_path / "notes" / "media.jsonl")
+    (line,) = [line for line in prepared.differences if "exist twice" in line]
+    if twin or plain:
+        assert video_of(prepared) == [f"{TEST}/{taken}.mp4"]
+    assert line.endswith(f"within 0.5 s of the table: {verdict}")
+
+
+def test_a_clip_that_contradicts_the_table_is_named_and_kept(tmp_path):
+    write_clip(tmp_path / "train" / "dia0_utt0.mp4", 2)
+    prepared = corpora.prepare("meld", plant(tmp_path), scan=tmp_path / "media.jsonl")
+    assert prepared.utterances[0].missing == []
+    assert prepared.differences[-1] == (
+        "1 clips differ by more than 0.5 s from the length in the table: train_dia0_utt0 (2.0 s for 5.7)"
+    )
+
+
+def test_an_outlier_is_named_and_kept(tmp_path):
+    prepared = prepare(tmp_path, [row(end='"00:21:21,000"')], "test_sent_emo.csv")
+    assert len(prepared.utterances) == 1
+    assert prepared.differences[-1].startswith("1 clips last more than 15 s; training takes the first 15 s, evaluation")
+
+
+def test_the_stated_length_is_the_window_of_training():
+    assert LONGEST == WINDOW
+
+
+def test_the_text_encoder_meets_plain_characters_and_the_manifest_keeps_the_original(tmp_path):
+    (found,) = prepare(tmp_path, [row(text="You’ll… ‘so’ – “no” — café")]).utterances
+    assert found.text == "You’ll… ‘so’ – “no” — café"
+    assert normalized(found.text) == "You'll... 'so' - \"no\" - café"
+
+
+@pytest.mark.parametrize("key", ["71_utt0", "523_utt10"])
+def test_clips_with_a_foreign_sound_are_named(tmp_path, key):
+    dialogue, number = key.split("_utt")
+    prepared = prepare(tmp_path, [row(dialogue, number)], clips=[f"train/dia{key}.mp4"])
+    assert f"1 clips hold a sound that is not their row's: train_dia{key}" in prepared.differences
 
 
 def test_hidden_and_doubled_names_are_no_clips(tmp_path):

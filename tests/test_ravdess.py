@@ -36,6 +36,14 @@ def test_a_video_without_sound_has_no_audio(tmp_path):
     assert (utterance.audio, utterance.missing) == (None, ["audio"])
 
 
+def test_a_trial_and_its_song_are_two_utterances(tmp_path):
+    song = TRIAL.replace("01-", "02-", 1)
+    found = prepare(
+        tmp_path, *(f"{code}-{each}.mp4" for each in (TRIAL, song) for code in ("01", "02"))
+    ).utterances
+    assert [(each.id, each.video.path) for each in found] == [(each, f"01-{each}.mp4") for each in (TRIAL, song)]
+
+
 def test_the_name_of_a_file_says_emotion_speaker_and_words(tmp_path):
     (utterance,) = prepare(tmp_path, f"03-{TRIAL}.WAV").utterances
     assert (utterance.id, utterance.emotion, utterance.speaker, utterance.text) == (

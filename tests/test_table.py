@@ -1,10 +1,17 @@
 import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path, PurePosixPath
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from wavfusion import corpora
+from wavfusion import corpora, manifest
 from wavfusion.emotions import EMOTIONS
-from wavfusion.errors import CorpusError
+from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.manifest import AudioSpan, VideoSpan
 
 
@@ -167,3 +174,119 @@ def test_a_crop_that_is_no_box_is_refused(tmp_path):
 def test_a_broken_json_line_is_named_with_file_and_line(tmp_path, line):
     with pytest.raises(CorpusError, match=r"t\.jsonl:2: "):
         prepare(tmp_path, '{"text": "hi"}\n' + line + "\n", "t.jsonl")
+
+
+def test_columns_of_other_names_are_mapped(tmp_path):
+    text = "Wav Path,label,Label 2,emotion\nx.wav,Joy,?,ignored\n"
+    plant(tmp_path, text, files=["x.wav"])
+    (found,) = corpora.prepare("table", tmp_path, columns={"audio": "Wav Path", "emotion": "label"}).utterances
+    assert (found.audio.path, found.emotion, found.text) == ("x.wav", "joy", None)
+
+
+def test_one_column_may_fill_two_fields(tmp_path):
+    plant(tmp_path, "file\nx.wav\n", files=["x.wav"])
+    (found,) = corpora.prepare("table", tmp_path, columns={"id": "file", "audio": "file"}).utterances
+    assert (found.id, found.audio.path) == ("x.wav", "x.wav")
+
+
+def test_an_object_may_lack_a_mapped_column(tmp_path):
+    plant(tmp_path, '{"said": "hi", "mood": "joy"}\n{"said": "ho"}\n', "t.jsonl")
+    found = corpora.prepare("table", tmp_path, columns={"text": "said", "emotion": "mood"}).utterances
+    assert [each.emotion for each in found] == ["joy", None]
+
+
+@pytest.mark.parametrize(("text", "name"), [("said\nhi\n", "t.csv"), ('{"said": "hi"}\n', "t.jsonl")])
+def test_a_mapped_column_that_is_nowhere_is_named(tmp_path, text, name):
+    plant(tmp_path, text, name)
+    with pytest.raises(CorpusError, match="expected the column 'mod'"):
+        corpora.prepare("table", tmp_path, columns={"text": "said", "emotion": "mod"})
+
+
+@pytest.mark.parametrize(
+    ("corpus", "columns", "message"),
+    [("table", {"adio": "x"}, "unknown field 'adio'.* did you mean 'audio'"), ("meld", {"audio": "x"}, "for a table")],
+)
+def test_a_map_that_fits_nothing_is_refused(tmp_path, corpus, columns, message):
+    with pytest.raises(ConfigError, match=message):
+        corpora.prepare(corpus, tmp_path, columns=columns)
+
+
+def test_whole_numbers_that_a_tool_made_fractions_and_nan_are_read(tmp_path):
+    (found,) = prepare(tmp_path, '{"text": "hi", "index": 3.0, "speaker": 7.0, "emotion": NaN}\n', "t.jsonl").utterances
+    assert (found.index, found.speaker, found.emotion) == (3, "7", None)
+
+
+def test_rows_are_read_anew_each_time(tmp_path):
+    found = prepare(tmp_path, "text\nhi\nho\n").utterances
+    assert ([each.text for each in found], len(found), found[-1].text, found[:1]) == (["hi", "ho"], 2, "ho", [found[0]])
+
+
+def test_what_prepare_wrote_into_the_folder_is_no_table(tmp_path):
+    for _ in range(2):
+        prepared = corpora.prepare("table", plant(tmp_path, "text\nhi\n", "mine.csv"), scan=tmp_path / "media.jsonl")
+        corpora.write(prepared, tmp_path)
+    assert manifest.read(tmp_path / "manifest.jsonl") == list(prepared.utterances)
+
+
+def test_parquet_says_the_same_as_json(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = [
+        {"id": "a", "text": "hi", "index": 3, "emotion": None},
+        {"id": "b", "text": "ho", "index": None, "emotion": "joy"},
+    ]
+    plant(tmp_path / "json", "".join(json.dumps(row) + "\n" for row in rows), "t.jsonl")
+    (tmp_path / "parquet").mkdir()
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "parquet" / "t.parquet")
+    one, other = (list(corpora.prepare("table", tmp_path / name).utterances) for name in ("json", "parquet"))
+    assert one == other and len(one) == 2
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ConfigError, match="pip install pyarrow"):
+        prepare(tmp_path, "", "t.parquet")
+
+
+PART = st.sampled_from(["..", ".", "a", "b", "", "...", "a..", "~", "/"])
+
+
+@given(st.lists(PART, min_size=1, max_size=6).map("/".join), st.booleans())
+def test_no_path_leads_out_of_the_root(name, absolute):
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "a"
+        for path in ("secret", "a/secret", "a/b/secret"):
+            (Path(folder) / path).parent.mkdir(exist_ok=True)
+            (Path(folder) / path).touch()
+        cell = f"{root}/{name}/secret" if absolute else f"{name}/secret"
+        try:
+            (found,) = prepare(root, json.dumps({"audio": cell, "text": "x"}) + "\n", "t.jsonl").utterances
+        except CorpusError as error:
+            assert repr(cell) in str(error) and (".." in PurePosixPath(cell).parts or cell.startswith("/"))
+        else:
+            inside = found.audio is None or os.path.normpath(root / found.audio.path).startswith(f"{root}/")
+            assert inside and ".." not in PurePosixPath(cell).parts
+
+
+def test_a_link_inside_the_root_may_lead_anywhere(tmp_path):
+    plant(tmp_path / "root", "audio\nlink/x.wav\n")
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "x.wav").touch()
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "disk")
+    assert corpora.prepare("table", tmp_path / "root").utterances[0].audio.path == "link/x.wav"
+
+
+@pytest.mark.slow
+def test_a_long_table_takes_no_more_memory_than_its_ids(tmp_path):
+    """50,000 rows held as utterances would take 100 MB beyond what a short table takes."""
+    code = (
+        "import resource, sys; from wavfusion.cli import main; main(sys.argv[1:])\n"
+        "sys.stderr.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))"
+    )
+    peaks = []
+    for count in (10, 50_000):
+        rows = (f"row{k:06d},w.wav,what was said in row {k},happy,s{k % 9},{k},{k + 1}\n" for k in range(count))
+        root = plant(tmp_path / str(count), "id,audio,text,emotion,speaker,start,end\n" + "".join(rows))
+        command = [sys.executable, "-c", code, "prepare", "table", root, "--out", tmp_path / f"out{count}"]
+        peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stderr))
+    assert peaks[1] - peaks[0] < 50 * 1024

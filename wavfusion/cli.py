@@ -322,12 +322,13 @@ def _add_lookalike(verb: Parser) -> None:
     verb.add_argument("corpus", **_one_of("iemocap", "meld"), help="whose files and classes")
     verb.add_argument("--out", type=_path, required=True, metavar="DIR", help="an empty or absent folder")
     size = verb.add_mutually_exclusive_group()
-    size.add_argument(
-        "--clips", type=_count(6), default=1100, metavar="N", help="of all parts together (default 1100: 800,100,200)"
-    )
+    size.add_argument("--clips", type=_count(6), metavar="N", help="of all parts together (default 1100: 800,100,200)")
     size.add_argument("--parts", metavar="TRAIN,VALID,TEST", help="clips of each part")
     verb.add_argument("--speakers", type=_count(3), metavar="N", help="of all parts together (default 30)")
     verb.add_argument("--null", action="store_true", help="the matched null: the flags tell nothing")
+    verb.add_argument(
+        "--faults", action="store_true", help="with the corpus's known defects (default 48 clips of 10 speakers)"
+    )
     verb.add_argument(
         "--priors",
         default="true",
@@ -566,6 +567,7 @@ def _lookalike(options: argparse.Namespace) -> int:
         parts=_parts(options.parts),
         seed=options.seed,
         force=options.force,
+        faults=options.faults,
     )
     _print(json.dumps(world, indent=2) if options.json else _world(world, options.out))
     return DONE

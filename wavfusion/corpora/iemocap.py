@@ -278,6 +278,7 @@ def _compare(utterances: list[Utterance], labels: str) -> list[str]:
 
 
 def published(session: str, labels: str) -> dict[str, int]:
+    """Return the published counts of a session by the emotions of a label set."""
     counts = dict(PUBLISHED[session])
     if labels == "six-dialoguernn":
         counts["happy"] += sum(each.startswith(session) for each in DIALOGUERNN_HAPPY)

@@ -142,11 +142,12 @@ def _choose_twins(
     taken = verdicts.pop("plain", 0)
     if not verdicts:
         return chosen, []
-    line = f"{verdicts.total():,} test clips exist twice: {NAMES[0]} is taken"
-    counts = ", ".join(f"{name} {count:,}" for name, count in sorted(verdicts.items()))
-    return chosen, [
-        f"{line}, but of {taken:,} {NAMES[1]}; within {TOLERANCE} s of the table: {counts}" if looks else line
-    ]
+    total = verdicts.total()
+    line = f"{total:,} test clips exist twice: {NAMES[0]} is taken"
+    if looks:
+        counts = ", ".join(f"{name} {count:,}" for name, count in sorted(verdicts.items()))
+        line += f" of {total - taken:,}, {NAMES[1]} of {taken:,}; within {TOLERANCE} s of the table: {counts}"
+    return chosen, [line]
 
 
 def _compare_lengths(rows: list[Row], lengths: Mapping[Key, float | None]) -> list[str]:
@@ -156,7 +157,7 @@ def _compare_lengths(rows: list[Row], lengths: Mapping[Key, float | None]) -> li
     wrong = [
         f"{row.id} ({length:.1f} s for {row.duration:.1f})"
         for row in rows
-        if (length := lengths.get(row.key)) is not None and abs(length - row.duration) > TOLERANCE
+        if row.duration > 0 and (length := lengths.get(row.key)) and abs(length - row.duration) > TOLERANCE
     ]
     notes = {
         "rows last nothing by the table": empty,

@@ -149,15 +149,15 @@ def list_stripped(utterances: Iterable[Utterance], reasons: Mapping[str, str] | 
 
 def strip(utterance: Utterance, looks: Mapping[str, Look]) -> tuple[Utterance, str | None]:
     """Take away the spans of files without such a track and say why; those of files that were not opened stay."""
-    reasons = {
-        name: reason
-        for name, span in (("audio", utterance.audio), ("video", utterance.video))
-        if span and span.path in looks and (reason := _unusable(name, span, looks[span.path]))
-    }
-    if not reasons:
+    lost: dict[str, list[str]] = {}
+    for name, span in (("audio", utterance.audio), ("video", utterance.video)):
+        if span and span.path in looks and (reason := _unusable(name, span, looks[span.path])):
+            lost.setdefault(reason, []).append(name)
+    if not lost:
         return utterance, None
-    nothing: dict[str, Any] = dict.fromkeys(reasons)
-    return mark_missing(replace(utterance, **nothing)), "; ".join(f"{name}: {each}" for name, each in reasons.items())
+    nothing: dict[str, Any] = dict.fromkeys(name for names in lost.values() for name in names)
+    said = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in lost.items())
+    return mark_missing(replace(utterance, **nothing)), said
 
 
 def _unusable(name: str, span: AudioSpan | VideoSpan, look: Look) -> str | None:

@@ -18,12 +18,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from wavfusion.errors import ConfigError, nearest
+from wavfusion.lookalike.faults import CLIPS as FAULTY_CLIPS
+from wavfusion.lookalike.faults import SPEAKERS as FAULTY_SPEAKERS
+from wavfusion.lookalike.faults import mark, plant
 from wavfusion.lookalike.plan import Dialogue, plan_dialogues
 from wavfusion.lookalike.trees import FOLDERS, TABLES, Times, annotate_iemocap, annotate_meld, render
 from wavfusion.lookalike.voice import measure_pitch
 from wavfusion.lookalike.world import SIGNS, Corpus, Priors, World, additive, bayes
 
-SPEAKERS = 30
+CLIPS, SPEAKERS = 1100, 30
 PARTS = ("train", "valid", "test")
 WHOLE = "world.json"  # written last: a tree without it was interrupted
 
@@ -34,7 +37,7 @@ Result = TypeVar("Result")
 def make(
     corpus: Corpus,
     out: Path,
-    clips: int = 1100,
+    clips: int | None = None,
     speakers: int | None = None,
     null: bool = False,
     priors: Priors = "true",
@@ -42,6 +45,7 @@ def make(
     seed: int = 0,
     workers: int | None = None,
     force: bool = False,
+    faults: bool = False,
 ) -> dict[str, Any]:
     """Write a raw tree, `truth.jsonl`, `split.csv` (speakers disjoint) and `world.json`; return what the last holds.
 
@@ -51,7 +55,7 @@ def make(
     Args:
         corpus: whose layout and classes.
         out: a folder that is empty or absent.
-        clips: of all parts together; 8/11 train, 1/11 validate, 2/11 test.
+        clips: of all parts together, default 1100; 8/11 train, 1/11 validate, 2/11 test.
         speakers: default 30; for IEMOCAP even, and beyond ten the sessions go on.
         null: the matched null, where the flags tell nothing.
         priors: of the classes, as in the real corpus or their square roots.
@@ -59,22 +63,20 @@ def make(
         seed: of every draw.
         workers: processes; default one a processor.
         force: remove an earlier tree, whole or interrupted, first.
+        faults: plant the corpus's known defects, and say in `faults.json` where; the defaults are then a small tree.
 
     Raises:
         ConfigError: an unknown corpus, too few or odd speakers, a folder with files, or the `[demo]` extra is missing.
     """
-    sizes = _sizes(corpus, clips, parts)
-    people = _people(corpus, SPEAKERS if speakers is None else speakers)
-    if force:
-        _remove(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(
-            f"expected an empty or absent folder for the corpus, found files in {out}; choose another, or give --force "
-            "where an interrupted lookalike left them"
-        )
+    small_tree = (FAULTY_CLIPS, FAULTY_SPEAKERS) if faults else (CLIPS, SPEAKERS)
+    sizes = _sizes(corpus, small_tree[0] if clips is None else clips, parts)
+    people = _people(corpus, small_tree[1] if speakers is None else speakers)
+    _make_room(out, force)
     small = corpus == "iemocap" and sum(people.values()) <= 10
     world = World(corpus, priors, null, offset_sd=0.35 if small else 0.60)
     dialogues = plan_dialogues(world, sizes, people, seed)
+    if faults:
+        dialogues = mark(dialogues)
     times = _render(dialogues, out, workers or os.cpu_count() or 1)
     if corpus == "iemocap":
         for dialogue, when in zip(dialogues, times, strict=True):
@@ -82,6 +84,8 @@ def make(
     else:
         annotate_meld(dialogues, times, out)
     _write_truth(dialogues, times, out)
+    if faults:
+        plant(dialogues, out)
     summary = describe(world) | {"clips": sizes, "speakers": people, "seed": seed}
     (out / WHOLE).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
@@ -118,12 +122,22 @@ def _people(corpus: Corpus, speakers: int) -> dict[str, int]:
     return {"train": speakers - valid - test, "valid": valid, "test": test}
 
 
+def _make_room(out: Path, force: bool) -> None:
+    if force:
+        _remove(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(
+            f"expected an empty or absent folder for the corpus, found files in {out}; choose another, or give --force "
+            "where an interrupted lookalike left them"
+        )
+
+
 def _remove(out: Path) -> None:
     """Remove what `make` writes, and nothing else."""
     (out / WHOLE).unlink(missing_ok=True)
     for path in [*out.glob("Session[1-9]*"), *(out / name for name in FOLDERS.values())]:
         shutil.rmtree(path, ignore_errors=True)
-    for name in ("truth.jsonl", "split.csv", *TABLES.values()):
+    for name in ("truth.jsonl", "split.csv", "faults.json", *TABLES.values()):
         (out / name).unlink(missing_ok=True)
 
 
