@@ -1,0 +1,89 @@
+from pathlib import Path
+
+import pytest
+
+from wavfusion import experiment, tables
+from wavfusion.errors import ConfigError
+
+# Table 3 of arXiv 2412.05558 and the four other tables' rows that are trainings: 15 on IEMOCAP, 1 on MELD.
+TRAININGS = {"iemocap": 15, "meld": 1}
+
+
+@pytest.mark.parametrize("corpus", TRAININGS)
+def test_rows_that_tables_share_are_one_training(corpus: str) -> None:
+    found = {
+        each.to_yaml()
+        for name in tables.shipped()
+        if (table := tables.read(name)).corpus == corpus
+        for each in table.experiments("paper", 0, {}, extra=False).values()
+    }
+    assert len(found) == TRAININGS[corpus]
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "accuracy", "weighted_f1"),
+    [
+        ("1", "WavFusion", 70.53, 70.60),
+        ("1", "M2FNet", 69.69, 69.86),
+        ("2", "WavFusion", 66.93, 66.10),
+        ("3", "V", 29.88, 26.31),
+        ("4", "without LVC", 69.90, 69.84),
+        ("5", "lambda = 10", 64.43, 64.19),
+        ("6", "attention 8/4", 69.29, 69.06),
+    ],
+)
+def test_the_papers_numbers_are_those_printed(table: str, row: str, accuracy: float, weighted_f1: float) -> None:
+    found = next(each for each in tables.read(table).rows if each.name == row)
+    assert found.stated == {"accuracy": accuracy, "weighted_f1": weighted_f1}
+
+
+def test_the_full_model_of_every_table_is_the_base_experiment() -> None:
+    base = experiment.read("paper", {"seed": "3"})
+    full = {"3": "A+V+T", "4": "with LVC", "5": "lambda = 1", "6": "attention 9/3"}
+    assert all(tables.read(name).experiments("paper", 3, {}, False)[row] == base for name, row in full.items())
+
+
+def test_a_setting_of_all_rows_yields_to_a_rows_own() -> None:
+    found = tables.read("5").experiments("paper", 0, {"model.margin.weight": "3.0", "train.epochs": "2"}, False)
+    assert {row: (each.model.margin.weight, each.train.epochs) for row, each in found.items()} == {
+        "lambda = 0": (0.0, 2),
+        "lambda = 0.01": (0.01, 2),
+        "lambda = 0.1": (0.1, 2),
+        "lambda = 1": (3.0, 2),
+        "lambda = 10": (10.0, 2),
+    }
+
+
+def test_rows_that_are_not_printed_are_trained_on_request() -> None:
+    table = tables.read("3")
+    assert set(table.experiments("paper", 0, {}, True)) - set(table.experiments("paper", 0, {}, False)) == {"T+V"}
+
+
+ROW = "{name: a, settings: {}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"title: x\ncorpus: any\nrowz: [{ROW}]", "unknown key 'rowz': did you mean 'rows'"),
+        (f"title: x\nrows: [{ROW}]", "found no 'corpus'"),
+        (f"title: x\ncorpus: any\nrows: [{ROW}, {ROW}]", "expected each row once, found a, a"),
+        (
+            f"title: x\ncorpus: any\nrows: [{ROW}]\nclaims: [{{better: a, than: b}}]",
+            "a claim about 'b', which is no row",
+        ),
+        ("title: x\ncorpus: any\nrows: [{name: a, settings: {model.lcv: false}}]", "did you mean 'model.lvc'"),
+        ("title: x\ncorpus: any\nrows: [{name: a}]", "expected settings .* or published figures"),
+        ("title: x\ncorpus: any\nrows: [{name: a, settings: {}, paper: {accurracy: 1}}]", "did you mean 'accuracy'"),
+        ("title: x\ncorpus: any\nrows: 3", "expected title, corpus, rows and claims"),
+    ],
+)
+def test_a_wrong_table_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        tables.read(str(tmp_path / "mine.yaml"))
+
+
+def test_an_unknown_table_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'table3'"):
+        tables.read("tabel3")
