@@ -200,7 +200,7 @@ def test_defects_of_the_tables_are_named(faulty: Any):
             "4 test clips exist twice: the final_videos_test file is taken of 2, the plain one of 2; within 0.5 s of "
             "the table: both 1, only the final_videos_test file 1, only the plain one 2",
             "1 clips have no row in the tables",
-            f"1 clips last more than 15 s; .*: {long}",
+            f"1 utterances last more than 15 s; .*: {long}",
             rf"1 clips differ by more than 0.5 s from the length in the table: {wrong} ",
         ]
     assert [line for line in lines if not re.search(line, said)] == []

@@ -169,7 +169,7 @@ def test_a_clip_that_contradicts_the_table_is_named_and_kept(tmp_path):
 def test_an_outlier_is_named_and_kept(tmp_path):
     prepared = prepare(tmp_path, [row(end='"00:21:21,000"')], "test_sent_emo.csv")
     assert len(prepared.utterances) == 1
-    assert prepared.differences[-1].startswith("1 clips last more than 15 s; training takes the first 15 s, evaluation")
+    assert prepared.differences[-1].startswith("1 utterances last more than 15 s; training takes the first 15 s, evaluation")
 
 
 def test_the_stated_length_is_the_window_of_training():

@@ -38,9 +38,7 @@ def test_a_video_without_sound_has_no_audio(tmp_path):
 
 def test_a_trial_and_its_song_are_two_utterances(tmp_path):
     song = TRIAL.replace("01-", "02-", 1)
-    found = prepare(
-        tmp_path, *(f"{code}-{each}.mp4" for each in (TRIAL, song) for code in ("01", "02"))
-    ).utterances
+    found = prepare(tmp_path, *(f"{code}-{each}.mp4" for each in (TRIAL, song) for code in ("01", "02"))).utterances
     assert [(each.id, each.video.path) for each in found] == [(each, f"01-{each}.mp4") for each in (TRIAL, song)]
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wavfusion import corpora, manifest
+from wavfusion.cli import main
 from wavfusion.emotions import EMOTIONS
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.manifest import AudioSpan, VideoSpan
@@ -181,6 +182,15 @@ def test_columns_of_other_names_are_mapped(tmp_path):
     plant(tmp_path, text, files=["x.wav"])
     (found,) = corpora.prepare("table", tmp_path, columns={"audio": "Wav Path", "emotion": "label"}).utterances
     assert (found.audio.path, found.emotion, found.text) == ("x.wav", "joy", None)
+
+
+@pytest.mark.parametrize(("flags", "missing"), [((), ["audio", "video"]), (("--no-scan",), ["video"])])
+def test_the_command_line_maps_columns_and_opens_media_unless_told_not_to(tmp_path, flags, missing):
+    root = plant(tmp_path / "raw", "wav_path,said\nempty.wav,hi\n", files=["empty.wav"])
+    command = ["prepare", "table", str(root), "--columns", "audio=wav_path,text=said", "--out", str(tmp_path / "out")]
+    assert main([*command, *flags]) == 0
+    (found,) = manifest.read(tmp_path / "out" / "manifest.jsonl")
+    assert (found.text, found.missing, (tmp_path / "out" / "media.jsonl").exists()) == ("hi", missing, not flags)
 
 
 def test_one_column_may_fill_two_fields(tmp_path):

@@ -85,7 +85,7 @@ def prepare(
         if scan:
             reading = _strip(reading, look)
     except OSError as error:
-        raise CorpusError(f"cannot read {error.filename or root}: {error.strerror}") from error
+        raise CorpusError(f"cannot read or write {error.filename or root}: {error.strerror}") from error
     return Prepared(
         utterances=reading.utterances,
         corpus=Corpus(corpus, str(folder.absolute()), reading.labels, reading.classes, wavfusion.__version__),

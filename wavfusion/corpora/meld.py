@@ -161,7 +161,7 @@ def _compare_lengths(rows: list[Row], lengths: Mapping[Key, float | None]) -> li
     ]
     notes = {
         "rows last nothing by the table": empty,
-        f"clips last more than {LONGEST:.0f} s; training takes the first {LONGEST:.0f} s, evaluation all of each": long,
+        f"utterances last more than {LONGEST:.0f} s; training takes the first {LONGEST:.0f} s, evaluation all": long,
         f"clips differ by more than {TOLERANCE} s from the length in the table": wrong,
     }
     return [f"{len(names):,} {line}: {name_some(names)}" for line, names in notes.items() if names]
