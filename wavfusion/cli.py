@@ -97,7 +97,7 @@ def _run(arguments: list[str]) -> int:
         parser.print_help()
         return DONE
     verb = verbs[options.verb]
-    if options.verb == "train":
+    if options.verb in ("train", "reproduce"):
         options.overrides = _overrides(rest, verb)
     elif rest:
         verb.unknown(rest[0])
@@ -205,8 +205,11 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     _add_report(verb("report", _report, "a page about a corpus"))
     _add_extract(verb("extract", _extract, "frozen features of a manifest into a store", compute, as_json))
     _add_train(verb("train", _train, "one model from stored features", compute, as_json))
+    _add_reproduce(verb("reproduce", _reproduce, "the paper's tables, or your own, with intervals", compute, as_json))
     _add_evaluate(verb("evaluate", _evaluate, "figures of a trained model on a corpus", compute, as_json))
     _add_predict(verb("predict", _predict, "the emotion of your own recordings", compute))
+    _add_bundle(verb("bundle", _bundle, "results of a RUN that others can recompute, without its corpus", as_json))
+    _add_push(verb("push", _push, "a RUN with its model card to a hub or into a folder", as_json))
     _add_lookalike(verb("lookalike", _lookalike, "a generated corpus whose truth is known", as_json))
     return parser, verbs
 
@@ -296,8 +299,39 @@ def _add_train(verb: Parser) -> None:
     verb.epilog = "any setting of the experiment can follow as --dotted.key VALUE, such as --model.margin.weight 0.1"
 
 
+def _add_reproduce(verb: Parser) -> None:
+    verb.add_argument("tables", nargs="*", metavar="TABLE", help="1 to 6, or a file (default: all of the corpus)")
+    verb.add_argument("--manifest", type=_path, required=True, metavar="M", help="what `prepare` wrote")
+    verb.add_argument(
+        "--store", type=_path, required=True, metavar="S", help="what `extract --layers 8,9,10,11,12` filled"
+    )
+    verb.add_argument("--out", type=_path, required=True, metavar="DIR", help="runs and results; goes on where it was")
+    verb.add_argument(
+        "--config", type=_name, default="paper", metavar="EXPERIMENT", help="what rows differ from (paper)"
+    )
+    verb.add_argument(
+        "--protocol", type=_name, metavar="NAME|FILE", help="a protocol or a CSV id,split (default: the corpus's own)"
+    )
+    verb.add_argument("--folds", type=_folds, default=(), metavar="K,...", help="folds of the protocol (default all)")
+    verb.add_argument(
+        "--seeds", type=_count(1), default=3, metavar="N", help="trainings of each row and fold (default 3)"
+    )
+    verb.add_argument("--extra", action="store_true", help="also the rows that are not printed in the paper")
+    verb.add_argument("--workers", type=_count(1), metavar="N", help="trainings at once (default: one a core)")
+    verb.add_argument("--smoke", action="store_true", help="one epoch on a few utterances: does everything run?")
+    verb.add_argument("--dry-run", action="store_true", help="list the trainings and what they will cost")
+    verb.epilog = "any setting can follow for all rows as --dotted.key VALUE, such as --train.epochs 12"
+
+
+def _folds(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected numbers such as 1 or 1,3, found {text!r}") from None
+
+
 def _add_evaluate(verb: Parser) -> None:
-    verb.add_argument("trained", metavar="RUN", type=_path)
+    verb.add_argument("trained", metavar="RUN_OR_BUNDLE", type=_path)
     verb.add_argument("--manifest", type=_path, metavar="M", help="another corpus, or the same one elsewhere")
     verb.add_argument("--store", type=_path, metavar="S", help="its features (default: those of the training)")
     verb.add_argument("--split", default="test", metavar="train|valid|test|all", help="the part (default test)")
@@ -305,6 +339,9 @@ def _add_evaluate(verb: Parser) -> None:
         "--modalities", default=None, metavar="audio,text,video|all-subsets", help="default all the RUN's"
     )
     verb.add_argument("--map", default="", metavar="joy=happy,...", help="the corpus's emotions under the RUN's names")
+    verb.add_argument(
+        "--explain", action="store_true", help="also RUN/explain.json (or in --out): what the model's parts do"
+    )
     verb.add_argument("--out", type=_path, metavar="DIR", help="default RUN/evaluate/")
     verb.add_argument("--force", action="store_true", help="overwrite results")
 
@@ -316,6 +353,22 @@ def _add_predict(verb: Parser) -> None:
     verb.add_argument("--format", default="table", **_one_of("table", "json", "csv"), help="default table")
     verb.add_argument("--out", type=_path, metavar="FILE", help="a file instead of stdout")
     verb.add_argument("--force", action="store_true", help="overwrite that file")
+
+
+def _add_bundle(verb: Parser) -> None:
+    verb.add_argument("trained", metavar="RUN", type=_path)
+    verb.add_argument("--out", type=_path, required=True, metavar="FILE.zip")
+    verb.add_argument(
+        "--with-truth", action="store_true", help="with the labels, where the corpus lets them be passed on"
+    )
+    verb.add_argument("--force", action="store_true", help="overwrite that file")
+
+
+def _add_push(verb: Parser) -> None:
+    verb.add_argument("trained", metavar="RUN", type=_path)
+    verb.add_argument("place", metavar="HUB_ID", type=_name, help="name/model, or ./FOLDER to look at it first")
+    verb.add_argument("--public", action="store_true", help="let everybody read it (default: only you)")
+    verb.add_argument("--force", action="store_true", help="write over a model that is there")
 
 
 def _add_lookalike(verb: Parser) -> None:
@@ -409,13 +462,14 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from wavfusion import manifest, report
+    from wavfusion import manifest
+    from wavfusion.report.corpus import write_corpus
     from wavfusion.store import require_free
 
     out = options.out or options.manifest.with_name("report.html")
     require_free([out], options.force)
     rows, corpus = manifest.read(options.manifest), manifest.read_corpus(options.manifest)
-    report.write_corpus(options.manifest, out, _looks(options.manifest, options.root or Path(corpus.root), rows))
+    write_corpus(options.manifest, out, _looks(options.manifest, options.root or Path(corpus.root), rows))
     _print(str(out))
     return DONE
 
@@ -484,15 +538,55 @@ def _train(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _reproduce(options: argparse.Namespace) -> int:
+    from wavfusion import manifest, reproduce, tables
+    from wavfusion.inference import pick_device
+    from wavfusion.store import require_writable
+
+    corpus = manifest.read_corpus(options.manifest).corpus
+    shipped = [each for each in map(tables.read, tables.shipped()) if each.corpus == corpus]
+    chosen = [tables.read(name) for name in options.tables] or shipped
+    if not chosen:
+        raise ConfigError(f"reproduce: no shipped table is of corpus {corpus!r}; name a file of your own")
+    study = reproduce.Study(
+        **{name: getattr(options, name) for name in ("manifest", "store", "protocol", "folds", "seeds")},
+        **{name: getattr(options, name) for name in ("extra", "smoke")},
+        base=options.config,
+        common=options.overrides,
+    )
+    planned = reproduce.plan(study, chosen, options.out)
+    jobs, workers, device = (
+        list(planned.jobs.values()),
+        options.workers or os.cpu_count() or 1,
+        pick_device(options.device),
+    )
+    if options.dry_run:
+        costs = reproduce.estimate(study, jobs, workers, device)
+        _print(json.dumps(costs, indent=2) if options.json else reproduce.to_costs(planned, costs, workers))
+        return DONE
+    require_writable(options.out)
+    failed = reproduce.run(study, jobs, workers, device, sys.stderr.isatty())
+    found = reproduce.results(planned, chosen, failed)
+    controls = {} if failed else reproduce.score_controls(study, planned)
+    every = reproduce.write(options.out, study, planned, found, controls, failed)
+    _print(json.dumps(every, indent=2, ensure_ascii=False) if options.json else reproduce.to_text(every))
+    return PARTLY if failed else DONE
+
+
 def _evaluate(options: argparse.Namespace) -> int:
+    if options.trained.is_file():
+        return _evaluate_bundle(options)
     from wavfusion import evaluate
+    from wavfusion.explain import warn_of_untrained_subsets
     from wavfusion.inference import parse_subset, pick_device, subsets
-    from wavfusion.run import read_run
+    from wavfusion.run import read_run, write_json
     from wavfusion.store import require_free
 
     trained = read_run(options.trained)
     out = options.out or options.trained / "evaluate"
-    require_free([out / "metrics.json", out / "predictions.csv"], options.force)
+    explained = (options.out or options.trained) / "explain.json"
+    wanted = [out / "metrics.json", out / "predictions.csv", *([explained] if options.explain else [])]
+    require_free(wanted, options.force)
     own = trained.model.config.modalities
     every = options.modalities in (None, "all-subsets")
     sets = (
@@ -500,19 +594,69 @@ def _evaluate(options: argparse.Namespace) -> int:
         if options.modalities == "all-subsets"
         else [own if every else parse_subset(options.modalities, own)]
     )
-    part, store, media = evaluate.open_part(
-        trained,
-        options.manifest,
-        options.store,
-        options.split,
-        _pairs("--map", "joy=happy,...", "emotion of the corpus", options.map),
-    )
-    result, said = evaluate.evaluate(trained, part.utterances, store, media, sets, pick_device(options.device))
+    if options.explain or len(sets) > 1:
+        warn_of_untrained_subsets(trained.model.config)
+    renamed = _pairs("--map", "joy=happy,...", "emotion of the corpus", options.map)
+    device = pick_device(options.device)
+    corpus = (trained, options.manifest, options.store)
+    part, store, media = evaluate.open_part(*corpus, options.split, renamed)
+    result, said = evaluate.evaluate(trained, part.utterances, store, media, sets, device)
     result |= {"split": options.split, "left_out": {"unknown": part.unknown, "unlabelled": part.unlabelled}}
     evaluate.write_results(out, result, said, part.utterances, trained.classes)
+    if options.explain:
+        training = evaluate.training_part(*corpus, renamed, part.utterances)
+        found = evaluate.explain(trained, part.utterances, store, media, training, device)
+        write_json(explained, {"split": options.split, "protocol": trained.protocol, **found})
     for emotion, count in part.unknown.items():
         log.warning("%d rows left out: the model does not know %r", count, emotion)
     _print(json.dumps(result, indent=2) if options.json else _figures(result, str(out)))
+    return DONE
+
+
+def _evaluate_bundle(options: argparse.Namespace) -> int:
+    from wavfusion import bundle
+    from wavfusion.run import to_json
+    from wavfusion.store import require_free, write_whole
+
+    if options.store or options.modalities or options.map or options.explain or options.split != "test":
+        raise ConfigError("expected only --manifest, --out and --json with a bundle, found a flag of a RUN")
+    outs = [options.out / name for name in ("metrics.json", "predictions.csv")] if options.out else []
+    require_free(outs, options.force)
+    result, labelled, differences = bundle.recompute(bundle.read(options.trained), options.manifest)
+    for out, content in zip(outs, (to_json(result), bundle.to_csv(labelled.rows)), strict=False):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(out, content)
+    if options.json:
+        _print(json.dumps(result | {"differences": differences}, indent=2))
+    else:
+        said = [f"differs: {line}" for line in differences[:SAID]] or ["all of these figures are those that it states"]
+        if len(differences) > SAID:
+            said.append(f"... and {len(differences) - SAID} more")
+        _print("\n".join([_figures(result, str(options.trained)), *said]))
+    if labelled.truth is None:
+        log.warning("without labels: no interval, nll and ece; --manifest M of the corpus brings them")
+    return PARTLY if differences or labelled.truth is None else DONE
+
+
+def _bundle(options: argparse.Namespace) -> int:
+    from wavfusion import bundle
+    from wavfusion.store import require_free, write_whole
+
+    require_free([options.out], options.force)
+    content, truth = bundle.make(options.trained, options.with_truth)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(options.out, content)
+    labels = "with the labels" if truth else "without the labels: `evaluate` takes them from --manifest"
+    summary = {"out": str(options.out), "bytes": len(content), "truth": truth}
+    _print(json.dumps(summary, indent=2) if options.json else f"{options.out}: {len(content)} bytes, {labels}")
+    return DONE
+
+
+def _push(options: argparse.Namespace) -> int:
+    from wavfusion import hub
+
+    place = hub.push(options.trained, options.place, options.public, options.force)
+    _print(json.dumps({"place": place}, indent=2) if options.json else place)
     return DONE
 
 
@@ -596,9 +740,10 @@ def _figures(result: dict[str, Any], where: str) -> str:
         for name in result["contaminated"]
     ]
     for name, figures in (result["subsets"] or {"+".join(result["modalities"]): result}).items():
-        low, high = figures["interval"]["accuracy"]["this_test_set"]
+        bounds = figures["interval"] and figures["interval"]["accuracy"]["this_test_set"]
+        between = f" [{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds else ""
         lines.append(
-            f"{name:>16}  accuracy {figures['accuracy']:.4f} [{low:.4f}, {high:.4f}]  "
+            f"{name:>16}  accuracy {figures['accuracy']:.4f}{between}  "
             f"weighted F1 {figures['weighted_f1']:.4f}  macro F1 {figures['macro_f1']:.4f}  UAR {figures['uar']:.4f}"
         )
     return "\n".join(lines)

@@ -14,7 +14,8 @@ from wavfusion import manifest, metrics
 from wavfusion.clips import Media
 from wavfusion.dataset import Features
 from wavfusion.errors import ConfigError, CorpusError, nearest
-from wavfusion.inference import Samples, Utterances, run, subsets
+from wavfusion.explain import contributions, mean_contributions, study
+from wavfusion.inference import Samples, Utterances, run_sets, subsets
 from wavfusion.live import LiveWavFusion
 from wavfusion.manifest import SPLITS, Utterance
 from wavfusion.provenance import saw
@@ -91,7 +92,7 @@ def open_part(
         CorpusError: manifest or store is not there; they are named in the RUN unless given.
         ConfigError: the RUN is not whole; see also `choose`.
     """
-    places, parts = _origin(trained.folder)
+    places, parts = read_origin(trained.folder)
     path = manifest_path or places["manifest"]
     utterances, corpus = manifest.read(path), manifest.read_corpus(path)
     features = Store(store or places["store"])
@@ -102,7 +103,7 @@ def open_part(
     )
 
 
-def _origin(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
+def read_origin(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
     """Read where a RUN's manifest and store lay, and which utterance was in which part."""
     try:
         about, protocol = read_json(folder / "environment.json"), read_json(folder / "protocol.json")
@@ -169,21 +170,28 @@ def score_all(
     modality_sets: Sequence[Sequence[str]],
     device: str = "cpu",
 ) -> tuple[dict[str, Any], Utterances]:
-    """Score every modality set, the last one as the headline; returns the figures and what was said of it."""
-    figures: dict[str, dict[str, Any]] = {}
-    for modalities in modality_sets:
-        said = run(model, samples, modalities, prior, device)
-        figures["+".join(modalities)] = _figures(said, utterances, classes)
-    chosen = modality_sets[-1]
+    """Score every modality set, the last one as the headline; returns the figures and what was said of it.
+
+    Where all subsets are scored, the mean contribution of each modality is told for every emotion that was predicted.
+    """
+    every = run_sets(model, samples, modality_sets, prior, device)
+    figures = {
+        "+".join(names): _figures(said, utterances, classes) for names, said in zip(modality_sets, every, strict=True)
+    }
+    chosen, said = modality_sets[-1], every[-1]
     result = {**figures["+".join(chosen)], "classes": list(classes), "modalities": list(chosen)}
     result["subsets"] = figures if len(modality_sets) > 1 else {}
+    parts = contributions(modality_sets, every, prior) if len(figures) == len(subsets(chosen)) > 1 else []
+    result["contributions"] = mean_contributions(parts, predicted_names(said, classes), classes) if parts else {}
     return result, said
 
 
 def _figures(said: Utterances, utterances: Sequence[Utterance], classes: Sequence[str]) -> dict[str, Any]:
     truth = [str(row.emotion) for row in utterances]
     groups = [row.dialogue for row in utterances]
-    return metrics.score(truth, predicted_names(said, classes), list(classes), groups, said.probabilities)
+    speakers = [row.speaker for row in utterances]
+    names = predicted_names(said, classes)
+    return metrics.score(truth, names, list(classes), groups, said.probabilities, speakers=speakers)
 
 
 def predicted_names(said: Utterances, classes: Sequence[str]) -> list[str]:
@@ -212,6 +220,57 @@ def evaluate(
     result["protocol"] = trained.protocol
     result |= encoders_met(trained, {row.corpus for row in utterances})
     return result, said
+
+
+def training_part(
+    trained: Run,
+    manifest_path: Path | None,
+    store: Path | None,
+    renamed: Mapping[str, str],
+    without: Sequence[Utterance],
+) -> list[Utterance]:
+    """The training part of a corpus, without the rows that are looked at; nothing where it has none."""
+    try:
+        part, _, _ = open_part(trained, manifest_path, store, "train", renamed)
+    except CorpusError:
+        return []
+    seen = {row.id for row in without}
+    return [row for row in part.utterances if row.id not in seen]
+
+
+def explain(
+    trained: Run,
+    utterances: Sequence[Utterance],
+    store: Store,
+    media: Media,
+    training: Sequence[Utterance] = (),
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Say what the parts of a RUN do on labelled utterances (docs/explain.md).
+
+    Args:
+        trained: the RUN.
+        utterances: to look at.
+        store: their features.
+        media: what is known of their files.
+        training: others, on which a shared space is fitted afterwards, where their features are there.
+        device: where to compute.
+
+    Raises:
+        ConfigError, CorpusError: the features do not fit or are not there.
+    """
+
+    def read(rows: Sequence[Utterance]) -> tuple[Features, dict[str, str]]:
+        return samples_of(trained, rows, store, media), {row.id: str(row.emotion) for row in rows}
+
+    samples, truth = read(utterances)
+    try:
+        learned = read(training) if training else None
+    except CorpusError as error:
+        log.warning("no shared space is fitted afterwards: %s", error)
+        learned = None
+    model = network(trained).to(device)
+    return study(model, samples, truth, trained.model.config, trained.prior, learned, device)
 
 
 def by_style(said: Utterances, utterances: Sequence[Utterance], classes: Sequence[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float64, Int64, Integer, Real
 
 from wavfusion.errors import ConfigError, nearest
-from wavfusion.statistics import cluster_bootstrap
+from wavfusion.statistics import cluster_interval, cluster_t
 
 NUM_BINS = 15  # of the expected calibration error, as in Guo et al. 2017
 
@@ -59,6 +59,7 @@ def score(
     groups: Sequence[Hashable] | None = None,
     probabilities: Real[np.ndarray, "N C"] | None = None,
     seed: int = 0,
+    speakers: Sequence[Hashable] | None = None,
 ) -> dict[str, Any]:
     """Score predicted emotions against the true ones: the figures of ``metrics.json``, in plain Python numbers.
 
@@ -71,11 +72,12 @@ def score(
         probabilities: adds `nll`, mean -log p(truth) in nats with p held above 2.2e-16, and `ece`, the expected
             calibration error of the predicted class over 15 bins of equal width.
         seed: of the bootstrap.
+        speakers: of each utterance, for the interval of new speakers; None, for all or for one, gives none.
 
     Returns:
         `n`, `accuracy`, `weighted_f1`, `macro_f1`, `uar`, `per_class`, `confusion` (rows = truth), `interval` (95 %;
         with a single group nothing is known of the spread between groups, and the interval is [0, 1]), and `nll`, `ece`
-        with probabilities. `this_test_set` holds for other dialogues of the speakers tested; `new_speakers` is None.
+        with probabilities. `this_test_set` holds for other dialogues of the speakers tested, `new_speakers` for others.
 
     Raises:
         ConfigError: nothing to score, lengths that differ, a name outside `classes`, or no probabilities.
@@ -95,8 +97,37 @@ def score(
         for i, emotion in enumerate(classes)
     }
     result["confusion"] = confusion.tolist()
-    result["interval"] = _intervals(_confusions_by_group(rows, columns, num_classes, groups), seed)
+    here = intervals(_by_group(rows, columns, num_classes, groups), seed)
+    new = None
+    if speakers is not None and None not in speakers:
+        new = speaker_intervals(_by_group(rows, columns, num_classes, speakers))
+    result["interval"] = {name: {"this_test_set": here[name], "new_speakers": new and new[name]} for name in here}
     return result
+
+
+def confusions_by_group(
+    truth: Sequence[str], predicted: Sequence[str], classes: Sequence[str], groups: Sequence[Hashable] | None
+) -> Int64[np.ndarray, "G C C"]:
+    """Count one confusion matrix a group, in the order in which they come; an utterance without one is its own."""
+    return _by_group(_ids("truth", truth, classes), _ids("predicted", predicted, classes), len(classes), groups)
+
+
+def intervals(confusions: Real[np.ndarray, "G C C"], seed: int = 0) -> dict[str, list[float]]:
+    """95 % intervals of the four figures for other groups (dialogues) like these."""
+    counts = _ordered(confusions)
+    return cluster_interval(counts, figures, counts.sum((1, 2)), seed)
+
+
+def speaker_intervals(confusions: Real[np.ndarray, "G C C"]) -> dict[str, list[float]] | None:
+    """95 % intervals of the four figures for other speakers, from one confusion matrix a speaker; None below three."""
+    counts = _ordered(confusions)
+    return cluster_t(counts, figures, counts.sum((1, 2))) if len(counts) > 2 else None
+
+
+def _ordered(confusions: Real[np.ndarray, "G C C"]) -> Real[np.ndarray, "G C C"]:
+    """In an order of their own, so that the order of utterances does not reach the last digit of a sum."""
+    order: Int64[np.ndarray, " G"] = np.lexsort(confusions.reshape(len(confusions), -1).T)
+    return confusions[order]
 
 
 def _share(part: Any, whole: Any) -> Float64[np.ndarray, "..."]:
@@ -107,15 +138,7 @@ def _share(part: Any, whole: Any) -> Float64[np.ndarray, "..."]:
     return share
 
 
-def _intervals(confusions: Int64[np.ndarray, "G C C"], seed: int) -> dict[str, dict[str, list[float] | None]]:
-    if len(confusions) < 2:
-        bounds = {name: [0.0, 1.0] for name in figures(confusions)}
-    else:
-        bounds = cluster_bootstrap(confusions, figures, seed=seed)
-    return {name: {"this_test_set": bound, "new_speakers": None} for name, bound in bounds.items()}
-
-
-def _confusions_by_group(
+def _by_group(
     rows: Int64[np.ndarray, " N"],
     columns: Int64[np.ndarray, " N"],
     num_classes: int,

@@ -3,6 +3,8 @@
 import csv
 import fcntl
 import hashlib
+import io
+import itertools
 import logging
 import multiprocessing
 import os
@@ -12,23 +14,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
+import torch
+from jaxtyping import Float64, Int64
+from torch import nn
 from tqdm import tqdm
 
-from wavfusion import manifest, train
-from wavfusion.clips import Media
-from wavfusion.dataset import choose_features, model_config
+from wavfusion import controls, manifest, metrics, report, train
+from wavfusion import statistics as stats
+from wavfusion.clips import FeatureSet, Media
+from wavfusion.dataset import Features, LengthBatches, choose_features, collate, model_config, model_inputs
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.experiment import Experiment
-from wavfusion.protocol import Protocol, divide
-from wavfusion.run import read_json
-from wavfusion.store import Store
-from wavfusion.tables import Table
+from wavfusion.model.config import WavFusionConfig
+from wavfusion.protocol import SAID, Protocol, describe, divide
+from wavfusion.run import read_json, write_json
+from wavfusion.store import Store, write_whole
+from wavfusion.tables import FIGURES, Claim, Table
 
 log = logging.getLogger(__name__)
 
@@ -180,8 +186,7 @@ def _run_pool(
     if not jobs:
         return []
     left: list[Job] = []
-    # Spawned: torch's threads do not survive a fork.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _watch, (os.getpid(),)) as pool:
+    with _pool(workers) as pool:
         waiting: dict[Future[float], Job] = {pool.submit(_train, study, job, device): job for job in jobs}
         try:
             for future in as_completed(waiting):
@@ -203,8 +208,16 @@ def _run_pool(
     return left
 
 
-def _watch(parent: int) -> None:
-    """End a worker whose parent was killed, so that nothing goes on writing."""
+def _pool(workers: int) -> ProcessPoolExecutor:
+    """Processes that share the cores and end with this one; spawned, since torch's threads do not survive a fork."""
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, context, _start, (os.getpid(), threads))
+
+
+def _start(parent: int, threads: int) -> None:
+    """Prepare a worker: it must not go on writing when its parent was killed."""
+    torch.set_num_threads(threads)
 
     def look() -> None:
         while os.getppid() == parent:
@@ -219,12 +232,15 @@ def _train(study: Study, job: Job, device: str) -> float:
     started = time.monotonic()
     with _alone(job.folder):
         if not job.done:
-            utterances, corpus = manifest.read(study.manifest), manifest.read_corpus(study.manifest)
-            store = Store(study.store)
-            media = Media(store, corpus.root, corpus.root)
-            data = train.Data(utterances, corpus, job.protocol, store, media, str(study.manifest))
-            train.train(job.experiment, data, job.folder, device, resume=True)
+            train.train(job.experiment, _data(study, job), job.folder, device, resume=True)
     return time.monotonic() - started
+
+
+def _data(study: Study, job: Job) -> train.Data:
+    utterances, corpus = manifest.read(study.manifest), manifest.read_corpus(study.manifest)
+    store = Store(study.store)
+    media = Media(store, corpus.root, corpus.root)
+    return train.Data(utterances, corpus, job.protocol, store, media, str(study.manifest))
 
 
 @contextmanager
@@ -239,6 +255,80 @@ def _alone(folder: Path) -> Iterator[None]:
             yield
         finally:
             logging.getLogger().removeHandler(handler)
+
+
+# ---------------------------------------------------------------------- what it will cost
+
+STARTUP = 8.0  # seconds of a worker until its first training begins, on the machine of docs/results.md
+STEPS = 4  # timed training steps of each experiment
+
+
+def estimate(study: Study, jobs: Sequence[Job], workers: int, device: str = "cpu") -> dict[str, float]:
+    """Seconds that each training will take at most, from a few steps of it beside `workers` - 1 others.
+
+    Early stopping is not foreseen.
+    """
+    kinds: dict[str, Job] = {}
+    for job in jobs:
+        kinds.setdefault(replace(job.experiment, seed=0).to_yaml(), job)
+    with _pool(workers) as pool:
+        step = dict(
+            zip(
+                kinds,
+                pool.map(_time_step, itertools.repeat(study), kinds.values(), itertools.repeat(device)),
+                strict=True,
+            )
+        )
+    found = {}
+    for job in jobs:
+        setting = job.experiment.train
+        count = {part: len(job.protocol.ids(part)) / setting.batch_size for part in ("train", "valid", "test")}
+        every = 2 ** len(job.experiment.model.modalities) - 1 if job.experiment.model.modality_dropout else 1
+        # A forward pass alone takes about a third of a step.
+        looks = setting.epochs * count["valid"] + every * count["test"]
+        found[job.folder.name] = step[replace(job.experiment, seed=0).to_yaml()] * (
+            setting.epochs * count["train"] + looks / 3
+        )
+    return found
+
+
+def to_costs(planned: Plan, costs: Mapping[str, float], workers: int) -> str:
+    """List the trainings with what they will cost, and the sum."""
+    used: dict[str, list[str]] = {}
+    for (table, row), seeds in planned.rows.items():
+        for name in (name for names in seeds for name in names):
+            used.setdefault(name, []).append(f"{table} {row}")
+    lines = [
+        f"{name}  {costs[name] / 60:6.1f} min  {'done' if job.done else 'to do'}  {'; '.join(used[name])}"
+        for name, job in planned.jobs.items()
+    ]
+    left = [costs[name] for name, job in planned.jobs.items() if not job.done]
+    hours = (sum(left) / workers + STARTUP) / 3600
+    return "\n".join([*lines, f"{len(left)} trainings to do, {workers} at once: at most about {hours:.2f} hours"])
+
+
+def _time_step(study: Study, job: Job, device: str) -> float:
+    """Median seconds of a training step, on batches of all lengths."""
+    data = _data(study, job)
+    features = choose_features(data.store, job.experiment.preset)
+    experiment = train.resolved(job.experiment, features)
+    config = model_config(experiment.model, features, data.protocol.classes)
+    live = experiment.train.mode != "cached" and "audio" in config.modalities
+    samples = Features(data.part("train"), data.store, data.media, features, config, first_window=True, live=live)
+    model, network = train.build(experiment.train.mode, config, train.load_trained_on(features, config))
+    optimiser = torch.optim.AdamW(train.parameter_groups(network.to(device).train(), model, (0.0, 0.0), 0.0))
+    size = experiment.train.batch_size
+    order = list(LengthBatches(samples.lengths(), size, 0))
+    seconds = []
+    for first in np.linspace(0, max(0, len(order) - size), STEPS + 1).astype(int):
+        started = time.monotonic()
+        batch = model_inputs(collate([samples[i] for i in order[first : first + size]]), config.modalities, device)
+        network(**batch).loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), experiment.train.clip)
+        optimiser.step()
+        optimiser.zero_grad()
+        seconds.append(time.monotonic() - started)
+    return sum(seconds[1:]) / STEPS
 
 
 # ---------------------------------------------------------------------- what came of it
@@ -265,6 +355,20 @@ class Said:
         """Of the emotions, in class order."""
         return np.array([[float(row[f"p_{name}"]) for name in self.classes] for row in self.rows])
 
+    @property
+    def groups(self) -> list[str | None]:
+        """The dialogue of each utterance; None where it has none."""
+        return [row["dialogue"] or None for row in self.rows]
+
+    @property
+    def speakers(self) -> list[str | None]:
+        """The speaker of each utterance; None where it is not known."""
+        return [row["speaker"] or None for row in self.rows]
+
+    def confusions(self, groups: Sequence[str | None]) -> Int64[np.ndarray, "G C C"]:
+        """One confusion matrix a group, in the order in which they come; an utterance without one is a group."""
+        return metrics.confusions_by_group(self.column("truth"), self.column("predicted"), self.classes, groups)
+
 
 def read_said(folders: Sequence[Path]) -> Said:
     """Pool the test parts of a row's folds.
@@ -283,3 +387,221 @@ def read_said(folders: Sequence[Path]) -> Said:
         )
     classes: list[str] = read_json(folders[0] / "metrics.json")["classes"]
     return Said(rows, classes)
+
+
+SAME_WITHIN = 0.015  # figures this close count as equal: a claim of a difference is then refuted
+PRIMARY = "accuracy"  # the figure that verdicts go by; the other stands beside it
+
+
+def results(plan: Plan, tables: Sequence[Table], failed: Mapping[str, str]) -> dict[str, Any]:
+    """Figures of every row over its folds and seeds, and a verdict for every claim.
+
+    Rows with a failed training have no figures; claims about them have no verdict.
+    """
+    found: dict[str, Any] = {}
+    for table in tables:
+        said = {
+            row: [read_said([plan.jobs[name].folder for name in names]) for names in seeds]
+            for (of, row), seeds in plan.rows.items()
+            if of == table.name and not any(name in failed for names in seeds for name in names)
+        }
+        rows = []
+        for row in table.rows:
+            runs = plan.rows.get((table.name, row.name), [])
+            ours = _figures(said[row.name]) if row.name in said else None
+            failures = sorted({failed[name] for names in runs for name in names if name in failed})
+            about = {"name": row.name, "stated": row.stated, "trained": row.settings is not None, "extra": row.extra}
+            rows.append({**about, "ours": ours, "runs": runs, "failed": failures})
+        found[table.name] = {"title": table.title, "rows": rows, "claims": _claims(table, said)}
+    return found
+
+
+def _figures(said: Sequence[Said]) -> dict[str, Any]:
+    """Mean and spread over seeds of every figure, with intervals of the mean."""
+    scores = [
+        metrics.score(
+            each.column("truth"),
+            each.column("predicted"),
+            each.classes,
+            each.groups,
+            each.probabilities,
+            speakers=each.speakers,
+        )
+        for each in said
+    ]
+    names = ("accuracy", "weighted_f1", "macro_f1", "uar", "nll", "ece")
+    figures: dict[str, Any] = {}
+    for name in names:
+        values = [score[name] for score in scores]
+        spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        figures[name] = {"mean": float(np.mean(values)), "seed_sd": spread}
+    for name, bounds in _intervals(said).items():
+        figures[name] |= bounds
+    per_class = {
+        emotion: float(np.mean([score["per_class"][emotion]["f1"] for score in scores])) for emotion in said[0].classes
+    }
+    worst = min(per_class, key=lambda emotion: per_class[emotion])
+    return {
+        "n": len(said[0].rows),
+        "seeds": len(said),
+        "figures": figures,
+        "per_class_f1": per_class,
+        "worst_class": worst,
+    }
+
+
+def _intervals(said: Sequence[Said]) -> dict[str, dict[str, list[float] | None]]:
+    """Intervals of the mean over seeds, from counts that are averaged over them."""
+    dialogues, speakers = (
+        np.mean([each.confusions(groups) for each in said], axis=0) for groups in (said[0].groups, said[0].speakers)
+    )
+    here, new = metrics.intervals(dialogues), metrics.speaker_intervals(speakers)
+    return {name: {"this_test_set": here[name], "new_speakers": None if new is None else new[name]} for name in here}
+
+
+def score_controls(study: Study, plan: Plan) -> dict[str, Any]:
+    """Figures of the controls on the features of the first row that has all modalities, over the same folds."""
+    most = max(plan.jobs.values(), key=lambda job: len(job.experiment.model.modalities))
+    folds = {job.protocol.fold: job for job in plan.jobs.values() if job.experiment == most.experiment}
+    said: dict[str, list[Float64[np.ndarray, "N C"]]] = {}
+    truth: list[str] = []
+    groups: list[str | None] = []
+    for job in folds.values():
+        data = _data(study, job)
+        features = choose_features(data.store, job.experiment.preset)
+        config = model_config(job.experiment.model, features, data.protocol.classes)
+        train_ids, train_pooled = controls.pool(_samples(data, "train", config, features), config.modalities)
+        test_ids, test_pooled = controls.pool(_samples(data, "test", config, features), config.modalities)
+        rows = {row.id: row for row in data.utterances}
+        labels = [config.classes.index(str(rows[key].emotion)) for key in train_ids]
+        found = controls.predict(train_pooled, labels, test_pooled, len(config.classes), config.task_loss == "balanced")
+        for name, probabilities in found.items():
+            said.setdefault(name, []).append(probabilities)
+        truth += [str(rows[key].emotion) for key in test_ids]
+        groups += [rows[key].dialogue for key in test_ids]
+    classes = most.protocol.classes
+    scores = {}
+    for name, parts in said.items():
+        pooled = np.vstack(parts)
+        predicted = [classes[i] for i in pooled.argmax(1)]
+        scores[name] = metrics.score(truth, predicted, classes, groups, pooled)
+    return scores
+
+
+def _samples(data: train.Data, part: str, config: WavFusionConfig, features: FeatureSet) -> Features:
+    return Features(data.part(part), data.store, data.media, features, config)
+
+
+def _claims(table: Table, said: Mapping[str, Sequence[Said]]) -> list[dict[str, Any]]:
+    """Compare the two rows of each claim, utterance by utterance; p-values are adjusted for the table's claims."""
+    tested = [claim for claim in table.claims if claim.better in said and claim.than in said]
+    compared = [_compare(said[claim.better], said[claim.than]) for claim in tested]
+    adjusted = {
+        figure: stats.holm([each[figure].p_value for each in compared]) for figure in (compared[0] if compared else {})
+    }
+    found = []
+    for number, (claim, each) in enumerate(zip(tested, compared, strict=True)):
+        figures = {}
+        for figure in FIGURES:
+            p_value = adjusted[figure][number]
+            judged = stats.judge_better(each[figure], same_within=SAME_WITHIN, p_value=p_value)
+            about = {"verdict": str(judged.verdict), "reason": judged.reason, "p_adjusted": p_value}
+            figures[figure] = {**asdict(each[figure]), **about}
+        stated = _stated_difference(table, claim)
+        found.append({**asdict(claim), "stated": stated, "verdict": figures[PRIMARY]["verdict"], "figures": figures})
+    return found
+
+
+def _stated_difference(table: Table, claim: Claim) -> dict[str, float]:
+    """The paper's difference in points."""
+    stated = {row.name: row.stated for row in table.rows}
+    better, than = stated[claim.better], stated[claim.than]
+    return {
+        figure: round(better[figure] - than[figure], 2) for figure in FIGURES if figure in better and figure in than
+    }
+
+
+def _compare(first: Sequence[Said], second: Sequence[Said]) -> dict[str, stats.Comparison]:
+    one, other = (np.stack([each.confusions(each.groups) for each in system]) for system in (first, second))
+    return stats.compare(one, other, metrics.figures, one[0].sum((1, 2)))
+
+
+# ---------------------------------------------------------------------- files
+
+
+def write(
+    out: Path,
+    study: Study,
+    plan: Plan,
+    found: Mapping[str, Any],
+    controls: Mapping[str, Any],
+    failed: Mapping[str, str],
+) -> dict[str, Any]:
+    """Write results.json, results.csv and results.html; returns what the first holds."""
+    folds = {job.protocol.fold: job.protocol for job in plan.jobs.values()}
+    first = next(iter(folds.values())).to_json()
+    about = {**asdict(study), "manifest": study.manifest.name, "store": study.store.name, "common": study.common or {}}
+    protocol = {**{name: first[name] for name in SAID if name != "fold"}, "tested": sorted(folds)}
+    protocol["hash"] = hashlib.sha256("".join(folds[number].hash for number in sorted(folds)).encode()).hexdigest()
+    every = {"study": about, "protocol": protocol, "tables": found, "controls": controls, "failed": failed}
+    write_json(out / "results.json", every)
+    write_whole(out / "results.csv", to_csv(found, protocol).encode("utf-8", "surrogatepass"))
+    words = describe({**first, "folds": 1})
+    report.write_tables(out / "results.html", {**every, "said": words, "same_within": 100 * SAME_WITHIN})
+    return every
+
+
+COLUMNS = (
+    *("table", "row", "figure", "stated", "mean", "seed_sd", "low", "high", "low_new_speakers", "high_new_speakers"),
+    *("n", "seeds", "protocol", "hash"),
+)
+
+
+def to_csv(found: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
+    """One line a row and figure, all in percent."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for name, table in found.items():
+        for row in table["rows"]:
+            for figure in FIGURES:
+                ours = row["ours"] and row["ours"]["figures"][figure]
+                if ours is None and figure not in row["stated"]:
+                    continue
+                line = [name, row["name"], figure, row["stated"].get(figure)]
+                if ours:
+                    bounds = [*ours["this_test_set"], *(ours["new_speakers"] or (None, None))]
+                    numbers = [ours["mean"], ours["seed_sd"], *bounds]
+                    line += [None if number is None else round(100 * number, 2) for number in numbers]
+                    line += [row["ours"]["n"], row["ours"]["seeds"], protocol["name"], protocol["hash"]]
+                writer.writerow(["" if cell is None else cell for cell in line + [None] * (len(COLUMNS) - len(line))])
+    return file.getvalue()
+
+
+def to_text(every: Mapping[str, Any]) -> str:
+    """Lay what `write` returned out for a terminal."""
+    lines = ["a smoke run: its figures mean nothing"] if every["study"]["smoke"] else []
+    for name, table in every["tables"].items():
+        lines.append(f"{name}: {table['title']}")
+        for row in table["rows"]:
+            stated = "  ".join(f"{figure} {row['stated'][figure]:.2f}" for figure in FIGURES if figure in row["stated"])
+            lines.append(f"  {row['name']:<36} stated {stated or '-':<34} {_ours(row)}")
+        lines += [
+            f"  {each['better']} better than {each['than']}: {each['verdict']}; {each['figures'][PRIMARY]['reason']}"
+            for each in table["claims"]
+        ]
+    lines += [f"control {name}: accuracy {100 * found['accuracy']:.2f}" for name, found in every["controls"].items()]
+    lines += [f"failed: {name}: {reason}" for name, reason in every["failed"].items()]
+    return "\n".join(lines)
+
+
+def _ours(row: Mapping[str, Any]) -> str:
+    if row["ours"] is None:
+        return f"failed: {row['failed'][0]}" if row["failed"] else "not run" if row["trained"] else "another system"
+    words = []
+    for figure in FIGURES:
+        found = row["ours"]["figures"][figure]
+        low, high = found["this_test_set"]
+        spread = "" if found["seed_sd"] is None else f" ± {100 * found['seed_sd']:.2f}"
+        words.append(f"{figure} {100 * found['mean']:.2f}{spread} [{100 * low:.2f}, {100 * high:.2f}]")
+    return "ours " + "  ".join(words) + f"  n {row['ours']['n']}, {row['ours']['seeds']} seeds"

@@ -1,0 +1,252 @@
+import csv
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from wavfusion import extract, manifest, metrics, reproduce, tables
+from wavfusion.cli import main
+from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.store import Store
+
+pytest_plugins = ("corpus_fixture",)
+
+MINE = """
+title: Mine
+corpus: table
+rows:
+  - {name: other system, published: {accuracy: 50.0}}
+  - {name: sound, settings: {model.modalities: [audio]}, paper: {accuracy: 60.0}}
+  - {name: words, settings: {model.modalities: [text]}}
+  - {name: both, settings: {model.modalities: [audio, text]}, paper: {accuracy: 70.0, weighted_f1: 71.0}}
+  - {name: not printed, settings: {model.modalities: [video]}, extra: true}
+claims:
+  - {better: both, than: sound}
+"""
+QUICK = ["--train.epochs", "2", "--train.batch_size", "8", "--workers", "1"]
+
+
+@pytest.fixture(scope="module")
+def corpus(made: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The fixture's corpus with all layers that the tables need, under the names of IEMOCAP, MELD and its own."""
+    folder = tmp_path_factory.mktemp("tables")
+    store = folder / "store"
+    shutil.copytree(made.store, store)
+    rows, about = manifest.read(made.manifest), manifest.read_corpus(made.manifest)
+    extract.extract(rows, about, Store(store), made.encoders, audio_layers=(8, 9, 10, 11, 12), workers=1)
+    paths = {}
+    for name in ("iemocap", "meld", "table"):
+        paths[name] = folder / name / "manifest.jsonl"
+        manifest.write(paths[name], [replace(row, corpus=name) for row in rows])
+        manifest.write_corpus(paths[name], replace(about, corpus=name))
+    (folder / "mine.yaml").write_text(MINE)
+    return SimpleNamespace(store=store, folder=folder, mine=folder / "mine.yaml", **paths)
+
+
+def command(corpus: Any, out: Path, *more: str) -> list[str]:
+    return [
+        *("reproduce", str(corpus.mine), "--manifest", str(corpus.table), "--store", str(corpus.store)),
+        *("--out", str(out), "--seeds", "2", "--device", "cpu", *QUICK, *more),
+    ]
+
+
+@pytest.fixture(scope="module")
+def done(corpus: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small study of a table of the user's own, two seeds."""
+    out = tmp_path_factory.mktemp("done")
+    assert main(command(corpus, out)) == 0
+    return out
+
+
+def found(out: Path) -> dict[str, Any]:
+    return json.loads((out / "results.json").read_text())
+
+
+def rows_of(out: Path) -> dict[str, Any]:
+    return {row["name"]: row for row in found(out)["tables"]["mine"]["rows"]}
+
+
+def test_every_row_of_a_table_is_trained_but_other_systems_and_unprinted_ones(done: Path) -> None:
+    assert {name for name, row in rows_of(done).items() if row["ours"]} == {"sound", "words", "both"}
+
+
+def test_the_mean_of_a_row_is_that_of_its_runs(done: Path) -> None:
+    row = rows_of(done)["both"]
+    runs = [json.loads((done / "runs" / name / "metrics.json").read_text()) for names in row["runs"] for name in names]
+    assert row["ours"]["figures"]["accuracy"]["mean"] == pytest.approx(np.mean([run["accuracy"] for run in runs]))
+
+
+def test_the_seeds_are_trained_apart(done: Path) -> None:
+    names = rows_of(done)["both"]["runs"]
+    assert [[name.rpartition("-")[2] for name in run] for run in names] == [["seed0"], ["seed1"]]
+
+
+def test_the_interval_of_a_row_is_that_of_the_counts_of_its_seeds(done: Path) -> None:
+    row = rows_of(done)["words"]
+    counts = []
+    for (name,) in row["runs"]:
+        said = list(csv.DictReader(io.StringIO((done / "runs" / name / "predictions.csv").read_text())))
+        truth, predicted, dialogues = ([each[key] for each in said] for key in ("truth", "predicted", "dialogue"))
+        classes = json.loads((done / "runs" / name / "metrics.json").read_text())["classes"]
+        counts.append(metrics.confusions_by_group(truth, predicted, classes, dialogues))
+    expected = metrics.intervals(np.mean(counts, axis=0))["accuracy"]
+    assert row["ours"]["figures"]["accuracy"]["this_test_set"] == pytest.approx(expected)
+
+
+def test_a_claim_has_the_papers_difference_and_a_verdict(done: Path) -> None:
+    claim = found(done)["tables"]["mine"]["claims"][0]
+    words = {"supported", "refuted", "undecidable with this much data"}
+    assert (claim["stated"], claim["verdict"] in words, claim["figures"]["accuracy"]["detectable"] is None) == (
+        {"accuracy": 10.0},
+        True,
+        True,
+    )
+
+
+def test_the_table_as_csv_has_percent_and_the_protocol(done: Path) -> None:
+    lines = {
+        (line["row"], line["figure"]): line for line in csv.DictReader(io.StringIO((done / "results.csv").read_text()))
+    }
+    ours, other = lines["sound", "accuracy"], lines["other system", "accuracy"]
+    mean = rows_of(done)["sound"]["ours"]["figures"]["accuracy"]["mean"]
+    assert (float(ours["mean"]), ours["stated"], ours["protocol"], other["mean"]) == (
+        pytest.approx(100 * mean, abs=0.01),
+        "60.0",
+        "manifest",
+        "",
+    )
+
+
+def test_the_page_shows_stated_and_own_numbers(done: Path) -> None:
+    page = (done / "results.html").read_text()
+    mean = rows_of(done)["both"]["ours"]["figures"]["accuracy"]["mean"]
+    assert f"{100 * mean:.2f} ±" in page and "70.00" in page and "both better than sound" in page
+
+
+def test_controls_are_scored_on_the_same_test_part(done: Path) -> None:
+    found_controls = found(done)["controls"]
+    test = rows_of(done)["both"]["ours"]["n"]
+    assert {each["n"] for each in found_controls.values()} == {test}
+    assert {"majority", "prior", "logistic regression audio+text"} <= found_controls.keys()
+
+
+def test_done_runs_are_not_trained_again(corpus: Any, done: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (done / "runs").rglob("*") if path.is_file()}
+    results = (done / "results.json").read_bytes()
+    assert main(command(corpus, done)) == 0
+    after = {path: path.stat().st_mtime_ns for path in (done / "runs").rglob("*") if path.is_file()}
+    assert (after, (done / "results.json").read_bytes()) == (before, results)
+
+
+def test_a_second_study_gives_the_same_bytes(corpus: Any, done: Path, tmp_path: Path) -> None:
+    assert main(command(corpus, tmp_path, "--workers", "1")) == 0
+    names = ["results.json", "results.csv"] + [
+        path.relative_to(done).as_posix() for path in done.glob("runs/*/*") if path.suffix in (".csv", ".safetensors")
+    ]
+    assert [name for name in names if (tmp_path / name).read_bytes() != (done / name).read_bytes()] == []
+
+
+def test_a_run_that_fails_is_named_and_the_others_finish(
+    corpus: Any, done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = rows_of(done)["words"]["runs"][0][0]
+    shutil.copytree(done, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "runs" / broken)
+    (tmp_path / "out" / "runs" / broken).mkdir()
+    (tmp_path / "out" / "runs" / broken / "experiment.yaml").write_text("{")
+    assert main(command(corpus, tmp_path / "out")) == 1
+    rows = rows_of(tmp_path / "out")
+    assert (rows["words"]["ours"], rows["both"]["ours"] is None) == (None, False)
+    assert f"failed: {broken}: ConfigError" in capsys.readouterr().out
+
+
+def test_a_dry_run_lists_the_trainings_and_makes_nothing(
+    corpus: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(corpus, tmp_path / "none", "--dry-run")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert (len(lines), "6 trainings to do" in lines[-1], (tmp_path / "none").exists()) == (7, True, False)
+
+
+def test_layers_that_the_store_lacks_are_named_before_anything_is_trained(
+    made: Any, corpus: Any, tmp_path: Path
+) -> None:
+    study = reproduce.Study(corpus.iemocap, made.store, protocol="manifest")
+    with pytest.raises(CorpusError, match="run extract --layers 8,9,10,11"):
+        reproduce.plan(study, [tables.read("6")], tmp_path)
+
+
+def test_a_table_of_another_corpus_is_refused(corpus: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="table2: expected a manifest of meld, found iemocap"):
+        reproduce.plan(reproduce.Study(corpus.iemocap, corpus.store, protocol="manifest"), [tables.read("2")], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["iemocap", "meld"])
+def test_a_smoke_run_of_every_table_ends_with_figures(corpus: Any, tmp_path: Path, name: str) -> None:
+    arguments = ["--manifest", str(getattr(corpus, name)), "--store", str(corpus.store), "--out", str(tmp_path)]
+    assert (
+        main(["reproduce", *arguments, "--smoke", "--protocol", "manifest", "--device", "cpu", "--workers", "2"]) == 0
+    )
+    rows = [row for table in found(tmp_path)["tables"].values() for row in table["rows"]]
+    trained = [row for row in rows if row["trained"] and not row["extra"]]
+    assert len(trained) == {"iemocap": 19, "meld": 1}[name] and all(row["ours"] for row in trained)
+
+
+# ---------------------------------------------------------------------- kills
+
+
+def children(pid: int) -> Iterator[int]:
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(path.read_text().rpartition(")")[2].split()[1]) == pid:
+                yield int(path.parent.name)
+        except (OSError, ValueError):
+            continue
+
+
+def started(corpus: Any, out: Path) -> subprocess.Popen[bytes]:
+    arguments = [sys.executable, "-m", "wavfusion", *command(corpus, out, "--workers", "2")]
+    return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.slow
+def test_a_killed_study_goes_on_and_ends_the_same(corpus: Any, tmp_path: Path) -> None:
+    """The whole study is killed at random moments, and each time started again on what it left."""
+    whole = tmp_path / "whole"
+    begun = time.monotonic()
+    assert started(corpus, whole).wait() == 0
+    seconds = time.monotonic() - begun
+    draw = random.Random(0)
+    for moment in range(int(os.environ.get("WAVFUSION_KILLS", "3"))):
+        out = tmp_path / str(moment)
+        process = started(corpus, out)
+        time.sleep(draw.uniform(0.1, 0.95) * seconds)
+        process.kill()
+        process.wait()
+        assert started(corpus, out).wait() == 0
+        same = [(out / name).read_bytes() == (whole / name).read_bytes() for name in ("results.json", "results.csv")]
+        assert all(same), moment
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_nothing_but_time(corpus: Any, tmp_path: Path) -> None:
+    process = started(corpus, tmp_path)
+    while not list(tmp_path.glob("runs/*/experiment.yaml")):
+        time.sleep(0.2)
+        assert process.poll() is None
+    spawned = [pid for pid in children(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(spawned[0], signal.SIGKILL)
+    assert process.wait() == 0 and not found(tmp_path)["failed"]
