@@ -408,6 +408,8 @@ def results(plan: Plan, tables: Sequence[Table], failed: Mapping[str, str]) -> d
         rows = []
         for row in table.rows:
             runs = plan.rows.get((table.name, row.name), [])
+            if row.extra and not runs:
+                continue
             ours = _figures(said[row.name]) if row.name in said else None
             failures = sorted({failed[name] for names in runs for name in names if name in failed})
             about = {"name": row.name, "stated": row.stated, "trained": row.settings is not None, "extra": row.extra}
@@ -540,7 +542,14 @@ def write(
     """Write results.json, results.csv and results.html; returns what the first holds."""
     folds = {job.protocol.fold: job.protocol for job in plan.jobs.values()}
     first = next(iter(folds.values())).to_json()
-    about = {**asdict(study), "manifest": study.manifest.name, "store": study.store.name, "common": study.common or {}}
+    seeds = len(next(iter(plan.rows.values())))
+    about = {
+        **asdict(study),
+        "seeds": seeds,
+        "manifest": study.manifest.name,
+        "store": study.store.name,
+        "common": study.common or {},
+    }
     protocol = {**{name: first[name] for name in SAID if name != "fold"}, "tested": sorted(folds)}
     protocol["hash"] = hashlib.sha256("".join(folds[number].hash for number in sorted(folds)).encode()).hexdigest()
     every = {"study": about, "protocol": protocol, "tables": found, "controls": controls, "failed": failed}
