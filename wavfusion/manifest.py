@@ -193,7 +193,15 @@ def _unique_rows(utterances: Iterable[Utterance]) -> Iterator[str]:
         if utterance.id in seen:
             raise CorpusError(f"expected unique ids, found {utterance.id!r} twice in corpus {utterance.corpus!r}")
         seen.add(utterance.id)
-        yield _dump(asdict(utterance))
+        yield _dump(_row(utterance))
+
+
+def _row(utterance: Utterance) -> dict[str, Any]:
+    """Its fields; `asdict` would copy every value, a third of the time of a long manifest."""
+    row = {each.name: getattr(utterance, each.name) for each in fields(utterance)}
+    for name in ("audio", "video"):
+        row[name] = row[name] and asdict(row[name])
+    return row
 
 
 def _dump(row: dict[str, Any], indent: int | None = None) -> str:
