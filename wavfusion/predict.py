@@ -20,11 +20,12 @@ from wavfusion.clips import Clip, Medium, plan
 from wavfusion.dataset import Row, Sample, only, window_text
 from wavfusion.encoders import Encoders
 from wavfusion.errors import ConfigError, MediaError
+from wavfusion.explain import contributions, warn_of_untrained_subsets
 from wavfusion.extract import Decoded
-from wavfusion.inference import pick_device, run
+from wavfusion.inference import pick_device, run_sets, subsets
 from wavfusion.manifest import AudioSpan, Utterance, VideoSpan
 from wavfusion.media import SAMPLE_RATE
-from wavfusion.run import Run, read_run
+from wavfusion.run import HUB_ID, Run, read_run
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,8 @@ class Prediction:
         probability: of that emotion.
         probabilities: of all emotions.
         modalities: what was there and was used.
-        contribution: share of each modality in the answer; None until it is computed.
+        contribution: exact Shapley values, in nats, of the modalities that were there: they add up to the logarithm of
+            `probability` over the emotion's share in training (docs/explain.md).
         text_share: mean gate, text against video; None unless both were used.
     """
 
@@ -67,6 +69,7 @@ class EmotionRecognizer:
     def __init__(self, trained: Run, encoders: Encoders, device: str = "cpu") -> None:
         self.trained, self.encoders, self.device = trained, encoders.to(device), device
         self.model = trained.model.to(device)
+        warn_of_untrained_subsets(trained.model.config)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, device: str = "cpu") -> "EmotionRecognizer":
@@ -132,7 +135,9 @@ class EmotionRecognizer:
         clips = plan(utterance, known, only(self.trained.features, used))
         self._require_evidence(clips, file)
         windows = _Windows(clips, utterance, samples, self)
-        said = run(self.model, windows, used, self.trained.prior, self.device)
+        sets = subsets(used)
+        every = run_sets(self.model, windows, sets, self.trained.prior, self.device)
+        said = every[-1]
         if not said.modalities[0]:
             raise MediaError("; ".join(windows.errors) or f"{file!r}: nothing that this model can use")
         for error in windows.errors:
@@ -150,6 +155,7 @@ class EmotionRecognizer:
                 probabilities[emotion],
                 probabilities,
                 said.modalities[0],
+                contribution=contributions(sets, every, self.trained.prior)[0],
                 text_share=said.text_share[0],
             )
         ]
@@ -221,7 +227,7 @@ def _half(features: Tensor | None) -> Tensor | None:
 
 def _folder(name: str | Path) -> Path:
     """A RUN folder as it is, or a hub's copy of one."""
-    if Path(name).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+    if Path(name).exists() or not re.fullmatch(HUB_ID, str(name)):
         return Path(name)
     from huggingface_hub import snapshot_download
 

@@ -35,6 +35,7 @@ from wavfusion.experiment import Experiment, read_yaml
 from wavfusion.inference import run, subsets
 from wavfusion.live import LiveWavFusion
 from wavfusion.manifest import Corpus, Utterance
+from wavfusion.margin import pulls
 from wavfusion.model.config import WavFusionConfig
 from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
 from wavfusion.protocol import Protocol, resolve
@@ -139,6 +140,7 @@ def read_data(
 FILES = (
     *("experiment.yaml", "environment.json", "protocol.json", "split.csv", "config.json", "model.safetensors"),
     *("metrics.json", "predictions.csv", "history.csv", "evaluate/metrics.json", "evaluate/predictions.csv"),
+    "explain.json",
 )
 
 
@@ -305,12 +307,20 @@ class FusionTrainer(Trainer):
         return (output.loss, output) if return_outputs else output.loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the loss parts' means and the learning rates of the groups."""
+        """Add the loss parts' means, the learning rates of the groups, and the margin loss's pull."""
         if "loss" in logs:
             logs |= {f"loss_{name}": float(torch.stack(values).mean()) for name, values in self._parts.items()}
             self._parts = {}
             logs |= {f"lr_{group['name']}": group["lr"] for group in self.optimizer.param_groups}
+            if self.fusion.shared_encoder is not None:
+                logs |= pulls(self.model.network, self._prepare_inputs(self._probe()), self.fusion)
         super().log(logs, start_time)
+
+    def _probe(self) -> dict[str, Any]:
+        """The batch on which the gradients of the losses are compared: always the same, from all over the part."""
+        train: Features = self.train_dataset
+        size = min(self.args.per_device_train_batch_size, len(train))
+        return collate([train[i * len(train) // size] for i in range(size)])
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW over four groups: pretrained and new tensors, with and without decay."""
