@@ -202,7 +202,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     _add_demo(verb("demo", _demo, "the whole of it on a generated corpus, offline", compute, as_json))
     _add_prepare(verb("prepare", _prepare, "a corpus's raw folders to a manifest", as_json))
     _add_check(verb("check", _check, "whether a corpus is valid and what is tested was not met in training", as_json))
-    _add_report(verb("report", _report, "a page about a corpus"))
+    _add_report(verb("report", _report, "a page about a trained RUN, several RUNs compared, or a corpus"))
     _add_extract(verb("extract", _extract, "frozen features of a manifest into a store", compute, as_json))
     _add_train(verb("train", _train, "one model from stored features", compute, as_json))
     _add_reproduce(verb("reproduce", _reproduce, "the paper's tables, or your own, with intervals", compute, as_json))
@@ -251,8 +251,12 @@ def _add_check(verb: Parser) -> None:
 
 
 def _add_report(verb: Parser) -> None:
-    verb.add_argument("manifest", metavar="MANIFEST", type=_path, help="what `prepare` wrote")
-    verb.add_argument("--out", type=_path, metavar="FILE.html", help="the page (default report.html beside it)")
+    verb.add_argument(
+        "places", metavar="RUN_OR_MANIFEST", type=_path, nargs="+", help="RUN folders, or what `prepare` wrote"
+    )
+    verb.add_argument(
+        "--out", type=_path, metavar="FILE.html", help="the page (default report.html in the RUN or by the manifest)"
+    )
     verb.add_argument("--root", type=_path, help="where the corpus lies now, if it was moved")
     verb.add_argument("--force", action="store_true", help="overwrite that page")
 
@@ -462,14 +466,25 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from wavfusion import manifest
-    from wavfusion.report.corpus import write_corpus
     from wavfusion.store import require_free
 
-    out = options.out or options.manifest.with_name("report.html")
+    first = options.places[0]
+    runs = [place for place in options.places if place.is_dir() and not (place / "manifest.jsonl").is_file()]
+    if len(options.places) > 1 and len(runs) < len(options.places):
+        other = next(place for place in options.places if place not in runs)
+        raise ConfigError(f"report: expected one manifest or only RUN folders, found {str(other)!r} among others")
+    out = options.out or (first / "report.html" if runs else first.with_name("report.html"))
     require_free([out], options.force)
-    rows, corpus = manifest.read(options.manifest), manifest.read_corpus(options.manifest)
-    write_corpus(options.manifest, out, _looks(options.manifest, options.root or Path(corpus.root), rows))
+    if runs:
+        from wavfusion.report.runs import write_runs
+
+        write_runs(runs, out, options.root)
+    else:
+        from wavfusion import manifest
+        from wavfusion.report.corpus import write_corpus
+
+        rows, corpus = manifest.read(first), manifest.read_corpus(first)
+        write_corpus(first, out, _looks(first, options.root or Path(corpus.root), rows))
     _print(str(out))
     return DONE
 

@@ -9,12 +9,13 @@ from typing import Any
 
 from PIL import Image
 
-from wavfusion import corpora, experiment, extract, lookalike, media, protocol, report, train
+from wavfusion import corpora, experiment, extract, lookalike, media, protocol, train
 from wavfusion.clips import Media
 from wavfusion.encoders import PRESETS
 from wavfusion.errors import CorpusError
 from wavfusion.manifest import Utterance
 from wavfusion.predict import EmotionRecognizer, Prediction
+from wavfusion.report.runs import write_runs
 from wavfusion.run import write_json
 from wavfusion.store import Store, require_writable
 
@@ -65,7 +66,7 @@ def run(out: Path, clips: int = 1100, seed: int = 0, device: str = "cpu", force:
     prediction = _predict(out, work, Path(corpus.root), example, device)
     summary = _summary(world, result, example, prediction, time.monotonic() - started)
     write_json(work / "summary.json", summary)
-    report.write(out, summary)
+    write_runs([out], out / "report.html", demo=summary)
     return summary
 
 

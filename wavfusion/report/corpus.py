@@ -1,4 +1,4 @@
-"""Static HTML pages about a demo's RUN and about a corpus; no script, no network."""
+"""The page of a corpus: emotions, durations, words, agreement, speakers, what was left out."""
 
 import json
 import re
@@ -9,36 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from wavfusion import manifest
 from wavfusion.corpora import cremad, iemocap, meld, ravdess
 from wavfusion.corpora.scan import Look
 from wavfusion.errors import CorpusError
 from wavfusion.manifest import SPLITS, Corpus, Utterance
-from wavfusion.store import write_whole
-
-
-def _pages() -> Environment:
-    return Environment(
-        loader=PackageLoader("wavfusion", "pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-
-
-def write(run: Path, summary: dict[str, Any]) -> None:
-    """Write `report.html` of a demo's RUN.
-
-    Args:
-        run: the RUN folder; its metrics.json gives figures and confusion.
-        summary: what `demo.run` returns.
-    """
-    metrics = json.loads((run / "metrics.json").read_text("utf-8"))
-    largest = [max(1, *row) for row in metrics["confusion"]]
-    page = _pages().get_template("demo.html").render(summary=summary, metrics=metrics, largest=largest)
-    write_whole(run / "report.html", page.encode("utf-8", "surrogatepass"))
-
-
-# ---------------------------------------------------------------------- a corpus
+from wavfusion.report import write_page
 
 SHOWN_SPEAKERS = 30
 SECONDS = (0, 0.5, 1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 30)
@@ -60,32 +37,29 @@ def write_corpus(manifest_path: Path, out: Path, looks: Mapping[str, Look]) -> N
     lengths = [length for row in rows if (length := _seconds(row, looks)) is not None]
     counts = _counts(rows, group)
     published = {name: found for name, found in stated.items() if name in counts}
-    page = (
-        _pages()
-        .get_template("corpus.html")
-        .render(
-            corpus=corpus,
-            classes=[*corpus.classes, *(["none"] if any(row.emotion is None for row in rows) else [])],
-            facts={
-                "rows": len(rows),
-                "unlabelled": sum(row.emotion is None for row in rows),
-                "speakers": len({row.speaker for row in rows if row.speaker}),
-                "dialogues": len({row.dialogue for row in rows if row.dialogue}),
-                "hours": sum(lengths) / 3600,
-                **{kind: len(left_out[kind]) for kind in ("excluded", "stripped")},
-            },
-            emotions={"by": by, "counts": counts, "shares": _shares(rows, corpus.classes)},
-            published=published,
-            differences=any(counts[name] != found for name, found in published.items()),
-            durations=_histogram("durations", lengths, SECONDS),
-            words=_words(rows),
-            agreement=_agreement(rows),
-            speakers=_speakers(rows),
-            modalities={name: sum(name not in row.missing for row in rows) for name in manifest.MODALITIES},
-            reasons=_reasons(left_out),
-        )
+    write_page(
+        out,
+        "corpus.html",
+        corpus=corpus,
+        classes=[*corpus.classes, *(["none"] if any(row.emotion is None for row in rows) else [])],
+        facts={
+            "rows": len(rows),
+            "unlabelled": sum(row.emotion is None for row in rows),
+            "speakers": len({row.speaker for row in rows if row.speaker}),
+            "dialogues": len({row.dialogue for row in rows if row.dialogue}),
+            "hours": sum(lengths) / 3600,
+            **{kind: len(left_out[kind]) for kind in ("excluded", "stripped")},
+        },
+        emotions={"by": by, "counts": counts, "shares": _shares(rows, corpus.classes)},
+        published=published,
+        differences=any(counts[name] != found for name, found in published.items()),
+        durations=_histogram("durations", lengths, SECONDS),
+        words=_words(rows),
+        agreement=_agreement(rows),
+        speakers=_speakers(rows),
+        modalities={name: sum(name not in row.missing for row in rows) for name in manifest.MODALITIES},
+        reasons=_reasons(left_out),
     )
-    write_whole(out, page.encode("utf-8", "surrogatepass"))
 
 
 def _seconds(row: Utterance, looks: Mapping[str, Look]) -> float | None:

@@ -1,0 +1,438 @@
+import csv
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from chromium import BROWSER, Page
+from test_report import cells
+
+from wavfusion import manifest, media, metrics, statistics
+from wavfusion.cli import main
+from wavfusion.errors import ConfigError
+from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
+from wavfusion.protocol import Protocol, hash_of
+from wavfusion.report.runs import write_runs
+from wavfusion.run import write_json
+
+CLASSES = ["angry", "happy", "sad"]
+MARKUP = "</script><img src=x onerror=alert(1)> & <b>bold</b>"
+
+
+def answers(count: int, seed: int, skill: float = 1.5) -> list[dict[str, str]]:
+    """Rows of predictions.csv: three utterances a dialogue, two dialogues a speaker, probabilities that know a bit."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(count, len(CLASSES)))
+    logits[np.arange(count), np.arange(count) % len(CLASSES)] += skill
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return [
+        {
+            "id": f"u{i}",
+            "dialogue": f"d{i // 3}",
+            "speaker": f"s{i // 6}",
+            "truth": CLASSES[i % len(CLASSES)],
+            "predicted": CLASSES[int(p.argmax())],
+            **{f"p_{name}": f"{x:.6f}" for name, x in zip(CLASSES, p, strict=True)},
+        }
+        for i, p in enumerate(shares)
+    ]
+
+
+def make_run(folder: Path, rows: Sequence[dict[str, str]], selected_on: str = "valid", **changed: Any) -> Path:
+    """Write what a training leaves behind, without its model; `changed` goes into metrics.json."""
+    folder.mkdir(parents=True)
+    parts = {"t0": "train", **{row["id"]: "test" for row in rows}}
+    digest = hash_of(parts, CLASSES, selected_on)
+    protocol = Protocol("speaker-folds", 2, 5, CLASSES, parts, {}, True, [], digest, 0, selected_on).to_json()
+    encoder = {"audio": {"name": "superb/hubert-base-superb-er", "saw_corpus": "no"}}
+    truth, said = [row["truth"] for row in rows], [row["predicted"] for row in rows]
+    p = np.array([[float(row[f"p_{name}"]) for name in CLASSES] for row in rows])
+    figures = metrics.score(truth, said, CLASSES, [row["dialogue"] for row in rows], p)
+    about = {"classes": CLASSES, "modalities": ["audio"], "encoders": encoder, "contaminated": [], "part": "test"}
+    write_json(folder / "protocol.json", protocol)
+    write_json(folder / "metrics.json", {**figures, **about, "subsets": {}, "protocol": protocol, **changed})
+    write_json(folder / "environment.json", {"manifest": str(folder.parent / "manifest.jsonl"), "seed": 7})
+    (folder / "experiment.yaml").write_text("seed: 7\n")
+    (folder / "history.csv").write_text("epoch,step,eval_weighted_f1,loss\n1.0,5,0.4,2.5\n2.0,10,0.6,1.5\n3.0,15,,\n")
+    (folder / "split.csv").write_text("id,split\n" + "".join(f"{name},{part}\n" for name, part in parts.items()))
+    with open(folder / "predictions.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], "protocol"])
+        writer.writeheader()
+        writer.writerows({**row, "protocol": digest[:16]} for row in rows)
+    return folder
+
+
+def make_corpus(folder: Path, rows: Sequence[dict[str, str]], text: str = "well") -> None:
+    """Write the manifest beside RUNs, with one sound file for all."""
+    sound = np.sin(np.arange(4 * media.SAMPLE_RATE) / 20).astype(np.float32)
+    media.write_audio(folder / "a b#1.wav", sound, media.SAMPLE_RATE)
+    utterances = [
+        Utterance(row["id"], "table", "test", audio=AudioSpan("a b#1.wav", 1.0, 2.5), text=text, language="en")
+        for row in rows
+    ]
+    manifest.write(folder / "manifest.jsonl", utterances)
+    manifest.write_corpus(folder / "manifest.jsonl", Corpus("table", str(folder), None, CLASSES, "0"))
+
+
+def page_of(out: Path, *runs: Path) -> str:
+    write_runs(runs, out)
+    return out.read_text("utf-8")
+
+
+def data_of(page: str) -> Any:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    rows = answers(60, 0)
+    make_corpus(tmp_path, rows)
+    return make_run(tmp_path / "run", rows)
+
+
+def test_the_figures_stand_with_both_intervals(run: Path) -> None:
+    rows = answers(60, 0)
+    truth, said, speakers = ([row[name] for row in rows] for name in ("truth", "predicted", "speaker"))
+    found = metrics.score(truth, said, CLASSES, [row["dialogue"] for row in rows], speakers=speakers)
+    bounds = found["interval"]["uar"]
+    expected = [
+        f"{100 * low:.1f} – {100 * high:.1f}" for low, high in (bounds["this_test_set"], bounds["new_speakers"])
+    ]
+    table = {row[0]: row[1:] for row in cells(page_of(run / "r.html", run)) if row}
+    assert table["UAR"] == [f"{100 * found['uar']:.1f}", *expected]
+
+
+def test_protocol_fold_and_hash_stand_on_the_page(run: Path) -> None:
+    table = {row[0]: row[1:] for row in cells(page_of(run / "r.html", run)) if row}
+    digest = json.loads((run / "protocol.json").read_text())["hash"]
+    said = "speaker-folds, fold 2 of 5, speakers disjoint, selected on valid"
+    assert (table["protocol"], table["its hash"]) == ([said], [digest])
+
+
+def test_what_chose_on_the_test_part_or_met_the_corpus_says_so_in_plain_sight(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", answers(12, 0), "test", contaminated=["audio"])
+    warnings = re.findall(r'<p class="warning"><strong>(.*?)</strong>', page_of(tmp_path / "r.html", run))
+    assert warnings == ["SELECTED ON TEST", "CONTAMINATED"]
+
+
+def test_calibration_bins_add_up_to_the_calibration_error(run: Path) -> None:
+    rows = [row for row in cells(page_of(run / "r.html", run)) if len(row) == 4 and re.match(r"\d+ – \d+$", row[0])]
+    numbers = np.array([[float(cell) for cell in row[1:]] for row in rows])
+    error = (abs(numbers[:, 0] - numbers[:, 1]) * numbers[:, 2]).sum() / 60
+    assert error == pytest.approx(100 * json.loads((run / "metrics.json").read_text())["ece"], abs=0.1)
+
+
+def test_words_with_markup_are_data_and_not_markup(tmp_path: Path) -> None:
+    rows = answers(6, 0)
+    make_corpus(tmp_path, rows, MARKUP)
+    page = page_of(tmp_path / "r.html", make_run(tmp_path / "run", rows))
+    assert ("<img" in page, data_of(page)["runs"][0]["rows"][0][4]) == (False, MARKUP)
+
+
+def test_a_page_of_a_run_asks_nothing_of_the_network(run: Path) -> None:
+    addresses = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?+(?!data:|#)[^\"'>]*", page_of(run / "r.html", run))
+    assert addresses == []
+
+
+def test_plots_have_no_colour_of_their_own(run: Path) -> None:
+    plots = re.findall(r"<svg.*?</svg>", page_of(run / "r.html", run), re.DOTALL)
+    colours = {colour for plot in plots for colour in re.findall(r"(?:fill|stroke): ([^;\"]*)", plot)}
+    assert {colour for colour in colours if not colour.startswith("var(--")} <= {"none"}
+
+
+def test_names_within_a_page_are_unique(run: Path) -> None:
+    names = re.findall(r'\sid="([^"]*)"', page_of(run / "r.html", run))
+    assert sorted(names) == sorted(set(names))
+
+
+def test_an_emotion_may_be_called_like_a_formula(tmp_path: Path) -> None:
+    """Matplotlib took $ for the beginning of a formula and failed."""
+    from wavfusion.report import plots
+
+    assert r"$\bad$ &lt;b&gt;" in plots.dots("t", [r"$\bad$ <b>"], {"": [(0.5, 0.4, 0.6)]}, "F1")
+
+
+def test_equal_runs_give_equal_pages(run: Path) -> None:
+    assert page_of(run / "r.html", run) == page_of(run / "r.html", run)
+
+
+def test_a_clip_is_named_relative_to_the_page_with_its_stretch(run: Path) -> None:
+    data = data_of(page_of(run / "r.html", run))
+    assert (data["files"], data["runs"][0]["rows"][0][7]) == (["../a%20b%231.wav"], [["audio", 0, 1.0, 2.5]])
+
+
+def test_a_clip_that_is_gone_has_no_address(run: Path) -> None:
+    (run.parent / "a b#1.wav").unlink()
+    assert data_of(page_of(run / "r.html", run))["files"] == [None]
+
+
+def test_sound_within_its_picture_is_played_once(run: Path) -> None:
+    rows = [
+        Utterance(row["id"], "table", audio=AudioSpan("v.mp4", 0.0, 1.0), video=VideoSpan("v.mp4", 0.0, 1.0))
+        for row in answers(60, 0)
+    ]
+    manifest.write(run.parent / "manifest.jsonl", rows)
+    assert data_of(page_of(run / "r.html", run))["runs"][0]["rows"][0][7] == [["video", 0, 0.0, 1.0]]
+
+
+def test_a_run_without_its_manifest_still_has_a_page(run: Path) -> None:
+    (run.parent / "manifest.jsonl").unlink()
+    assert "its manifest is not there any more" in page_of(run / "r.html", run)
+
+
+def test_the_kept_epoch_is_the_best_of_the_history(run: Path) -> None:
+    assert "the dotted line is the epoch that was kept, 2." in page_of(run / "r.html", run)
+
+
+def explain(run: Path, **changed: Any) -> None:
+    figures = json.loads((run / "metrics.json").read_text())
+    gates = {"utterances": 1, "by_layer": [0.25], "by_emotion": {"sad": 0.3}, "by_second": []}
+    said = {"u0": {"text_share": 0.125, "contribution": {"audio": 0.5, "video": -0.25}}}
+    told = {"split": "test", "protocol": figures["protocol"], "gates": gates, "utterances": said, "contributions": {}}
+    write_json(run / "explain.json", {**told, "margin": None, "shift": None, **changed})
+
+
+def test_gates_and_contributions_stand_beside_an_utterance(run: Path) -> None:
+    explain(run)
+    page = page_of(run / "r.html", run)
+    assert ("By deep layer: 0.25." in page, data_of(page)["runs"][0]["rows"][0][8:]) == (
+        True,
+        [0.125, [0.5, None, -0.25]],
+    )
+
+
+def test_what_was_explained_of_another_part_is_left_out(run: Path) -> None:
+    explain(run, split="valid")
+    assert data_of(page_of(run / "r.html", run))["runs"][0]["rows"][0][8:] == [None, []]
+
+
+def test_a_damaged_explanation_is_named(run: Path) -> None:
+    explain(run, gates={"utterances": 1})
+    with pytest.raises(ConfigError, match="run: expected what `train` and `evaluate --explain` write.*by_"):
+        page_of(run / "r.html", run)
+
+
+def test_predictions_that_are_not_those_of_the_figures_are_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", answers(12, 0), confusion=[[4, 0, 0], [0, 4, 0], [0, 0, 4]])
+    with pytest.raises(ConfigError, match="expected predictions and figures of one evaluation"):
+        page_of(tmp_path / "r.html", run)
+
+
+def test_two_runs_are_compared_by_whole_dialogues_in_whatever_order_they_stand(tmp_path: Path) -> None:
+    rows, others = answers(60, 0), answers(60, 1, 4.0)
+    runs = make_run(tmp_path / "a", rows), make_run(tmp_path / "b", others[::-1])
+    counts = [
+        metrics.confusions_by_group(*([row[name] for row in each] for name in ("truth", "predicted")), CLASSES,
+                                    [row["dialogue"] for row in each])
+        for each in (others, rows)
+    ]  # fmt: skip
+    found = statistics.compare(counts[0][None], counts[1][None], metrics.figures, counts[0].sum((1, 2)))["accuracy"]
+    low, high = found.interval
+    row = next(row for row in cells(page_of(tmp_path / "r.html", *runs)) if row[:2] == ["b", "accuracy"])
+    assert row[2:5] + row[6:] == [
+        f"{100 * found.difference:+.1f}", f"{100 * low:+.1f} to {100 * high:+.1f}", f"{found.p_value:.4f}", "supported"
+    ]  # fmt: skip
+
+
+def test_runs_of_other_utterances_are_not_compared_and_say_so(tmp_path: Path) -> None:
+    runs = make_run(tmp_path / "a", answers(12, 0)), make_run(tmp_path / "b", answers(9, 0))
+    assert "b is not compared with a: it was tested on other utterances (9 of 12 shared)." in unescape(
+        page_of(tmp_path / "r.html", *runs)
+    )
+
+
+def test_runs_are_named_by_the_ends_of_their_paths_that_tell_them_apart(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name / "seed0", answers(12, 0)) for name in ("deep", "concat")]
+    page = page_of(tmp_path / "r.html", *runs)
+    assert [each["name"] for each in data_of(page)["runs"]] == ["deep/seed0", "concat/seed0"]
+
+
+def test_the_verb_writes_the_page_into_the_run_and_not_over_another(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes = [main(["report", str(run)]) for _ in range(2)]
+    assert (codes, (run / "report.html").exists(), capsys.readouterr().out) == (
+        [0, 2],
+        True,
+        f"{run / 'report.html'}\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        (["manifest.jsonl"], "expected one manifest or only RUN folders, found"),
+        (["run"], "expected each RUN once"),
+        (["empty"], "expected a whole RUN"),
+    ],
+)
+def test_what_cannot_be_side_by_side_is_refused(
+    run: Path, others: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run.parent / "empty").mkdir()
+    code = main(["report", str(run), *(str(run.parent / name) for name in others)])
+    error = capsys.readouterr().err
+    assert (code, said in error, error.count("\n"), (run / "report.html").exists()) == (2, True, 1, False)
+
+
+# ---------------------------------------------------------------------- in a browser
+
+MANY = 10_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Page]:
+    if BROWSER is None:
+        pytest.skip("chromium is not installed: `make test-slow` as root installs it, else apt-get install chromium")
+    with tempfile.TemporaryDirectory() as profile, Page(Path(profile)) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A page of many utterances whose words hold markup, beside a RUN of another opinion."""
+    folder = tmp_path_factory.mktemp("report")
+    rows = answers(MANY, 0)
+    make_corpus(folder, rows, MARKUP)
+    runs = [make_run(folder / "a", rows), make_run(folder / "b", answers(MANY, 1))]
+    write_runs(runs, folder / "page.html")
+    return (folder / "page.html").as_uri()
+
+
+@pytest.fixture
+def opened(browser: Page, address: str) -> Page:
+    browser.look(1100)
+    browser.console.clear()
+    browser.requests.clear()
+    browser.open(address)
+    return browser
+
+
+@pytest.mark.slow
+def test_ten_thousand_utterances_open_in_under_three_seconds(browser: Page, address: str) -> None:
+    browser.look(1100)
+    assert browser.open(address) < 3.0
+
+
+@pytest.mark.slow
+def test_a_page_runs_without_errors_and_asks_only_for_the_clip_that_is_opened(opened: Page, address: str) -> None:
+    opened.run("document.querySelector('#utterance-list button').click()")
+    opened.run("new Promise(done => document.querySelector('audio').addEventListener('loadedmetadata', done))")
+    assert (opened.console, opened.requests) == ([], [address, address.replace("page.html", "a%20b%231.wav")])
+
+
+@pytest.mark.slow
+def test_a_clip_begins_where_its_utterance_does(opened: Page) -> None:
+    opened.run("document.querySelector('#utterance-list button').click()")
+    begun = "const clip = document.querySelector('audio'); clip.readyState ? done() : clip.onloadeddata = done"
+    assert (
+        opened.run(f"new Promise(done => {{ {begun} }}).then(() => document.querySelector('audio').currentTime)") == 1
+    )
+
+
+@pytest.mark.slow
+def test_words_with_markup_stay_text_in_the_browser(opened: Page) -> None:
+    shown = opened.run("document.querySelector('#utterance-list .words').textContent")
+    assert (shown, opened.run("document.querySelectorAll('#utterance-list img, #utterance-list b').length")) == (
+        MARKUP,
+        0,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [360, 768, 1100])
+def test_nothing_reaches_over_the_edge_of_the_screen(opened: Page, width: int) -> None:
+    opened.look(width)
+    opened.run("document.querySelector('#utterance-list button').click()")
+    assert opened.run("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.slow
+def test_utterances_are_reached_and_opened_by_keyboard(opened: Page) -> None:
+    opened.run("document.querySelector('#filters input[type=search]').focus()")
+    opened.press("Tab", "ArrowDown", "Enter")
+    place = "[...document.querySelectorAll('#utterance-list li')].indexOf(document.activeElement.closest('li'))"
+    state = opened.run(f"[{place}, document.activeElement.ariaExpanded]")
+    opened.press("Tab", "Escape")
+    assert (state, opened.run(f"[{place}, document.activeElement.ariaExpanded]")) == ([1, "true"], [1, "false"])
+
+
+@pytest.mark.slow
+def test_a_number_of_the_confusion_leads_to_its_utterances(opened: Page) -> None:
+    count = opened.run(
+        "(() => { const link = document.querySelector('a[data-run=\"1\"]'); link.click(); return link.textContent; })()"
+    )
+    assert opened.run("document.querySelector('#said').textContent") == f"{int(count):,} of {MANY:,} utterances"
+
+
+@pytest.mark.slow
+def test_everything_that_a_screen_reader_meets_has_a_name(opened: Page) -> None:
+    opened.run("document.querySelector('#utterance-list button').click()")
+    nodes = opened.call("Accessibility.getFullAXTree")["nodes"]
+    named = {
+        "image",
+        "button",
+        "link",
+        "combobox",
+        "searchbox",
+        "table",
+        "region",
+        "navigation",
+        "form",
+        "Audio",
+        "img",
+    }
+    kinds = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
+    assert {kind for kind, name in kinds if kind in named and not name.strip()} == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dark", [False, True])
+def test_letters_stand_out_from_the_paper(opened: Page, dark: bool) -> None:
+    """WCAG 2.2's contrast of 4.5 for letters of usual size."""
+    opened.look(1100, dark=dark)
+
+    def brightness(name: str) -> float:
+        opened.run(f"document.body.style.accentColor = 'var(--{name})'")
+        rgb = re.findall(r"\d+", opened.run("getComputedStyle(document.body).accentColor"))
+        linear = [
+            x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in (int(each) / 255 for each in rgb)
+        ]
+        return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+    paper = brightness("paper")
+    contrasts = {}
+    for name in ("ink", "soft", "mark", "fill", "third", "fourth"):
+        dim, bright = sorted([paper, brightness(name)])
+        contrasts[name] = (bright + 0.05) / (dim + 0.05)
+    assert {name for name, contrast in contrasts.items() if contrast < 4.5} == set()
+
+
+@pytest.mark.slow
+def test_paper_has_no_controls_and_stays_white_in_the_dark(opened: Page) -> None:
+    dark = {"name": "prefers-color-scheme", "value": "dark"}
+    opened.call("Emulation.setEmulatedMedia", media="print", features=[dark])
+    shown = opened.run(
+        "[getComputedStyle(document.querySelector('#filters')).display,getComputedStyle(document.body).backgroundColor]"
+    )
+    opened.call("Emulation.setEmulatedMedia", media="", features=[])
+    assert (shown, opened.paper()[:5]) == (["none", "rgb(255, 255, 255)"], b"%PDF-")
+
+
+@pytest.mark.slow
+def test_figures_are_there_without_scripts(browser: Page, address: str) -> None:
+    browser.call("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        browser.open(address)
+        noscript = "document.querySelector('noscript').firstElementChild.checkVisibility()"
+        shown = browser.run(f"[{noscript}, document.querySelectorAll('svg.plot').length]")
+    finally:
+        browser.call("Emulation.setScriptExecutionDisabled", value=False)
+    assert shown == [True, 7]

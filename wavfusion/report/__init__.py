@@ -1,0 +1,26 @@
+"""Static HTML pages about RUNs, corpora and reproductions; nothing in them asks a network."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from wavfusion.store import write_whole
+
+
+def write_page(out: Path, template: str, **values: Any) -> None:
+    """Fill a template of `pages/` and write it; values are escaped."""
+    pages = Environment(
+        loader=PackageLoader("wavfusion", "pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    pages.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    page = pages.get_template(template).render(**values)
+    write_whole(out, page.encode("utf-8", "surrogatepass"))
+
+
+def write_tables(out: Path, found: Mapping[str, Any]) -> None:
+    """Write the page of a reproduction: `found` is what `reproduce.write` writes, and the words for its protocol."""
+    test = found["protocol"]["selected_on"] == "test"
+    warnings = {"SELECTED ON TEST:": "these figures are not comparable with honest ones."} if test else {}
+    write_page(out, "tables.html", **{**found, "protocol": {**found["protocol"], "warnings": warnings}})

@@ -1,0 +1,438 @@
+"""The page of a RUN, or of several side by side with the paired test."""
+
+import base64
+import csv
+import hashlib
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from jaxtyping import Int64
+from markupsafe import Markup
+
+from wavfusion import bundle, manifest, metrics
+from wavfusion import statistics as stats
+from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.manifest import MODALITIES, Utterance
+from wavfusion.protocol import SAID, describe
+from wavfusion.report import plots, write_page
+from wavfusion.run import published, read_json
+from wavfusion.train import BEST_BY
+
+FIGURES = {"accuracy": "accuracy", "weighted_f1": "weighted F1", "macro_f1": "macro F1", "uar": "UAR"}
+SHARE = (0.0, 1.0)  # the ends of an axis
+PARTS = {"text_agru": "text A-GRU", "video_agru": "video A-GRU", "lvc": "LVC"}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A RUN as its page shows it.
+
+    Attributes:
+        history: rows of history.csv, as numbers.
+        explained: explain.json of the same utterances, else nothing.
+        corpus: what its manifest says of its utterances, by id; nothing where it lies elsewhere now.
+        root: where the media lie.
+    """
+
+    name: str
+    results: bundle.Bundle
+    history: list[dict[str, float]]
+    explained: dict[str, Any]
+    corpus: dict[str, Utterance]
+    root: Path
+
+    @property
+    def classes(self) -> list[str]:
+        """The emotions in class order."""
+        return list(self.results.protocol["classes"])
+
+    def column(self, name: str) -> list[str]:
+        """A column of predictions.csv."""
+        return [row[name] for row in self.results.rows]
+
+    def confusions(self, column: str) -> Int64[np.ndarray, "G C C"]:
+        """One confusion matrix for each value of a column; an utterance without one counts alone."""
+        groups = [value or None for value in self.column(column)]
+        return metrics.confusions_by_group(self.column("truth"), self.column("predicted"), self.classes, groups)
+
+
+def write_runs(
+    folders: Sequence[Path], out: Path, root: Path | None = None, demo: Mapping[str, Any] | None = None
+) -> None:
+    """Write the page of one RUN or several.
+
+    Args:
+        folders: RUNs; the others are compared with the first.
+        out: the page; what it plays is named relative to its folder.
+        root: where the corpus lies now, if it was moved.
+        demo: what `demo.run` returns, of the demo's RUN.
+
+    Raises:
+        ConfigError: a folder is no whole RUN, or given twice.
+    """
+    names = _names(folders)
+    runs = [_read(folder, name, root) for folder, name in zip(folders, names, strict=True)]
+    files: dict[Path, int] = {}
+    browser = {"runs": [_utterances(run, files) for run in runs]}
+    script = resources.files("wavfusion").joinpath("pages", "run.js").read_text("utf-8")
+    write_page(
+        out,
+        "run.html",
+        runs=[_about(run) for run in runs],
+        several=len(runs) > 1,
+        figures=FIGURES,
+        compared=_compare(runs),
+        emotions_plot=_emotions_plot(runs),
+        demo=demo,
+        data={**browser, "files": [_address(path, out.parent) for path in files], "modalities": MODALITIES},
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of their paths that tell RUNs apart."""
+    whole = [Path(os.path.abspath(folder)) for folder in folders]
+    if len(set(whole)) < len(whole):
+        raise ConfigError(f"report: expected each RUN once, found {', '.join(map(str, folders))}")
+    for length in range(1, max(len(path.parts) for path in whole)):
+        names = [os.path.join(*path.parts[-length:]) for path in whole]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in whole]
+
+
+# ---------------------------------------------------------------------- reading
+
+
+def _read(folder: Path, name: str, root: Path | None) -> Shown:
+    results = bundle.read(folder)
+    corpus, own_root = _read_corpus(results.environment)
+    history, explained = _read_history(folder), _read_explained(folder, results.metrics)
+    shown = Shown(name, results, history, explained, corpus, root or own_root)
+    problems = list(results.problems())
+    if shown.confusions("id").sum(axis=0).tolist() != results.metrics["confusion"]:
+        problems.append("another confusion in metrics.json")
+    for problem in problems:
+        raise ConfigError(f"{folder}: expected predictions and figures of one evaluation, found {problem}")
+    return shown
+
+
+def _read_corpus(environment: Mapping[str, Any]) -> tuple[dict[str, Utterance], Path]:
+    """The manifest that a RUN was trained on, as far as it is still there."""
+    try:
+        path = Path(environment["manifest"])
+        return {row.id: row for row in manifest.stream(path)}, Path(manifest.read_corpus(path).root)
+    except (CorpusError, OSError, KeyError, TypeError):
+        return {}, Path()
+
+
+def _read_history(folder: Path) -> list[dict[str, float]]:
+    path = folder / "history.csv"
+    if not path.exists():
+        return []
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            return [
+                {name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file, strict=True)
+            ]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise ConfigError(f"{path}: expected what training writes, found {error}") from None
+
+
+def _read_explained(folder: Path, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """What the parts do, where it was looked into on the utterances of metrics.json."""
+    path = folder / "explain.json"
+    if not path.exists():
+        return {}
+    try:
+        found = read_json(path)
+        same = [found["protocol"]["hash"], found["split"]] == [figures["protocol"]["hash"], figures["part"]]
+        said = {name: (own["text_share"], own["contribution"]) for name, own in found["utterances"].items()}
+        return {**found, "utterances": said} if same else {}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"{path}: expected what `evaluate --explain` writes, found {error}") from None
+
+
+# ---------------------------------------------------------------------- one RUN
+
+
+def _about(run: Shown) -> dict[str, Any]:
+    """What the template shows of a RUN.
+
+    Raises:
+        ConfigError: a figure is not there.
+    """
+    protocol = run.results.protocol
+    try:
+        figures = run.results.metrics | run.results.figures(run.column("truth"))
+        kinds = {
+            kind: {name: _row(row) for name, row in figures.get(kind, {}).items()} for kind in ("subsets", "styles")
+        }
+        shown = {name: protocol[name] for name in (*SAID, "promises", "counts", "left_out")}
+        parts = _parts(run)
+    except (LookupError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{run.name}: expected what `train` and `evaluate --explain` write, found {reason}") from None
+    calibration = _calibration(run)
+    best = _best(run).get("speaker_independent" if protocol["speakers_disjoint"] else "speakers_shared", {})
+    supported = [name for name in run.classes if figures["per_class"][name]["support"]]
+    return {
+        "name": run.name,
+        "figures": figures | kinds,
+        "protocol": shown,
+        "words": describe(protocol),
+        "warnings": _warnings(run),
+        "classes": run.classes,
+        "worst": min(supported, key=lambda name: figures["per_class"][name]["f1"]),
+        "groups": {name: len({value for value in run.column(name) if value}) for name in ("dialogue", "speaker")},
+        "emotion_intervals": _emotion_intervals(run),
+        "best": best,
+        "calibration": calibration,
+        "plots": {"calibration": plots.reliability(f"{run.name}: calibration", calibration), **_training(run), **parts},
+        "contributions": _contributions(run),
+        "explained": bool(run.explained),
+        "environment": {key: value for key, value in published(run.results.environment).items() if value is not None},
+        "experiment": run.results.experiment,
+        "texts": sum(bool(row.text) for row in run.corpus.values()),
+    }
+
+
+def _row(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of a subset or a style."""
+    return {name: figures[name] for name in ("n", *FIGURES)} | {"interval": figures["interval"]["accuracy"]}
+
+
+def _contributions(run: Shown) -> dict[str, dict[str, float]]:
+    return run.results.metrics.get("contributions") or run.explained.get("contributions") or {}
+
+
+def _warnings(run: Shown) -> list[tuple[str, str]]:
+    """What must be said before any figure."""
+    figures, protocol = run.results.metrics, run.results.protocol
+    said = []
+    if protocol["selected_on"] == "test":
+        said.append(("SELECTED ON TEST", "the tested utterances chose the epoch; not comparable with honest figures."))
+    for name in figures["contaminated"]:
+        checkpoint = figures["encoders"][name]["name"]
+        said.append(
+            ("CONTAMINATED", f"the {name} encoder {checkpoint} was trained on the corpus that it is tested on.")
+        )
+    if figures["part"] != "test":
+        said.append(("NOT TESTED", f"these are figures of the {figures['part']} part, which chose the epoch."))
+    return said
+
+
+def _emotion_intervals(run: Shown) -> dict[str, dict[str, list[float] | None]]:
+    """95 % intervals of each emotion's F1, for other dialogues and for other speakers."""
+
+    def f1(counts: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(run.classes, np.moveaxis(metrics.class_figures(counts)["f1"], -1, 0), strict=True))
+
+    dialogues, speakers = run.confusions("dialogue"), run.confusions("speaker")
+    here = stats.cluster_interval(dialogues, f1, dialogues.sum((1, 2)))
+    known = all(run.column("speaker")) and len(speakers) > 2
+    new = stats.cluster_t(speakers, f1, speakers.sum((1, 2))) if known else {}
+    return {name: {"this_test_set": here[name], "new_speakers": new.get(name)} for name in run.classes}
+
+
+def _best(run: Shown) -> dict[str, dict[str, float]]:
+    """What is possible in a generated corpus, by subset."""
+    try:
+        return dict(read_json(run.root / "world.json")["bayes"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, CorpusError):
+        return {}
+
+
+def _calibration(run: Shown) -> list[dict[str, float]]:
+    """The bins of the calibration error that hold an answer."""
+    confidence = np.array([float(row[f"p_{row['predicted']}"]) for row in run.results.rows])
+    right = np.array([row["truth"] == row["predicted"] for row in run.results.rows])
+    number = np.clip(np.ceil(confidence * metrics.NUM_BINS).astype(int) - 1, 0, metrics.NUM_BINS - 1)
+    return [
+        {
+            "low": each / metrics.NUM_BINS,
+            "high": (each + 1) / metrics.NUM_BINS,
+            "count": int((number == each).sum()),
+            "confidence": float(confidence[number == each].mean()),
+            "right": float(right[number == each].mean()),
+        }
+        for each in np.unique(number).tolist()
+    ]
+
+
+def _training(run: Shown) -> dict[str, Any]:
+    """Plots of the training, epoch by epoch."""
+    scored = [row for row in run.history if BEST_BY in row]
+    best = max(scored, key=lambda row: row[BEST_BY])["epoch"] if scored else None
+    losses = {name: name.removeprefix("loss_") for row in run.history for name in row if name.startswith("loss")}
+    kinds = {
+        "loss": ({name: "all" if name == "loss" else word for name, word in losses.items()}, "training loss"),
+        "validation": ({f"eval_{name}": word for name, word in FIGURES.items()}, "validation"),
+        "ratio": ({f"gradient_ratio_{name}": word for name, word in PARTS.items()}, "margin / task gradient"),
+        "cosine": ({f"gradient_cosine_{name}": word for name, word in PARTS.items()}, "cosine of the gradients"),
+    }
+    found: dict[str, Any] = {"epoch": best}
+    for kind, (columns, label) in kinds.items():
+        series = {
+            word: ([row["epoch"] for row in rows], [row[name] for row in rows])
+            for name, word in columns.items()
+            if (rows := [row for row in run.history if name in row and "epoch" in row])
+        }
+        if series:
+            limits = SHARE if kind == "validation" else None
+            found[kind] = plots.lines(f"{run.name}: {label} by epoch", series, ("epoch", label), best, limits)
+    return found
+
+
+def _parts(run: Shown) -> dict[str, Any]:
+    """Plots of what the parts of the model do."""
+    found: dict[str, Any] = {}
+    if parts := _contributions(run):
+        values = {
+            modality: [_point(parts.get(emotion, {}).get(modality)) for emotion in run.classes]
+            for modality in MODALITIES
+            if any(modality in each for each in parts.values())
+        }
+        title = f"{run.name}: mean contribution of each modality by emotion"
+        found["contributions"] = plots.dots(title, run.classes, values, "nats", mark=0.0)
+    if gates := run.explained.get("gates"):
+        shares = [_point(gates["by_emotion"].get(emotion)) for emotion in run.classes]
+        found |= {"layers": [round(share, 3) for share in gates["by_layer"]], "gated": gates["utterances"]}
+        title = f"{run.name}: text's share in the gates"
+        found["gates"] = plots.dots(f"{title} by emotion", run.classes, {"": shares}, "text's share", SHARE, 0.5)
+        seconds = [[float(each[name]) for each in gates["by_second"]] for name in ("second", "text_share")]
+        if gates["by_second"]:
+            found["seconds"] = plots.lines(
+                f"{title} by second", {"": (seconds[0], seconds[1])}, ("second", "text's share"), limits=SHARE
+            )
+    if margin := run.explained.get("margin"):
+        spaces = {"trained": margin["own"], "fitted afterwards": margin["post_hoc"]}
+        found |= {"alpha": margin["alpha"], "spaces": {name: _space(each) for name, each in spaces.items() if each}}
+    if shift := run.explained.get("shift"):
+        series = {
+            name: (shift["seconds"], [float(x) for x in values]) for name, values in shift.items() if name != "seconds"
+        }
+        title = f"{run.name}: accuracy when one modality is moved in time"
+        found["shift"] = plots.lines(title, series, ("seconds later", "accuracy"), 0.0, SHARE)
+    return found
+
+
+def _space(judged: Mapping[str, Any]) -> dict[str, Any]:
+    """What explain.json says of a space of the modalities."""
+    retrieval = judged["retrieval"]
+    numbers = {"violated": judged["violated"], "retrieval": retrieval["precision_at_1"], "chance": retrieval["chance"]}
+    return {"triplets": judged["triplets"], **numbers}
+
+
+def _point(value: float | None) -> plots.Point | None:
+    return None if value is None else (value, value, value)
+
+
+# ---------------------------------------------------------------------- several
+
+
+def _emotions_plot(runs: Sequence[Shown]) -> Markup:
+    """F1 of every emotion of any RUN with its interval for this test set."""
+    emotions = list(dict.fromkeys(name for run in runs for name in run.classes))
+    series = {}
+    for run in runs:
+        bounds, figures = _emotion_intervals(run), run.results.metrics["per_class"]
+        series[run.name] = [
+            (figures[name]["f1"], *(bounds[name]["this_test_set"] or (math.nan, math.nan)))
+            if name in figures and figures[name]["support"]
+            else None
+            for name in emotions
+        ]
+    return plots.dots("F1 of every emotion with its 95 % interval", emotions, series, "F1", SHARE)
+
+
+def _compare(runs: Sequence[Shown]) -> list[dict[str, Any]]:
+    """Test every other RUN against the first, on the same utterances; p-values are adjusted for their number."""
+    first = runs[0]
+    found: list[dict[str, Any]] = [{"name": run.name, "unlike": _unlike(first, run), "figures": {}} for run in runs[1:]]
+    tested = [(each, _paired(run, first)) for each, run in zip(found, runs[1:], strict=True) if each["unlike"] is None]
+    for figure in FIGURES:
+        adjusted = stats.holm([compared[figure].p_value for _, compared in tested])
+        for (each, compared), p_value in zip(tested, adjusted, strict=True):
+            judged = stats.judge_better(compared[figure], p_value=p_value)
+            each["figures"][figure] = {"found": compared[figure], "p": p_value, "verdict": str(judged.verdict)}
+    return found
+
+
+def _unlike(first: Shown, second: Shown) -> str | None:
+    """Why two RUNs cannot be compared utterance by utterance."""
+    truths = [dict(zip(run.column("id"), run.column("truth"), strict=True)) for run in (first, second)]
+    if first.classes != second.classes:
+        return f"its emotions are {', '.join(second.classes)}"
+    if truths[0].keys() != truths[1].keys():
+        return (
+            f"it was tested on other utterances ({len(truths[0].keys() & truths[1].keys())} of {len(truths[0])} shared)"
+        )
+    if truths[0] != truths[1]:
+        return "the same utterances have other labels in it"
+    return "there is only one dialogue" if len(first.confusions("dialogue")) < 2 else None
+
+
+def _paired(run: Shown, first: Shown) -> dict[str, stats.Comparison]:
+    """Compare two RUNs by whole dialogues, which must stand in one order."""
+    order = {name: number for number, name in enumerate(first.column("id"))}
+    rows = sorted(run.results.rows, key=lambda row: order[row["id"]])
+    groups = [value or None for value in first.column("dialogue")]
+    truth, said = first.column("truth"), [row["predicted"] for row in rows]
+    own, other = (
+        metrics.confusions_by_group(truth, each, run.classes, groups) for each in (said, first.column("predicted"))
+    )
+    return stats.compare(own[None], other[None], metrics.figures, own.sum((1, 2)))
+
+
+# ---------------------------------------------------------------------- the utterances
+
+
+def _utterances(run: Shown, files: dict[Path, int]) -> dict[str, Any]:
+    """What the browser of utterances needs; adds the media to `files` and refers to them by number."""
+    number = {name: i for i, name in enumerate(run.classes)}
+    explained = run.explained.get("utterances", {})
+    rows = []
+    for row in run.results.rows:
+        known = run.corpus.get(row["id"])
+        share, contribution = explained.get(row["id"], (None, {}))
+        rows.append(
+            [
+                row["id"],
+                number[row["truth"]],
+                number[row["predicted"]],
+                [round(1000 * float(row[f"p_{name}"])) for name in run.classes],
+                known and known.text,
+                known and known.language,
+                row["speaker"],
+                _media(known, run.root, files) if known else [],
+                None if share is None else round(share, 3),
+                [round(contribution[name], 3) if name in contribution else None for name in MODALITIES if contribution],
+            ]
+        )
+    return {"name": run.name, "classes": run.classes, "rows": rows}
+
+
+def _media(row: Utterance, root: Path, files: dict[Path, int]) -> list[list[Any]]:
+    """What can be played of an utterance: the picture, and the sound where that is another file."""
+    spans = [("video", row.video), ("audio", row.audio)]
+    found: list[list[Any]] = []
+    for kind, span in spans:
+        if span is not None and not (found and row.video and span.path == row.video.path):
+            found.append([kind, files.setdefault(root / span.path, len(files)), span.start, span.end])
+    return found
+
+
+def _address(path: Path, folder: Path) -> str | None:
+    """The address of a file relative to the page; None where it is not there."""
+    if not path.is_file():
+        return None
+    return quote(os.fsencode(os.path.relpath(os.path.abspath(path), os.path.abspath(folder))))
