@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 
+from wavfusion import manifest
 from wavfusion.clips import FeatureSet
 from wavfusion.encoders import LOADERS, Encoders, Preset, load_audio
 from wavfusion.errors import ConfigError
@@ -20,6 +22,8 @@ from wavfusion.protocol import SAID
 from wavfusion.store import require_file, write_whole
 
 log = logging.getLogger(__name__)
+
+HUB_ID = r"\w[\w.-]*/\w[\w.-]*"  # not ./FOLDER
 
 
 @dataclass(frozen=True)
@@ -155,4 +159,28 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, values: Any) -> None:
     """Write a result; equal values give equal bytes."""
-    write_whole(path, (json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_whole(path, to_json(values))
+
+
+def to_json(values: Any) -> bytes:
+    """The bytes of a result."""
+    return (json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def published(values: Any) -> Any:
+    """What of a RUN's JSON others may see: of absolute paths, which tell of the user's machine, the last name only."""
+    if isinstance(values, dict):
+        return {key: published(each) for key, each in values.items()}
+    if isinstance(values, list):
+        return [published(each) for each in values]
+    absolute = isinstance(values, str) and re.match(r"[/\\~]|[A-Za-z]:[/\\]", values)
+    return re.split(r"[/\\]", values.rstrip("/\\"))[-1] if absolute else values
+
+
+def corpus_of(folder: Path) -> str:
+    """The corpus that a RUN was trained on, `generated`, or `unknown` where its manifest is not there any more."""
+    try:
+        corpus = manifest.read_corpus(read_json(folder / "environment.json")["manifest"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "unknown"
+    return "generated" if (Path(corpus.root) / "world.json").is_file() else corpus.corpus
