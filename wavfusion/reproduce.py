@@ -525,7 +525,7 @@ def _stated_difference(table: Table, claim: Claim) -> dict[str, float]:
 
 def _compare(first: Sequence[Said], second: Sequence[Said]) -> dict[str, stats.Comparison]:
     one, other = (np.stack([each.confusions(each.groups) for each in system]) for system in (first, second))
-    return stats.compare(one, other, metrics.figures, one[0].sum((1, 2)))
+    return stats.compare(one, other, metrics.figures)
 
 
 # ---------------------------------------------------------------------- files
