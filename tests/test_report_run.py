@@ -12,7 +12,7 @@ import pytest
 from chromium import BROWSER, Page
 from test_report import cells
 
-from wavfusion import manifest, media, metrics, statistics
+from wavfusion import manifest, media, metrics, statistics, train
 from wavfusion.cli import main
 from wavfusion.errors import ConfigError
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
@@ -52,7 +52,7 @@ def make_run(folder: Path, rows: Sequence[dict[str, str]], selected_on: str = "v
     encoder = {"audio": {"name": "superb/hubert-base-superb-er", "saw_corpus": "no"}}
     truth, said = [row["truth"] for row in rows], [row["predicted"] for row in rows]
     p = np.array([[float(row[f"p_{name}"]) for name in CLASSES] for row in rows])
-    figures = metrics.score(truth, said, CLASSES, [row["dialogue"] for row in rows], p)
+    figures = metrics.score(truth, said, CLASSES, [row["dialogue"] or None for row in rows], p)
     about = {"classes": CLASSES, "modalities": ["audio"], "encoders": encoder, "contaminated": [], "part": "test"}
     write_json(folder / "protocol.json", protocol)
     write_json(folder / "metrics.json", {**figures, **about, "subsets": {}, "protocol": protocol, **changed})
@@ -191,6 +191,29 @@ def test_the_kept_epoch_is_the_best_of_the_history(run: Path) -> None:
     assert "the dotted line is the epoch that was kept, 2." in page_of(run / "r.html", run)
 
 
+def test_the_best_that_is_possible_stands_beside_the_subsets_of_a_generated_corpus(tmp_path: Path) -> None:
+    rows = answers(12, 0)
+    make_corpus(tmp_path, rows)
+    write_json(tmp_path / "world.json", {"bayes": {"speaker_independent": {"audio": 0.875}, "speakers_shared": {}}})
+    figures = {"n": 12, "accuracy": 0.5, "weighted_f1": 0.4, "macro_f1": 0.3, "uar": 0.2}
+    interval = {"accuracy": {"this_test_set": [0.25, 0.75], "new_speakers": None}}
+    run = make_run(tmp_path / "run", rows, subsets={"audio": {**figures, "interval": interval}})
+    table = {row[0]: row[1:] for row in cells(page_of(tmp_path / "r.html", run)) if row}
+    assert table["audio"][:6] == ["50.0", "25.0 – 75.0", "unknown", "40.0", "20.0", "87.5"]
+
+
+def test_a_run_without_dialogues_and_speakers_has_a_page(tmp_path: Path) -> None:
+    rows = [{**row, "dialogue": "", "speaker": ""} for row in answers(12, 0)]
+    assert "no dialogues, unknown speakers" in page_of(tmp_path / "r.html", make_run(tmp_path / "run", rows))
+
+
+def test_a_page_goes_with_the_run_that_it_shows(run: Path) -> None:
+    """`train --force` left the page of the model before it."""
+    page_of(run / "report.html", run)
+    train.remove_run(run)
+    assert not (run / "report.html").exists()
+
+
 def explain(run: Path, **changed: Any) -> None:
     figures = json.loads((run / "metrics.json").read_text())
     gates = {"utterances": 1, "by_layer": [0.25], "by_emotion": {"sad": 0.3}, "by_second": []}
@@ -233,7 +256,7 @@ def test_two_runs_are_compared_by_whole_dialogues_in_whatever_order_they_stand(t
                                     [row["dialogue"] for row in each])
         for each in (others, rows)
     ]  # fmt: skip
-    found = statistics.compare(counts[0][None], counts[1][None], metrics.figures, counts[0].sum((1, 2)))["accuracy"]
+    found = statistics.compare(counts[0][None], counts[1][None], metrics.figures)["accuracy"]
     low, high = found.interval
     row = next(row for row in cells(page_of(tmp_path / "r.html", *runs)) if row[:2] == ["b", "accuracy"])
     assert row[2:5] + row[6:] == [

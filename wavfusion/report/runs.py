@@ -390,7 +390,7 @@ def _paired(run: Shown, first: Shown) -> dict[str, stats.Comparison]:
     own, other = (
         metrics.confusions_by_group(truth, each, run.classes, groups) for each in (said, first.column("predicted"))
     )
-    return stats.compare(own[None], other[None], metrics.figures, own.sum((1, 2)))
+    return stats.compare(own[None], other[None], metrics.figures)
 
 
 # ---------------------------------------------------------------------- the utterances
