@@ -156,14 +156,15 @@ def clips(number: int, pull: float, modalities: list[str] = NAMES) -> tuple[list
 
 
 def test_vectors_without_an_emotion_are_retrieved_at_chance() -> None:
-    found = judge(*clips(150, 0.0), 0.0)
-    assert found is not None and found["violated"] == pytest.approx(0.5, abs=0.05)
+    found = judge(*clips(150, 0.0), 0.15)
+    assert found is not None and found["inverted"] == pytest.approx(0.5, abs=0.05)
     assert found["retrieval"]["precision_at_1"] == pytest.approx(found["retrieval"]["chance"], abs=0.06)
 
 
 def test_vectors_that_agree_on_the_emotion_are_retrieved() -> None:
     found = judge(*clips(60, 50.0), 0.15)
-    assert found is not None and (found["violated"], found["retrieval"]["precision_at_1"]) == (0.0, 1.0)
+    assert found is not None
+    assert (found["violated"], found["inverted"], found["retrieval"]["precision_at_1"]) == (0.0, 0.0, 1.0)
 
 
 def test_chance_is_the_share_of_the_emotion_among_other_clips() -> None:
@@ -178,7 +179,7 @@ def test_one_modality_is_no_shared_space() -> None:
 def test_one_clip_leaves_its_figures_open() -> None:
     found = judge(*clips(1, 1.0), 0.15)
     nothing = {"precision_at_1": None, "chance": None, "queries": 0}
-    assert found == {"violated": None, "triplets": 0, "retrieval": nothing}
+    assert found == {"violated": None, "inverted": None, "triplets": 0, "retrieval": nothing}
 
 
 def test_a_linear_map_fitted_afterwards_finds_the_emotion_in_each_modalitys_own_basis() -> None:

@@ -150,8 +150,9 @@ def judge(clips: Sequence[Mapping[str, np.ndarray]], labels: Sequence[int], alph
         alpha: the margin.
 
     Returns:
-        `violated` (share of `triplets`), `retrieval` {`precision_at_1`, `chance`, `queries`}; None with fewer than two
-        modalities, and null for a figure that nothing is there for.
+        `violated`: share of the `triplets` whose hinge is above 0; `inverted`: the same with margin 0, where chance is
+        0.5; `retrieval` {`precision_at_1`, `chance`, `queries`}. None with fewer than two modalities; a figure is null
+        where there is nothing to count.
     """
     names = sorted({name for clip in clips for name in clip})
     if len(names) < 2:
@@ -160,11 +161,12 @@ def judge(clips: Sequence[Mapping[str, np.ndarray]], labels: Sequence[int], alph
     vectors = np.stack([row[0] for row in rows])
     vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-8)
     modality, label, number = np.array([row[1:] for row in rows]).T
-    violated, total = violations(vectors, modality, label, alpha)
+    (violated, total), (inverted, _) = (violations(vectors, modality, label, margin) for margin in (alpha, 0.0))
     answers = retrieve(vectors, modality, label, number)
     hits, chance = answers.mean(axis=0).tolist() if len(answers) else (None, None)
     return {
         "violated": violated / total if total else None,
+        "inverted": inverted / total if total else None,
         "triplets": total,
         "retrieval": {"precision_at_1": hits, "chance": chance, "queries": len(answers)},
     }

@@ -134,8 +134,11 @@ class EmotionRecognizer:
         # All tracks count for the windows, those that the model cannot use too: as in `evaluate`.
         clips = plan(utterance, known, only(self.trained.features, used))
         self._require_evidence(clips, file)
-        windows = _Windows(clips, utterance, samples, self)
-        sets = subsets(used)
+        return [self._label(_Windows(clips, utterance, samples, self), file)]
+
+    def _label(self, windows: "_Windows", file: str) -> Prediction:
+        """Label the windows of one recording together, from all that there is and from every subset of it."""
+        sets = subsets(self.modalities)
         every = run_sets(self.model, windows, sets, self.trained.prior, self.device)
         said = every[-1]
         if not said.modalities[0]:
@@ -144,21 +147,19 @@ class EmotionRecognizer:
             log.warning("%s; left out", error)
         probabilities = dict(zip(self.classes, said.probabilities[0].tolist(), strict=True))
         emotion = max(probabilities, key=lambda name: probabilities[name])
-        return [
-            Prediction(
-                file,
-                0.0,
-                round(clips[-1].window.end, 3),
-                None,
-                transcript,
-                emotion,
-                probabilities[emotion],
-                probabilities,
-                said.modalities[0],
-                contribution=contributions(sets, every, self.trained.prior)[0],
-                text_share=said.text_share[0],
-            )
-        ]
+        return Prediction(
+            file,
+            0.0,
+            round(windows.clips[-1].window.end, 3),
+            None,
+            windows.utterance.text,
+            emotion,
+            probabilities[emotion],
+            probabilities,
+            said.modalities[0],
+            contribution=contributions(sets, every, self.trained.prior)[0],
+            text_share=said.text_share[0],
+        )
 
     def _require_evidence(self, clips: Sequence[Clip], file: str) -> None:
         if not any(getattr(clip, name) for name in self.modalities for clip in clips):
