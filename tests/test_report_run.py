@@ -52,7 +52,8 @@ def make_run(folder: Path, rows: Sequence[dict[str, str]], selected_on: str = "v
     encoder = {"audio": {"name": "superb/hubert-base-superb-er", "saw_corpus": "no"}}
     truth, said = [row["truth"] for row in rows], [row["predicted"] for row in rows]
     p = np.array([[float(row[f"p_{name}"]) for name in CLASSES] for row in rows])
-    figures = metrics.score(truth, said, CLASSES, [row["dialogue"] or None for row in rows], p)
+    groups, speakers = ([row[name] or None for row in rows] for name in ("dialogue", "speaker"))
+    figures = metrics.score(truth, said, CLASSES, groups, p, speakers=speakers)
     about = {"classes": CLASSES, "modalities": ["audio"], "encoders": encoder, "contaminated": [], "part": "test"}
     write_json(folder / "protocol.json", protocol)
     write_json(folder / "metrics.json", {**figures, **about, "subsets": {}, "protocol": protocol, **changed})
@@ -195,7 +196,7 @@ def test_the_best_that_is_possible_stands_beside_the_subsets_of_a_generated_corp
     rows = answers(12, 0)
     make_corpus(tmp_path, rows)
     write_json(tmp_path / "world.json", {"bayes": {"speaker_independent": {"audio": 0.875}, "speakers_shared": {}}})
-    figures = {"n": 12, "accuracy": 0.5, "weighted_f1": 0.4, "macro_f1": 0.3, "uar": 0.2}
+    figures = {"n": 12, "accuracy": 0.5, "weighted_f1": 0.4, "macro_f1": 0.3, "uar": 0.2, "confusion": []}
     interval = {"accuracy": {"this_test_set": [0.25, 0.75], "new_speakers": None}}
     run = make_run(tmp_path / "run", rows, subsets={"audio": {**figures, "interval": interval}})
     table = {row[0]: row[1:] for row in cells(page_of(tmp_path / "r.html", run)) if row}

@@ -1,66 +1,30 @@
 """The page of a RUN, or of several side by side with the paired test."""
 
 import base64
-import csv
 import hashlib
-import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from jaxtyping import Int64
 from markupsafe import Markup
 
-from wavfusion import bundle, manifest, metrics
+from wavfusion import metrics
 from wavfusion import statistics as stats
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.manifest import MODALITIES, Utterance
 from wavfusion.protocol import SAID, describe
 from wavfusion.report import plots, write_page
+from wavfusion.report.shown import Shown, read_shown, short_names
 from wavfusion.run import published, read_json
 from wavfusion.train import BEST_BY
 
 FIGURES = {"accuracy": "accuracy", "weighted_f1": "weighted F1", "macro_f1": "macro F1", "uar": "UAR"}
 SHARE = (0.0, 1.0)  # the ends of an axis
 PARTS = {"text_agru": "text A-GRU", "video_agru": "video A-GRU", "lvc": "LVC"}
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A RUN as its page shows it.
-
-    Attributes:
-        history: rows of history.csv, as numbers.
-        explained: explain.json of the same utterances, else nothing.
-        corpus: what its manifest says of its utterances, by id; nothing where it lies elsewhere now.
-        root: where the media lie.
-    """
-
-    name: str
-    results: bundle.Bundle
-    history: list[dict[str, float]]
-    explained: dict[str, Any]
-    corpus: dict[str, Utterance]
-    root: Path
-
-    @property
-    def classes(self) -> list[str]:
-        """The emotions in class order."""
-        return list(self.results.protocol["classes"])
-
-    def column(self, name: str) -> list[str]:
-        """A column of predictions.csv."""
-        return [row[name] for row in self.results.rows]
-
-    def confusions(self, column: str) -> Int64[np.ndarray, "G C C"]:
-        """One confusion matrix for each value of a column; an utterance without one counts alone."""
-        groups = [value or None for value in self.column(column)]
-        return metrics.confusions_by_group(self.column("truth"), self.column("predicted"), self.classes, groups)
 
 
 def write_runs(
@@ -77,88 +41,25 @@ def write_runs(
     Raises:
         ConfigError: a folder is no whole RUN, or given twice.
     """
-    names = _names(folders)
-    runs = [_read(folder, name, root) for folder, name in zip(folders, names, strict=True)]
+    names = short_names(folders)
+    runs = [read_shown(folder, name, root) for folder, name in zip(folders, names, strict=True)]
     files: dict[Path, int] = {}
     browser = {"runs": [_utterances(run, files) for run in runs]}
     script = resources.files("wavfusion").joinpath("pages", "run.js").read_text("utf-8")
+    abouts = [_about(run) for run in runs]
     write_page(
         out,
         "run.html",
-        runs=[_about(run) for run in runs],
+        runs=abouts,
         several=len(runs) > 1,
         figures=FIGURES,
         compared=_compare(runs),
-        emotions_plot=_emotions_plot(runs),
+        emotions_plot=_emotions_plot(abouts),
         demo=demo,
         data={**browser, "files": [_address(path, out.parent) for path in files], "modalities": MODALITIES},
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-
-
-def _names(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of their paths that tell RUNs apart."""
-    whole = [Path(os.path.abspath(folder)) for folder in folders]
-    if len(set(whole)) < len(whole):
-        raise ConfigError(f"report: expected each RUN once, found {', '.join(map(str, folders))}")
-    for length in range(1, max(len(path.parts) for path in whole)):
-        names = [os.path.join(*path.parts[-length:]) for path in whole]
-        if len(set(names)) == len(names):
-            return names
-    return [str(path) for path in whole]
-
-
-# ---------------------------------------------------------------------- reading
-
-
-def _read(folder: Path, name: str, root: Path | None) -> Shown:
-    results = bundle.read(folder)
-    corpus, own_root = _read_corpus(results.environment)
-    history, explained = _read_history(folder), _read_explained(folder, results.metrics)
-    shown = Shown(name, results, history, explained, corpus, root or own_root)
-    problems = list(results.problems())
-    if shown.confusions("id").sum(axis=0).tolist() != results.metrics["confusion"]:
-        problems.append("another confusion in metrics.json")
-    for problem in problems:
-        raise ConfigError(f"{folder}: expected predictions and figures of one evaluation, found {problem}")
-    return shown
-
-
-def _read_corpus(environment: Mapping[str, Any]) -> tuple[dict[str, Utterance], Path]:
-    """The manifest that a RUN was trained on, as far as it is still there."""
-    try:
-        path = Path(environment["manifest"])
-        return {row.id: row for row in manifest.stream(path)}, Path(manifest.read_corpus(path).root)
-    except (CorpusError, OSError, KeyError, TypeError):
-        return {}, Path()
-
-
-def _read_history(folder: Path) -> list[dict[str, float]]:
-    path = folder / "history.csv"
-    if not path.exists():
-        return []
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            return [
-                {name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file, strict=True)
-            ]
-    except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise ConfigError(f"{path}: expected what training writes, found {error}") from None
-
-
-def _read_explained(folder: Path, figures: Mapping[str, Any]) -> dict[str, Any]:
-    """What the parts do, where it was looked into on the utterances of metrics.json."""
-    path = folder / "explain.json"
-    if not path.exists():
-        return {}
-    try:
-        found = read_json(path)
-        same = [found["protocol"]["hash"], found["split"]] == [figures["protocol"]["hash"], figures["part"]]
-        said = {name: (own["text_share"], own["contribution"]) for name, own in found["utterances"].items()}
-        return {**found, "utterances": said} if same else {}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"{path}: expected what `evaluate --explain` writes, found {error}") from None
 
 
 # ---------------------------------------------------------------------- one RUN
@@ -170,12 +71,11 @@ def _about(run: Shown) -> dict[str, Any]:
     Raises:
         ConfigError: a figure is not there.
     """
-    protocol = run.results.protocol
+    stated, protocol = run.results.metrics, run.results.protocol
     try:
-        figures = run.results.metrics | run.results.figures(run.column("truth"))
-        kinds = {
-            kind: {name: _row(row) for name, row in figures.get(kind, {}).items()} for kind in ("subsets", "styles")
-        }
+        figures = _row(stated) | {name: stated[name] for name in ("nll", "ece", "per_class")} | run.results.said()
+        for kind in ("subsets", "styles"):
+            figures[kind] = {name: _row(row) for name, row in stated.get(kind, {}).items()}
         shown = {name: protocol[name] for name in (*SAID, "promises", "counts", "left_out")}
         parts = _parts(run)
     except (LookupError, TypeError, AttributeError) as error:
@@ -186,7 +86,7 @@ def _about(run: Shown) -> dict[str, Any]:
     supported = [name for name in run.classes if figures["per_class"][name]["support"]]
     return {
         "name": run.name,
-        "figures": figures | kinds,
+        "figures": figures,
         "protocol": shown,
         "words": describe(protocol),
         "warnings": _warnings(run),
@@ -206,8 +106,9 @@ def _about(run: Shown) -> dict[str, Any]:
 
 
 def _row(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of a subset or a style."""
-    return {name: figures[name] for name in ("n", *FIGURES)} | {"interval": figures["interval"]["accuracy"]}
+    """The figures of a RUN, a subset or a style, and what is known of their intervals."""
+    intervals = {name: figures["interval"].get(name) for name in (*FIGURES, "nll")}
+    return {name: figures[name] for name in ("n", "confusion", *FIGURES)} | {"interval": intervals}
 
 
 def _contributions(run: Shown) -> dict[str, dict[str, float]]:
@@ -236,9 +137,9 @@ def _emotion_intervals(run: Shown) -> dict[str, dict[str, list[float] | None]]:
     def f1(counts: np.ndarray) -> dict[str, np.ndarray]:
         return dict(zip(run.classes, np.moveaxis(metrics.class_figures(counts)["f1"], -1, 0), strict=True))
 
-    dialogues, speakers = run.confusions("dialogue"), run.confusions("speaker")
+    dialogues, speakers = run.confusions(run.column("dialogue")), run.confusions(run.independent)
     here = stats.cluster_interval(dialogues, f1, dialogues.sum((1, 2)))
-    known = all(run.column("speaker")) and len(speakers) > 2
+    known = all(run.independent) and len(speakers) >= metrics.MIN_SPEAKERS
     new = stats.cluster_t(speakers, f1, speakers.sum((1, 2))) if known else {}
     return {name: {"this_test_set": here[name], "new_speakers": new.get(name)} for name in run.classes}
 
@@ -339,18 +240,17 @@ def _point(value: float | None) -> plots.Point | None:
 # ---------------------------------------------------------------------- several
 
 
-def _emotions_plot(runs: Sequence[Shown]) -> Markup:
+def _emotions_plot(runs: Sequence[Mapping[str, Any]]) -> Markup:
     """F1 of every emotion of any RUN with its interval for this test set."""
-    emotions = list(dict.fromkeys(name for run in runs for name in run.classes))
-    series = {}
+    emotions = list(dict.fromkeys(name for run in runs for name in run["classes"]))
+    series: dict[str, list[plots.Point | None]] = {}
     for run in runs:
-        bounds, figures = _emotion_intervals(run), run.results.metrics["per_class"]
-        series[run.name] = [
-            (figures[name]["f1"], *(bounds[name]["this_test_set"] or (math.nan, math.nan)))
-            if name in figures and figures[name]["support"]
-            else None
-            for name in emotions
-        ]
+        points = {
+            name: (run["figures"]["per_class"][name]["f1"], *bounds["this_test_set"])
+            for name, bounds in run["emotion_intervals"].items()
+            if run["figures"]["per_class"][name]["support"]
+        }
+        series[run["name"]] = [points.get(name) for name in emotions]
     return plots.dots("F1 of every emotion with its 95 % interval", emotions, series, "F1", SHARE)
 
 
@@ -378,7 +278,7 @@ def _unlike(first: Shown, second: Shown) -> str | None:
         )
     if truths[0] != truths[1]:
         return "the same utterances have other labels in it"
-    return "there is only one dialogue" if len(first.confusions("dialogue")) < 2 else None
+    return "there is only one dialogue" if len(first.confusions(first.column("dialogue"))) < 2 else None
 
 
 def _paired(run: Shown, first: Shown) -> dict[str, stats.Comparison]:
@@ -386,11 +286,8 @@ def _paired(run: Shown, first: Shown) -> dict[str, stats.Comparison]:
     order = {name: number for number, name in enumerate(first.column("id"))}
     rows = sorted(run.results.rows, key=lambda row: order[row["id"]])
     groups = [value or None for value in first.column("dialogue")]
-    truth, said = first.column("truth"), [row["predicted"] for row in rows]
-    own, other = (
-        metrics.confusions_by_group(truth, each, run.classes, groups) for each in (said, first.column("predicted"))
-    )
-    return stats.compare(own[None], other[None], metrics.figures)
+    own = metrics.confusions_by_group(first.column("truth"), [row["predicted"] for row in rows], run.classes, groups)
+    return stats.compare(own[None], first.confusions(first.column("dialogue"))[None], metrics.figures)
 
 
 # ---------------------------------------------------------------------- the utterances
