@@ -1,3 +1,5 @@
+import csv
+import io
 import itertools
 import json
 import math
@@ -31,7 +33,7 @@ from wavfusion.explain import (
 from wavfusion.inference import Utterances, run, run_sets, subsets
 from wavfusion.model import WavFusion, WavFusionConfig
 from wavfusion.model.wavfusion import WavFusionOutput
-from wavfusion.predict import EmotionRecognizer
+from wavfusion.predict import EmotionRecognizer, to_csv
 from wavfusion.run import read_run
 
 pytest_plugins = ("corpus_fixture",)
@@ -456,3 +458,27 @@ def test_a_model_trained_for_subsets_needs_no_such_warning(
 ) -> None:
     main(["evaluate", str(trained), "--out", str(tmp_path), "--modalities", "all-subsets", "--device", "cpu"])
     assert "without modality dropout" not in capfd.readouterr().err
+
+
+def test_the_table_of_predictions_leaves_absent_modalities_empty(trained: Path, made: Any) -> None:
+    recognizer = EmotionRecognizer.from_pretrained(trained)
+    said = recognizer.predict(made.root / made.data.part("test")[0].audio.path)
+    row = next(csv.DictReader(io.StringIO(to_csv(said, recognizer.classes))))
+    assert said[0].contribution is not None
+    assert [row[f"contribution_{name}"] for name in NAMES] == [
+        str(said[0].contribution["audio"]),
+        "",
+        str(said[0].contribution["video"]),
+    ]
+
+
+@pytest.mark.slow
+def test_a_model_that_hears_waveforms_is_explained_too(made: Any, short: Any, tmp_path: Path) -> None:
+    train.train(short(train__mode="live", train__epochs=2), made.data, tmp_path / "run")
+    data = made.data
+    trained = read_run(tmp_path / "run")
+    found = evaluate.explain(trained, data.part("test"), data.store, data.media, data.part("valid"))
+    result, _ = evaluate.evaluate(trained, data.part("test"), data.store, data.media, [NAMES])
+    assert found["shift"]["audio"][found["shift"]["seconds"].index(0.0)] == result["accuracy"]
+    assert found["gates"]["by_second"] and found["margin"]["own"]
+    assert "gradient_ratio_lvc" in (tmp_path / "run" / "history.csv").read_text()
