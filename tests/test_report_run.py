@@ -281,12 +281,9 @@ def test_runs_are_named_by_the_ends_of_their_paths_that_tell_them_apart(tmp_path
 def test_the_verb_writes_the_page_into_the_run_and_not_over_another(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    codes = [main(["report", str(run)]) for _ in range(2)]
-    assert (codes, (run / "report.html").exists(), capsys.readouterr().out) == (
-        [0, 2],
-        True,
-        f"{run / 'report.html'}\n",
-    )
+    codes = [main(["report", str(run), *rest]) for rest in ([], [], ["--out", str(run / "new" / "page.html")])]
+    said = capsys.readouterr().out.splitlines()
+    assert (codes, [Path(line).is_file() for line in said]) == ([0, 2, 0], [True, True])
 
 
 @pytest.mark.parametrize(
@@ -295,13 +292,14 @@ def test_the_verb_writes_the_page_into_the_run_and_not_over_another(
         (["manifest.jsonl"], "expected one manifest or only RUN folders, found"),
         (["run"], "expected each RUN once"),
         (["empty"], "expected a whole RUN"),
+        (["--root=nowhere"], "--root: expected the folder of the corpus, found none at 'nowhere'"),
     ],
 )
 def test_what_cannot_be_side_by_side_is_refused(
     run: Path, others: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run.parent / "empty").mkdir()
-    code = main(["report", str(run), *(str(run.parent / name) for name in others)])
+    code = main(["report", str(run), *(name if name[0] == "-" else str(run.parent / name) for name in others)])
     error = capsys.readouterr().err
     assert (code, said in error, error.count("\n"), (run / "report.html").exists()) == (2, True, 1, False)
 

@@ -473,6 +473,8 @@ def _report(options: argparse.Namespace) -> int:
     if len(options.places) > 1 and len(runs) < len(options.places):
         other = next(place for place in options.places if place not in runs)
         raise ConfigError(f"report: expected one manifest or only RUN folders, found {str(other)!r} among others")
+    if options.root and not options.root.is_dir():
+        raise CorpusError(f"--root: expected the folder of the corpus, found none at {str(options.root)!r}")
     out = options.out or (first / "report.html" if runs else first.with_name("report.html"))
     require_free([out], options.force)
     if runs:

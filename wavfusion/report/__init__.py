@@ -16,6 +16,7 @@ def write_page(out: Path, template: str, **values: Any) -> None:
     )
     pages.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     page = pages.get_template(template).render(**values)
+    out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, page.encode("utf-8", "surrogatepass"))
 
 
