@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import ttest_1samp
 from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_recall_fscore_support, recall_score
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 
 from wavfusion.errors import ConfigError
-from wavfusion.metrics import class_figures, confusion_matrix, figures, score
+from wavfusion.metrics import class_figures, confusion_matrix, confusions_by_group, figures, score
+from wavfusion.statistics import cluster_t
 
 CLASSES = ["happy", "sad", "neutral", "angry", "excited", "frustrated"]
 
@@ -149,6 +151,34 @@ def test_one_dialogue_tells_nothing_about_others():
     assert interval["uar"] == {"this_test_set": [0.0, 1.0], "new_speakers": None}
 
 
+def test_interval_of_new_speakers_is_that_of_their_matrices():
+    rng = np.random.default_rng(4)
+    truth, predicted = rng.choice(CLASSES, (2, 90)).tolist()
+    speakers = [f"s{i % 3}" for i in range(90)]
+    tables = confusions_by_group(truth, predicted, CLASSES, speakers)
+    expected = cluster_t(tables, figures, tables.sum((1, 2)))["weighted_f1"]
+    found = score(truth, predicted, CLASSES, speakers=speakers)["interval"]["weighted_f1"]["new_speakers"]
+    assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("speakers", [["a", "b"] * 20, ["a", "b", "c", None] * 10])
+def test_two_speakers_or_unknown_ones_tell_nothing_about_others(speakers):
+    truth, predicted = np.random.default_rng(5).choice(CLASSES, (2, 40)).tolist()
+    assert score(truth, predicted, CLASSES, speakers=speakers)["interval"]["uar"]["new_speakers"] is None
+
+
+def test_interval_of_nll_over_equal_dialogues_is_a_t_interval():
+    """Small beside its largest value of 36, the loss is on a logarithmic scale."""
+    rng = np.random.default_rng(6)
+    truth = rng.choice(CLASSES, 200).tolist()
+    probabilities = rng.dirichlet(np.ones(6), 200)
+    found = score(truth, truth, CLASSES, [i // 10 for i in range(200)], probabilities)
+    losses = -np.log(probabilities[np.arange(200), ids(truth)]).reshape(20, 10).mean(axis=1)
+    low, high = ttest_1samp(losses, 0).confidence_interval()
+    expected = losses.mean() * np.exp(np.array([low, high]) / losses.mean() - 1)
+    assert found["interval"]["nll"]["this_test_set"] == pytest.approx(expected, rel=0.02)
+
+
 def test_nll_is_that_of_scikit_learn():
     rng = np.random.default_rng(1)
     truth = rng.choice(CLASSES, 200).tolist()
@@ -198,6 +228,7 @@ def test_an_unknown_emotion_is_named_with_the_nearest(what):
         ({"truth": [], "predicted": []}, "at least one utterance"),
         ({"predicted": ["sad"]}, "one prediction per truth, found 1 for 2"),
         ({"groups": ["a"]}, "one group per truth, found 1 for 2"),
+        ({"speakers": ["a"]}, "one speaker per truth, found 1 for 2"),
         ({"classes": ["sad", "sad"]}, "each class once"),
         ({"probabilities": np.full((2, 3), 1 / 3)}, r"shape \(2, 6\), found \(2, 3\)"),
         ({"probabilities": np.ones((2, 6))}, r"probabilities\[0\].*sum to 1"),

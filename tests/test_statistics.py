@@ -1,9 +1,28 @@
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from scipy.special import expit, logit
 
 from wavfusion.errors import ConfigError
 from wavfusion.metrics import figures
-from wavfusion.statistics import cluster_bootstrap
+from wavfusion.statistics import (
+    MANY_GROUPS,
+    Comparison,
+    Verdict,
+    cluster_bootstrap,
+    cluster_interval,
+    cluster_t,
+    compare,
+    detectable_difference,
+    holm,
+    judge_better,
+    judge_equal,
+)
 
 
 def right_or_wrong(right, per_group):
@@ -71,3 +90,298 @@ def test_one_group_has_no_interval():
 def test_no_resample_is_refused():
     with pytest.raises(ConfigError, match="repeats >= 1, found 0"):
         cluster_bootstrap(right_or_wrong([3, 2], 4), figures, repeats=0)
+
+
+def sizes_of(tables):
+    return tables.sum(axis=(1, 2))
+
+
+def accuracy(tables, interval=cluster_interval):
+    return interval(tables, figures, sizes_of(tables))["accuracy"]
+
+
+def test_resampling_is_that_of_scipy():
+    tables = correlated_groups(np.random.default_rng(6))
+    shares = tables[:, 0, 0] / 20
+    theirs = stats.bootstrap((shares,), np.mean, method="percentile", rng=np.random.default_rng(0)).confidence_interval
+    assert cluster_bootstrap(tables, figures)["accuracy"] == pytest.approx([theirs.low, theirs.high], abs=4e-3)
+
+
+def test_t_interval_of_equal_groups_is_the_plain_one_on_the_logit_scale():
+    tables = correlated_groups(np.random.default_rng(7), num_groups=12)
+    shares = tables[:, 0, 0] / 20
+    low, high = stats.ttest_1samp(shares, 0).confidence_interval()
+    mean = shares.mean()
+    half = (high - low) / 2 / (mean * (1 - mean))
+    assert accuracy(tables, cluster_t) == pytest.approx(expit(logit(mean) + np.array([-half, half])), rel=1e-9)
+
+
+def test_large_groups_leave_fewer_degrees_of_freedom():
+    """Sizes 1, 1 and 2: (1 + 1 + 4)^2 / (1 + 1 + 16) = 2 effective groups, so one degree."""
+    tables = np.random.default_rng(8).integers(1, 9, (3, 2, 2))
+    narrow, wide = (
+        np.diff(logit(cluster_t(tables, figures, np.array(sizes))["uar"])) for sizes in ([1, 1, 1], [1, 1, 2])
+    )
+    assert wide / narrow == pytest.approx(stats.t.ppf(0.975, 1) / stats.t.ppf(0.975, 2))
+
+
+def test_a_group_that_outweighs_all_others_tells_nothing():
+    tables = right_or_wrong([3, 2, 4], 5)
+    assert cluster_t(tables, figures, np.array([1, 1, 10**6]))["accuracy"] == pytest.approx([0, 1])
+
+
+@pytest.mark.parametrize(("num_groups", "which"), [(MANY_GROUPS - 1, cluster_t), (MANY_GROUPS, None)])
+def test_the_bootstrap_serves_many_groups_and_t_few(num_groups, which):
+    tables = correlated_groups(np.random.default_rng(9), num_groups)
+    expected = accuracy(tables, which) if which else cluster_bootstrap(tables, figures)["accuracy"]
+    assert accuracy(tables) == expected
+
+
+@pytest.mark.parametrize("num_groups", [2, 30, 300])
+@pytest.mark.parametrize("right", [0, 5])
+def test_all_right_or_all_wrong_is_as_uncertain_as_that_many_trials(num_groups, right):
+    """The bootstrap made of it a single point, as if no other test could go otherwise."""
+    theirs = stats.binomtest(num_groups if right else 0, num_groups).proportion_ci(method="exact")
+    assert accuracy(right_or_wrong([right] * num_groups, 5)) == pytest.approx([theirs.low, theirs.high])
+
+
+def test_one_group_may_be_anything():
+    assert accuracy(right_or_wrong([3], 4)) == [0, 1]
+
+
+def test_order_of_groups_changes_no_t_interval():
+    tables = np.random.default_rng(10).integers(0, 5, (20, 4, 4))
+    other = cluster_t(tables[::-1], figures, sizes_of(tables[::-1]))["macro_f1"]
+    assert other == pytest.approx(cluster_t(tables, figures, sizes_of(tables))["macro_f1"], rel=1e-9)
+
+
+@pytest.mark.parametrize("num_groups", [5, 30])
+def test_t_interval_of_few_correlated_groups_holds_the_truth_19_times_in_20(num_groups):
+    rng = np.random.default_rng(11)
+    tries = [accuracy(correlated_groups(rng, num_groups), cluster_t) for _ in range(600)]
+    assert 0.925 <= np.mean([low <= 0.7 <= high for low, high in tries]) <= 0.98
+
+
+def test_the_bootstrap_of_five_groups_holds_the_truth_too_rarely():
+    rng = np.random.default_rng(12)
+    tries = [cluster_bootstrap(correlated_groups(rng, 5), figures, repeats=300)["accuracy"] for _ in range(200)]
+    assert np.mean([low <= 0.7 <= high for low, high in tries]) < 0.9
+
+
+def test_speakers_hold_the_truth_where_their_dialogues_do_not():
+    """Ten speakers of six dialogues each: what is common to a speaker is lost between dialogues."""
+    rng = np.random.default_rng(13)
+    held = np.zeros(2)
+    for _ in range(300):
+        dialogues = right_or_wrong(rng.binomial(20, np.repeat(rng.beta(7, 3, 10), 6)), 20)
+        speakers = dialogues.reshape(10, 6, 2, 2).sum(axis=1)
+        held += [low <= 0.7 <= high for low, high in (accuracy(speakers, cluster_t), accuracy(dialogues, cluster_t))]
+    of_speakers, of_dialogues = held / 300
+    assert of_dialogues < 0.8 < 0.91 <= of_speakers <= 0.985
+
+
+def two_systems(rng, num_groups=30, trainings=(1, 1), better=0.0, seed_spread=0.0, per_group=20):
+    """Right or wrong of two systems in groups that are hard for both, and for each in its own way."""
+    hard = rng.normal(0, 0.5, num_groups)
+    systems = []
+    for num_trainings, shift in zip(trainings, (better, 0.0), strict=True):
+        own = 0.8 + shift + hard + rng.normal(0, 0.3, num_groups)
+        seeds = rng.normal(0, seed_spread, (num_trainings, 1))
+        right = rng.binomial(per_group, expit(own + seeds))
+        systems.append(right_or_wrong(right.ravel(), per_group).reshape(num_trainings, num_groups, 2, 2))
+    return systems
+
+
+def shares(system):
+    return system[:, :, 0, 0].mean(axis=0) / system[0, 0].sum()
+
+
+def test_swapping_groups_is_the_permutation_test_of_scipy():
+    one, two = two_systems(np.random.default_rng(14), num_groups=9)
+    theirs = stats.permutation_test(
+        (shares(one), shares(two)), lambda x, y, axis: (x - y).mean(axis), permutation_type="samples", vectorized=True
+    )
+    assert compare(one, two, figures)["accuracy"].p_value == pytest.approx(theirs.pvalue)
+
+
+def test_single_utterances_are_the_sign_test():
+    both, first, second = 30, 9, 2
+    right = np.repeat([[1, 1], [1, 0], [0, 1]], [both, first, second], axis=0).T
+    one, two = (right_or_wrong(each, 1)[None] for each in right)
+    assert compare(one, two, figures)["accuracy"].p_value == pytest.approx(stats.binomtest(2, 11).pvalue)
+
+
+def test_figures_are_recomputed_from_the_swapped_matrices():
+    one, two = np.random.default_rng(15).integers(0, 6, (2, 6, 3, 3))
+    swapped = [
+        figures(np.where(pick, one, two).sum(0))["macro_f1"] - figures(np.where(pick, two, one).sum(0))["macro_f1"]
+        for pick in (np.reshape(bits, (6, 1, 1)) for bits in itertools.product([True, False], repeat=6))
+    ]
+    expected = np.mean(np.abs(swapped) >= abs(swapped[0]) - 1e-12)
+    assert compare(one[None], two[None], figures)["macro_f1"].p_value == pytest.approx(expected)
+
+
+def test_drawn_swaps_come_near_to_all_swaps():
+    one, two = two_systems(np.random.default_rng(16), num_groups=13, better=0.3)
+    drawn, every = (compare(one, two, figures, repeats)["accuracy"].p_value for repeats in (5_000, 10_000))
+    assert drawn == pytest.approx(every, abs=0.02)
+
+
+def test_no_drawn_p_is_zero():
+    one, two = right_or_wrong([5] * 40, 5), right_or_wrong([0] * 40, 5)
+    assert compare(one[None], two[None], figures, repeats=1_000)["accuracy"].p_value == 1 / 1_000
+
+
+def test_the_difference_is_that_of_the_means_over_trainings():
+    one, two = two_systems(np.random.default_rng(17), trainings=(3, 2))
+    expected = shares(one).mean() - shares(two).mean()
+    assert compare(one, two, figures)["accuracy"].difference == pytest.approx(expected)
+
+
+def test_interval_of_a_difference_is_that_of_the_paired_t_test():
+    one, two = two_systems(np.random.default_rng(18), num_groups=15)
+    theirs = stats.ttest_rel(shares(one), shares(two)).confidence_interval()
+    assert compare(one, two, figures)["accuracy"].interval == pytest.approx([theirs.low, theirs.high])
+
+
+@pytest.mark.parametrize("margin", [0.02, 0.1])
+def test_p_of_a_margin_is_that_of_the_paired_t_test(margin):
+    one, two = two_systems(np.random.default_rng(19), num_groups=15)
+    theirs = stats.ttest_1samp(shares(one) - shares(two), margin).pvalue
+    assert compare(one, two, figures)["accuracy"].p_against(margin) == pytest.approx(theirs)
+
+
+@pytest.mark.parametrize("margin", [0.02, 0.1])
+def test_p_of_equality_is_the_larger_of_two_one_sided_t_tests(margin):
+    one, two = two_systems(np.random.default_rng(19), num_groups=15)
+    apart = shares(one) - shares(two)
+    above = stats.ttest_1samp(apart, -margin, alternative="greater").pvalue
+    below = stats.ttest_1samp(apart, margin, alternative="less").pvalue
+    assert compare(one, two, figures)["accuracy"].p_equal(margin) == pytest.approx(max(above, below))
+
+
+def test_spread_of_seeds_stands_apart():
+    one, two = two_systems(np.random.default_rng(20), trainings=(4, 1))
+    expected = np.std(one[:, :, 0, 0].mean(axis=1) / 20, ddof=1)
+    assert compare(one, two, figures)["accuracy"].seed_sd == [pytest.approx(expected), None]
+
+
+def test_the_seeds_of_one_system_and_the_order_of_groups_change_nothing_by_their_order():
+    one, two = two_systems(np.random.default_rng(21), trainings=(3, 2), seed_spread=0.3)
+    orders = (one, two), (one[::-1, ::-1], two[:, ::-1])
+    own, other = (compare(*systems, figures, repeats=1_000)["uar"] for systems in orders)
+    assert [other.p_value, *other.interval] == pytest.approx([own.p_value, *own.interval], abs=1e-9)
+
+
+def test_equal_seeds_give_equal_comparisons():
+    systems = two_systems(np.random.default_rng(22), trainings=(2, 2), seed_spread=0.2)
+    assert compare(*systems, figures, seed=5) == compare(*systems, figures, seed=5)
+
+
+def test_a_system_does_not_differ_from_itself():
+    one, _ = two_systems(np.random.default_rng(23), num_groups=20)
+    found = compare(one, one, figures)["accuracy"]
+    unseen = 1 - 0.025 ** (1 / 20)
+    assert [found.difference, found.p_value, *found.interval] == pytest.approx([0, 1, -unseen, unseen])
+
+
+def test_p_of_equal_systems_is_uniform():
+    rng = np.random.default_rng(24)
+    tables = rng.integers(0, 6, (300, 2, 1, 8, 3, 3))  # without ties, which make p too large
+    found = [compare(*systems, figures)["macro_f1"].p_value for systems in tables]
+    assert stats.kstest(found, "uniform").pvalue > 0.01
+
+
+def test_other_seeds_of_one_system_are_seldom_found_to_be_another():
+    """Two sets of trainings of one system: swaps alone, of counts summed to one training each, see a winner."""
+    rng = np.random.default_rng(25)
+    found = np.zeros(2)
+    for _ in range(150):
+        one, two = two_systems(rng, trainings=(3, 3), seed_spread=0.3)
+        summed = [each.sum(axis=0, keepdims=True) for each in (one, two)]
+        both = compare(one, two, figures, 300), compare(*summed, figures, 300)
+        found += [each["accuracy"].p_value <= 0.05 for each in both]
+    level, of_these_trainings = found / 150
+    assert level < 0.1 < 0.2 < of_these_trainings
+
+
+def test_detectable_difference_has_a_power_of_80_percent():
+    power = stats.nct.sf(stats.t.ppf(0.975, 29), 29, detectable_difference(0.02, 29.0) / 0.02)
+    assert power == pytest.approx(0.8, abs=0.01)
+
+
+def test_the_detectable_difference_is_detected_4_times_in_5():
+    rng = np.random.default_rng(26)
+    detectable = np.median([compare(*two_systems(rng), figures, 200)["accuracy"].detectable for _ in range(60)])
+
+    def planted(better):
+        one, two = two_systems(rng, 30_000, better=better)
+        return shares(one).mean() - shares(two).mean()
+
+    better = np.interp(detectable, [0, planted(0.4), planted(0.8)], [0, 0.4, 0.8])
+    found = [compare(*two_systems(rng, better=better), figures, 300)["accuracy"].p_value for _ in range(250)]
+    assert 0.73 <= np.mean(np.array(found) <= 0.05) <= 0.87
+
+
+def test_five_groups_can_detect_nothing():
+    one, two = two_systems(np.random.default_rng(27), num_groups=5)
+    assert compare(one, two, figures)["accuracy"].detectable is None
+
+
+@pytest.mark.parametrize(("num_groups", "repeats", "message"), [(1, 10, "at least 2 groups"), (3, 0, "repeats >= 1")])
+def test_nothing_to_swap_is_refused(num_groups, repeats, message):
+    one, two = two_systems(np.random.default_rng(28), num_groups=num_groups)
+    with pytest.raises(ConfigError, match=message):
+        compare(one, two, figures, repeats)
+
+
+def test_holm_counted_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holm_lies_between_the_p_and_that_of_bonferroni(p_values):
+    adjusted = np.array(holm(p_values))
+    assert ((p_values <= adjusted) & (adjusted <= np.minimum(1, len(p_values) * np.array(p_values)))).all()
+
+
+def found(difference, error=0.01, p_value=None):
+    half = stats.t.ppf(0.975, 30) * error
+    p = float(2 * stats.t.sf(abs(difference) / error, 30)) if p_value is None else p_value
+    interval = [difference - half, difference + half]
+    return Comparison(difference, interval, p, 0.029, error, 30.0, error, [None, None], 31)
+
+
+@pytest.mark.parametrize(
+    ("comparison", "claim", "verdict", "reason"),
+    [
+        (found(0.03), {}, Verdict.SUPPORTED, "better: +3.0 points"),
+        (found(-0.03), {}, Verdict.REFUTED, "worse: -3.0 points"),
+        (found(0.015), {}, Verdict.UNDECIDABLE,
+         "better or not: +1.5 points [-0.5, +3.5], p = 0.14; detectable: 2.9 points"),
+        (found(0.03), {"p_value": 0.06}, Verdict.UNDECIDABLE, "p = 0.06"),
+        (found(0.03), {"by": 0.02}, Verdict.UNDECIDABLE, "better by more than 2.0 points or not"),
+        (found(0.05), {"by": 0.02}, Verdict.SUPPORTED, "better by more than 2.0 points:"),
+        (found(-0.01), {"by": 0.02}, Verdict.REFUTED, "not better by more than 2.0 points"),
+        (found(0.001), {"same_within": 0.03}, Verdict.REFUTED, "equal within 3.0 points"),
+        (found(0.001), {"same_within": 0.01}, Verdict.UNDECIDABLE, "better or not"),
+        (found(0.03), {"same_within": 0.06}, Verdict.SUPPORTED, "better:"),
+        (replace(found(0.0), detectable=None), {}, Verdict.UNDECIDABLE, "detectable: nothing"),
+    ],
+)  # fmt: skip
+def test_a_claim_to_be_better_is_judged(comparison, claim, verdict, reason):
+    judged = judge_better(comparison, **claim)
+    assert (judged.verdict, reason in judged.reason) == (verdict, True), judged.reason
+
+
+@pytest.mark.parametrize(
+    ("difference", "within", "verdict"),
+    [(0.001, 0.03, Verdict.SUPPORTED), (0.001, 0.01, Verdict.UNDECIDABLE), (0.02, 0.01, Verdict.UNDECIDABLE),
+     (0.05, 0.01, Verdict.REFUTED), (-0.05, 0.01, Verdict.REFUTED)],
+)  # fmt: skip
+def test_a_claim_to_be_equal_is_judged(difference, within, verdict):
+    assert judge_equal(found(difference), within).verdict == verdict
+
+
+def test_verdicts_are_their_words():
+    assert [str(verdict) for verdict in Verdict] == ["supported", "refuted", "undecidable with this much data"]

@@ -1,6 +1,6 @@
 """The figures of ``metrics.json``, all from one confusion matrix (rows = truth) and, where given, probabilities."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,10 @@ from wavfusion.errors import ConfigError, nearest
 from wavfusion.statistics import cluster_interval, cluster_t
 
 NUM_BINS = 15  # of the expected calibration error, as in Guo et al. 2017
+
+MIN_SPEAKERS = 3  # with two, an interval for others fills most of [0, 1]
+
+_LARGEST_NLL = float(-np.log(np.finfo(np.float64).eps))  # of an utterance whose p is held above 2.2e-16
 
 _SUM_TOLERANCE = 1e-3  # half precision and rounded CSV columns stay inside, logits do not
 
@@ -72,35 +76,40 @@ def score(
         probabilities: adds `nll`, mean -log p(truth) in nats with p held above 2.2e-16, and `ece`, the expected
             calibration error of the predicted class over 15 bins of equal width.
         seed: of the bootstrap.
-        speakers: of each utterance, for the interval of new speakers; None, for all or for one, gives none.
+        speakers: of each utterance, for the interval of new speakers: whoever is independent of the others, which is
+            the session where speakers talk with each other. None, for all or for one, gives no such interval.
 
     Returns:
         `n`, `accuracy`, `weighted_f1`, `macro_f1`, `uar`, `per_class`, `confusion` (rows = truth), `interval` (95 %;
         with a single group nothing is known of the spread between groups, and the interval is [0, 1]), and `nll`, `ece`
-        with probabilities. `this_test_set` holds for other dialogues of the speakers tested, `new_speakers` for others.
+        with probabilities. `this_test_set` holds for other dialogues of the speakers tested, `new_speakers` for others
+        (None below `MIN_SPEAKERS`). `ece` has no interval: resampling adds to its upward bias.
 
     Raises:
         ConfigError: nothing to score, lengths that differ, a name outside `classes`, or no probabilities.
     """
-    _require_lengths(truth, predicted, classes, groups)
+    _require_lengths(truth, predicted, classes, {"group": groups, "speaker": speakers})
     rows, columns = _ids("truth", truth, classes), _ids("predicted", predicted, classes)
     num_classes = len(classes)
     confusion = confusion_matrix(rows, columns, num_classes)
     per_class = class_figures(confusion)
     result: dict[str, Any] = {"n": len(truth)}
     result |= {name: float(value) for name, value in figures(confusion).items()}
+    losses = None
     if probabilities is not None:
         checked = _require_probabilities(probabilities, len(truth), num_classes)
-        result |= {"nll": _nll(checked, rows), "ece": _ece(checked, rows, columns)}
+        losses = _losses(checked, rows)
+        result |= {"nll": float(losses.mean()), "ece": _ece(checked, rows, columns)}
     result["per_class"] = {
         emotion: {name: float(values[i]) for name, values in per_class.items()} | {"support": int(confusion[i].sum())}
         for i, emotion in enumerate(classes)
     }
     result["confusion"] = confusion.tolist()
-    here = intervals(_by_group(rows, columns, num_classes, groups), seed)
+    here = intervals(_by_group(rows, columns, num_classes, groups), seed) | _nll_interval(losses, groups)
     new = None
     if speakers is not None and None not in speakers:
         new = speaker_intervals(_by_group(rows, columns, num_classes, speakers))
+        new = new and new | _nll_interval(losses, speakers)
     result["interval"] = {name: {"this_test_set": here[name], "new_speakers": new and new[name]} for name in here}
     return result
 
@@ -121,7 +130,7 @@ def intervals(confusions: Real[np.ndarray, "G C C"], seed: int = 0) -> dict[str,
 def speaker_intervals(confusions: Real[np.ndarray, "G C C"]) -> dict[str, list[float]] | None:
     """95 % intervals of the four figures for other speakers, from one confusion matrix a speaker; None below three."""
     counts = _ordered(confusions)
-    return cluster_t(counts, figures, counts.sum((1, 2))) if len(counts) > 2 else None
+    return cluster_t(counts, figures, counts.sum((1, 2))) if len(counts) >= MIN_SPEAKERS else None
 
 
 def _ordered(confusions: Real[np.ndarray, "G C C"]) -> Real[np.ndarray, "G C C"]:
@@ -144,18 +153,37 @@ def _by_group(
     num_classes: int,
     groups: Sequence[Hashable] | None,
 ) -> Int64[np.ndarray, "G C C"]:
-    names: Iterable[Hashable] = [None] * len(rows) if groups is None else groups
-    # a group's name is tagged, so that a dialogue called 3 is not the fourth utterance
-    keys = [("alone", i) if name is None else ("group", name) for i, name in enumerate(names)]
-    number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-    confusions = np.zeros((len(number), num_classes, num_classes), dtype=np.int64)
-    np.add.at(confusions, (np.array([number[key] for key in keys]), rows, columns), 1)
+    number = _group_numbers(groups, len(rows))
+    confusions = np.zeros((number.max() + 1, num_classes, num_classes), dtype=np.int64)
+    np.add.at(confusions, (number, rows, columns), 1)
     return confusions
 
 
-def _nll(probabilities: Float64[np.ndarray, "N C"], rows: Int64[np.ndarray, " N"]) -> float:
+def _group_numbers(groups: Sequence[Hashable] | None, num_rows: int) -> Int64[np.ndarray, " N"]:
+    names: Iterable[Hashable] = [None] * num_rows if groups is None else groups
+    # a group's name is tagged, so that a dialogue called 3 is not the fourth utterance
+    keys = [("alone", i) if name is None else ("group", name) for i, name in enumerate(names)]
+    number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    return np.array([number[key] for key in keys], dtype=np.int64)
+
+
+def _losses(probabilities: Float64[np.ndarray, "N C"], rows: Int64[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
     chosen = probabilities[np.arange(len(rows)), rows]
-    return float(-np.log(np.maximum(chosen, np.finfo(np.float64).eps)).mean())
+    return np.asarray(-np.log(np.maximum(chosen, np.finfo(np.float64).eps)))
+
+
+def _nll_interval(
+    losses: Float64[np.ndarray, " N"] | None, groups: Sequence[Hashable] | None
+) -> dict[str, list[float]]:
+    """Interval of `nll` by `cluster_t` as a share of the largest; nothing without losses."""
+    if losses is None:
+        return {}
+    number = _group_numbers(groups, len(losses))
+    counts = np.stack([np.bincount(number, losses), np.bincount(number)], axis=1)
+    if len(counts) < 2:
+        return {"nll": [0.0, _LARGEST_NLL]}
+    share = cluster_t(counts, lambda sums: {"nll": sums[:, 0] / sums[:, 1] / _LARGEST_NLL}, counts[:, 1])["nll"]
+    return {"nll": [_LARGEST_NLL * end for end in share]}
 
 
 def _ece(
@@ -177,14 +205,18 @@ def _ids(what: str, names: Sequence[str], classes: Sequence[str]) -> Int64[np.nd
 
 
 def _require_lengths(
-    truth: Sequence[str], predicted: Sequence[str], classes: Sequence[str], groups: Sequence[Hashable] | None
+    truth: Sequence[str],
+    predicted: Sequence[str],
+    classes: Sequence[str],
+    names: Mapping[str, Sequence[Hashable] | None],
 ) -> None:
     if len(truth) == 0:
         raise ConfigError("score: expected at least one utterance, found none")
     if len(predicted) != len(truth):
         raise ConfigError(f"score: expected one prediction per truth, found {len(predicted)} for {len(truth)}")
-    if groups is not None and len(groups) != len(truth):
-        raise ConfigError(f"score: expected one group per truth, found {len(groups)} for {len(truth)}")
+    for what, given in names.items():
+        if given is not None and len(given) != len(truth):
+            raise ConfigError(f"score: expected one {what} per truth, found {len(given)} for {len(truth)}")
     if len(set(classes)) != len(classes):
         raise ConfigError(f"score: expected each class once, found {', '.join(classes)}")
 
