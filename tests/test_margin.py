@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
@@ -104,13 +104,13 @@ def test_looking_at_the_pull_changes_nothing_of_a_training() -> None:
 
 @st.composite
 def spaces(draw: st.DrawFn) -> tuple[np.ndarray, ...]:
-    """Unit vectors on a coarse grid, so that ties are met, of clips that lack some modalities."""
+    """Vectors of whole numbers, whose ties are exact, of clips that lack some modalities."""
     clips = draw(st.integers(1, 6))
     there = [(clip, name) for clip in range(clips) for name in range(3) if draw(st.booleans())] or [(0, 0)]
     emotions = [draw(st.integers(0, 2)) for _ in range(clips)]
-    vectors = np.array([[draw(st.integers(-1, 1)), draw(st.integers(-1, 1)), 0.5] for _ in there])
+    vectors = np.array([[draw(st.integers(-2, 2)), draw(st.integers(-2, 2)), 1.0] for _ in there])
     numbers = [(name, emotions[clip], clip) for clip, name in there]
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), *np.array(numbers).T
+    return vectors, *np.array(numbers).T
 
 
 @given(spaces(), st.sampled_from([0.0, 0.15, 0.5]))
@@ -126,10 +126,10 @@ def test_violations_are_those_of_a_triple_loop(space: tuple[np.ndarray, ...], al
     assert violations(vectors, modality, label, alpha) == (violated, total)
 
 
-@settings(max_examples=30)
 @given(spaces())
 def test_no_violation_is_no_margin_loss(space: tuple[np.ndarray, ...]) -> None:
     vectors, modality, label, _ = space
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     loss = margin_loss(torch.from_numpy(vectors), torch.from_numpy(modality), torch.from_numpy(label), 0.15)
     assert (violations(vectors, modality, label, 0.15)[0] == 0) == (float(loss) < 1e-6)
 
