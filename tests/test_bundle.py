@@ -258,6 +258,14 @@ def test_what_was_changed_is_named(judge, open_bundle, change, named):
     )
 
 
+def test_another_version_is_said_where_figures_differ(judge, open_bundle):
+    def change(files: dict[str, bytes]) -> None:
+        change_json("environment.json", wavfusion="0.0.1")(files)
+        change_json("metrics.json", interval={})(files)
+
+    assert "made by version '0.0.1'" in judge(open_bundle, change)[2]
+
+
 def test_without_labels_another_call_is_seen_by_the_columns_of_the_confusion(judge, closed):
     assert "columns of its confusion matrix" in judge(closed, swap_prediction)[1]
 
@@ -320,6 +328,7 @@ def in_predictions(old: str, new: str) -> Change:
         change_json("metrics.json", confusion=[[10**40] * 4] * 4),
         change_json("metrics.json", modalities=[{}]),
         change_json("metrics.json", contaminated=["audio", "smell"]),
+        lambda files: files.update({"environment.json": b"[]"}),
     ],
 )
 def test_what_no_run_writes_is_refused_in_one_line(judge, open_bundle, change):

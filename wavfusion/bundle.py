@@ -156,10 +156,10 @@ def to_csv(rows: Sequence[Mapping[str, str]], without: Sequence[str] = ()) -> by
 
 def _check(bundle: Bundle) -> None:
     """Refuse what no RUN writes; raises whatever it meets."""
-    said, classes = bundle.said(), bundle.protocol["classes"]
-    ("+".join(said["modalities"]), describe(said["protocol"]), list(bundle.problems()), bundle.rows[0]["dialogue"])
-    (bundle.rows[0]["speaker"], [said["encoders"][name]["name"] for name in said["contaminated"]])
-    names = [name for name in bundle.rows[0] if name[:2] == "p_"]
+    said, classes, first = bundle.said(), bundle.protocol["classes"], bundle.rows[0]
+    (describe(said["protocol"]), "+".join(said["modalities"]), list(bundle.problems()), bundle.environment["wavfusion"])
+    (first["dialogue"], first["speaker"], [said["encoders"][name]["name"] for name in said["contaminated"]])
+    names = [name for name in first if name[:2] == "p_"]
     if not 0 <= bundle.confusion.min() <= bundle.confusion.max() <= len(bundle.rows):
         raise ValueError("a confusion matrix of other than the utterances")
     if names != [f"p_{name}" for name in classes] or len(bundle.rows) * len(classes) ** 2 > CELLS:

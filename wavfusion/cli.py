@@ -640,6 +640,9 @@ def _evaluate_bundle(options: argparse.Namespace) -> int:
     outs = [options.out / name for name in ("metrics.json", "predictions.csv")] if options.out else []
     require_free(outs, options.force)
     result, labelled, differences = bundle.recompute(bundle.read(options.trained), options.manifest)
+    made_by = labelled.environment["wavfusion"]
+    if differences and made_by != wavfusion.__version__:
+        log.warning("made by version %r, here is %s: intervals may be other ones", made_by, wavfusion.__version__)
     for out, content in zip(outs, (to_json(result), bundle.to_csv(labelled.rows)), strict=False):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, content)
