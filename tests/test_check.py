@@ -124,7 +124,7 @@ def test_what_a_protocol_does_not_rule_out_is_a_note(corpus: Any) -> None:
     [
         ({"emotion": "joyful"}, "label", "'joyful' is none of happy, sad"),
         ({"audio": AudioSpan("gone.wav")}, "file", "gone.wav"),
-        ({"audio": AudioSpan("1.wav", 0.0, 9.0)}, "times", "audio: 0 to 9 s of a file of 0.05 s"),
+        ({"audio": AudioSpan("0.wav", 0.0, 9.0)}, "times", "audio: 0 to 9 s of a file of 0.05 s"),
         ({"video": VideoSpan("0.wav")}, "file", "'0.wav': no video track"),
         ({"audio": AudioSpan("1.wav")}, "duplicate", "one recording in several rows"),
     ],
@@ -163,7 +163,7 @@ def test_a_leak_makes_the_answer_no(corpus: Any, tmp_path: Path, capsys: pytest.
     folder, rows = corpus
     path = written(folder, [replace(row, speaker="Ann") for row in rows], tmp_path)
     assert main(["check", str(path), "--protocol", "loso5"]) == 1
-    assert "speaker: loso5, fold 1: 1 speaker in train and valid: Ann (u0, u1, u2, u3, u4 and 35 more)" in (
+    assert "speaker: loso5, fold 1: 1 speaker in train and valid: ann (u0, u1, u2, u3, u4 and 35 more)" in (
         capsys.readouterr().out.splitlines()
     )
 
@@ -186,6 +186,101 @@ def test_another_corpus_whose_files_a_run_was_trained_on_is_refused(
     rows = [replace(row, id=f"other-{row.id}", text=None) for row in made.data.part("train")]
     found = check.check_against(read_run(trained), rows, Path(made.data.corpus.root))
     assert {each.kind for each in found.problems} >= {"recording", "speaker"}
+
+
+@pytest.mark.parametrize(
+    "span",
+    [
+        AudioSpan("8.wav", 0.001, None),
+        AudioSpan("8.wav", None, 0.049),
+        AudioSpan("8.wav", 0.01, 0.045),
+        AudioSpan("8.wav", channel="left"),
+    ],
+)
+def test_nearly_the_same_stretch_of_a_file_is_one_recording(corpus: Any, span: AudioSpan) -> None:
+    """A hostile test hid a recording behind a millisecond, and behind another channel of a mono file."""
+    folder, rows = corpus
+    leaking = [replace(rows[0], audio=span), *rows[1:]]
+    fold = protocol.divide("loso5", rows, CLASSES)[0]
+    found = checked(folder, leaking, [fold]).problems
+    assert [sorted(each.ids) for each in found if each.kind == "recording"] == [["u0", "u8"]]
+
+
+def test_neighbours_that_touch_in_one_file_are_two_recordings(corpus: Any) -> None:
+    folder, rows = corpus
+    spans = (AudioSpan("8.wav", 0.0, 0.021), AudioSpan("8.wav", 0.019, 0.05))
+    pair = [replace(row, audio=span) for row, span in zip(rows[:2], spans, strict=True)]
+    assert checked(folder, pair, []).problems == []
+
+
+@pytest.mark.parametrize("name", ["ses0f", "Ses0F ", "SES0F"])
+def test_a_speaker_in_another_case_is_the_same_speaker(corpus: Any, name: str) -> None:
+    folder, rows = corpus
+    fold = protocol.divide("loso5", rows, CLASSES)[0]
+    leaking = [*rows[:-1], replace(rows[-1], speaker=name)]
+    assert [each.kind for each in checked(folder, leaking, [fold]).problems] == ["speaker"]
+
+
+def test_a_promise_about_unknown_speakers_cannot_be_shown(corpus: Any) -> None:
+    folder, rows = corpus
+    fold = protocol.divide("loso5", rows, CLASSES)[0]
+    found = checked(folder, [replace(rows[0], speaker=None), *rows[1:]], [fold]).problems
+    assert [each.text for each in found] == ["loso5, fold 1: 1 rows without a speaker: the promise cannot be shown"]
+
+
+def test_a_coincident_id_does_not_make_a_corpus_the_runs_own(made: Any, trained: Path) -> None:
+    """A table whose ids were numbers, as the RUN's, passed for the corpus that it was trained on."""
+    own = made.data.part("train")
+    rows = [replace(row, id=f"other-{row.id}") for row in own] + [replace(own[0], text="something else")]
+    found = check.check_against(read_run(trained), rows, Path(made.data.corpus.root))
+    assert {each.kind for each in found.problems} >= {"recording"}
+
+
+def test_copies_of_training_recordings_beside_the_runs_own_rows_are_found(made: Any, trained: Path) -> None:
+    copied = replace(made.data.part("train")[0], id="copied")
+    found = check.check_against(read_run(trained), [*made.data.utterances, copied], Path(made.data.corpus.root))
+    assert [each.kind for each in found.problems] == ["recording"]
+
+
+def test_files_that_cannot_be_compared_are_counted(made: Any, trained: Path, tmp_path: Path) -> None:
+    found = check.check_against(read_run(trained), made.data.utterances, tmp_path)
+    assert any("files cannot be read: copies of them would not be seen" in note for note in found.notes)
+
+
+def test_a_damaged_protocol_of_a_run_is_one_line(
+    made: Any, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    about = json.loads((trained / "protocol.json").read_text())
+    for damage in (5, {"colour": ["train+test"]}, None):
+        (tmp_path / "run/protocol.json").write_text(json.dumps({**about, "promises": damage}))
+        assert main(["check", str(made.manifest), "--against", str(tmp_path / "run")]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--root", "nowhere"], "--root: expected the corpus's folder, found none at 'nowhere'"),
+        (["--protocol", "loso5", "--against", "run"], "found both"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(
+    corpus: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
+) -> None:
+    folder, rows = corpus
+    assert main(["check", str(written(folder, rows, tmp_path)), *more]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_unlabelled_corpus_is_checked_for_validity_alone(
+    corpus: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, rows = corpus
+    path = written(folder, [replace(row, emotion=None) for row in rows], tmp_path)
+    manifest.write_corpus(path, replace(CORPUS, root=str(folder), classes=[]))
+    assert main(["check", str(path)]) == 0
+    assert "validity alone was checked" in capsys.readouterr().out
 
 
 def test_an_encoder_that_met_the_corpus_makes_the_answer_no(made: Any, trained: Path) -> None:

@@ -388,3 +388,19 @@ def test_an_encoder_that_was_trained_on_the_test_corpus_is_named(trained: Path) 
     run = read_run(trained)
     met = replace(run.features, audio={**run.features.audio, "name": "superb/hubert-large-superb-er"})
     assert evaluate.encoders_met(replace(run, features=met), {"iemocap"})["contaminated"] == ["audio"]
+
+
+def test_figures_on_another_corpus_claim_no_division(made: Any, trained: Path, tmp_path: Path) -> None:
+    """A table with ids of the RUN's rows took over its protocol's "speakers disjoint" with training sound in it."""
+    rows = [replace(row, text=f"{row.text} indeed", split="test") for row in made.data.part("train")]
+    path = tmp_path / "manifest.jsonl"
+    manifest.write(path, rows)
+    manifest.write_corpus(path, made.data.corpus)
+    part, _, _ = evaluate.open_part(read_run(trained), path, made.store, "test")
+    said = evaluate.elsewhere(read_run(trained).protocol)
+    assert (part.met, len(part.utterances), said["speakers_disjoint"], said["tested_on"]) == (
+        False,
+        len([row for row in rows if row.emotion in CLASSES]),
+        None,
+        "another corpus",
+    )

@@ -271,6 +271,26 @@ def test_selecting_on_test_changes_the_hash_and_is_said():
     )
 
 
+@pytest.mark.parametrize(("one", "other"), [("I'm fine.", "Im fine"), ("Café!", "cafe\u0301"), ("a  B", "A b")])
+def test_a_scripted_line_is_its_words(one, other):
+    rows = [Utterance("a", "table", text=text, style="scripted") for text in (one, other)]
+    assert protocol.value_of(rows[0], "text") == protocol.value_of(rows[1], "text")
+
+
+def test_folds_by_text_keep_equal_lines_together_improvised_ones_too():
+    rows = [replace(row, text=f"Line {number % 7}") for number, row in enumerate(iemocap())]
+    found = protocol.resolve("group-folds:text", rows, CLASSES)
+    parts = {}
+    for row in rows:
+        parts.setdefault(row.text, set()).add(found.parts[row.id])
+    assert all(len(each) == 1 for each in parts.values())
+
+
+def test_a_corpus_without_labels_says_so():
+    with pytest.raises(CorpusError, match="expected utterances with an emotion, found none"):
+        protocol.resolve("random5", [utterance("a", emotion=None)], [])
+
+
 def test_unknown_speakers_are_neither_disjoint_nor_shared():
     rows = [utterance("a", "train"), utterance("b", "valid"), utterance("c", "test")]
     found = protocol.resolve(None, rows, CLASSES)

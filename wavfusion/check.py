@@ -1,24 +1,27 @@
 """Whether a corpus is what its manifest says, and whether what is tested was met in training."""
 
+import math
 import os
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from wavfusion import manifest, protocol
 from wavfusion.corpora.scan import Look
-from wavfusion.errors import CorpusError, MediaError
-from wavfusion.evaluate import encoders_met, read_origin
-from wavfusion.manifest import AudioSpan, Corpus, Utterance
+from wavfusion.errors import ConfigError, CorpusError, MediaError
+from wavfusion.evaluate import encoders_met, own_parts, read_origin
+from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
 from wavfusion.media import content_hash
 from wavfusion.protocol import PAIRS, Promises, Protocol
 from wavfusion.run import Run, read_json
 
 TOLERANCE = 0.5  # seconds that a row may reach beyond its file: annotators and containers round
 SHOWN = 5  # values of a field that a finding names
+
+_COLUMNS = [entry.name for entry in fields(Utterance)]
+_Span: TypeAlias = AudioSpan | VideoSpan
 
 
 class Finding(NamedTuple):
@@ -60,12 +63,14 @@ def check(
         folds: of one protocol; none checks validity alone.
     """
     rows = _located(utterances, root)
-    contents = _copies(rows)
+    contents, notes = _copies(rows)
     problems = [*_invalid(utterances, corpus.classes, files), *_duplicates(rows, contents)]
-    notes: list[str] = []
+    if not folds:
+        notes.append("no labelled rows under a protocol: validity alone was checked")
     for fold in folds:
         where = f"{fold.name}, fold {fold.fold}" if fold.folds > 1 else fold.name
-        problems += _leaks(rows, fold.parts, fold.promises, contents, where)
+        problems += _broken(rows, fold.parts, fold.promises, where)
+        problems += _met_twice(rows, fold.parts, contents, where)
         notes += _unpromised(rows, fold, where)
     return Checked(problems, notes)
 
@@ -84,27 +89,34 @@ def to_lines(found: Checked) -> list[str]:
 
 
 def check_against(trained: Run, utterances: Sequence[Utterance], root: Path) -> Checked:
-    """Hold a manifest against a finished RUN: its own corpus under its own division, or another that it is tested on.
+    """Hold a manifest against a finished RUN: its own rows under its own division, all others as rows to test on.
 
-    All rows of another corpus are tested; they are compared with the RUN's own training rows where its manifest is
-    still there.
+    These are compared with the RUN's training rows where its manifest is still there.
+
+    Raises:
+        ConfigError: the RUN is not whole.
     """
-    places, parts = read_origin(trained.folder)
+    places, told = read_origin(trained.folder)
+    parts, promises = own_parts(utterances, told), _promises(trained)
     rows = _located(utterances, root)
+    kept = [row for row in rows if row.id in parts]
     notes: list[str] = []
-    promises: Promises = read_json(trained.folder / "protocol.json")["promises"]
-    if not any(row.id in parts for row in rows):
-        try:
-            own = [row for row in manifest.read(places["manifest"]) if parts.get(row.id) in ("train", "valid")]
-            own = _located(own, Path(manifest.read_corpus(places["manifest"]).root))
-        except CorpusError as error:
-            own = []
-            notes.append(f"not compared with the training rows: {error}")
-        same = {row.corpus for row in own} == {row.corpus for row in rows}
+    if not parts:
+        kept, notes = _training_rows(places["manifest"], told)
+        parts = {row.id: told[row.id][0] for row in kept}
+        same = {row.corpus for row in kept} == {row.corpus for row in rows}
         promises = {"text": PAIRS, **({"speaker": PAIRS} if same else {})}
-        parts = {row.id: parts[row.id] for row in own} | {row.id: "test" for row in rows}
-        rows = own + rows
-    problems = [*_leaks(rows, parts, promises, _copies(rows), f"RUN {trained.folder.name}")]
+        kept += [replace(row, id=f"{row.id} (tested)") for row in rows]
+        others = []
+    else:
+        others = [row for row in rows if row.id not in parts and row.emotion is not None]
+    tested = dict.fromkeys((row.id for row in [*kept, *others] if row.id not in parts), "test")
+    contents, unread = _copies([*kept, *others])
+    where = f"RUN {trained.folder.name}"
+    problems = [
+        *_broken(kept, {**parts, **tested}, promises, where),
+        *_met_twice([*kept, *others], {**parts, **tested}, contents, where),
+    ]
     met = encoders_met(trained, {row.corpus for row in utterances})
     for name, each in met["encoders"].items():
         if each["saw_corpus"] == "yes":
@@ -113,7 +125,27 @@ def check_against(trained: Run, utterances: Sequence[Utterance], root: Path) -> 
             notes.append(f"it is unknown what the {name} encoder {each['name']} was trained on")
     if trained.protocol["selected_on"] == "test":
         notes.append("the RUN was SELECTED ON TEST")
-    return Checked(problems, notes)
+    return Checked(problems, [*notes, *unread])
+
+
+def _promises(trained: Run) -> Promises:
+    try:
+        promises = dict(read_json(trained.folder / "protocol.json")["promises"])
+        if not all(name in ("speaker", "session", "dialogue", *_COLUMNS) for name in promises):
+            raise ValueError(f"promises about {', '.join(promises)}")
+        return {name: [str(pair) for pair in pairs] for name, pairs in promises.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        where = trained.folder / "protocol.json"
+        raise ConfigError(f"{where}: expected what training writes, found {type(error).__name__}: {error}") from None
+
+
+def _training_rows(path: Path, told: Mapping[str, tuple[str, str]]) -> tuple[list[Utterance], list[str]]:
+    """The rows that a RUN learned from, with a note where they are no longer to be had."""
+    try:
+        own = [row for row in manifest.read(path) if told.get(row.id, ("", ""))[0] in ("train", "valid")]
+        return _located(own, Path(manifest.read_corpus(path).root)), []
+    except CorpusError as error:
+        return [], [f"not compared with the training rows: {error}"]
 
 
 def _located(utterances: Sequence[Utterance], root: Path) -> list[Utterance]:
@@ -128,17 +160,22 @@ def _located(utterances: Sequence[Utterance], root: Path) -> list[Utterance]:
     ]
 
 
-def _copies(rows: Sequence[Utterance]) -> dict[str, str]:
-    """The content of every file that another file of equal size may be a copy of."""
+def _copies(rows: Sequence[Utterance]) -> tuple[dict[str, str], list[str]]:
+    """The content of every file that another of equal size may be a copy of; a note on files that cannot be read."""
     by_size: dict[int, set[str]] = defaultdict(set)
+    lost = 0
     for path in {span.path for row in rows for span in (row.audio, row.video) if span}:
-        with suppress(OSError):
+        try:
             by_size[os.path.getsize(path)].add(path)
+        except OSError:
+            lost += 1
     contents = {}
     for path in sorted(path for paths in by_size.values() if len(paths) > 1 for path in paths):
-        with suppress(OSError, MediaError):
+        try:
             contents[path] = content_hash(path)
-    return contents
+        except (OSError, MediaError):
+            lost += 1
+    return contents, [f"{lost} files cannot be read: copies of them would not be seen"] if lost else []
 
 
 def _invalid(utterances: Sequence[Utterance], classes: Sequence[str], files: Mapping[str, Look]) -> Iterator[Finding]:
@@ -158,20 +195,55 @@ def _invalid(utterances: Sequence[Utterance], classes: Sequence[str], files: Map
 
 
 def _same_recordings(rows: Sequence[Utterance], contents: Mapping[str, str]) -> Iterator[tuple[str, list[Utterance]]]:
-    """Rows that are cut from the same place: of one file (`recording`), or of files with the same bytes (`bytes`)."""
-    places: dict[Hashable, list[tuple[str, Utterance]]] = defaultdict(list)
+    """Rows cut from the same place: of one file (`recording`), or of files with the same bytes (`bytes`).
+
+    The same place: more than half of the shorter stretch lies in the other, and the views are not apart (the left
+    and the right channel, two halves of a picture).
+    """
+    places: dict[tuple[str, str], list[tuple[float, float, _Span, Utterance]]] = defaultdict(list)
     for row in rows:
         for name, span in (("audio", row.audio), ("video", row.video)):
             if span is not None and name not in row.missing:
-                view = span.channel if isinstance(span, AudioSpan) else tuple(span.crop or ())
-                key = (name, contents.get(span.path, span.path), span.start or 0.0, span.end, view)
-                places[key].append((span.path, row))
+                end = math.inf if span.end is None else span.end
+                places[name, contents.get(span.path, span.path)].append((span.start or 0.0, end, span, row))
     met = set()
     for found in places.values():
-        ids = tuple(row.id for _, row in found)
-        if len(found) > 1 and ids not in met:  # sound and picture of the same rows are one finding
-            met.add(ids)
-            yield "recording" if len({path for path, _ in found}) == 1 else "bytes", [row for _, row in found]
+        for cluster in _overlapping(sorted(found, key=lambda each: each[:2])):
+            ids = tuple(sorted(row.id for _, row in cluster))
+            if ids not in met:  # sound and picture of the same rows are one finding
+                met.add(ids)
+                kind = "recording" if len({span.path for span, _ in cluster}) == 1 else "bytes"
+                yield kind, [row for _, row in cluster]
+
+
+def _overlapping(found: Sequence[tuple[float, float, _Span, Utterance]]) -> Iterator[list[tuple[_Span, Utterance]]]:
+    """Group stretches in order of time that show the same; only groups of two or more."""
+    group = list(range(len(found)))
+    for first, (start, end, span, _) in enumerate(found):
+        for second in range(first + 1, len(found)):
+            later, until, other, _ = found[second]
+            if later >= end:
+                break
+            shorter = min(end - start, until - later)
+            # Of two that reach to the end of the file nobody knows the length.
+            overlap = shorter == math.inf or min(end, until) - later > shorter / 2
+            if overlap and not _apart(span, other):
+                old, new = group[second], group[first]
+                group = [new if number == old else number for number in group] if old != new else group
+    clusters: dict[int, list[tuple[_Span, Utterance]]] = defaultdict(list)
+    for number, (_, _, span, row) in zip(group, found, strict=True):
+        clusters[number].append((span, row))
+    yield from (cluster for cluster in clusters.values() if len(cluster) > 1)
+
+
+def _apart(one: _Span, other: _Span) -> bool:
+    """Whether two views of one file share nothing."""
+    if isinstance(one, AudioSpan) and isinstance(other, AudioSpan):
+        return {one.channel, other.channel} == {"left", "right"}
+    if isinstance(one, VideoSpan) and isinstance(other, VideoSpan) and one.crop and other.crop:
+        (left, top, right, bottom), (left2, top2, right2, bottom2) = one.crop, other.crop
+        return right <= left2 or right2 <= left or bottom <= top2 or bottom2 <= top
+    return False
 
 
 def _duplicates(rows: Sequence[Utterance], contents: Mapping[str, str]) -> Iterator[Finding]:
@@ -179,15 +251,25 @@ def _duplicates(rows: Sequence[Utterance], contents: Mapping[str, str]) -> Itera
         yield Finding("duplicate", "one recording in several rows", [row.id for row in same])
 
 
-def _leaks(
-    rows: Sequence[Utterance], parts: Mapping[str, str], promises: Promises, contents: Mapping[str, str], where: str
-) -> Iterator[Finding]:
+def _broken(rows: Sequence[Utterance], parts: Mapping[str, str], promises: Promises, where: str) -> Iterator[Finding]:
+    """Values that two parts share against a promise, and rows of which the promise cannot be shown."""
     for field, pairs in promises.items():
+        unknown = [row.id for row in rows if row.id in parts and field != "text" and getattr(row, field) is None]
+        if pairs and 0 < len(unknown) < len(parts):
+            yield Finding(
+                field, f"{where}: {len(unknown)} rows without a {field}: the promise cannot be shown", unknown
+            )
         for pair, values in protocol.shared(field, rows, parts).items():
             if pair in pairs:
                 ids = [row.id for row in rows if protocol.value_of(row, field) in values and row.id in parts]
                 what = f"{len(values)} {field}{'s' * (len(values) > 1)} in {pair.replace('+', ' and ')}"
                 yield Finding(field, f"{where}: {what}: {', '.join(values[:SHOWN])}", ids)
+
+
+def _met_twice(
+    rows: Sequence[Utterance], parts: Mapping[str, str], contents: Mapping[str, str], where: str
+) -> Iterator[Finding]:
+    """Recordings that are in two parts, which no protocol allows."""
     for kind, same in _same_recordings([row for row in rows if row.id in parts], contents):
         met = sorted({parts[row.id] for row in same})
         if len(met) > 1:
@@ -195,6 +277,9 @@ def _leaks(
 
 
 def _unpromised(rows: Sequence[Utterance], fold: Protocol, where: str) -> Iterator[str]:
+    for field in fold.promises:
+        if field != "text" and all(getattr(row, field) is None for row in rows):
+            yield f"{where}: no {field} is known, so that none is shared cannot be shown"
     for field in ("speaker", "session", "dialogue", "text"):
         for pair, values in protocol.shared(field, rows, fold.parts).items():
             if pair not in fold.promises.get(field, ()):

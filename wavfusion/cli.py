@@ -447,15 +447,19 @@ def _check(options: argparse.Namespace) -> int:
 
     utterances, corpus = manifest.read(options.manifest), manifest.read_corpus(options.manifest)
     root = options.root or Path(corpus.root)
+    if options.root and not root.is_dir():
+        raise CorpusError(f"--root: expected the corpus's folder, found none at {str(root)!r}")
     if options.against:
         from wavfusion.run import read_run
 
+        if options.protocol:
+            raise ConfigError("check: expected --protocol or --against (a RUN has its own division), found both")
         found = check.check_against(read_run(options.against), utterances, root)
     else:
         from wavfusion.protocol import divide
 
         unsplit = options.protocol is None and not any(row.split for row in utterances) and corpus.corpus == "table"
-        folds = [] if unsplit else divide(options.protocol, utterances, corpus.classes)
+        folds = [] if unsplit or not corpus.classes else divide(options.protocol, utterances, corpus.classes)
         found = check.check(utterances, corpus, _looks(options.manifest, root, utterances), root, folds)
     if options.json:
         problems = [each._asdict() for each in found.problems]
@@ -619,6 +623,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     part, store, media = evaluate.open_part(*corpus, options.split, renamed)
     result, said = evaluate.evaluate(trained, part.utterances, store, media, sets, device)
     result |= {"split": options.split, "left_out": {"unknown": part.unknown, "unlabelled": part.unlabelled}}
+    result |= {} if part.met else {"protocol": evaluate.elsewhere(trained.protocol)}
     evaluate.write_results(out, result, said, part.utterances, trained.classes)
     if options.explain:
         training = evaluate.training_part(*corpus, renamed, part.utterances)

@@ -18,6 +18,7 @@ from wavfusion.explain import contributions, mean_contributions, study
 from wavfusion.inference import Samples, Utterances, run_sets, subsets
 from wavfusion.live import LiveWavFusion
 from wavfusion.manifest import SPLITS, Utterance
+from wavfusion.protocol import row_digest
 from wavfusion.provenance import saw
 from wavfusion.run import Run, read_json, write_json
 from wavfusion.store import Store, require_file, write_whole
@@ -32,11 +33,13 @@ class Part:
     Attributes:
         unknown: rows left out because the model does not know their emotion, by emotion.
         unlabelled: rows left out because nobody labelled them.
+        met: whether they are rows of the corpus that the model was trained on, divided as it was.
     """
 
     utterances: list[Utterance]
     unknown: dict[str, int]
     unlabelled: int
+    met: bool = True
 
 
 def choose(
@@ -80,7 +83,7 @@ def choose(
     known = [row for row in named if row.emotion in classes]
     if not known:
         raise CorpusError(f"expected rows of part {split!r} with an emotion of {', '.join(classes)}, found none")
-    return Part(known, unknown, sum(row.emotion is None for row in named))
+    return Part(known, unknown, sum(row.emotion is None for row in named), met)
 
 
 def open_part(
@@ -92,10 +95,13 @@ def open_part(
         CorpusError: manifest or store is not there; they are named in the RUN unless given.
         ConfigError: the RUN is not whole; see also `choose`.
     """
-    places, parts = read_origin(trained.folder)
+    places, told = read_origin(trained.folder)
     path = manifest_path or places["manifest"]
     utterances, corpus = manifest.read(path), manifest.read_corpus(path)
     features = Store(store or places["store"])
+    parts = own_parts(utterances, told)
+    if parts and (others := sum(row.id in told and row.id not in parts for row in utterances)):
+        log.warning("%d rows are left out: under ids of the RUN's rows they hold something else", others)
     return (
         choose(utterances, trained.classes, split, parts, renamed),
         features,
@@ -103,22 +109,32 @@ def open_part(
     )
 
 
-def read_origin(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
-    """Read where a RUN's manifest and store lay, and which utterance was in which part."""
+def read_origin(folder: Path) -> tuple[dict[str, Path], dict[str, tuple[str, str]]]:
+    """Read where a RUN's manifest and store lay, and part and digest of each of its utterances."""
     try:
         about, protocol = read_json(folder / "environment.json"), read_json(folder / "protocol.json")
         places = {name: Path(about[name]) for name in ("manifest", "store")}
         split = require_file(folder / "split.csv")
         with open(split, encoding="utf-8", errors="surrogatepass", newline="") as file:
-            parts = {row["id"]: row["split"] for row in csv.DictReader(file, strict=True)}
-        counts = {name: sum(part == name for part in parts.values()) for name in SPLITS}
+            told = {row["id"]: (row["split"], row["digest"]) for row in csv.DictReader(file, strict=True)}
+        counts = {name: sum(part == name for part, _ in told.values()) for name in SPLITS}
         if counts != protocol["counts"]:
             raise ValueError(f"{counts} utterances in split.csv where protocol.json counts {protocol['counts']}")
     except (OSError, ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
         raise ConfigError(
             f"{folder}: expected environment.json, protocol.json and split.csv as training writes them, found {error}"
         ) from None
-    return places, parts
+    return places, told
+
+
+def own_parts(utterances: Sequence[Utterance], told: Mapping[str, tuple[str, str]]) -> dict[str, str]:
+    """The part that a RUN had for each row; ids alone do not show it, as those of tables are often numbers."""
+    return {row.id: told[row.id][0] for row in utterances if row.id in told and told[row.id][1] == row_digest(row)}
+
+
+def elsewhere(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """What figures on another corpus must say: trained under the protocol, but not tested under it."""
+    return {**protocol, "speakers_disjoint": None, "speakers_shared": [], "tested_on": "another corpus"}
 
 
 def samples_of(trained: Run, utterances: Sequence[Utterance], store: Store, media: Media) -> Features:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -96,6 +97,8 @@ def describe(said: Mapping[str, Any]) -> str:
     words.append(
         "speakers unknown" if disjoint is None else "speakers disjoint" if disjoint else f"speakers shared{between}"
     )
+    if said.get("tested_on"):
+        words.append(f"tested on {said['tested_on']}")
     words.append("SELECTED ON TEST" if said["selected_on"] == "test" else f"selected on {said['selected_on']}")
     return ", ".join(words)
 
@@ -143,7 +146,7 @@ def divide(
             raise ConfigError(f"no protocol and no file {name!r}: {names}, or a CSV file id,split")
         return [split_file(name, utterances, classes, selected_on)]
     if not kept:
-        raise CorpusError(f"protocol {name}: expected utterances with one of {', '.join(classes)}, found none")
+        raise CorpusError(f"protocol {name}: expected utterances with an emotion{_of(classes)}, found none")
     folds = rule.divide(name, kept)
     return [
         _finish(name, utterances, classes, parts, rule.promises, (number, len(folds)), selected_on)
@@ -187,12 +190,30 @@ def shared(promise: str, utterances: Sequence[Utterance], parts: Mapping[str, st
 
 
 def value_of(utterance: Utterance, promise: str) -> str | None:
-    """What two parts may not share: a field; of `text` the words of scripted lines, without case and punctuation."""
-    if promise == "text":
-        words = re.findall(r"\w+", (utterance.text or "").casefold()) if utterance.style == "scripted" else []
-        return " ".join(words) or None
-    value = getattr(utterance, promise)
-    return None if value is None else str(value)
+    """What two parts may not share: a field, whatever its case and blanks; of `text` the words of scripted lines."""
+    if promise == "text" and utterance.style != "scripted":
+        return None
+    return _value(utterance, promise)
+
+
+def _value(utterance: Utterance, column: str) -> str | None:
+    value = getattr(utterance, column)
+    if value is None:
+        return None
+    plain = unicodedata.normalize("NFKC", str(value)).casefold()
+    words = re.findall(r"\w+", plain.replace("'", "").replace("’", "")) if column == "text" else plain.split()
+    return " ".join(words) or None
+
+
+def row_digest(utterance: Utterance) -> str:
+    """What a RUN remembers of a row, so that another corpus with the same ids is not taken for its own."""
+    spans = [span and [span.path, span.start, span.end] for span in (utterance.audio, utterance.video)]
+    said = json.dumps([utterance.text, *spans]).encode()
+    return hashlib.sha256(said).hexdigest()[:12]
+
+
+def _of(classes: Sequence[str]) -> str:
+    return f" of {', '.join(classes)}" if classes else ""
 
 
 # ---------------------------------------------------------------------- the protocols
@@ -220,7 +241,7 @@ def _group_folds(name: str, kept: Sequence[Utterance], column: str) -> list[Part
     """Test each group of values once; the next group validates, the others train."""
     sizes: Counter[str] = Counter()
     for each in kept:
-        if (value := value_of(each, column)) is None:
+        if (value := _value(each, column)) is None:
             raise CorpusError(f"protocol {name}: expected a {column} in every row, found none in {each.id!r}")
         sizes[value] += 1
     if len(sizes) < 3:
@@ -231,7 +252,7 @@ def _group_folds(name: str, kept: Sequence[Utterance], column: str) -> list[Part
     groups = _groups(sizes)
     number = max(groups.values()) + 1
     return [
-        {each.id: _part(groups[str(value_of(each, column))], fold, number) for each in kept} for fold in range(number)
+        {each.id: _part(groups[str(_value(each, column))], fold, number) for each in kept} for fold in range(number)
     ]
 
 
@@ -348,7 +369,7 @@ def _finish(
     kept = [each for each in utterances if each.id in parts and each.emotion in classes]
     if not kept:
         raise CorpusError(
-            f"protocol {name}: expected utterances with one of {', '.join(classes)}, found none in its parts"
+            f"protocol {name}: expected utterances with an emotion{_of(classes)}, found none in its parts"
         )
     divided = {each.id: parts[each.id] for each in kept}
     speakers = list(shared("speaker", kept, divided))

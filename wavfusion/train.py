@@ -38,7 +38,7 @@ from wavfusion.manifest import Corpus, Utterance
 from wavfusion.margin import pulls
 from wavfusion.model.config import WavFusionConfig
 from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
-from wavfusion.protocol import Protocol, resolve
+from wavfusion.protocol import Protocol, resolve, row_digest
 from wavfusion.run import preset_of, read_json, read_run, write_json, write_model
 from wavfusion.store import Store, require_file, write_whole
 
@@ -577,7 +577,9 @@ def _write_setting(out: Path, experiment: Experiment, data: Data) -> None:
     write_whole(out / "experiment.yaml", experiment.to_yaml().encode())
     write_json(out / "protocol.json", data.protocol.to_json())
     file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows([("id", "split"), *data.protocol.parts.items()])
+    rows = {row.id: row for row in data.utterances}
+    told = ((key, part, row_digest(rows[key])) for key, part in data.protocol.parts.items())
+    csv.writer(file, lineterminator="\n").writerows([("id", "split", "digest"), *told])
     write_whole(out / "split.csv", file.getvalue().encode("utf-8", "surrogatepass"))
     write_json(out / "environment.json", {**environment(), "seed": experiment.seed, **_places(data)})
 
