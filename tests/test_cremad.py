@@ -91,7 +91,8 @@ def test_an_unknown_sentence_is_an_exclusion(tmp_path):
     ("name", "table"),
     [
         ("tabulatedVotes", VOTES + '"300001",1,x,0,0,0,0,"1001_DFA_ANG_XX"\n'),
-        ("tabulatedVotes", '"","A"\n"300001",1\n'),
+        ("tabulatedVotes", VOTES + votes(300001, CLIP, 2, -1, 0, 0, 0, 0)),
+        ("tabulatedVotes", VOTES + votes(300001, CLIP, 1, -1, 0, 0, 0, 0)),
         ("tabulatedVotes", VOTES + votes(300001, "hello", 1, 0, 0, 0, 0, 0)),
         ("summaryTable", MAJORITIES + f'"1","{CLIP}","N","1","N","1","Q","1"\n'),
     ],
@@ -112,3 +113,40 @@ def test_a_corpus_as_published_differs_in_nothing(tmp_path):
     prepared = prepare(tmp_path, tabulatedVotes=VOTES + "".join(lines))
     assert (len(prepared.utterances), prepared.differences) == (7442, [])
     assert len({each.speaker for each in prepared.utterances}) == ACTORS == 91
+
+
+@pytest.mark.parametrize("text", ["", '"","A"\n"300001",1\n', "name,mood\nx,sad\n"])
+def test_a_table_of_other_columns_is_refused(tmp_path, text):
+    """An empty table counted as one that was found: no votes, and not a word about it."""
+    with pytest.raises(CorpusError, match=r"tabulatedVotes\.csv:1: expected the column 'fileName', found"):
+        prepare(tmp_path, f"AudioWAV/{CLIP}.wav", tabulatedVotes=text)
+
+
+def test_a_table_without_rows_is_said(tmp_path):
+    prepared = prepare(tmp_path, f"AudioWAV/{CLIP}.wav", tabulatedVotes=VOTES)
+    assert prepared.differences[-1] == "processedResults/tabulatedVotes.csv holds no rows of clips heard and seen"
+
+
+def test_a_clip_that_nobody_rated_has_no_votes_and_that_is_said(tmp_path):
+    prepared = prepare(tmp_path, tabulatedVotes=VOTES + votes(300001, CLIP, 0, 0, 0, 0, 0, 0))
+    assert prepared.utterances[0].votes is None
+    assert prepared.differences[-1] == f"processedResults/tabulatedVotes.csv: 1 clips have no votes: {CLIP}"
+
+
+def test_a_clip_that_is_listed_twice_is_said(tmp_path):
+    """The second row replaced the first silently."""
+    table = VOTES + votes(300001, CLIP, 1, 0, 0, 0, 0, 0) + votes(300002, CLIP, 0, 1, 0, 0, 0, 0)
+    prepared = prepare(tmp_path, tabulatedVotes=table)
+    assert prepared.differences[-1].endswith(f"1 clips are listed again, the last row of each counts: {CLIP}")
+
+
+def test_a_cell_over_the_limit_says_what_was_expected(tmp_path):
+    with pytest.raises(CorpusError, match=r"Votes\.csv:2: expected cells of at most 131,072 characters.*found: field"):
+        prepare(tmp_path, tabulatedVotes=VOTES + votes(300001, "x" * 140_000, 1, 0, 0, 0, 0, 0))
+
+
+def test_two_tables_that_differ_are_refused(tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "tabulatedVotes.csv").write_text(VOTES + votes(300001, CLIP, 1, 0, 0, 0, 0, 0))
+    with pytest.raises(CorpusError, match="found several that differ: old/tab.*, processedResults/tab"):
+        prepare(tmp_path, tabulatedVotes=VOTES + votes(300001, CLIP, 0, 1, 0, 0, 0, 0))

@@ -295,6 +295,9 @@ def test_sessions_beyond_the_fifth_are_read_and_said(tmp_path):
     [
         (block(f"{DIALOGUE}_F000", "angr"), "unknown label 'angr' of Ses01F_impro01_F000: did you mean 'ang'"),
         (block("hello"), "expected an id like Ses01F_impro01_F000, found 'hello'"),
+        (block(f"{DIALOGUE}_F000", dimensions="..., ..., ..."), "expected `.*` with tabs, found"),
+        (block(f"{DIALOGUE}_F000", dimensions="1.2.3, 2.5, 2.5"), "expected `.*` with tabs, found"),
+        (block(f"{DIALOGUE}_F000", dimensions="9" * 400 + ", 2.5, 2.5"), "expected `.*` with tabs, found"),
         ("[6.2901 - 8.2357] no tabs\n", "expected `.*` with tabs, found"),
     ],
 )
@@ -306,3 +309,42 @@ def test_a_broken_label_line_is_named_with_file_and_line(tmp_path, text, message
 def test_an_utterance_that_occurs_twice_is_refused(tmp_path):
     with pytest.raises(CorpusError, match="Ses01F_impro01_F000 twice"):
         corpora.prepare("iemocap", plant(tmp_path, block(f"{DIALOGUE}_F000"), block(f"{DIALOGUE}_F000")))
+
+
+@pytest.mark.parametrize("folder", ["EmoEvaluation", "transcriptions"])
+def test_two_files_of_one_dialogue_that_differ_are_refused(tmp_path, folder):
+    """The one in fewer folders won, so labels depended on where an old copy lay."""
+    plant(tmp_path)
+    plant(tmp_path, folder=folder)
+    plant(tmp_path / "old", block(f"{DIALOGUE}_F000", "ang"), folder=folder)
+    with pytest.raises(CorpusError, match=f"{DIALOGUE} .* differ: Session1/.*{folder}/.*, old/Session1/.*{folder}/"):
+        corpora.prepare("iemocap", tmp_path)
+
+
+def test_equal_copies_of_a_label_file_count_once(tmp_path):
+    plant(plant(tmp_path) / "copy")
+    assert only(tmp_path).id == f"{DIALOGUE}_F000"
+
+
+@pytest.mark.parametrize("text", [b"", HEADER.encode(), (HEADER + block(f"{DIALOGUE}_F000")).encode("utf-16")])
+def test_a_label_file_without_rows_is_refused_by_name(tmp_path, text):
+    """A manifest of no rows was written, which nothing can read."""
+    path = plant(tmp_path) / "Session1" / "dialog" / "EmoEvaluation" / f"{DIALOGUE}.txt"
+    path.write_bytes(text)
+    with pytest.raises(CorpusError, match=rf"expected at least one row .*found none in .*{DIALOGUE}\.txt"):
+        corpora.prepare("iemocap", tmp_path)
+
+
+def test_an_end_before_the_start_is_not_called_equal(tmp_path):
+    prepared = corpora.prepare("iemocap", plant(tmp_path, block(f"{DIALOGUE}_F000", start=5, end=4)))
+    assert prepared.differences[-1] == f"1 rows end before they start by their labels: {DIALOGUE}_F000"
+    assert "the end is before the start in the labels" in prepared.stripped[0].reason
+
+
+def test_a_label_file_in_another_encoding_is_said(tmp_path):
+    plant(tmp_path)
+    path = f"Session1/dialog/EmoEvaluation/{DIALOGUE}.txt"
+    with (tmp_path / path).open("ab") as file:
+        file.write(b"C-E1:\tAnger;\t(caf\xe9)\n")
+    prepared = corpora.prepare("iemocap", tmp_path)
+    assert prepared.differences[-1] == f"1 files are not UTF-8 and are read as cp1252: {path}"

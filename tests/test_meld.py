@@ -169,7 +169,9 @@ def test_a_clip_that_contradicts_the_table_is_named_and_kept(tmp_path):
 def test_an_outlier_is_named_and_kept(tmp_path):
     prepared = prepare(tmp_path, [row(end='"00:21:21,000"')], "test_sent_emo.csv")
     assert len(prepared.utterances) == 1
-    assert prepared.differences[-1].startswith("1 utterances last more than 15 s; training takes the first 15 s, evaluation")
+    assert prepared.differences[-1].startswith(
+        "1 utterances last more than 15 s; training takes the first 15 s, evaluation"
+    )
 
 
 def test_the_stated_length_is_the_window_of_training():
@@ -255,3 +257,25 @@ def test_the_real_tables_have_the_published_rows_and_emotions():
     counts = Counter((each.split, each.emotion) for each in prepared.utterances)
     assert counts == {(split, name): count for split, each in PUBLISHED.items() for name, count in each.items()}
     assert Counter(each.split for each in prepared.utterances) == {"train": 9989, "valid": 1109, "test": 2610}
+
+
+def test_a_table_with_only_its_header_is_refused(tmp_path):
+    """A manifest of no rows was written, which nothing can read."""
+    (tmp_path / "train_sent_emo.csv").write_text(HEADER + "\n")
+    with pytest.raises(CorpusError, match=r"train_sent_emo\.csv:1: expected at least one row, found none"):
+        corpora.prepare("meld", tmp_path)
+
+
+def test_a_number_of_5000_digits_is_one_line(tmp_path):
+    with pytest.raises(CorpusError, match=r"\.csv:2: expected a number in 'Dialogue_ID'"):
+        prepare(tmp_path, [row(dialogue="1" * 5000)])
+
+
+def test_a_table_in_another_encoding_is_said(tmp_path):
+    differences = prepare(tmp_path, [row(text="café")], encoding="cp1252").differences
+    assert differences[-1] == "1 files are not UTF-8 and are read as cp1252: train_sent_emo.csv"
+
+
+def test_a_quote_that_is_not_closed_says_what_was_expected(tmp_path):
+    with pytest.raises(CorpusError, match=r"\.csv:2: expected cells of at most .* every quote closed, found: unexp"):
+        prepare(tmp_path, ['1,"Hey'])

@@ -61,6 +61,13 @@ def test_a_code_outside_the_published_ones_is_an_exclusion(tmp_path):
     assert prepared.excluded == [("01-09-01-01-01-01", "emotion code 09 is not one of 01, 02, 03, 04, 05, 06, 07, 08")]
 
 
+@pytest.mark.parametrize("actor", ["00", "25"])
+def test_an_actor_outside_the_24_is_an_exclusion(tmp_path, actor):
+    """`actor00` became a speaker of his own."""
+    (found,) = prepare(tmp_path, f"03-01-05-01-01-01-{actor}.wav").excluded
+    assert found.reason.startswith(f"actor code {actor} is not one of 01, 02")
+
+
 def test_a_second_copy_of_a_file_is_not_used(tmp_path):
     prepared = prepare(tmp_path, f"copy/deep/03-{TRIAL}.wav", f"speech/03-{TRIAL}.wav")
     assert prepared.utterances[0].audio == AudioSpan(f"speech/03-{TRIAL}.wav")

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -9,12 +10,16 @@ from wavfusion.corpora.reading import (
     Exclusion,
     Reading,
     Source,
+    broken_row,
     compare_counts,
+    compare_encodings,
     count_emotions,
     first_of_each,
     list_files,
     list_stripped,
     mark_missing,
+    name_some,
+    only_of_each,
     open_lines,
     unknown_code,
 )
@@ -59,9 +64,11 @@ def read_cremad(source: Source) -> Reading:
         CorpusError: nothing below the root is named as a recording or holds votes, or a table is not as published.
     """
     files = list_files(source.root)
-    tables = first_of_each((PurePosixPath(path).name, path) for path in files)
+    named = ((PurePosixPath(path).name, path) for path in files)
+    tables = only_of_each(source.root, (pair for pair in named if pair[0] in (VOTES, MAJORITIES)))
     table = tables.get(VOTES, tables.get(MAJORITIES))
-    votes = dict(_read_votes(source.root / table)) if table else {}
+    rows = list(_read_votes(source.root / table)) if table else []
+    votes = dict(rows)
     sounds, pictures = _find_clips(files, SOUNDS), _find_clips(files, PICTURES)
     clips = sorted(sounds.keys() | pictures.keys() | votes.keys())
     if not clips:
@@ -87,8 +94,19 @@ def read_cremad(source: Source) -> Reading:
                 if VOTES in tables
                 else [f"{VOTES} was not found: votes are {'those of the majority' if table else 'left out'}"]
             ),
+            *(_compare_votes(source.root, table, rows) if table else []),
         ],
     )
+
+
+def _compare_votes(root: Path, table: str, rows: list[tuple[str, dict[str, float]]]) -> list[str]:
+    counts = Counter(clip for clip, _ in rows)
+    notes = {
+        "clips are listed again, the last row of each counts": [clip for clip, count in counts.items() if count > 1],
+        "clips have no votes": [clip for clip, shares in rows if not shares],
+    }
+    lines = [f"{table}: {len(names):,} {line}: {name_some(names)}" for line, names in notes.items() if names]
+    return lines + [f"{table} holds no rows of clips heard and seen"] * (not rows) + compare_encodings(root, [table])
 
 
 def _find_clips(files: list[str], suffixes: tuple[str, ...]) -> dict[str, str]:
@@ -111,20 +129,28 @@ def _unknown_code(clip: str) -> str | None:
 def _read_votes(path: Path) -> Iterator[tuple[str, dict[str, float]]]:
     """Yield each clip's shares of votes, or of the majority where the table has no more."""
     reader = csv.DictReader(open_lines(path), strict=True)
+    needed = ("FileName", "MultiModalVote") if path.name == MAJORITIES else ("fileName", *(c[0] for c in CREMAD_CODES))
     try:
+        if absent := [name for name in needed if name not in (reader.fieldnames or [])]:
+            found = ", ".join(reader.fieldnames or []) or "nothing"
+            raise CorpusError(f"{path}:1: expected the column {absent[0]!r}, found {found}")
         for row in reader:
             if path.name == MAJORITIES:
                 yield _parse_votes(row["FileName"], dict.fromkeys(row["MultiModalVote"].split(":"), 1))
             elif next(iter(row.values())).startswith(BOTH):
                 yield _parse_votes(row["fileName"], {code[0]: int(row[code[0]]) for code in CREMAD_CODES})
-    except (KeyError, ValueError, AttributeError, TypeError, csv.Error) as error:
+    except (CorpusError, csv.Error) as error:
+        raise broken_row(path, reader.reader.line_num, error) from error
+    except (KeyError, ValueError, AttributeError, TypeError) as error:
         found = f"{type(error).__name__}: {error}"
-        raise CorpusError(f"{path}:{reader.line_num}: expected a row as published, found {found}") from error
+        raise CorpusError(f"{path}:{reader.reader.line_num}: expected a row as published, found {found}") from error
 
 
 def _parse_votes(clip: str, counts: dict[str, int]) -> tuple[str, dict[str, float]]:
     if not NAME.fullmatch(clip):
         raise ValueError(f"clip {clip!r}")
+    if min(counts.values()) < 0:
+        raise ValueError(f"a number of votes below 0 of {clip!r}")
     emotions = {code[0]: emotion for code, emotion in CREMAD_CODES.items()}
     total = sum(counts.values())
     return _key(clip), {emotions[code]: round(count / total, 6) for code, count in counts.items() if count}

@@ -11,12 +11,14 @@ from wavfusion.corpora.reading import (
     Reading,
     Source,
     compare_counts,
+    compare_encodings,
     count_emotions,
     first_of_each,
     list_files,
     list_stripped,
     mark_missing,
     name_some,
+    only_of_each,
     open_lines,
 )
 from wavfusion.emotions import DIALOGUERNN_HAPPY, EMOTIONS, IEMOCAP_CODES, IEMOCAP_WORDS, LABEL_SETS, MERGED
@@ -39,12 +41,11 @@ PUBLISHED_OTHERS = {"none": 2507, "surprised": 107, "fearful": 40, "other": 3, "
 
 UTTERANCE = re.compile(r"((Ses\d\d)([FM])_\w+)_([FM])(?:XX)?\d+")
 DIALOGUE = re.compile(r"Ses\d\d[FM]_\w+")
-LABEL = re.compile(r"\[(\d+\.\d+) - (\d+\.\d+)\]\t(\S+)\t(\w+)\t\[(-?[\d.]+), (-?[\d.]+), (-?[\d.]+)\]")
+NUMBER = r"-?\d{1,9}(?:\.\d+)?"
+LABEL = re.compile(rf"\[(\d{{1,9}}\.\d+) - (\d{{1,9}}\.\d+)\]\t(\S+)\t(\w+)\t\[({NUMBER}), ({NUMBER}), ({NUMBER})\]")
 # An external annotator (C-E1, C-E2, ...), not the actor's own opinion (C-F1, C-M1).
 VOTE = re.compile(r"C-E\d+:\s*(.*?)\s*\(.*\)?")
 TRANSCRIPT = re.compile(r"(\S+) \[[\d.]+-[\d.]+\]: ?(.*)")
-
-NO_LENGTH = "start and end are equal in the labels, or no file was found below the root"
 
 HALF_WIDTH = 360  # pixels; both actors share a picture of 720 x 480
 # Left, top, right, bottom within a half: what lies between the black borders, around the head.
@@ -86,13 +87,12 @@ def read_iemocap(source: Source) -> Reading:
     """
     root, labels = source.root, source.labels or "six"
     classes = LABEL_SETS["iemocap"][labels]
-    files = _sort_files(list_files(root))
+    files = _sort_files(root, list_files(root))
     if not files.labels:
         raise CorpusError(f"expected EmoEvaluation/Ses01F_impro01.txt and the like below {root}, found none")
     texts = {key: text for path in files.transcripts.values() for key, text in _read_transcript(root / path)}
     rows = [row for path in files.labels.values() for row in _read_labels(root / path)]
     _refuse_doubles(rows)
-    instants = [row for row in rows if row.end <= row.start]
     kept, excluded = [], []
     for row, index in _with_index(rows):
         emotion = _emotion(row, labels)
@@ -106,31 +106,33 @@ def read_iemocap(source: Source) -> Reading:
         utterances=kept,
         labels=labels,
         excluded=excluded,
-        stripped=list_stripped(kept, {row.id: NO_LENGTH for row in instants}),
-        differences=_compare(kept, labels)
-        + [f"{len(instants):,} rows last nothing by their labels: {name_some(row.id for row in instants)}"]
-        * bool(instants),
+        stripped=list_stripped(kept, {row.id: _no_length(row) for row in rows if row.end <= row.start}),
+        differences=[
+            *_compare(kept, labels),
+            *_compare_times(rows),
+            *compare_encodings(root, [*files.labels.values(), *files.transcripts.values()]),
+        ],
     )
 
 
-def _sort_files(paths: list[str]) -> Files:
+def _sort_files(root: Path, paths: list[str]) -> Files:
     """Tell the files apart by folder and name; the case of folders and suffixes differs between sessions and copies."""
-    labels, transcripts, sounds, pictures = [], [], [], []
+    texts: dict[str, list[tuple[str, str]]] = {"emoevaluation": [], "transcriptions": []}
+    sounds, pictures = [], []
     for each in paths:
         path = PurePosixPath(each)
         stem, suffix, folder = path.stem, path.suffix.lower(), path.parent.name.lower()
         if not DIALOGUE.fullmatch(stem):
             continue
         # The folders below EmoEvaluation hold one file an annotator, under the same names.
-        if suffix == ".txt" and folder == "emoevaluation":
-            labels.append((stem, each))
-        elif suffix == ".txt" and folder == "transcriptions":
-            transcripts.append((stem, each))
+        if suffix == ".txt" and folder in texts:
+            texts[folder].append((stem, each))
         elif suffix == ".wav":
             sounds.append((stem, each))
         elif suffix == ".avi":
             pictures.append((stem, each))
-    return Files(*(dict(sorted(first_of_each(kind).items())) for kind in (labels, transcripts, sounds, pictures)))
+    found = [only_of_each(root, kind) for kind in texts.values()] + [first_of_each(sounds), first_of_each(pictures)]
+    return Files(*(dict(sorted(kind.items())) for kind in found))
 
 
 def _read_labels(path: Path) -> Iterator[Row]:
@@ -144,8 +146,9 @@ def _read_labels(path: Path) -> Iterator[Row]:
             head, votes = (number, line), []
         elif vote := VOTE.fullmatch(line):
             votes.append(vote[1])
-    if head:
-        yield _parse_row(path, *head, votes)
+    if not head:
+        raise CorpusError(f"expected at least one row `[start - end] id label [v, a, d]`, found none in {path}")
+    yield _parse_row(path, *head, votes)
 
 
 def _parse_row(path: Path, number: int, line: str, votes: list[str]) -> Row:
@@ -199,6 +202,19 @@ def _refuse_doubles(rows: list[Row]) -> None:
         if row.id in seen:
             raise CorpusError(f"expected each utterance once in EmoEvaluation, found {row.id} twice")
         seen.add(row.id)
+
+
+def _no_length(row: Row) -> str:
+    fault = "start and end are equal" if row.end == row.start else "the end is before the start"
+    return f"{fault} in the labels, or no file was found below the root"
+
+
+def _compare_times(rows: list[Row]) -> list[str]:
+    notes = {
+        "rows last nothing by their labels": [row.id for row in rows if row.end == row.start],
+        "rows end before they start by their labels": [row.id for row in rows if row.end < row.start],
+    }
+    return [f"{len(names):,} {line}: {name_some(names)}" for line, names in notes.items() if names]
 
 
 def _with_index(rows: list[Row]) -> Iterator[tuple[Row, int]]:

@@ -10,13 +10,17 @@ from typing import NamedTuple, TypeAlias
 from wavfusion.corpora.reading import (
     Reading,
     Source,
+    broken_row,
     compare_counts,
+    compare_encodings,
     count_emotions,
     first_of_each,
+    is_count,
     list_files,
     list_stripped,
     mark_missing,
     name_some,
+    only_of_each,
     open_lines,
 )
 from wavfusion.corpora.scan import Look
@@ -90,7 +94,8 @@ def read_meld(source: Source) -> Reading:
         CorpusError: no table is found, or a row of one is not as published.
     """
     files = list_files(source.root)
-    rows = [row for path, split in _find_tables(source.root, files) for row in _read_table(source.root / path, split)]
+    tables = _find_tables(source.root, files)
+    rows = [row for path, split in tables.items() for row in _read_table(source.root / path, split)]
     clips, twins, unplaced = _find_clips(files)
     wanted = {row.key: row for row in rows if row.key in clips or row.key in twins}
     looks = source.look(found[key] for found in (clips, twins) for key in wanted if key in found)
@@ -118,6 +123,7 @@ def read_meld(source: Source) -> Reading:
             *(line for line, count in notes.items() if count),
             *_compare_lengths(rows, lengths),
             *_name_unrelated(chosen.keys() & wanted.keys()),
+            *compare_encodings(source.root, tables),
         ],
     )
 
@@ -172,17 +178,12 @@ def _name_unrelated(present: Collection[Key]) -> list[str]:
     return [f"{len(found):,} clips hold a sound that is not their row's: {name_some(found)}"] * bool(found)
 
 
-def _find_tables(root: Path, files: list[str]) -> Iterator[tuple[str, str]]:
-    by_name: dict[str, list[str]] = defaultdict(list)
-    for path in files:
-        by_name[PurePosixPath(path).name].append(path)
-    found = {name: by_name[name] for name in TABLES if name in by_name}
+def _find_tables(root: Path, files: list[str]) -> dict[str, str]:
+    """Return the split of each table's path."""
+    found = only_of_each(root, ((name, path) for path in files if (name := PurePosixPath(path).name) in TABLES))
     if not found:
         raise CorpusError(f"expected {', '.join(TABLES)} anywhere below {root}, found none among {len(files):,} files")
-    for name, paths in found.items():
-        if len({(root / path).read_bytes() for path in paths}) > 1:
-            raise CorpusError(f"expected one {name} below {root}, found several that differ: {', '.join(paths)}")
-        yield paths[0], TABLES[name]
+    return {found[name]: split for name, split in TABLES.items() if name in found}
 
 
 def _read_table(path: Path, split: str) -> Iterator[Row]:
@@ -198,10 +199,12 @@ def _read_table(path: Path, split: str) -> Iterator[Row]:
             row = _parse_row(cells, split)
             if row.key in seen:
                 raise ValueError(f"dialogue {row.dialogue} utterance {row.utterance} again, first on {seen[row.key]}")
-            seen[row.key] = reader.line_num
+            seen[row.key] = reader.reader.line_num
             yield row
+        if not seen:
+            raise ValueError("expected at least one row, found none")
     except (ValueError, csv.Error) as error:
-        raise error if isinstance(error, CorpusError) else CorpusError(f"{path}:{reader.line_num}: {error}") from error
+        raise broken_row(path, reader.reader.line_num, error) from error
 
 
 def _parse_row(cells: dict[str, str], split: str) -> Row:
@@ -216,14 +219,14 @@ def _parse_row(cells: dict[str, str], split: str) -> Row:
         speaker=cells["Speaker"].translate(CONTROLS).strip(),
         text=cells["Utterance"].translate(CONTROLS),
         emotion=emotion,
-        session=f"s{int(season):02d}e{int(episode):02d}" if season.isdecimal() and episode.isdecimal() else None,
+        session=f"s{int(season):02d}e{int(episode):02d}" if is_count(season) and is_count(episode) else None,
         duration=_seconds(cells, "EndTime") - _seconds(cells, "StartTime"),
     )
 
 
 def _number(cells: dict[str, str], column: str) -> int:
-    if not cells[column].strip().isdecimal():
-        raise ValueError(f"expected a number in {column!r}, found {cells[column]!r}")
+    if not is_count(cells[column]):
+        raise ValueError(f"expected a number in {column!r}, found {cells[column][:80]!r}")
     return int(cells[column])
 
 

@@ -23,6 +23,7 @@ from wavfusion.manifest import AudioSpan, Channel, Utterance, VideoSpan
 NAME = re.compile(r"(\d\d)-(\d\d-\d\d-\d\d-\d\d-\d\d-\d\d)\.(wav|mp4)", re.IGNORECASE)
 AUDIO_VIDEO, VIDEO_ONLY, AUDIO_ONLY = "01", "02", "03"
 CHANNELS = {"01": "speech", "02": "song"}
+ACTORS = [f"{number:02d}" for number in range(1, 25)]
 STATEMENTS = {"01": "Kids are talking by the door", "02": "Dogs are sitting by the door"}
 
 # All 24 actors; actor 18 does not sing (doi 10.1371/journal.pone.0196391).
@@ -59,9 +60,12 @@ def read_ravdess(source: Source) -> Reading:
 
 
 def _unknown_code(trial: str) -> str | None:
-    channel, emotion, _, statement, _, _ = trial.split("-")
+    channel, emotion, _, statement, _, actor = trial.split("-")
     return unknown_code(
-        ("channel", channel, CHANNELS), ("emotion", emotion, RAVDESS_CODES), ("statement", statement, STATEMENTS)
+        ("channel", channel, CHANNELS),
+        ("emotion", emotion, RAVDESS_CODES),
+        ("statement", statement, STATEMENTS),
+        ("actor", actor, ACTORS),
     )
 
 

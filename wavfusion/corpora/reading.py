@@ -1,5 +1,6 @@
 """What every reader shares: what it is given and hands back, the files below ROOT, and text in any encoding."""
 
+import csv
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -9,9 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, overload
 
 from wavfusion.corpora.scan import Look, Looking
+from wavfusion.errors import CorpusError
 from wavfusion.manifest import MODALITIES, AudioSpan, Channel, Utterance, VideoSpan
 
 Key = TypeVar("Key", bound=Hashable)
+
+UNDEFINED = b"\x81\x8d\x8f\x90\x9d"  # bytes that cp1252 has no character for
 
 
 class Exclusion(NamedTuple):
@@ -90,8 +94,8 @@ class Reading:
 def list_files(root: Path) -> list[str]:
     """List the files below a folder, sorted, as paths relative to it with forward slashes.
 
-    Links are followed, each folder once; hidden names (among them the `._*` twins that macOS leaves) and dangling links
-    are passed over.
+    Links are followed, each folder once; hidden names (among them the `._*` twins that macOS leaves) and links that
+    lead nowhere, or to themselves, are passed over.
     """
     found: list[str] = []
     pending = [""]
@@ -104,7 +108,12 @@ def list_files(root: Path) -> list[str]:
             continue
         seen.add((status.st_dev, status.st_ino))
         with os.scandir(root / folder) as entries:
-            visible = [(folder + entry.name, entry) for entry in entries if not entry.name.startswith(".")]
+            visible = [
+                (folder + entry.name, entry)
+                for entry in entries
+                # `is_file` of an entry that is a link to itself is an error; `exists` of its path is not.
+                if not entry.name.startswith(".") and (not entry.is_symlink() or Path(entry).exists())
+            ]
             found += (path for path, entry in visible if entry.is_file())
             # Sorted and popped from the end, so that of two links to one folder the same one counts every time.
             pending += sorted((f"{path}/" for path, entry in visible if entry.is_dir()), reverse=True)
@@ -114,6 +123,21 @@ def list_files(root: Path) -> list[str]:
 def first_of_each(paths: Iterable[tuple[Key, str]]) -> dict[Key, str]:
     """Map each key to its path; of several, the one with the fewest folders, then the first by name."""
     return dict(sorted(paths, key=lambda pair: (pair[1].count("/"), pair[1]), reverse=True))
+
+
+def only_of_each(root: Path, paths: Iterable[tuple[Key, str]]) -> dict[Key, str]:
+    """Map each key to its path like `first_of_each`, of files whose copies must be equal.
+
+    Raises:
+        CorpusError: two files of one key differ.
+    """
+    paths = list(paths)
+    chosen = first_of_each(paths)
+    for key, path in paths:
+        first = chosen[key]
+        if path != first and (root / path).read_bytes() != (root / first).read_bytes():
+            raise CorpusError(f"expected one {key} below {root}, found several that differ: {first}, {path}")
+    return chosen
 
 
 def open_lines(path: Path) -> Iterator[str]:
@@ -132,6 +156,34 @@ def _encoding(path: Path) -> str:
     return "utf-8-sig"
 
 
+def compare_encodings(root: Path, paths: Iterable[str]) -> list[str]:
+    """Say which text files are not UTF-8 and so read as cp1252, and where even that lacks a character."""
+    foreign = [path for path in paths if _encoding(root / path) != "utf-8-sig"]
+    lacking = [
+        path for path in foreign if len((data := (root / path).read_bytes()).translate(None, UNDEFINED)) < len(data)
+    ]
+    notes = {
+        "files are not UTF-8 and are read as cp1252": foreign,
+        "files hold bytes that cp1252 lacks too, read as U+FFFD": lacking,
+    }
+    return [f"{len(names):,} {line}: {name_some(names)}" for line, names in notes.items() if names]
+
+
+def is_count(text: str) -> bool:
+    """Tell whether a cell is a whole number >= 0, of a length that Python turns into one."""
+    return text.strip().isdecimal() and len(text) < 20
+
+
+def broken_row(path: Path, line: int, error: ValueError | csv.Error) -> CorpusError:
+    """Return what is wrong with a row of a table, with its file and line."""
+    if isinstance(error, csv.Error):
+        limit = csv.field_size_limit()
+        return CorpusError(
+            f"{path}:{line}: expected cells of at most {limit:,} characters, every quote closed, found: {error}"
+        )
+    return error if isinstance(error, CorpusError) else CorpusError(f"{path}:{line}: {error}")
+
+
 def mark_missing(utterance: Utterance) -> Utterance:
     """Fill the `missing` field from what the utterance does not have."""
     return replace(utterance, missing=[name for name in MODALITIES if not getattr(utterance, name)])
@@ -145,6 +197,14 @@ def list_stripped(utterances: Iterable[Utterance], reasons: Mapping[str, str] | 
         for each in utterances
         if each.missing
     ]
+
+
+def join_reasons(stripped: Iterable[Exclusion]) -> list[Exclusion]:
+    """Make the reasons of one utterance one."""
+    reasons: dict[str, list[str]] = {}
+    for each in stripped:
+        reasons.setdefault(each.id, []).append(each.reason)
+    return [Exclusion(key, "; ".join(dict.fromkeys(said))) for key, said in reasons.items()]
 
 
 def strip(utterance: Utterance, looks: Mapping[str, Look]) -> tuple[Utterance, str | None]:

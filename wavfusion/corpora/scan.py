@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -84,7 +85,7 @@ class Scan:
 
 
 def _read_notes(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the notes of earlier scans, of one file the last one last; what a kill cut short is passed over."""
+    """Yield the notes of earlier scans, of one file the last one last; what is no note is passed over."""
     try:
         lines = path.open(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -95,5 +96,18 @@ def _read_notes(path: Path) -> Iterator[dict[str, Any]]:
                 row = json.loads(line)
             except (ValueError, RecursionError):
                 continue
-            if isinstance(row, dict) and {"path", "stamp", *Look._fields} <= row.keys():
+            if _is_note(row):
                 yield row
+
+
+def _is_note(row: Any) -> bool:
+    """Tell whether a row is as `Scan` writes it: what is not is no reason to fail, the file is opened again."""
+    if not isinstance(row, dict) or not {"path", "stamp", *Look._fields} <= row.keys():
+        return False
+    times, stamp = [row["audio"], row["video"]], row["stamp"]
+    return (
+        isinstance(row["path"], str)
+        and isinstance(row["reason"], str | None)
+        and all(each is None or (type(each) in (int, float) and 0 <= each <= sys.float_info.max) for each in times)
+        and (stamp is None or (isinstance(stamp, list) and [type(each) for each in stamp] == [int, int]))
+    )
