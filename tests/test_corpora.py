@@ -108,6 +108,20 @@ def test_files_are_listed_in_one_order_without_hidden_names_and_dangling_links(t
     assert reading.list_files(tmp_path) == ["a", "b/1", "b/2"]
 
 
+def test_a_link_to_itself_is_passed_over(tmp_path):
+    """The system refuses to follow it (ELOOP), which ended every reader."""
+    plant(tmp_path, "a")
+    (tmp_path / "s").symlink_to("s")
+    assert reading.list_files(tmp_path) == ["a"]
+
+
+def test_a_corpus_of_exclusions_alone_is_not_written(tmp_path):
+    prepared = corpora.prepare("ravdess", plant(tmp_path / "raw", trial(9)))
+    with pytest.raises(CorpusError, match="expected at least one row in .*raw, found none, 1 excluded"):
+        corpora.write(prepared, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_a_link_to_a_folder_above_is_followed_once(tmp_path):
     plant(tmp_path, "a/file")
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
@@ -149,7 +163,10 @@ def test_what_cannot_be_read_keeps_its_row_without_the_modality(tmp_path):
     root = plant(tmp_path / "raw", trial())
     prepared = scanned(root)
     assert prepared.utterances[0].missing == ["audio", "video"]
-    assert (trial()[3:-4], f"audio: expected an audio or video file at '{trial()}', found 0 bytes") in prepared.stripped
+    assert (trial()[3:-4], f"audio: expected an audio or video file at '{trial()}', found 0 bytes") == (
+        prepared.stripped[0].id,
+        prepared.stripped[0].reason.removeprefix("video: not found below the root; "),
+    )
 
 
 def test_a_file_without_the_track_that_a_row_names_is_no_such_modality(tmp_path):
@@ -196,6 +213,30 @@ def test_a_note_that_a_kill_cut_short_spoils_no_other(tmp_path):
     whole = notes.read_bytes()
     notes.write_bytes(whole[:-20])
     assert (scanned(tmp_path / "raw"), notes.read_bytes()) == (first, whole)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"path": 3},
+        {"path": ["a"]},
+        *({"audio": value} for value in ("1", True, -1, float("nan"), float("inf"), 10**400, [])),
+        *({"reason": value} for value in (3, {})),
+        *({"stamp": value} for value in ("x", [1], [True, 2], {})),
+    ],
+)
+def test_a_note_of_another_form_is_dropped_and_its_file_opened(tmp_path, fault):
+    """Notes were believed whatever they held: an unhashable path or a length in words was a traceback."""
+    root = tmp_path / "raw"
+    write_sound(root / trial())
+    first = scanned(root)
+    (note,) = notes_of(root)
+    (tmp_path / "notes" / "media.jsonl").write_text(json.dumps(note | fault) + "\n")
+    assert (scanned(root), notes_of(root)) == (first, [note])
+
+
+def test_a_row_that_lacks_two_modalities_for_two_reasons_is_stripped_once(tmp_path):
+    assert len(scanned(plant(tmp_path / "raw", trial())).stripped) == 1
 
 
 def test_a_killed_scan_goes_on_where_it_was(tmp_path):

@@ -156,7 +156,10 @@ def test_the_down_mix_is_for_rows_without_a_channel(tmp_path):
         ("id,text\na,b\na,c\n", ":3: expected unique ids, found 'a' again, first on line 2"),
         ("id,text\na,b\n,c\n", ":3: expected an id in every row or in none"),
         ("id,text\na,b,c\n", ":2: expected 2 cells, found 3"),
-        ('text\n"a\n', ":2: unexpected end of data"),
+        ('text\n"a\n', ":2: expected cells of at most 131,072 characters, every quote closed, found: unexpected end"),
+        (f"text\n{'a' * 140_000}\n", ":2: expected cells of at most 131,072 characters, every quote closed, found"),
+        (f"text,index\na,{'1' * 5000}\n", f":2: expected index as an integer >= 0, found '{'1' * 77}...'"),
+        ('id,text\n"a\nb",c\n', r":3: expected an id of one printable line, found 'a\nb'"),
         ("text\n", "expected at least one row, found none"),
     ],
 )
@@ -171,7 +174,7 @@ def test_a_crop_that_is_no_box_is_refused(tmp_path):
         prepare(tmp_path, "video,crop\nx.mp4,9 0 1 1\n", files=["x.mp4"])
 
 
-@pytest.mark.parametrize("line", ["{", "[1]", '{"txt": "hi"}'])
+@pytest.mark.parametrize("line", ["{", "[1]", '{"txt": "hi"}', "[" * 100_000, f'{{"index": {"1" * 5000}}}'])
 def test_a_broken_json_line_is_named_with_file_and_line(tmp_path, line):
     with pytest.raises(CorpusError, match=r"t\.jsonl:2: "):
         prepare(tmp_path, '{"text": "hi"}\n' + line + "\n", "t.jsonl")
@@ -300,3 +303,70 @@ def test_a_long_table_takes_no_more_memory_than_its_ids(tmp_path):
         command = [sys.executable, "-c", code, "prepare", "table", root, "--out", tmp_path / f"out{count}"]
         peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stderr))
     assert peaks[1] - peaks[0] < 50 * 1024
+
+
+@pytest.mark.parametrize("cell", ["[" * 900 + "]" * 900, '{"a":' * 900 + "1" + "}" * 900])
+def test_a_deeply_nested_cell_is_one_line(tmp_path, cell):
+    """JSON reads 900 levels; writing them as text did not."""
+    with pytest.raises(CorpusError, match=r"t\.jsonl:1: expected a text, a number or a list of them"):
+        prepare(tmp_path, f'{{"text": {cell}}}\n', "t.jsonl")
+
+
+def test_files_whose_names_are_no_ids_are_numbered(tmp_path):
+    (found,) = prepare(tmp_path, 'audio\n"line\nbreak.wav"\n').utterances
+    assert found.id == "1"
+
+
+@pytest.mark.parametrize(
+    ("text", "differences"),
+    [
+        ("text\ncafé\n".encode(), []),
+        ("text\ncafé\n".encode("cp1252"), ["1 files are not UTF-8 and are read as cp1252: table.csv"]),
+        (
+            b"text\n\x81\n",
+            [
+                "1 files are not UTF-8 and are read as cp1252: table.csv",
+                "1 files hold bytes that cp1252 lacks too, read as U+FFFD: table.csv",
+            ],
+        ),
+    ],
+)
+def test_a_table_that_is_not_utf8_is_said(tmp_path, text, differences):
+    """One stray byte turned every accent of the file into two characters, silently."""
+    (tmp_path / "table.csv").write_bytes(text)
+    assert corpora.prepare("table", tmp_path).differences == differences
+
+
+def test_a_row_that_lacks_two_files_is_stripped_once(tmp_path):
+    prepared = prepare(tmp_path, "audio,video,text\nx.wav,x.mp4,hi\n")
+    assert prepared.stripped == [("x", "audio: no such file: x.wav; video: no such file: x.mp4")]
+
+
+def test_notes_of_a_scan_are_no_table(tmp_path):
+    plant(tmp_path, "audio\nx.wav\n", "mine.csv", files=["x.wav"])
+    for _ in range(2):
+        prepared = corpora.prepare("table", tmp_path, scan=tmp_path / "media.jsonl")
+    assert prepared.utterances[0].id == "x" and (tmp_path / "media.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["manifest.jsonl", "media.jsonl"])
+def test_the_user_s_own_table_is_not_written_over(tmp_path, name):
+    """`prepare table D/manifest.jsonl --out D --force` replaced the table by its manifest."""
+    plant(tmp_path, '{"text": "hi", "audio": "x.wav"}\n', name, ["x.wav"])
+    before = (tmp_path / name).read_bytes()
+    assert main(["prepare", "table", str(tmp_path / name), "--out", str(tmp_path), "--force"]) == 2
+    assert (tmp_path / name).read_bytes() == before and not (tmp_path / "corpus.json").exists()
+
+
+@pytest.mark.parametrize("text", ["text\nhi\nho\n", "text\n", "text\nhi\nho\nhu\nha\n", None])
+def test_a_table_that_changes_before_it_is_written_replaces_nothing(tmp_path, text):
+    """Rows are read again when they are written: corpus.json and exclusions.json were new by then."""
+    table = plant(tmp_path / "raw", "text\nhi\n") / "table.csv"
+    corpora.write(corpora.prepare("table", table), tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    plant(tmp_path / "raw", "text\nhi\nho\nhu\n")
+    prepared = corpora.prepare("table", table)
+    table.write_text(text) if text else table.unlink()
+    with pytest.raises(CorpusError, match=r"table\.csv"):
+        corpora.write(prepared, tmp_path / "out")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before

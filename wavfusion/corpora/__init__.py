@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from wavfusion.corpora.cremad import read_cremad
 from wavfusion.corpora.iemocap import read_iemocap
 from wavfusion.corpora.meld import read_meld
 from wavfusion.corpora.ravdess import read_ravdess
-from wavfusion.corpora.reading import Exclusion, Reading, Rows, Source, strip
+from wavfusion.corpora.reading import Exclusion, Reading, Rows, Source, join_reasons, strip
 from wavfusion.corpora.scan import Looking, Scan
 from wavfusion.corpora.table import COLUMNS, read_table
 from wavfusion.emotions import LABEL_SETS
@@ -35,8 +36,9 @@ class Prepared:
 
     Attributes:
         excluded: rows of the source that are not among the utterances.
-        stripped: utterances that lost a modality.
+        stripped: utterances that lost a modality, each once.
         differences: what is not as its publishers describe it, one line each.
+        table: the user's own table, where the root was one; it must not be overwritten.
     """
 
     utterances: Sequence[Utterance]
@@ -44,6 +46,7 @@ class Prepared:
     excluded: list[Exclusion]
     stripped: list[Exclusion]
     differences: list[str]
+    table: Path | None = None
 
 
 def prepare(
@@ -78,8 +81,10 @@ def prepare(
     if not root.is_dir() and not (corpus == "table" and root.is_file()):
         raise CorpusError(f"expected the folder of corpus {corpus!r}, found no folder at {root}")
     folder = root if root.is_dir() else root.parent
-    look: Looking = Scan(folder, Path(scan), progress).look if scan else lambda paths: {}
     try:
+        if scan:
+            _keep_table(root, Path(scan))
+        look: Looking = Scan(folder, Path(scan), progress).look if scan else lambda paths: {}
         reading = READERS[corpus](Source(root, labels, down_mix, columns or {}, look))
         assert len(reading.utterances) + len(reading.excluded) == reading.rows, "a row of the source was lost"
         if scan:
@@ -90,9 +95,16 @@ def prepare(
         utterances=reading.utterances,
         corpus=Corpus(corpus, str(folder.absolute()), reading.labels, reading.classes, wavfusion.__version__),
         excluded=reading.excluded,
-        stripped=reading.stripped,
+        stripped=join_reasons(reading.stripped),
         differences=reading.differences,
+        table=root if root.is_file() else None,
     )
+
+
+def _keep_table(table: Path, target: Path) -> None:
+    """Refuse to write over the table that is read."""
+    if target.exists() and target.samefile(table):
+        raise CorpusError(f"expected another folder for what is written, found the table itself at {target}")
 
 
 def _strip(reading: Reading, look: Looking) -> Reading:
@@ -114,8 +126,12 @@ def write(prepared: Prepared, out: str | os.PathLike[str]) -> dict[str, Counter[
 
     Returns:
         The rows by split (`all` where a row has none) and emotion (`unlabelled`).
+
+    Raises:
+        CorpusError: there are no rows, or not those that were prepared, as their table has changed meanwhile; or the
+            manifest would replace that table. What was there stays as it was.
     """
-    path = Path(out) / "manifest.jsonl"
+    out, names = Path(out), ("exclusions.json", "corpus.json", "manifest.jsonl")
     counts: dict[str, Counter[str]] = {}
 
     def counted() -> Iterator[Utterance]:
@@ -123,10 +139,29 @@ def write(prepared: Prepared, out: str | os.PathLike[str]) -> dict[str, Counter[
             counts.setdefault(each.split or "all", Counter())[each.emotion or "unlabelled"] += 1
             yield each
 
-    manifest.write_lines(path.with_name("exclusions.json"), _exclusion_lines(prepared))
-    manifest.write_corpus(path, prepared.corpus)
-    # Last, so that a manifest never stands without what belongs to it.
-    manifest.write(path, counted())
+    try:
+        if prepared.table:
+            _keep_table(prepared.table, out / "manifest.jsonl")
+        out.mkdir(parents=True, exist_ok=True)
+        # Beside their places, so that nothing is replaced until all are whole.
+        with tempfile.TemporaryDirectory(prefix=".prepare-", dir=out) as unfinished:
+            path = Path(unfinished) / "manifest.jsonl"
+            manifest.write(path, counted())
+            expected, found = len(prepared.utterances), sum(map(Counter.total, counts.values()))
+            where = prepared.table or prepared.corpus.root
+            if not found:
+                raise CorpusError(
+                    f"expected at least one row in {where}, found none, {len(prepared.excluded)} excluded"
+                )
+            if found != expected:
+                raise CorpusError(f"expected {expected} rows in {where} as a moment ago, found {found}")
+            manifest.write_corpus(path, prepared.corpus)
+            manifest.write_lines(path.with_name("exclusions.json"), _exclusion_lines(prepared))
+            # The manifest last, so that it never stands without what belongs to it.
+            for name in names:
+                path.with_name(name).replace(out / name)
+    except OSError as error:
+        raise CorpusError(f"cannot read or write {error.filename or out}: {error.strerror}") from error
     return counts
 
 

@@ -8,7 +8,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, cast
 
-from wavfusion.corpora.reading import Exclusion, Reading, Rows, Source, mark_missing, open_lines
+from wavfusion.corpora.reading import (
+    Exclusion,
+    Reading,
+    Rows,
+    Source,
+    broken_row,
+    compare_encodings,
+    is_count,
+    mark_missing,
+    open_lines,
+)
 from wavfusion.emotions import EMOTIONS, LABEL_SETS
 from wavfusion.errors import ConfigError, CorpusError, nearest
 from wavfusion.manifest import CHANNELS, SPLITS, AudioSpan, Channel, Utterance, VideoSpan
@@ -60,7 +70,13 @@ def read_table(source: Source) -> Reading:
     def again() -> Iterator[Utterance]:
         return (utterance for _, utterance in _read_utterances(path, source, naming))
 
-    return Reading(len(seen), _classes(emotions), Rows(again, len(seen)), stripped=stripped)
+    return Reading(
+        rows=len(seen),
+        classes=_classes(emotions),
+        utterances=Rows(again, len(seen)),
+        stripped=stripped,
+        differences=compare_encodings(path.parent, [path.name] * (path.suffix.lower() != ".parquet")),
+    )
 
 
 def _find_table(root: Path) -> Path:
@@ -69,8 +85,8 @@ def _find_table(root: Path) -> Path:
             return root
         raise CorpusError(f"expected a table ({', '.join(SUFFIXES)}), found {root}")
     tables = sorted(path for path in root.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
-    # A manifest lies here where `prepare` was told to write it to the corpus's own folder.
-    tables = [path for path in tables if not path.name.startswith(".") and path.name != "manifest.jsonl"]
+    # They lie here where `prepare` was told to write it to the corpus's own folder.
+    tables = [path for path in tables if not path.name.startswith(".") and path.name not in OURS]
     if len(tables) > 1:
         tables = [path for path in tables if path.stem == "table"] or tables
     if len(tables) != 1:
@@ -87,7 +103,7 @@ def _naming(path: Path, columns: Mapping[str, str]) -> Literal["id", "stem", "nu
         if "id" in row.cells:
             return "id"
         stem = _stem(row)
-        unique = unique and bool(stem) and stem not in stems
+        unique = unique and bool(stem) and stem.isprintable() and stem not in stems
         stems |= {stem} if unique else set()
     return "stem" if unique else "number"
 
@@ -102,6 +118,8 @@ def _read_utterances(path: Path, source: Source, naming: str) -> Iterator[tuple[
             key = row.cells.get("id") if naming == "id" else _stem(row) if naming == "stem" else str(number)
             if key is None:
                 raise ValueError("expected an id in every row or in none, found an empty one")
+            if not key.isprintable():
+                raise ValueError(f"expected an id of one printable line, found {_short(key)}")
             utterance = _to_utterance(key, row.cells, path.parent, source.down_mix)
         except ValueError as error:
             raise CorpusError(f"{path}:{row.line}: {error}") from error
@@ -124,7 +142,7 @@ def _read_csv(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
                 filled = ((field, cells[place]) for field, place in places.items() if cells[place].strip())
                 yield Row(reader.line_num, dict(filled))
     except (ValueError, csv.Error) as error:
-        raise error if isinstance(error, CorpusError) else CorpusError(f"{path}:{reader.line_num}: {error}") from error
+        raise broken_row(path, reader.line_num, error) from error
 
 
 def _read_json(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
@@ -134,19 +152,31 @@ def _read_json(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            cells = json.loads(line)
-            if not isinstance(cells, dict):
-                raise ValueError(f"expected an object, found {line.strip()[:80]!r}")
+            cells = _parse_object(line)
             if (keys := tuple(cells)) not in known:
                 unseen -= cells.keys()
                 # An object may leave out what is empty.
                 known[keys] = _fields(list(dict.fromkeys([*keys, *columns.values()])), columns)
-        except (ValueError, RecursionError) as error:
-            raise CorpusError(f"{path}:{number}: {error}") from error
-        fields = known[keys].items()
-        yield Row(number, {field: text for field, name in fields if (text := _cell(cells.get(name)))})
+            row = Row(number, {field: text for field, name in known[keys].items() if (text := _cell(cells.get(name)))})
+        except ValueError as error:
+            raise broken_row(path, number, error) from error
+        yield row
     if unseen:
         raise CorpusError(f"{path}: expected the column {min(unseen)!r} in some row, found it in none")
+
+
+def _parse_object(line: str) -> dict[str, Any]:
+    try:
+        cells = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"expected an object of JSON, found {_short(line.strip())}: {error}") from error
+    if not isinstance(cells, dict):
+        raise ValueError(f"expected an object, found {_short(line.strip())}")
+    return cells
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")
 
 
 def _read_parquet(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
@@ -167,6 +197,8 @@ def _read_parquet(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
 
 def _cell(value: Any) -> str:
     """Write a value as a CSV would have it; what is absent (null, not a number) as nothing."""
+    if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(each, (dict, list)) for each in value)):
+        raise ValueError("expected a text, a number or a list of them in each cell, found one within another")
     if isinstance(value, list):
         return " ".join(map(_cell, value))
     if value is None or value != value:
@@ -259,8 +291,8 @@ def _number(cells: dict[str, str], column: str) -> float | None:
 
 def _index(cells: dict[str, str]) -> int | None:
     index = cells.get("index")
-    if index is not None and not index.strip().isdecimal():
-        raise ValueError(f"expected index as an integer >= 0, found {index!r}")
+    if index is not None and not is_count(index):
+        raise ValueError(f"expected index as an integer >= 0, found {_short(index)}")
     return None if index is None else int(index)
 
 
@@ -268,9 +300,9 @@ def _crop(cells: dict[str, str]) -> list[int] | None:
     if "crop" not in cells:
         return None
     words = cells["crop"].replace(",", " ").split()
-    edges = [int(word) for word in words if word.isdecimal()]
+    edges = [int(word) for word in words if is_count(word)]
     if not len(words) == len(edges) == 4 or edges[0] >= edges[2] or edges[1] >= edges[3]:
-        raise ValueError(f"expected crop as `left top right bottom` in pixels, found {cells['crop']!r}")
+        raise ValueError(f"expected crop as `left top right bottom` in pixels, found {_short(cells['crop'])}")
     return edges
 
 
