@@ -57,7 +57,8 @@ def make_run(folder: Path, rows: Sequence[dict[str, str]], selected_on: str = "v
     about = {"classes": CLASSES, "modalities": ["audio"], "encoders": encoder, "contaminated": [], "part": "test"}
     write_json(folder / "protocol.json", protocol)
     write_json(folder / "metrics.json", {**figures, **about, "subsets": {}, "protocol": protocol, **changed})
-    write_json(folder / "environment.json", {"manifest": str(folder.parent / "manifest.jsonl"), "seed": 7})
+    about = {"wavfusion": "0", "manifest": str(folder.parent / "manifest.jsonl"), "seed": 7}
+    write_json(folder / "environment.json", about)
     (folder / "experiment.yaml").write_text("seed: 7\n")
     (folder / "history.csv").write_text("epoch,step,eval_weighted_f1,loss\n1.0,5,0.4,2.5\n2.0,10,0.6,1.5\n3.0,15,,\n")
     (folder / "split.csv").write_text("id,split\n" + "".join(f"{name},{part}\n" for name, part in parts.items()))
