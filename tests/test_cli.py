@@ -420,7 +420,14 @@ def interrupted(*arguments: Any, after: float) -> tuple[int, list[str]]:
         subprocess.TimeoutExpired: a process of the call is left, which holds its stderr open.
     """
     command = [sys.executable, "-m", "wavfusion", *map(str, arguments)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+        # What runs in the background of a script inherits that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     time.sleep(after)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
