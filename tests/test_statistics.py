@@ -1,5 +1,8 @@
 import itertools
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -385,3 +388,11 @@ def test_a_claim_to_be_equal_is_judged(difference, within, verdict):
 
 def test_verdicts_are_their_words():
     assert [str(verdict) for verdict in Verdict] == ["supported", "refuted", "undecidable with this much data"]
+
+
+@pytest.mark.slow
+def test_the_simulation_prints_its_three_tables():
+    script = Path(__file__).parents[1] / "scripts" / "simulate_statistics.py"
+    done = subprocess.run([sys.executable, script, "--sets", "3"], capture_output=True, text=True, timeout=500)
+    rows = [sum(line.startswith("|") for line in table.splitlines()) for table in done.stdout.split("\n\n")]
+    assert rows == [2 + 11 * 4, 2 + 4 * 2, 2 + 8, 0], done.stderr
