@@ -19,7 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from wavfusion.errors import CorpusError
-from wavfusion.store import Store, append_line, read_lines, require_free, write_whole
+from wavfusion.files import append_line, read_lines, require_free, write_whole
+from wavfusion.store import Store
 
 KILLS = int(os.environ.get("WAVFUSION_KILLS", "3"))
 WRITER = """

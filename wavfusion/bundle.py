@@ -15,9 +15,9 @@ from jaxtyping import Int64
 
 from wavfusion import manifest, metrics
 from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.files import require_file
 from wavfusion.protocol import SAID, describe, hash_of, shared
 from wavfusion.run import corpus_of, published, to_json
-from wavfusion.store import require_file
 
 MEMBERS = ("predictions.csv", "split.csv", "metrics.json", "protocol.json", "environment.json", "experiment.yaml")
 BYTES, LINES, CELLS = 1 << 24, 200_000, 5_000_000  # of a bundle and each member, a table, confusions one an utterance

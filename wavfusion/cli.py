@@ -410,7 +410,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _prepare(options: argparse.Namespace) -> int:
     from wavfusion import corpora
-    from wavfusion.store import require_free
+    from wavfusion.files import require_free
 
     require_free([options.out / "manifest.jsonl"], options.force)
     prepared = corpora.prepare(
@@ -470,7 +470,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from wavfusion.store import require_free
+    from wavfusion.files import require_free
 
     first = options.places[0]
     runs = [place for place in options.places if place.is_dir() and not (place / "manifest.jsonl").is_file()]
@@ -505,8 +505,9 @@ def _looks(path: Path, root: Path, rows: Sequence["Utterance"]) -> Mapping[str, 
 
 def _extract(options: argparse.Namespace) -> int:
     from wavfusion import encoders, extract, manifest
+    from wavfusion.files import require_writable
     from wavfusion.inference import pick_device
-    from wavfusion.store import Store, require_writable
+    from wavfusion.store import Store
 
     utterances, corpus = manifest.read(options.manifest), manifest.read_corpus(options.manifest)
     _require_media(utterances, Path(corpus.root), options.root, options.store)
@@ -547,8 +548,8 @@ def _train(options: argparse.Namespace) -> int:
     overrides = options.overrides | ({"seed": str(options.seed)} if options.seed is not None else {})
     setting = experiment.read(options.config, overrides)
     from wavfusion import train
+    from wavfusion.files import require_writable
     from wavfusion.inference import pick_device
-    from wavfusion.store import require_writable
 
     selected_on = "test" if options.select_on_test else "valid"
     data = train.read_data(options.manifest, options.store, options.protocol, options.fold, selected_on)
@@ -561,8 +562,8 @@ def _train(options: argparse.Namespace) -> int:
 
 def _reproduce(options: argparse.Namespace) -> int:
     from wavfusion import manifest, reproduce, tables
+    from wavfusion.files import require_writable
     from wavfusion.inference import pick_device
-    from wavfusion.store import require_writable
 
     corpus = manifest.read_corpus(options.manifest).corpus
     shipped = [each for each in map(tables.read, tables.shipped()) if each.corpus == corpus]
@@ -599,9 +600,9 @@ def _evaluate(options: argparse.Namespace) -> int:
         return _evaluate_bundle(options)
     from wavfusion import evaluate
     from wavfusion.explain import warn_of_untrained_subsets
+    from wavfusion.files import require_free
     from wavfusion.inference import parse_subset, pick_device, subsets
     from wavfusion.run import read_run, write_json
-    from wavfusion.store import require_free
 
     trained = read_run(options.trained)
     out = options.out or options.trained / "evaluate"
@@ -637,8 +638,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _evaluate_bundle(options: argparse.Namespace) -> int:
     from wavfusion import bundle
+    from wavfusion.files import require_free, write_whole
     from wavfusion.run import to_json
-    from wavfusion.store import require_free, write_whole
 
     if options.store or options.modalities or options.map or options.explain or options.split != "test":
         raise ConfigError("expected only --manifest, --out and --json with a bundle, found a flag of a RUN")
@@ -665,7 +666,7 @@ def _evaluate_bundle(options: argparse.Namespace) -> int:
 
 def _bundle(options: argparse.Namespace) -> int:
     from wavfusion import bundle
-    from wavfusion.store import require_free, write_whole
+    from wavfusion.files import require_free, write_whole
 
     require_free([options.out], options.force)
     content, truth = bundle.make(options.trained, options.with_truth)
@@ -687,8 +688,8 @@ def _push(options: argparse.Namespace) -> int:
 
 def _predict(options: argparse.Namespace) -> int:
     from wavfusion import predict
+    from wavfusion.files import require_free, write_whole
     from wavfusion.inference import pick_device
-    from wavfusion.store import require_free, write_whole
 
     if options.out:
         require_free([options.out], options.force)
@@ -723,7 +724,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 def _lookalike(options: argparse.Namespace) -> int:
     from wavfusion import lookalike
-    from wavfusion.store import require_free
+    from wavfusion.files import require_free
 
     require_free([options.out / "world.json"], options.force)
     world = lookalike.make(

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 from wavfusion.encoders import normalized
 from wavfusion.errors import CorpusError, MediaError
+from wavfusion.files import append_line, read_lines, require_file
 from wavfusion.manifest import Utterance
-from wavfusion.store import Store, append_line, read_lines, require_file
+from wavfusion.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -13,11 +13,12 @@ from wavfusion import corpora, experiment, extract, lookalike, media, protocol, 
 from wavfusion.clips import Media
 from wavfusion.encoders import PRESETS
 from wavfusion.errors import CorpusError
+from wavfusion.files import require_writable
 from wavfusion.manifest import Utterance
 from wavfusion.predict import EmotionRecognizer, Prediction
 from wavfusion.report.runs import write_runs
 from wavfusion.run import write_json
-from wavfusion.store import Store, require_writable
+from wavfusion.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -15,13 +15,14 @@ from wavfusion.clips import Media
 from wavfusion.dataset import Features
 from wavfusion.errors import ConfigError, CorpusError, nearest
 from wavfusion.explain import contributions, mean_contributions, study
+from wavfusion.files import require_file, write_whole
 from wavfusion.inference import Samples, Utterances, run_sets, subsets
 from wavfusion.live import LiveWavFusion
 from wavfusion.manifest import SPLITS, Utterance
 from wavfusion.protocol import row_digest
 from wavfusion.provenance import saw
 from wavfusion.run import Run, read_json, write_json
-from wavfusion.store import Store, require_file, write_whole
+from wavfusion.store import Store
 
 log = logging.getLogger(__name__)
 

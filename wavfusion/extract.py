@@ -21,8 +21,9 @@ from wavfusion import media
 from wavfusion.clips import ABSENT, Clip, Encoded, FeatureSet, Media, plan, read_feature_sets
 from wavfusion.encoders import LOADERS, AudioEncoder, Encoders, Preset, TextEncoder, VideoEncoder
 from wavfusion.errors import ConfigError, CorpusError, MediaError
+from wavfusion.files import write_whole
 from wavfusion.manifest import Corpus, Utterance
-from wavfusion.store import Store, write_whole
+from wavfusion.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.files import require_writable, write_whole
 from wavfusion.protocol import describe
 from wavfusion.run import HUB_ID, corpus_of, published, read_json, read_run, write_json
-from wavfusion.store import require_writable, write_whole
 
 
 def push(folder: Path, place: str, public: bool = False, force: bool = False) -> str:

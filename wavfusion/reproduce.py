@@ -30,10 +30,11 @@ from wavfusion.clips import FeatureSet, Media
 from wavfusion.dataset import Features, LengthBatches, choose_features, collate, model_config, model_inputs
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.experiment import Experiment
+from wavfusion.files import write_whole
 from wavfusion.model.config import WavFusionConfig
 from wavfusion.protocol import SAID, Protocol, describe, divide
 from wavfusion.run import read_json, write_json
-from wavfusion.store import Store, write_whole
+from wavfusion.store import Store
 from wavfusion.tables import FIGURES, Claim, Table
 
 log = logging.getLogger(__name__)

@@ -16,10 +16,10 @@ from wavfusion import manifest
 from wavfusion.clips import FeatureSet
 from wavfusion.encoders import LOADERS, Encoders, Preset, load_audio
 from wavfusion.errors import ConfigError
+from wavfusion.files import require_file, write_whole
 from wavfusion.model.config import WavFusionConfig
 from wavfusion.model.wavfusion import WavFusion
 from wavfusion.protocol import SAID
-from wavfusion.store import require_file, write_whole
 
 log = logging.getLogger(__name__)
 

@@ -32,6 +32,7 @@ from wavfusion.dataset import Features, LengthBatches, choose_features, collate,
 from wavfusion.encoders import LOADERS, AudioEncoder, Encoders
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.experiment import Experiment, read_yaml
+from wavfusion.files import require_file, write_whole
 from wavfusion.inference import run, subsets
 from wavfusion.live import LiveWavFusion
 from wavfusion.manifest import Corpus, Utterance
@@ -40,7 +41,7 @@ from wavfusion.model.config import WavFusionConfig
 from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
 from wavfusion.protocol import Protocol, resolve, row_digest
 from wavfusion.run import preset_of, read_json, read_run, write_json, write_model
-from wavfusion.store import Store, require_file, write_whole
+from wavfusion.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from wavfusion.store import write_whole
+from wavfusion.files import write_whole
 
 
 def write_page(out: Path, template: str, **values: Any) -> None:
