@@ -390,7 +390,8 @@ def _compared(
         both = _Spread((unseen / _critical(degrees)) ** 2, degrees)
     error = float(np.sqrt(both.variance))
     half = _critical(both.degrees) * error
-    detectable = detectable_difference(error, both.degrees)
+    swapping = _add(sampling._replace(degrees=num_groups - 1.0), seeds)  # uneven groups cost swaps little
+    detectable = detectable_difference(error, swapping.degrees)
     smallest_p = 2.0 ** (1 - num_groups)  # all groups swapped, or none
     return Comparison(
         difference=difference,
