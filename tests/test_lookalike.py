@@ -96,6 +96,31 @@ def test_a_wide_mouth_shows_more_dark():
     assert wide > shut + 0.02
 
 
+def test_an_expression_that_flits_shows_for_two_pictures_within_the_turn():
+    person = face.draw_identity(np.random.default_rng(0))
+    for seed in range(40):
+        looks = [
+            np.stack(list(face.animate(person, "pos", False, 20, np.random.default_rng(seed), flits))).astype(int)
+            for flits in (None, range(4, 16))
+        ]
+        plain = np.stack(list(face.animate(person, "plain", False, 20, np.random.default_rng(seed)))).astype(int)
+        shown = [number for number in range(20) if (looks[0][number] == looks[1][number]).all()]
+        assert len(shown) == 2 and shown[1] == shown[0] + 1 and 4 <= shown[0] <= 14
+        assert all((looks[1][number] == plain[number]).all() for number in range(20) if number not in shown)
+
+
+def test_flits_are_drawn_over_the_whole_turn():
+    person = face.draw_identity(np.random.default_rng(0))
+    starts = set()
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        pictures = list(face.animate(person, "loss", False, 8, rng, range(8)))
+        mouths = np.array([picture[150:].astype(int) for picture in pictures])
+        rest = np.array([p[150:] for p in face.animate(person, "plain", False, 8, np.random.default_rng(seed))])
+        starts.add(int(np.flatnonzero((mouths != rest).any(axis=(1, 2, 3)))[0]))
+    assert starts == set(range(7))
+
+
 def test_a_folder_with_files_is_refused(tmp_path: Path):
     (tmp_path / "mine.txt").touch()
     with pytest.raises(ConfigError, match="empty or absent"):

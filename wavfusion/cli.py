@@ -383,6 +383,7 @@ def _add_lookalike(verb: Parser) -> None:
     size.add_argument("--parts", metavar="TRAIN,VALID,TEST", help="clips of each part")
     verb.add_argument("--speakers", type=_count(3), metavar="N", help="of all parts together (default 30)")
     verb.add_argument("--null", action="store_true", help="the matched null: the flags tell nothing")
+    verb.add_argument("--micro", action="store_true", help="expressions show for two pictures only, at a random time")
     verb.add_argument(
         "--faults", action="store_true", help="with the corpus's known defects (default 48 clips of 10 speakers)"
     )
@@ -733,6 +734,7 @@ def _lookalike(options: argparse.Namespace) -> int:
         clips=options.clips,
         speakers=options.speakers,
         null=options.null,
+        micro=options.micro,
         priors=options.priors,
         parts=_parts(options.parts),
         seed=options.seed,

@@ -40,6 +40,7 @@ def make(
     clips: int | None = None,
     speakers: int | None = None,
     null: bool = False,
+    micro: bool = False,
     priors: Priors = "true",
     parts: tuple[int, int, int] | None = None,
     seed: int = 0,
@@ -58,6 +59,7 @@ def make(
         clips: of all parts together, default 1100; 8/11 train, 1/11 validate, 2/11 test.
         speakers: default 30; for IEMOCAP even, and beyond ten the sessions go on.
         null: the matched null, where the flags tell nothing.
+        micro: expressions show for two pictures only, at a random time.
         priors: of the classes, as in the real corpus or their square roots.
         parts: clips to train, validate and test, in place of `clips`.
         seed: of every draw.
@@ -73,11 +75,11 @@ def make(
     people = _people(corpus, small_tree[1] if speakers is None else speakers)
     _make_room(out, force)
     small = corpus == "iemocap" and sum(people.values()) <= 10
-    world = World(corpus, priors, null, offset_sd=0.35 if small else 0.60)
+    world = World(corpus, priors, null, micro, offset_sd=0.35 if small else 0.60)
     dialogues = plan_dialogues(world, sizes, people, seed)
     if faults:
         dialogues = mark(dialogues)
-    times = _render(dialogues, out, workers or os.cpu_count() or 1)
+    times = _render(dialogues, out, micro, workers or os.cpu_count() or 1)
     if corpus == "iemocap":
         for dialogue, when in zip(dialogues, times, strict=True):
             annotate_iemocap(dialogue, when, out)
@@ -141,13 +143,13 @@ def _remove(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def _render(dialogues: list[Dialogue], out: Path, workers: int) -> list[list[Times]]:
+def _render(dialogues: list[Dialogue], out: Path, micro: bool, workers: int) -> list[list[Times]]:
     """Render every dialogue in a process of its own."""
     # Spawned, as this process may run threads that do not survive a fork; what they fork is clean.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         try:
             pitches = _submit(pool, [(measure_pitch,)])[0].result()
-            jobs = _submit(pool, [(render, dialogue, out, pitches) for dialogue in dialogues])
+            jobs = _submit(pool, [(render, dialogue, out, pitches, micro) for dialogue in dialogues])
             times = []
             for number, job in enumerate(jobs, start=1):
                 times.append(job.result())

@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 SIDE = 256
 FRAME_RATE = 8  # pictures a second; turns start on this grid, whose times are exact in binary
 LEVELS = 6  # mouth openings painted a clip
+FLIT = 2  # pictures for which an expression flits over a face at rest
 SWAY = 5  # pixels that the head moves to either side
 
 Colour: TypeAlias = tuple[float | int, ...]
@@ -58,22 +59,36 @@ def draw_identity(rng: np.random.Generator) -> Identity:
     )
 
 
-def animate(identity: Identity, group: str, wide: bool, count: int, rng: np.random.Generator) -> Iterator[Picture]:
+def animate(
+    identity: Identity, group: str, wide: bool, count: int, rng: np.random.Generator, flits: range | None = None
+) -> Iterator[Picture]:
     """Yield `count` pictures at FRAME_RATE: the mouth moves around its opening, the head sways.
 
     The movement is drawn on its own, not from the sound: otherwise it would tell whose face the camera shows.
+    With `flits` the face is at rest but for FLIT of these pictures, one after the other, which show the expression.
     """
-    slant, lift, curve = np.array(EXPRESSIONS[group]) + rng.normal(0, 0.08, 3)
-    bare = _paint_head(identity, slant, lift)
-    low, high = (0.5, 1.0) if wide else (0.0, 0.3)
-    still = [_with_mouth(bare, identity, curve, opening) for opening in np.linspace(low, high, LEVELS)]
-    faces = [np.pad(face, ((SWAY, SWAY), (SWAY, SWAY), (0, 0)), mode="edge") for face in still]
+    person = rng.normal(0, 0.08, 3)
+    shown = _faces(identity, np.array(EXPRESSIONS[group]) + person, wide)
+    rest = shown if flits is None else _faces(identity, np.array(EXPRESSIONS["plain"]) + person, wide)
     times = np.arange(count) / FRAME_RATE
     speed, phase = rng.uniform(2.0, 3.5), rng.uniform(0, 2 * np.pi)
     swing = 0.5 + 0.5 * np.sin(2 * np.pi * speed * times + phase + rng.normal(0, 0.4, count))
     sway = SWAY * np.sin(2 * np.pi * rng.uniform(0.2, 0.5, (2, 1)) * times + rng.uniform(0, 2 * np.pi, (2, 1)))
-    for level, dy, dx in zip((swing * (LEVELS - 1)).round().astype(int), *sway.round().astype(int), strict=True):
-        yield faces[level][SWAY - dy : SWAY - dy + SIDE, SWAY - dx : SWAY - dx + SIDE]
+    first = 0 if flits is None else int(rng.integers(flits.start, max(flits.start + 1, flits.stop - FLIT + 1)))
+    moment = range(first, first + FLIT)
+    levels = (swing * (LEVELS - 1)).round().astype(int)
+    for number, (level, dy, dx) in enumerate(zip(levels, *sway.round().astype(int), strict=True)):
+        face = (shown if number in moment else rest)[level]
+        yield face[SWAY - dy : SWAY - dy + SIDE, SWAY - dx : SWAY - dx + SIDE]
+
+
+def _faces(identity: Identity, look: Canvas, wide: bool) -> list[UInt8[np.ndarray, "266 266 3"]]:
+    """One face at every mouth opening, with room to sway."""
+    slant, lift, curve = look.tolist()
+    bare = _paint_head(identity, slant, lift)
+    low, high = (0.5, 1.0) if wide else (0.0, 0.3)
+    still = [_with_mouth(bare, identity, curve, opening) for opening in np.linspace(low, high, LEVELS)]
+    return [np.pad(face, ((SWAY, SWAY), (SWAY, SWAY), (0, 0)), mode="edge") for face in still]
 
 
 def _paint_head(identity: Identity, slant: float, lift: float) -> Canvas:

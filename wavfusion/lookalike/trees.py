@@ -37,7 +37,7 @@ class Times(NamedTuple):
     end: float
 
 
-def render(dialogue: Dialogue, root: Path, pitches: dict[str, list[float]]) -> list[Times]:
+def render(dialogue: Dialogue, root: Path, pitches: dict[str, list[float]], micro: bool) -> list[Times]:
     """Write the media of one dialogue and say when its turns are; to be run in a fresh process (espeak-ng)."""
     espeak = Espeak()
     sounds = []
@@ -48,9 +48,9 @@ def render(dialogue: Dialogue, root: Path, pitches: dict[str, list[float]]) -> l
         sounds.append(speak(espeak, pitches, spoken, turn.speaker.timbre, turn.clip, turn.speaker.offset, rng))
     times = _times(sounds)
     if dialogue.name.startswith("Ses"):
-        _render_iemocap(dialogue, root, sounds, times)
+        _render_iemocap(dialogue, root, sounds, times, micro)
     else:
-        _render_meld(dialogue, root, sounds)
+        _render_meld(dialogue, root, sounds, micro)
     return times
 
 
@@ -118,7 +118,7 @@ def _times(sounds: list[Sound]) -> list[Times]:
     return times
 
 
-def _render_iemocap(dialogue: Dialogue, root: Path, sounds: list[Sound], times: list[Times]) -> None:
+def _render_iemocap(dialogue: Dialogue, root: Path, sounds: list[Sound], times: list[Times], micro: bool) -> None:
     session = _session(dialogue, root)
     stereo = np.zeros((2, round((times[-1].end + PAUSE) * SAMPLE_RATE)), dtype=np.float32)
     folder = _folder(session / "sentences" / "wav" / dialogue.name)
@@ -128,15 +128,17 @@ def _render_iemocap(dialogue: Dialogue, root: Path, sounds: list[Sound], times: 
         stereo[dialogue.cast.index(turn.speaker), first : first + len(sound)] = sound
     write_audio(_folder(session / "dialog" / "wav") / f"{dialogue.name}.wav", stereo, SAMPLE_RATE)
     film = _folder(session / "dialog" / "avi" / "DivX") / f"{dialogue.name}.avi"
-    write_video(film, _iemocap_frames(dialogue, times), FRAME_RATE, stereo.mean(axis=0), SAMPLE_RATE)
+    write_video(film, _iemocap_frames(dialogue, times, micro), FRAME_RATE, stereo.mean(axis=0), SAMPLE_RATE)
 
 
-def _iemocap_frames(dialogue: Dialogue, times: list[Times]) -> Iterator[Frame]:
+def _iemocap_frames(dialogue: Dialogue, times: list[Times], micro: bool) -> Iterator[Frame]:
     """Both actors in one picture of 720 x 480 between black borders; until the first turn starts, its first picture."""
     starts = [0, *(round(start * FRAME_RATE) for start, _ in times[1:]), int(np.ceil(times[-1].end * FRAME_RATE))]
-    for turn, (first, last) in zip(dialogue.turns, pairwise(starts), strict=True):
+    for turn, (first, last), when in zip(dialogue.turns, pairwise(starts), times, strict=True):
         frame = np.zeros((480, 720, 3), dtype=np.uint8)
-        halves = [_half(turn, actor, last - first, side) for side, actor in enumerate(dialogue.cast)]
+        spoken = range(round(when.start * FRAME_RATE) - first, int(when.end * FRAME_RATE) - first)
+        flits = spoken if micro else None
+        halves = [_half(turn, actor, last - first, side, flits) for side, actor in enumerate(dialogue.cast)]
         for left, actor in zip((0, 360), dialogue.cast, strict=True):
             frame[112:368, left : left + 360] = np.array(actor.identity.scene).astype(np.uint8)
         for faces in zip(*halves, strict=True):
@@ -145,28 +147,30 @@ def _iemocap_frames(dialogue: Dialogue, times: list[Times]) -> Iterator[Frame]:
             yield frame
 
 
-def _half(turn: Turn, actor: Speaker, count: int, side: int) -> Iterator[Picture]:
+def _half(turn: Turn, actor: Speaker, count: int, side: int, flits: range | None) -> Iterator[Picture]:
     """One actor's face during a turn: the speaker's as planted, the listener's as it comes."""
     rng = np.random.default_rng((*turn.seed, 1 + side))
     if actor == turn.speaker:
-        return animate(actor.identity, turn.clip.expression, turn.clip.wide, count, rng)
-    return animate(actor.identity, str(rng.choice(GROUPS)), False, count, rng)
+        return animate(actor.identity, turn.clip.expression, turn.clip.wide, count, rng, flits)
+    return animate(actor.identity, str(rng.choice(GROUPS)), False, count, rng, flits)
 
 
-def _render_meld(dialogue: Dialogue, root: Path, sounds: list[Sound]) -> None:
+def _render_meld(dialogue: Dialogue, root: Path, sounds: list[Sound], micro: bool) -> None:
     folder = _folder(root / FOLDERS[dialogue.part])
     for turn, sound in zip(dialogue.turns, sounds, strict=True):
         count = int(np.ceil(len(sound) / SAMPLE_RATE * FRAME_RATE))
+        flits = range(int(len(sound) / SAMPLE_RATE * FRAME_RATE)) if micro else None
         samples = np.asarray(soxr.resample(sound, SAMPLE_RATE, 48_000), dtype=np.float32)
         name = turn.id.removeprefix(f"{dialogue.part}_")
-        write_video(folder / f"{name}.mp4", _meld_frames(turn, count), FRAME_RATE, np.stack([samples, samples]), 48_000)
+        frames = _meld_frames(turn, count, flits)
+        write_video(folder / f"{name}.mp4", frames, FRAME_RATE, np.stack([samples, samples]), 48_000)
 
 
-def _meld_frames(turn: Turn, count: int) -> Iterator[Frame]:
+def _meld_frames(turn: Turn, count: int, flits: range | None) -> Iterator[Frame]:
     """A face in the middle of a picture of 320 x 240."""
     frame = np.empty((240, 320, 3), dtype=np.uint8)
     frame[:] = np.array(turn.speaker.identity.scene).astype(np.uint8)
-    for face in _half(turn, turn.speaker, count, 0):
+    for face in _half(turn, turn.speaker, count, 0, flits):
         frame[:, 32 : 32 + SIDE] = face[8:248]
         yield frame
 

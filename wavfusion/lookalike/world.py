@@ -57,11 +57,15 @@ SIGNS: dict[str, dict[str, Signs]] = {
 
 @dataclass(frozen=True)
 class World:
-    """Every probability of the generated world; the standard deviations are in arousal levels."""
+    """Every probability of the generated world; the standard deviations are in arousal levels.
+
+    With `micro` the expression flits over a face at rest, for two pictures at a random time, and tells as much.
+    """
 
     corpus: Corpus
     priors: Priors = "true"
     null: bool = False
+    micro: bool = False
     offset_sd: float = 0.60
     arousal_sd: float = 0.30
     tension: float = 0.85
