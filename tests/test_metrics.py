@@ -1,15 +1,24 @@
+import itertools
 import json
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse.csgraph import connected_components
 from scipy.stats import ttest_1samp
 from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_recall_fscore_support, recall_score
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 
 from wavfusion.errors import ConfigError
-from wavfusion.metrics import class_figures, confusion_matrix, confusions_by_group, figures, score
+from wavfusion.metrics import (
+    class_figures,
+    confusion_matrix,
+    confusions_by_group,
+    figures,
+    independent_speakers,
+    score,
+)
 from wavfusion.statistics import cluster_t
 
 CLASSES = ["happy", "sad", "neutral", "angry", "excited", "frustrated"]
@@ -165,6 +174,49 @@ def test_interval_of_new_speakers_is_that_of_their_matrices():
 def test_two_speakers_or_unknown_ones_tell_nothing_about_others(speakers):
     truth, predicted = np.random.default_rng(5).choice(CLASSES, (2, 40)).tolist()
     assert score(truth, predicted, CLASSES, speakers=speakers)["interval"]["uar"]["new_speakers"] is None
+
+
+def test_speakers_who_talk_with_each_other_count_as_one():
+    dialogues = ["s1a", "s1a", "s1b", "s1b", "s2a", "s2a", "s3", "s3", None, None]
+    speakers = ["f1", "m1", "m1", "f1", "f2", "m2", "f3", "m3", "alone", "m3"]
+    assert independent_speakers(dialogues, speakers) == ["f1"] * 4 + ["f2"] * 2 + ["f3"] * 2 + ["alone", "f3"]
+
+
+def test_chains_of_acquaintance_are_followed_in_any_order():
+    met = [
+        ("x", "a"),
+        ("x", "b"),
+        ("y", "c"),
+        ("y", "d"),
+        ("z", "d"),
+        ("z", "b"),
+        *((str(i), str(i)) for i in range(5)),
+    ]
+    for order in (1, -1):
+        apart = independent_speakers(*zip(*met[::order], strict=True))
+        assert apart is not None and len(set(apart)) == 6
+
+
+def test_friends_who_all_talk_with_each_other_count_each_for_want_of_better():
+    assert independent_speakers(["a", "a", "b", "b", "c"], ["x", "y", "y", "z", "q"]) == ["x", "y", "y", "z", "q"]
+    assert independent_speakers(["a"], [None]) is None and independent_speakers(None, ["x", "y"]) == ["x", "y"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 12)), min_size=1, max_size=40))
+def test_independent_speakers_are_the_parts_of_the_graph_of_dialogues(met):
+    dialogues, speakers = ([str(pair[i]) for pair in met] for i in (0, 1))
+    names = sorted(set(speakers))
+    links = np.zeros((len(names), len(names)))
+    for one, other in itertools.product(range(len(met)), repeat=2):
+        if dialogues[one] == dialogues[other]:
+            links[names.index(speakers[one]), names.index(speakers[other])] = 1
+    part = connected_components(links)[1]
+    wanted = [part[names.index(name)] for name in speakers]
+    if 2 * np.bincount(part).max() > len(names):
+        wanted = speakers
+    found = independent_speakers(dialogues, speakers)
+    assert found is not None and len(set(zip(found, wanted, strict=True))) == len(set(found)) == len(set(wanted))
 
 
 def test_interval_of_nll_over_equal_dialogues_is_a_t_interval():

@@ -76,14 +76,14 @@ def score(
         probabilities: adds `nll`, mean -log p(truth) in nats with p held above 2.2e-16, and `ece`, the expected
             calibration error of the predicted class over 15 bins of equal width.
         seed: of the bootstrap.
-        speakers: of each utterance, for the interval of new speakers: whoever is independent of the others, which is
-            the session where speakers talk with each other. None, for all or for one, gives no such interval.
+        speakers: of each utterance, for the interval of new speakers. None, for all or for one, gives no such interval.
 
     Returns:
         `n`, `accuracy`, `weighted_f1`, `macro_f1`, `uar`, `per_class`, `confusion` (rows = truth), `interval` (95 %;
         with a single group nothing is known of the spread between groups, and the interval is [0, 1]), and `nll`, `ece`
         with probabilities. `this_test_set` holds for other dialogues of the speakers tested, `new_speakers` for others
-        (None below `MIN_SPEAKERS`). `ece` has no interval: resampling adds to its upward bias.
+        (None below `MIN_SPEAKERS` of those that `independent_speakers` tells apart). `ece` has no interval: resampling
+        adds to its upward bias.
 
     Raises:
         ConfigError: nothing to score, lengths that differ, a name outside `classes`, or no probabilities.
@@ -107,11 +107,31 @@ def score(
     result["confusion"] = confusion.tolist()
     here = intervals(_by_group(rows, columns, num_classes, groups), seed) | _nll_interval(losses, groups)
     new = None
-    if speakers is not None and None not in speakers:
-        new = speaker_intervals(_by_group(rows, columns, num_classes, speakers))
-        new = new and new | _nll_interval(losses, speakers)
+    if speakers is not None and (apart := independent_speakers(groups, speakers)):
+        new = speaker_intervals(_by_group(rows, columns, num_classes, apart))
+        new = new and new | _nll_interval(losses, apart)
     result["interval"] = {name: {"this_test_set": here[name], "new_speakers": new and new[name]} for name in here}
     return result
+
+
+def independent_speakers(groups: Sequence[Hashable] | None, speakers: Sequence[Hashable]) -> list[Hashable] | None:
+    """Tell for each utterance which of the independent speakers it is of: those who talk with each other count as one.
+
+    IEMOCAP's become its sessions. Where more than half of all speakers hang together through their dialogues (MELD's
+    friends), each counts alone, for want of better. None where a speaker is not known.
+    """
+    if None in speakers:
+        return None
+    circle = {speaker: {speaker} for speaker in speakers}
+    first: dict[Hashable, Hashable] = {}
+    for group, speaker in zip([None] * len(speakers) if groups is None else groups, speakers, strict=True):
+        met = circle[speaker if group is None else first.setdefault(group, speaker)]
+        if met is not circle[speaker]:
+            met |= circle[speaker]
+            circle.update(dict.fromkeys(met, met))
+    if 2 * max(len(each) for each in circle.values()) > len(circle):
+        return list(speakers)
+    return [min(circle[speaker], key=str) for speaker in speakers]
 
 
 def confusions_by_group(
@@ -128,7 +148,7 @@ def intervals(confusions: Real[np.ndarray, "G C C"], seed: int = 0) -> dict[str,
 
 
 def speaker_intervals(confusions: Real[np.ndarray, "G C C"]) -> dict[str, list[float]] | None:
-    """95 % intervals of the four figures for other speakers, from one confusion matrix a speaker; None below three."""
+    """95 % intervals of the four figures for other speakers, from one confusion matrix each; None below three."""
     counts = _ordered(confusions)
     return cluster_t(counts, figures, counts.sum((1, 2))) if len(counts) >= MIN_SPEAKERS else None
 

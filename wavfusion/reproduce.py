@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stderr
@@ -366,7 +366,7 @@ class Said:
         """The speaker of each utterance; None where it is not known."""
         return [row["speaker"] or None for row in self.rows]
 
-    def confusions(self, groups: Sequence[str | None]) -> Int64[np.ndarray, "G C C"]:
+    def confusions(self, groups: Sequence[Hashable]) -> Int64[np.ndarray, "G C C"]:
         """One confusion matrix a group, in the order in which they come; an utterance without one is a group."""
         return metrics.confusions_by_group(self.column("truth"), self.column("predicted"), self.classes, groups)
 
@@ -455,10 +455,13 @@ def _figures(said: Sequence[Said]) -> dict[str, Any]:
 
 def _intervals(said: Sequence[Said]) -> dict[str, dict[str, list[float] | None]]:
     """Intervals of the mean over seeds, from counts that are averaged over them."""
-    dialogues, speakers = (
-        np.mean([each.confusions(groups) for each in said], axis=0) for groups in (said[0].groups, said[0].speakers)
-    )
-    here, new = metrics.intervals(dialogues), metrics.speaker_intervals(speakers)
+
+    def averaged(groups: Sequence[Hashable]) -> np.ndarray:
+        return np.asarray(np.mean([each.confusions(groups) for each in said], axis=0))
+
+    here = metrics.intervals(averaged(said[0].groups))
+    apart = metrics.independent_speakers(said[0].groups, said[0].speakers)
+    new = metrics.speaker_intervals(averaged(apart)) if apart else None
     return {name: {"this_test_set": here[name], "new_speakers": None if new is None else new[name]} for name in here}
 
 

@@ -137,10 +137,12 @@ def _emotion_intervals(run: Shown) -> dict[str, dict[str, list[float] | None]]:
     def f1(counts: np.ndarray) -> dict[str, np.ndarray]:
         return dict(zip(run.classes, np.moveaxis(metrics.class_figures(counts)["f1"], -1, 0), strict=True))
 
-    dialogues, speakers = run.confusions(run.column("dialogue")), run.confusions(run.independent)
+    said, speakers = ([name or None for name in run.column(column)] for column in ("dialogue", "speaker"))
+    dialogues = run.confusions(said)
     here = stats.cluster_interval(dialogues, f1, dialogues.sum((1, 2)))
-    known = all(run.independent) and len(speakers) >= metrics.MIN_SPEAKERS
-    new = stats.cluster_t(speakers, f1, speakers.sum((1, 2))) if known else {}
+    independent = metrics.independent_speakers(said, speakers)
+    apart = run.confusions(independent) if independent else dialogues[:0]
+    new = stats.cluster_t(apart, f1, apart.sum((1, 2))) if len(apart) >= metrics.MIN_SPEAKERS else {}
     return {name: {"this_test_set": here[name], "new_speakers": new.get(name)} for name in run.classes}
 
 

@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,13 +43,7 @@ class Shown:
         """A column of predictions.csv."""
         return [row[name] for row in self.results.rows]
 
-    @property
-    def independent(self) -> list[str]:
-        """The session of each utterance, whose speakers talk with each other; the speaker where there is none."""
-        rows = [(self.corpus.get(row["id"]), row["speaker"]) for row in self.results.rows]
-        return [(known and known.session) or speaker for known, speaker in rows]
-
-    def confusions(self, groups: Sequence[str]) -> Int64[np.ndarray, "G C C"]:
+    def confusions(self, groups: Sequence[Hashable]) -> Int64[np.ndarray, "G C C"]:
         """One confusion matrix for each group; an utterance without one counts alone."""
         names = [name or None for name in groups]
         return metrics.confusions_by_group(self.column("truth"), self.column("predicted"), self.classes, names)
