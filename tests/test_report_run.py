@@ -12,7 +12,7 @@ import pytest
 from chromium import BROWSER, Page
 from test_report import cells
 
-from wavfusion import manifest, media, metrics, statistics, train
+from wavfusion import experiment, manifest, media, metrics, statistics, train
 from wavfusion.cli import main
 from wavfusion.errors import ConfigError
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
@@ -202,6 +202,20 @@ def test_the_best_that_is_possible_stands_beside_the_subsets_of_a_generated_corp
     run = make_run(tmp_path / "run", rows, subsets={"audio": {**figures, "interval": interval}})
     table = {row[0]: row[1:] for row in cells(page_of(tmp_path / "r.html", run)) if row}
     assert table["audio"][:6] == ["50.0", "25.0 – 75.0", "unknown", "40.0", "20.0", "87.5"]
+
+
+def test_the_papers_row_that_is_most_like_a_run_stands_beside_it(tmp_path: Path) -> None:
+    rows = answers(60, 0)
+    run = make_run(tmp_path / "run", rows)
+    assert "Beside the paper" not in page_of(tmp_path / "plain.html", run)
+    make_corpus(tmp_path, rows)
+    manifest.write_corpus(tmp_path / "manifest.jsonl", Corpus("iemocap", str(tmp_path), None, CLASSES, "0"))
+    chosen = {"model.modalities": "audio,text", "model.margin.weight": "2"}
+    (run / "experiment.yaml").write_text(experiment.read("paper", chosen).to_yaml())
+    page = page_of(tmp_path / "beside.html", run)
+    assert ["Modalities: A+T", "67.75", "", "67.45", "", "margin.weight 2.0 (1.0)"] in cells(page)
+    write_json(tmp_path / "world.json", {})
+    assert "Beside the paper" not in page_of(tmp_path / "generated.html", run)
 
 
 def test_a_run_without_dialogues_and_speakers_has_a_page(tmp_path: Path) -> None:

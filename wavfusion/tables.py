@@ -2,7 +2,7 @@
 
 import importlib.resources
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,40 @@ class Table:
 def shipped() -> list[str]:
     """Names of the tables in the package."""
     return sorted(entry.name.removesuffix(".yaml") for entry in _folder().iterdir() if entry.name.startswith("table"))
+
+
+def beside(corpus: str, model: Mapping[str, Any]) -> tuple[list[str], dict[str, float], list[str]] | None:
+    """Find the paper's printed row that is most like a model.
+
+    Args:
+        corpus: that the model was trained on.
+        model: its settings, as an experiment's file has them.
+
+    Returns:
+        The row's names (one training stands in several tables), its figures in percent, and the model's settings that
+        differ, `lvc_pool mean (sum)` with the paper's in brackets; None where the paper has no such corpus.
+    """
+    found: dict[tuple[str, ...], tuple[list[str], dict[str, float]]] = {}
+    own = _flat(model)
+    for table in (each for each in map(read, shipped()) if each.corpus == corpus):
+        stated = {row.name: row.stated for row in table.rows if row.settings is not None}
+        for name, each in table.experiments("paper", 0, {}, extra=False).items():
+            paper = _flat(asdict(each.model))
+            differs = tuple(f"{key} {own.get(key)} ({paper[key]})" for key in paper if own.get(key) != paper[key])
+            found.setdefault(differs, ([], stated[name]))[0].append(f"{table.title}: {name}")
+    if not found:
+        return None
+    least = min(found, key=lambda differs: (any(each.startswith("modalities ") for each in differs), len(differs)))
+    return *found[least], list(least)
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Settings by dotted name, as they would be typed."""
+    flat: dict[str, str] = {}
+    for key, value in settings.items():
+        below = _flat(value) if isinstance(value, Mapping) else {"": _text(value)}
+        flat |= {f"{key}.{name}" if name else str(key): text for name, text in below.items()}
+    return flat
 
 
 def read(name: str) -> Table:

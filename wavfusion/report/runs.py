@@ -10,9 +10,10 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import yaml
 from markupsafe import Markup
 
-from wavfusion import metrics
+from wavfusion import metrics, tables
 from wavfusion import statistics as stats
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.manifest import MODALITIES, Utterance
@@ -78,7 +79,7 @@ def _about(run: Shown) -> dict[str, Any]:
             figures[kind] = {name: _row(row) for name, row in stated.get(kind, {}).items()}
         shown = {name: protocol[name] for name in (*SAID, "promises", "counts", "left_out")}
         parts = _parts(run)
-    except (LookupError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(f"{run.name}: expected what `train` and `evaluate --explain` write, found {reason}") from None
     calibration = _calibration(run)
@@ -95,6 +96,7 @@ def _about(run: Shown) -> dict[str, Any]:
         "groups": {name: len({value for value in run.column(name) if value}) for name in ("dialogue", "speaker")},
         "emotion_intervals": _emotion_intervals(run),
         "best": best,
+        "beside": _beside(run),
         "calibration": calibration,
         "plots": {"calibration": plots.reliability(f"{run.name}: calibration", calibration), **_training(run), **parts},
         "contributions": _contributions(run),
@@ -144,6 +146,12 @@ def _emotion_intervals(run: Shown) -> dict[str, dict[str, list[float] | None]]:
     apart = run.confusions(independent) if independent else dialogues[:0]
     new = stats.cluster_t(apart, f1, apart.sum((1, 2))) if len(apart) >= metrics.MIN_SPEAKERS else {}
     return {name: {"this_test_set": here[name], "new_speakers": new.get(name)} for name in run.classes}
+
+
+def _beside(run: Shown) -> dict[str, Any] | None:
+    """The paper's row that is most like the RUN."""
+    found = tables.beside(run.corpus_name, yaml.safe_load(run.results.experiment).get("model", {}))
+    return None if found is None else dict(zip(("rows", "stated", "differs"), found, strict=True))
 
 
 def _best(run: Shown) -> dict[str, dict[str, float]]:

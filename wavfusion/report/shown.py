@@ -13,7 +13,7 @@ from jaxtyping import Int64
 from wavfusion import bundle, manifest, metrics
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.manifest import Utterance
-from wavfusion.run import read_json
+from wavfusion.run import corpus_of, read_json
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Shown:
         explained: explain.json of the same utterances, else nothing.
         corpus: what its manifest says of its utterances, by id; nothing where it lies elsewhere now.
         root: where the media lie.
+        corpus_name: as `run.corpus_of` says.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Shown:
     explained: dict[str, Any]
     corpus: dict[str, Utterance]
     root: Path
+    corpus_name: str
 
     @property
     def classes(self) -> list[str]:
@@ -70,7 +72,7 @@ def read_shown(folder: Path, name: str, root: Path | None) -> Shown:
     results = bundle.read(folder)
     corpus, own_root = _read_corpus(results.environment)
     history, explained = _read_history(folder), _read_explained(folder, results.metrics)
-    shown = Shown(name, results, history, explained, corpus, root or own_root)
+    shown = Shown(name, results, history, explained, corpus, root or own_root, corpus_of(folder))
     problems = list(results.problems())
     if shown.confusions(shown.column("id")).sum(axis=0).tolist() != results.metrics["confusion"]:
         problems.append("another confusion in metrics.json")
