@@ -194,6 +194,13 @@ def test_the_runs_split_comes_before_the_manifests() -> None:
     assert [each.id for each in found.utterances] == ["a"]
 
 
+def test_the_training_part_comes_along_unless_it_is_what_is_looked_at() -> None:
+    rows = [row("a", "happy", "test"), row("b", "joy", "train"), row("c", "bored", "train")]
+    found = {part: evaluate.choose(rows, CLASSES, part, {}, {"joy": "happy"}) for part in ("test", "train", "all")}
+    assert [each.id for each in found["test"].training] == ["b"]
+    assert found["train"].training == found["all"].training == []
+
+
 def test_a_corpus_without_a_split_is_taken_whole() -> None:
     assert len(evaluate.choose([row("a", "happy", None), row("b", "sad", None)], CLASSES, "test", {}).utterances) == 2
 

@@ -221,6 +221,13 @@ def test_equal_start_and_end_keep_their_row(tmp_path):
     assert "1 rows last nothing by the table: train_dia0_utt0" in prepared.differences
 
 
+def test_an_end_before_its_start_is_not_called_an_equal_one(tmp_path):
+    prepared = prepare(tmp_path, [row(start='"00:16:17,000"', end='"0:16:16,059"')])
+    assert [line for line in prepared.differences if "train_dia0_utt0" in line] == [
+        "1 rows end before they start by the table: train_dia0_utt0"
+    ]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

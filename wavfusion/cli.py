@@ -621,15 +621,13 @@ def _evaluate(options: argparse.Namespace) -> int:
         warn_of_untrained_subsets(trained.model.config)
     renamed = _pairs("--map", "joy=happy,...", "emotion of the corpus", options.map)
     device = pick_device(options.device)
-    corpus = (trained, options.manifest, options.store)
-    part, store, media = evaluate.open_part(*corpus, options.split, renamed)
+    part, store, media = evaluate.open_part(trained, options.manifest, options.store, options.split, renamed)
     result, said = evaluate.evaluate(trained, part.utterances, store, media, sets, device)
     result |= {"split": options.split, "left_out": {"unknown": part.unknown, "unlabelled": part.unlabelled}}
     result |= {} if part.met else {"protocol": evaluate.elsewhere(trained.protocol)}
     evaluate.write_results(out, result, said, part.utterances, trained.classes)
     if options.explain:
-        training = evaluate.training_part(*corpus, renamed, part.utterances)
-        found = evaluate.explain(trained, part.utterances, store, media, training, device)
+        found = evaluate.explain(trained, part.utterances, store, media, part.training, device)
         write_json(explained, {"split": options.split, "protocol": trained.protocol, **found})
     for emotion, count in part.unknown.items():
         log.warning("%d rows left out: the model does not know %r", count, emotion)

@@ -4,7 +4,7 @@ import csv
 import io
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,14 @@ class Part:
         unknown: rows left out because the model does not know their emotion, by emotion.
         unlabelled: rows left out because nobody labelled them.
         met: whether they are rows of the corpus that the model was trained on, divided as it was.
+        training: rows of the training part whose emotion the model knows, where they are not those chosen.
     """
 
     utterances: list[Utterance]
     unknown: dict[str, int]
     unlabelled: int
     met: bool = True
+    training: list[Utterance] = field(default_factory=list)
 
 
 def choose(
@@ -75,8 +77,8 @@ def choose(
     if split != "all" and not any(part for _, part in own):
         log.warning("the manifest has no split and the model has not met its rows: all of them are taken")
         split = "all"
-    chosen = [row for row, part in own if split == "all" or part == split]
-    named = [replace(row, emotion=(renamed or {}).get(row.emotion or "", row.emotion)) for row in chosen]
+    own = [(replace(row, emotion=(renamed or {}).get(row.emotion or "", row.emotion)), part) for row, part in own]
+    named = [row for row, part in own if split == "all" or part == split]
     unknown: dict[str, int] = {}
     for row in named:
         if row.emotion is not None and row.emotion not in classes:
@@ -84,7 +86,9 @@ def choose(
     known = [row for row in named if row.emotion in classes]
     if not known:
         raise CorpusError(f"expected rows of part {split!r} with an emotion of {', '.join(classes)}, found none")
-    return Part(known, unknown, sum(row.emotion is None for row in named), met)
+    rest = [row for row, part in own if part == "train" and row.emotion in classes]
+    training = [] if split in ("train", "all") else rest
+    return Part(known, unknown, sum(row.emotion is None for row in named), met, training)
 
 
 def open_part(
@@ -237,22 +241,6 @@ def evaluate(
     result["protocol"] = trained.protocol
     result |= encoders_met(trained, {row.corpus for row in utterances})
     return result, said
-
-
-def training_part(
-    trained: Run,
-    manifest_path: Path | None,
-    store: Path | None,
-    renamed: Mapping[str, str],
-    without: Sequence[Utterance],
-) -> list[Utterance]:
-    """The training part of a corpus, without the rows that are looked at; nothing where it has none."""
-    try:
-        part, _, _ = open_part(trained, manifest_path, store, "train", renamed)
-    except CorpusError:
-        return []
-    seen = {row.id for row in without}
-    return [row for row in part.utterances if row.id not in seen]
 
 
 def explain(

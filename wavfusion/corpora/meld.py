@@ -158,7 +158,6 @@ def _choose_twins(
 
 def _compare_lengths(rows: list[Row], lengths: Mapping[Key, float | None]) -> list[str]:
     """Say which rows last nothing, which clips are longer than is trained on, and which contradict their row."""
-    empty = [row.id for row in rows if row.duration <= 0]
     long = [row.id for row in rows if (lengths.get(row.key) or row.duration) > LONGEST]
     wrong = [
         f"{row.id} ({length:.1f} s for {row.duration:.1f})"
@@ -166,7 +165,8 @@ def _compare_lengths(rows: list[Row], lengths: Mapping[Key, float | None]) -> li
         if row.duration > 0 and (length := lengths.get(row.key)) and abs(length - row.duration) > TOLERANCE
     ]
     notes = {
-        "rows last nothing by the table": empty,
+        "rows last nothing by the table": [row.id for row in rows if row.duration == 0],
+        "rows end before they start by the table": [row.id for row in rows if row.duration < 0],
         f"utterances last more than {LONGEST:.0f} s; training takes the first {LONGEST:.0f} s, evaluation all": long,
         f"clips differ by more than {TOLERANCE} s from the length in the table": wrong,
     }
