@@ -342,10 +342,12 @@ class Said:
     Attributes:
         rows: of predictions.csv, folds one after the other.
         classes: emotions in class order.
+        validation: the weighted F1 that chose the epoch, mean of the folds; what configurations may be chosen by.
     """
 
     rows: list[dict[str, str]]
     classes: list[str]
+    validation: float
 
     def column(self, name: str) -> list[str]:
         """One column."""
@@ -378,16 +380,19 @@ def read_said(folders: Sequence[Path]) -> Said:
         ConfigError: an utterance is tested twice: the folds are not of one protocol.
     """
     rows: list[dict[str, str]] = []
+    validation = []
     for folder in folders:
         with open(folder / "predictions.csv", encoding="utf-8", errors="surrogatepass", newline="") as file:
             rows += csv.DictReader(file)
+        with open(folder / "history.csv", encoding="utf-8", newline="") as file:
+            validation.append(max(float(row[train.BEST_BY]) for row in csv.DictReader(file) if row[train.BEST_BY]))
     ids = {row["id"] for row in rows}
     if len(ids) < len(rows):
         raise ConfigError(
             f"{folders[0].parent}: expected each utterance to be tested once, found {len(rows)} of {len(ids)}"
         )
     classes: list[str] = read_json(folders[0] / "metrics.json")["classes"]
-    return Said(rows, classes)
+    return Said(rows, classes, float(np.mean(validation)))
 
 
 SAME_WITHIN = 0.015  # figures this close count as equal: a claim of a difference is then refuted
@@ -447,6 +452,7 @@ def _figures(said: Sequence[Said]) -> dict[str, Any]:
     return {
         "n": len(said[0].rows),
         "seeds": len(said),
+        "validation_weighted_f1": float(np.mean([each.validation for each in said])),
         "figures": figures,
         "per_class_f1": per_class,
         "worst_class": worst,
@@ -617,4 +623,5 @@ def _ours(row: Mapping[str, Any]) -> str:
         low, high = found["this_test_set"]
         spread = "" if found["seed_sd"] is None else f" ± {100 * found['seed_sd']:.2f}"
         words.append(f"{figure} {100 * found['mean']:.2f}{spread} [{100 * low:.2f}, {100 * high:.2f}]")
-    return "ours " + "  ".join(words) + f"  n {row['ours']['n']}, {row['ours']['seeds']} seeds"
+    chosen = f"validation weighted_f1 {100 * row['ours']['validation_weighted_f1']:.2f}"
+    return "ours " + "  ".join(words) + f"  n {row['ours']['n']}, {row['ours']['seeds']} seeds, {chosen}"
