@@ -8,6 +8,7 @@ TREE is what `lookalike` wrote. 0.5 = not at all, 1 = always more text where the
 import argparse
 import json
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = []
     for run in options.runs:
         found.append(measure(run, flags))
-        print(f"{run.name}  {found[-1]:.3f}")
-    print(f"median {statistics.median(found):.3f}")
+        sys.stdout.write(f"{run.name}  {found[-1]:.3f}\n")
+    sys.stdout.write(f"median {statistics.median(found):.3f}\n")
 
 
 if __name__ == "__main__":
