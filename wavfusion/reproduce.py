@@ -395,7 +395,6 @@ def read_said(folders: Sequence[Path]) -> Said:
     return Said(rows, classes, float(np.mean(validation)))
 
 
-SAME_WITHIN = 0.015  # figures this close count as equal: a claim of a difference is then refuted
 PRIMARY = "accuracy"  # the figure that verdicts go by; the other stands beside it
 
 
@@ -516,7 +515,7 @@ def _claims(table: Table, said: Mapping[str, Sequence[Said]]) -> list[dict[str, 
         figures = {}
         for figure in FIGURES:
             p_value = adjusted[figure][number]
-            judged = stats.judge_better(each[figure], same_within=SAME_WITHIN, p_value=p_value)
+            judged = stats.judge_better(each[figure], p_value=p_value)
             about = {"verdict": str(judged.verdict), "reason": judged.reason, "p_adjusted": p_value}
             figures[figure] = {**asdict(each[figure]), **about}
         stated = _stated_difference(table, claim)
@@ -566,7 +565,7 @@ def write(
     write_json(out / "results.json", every)
     write_whole(out / "results.csv", to_csv(found, protocol).encode("utf-8", "surrogatepass"))
     words = describe({**first, "folds": 1})
-    report.write_tables(out / "results.html", {**every, "said": words, "same_within": 100 * SAME_WITHIN})
+    report.write_tables(out / "results.html", {**every, "said": words, "same_within": 100 * stats.SAME_WITHIN})
     return every
 
 

@@ -21,6 +21,7 @@ Figures = Callable[[Float[np.ndarray, "R ..."]], Mapping[str, np.ndarray]]
 MANY_GROUPS = 100  # with fewer, the percentile bootstrap covers too little (macro F1 below 93 % at 60, simulated)
 SIGNIFICANCE = 0.05
 POWER = 0.8
+SAME_WITHIN = 0.015  # a difference below 1.5 points is said beforehand not to matter
 
 _CHUNK = 1_000  # resamples held in memory at once
 _NOISES = 10_000  # draws of what other seeds might add
@@ -233,12 +234,12 @@ class Judgement(NamedTuple):
 
 
 def judge_better(
-    found: Comparison, by: float = 0.0, same_within: float | None = None, p_value: float | None = None
+    found: Comparison, by: float = 0.0, same_within: float | None = SAME_WITHIN, p_value: float | None = None
 ) -> Judgement:
     """Judge the claim that the first system is better than the second by more than `by`, at 5 %.
 
-    Supported: significantly above `by`. Refuted: significantly below `by`; or equal within +-`same_within`, the margin
-    below which a difference is said beforehand not to matter. Else undecidable.
+    Supported: significantly above `by`. Refuted: significantly below `by`; or equal within +-`same_within`. Else
+    undecidable.
 
     Args:
         found: of a figure of which more is better.

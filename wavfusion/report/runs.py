@@ -55,6 +55,7 @@ def write_runs(
         several=len(runs) > 1,
         figures=FIGURES,
         compared=_compare(runs),
+        same_within=100 * stats.SAME_WITHIN,
         emotions_plot=_emotions_plot(abouts),
         demo=demo,
         data={**browser, "files": [_address(path, out.parent) for path in files], "modalities": MODALITIES},
