@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from wavfusion.model.dropout import noise
+
 # Sinusoids in seconds: from the fastest change that frames 20 ms apart can show to the length of a long utterance.
 SHORTEST_PERIOD, LONGEST_PERIOD = 0.1, 100.0
 
@@ -20,11 +22,35 @@ def positions(times: Float[Tensor, "B T"], width: int) -> Float[Tensor, "B T D"]
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
+def attend(
+    query: Float[Tensor, "B heads Tq d"],
+    key: Float[Tensor, "B heads Ts d"],
+    value: Float[Tensor, "B heads Ts d"],
+    allowed: Bool[Tensor, "..."] | Float[Tensor, "..."],
+    chance: float,
+) -> Float[Tensor, "B heads Tq d"]:
+    """Scaled dot-product attention with dropout, for a CPU: PyTorch's own has no kernel for the two together there.
+
+    The softmax runs over the last axis but one, since torch's over a short last axis (a dozen frames) uses no vector
+    instructions. `allowed` [B, 1 or heads, 1 or Tq, Ts] is a mask or what is added to the scores, `chance` that of
+    dropout on the weights.
+    """
+    scores = (key * key.shape[-1] ** -0.5) @ query.transpose(-2, -1)
+    allowed = allowed.transpose(-2, -1)
+    scores = scores.masked_fill(~allowed, float("-inf")) if allowed.dtype == torch.bool else scores + allowed
+    weights = scores.softmax(dim=-2)
+    if chance:
+        weights = weights * noise(weights, chance)
+    return weights.transpose(-2, -1) @ value
+
+
 class Attention(nn.Module):
     """Scaled dot-product attention of `num_heads` heads with four biased projections.
 
     A row whose source has no real step gives exactly 0, not the NaN of an empty softmax, and stops all gradient.
     """
+
+    fast = True  # on CPU in training, `attend`
 
     def __init__(self, width: int, num_heads: int, dropout: float = 0.1) -> None:
         super().__init__()
@@ -60,13 +86,12 @@ class Attention(nn.Module):
         allowed: Tensor = usable[:, None, None, :]
         if bias is not None:
             allowed = bias.masked_fill(~allowed, float("-inf"))
-        heads = F.scaled_dot_product_attention(
-            self._split(self.q_proj(query)),
-            self._split(self.k_proj(keys)),
-            self._split(self.v_proj(source)),
-            attn_mask=allowed,
-            dropout_p=self.dropout if self.training else 0.0,
-        )
+        chance = self.dropout if self.training else 0.0
+        parts = self._split(self.q_proj(query)), self._split(self.k_proj(keys)), self._split(self.v_proj(source))
+        if chance and self.fast and query.device.type == "cpu":
+            heads = attend(*parts, allowed, chance)
+        else:
+            heads = F.scaled_dot_product_attention(*parts, attn_mask=allowed, dropout_p=chance)
         attended = self.out_proj(heads.transpose(1, 2).flatten(2))
         return attended.masked_fill(~present[:, None, None], 0.0)
 

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from wavfusion.model.attention import Attention, SelfAttention
+from wavfusion.model.dropout import Dropout
 
 
 @dataclass
@@ -75,7 +76,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.intermediate_dense = nn.Linear(width, inner)
         self.output_dense = nn.Linear(inner, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Widen, GELU, narrow, drop."""
@@ -91,7 +92,7 @@ class TransformerLayer(nn.Module):
         super().__init__()
         self.pre_norm = pre_norm
         self.attention = attention
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.layer_norm = nn.LayerNorm(width, eps=eps)
         self.feed_forward = FeedForward(width, inner, dropout)
         self.final_layer_norm = nn.LayerNorm(width, eps=eps)

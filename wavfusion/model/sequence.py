@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from wavfusion.model.attention import Attention
+from wavfusion.model.dropout import Dropout
 
 
 def masked_mean(x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B D"]:
@@ -48,7 +49,7 @@ class AGRU(nn.Module):
         super().__init__()
         self.gru = GRU(width, bidirectional)
         self.attention = Attention(width, num_heads, dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.layer_norm = nn.LayerNorm(width)
 
     def forward(self, x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from wavfusion.model.attention import RelativePositions, positions
 from wavfusion.model.config import TEXT_HEADS, VIDEO_HEADS, WavFusionConfig
+from wavfusion.model.dropout import Dropout
 from wavfusion.model.fusion import DeepLayer, SelfAttentionLayer, Source
 from wavfusion.model.losses import ABSENT, SharedEncoder, margin_loss, task_loss
 from wavfusion.model.mult import MulT
@@ -133,7 +134,7 @@ class WavFusion(nn.Module):
             self.text_map = nn.Identity() if same else self._source_map(widths["text"], width)
             self.video_map = self._source_map(widths["video"], width) if "video" in names else nn.Identity()
         self.shared_encoder = SharedEncoder(widths, config.margin.size) if config.has_margin else None
-        self.head_dropout = nn.Dropout(config.dropout)
+        self.head_dropout = Dropout(config.dropout)
         self.cross_modal = None
         if config.fusion == "mult" and len(names) > 1:
             narrow = (width // 2, config.num_heads, config.fusion_layers, config.dropout)
