@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     _fill_closed_streams()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr, force=True)
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)  # one process speaks for all
     # Threads that spin at barriers take the cores from whatever else runs: six times slower on a loaded machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it sets its own level when it is imported
@@ -210,6 +210,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     _add_predict(verb("predict", _predict, "the emotion of your own recordings", compute))
     _add_bundle(verb("bundle", _bundle, "results of a RUN that others can recompute, without its corpus", as_json))
     _add_push(verb("push", _push, "a RUN with its model card to a hub or into a folder", as_json))
+    _add_bench(verb("bench", _bench, "speed and memory against the plain way, in one run", compute, as_json))
     _add_lookalike(verb("lookalike", _lookalike, "a generated corpus whose truth is known", as_json))
     return parser, verbs
 
@@ -373,6 +374,20 @@ def _add_push(verb: Parser) -> None:
     verb.add_argument("place", metavar="HUB_ID", type=_name, help="name/model, or ./FOLDER to look at it first")
     verb.add_argument("--public", action="store_true", help="let everybody read it (default: only you)")
     verb.add_argument("--force", action="store_true", help="write over a model that is there")
+
+
+def _add_bench(verb: Parser) -> None:
+    suites = _one_of("train", "extract", "predict", "all")
+    verb.add_argument("--suite", default="all", **suites, help="what is timed (default all)")
+    verb.add_argument(
+        "--preset", default="base", **_one_of("tiny", "base"), help="whose sizes; the weights are random (default base)"
+    )
+    verb.add_argument(
+        "--batch", type=_count(1, 1024), default=8, metavar="N", help="utterances in a training step (default 8)"
+    )
+    verb.add_argument(
+        "--repeats", type=_count(1, 100), default=5, metavar="N", help="of every measurement, in turns (default 5)"
+    )
 
 
 def _add_lookalike(verb: Parser) -> None:
@@ -557,6 +572,8 @@ def _train(options: argparse.Namespace) -> int:
     require_writable(options.out)
     device = pick_device(options.device)
     result = train.train(setting, data, options.out, device, resume=options.resume, force=options.force)
+    if not result:
+        return DONE  # another process of this training tells
     _print(json.dumps(result, indent=2) if options.json else _figures(result, str(options.out)))
     return DONE
 
@@ -740,6 +757,16 @@ def _lookalike(options: argparse.Namespace) -> int:
         faults=options.faults,
     )
     _print(json.dumps(world, indent=2) if options.json else _world(world, options.out))
+    return DONE
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from wavfusion import bench
+    from wavfusion.inference import pick_device
+
+    settings = (options.preset, options.batch, options.repeats, pick_device(options.device), options.seed or 0)
+    found = bench.run(options.suite, *settings, told=lambda line: log.info("bench: %s", line))
+    _print(json.dumps(found, indent=2) if options.json else bench.to_text(found))
     return DONE
 
 

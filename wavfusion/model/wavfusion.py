@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from wavfusion.model.attention import RelativePositions, positions
+from wavfusion.model.attention import Attention, RelativePositions, positions
 from wavfusion.model.config import TEXT_HEADS, VIDEO_HEADS, WavFusionConfig
 from wavfusion.model.dropout import Dropout
 from wavfusion.model.fusion import DeepLayer, SelfAttentionLayer, Source
 from wavfusion.model.losses import ABSENT, SharedEncoder, margin_loss, task_loss
 from wavfusion.model.mult import MulT
+from wavfusion.model.processes import gather
 from wavfusion.model.sequence import AGRU, AGRULVC, masked_mean
 
 AUDIO_STEP = 320 / 16_000  # seconds between two steps of wav2vec 2.0
@@ -181,7 +182,7 @@ class WavFusion(nn.Module):
         if self.config.num_deep:
             pooled, steps = self._fuse(streams, masks, hidden, gates)
         else:
-            pooled = self._concatenate(streams, masks, len(next(iter(masks.values()))))
+            pooled = self._concatenate(streams, masks, next(iter(masks.values())).shape[0])
         means = self._unfused_means(streams, masks)
         output = WavFusionOutput(
             self.head(self.head_dropout(pooled)), gates=gates, steps=steps, hidden=hidden, means=means
@@ -265,14 +266,12 @@ class WavFusion(nn.Module):
     def _with_queries(self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Let the learned queries stand in where a sample has no audio."""
         if "audio" not in streams:
-            size = len(next(iter(masks.values())))
+            size = next(iter(masks.values())).shape[0]
             mask = torch.ones(size, NUM_QUERIES, dtype=torch.bool, device=self.queries.device)
             return self.queries.expand(size, -1, -1), mask
         audio, mask = streams["audio"], masks["audio"]
         absent = ~mask.any(1)[:, None]
         short = max(0, NUM_QUERIES - audio.shape[1])
-        if short and not absent.any():
-            return audio, mask
         audio, mask = F.pad(audio, (0, 0, 0, short)), F.pad(mask, (0, short))
         stand_in = F.pad(self.queries, (0, 0, 0, audio.shape[1] - NUM_QUERIES))
         audio = torch.where(absent[..., None], stand_in.to(audio.dtype), audio)
@@ -303,18 +302,24 @@ class WavFusion(nn.Module):
         return {name: masked_mean(unfused[name], masks[name]) for name in masks}
 
     def _add_losses(self, output: WavFusionOutput, masks: Mapping[str, Tensor], labels: Tensor) -> None:
-        """Eq. 13-15."""
+        """Eq. 13-15; in training over the rows of all processes, so that each has the loss of a batch of them all."""
+        join = gather if self.training else nn.Identity()
+        logits, truth = join(output.logits), join(labels)
+        if len(logits) > len(output.logits):
+            # A row that has nothing only fills up the batch of one of the processes.
+            real = join(torch.stack([mask.any(1) for mask in masks.values()]).any(0).long()) > 0
+            logits, truth = logits[real], truth[real]
         weights = self.class_weights if self.config.task_loss == "balanced" else None
-        output.losses["task"] = output.loss = task_loss(output.logits, labels, weights)
+        output.losses["task"] = output.loss = task_loss(logits, truth, weights)
         if not output.vectors:
             return
         emotion = labels.argmax(-1) if labels.is_floating_point() else labels
         numbers = [torch.where(masks[name].any(1), i, ABSENT) for i, name in enumerate(output.vectors)]
         margin = self.config.margin
         output.losses["margin"] = margin_loss(
-            torch.cat(list(output.vectors.values())),
-            torch.cat(numbers),
-            emotion.repeat(len(numbers)),
+            join(torch.cat(list(output.vectors.values()))),
+            join(torch.cat(numbers)),
+            join(emotion.repeat(len(numbers))),
             margin.alpha,
             margin.reduction,
         )
@@ -328,7 +333,7 @@ class WavFusion(nn.Module):
         def spread(count: Tensor, length: int) -> Tensor:
             return (torch.arange(length, device=count.device) + 0.5) / count.clamp(min=1)[:, None] * duration[:, None]
 
-        none = torch.zeros(len(audio_mask), device=audio_mask.device)
+        none = torch.zeros(audio_mask.shape[0], device=audio_mask.device)
         heard = masks["audio"].sum(1) if "audio" in masks else none
         seen = masks["video"].sum(1) if "video" in masks else none
         said = masks["text"].sum(1) if "text" in masks else none
@@ -340,7 +345,7 @@ class WavFusion(nn.Module):
             times["text"] = spread(said, masks["text"].shape[1])
         if "video" in masks:
             frames = torch.arange(masks["video"].shape[1], device=audio_mask.device) + 0.5
-            times["video"] = (frames / self.config.frame_rate).expand(len(audio_mask), -1)
+            times["video"] = (frames / self.config.frame_rate).expand(audio_mask.shape[0], -1)
         return times
 
     def _drop_modalities(self, masks: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -424,3 +429,9 @@ class WavFusion(nn.Module):
             if not any(parameter.requires_grad for parameter in layer.parameters()):
                 layer.eval()
         return self
+
+    def set_fast(self, fast: bool) -> None:
+        """Switch all fast paths on or off: what is computed stays the same, random masks are drawn otherwise."""
+        for module in self.modules():
+            if isinstance(module, Attention | Dropout):
+                module.fast = fast

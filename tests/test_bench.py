@@ -1,0 +1,70 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from wavfusion import bench
+from wavfusion.bench import Job, encoders_of
+from wavfusion.cli import main
+from wavfusion.media import decode_audio, decode_frames, write_video
+from wavfusion.plain import PlainEncoders, decode_pictures, decode_sound
+
+
+def test_bench_compares_all_suites_and_its_parts_add_up(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--preset", "tiny", "--repeats", "3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["hardware"]["matmul_gflops"] > 0 and found["hardware"]["fit"] == (found["hardware"]["load"] <= 0.3)
+    for name in bench.UNITS:
+        each = found[name]
+        assert each["ratio"]["low"] <= each["ratio"]["median"] <= each["ratio"]["high"]
+        assert min(each[key] for key in ("ours", "plain", "peak_memory_mb", "useful_seconds_per_s")) > 0
+        assert 0 < each["fraction_of_peak"] < 1
+    seconds = [found[name]["useful_seconds_per_s"] / found[name]["ours"] for name in ("train", "extract")]
+    assert seconds[0] == pytest.approx(seconds[1])  # the same recordings
+
+
+def test_an_unfit_machine_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    about = {"device": "x", "cores": 2, "threads": 2, "torch": "2", "matmul_gflops": 100.0, "precision": "fp32"}
+    found = {"preset": "tiny", "batch": 2, "repeats": 1, **dict.fromkeys(bench.UNITS)}
+    lines = {fit: bench.to_text({"hardware": {**about, "load": 1.5, "fit": fit}, **found}) for fit in (True, False)}
+    assert "UNFIT" in lines[False] and "UNFIT" not in lines[True]
+
+
+def test_the_plain_way_computes_the_same_features() -> None:
+    """Alone in its batch: in a padded one Hugging Face's group norm would see the padding."""
+    rng = np.random.default_rng(0)
+    sound, frames = rng.normal(0, 0.1, 20_000).astype(np.float32), rng.integers(0, 256, (3, 112, 112, 3), np.uint8)
+    ours, text = encoders_of("tiny"), "Look at the clock!"
+    assert ours.audio is not None and ours.text is not None and ours.video is not None
+    heard, read, seen = ours.audio.encode([sound], [9])[0][9], ours.text.encode([text])[0], ours.video.encode(frames)
+    plain = PlainEncoders(encoders_of("tiny"), 9, "cpu")
+    torch.testing.assert_close(plain.hear([sound])[0], heard, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(plain.read([text])[0], read, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(plain.see(frames), seen, atol=1e-4, rtol=1e-4)
+
+
+def test_the_plain_way_decodes_the_same_length_and_nearly_the_same_picture(tmp_path: Path) -> None:
+    path, times = tmp_path / "clip.mp4", np.arange(32_000) / 16_000
+    slope = np.linspace(0, 255, 320).astype(np.uint8)
+    pictures = [np.tile(np.roll(slope, 4 * i)[None, :, None], (180, 1, 3)) for i in range(50)]
+    write_video(path, pictures, 25, (0.3 * np.sin(1000 * times)).astype(np.float32), 16_000)
+    sound, frames = decode_audio(path).samples, decode_frames(path, 5.0, (112, 112)).pixels
+    plain_sound, plain_frames = decode_sound(path), decode_pictures(path, 5.0, (112, 112))
+    assert abs(len(sound) - len(plain_sound)) < 1600 and frames.shape == plain_frames.shape
+    assert np.abs(frames.astype(int) - plain_frames.astype(int)).mean() < 6
+
+
+def test_random_encoders_of_base_have_its_sizes_and_tell_something() -> None:
+    video = encoders_of("base").video
+    assert video is not None and video.width == 1280
+    assert float(video.encode(np.random.default_rng(1).integers(0, 256, (2, 224, 224, 3), np.uint8)).std()) > 0.01
+
+
+def test_a_side_that_dies_is_named(tmp_path: Path) -> None:
+    with (
+        pytest.raises(bench.ConfigError, match="died"),
+        bench._side(bench._train_ours, Job(tmp_path, "tiny", 2, True, "cpu")),
+    ):
+        pass

@@ -1,0 +1,119 @@
+"""The plain way that `bench` holds this package against: Hugging Face's classes as their pages show them, and PyAV.
+
+It shares weights with ours and nothing else. What it does is pinned in docs/performance.md: a change here changes what
+every ratio means.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, UInt8
+from PIL import Image
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import Wav2Vec2FeatureExtractor
+
+from wavfusion.encoders import Encoders, VideoEncoder
+
+CHUNKS = (1, 8, 16)  # frames at once that are tried for the picture encoder, in both memory formats
+SAMPLE_RATE = 16_000
+
+
+class PlainEncoders:
+    """The three frozen encoders, run whole under `no_grad`: sound up to a layer, words, pictures in the best chunks."""
+
+    def __init__(self, encoders: Encoders, layer: int, device: str) -> None:
+        assert encoders.audio is not None and encoders.text is not None and encoders.video is not None
+        self.audio, self.text = encoders.audio.model.to(device), encoders.text.model.to(device)
+        self.audio.encoder.layers = self.audio.encoder.layers[:layer]
+        self.tokenizer, self.video, self.device = encoders.text.tokenizer, encoders.video.to(device), device
+        self.extractor = Wav2Vec2FeatureExtractor(do_normalize=encoders.audio.do_normalize)
+        self.chunk, self.channels_last = CHUNKS[0], False
+
+    @torch.no_grad()
+    def hear(self, waveforms: Sequence[Float32[np.ndarray, " _"]]) -> list[Float[Tensor, "Ta D"]]:
+        """Encode a padded batch of sound."""
+        inputs = self.extractor(list(waveforms), sampling_rate=SAMPLE_RATE, padding=True, return_tensors="pt")
+        hidden = self.audio(inputs.input_values.to(self.device)).last_hidden_state
+        lengths = self.audio._get_feat_extract_output_lengths(torch.tensor([len(x) for x in waveforms]))
+        return [x[:length] for x, length in zip(hidden, lengths.tolist(), strict=True)]
+
+    @torch.no_grad()
+    def read(self, texts: Sequence[str]) -> list[Float[Tensor, "Tt E"]]:
+        """Encode a padded batch of sentences."""
+        inputs = self.tokenizer(list(texts), padding=True, return_tensors="pt").to(self.device)
+        hidden = self.text(**inputs).last_hidden_state
+        return [x[mask.bool()] for x, mask in zip(hidden, inputs["attention_mask"], strict=True)]
+
+    @torch.no_grad()
+    def see(self, frames: UInt8[np.ndarray, "Tv H W 3"]) -> Float[Tensor, "Tv E"]:
+        """Encode pictures of the encoder's size, some at a time."""
+        values = pixels(self.video, frames).to(self.device)
+        if self.channels_last:
+            values = values.contiguous(memory_format=torch.channels_last)
+        return torch.cat([self.video.model(pixel_values=x).pooler_output for x in torch.split(values, self.chunk)])
+
+    def tune(self, frames: UInt8[np.ndarray, "Tv H W 3"], seconds: Any) -> None:
+        """Take the fastest of all chunks and memory formats; `seconds` times a call."""
+        choices = [(chunk, last) for chunk in CHUNKS for last in (False, True)]
+        found = {}
+        for self.chunk, self.channels_last in choices:
+            self._lay_out()
+            found[self.chunk, self.channels_last] = min(seconds(lambda: self.see(frames)) for _ in range(2))
+        self.chunk, self.channels_last = min(choices, key=lambda choice: found[choice])
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        self.video.model.to(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
+
+    def features(
+        self,
+        waveforms: Sequence[Float32[np.ndarray, " _"]],
+        texts: Sequence[str],
+        frames: Sequence[UInt8[np.ndarray, "_ H W 3"]],
+    ) -> dict[str, Tensor | None]:
+        """What the fusion model takes of a batch: padded features and masks; no pictures where there are no frames."""
+        parts = {"audio": self.hear(waveforms), "text": self.read(texts)}
+        if frames:
+            parts["video"] = list(torch.split(self.see(np.concatenate(frames)), [len(x) for x in frames]))
+        found: dict[str, Tensor | None] = {"video": None, "video_mask": None}
+        for name, rows in parts.items():
+            found[name], found[f"{name}_mask"] = padded(rows)
+        return found
+
+
+def padded(rows: Sequence[Float[Tensor, "_ D"]]) -> tuple[Float[Tensor, "B T D"], Bool[Tensor, "B T"]]:
+    """Pad rows of features, and say where they are real."""
+    lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
+    x = pad_sequence(list(rows), batch_first=True)
+    return x, torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+
+
+def pixels(video: VideoEncoder, frames: UInt8[np.ndarray, "Tv H W 3"]) -> Float[Tensor, "Tv 3 H W"]:
+    """Scale and normalise as the checkpoint's processor does, in contiguous memory."""
+    return video.pixel_values(torch.from_numpy(frames)).contiguous()
+
+
+def decode_sound(path: Path) -> Float32[np.ndarray, " N"]:
+    """Decode a whole file to 16 kHz mono by FFmpeg's own resampler."""
+    resampler = av.AudioResampler(format="fltp", layout="mono", rate=SAMPLE_RATE)
+    with av.open(str(path)) as container:
+        parts = [part.to_ndarray()[0] for frame in container.decode(audio=0) for part in resampler.resample(frame)]
+        parts += [part.to_ndarray()[0] for part in resampler.resample(None)]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def decode_pictures(path: Path, frame_rate: float, size: tuple[int, int]) -> UInt8[np.ndarray, "Tv H W 3"]:
+    """Decode every picture of a file, keep those on at (k + 0.5) / frame_rate seconds, resize them with Pillow."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        shown = [(float(frame.pts * stream.time_base), frame.to_image()) for frame in container.decode(stream)]
+        end = shown[-1][0] + 1 / float(stream.average_rate)
+    moments = np.arange(0.5 / frame_rate, end, 1 / frame_rate)
+    last = np.searchsorted([start for start, _ in shown], moments, side="right") - 1
+    height, width = size
+    return np.stack([np.asarray(shown[i][1].resize((width, height), Image.Resampling.BICUBIC)) for i in last.tolist()])
