@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from wavfusion import checkpoints as kept
 from wavfusion import evaluate, experiment, train
 from wavfusion.clips import FeatureSet
 from wavfusion.dataset import choose_features, model_config
@@ -239,7 +240,7 @@ def test_the_validation_figure_of_the_best_epoch_is_that_of_the_model(ran: Path,
     ("scores", "count"), [([], 0), ([0.1], 0), ([0.1, 0.2], 0), ([0.2, 0.2], 1), ([0.3, 0.1, 0.2], 2)]
 )
 def test_patience_counts_from_the_first_best_epoch(scores: list[float], count: int) -> None:
-    assert train.epochs_since_best([{train.BEST_BY: score} for score in scores]) == count
+    assert kept.epochs_since_best([{kept.BEST_BY: score} for score in scores]) == count
 
 
 @pytest.fixture(scope="module")
@@ -323,7 +324,7 @@ def test_tensorboard_has_an_event_file(ran: Path) -> None:
 
 
 def test_every_kept_checkpoint_is_marked_as_complete(ran: Path) -> None:
-    assert all((path / train.COMPLETE).exists() for path in checkpoints(ran))
+    assert all((path / kept.COMPLETE).exists() for path in checkpoints(ran))
 
 
 def test_training_writes_nothing_to_stdout_and_a_line_an_epoch_to_the_log(
@@ -461,7 +462,7 @@ def spoil(run: Path, marked: bool) -> None:
         (run / name).unlink()
     newest = checkpoints(run)[-1]
     if not marked:
-        for name in (train.COMPLETE, "trainer_state.json", "rng_state.pth", "scheduler.pt"):
+        for name in (kept.COMPLETE, "trainer_state.json", "rng_state.pth", "scheduler.pt"):
             (newest / name).unlink()
         (newest / "optimizer.pt").write_bytes(b"cut sho")
 
@@ -488,7 +489,7 @@ def test_a_checkpoint_damaged_after_it_was_complete_is_passed_over(
         os.mkfifo(newest / name)
     elif damage != "gone":
         (newest / name).write_bytes(content[:-3] if damage == "cut" else content[:-9] + b"{" + content[-8:])
-    assert train._newest_checkpoint(again) == older
+    assert kept.newest(again) == older
     assert [newest.name in message and "passed over" in message for message in caplog.messages] == [True]
 
 
@@ -640,7 +641,7 @@ def test_a_killed_training_resumes_to_the_same_weights(made: Any, tmp_path: Path
         time.sleep(lasted * (number + chance.random()) / KILLS)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        steps = [int(path.parent.name.rpartition("-")[2]) for path in out.glob(f"checkpoints/*/{train.COMPLETE}")]
+        steps = [int(path.parent.name.rpartition("-")[2]) for path in out.glob(f"checkpoints/*/{kept.COMPLETE}")]
         seen.append(max(steps, default=0))
         if number % 3 == 2:
             process = subprocess.Popen(command(made, out, "--resume"), **quiet)

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -176,7 +176,10 @@ class Features(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self._clips)
 
-    def __getitem__(self, number: int) -> Sample:
+    def __getitem__(self, number: int | None) -> Sample:
+        if number is None:  # fills a batch, see `LengthBatches`
+            none = [0.0] * len(self.config.classes) if self.config.task_loss == "soft" else 0
+            return Sample(Row("", None, None, None, 0.0), label=none)
         clip, utterance = self._clips[number]
         row = Row(
             clip.utterance, utterance.dialogue, utterance.index, utterance.speaker, clip.window.end - clip.window.start
@@ -282,33 +285,44 @@ def _pad(rows: Sequence[Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
     return padded, mask
 
 
-class LengthBatches(Sampler[int]):
-    """Another random order every epoch, in which neighbours have similar lengths; decided by seed and epoch alone."""
+class LengthBatches(Sampler[int | None]):
+    """Another random order every epoch, in which neighbours have similar lengths; decided by seed and epoch alone.
 
-    def __init__(self, lengths: Sequence[float], batch_size: int, seed: int) -> None:
-        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+    Args:
+        lengths: of the samples.
+        batch_size: samples to a step of one process.
+        seed: of the orders.
+        processes: how many share a step, `batch_size` samples each in turn; None in empty places of the last.
+    """
+
+    def __init__(self, lengths: Sequence[float], batch_size: int, seed: int, processes: int = 1) -> None:
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size * processes, seed, 0
+        self.processes = processes
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        empty = -len(self.lengths) % self.batch_size if self.processes > 1 else 0
+        return len(self.lengths) + empty
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[int | None]:
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
         order = torch.randperm(len(self.lengths), generator=generator).tolist()
         size = self.batch_size * MEGABATCH
-        batches = []
+        batches: list[list[int | None]] = []
         for start in range(0, len(order), size):
             near = sorted(order[start : start + size], key=lambda i: -self.lengths[i])
-            batches += [near[i : i + self.batch_size] for i in range(0, len(near), self.batch_size)]
+            batches += [[*near[i : i + self.batch_size]] for i in range(0, len(near), self.batch_size)]
         # The last, short batch stays last, since every other must be full.
         last = [batches.pop()] if batches and len(batches[-1]) < self.batch_size else []
-        for i in torch.randperm(len(batches), generator=generator).tolist():
-            yield from batches[i]
-        for batch in last:
-            yield from batch
+        batches = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+        for batch in batches + last:
+            if self.processes > 1:
+                batch += [None] * (self.batch_size - len(batch))
+            for first in range(self.processes):
+                yield from batch[first :: self.processes]
 
 
 def model_inputs(batch: Mapping[str, Any], modalities: Iterable[str], device: torch.device | str) -> dict[str, Any]:
@@ -326,3 +340,15 @@ def model_inputs(batch: Mapping[str, Any], modalities: Iterable[str], device: to
     labels = batch["labels"]
     inputs["labels"] = None if labels is None else labels.to(device, non_blocking=True)
     return inputs
+
+
+def fill(inputs: Mapping[str, Any], present: Collection[str], config: WavFusionConfig) -> dict[str, Any]:
+    """Give a model one masked step of each modality that is present elsewhere and that its own inputs lack."""
+    shapes: dict[str, tuple[int, ...]] = {"audio": (1, config.hidden_size), "video": (1, config.video_size)}
+    shapes["text"] = (*([config.num_text_layers] if config.num_text_layers > 1 else []), 1, config.text_size)
+    labels, filled = inputs["labels"], dict(inputs)
+    for name in present:
+        if inputs[name] is None:
+            filled[name] = torch.zeros(len(labels), *shapes[name], device=labels.device)
+            filled[f"{name}_mask"] = torch.zeros(len(labels), 1, dtype=torch.bool, device=labels.device)
+    return filled

@@ -27,11 +27,13 @@ class LiveWavFusion(nn.Module):
         video: Tensor | None = None,
         video_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        audio: None = None,
-        audio_mask: None = None,
+        audio: Tensor | None = None,
+        audio_mask: Tensor | None = None,
     ) -> WavFusionOutput:
-        """Encode the waveforms that are there, then classify."""
+        """Encode the waveforms that are there, then classify; without any, the steps given in their place."""
         hidden, mask = self._hear(waveforms or [])
+        if hidden is None:
+            hidden, mask = audio, audio_mask
         return self.fusion(hidden, mask, text, text_mask, video, video_mask, labels)
 
     def _hear(self, waveforms: Sequence[Tensor | None]) -> tuple[Tensor | None, Tensor | None]:

@@ -24,7 +24,7 @@ from jaxtyping import Float64, Int64
 from torch import nn
 from tqdm import tqdm
 
-from wavfusion import controls, manifest, metrics, report, train
+from wavfusion import checkpoints, controls, manifest, metrics, report, train
 from wavfusion import statistics as stats
 from wavfusion.clips import FeatureSet, Media
 from wavfusion.dataset import Features, LengthBatches, choose_features, collate, model_config, model_inputs
@@ -385,7 +385,8 @@ def read_said(folders: Sequence[Path]) -> Said:
         with open(folder / "predictions.csv", encoding="utf-8", errors="surrogatepass", newline="") as file:
             rows += csv.DictReader(file)
         with open(folder / "history.csv", encoding="utf-8", newline="") as file:
-            validation.append(max(float(row[train.BEST_BY]) for row in csv.DictReader(file) if row[train.BEST_BY]))
+            scores = [row[checkpoints.BEST_BY] for row in csv.DictReader(file)]
+        validation.append(max(float(score) for score in scores if score))
     ids = {row["id"] for row in rows}
     if len(ids) < len(rows):
         raise ConfigError(

@@ -1,9 +1,7 @@
 """Training from the store on transformers' Trainer; a RUN folder comes out (design G.2)."""
 
 import csv
-import hashlib
 import io
-import json
 import logging
 import os
 import platform
@@ -18,17 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from tensorboardX import SummaryWriter
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 import wavfusion
+from wavfusion import checkpoints, manifest, metrics
 from wavfusion import evaluate as scoring
-from wavfusion import manifest, metrics
 from wavfusion.clips import FeatureSet, Media
-from wavfusion.dataset import Features, LengthBatches, choose_features, collate, model_config, model_inputs
+from wavfusion.dataset import Features, LengthBatches, choose_features, collate, fill, model_config, model_inputs
 from wavfusion.encoders import LOADERS, AudioEncoder, Encoders
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.experiment import Experiment, read_yaml
@@ -37,17 +36,14 @@ from wavfusion.inference import run, subsets
 from wavfusion.live import LiveWavFusion
 from wavfusion.manifest import Corpus, Utterance
 from wavfusion.margin import pulls
-from wavfusion.model.config import WavFusionConfig
+from wavfusion.model.config import MODALITIES, WavFusionConfig
+from wavfusion.model.processes import num_processes, total
 from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
 from wavfusion.protocol import Protocol, resolve, row_digest
 from wavfusion.run import preset_of, read_json, read_run, write_json, write_model
 from wavfusion.store import Store
 
 log = logging.getLogger(__name__)
-
-COMPLETE = "complete"  # written last into a checkpoint, with a digest of each of its files
-BEST_BY = "eval_weighted_f1"
-KEPT_CHECKPOINTS = 3  # the best, the newest, and one before it while the newest is not yet whole
 
 
 @dataclass(frozen=True)
@@ -72,6 +68,9 @@ def train(
 ) -> dict[str, Any]:
     """Train one model, keep its best epoch by validation weighted F1, and score its test part.
 
+    Several processes of torchrun or `accelerate launch` train together, each on its share of every batch; the first of
+    them writes, and scores.
+
     Args:
         experiment: switches, optimiser, seed.
         data: corpus, protocol and store.
@@ -81,12 +80,14 @@ def train(
         force: remove an earlier RUN, once everything that the new one needs is there.
 
     Returns:
-        The figures of the test part (those of the valid part where there is no test part).
+        The figures of the test part (those of the valid part where there is no test part); nothing but in the first
+        process.
 
     Raises:
         CorpusError: `out` holds a RUN that is neither resumed nor removed, a part is empty, features are not there.
         ConfigError: settings that do not fit together, an encoder that is not the store's, another experiment resumed.
     """
+    processes = PartialState(cpu=not device.startswith("cuda"))
     features = choose_features(data.store, experiment.preset)
     experiment = resolved(experiment, features)
     _require_place(out, experiment, data, resume, force)
@@ -109,15 +110,14 @@ def train(
     prior = _prior(sets["train"])
     if config.task_loss == "balanced":
         model.weigh_classes(_class_weights(prior))
-    if force:
-        remove_run(out)
-    _write_setting(out, experiment, data)
-    checkpoint = _newest_checkpoint(out) if resume else None
-    if checkpoint is not None and _has_ended(checkpoint, experiment.train.patience):
-        _load_best(network, checkpoint)
+    checkpoint = _begin(out, experiment, data, resume, force)
+    if checkpoint is not None and checkpoints.has_ended(checkpoint, experiment.train.patience):
+        checkpoints.load_best(network, checkpoint)
     else:
         trainer = _trainer(network, model, experiment, sets, prior, out, device)
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    if not processes.is_main_process:
+        return {}
     write_model(out, model, features, experiment.train.mode if live else "cached", prior, encoders)
     return _finish(out, data, device)
 
@@ -163,6 +163,19 @@ def resolved(experiment: Experiment, features: FeatureSet) -> Experiment:
     return replace(experiment, preset=features.preset, train=replace(experiment.train, **rates))
 
 
+def _begin(out: Path, experiment: Experiment, data: Data, resume: bool, force: bool) -> Path | None:
+    """Let the first process make the RUN folder ready, and say which checkpoint all go on from."""
+    processes = PartialState()
+    processes.wait_for_everyone()  # to have seen what there was
+    checkpoint = None
+    if processes.is_main_process:
+        if force:
+            remove_run(out)
+        _write_setting(out, experiment, data)
+        checkpoint = checkpoints.newest(out) if resume else None
+    return broadcast_object_list([checkpoint])[0]
+
+
 def _warn_of_lacks(sets: Mapping[str, Features]) -> None:
     """Say what the training will lack, before hours are spent."""
     classes = sets["train"].config.classes
@@ -201,6 +214,17 @@ def _require_place(out: Path, experiment: Experiment, data: Data, resume: bool, 
         raise ConfigError(f"{protocol}: expected what training writes, found {error}") from None
     if not same:
         raise ConfigError(f"--resume {out}: expected the protocol that it began with, found another division")
+    began, now = _processes_of(out), num_processes()
+    if began != now:
+        raise ConfigError(f"--resume {out}: expected the {began} processes that it began with, found {now}")
+
+
+def _processes_of(out: Path) -> int:
+    """How many processes began a RUN; an older one does not say: 1."""
+    try:
+        return int(read_json(out / "environment.json")["processes"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, CorpusError):
+        return 1
 
 
 def _changes(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
@@ -293,10 +317,18 @@ class FusionTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthBatches:
         train: Features = train_dataset or self.train_dataset
-        return LengthBatches(train.lengths(), self.args.per_device_train_batch_size, self.args.seed)
+        size, seed = self.args.per_device_train_batch_size, self.args.seed
+        return LengthBatches(train.lengths(), size, seed, self.args.world_size)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        return model_inputs(inputs, self.fusion.config.modalities, self.args.device)
+        ready = model_inputs(inputs, self.fusion.config.modalities, self.args.device)
+        if self.args.world_size == 1:
+            return ready
+        # Processes that ran different parts of the network would wait for each other without end.
+        waveforms = any(x is not None for x in ready.get("waveforms", ()))
+        own = [ready[name] is not None or (name == "audio" and waveforms) for name in MODALITIES]
+        there = total(torch.tensor(own, dtype=torch.int32, device=self.args.device)).tolist()
+        return fill(ready, [name for name, count in zip(MODALITIES, there, strict=True) if count], self.fusion.config)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -320,7 +352,7 @@ class FusionTrainer(Trainer):
     def _probe(self) -> dict[str, Any]:
         """The batch on which the gradients of the losses are compared: always the same, from all over the part."""
         train: Features = self.train_dataset
-        size = min(self.args.per_device_train_batch_size, len(train))
+        size = min(self.args.per_device_train_batch_size * self.args.world_size, len(train))
         return collate([train[i * len(train) // size] for i in range(size)])
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -334,7 +366,7 @@ class FusionTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Score the validation part by whole utterances."""
+        """Score the validation part by whole utterances; every process does, and the first one's figures count."""
         samples: Features = eval_dataset or self.eval_dataset
         names = self.fusion.config.modalities
         said = run(self.model, samples, names, self.prior, str(self.args.device))
@@ -343,6 +375,7 @@ class FusionTrainer(Trainer):
         rows = torch.tensor([truth[name] for name in said.ids]).numpy()
         figures = metrics.figures(metrics.confusion_matrix(rows, said.probabilities.argmax(1), len(classes)))
         result = {f"{metric_key_prefix}_{name}": float(value) for name, value in figures.items()}
+        result = broadcast_object_list([result])[0]  # as all must stop at one epoch
         self.log(result)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
         return result
@@ -394,9 +427,9 @@ def _trainer(
         eval_strategy="epoch",
         save_strategy="epoch",
         logging_strategy="epoch",
-        save_total_limit=KEPT_CHECKPOINTS,
+        save_total_limit=checkpoints.KEPT,
         load_best_model_at_end=True,
-        metric_for_best_model=BEST_BY,
+        metric_for_best_model=checkpoints.BEST_BY,
         greater_is_better=True,
         bf16=settings.precision == "bf16" or (settings.precision == "auto" and cuda and torch.cuda.is_bf16_supported()),
         use_cpu=not cuda,
@@ -415,9 +448,11 @@ def _trainer(
         args=arguments,
         train_dataset=sets["train"],
         eval_dataset=sets["valid"],
-        callbacks=[Patience(settings.patience), Checkpoints(), History(out)],
+        callbacks=[checkpoints.Patience(settings.patience), checkpoints.Checkpoints(), History(out)],
     )
     trainer.prior = prior
+    if arguments.process_index > 0:
+        torch.manual_seed(experiment.seed + 100_003 * arguments.process_index)  # other dropout than the first's
     # The library's own write to stdout, which is for results.
     trainer.remove_callback(PrinterCallback if arguments.disable_tqdm else ProgressCallback)
     trainer.add_callback(Lines() if arguments.disable_tqdm else Bar())
@@ -442,6 +477,8 @@ class Lines(TrainerCallback):
 
     def on_evaluate(self, args: TrainingArguments, state: Any, control: Any, **rest: Any) -> None:
         """Say how it goes, and how long it takes if patience does not end it."""
+        if not state.is_world_process_zero:
+            return
         said = {key: value for entry in state.log_history for key, value in entry.items()}
         pace = (time.monotonic() - self.begun) / (state.epoch - self.first)
         log.info(
@@ -449,47 +486,9 @@ class Lines(TrainerCallback):
             round(state.epoch),
             args.num_train_epochs,
             said["loss"],
-            said[BEST_BY],
+            said[checkpoints.BEST_BY],
             pace * (args.num_train_epochs - state.epoch),
         )
-
-
-class Patience(TrainerCallback):
-    """Stop when the validation figure has not risen for some epochs.
-
-    The count is read from the log, which a checkpoint holds, so that a resumed training stops where it would have.
-    """
-
-    def __init__(self, patience: int) -> None:
-        self.patience = patience
-
-    def on_evaluate(self, args: TrainingArguments, state: Any, control: Any, **rest: Any) -> None:
-        """Look at all epochs so far."""
-        if epochs_since_best(state.log_history) >= self.patience:
-            control.should_training_stop = True
-
-
-def epochs_since_best(log_history: Sequence[Mapping[str, Any]]) -> int:
-    """How many epochs ago the validation weighted F1 was highest for the first time."""
-    scores = [entry[BEST_BY] for entry in log_history if BEST_BY in entry]
-    return len(scores) - 1 - scores.index(max(scores)) if scores else 0
-
-
-class Checkpoints(TrainerCallback):
-    """Mark a checkpoint as complete when all of it is on disk."""
-
-    def on_save(self, args: TrainingArguments, state: Any, control: Any, **rest: Any) -> None:
-        """Flush every file, then write the marker."""
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        digests = {path.name: _digest(path, flush=True) for path in folder.iterdir()}
-        write_whole(folder / COMPLETE, json.dumps(digests).encode())
-
-
-def _digest(path: Path, flush: bool = False) -> str:
-    with open(require_file(path), "rb") as file:
-        if flush:
-            os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class History(TrainerCallback):
@@ -501,6 +500,8 @@ class History(TrainerCallback):
 
     def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
         """Rewrite the table from the whole state, so that a resumed run leaves no row twice."""
+        if not state.is_world_process_zero:
+            return
         rows: dict[float, dict[str, Any]] = {}
         for entry in state.log_history:
             if "train_runtime" not in entry:
@@ -521,53 +522,6 @@ class History(TrainerCallback):
         """Close the event file."""
         if self.writer is not None:
             self.writer.close()
-
-
-def _newest_checkpoint(out: Path) -> Path | None:
-    """The newest checkpoint that is whole, as is that of its best epoch; later ones are removed."""
-    steps = {path.name.removeprefix("checkpoint-"): path for path in (out / "checkpoints").glob("checkpoint-*/")}
-    found = [steps[step] for step in sorted(filter(str.isdecimal, steps), key=int, reverse=True)]
-    for folder in found:
-        damaged = next((each for each in _needed(folder) if not _is_whole(each)), None)
-        if damaged is None:
-            return folder
-        log.warning("%s: passed over, since %s was cut short by a kill or damaged", folder, damaged.name)
-        shutil.rmtree(folder)
-    if found:
-        log.warning("%s: no whole checkpoint is left; training begins at the start", out)
-    return None
-
-
-def _needed(checkpoint: Path) -> Iterator[Path]:
-    """What is read to go on from a checkpoint: itself, then the one of the best epoch so far."""
-    yield checkpoint
-    yield _best(checkpoint)
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether every file has the digest that the marker, which is written last, gives it."""
-    try:
-        digests = read_json(checkpoint / COMPLETE)
-        return bool(digests) and digests == {name: _digest(checkpoint / name) for name in digests}
-    except (OSError, ValueError, TypeError):
-        return False
-
-
-def _best(checkpoint: Path) -> Path:
-    state = read_json(checkpoint / "trainer_state.json")
-    return checkpoint.with_name(f"checkpoint-{state['best_global_step']}")
-
-
-def _has_ended(checkpoint: Path, patience: int) -> bool:
-    """Whether the training had come to its end with this checkpoint; the Trainer would begin another epoch."""
-    state = read_json(checkpoint / "trainer_state.json")
-    return state["global_step"] >= state["max_steps"] or epochs_since_best(state["log_history"]) >= patience
-
-
-def _load_best(network: nn.Module, checkpoint: Path) -> None:
-    """Load the best epoch, as the last checkpoint knows it."""
-    tensors = load_file(_best(checkpoint) / "model.safetensors")
-    network.load_state_dict({name.removeprefix("network."): tensor for name, tensor in tensors.items()})
 
 
 # ---------------------------------------------------------------------- what a RUN holds beside its model
@@ -600,6 +554,7 @@ def environment() -> dict[str, Any]:
         "processor": platform.machine(),
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": num_processes(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "git_revision": _git_revision(),
     }

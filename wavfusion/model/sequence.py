@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from wavfusion.model.attention import Attention
 from wavfusion.model.dropout import Dropout
+from wavfusion.model.processes import total
 
 
 def masked_mean(x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B D"]:
@@ -64,7 +65,7 @@ class AGRU(nn.Module):
 
 
 class MaskedBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of the last axis whose moments come from real positions only.
+    """Batch normalisation of the last axis whose moments come from real positions only, those of all processes.
 
     With fewer than two real positions there is no variance: the running moments serve, and stay as they are.
     """
@@ -79,10 +80,10 @@ class MaskedBatchNorm(nn.BatchNorm1d):
 
     def _moments(self, x: Tensor, mask: Tensor, running_mean: Tensor, running_var: Tensor) -> tuple[Tensor, Tensor]:
         real = mask[..., None].to(x.dtype)
-        count = real.sum()
+        count = total(real.sum())
         enough = count >= 2
-        mean = (x * real).sum((0, 1)) / count.clamp(min=1)
-        variance = ((x - mean).square() * real).sum((0, 1)) / count.clamp(min=1)
+        mean = total((x * real).sum((0, 1))) / count.clamp(min=1)
+        variance = total(((x - mean).square() * real).sum((0, 1))) / count.clamp(min=1)
         with torch.no_grad():
             share = torch.where(enough, self.momentum or 0.1, 0.0)
             unbiased = variance * count / (count - 1).clamp(min=1)

@@ -15,13 +15,13 @@ from markupsafe import Markup
 
 from wavfusion import metrics, tables
 from wavfusion import statistics as stats
+from wavfusion.checkpoints import BEST_BY
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.manifest import MODALITIES, Utterance
 from wavfusion.protocol import SAID, describe
 from wavfusion.report import plots, write_page
 from wavfusion.report.shown import Shown, read_shown, short_names
 from wavfusion.run import published, read_json
-from wavfusion.train import BEST_BY
 
 FIGURES = {"accuracy": "accuracy", "weighted_f1": "weighted F1", "macro_f1": "macro F1", "uar": "UAR"}
 SHARE = (0.0, 1.0)  # the ends of an axis
