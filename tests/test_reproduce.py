@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wavfusion import extract, manifest, metrics, reproduce, tables
+from wavfusion import extract, manifest, metrics, study, tables
 from wavfusion.cli import main
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.store import Store
@@ -184,14 +184,14 @@ def test_a_dry_run_lists_the_trainings_and_makes_nothing(
 def test_layers_that_the_store_lacks_are_named_before_anything_is_trained(
     made: Any, corpus: Any, tmp_path: Path
 ) -> None:
-    study = reproduce.Study(corpus.iemocap, made.store, protocol="manifest")
+    asked = study.Study(corpus.iemocap, made.store, protocol="manifest")
     with pytest.raises(CorpusError, match="run extract --layers 8,9,10,11"):
-        reproduce.plan(study, [tables.read("6")], tmp_path)
+        study.plan(asked, [tables.read("6")], tmp_path)
 
 
 def test_a_table_of_another_corpus_is_refused(corpus: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="table2: expected a manifest of meld, found iemocap"):
-        reproduce.plan(reproduce.Study(corpus.iemocap, corpus.store, protocol="manifest"), [tables.read("2")], tmp_path)
+        study.plan(study.Study(corpus.iemocap, corpus.store, protocol="manifest"), [tables.read("2")], tmp_path)
 
 
 @pytest.mark.parametrize("name", ["iemocap", "meld"])

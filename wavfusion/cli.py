@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Threads that spin at barriers take the cores from whatever else runs: six times slower on a loaded machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it sets its own level when it is imported
-    for noisy in ("httpx", "httpx2", "huggingface_hub", "transformers", "accelerate"):
+    for noisy in ("httpx", "httpx2", "huggingface_hub", "transformers", "accelerate", "torch.onnx"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         return _run([argument for argument in arguments if argument != "--debug"])
@@ -209,6 +209,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     _add_evaluate(verb("evaluate", _evaluate, "figures of a trained model on a corpus", compute, as_json))
     _add_predict(verb("predict", _predict, "the emotion of your own recordings", compute))
     _add_bundle(verb("bundle", _bundle, "results of a RUN that others can recompute, without its corpus", as_json))
+    _add_export(verb("export", _export, "the trained model as an ONNX file, compared with torch", as_json))
     _add_push(verb("push", _push, "a RUN with its model card to a hub or into a folder", as_json))
     _add_bench(verb("bench", _bench, "speed and memory against the plain way, in one run", compute, as_json))
     _add_lookalike(verb("lookalike", _lookalike, "a generated corpus whose truth is known", as_json))
@@ -356,6 +357,12 @@ def _add_predict(verb: Parser) -> None:
     verb.add_argument("files", metavar="FILE", type=_name, nargs="+", help="audio or video, each one utterance")
     verb.add_argument("--transcript", metavar="TEXT|FILE", help="what is said")
     verb.add_argument("--format", default="table", **_one_of("table", "json", "csv"), help="default table")
+    verb.add_argument(
+        "--runtime",
+        default="torch",
+        **_one_of("torch", "onnx"),
+        help="onnx: RUN/model.onnx, by `export` (default torch)",
+    )
     verb.add_argument("--out", type=_path, metavar="FILE", help="a file instead of stdout")
     verb.add_argument("--force", action="store_true", help="overwrite that file")
 
@@ -366,6 +373,12 @@ def _add_bundle(verb: Parser) -> None:
     verb.add_argument(
         "--with-truth", action="store_true", help="with the labels, where the corpus lets them be passed on"
     )
+    verb.add_argument("--force", action="store_true", help="overwrite that file")
+
+
+def _add_export(verb: Parser) -> None:
+    verb.add_argument("trained", metavar="RUN", type=_path)
+    verb.add_argument("--out", type=_path, required=True, metavar="FILE.onnx", help="RUN/model.onnx serves `predict`")
     verb.add_argument("--force", action="store_true", help="overwrite that file")
 
 
@@ -579,7 +592,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
-    from wavfusion import manifest, reproduce, tables
+    from wavfusion import manifest, reproduce, study, tables
     from wavfusion.files import require_writable
     from wavfusion.inference import pick_device
 
@@ -588,27 +601,27 @@ def _reproduce(options: argparse.Namespace) -> int:
     chosen = [tables.read(name) for name in options.tables] or shipped
     if not chosen:
         raise ConfigError(f"reproduce: no shipped table is of corpus {corpus!r}; name a file of your own")
-    study = reproduce.Study(
+    asked = study.Study(
         **{name: getattr(options, name) for name in ("manifest", "store", "protocol", "folds", "seeds")},
         **{name: getattr(options, name) for name in ("extra", "smoke")},
         base=options.config,
         common=options.overrides,
     )
-    planned = reproduce.plan(study, chosen, options.out)
+    planned = study.plan(asked, chosen, options.out)
     jobs, workers, device = (
         list(planned.jobs.values()),
         options.workers or os.cpu_count() or 1,
         pick_device(options.device),
     )
     if options.dry_run:
-        costs = reproduce.estimate(study, jobs, workers, device)
-        _print(json.dumps(costs, indent=2) if options.json else reproduce.to_costs(planned, costs, workers))
+        costs = study.estimate(asked, jobs, workers, device)
+        _print(json.dumps(costs, indent=2) if options.json else study.to_costs(planned, costs, workers))
         return DONE
     require_writable(options.out)
-    failed = reproduce.run(study, jobs, workers, device, sys.stderr.isatty())
+    failed = study.run(asked, jobs, workers, device, sys.stderr.isatty())
     found = reproduce.results(planned, chosen, failed)
-    controls = {} if failed else reproduce.score_controls(study, planned)
-    every = reproduce.write(options.out, study, planned, found, controls, failed)
+    controls = {} if failed else reproduce.score_controls(asked, planned)
+    every = reproduce.write(options.out, asked, planned, found, controls, failed)
     _print(json.dumps(every, indent=2, ensure_ascii=False) if options.json else reproduce.to_text(every))
     return PARTLY if failed else DONE
 
@@ -694,6 +707,25 @@ def _bundle(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _export(options: argparse.Namespace) -> int:
+    from wavfusion import export
+    from wavfusion.files import require_free, write_whole
+
+    if options.out.suffix != ".onnx":
+        raise ConfigError(f"--out: expected a name that ends in .onnx, found {str(options.out)!r}")
+    require_free([options.out], options.force)
+    content, difference = export.make(options.trained)
+    if not difference <= export.TOLERANCE:
+        log.error("%s: not written, since onnxruntime differs from torch by %.1e", options.out, difference)
+        return PARTLY
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(options.out, content)
+    summary = {"out": str(options.out), "bytes": len(content), "difference": difference}
+    line = f"{options.out}: {len(content)} bytes, at most {difference:.1e} from torch's logits and text share"
+    _print(json.dumps(summary, indent=2) if options.json else line)
+    return DONE
+
+
 def _push(options: argparse.Namespace) -> int:
     from wavfusion import hub
 
@@ -710,7 +742,9 @@ def _predict(options: argparse.Namespace) -> int:
     if options.out:
         require_free([options.out], options.force)
     transcript = _transcript(options.transcript, options.files)
-    recognizer = predict.EmotionRecognizer.from_pretrained(options.trained, pick_device(options.device))
+    recognizer = predict.EmotionRecognizer.from_pretrained(
+        options.trained, pick_device(options.device), options.runtime
+    )
     predictions, bad = [], []
     for file in options.files:
         try:
