@@ -4,11 +4,21 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from wavfusion.model import SharedEncoder, margin_loss, task_loss
+from wavfusion.model import SharedEncoder, losses, margin_loss, task_loss
 
 REDUCTIONS = ["triplet", "anchor"]
+both_ways = pytest.mark.usefixtures("way")
 rows = st.lists(st.tuples(st.sampled_from([-1, 0, 1, 2]), st.integers(0, 2)), min_size=1, max_size=9)
+
+
+@pytest.fixture(scope="module", params=[losses.CUBE, 0], ids=["as printed", "sorted"])
+def way(request):
+    """Up to how many vectors all triplets are formed."""
+    usual, losses.CUBE = losses.CUBE, request.param
+    yield
+    losses.CUBE = usual
 
 
 def draw(some_rows, seed=0):
@@ -44,6 +54,7 @@ def loop(vectors, modality, label, alpha, reduction):
     return sum(map(sum, anchors)) / sum(map(len, anchors))
 
 
+@both_ways
 @settings(deadline=None, max_examples=40)
 @given(rows, st.integers(0, 99), st.sampled_from([0.0, 0.15, 2.0]))
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -53,11 +64,54 @@ def test_margin_loss_is_a_triple_loop(reduction, some_rows, seed, alpha):
     assert float(margin_loss(vectors, modality, label, alpha, reduction)) == pytest.approx(expected, abs=1e-6)
 
 
+many_rows = st.lists(st.tuples(st.sampled_from([-1, 0, 1, 2]), st.integers(0, 3)), min_size=1, max_size=60)
+
+
+@settings(deadline=None, max_examples=60)
+@given(many_rows, st.integers(0, 99), st.sampled_from([0.0, 0.15, 2.0]), st.booleans())
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_margin_loss_by_sorting_has_the_value_and_the_gradient_of_the_cube(reduction, some_rows, seed, alpha, tied):
+    vectors, modality, label = draw(some_rows, seed)
+    vectors = vectors.round() if tied else vectors
+    found = []
+    for cube in (60, 0):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(losses, "CUBE", cube)
+            x = vectors.clone().requires_grad_()
+            loss = margin_loss(x, modality, label, alpha, reduction)
+            loss.backward()
+            found.append((loss, x.grad / x.grad.abs().max().clamp(min=1e-3)))
+    assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the number of elements of the largest tensor that is made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for each in made if isinstance(made, tuple) else [made]:
+            self.elements = max(self.elements, each.numel() if isinstance(each, torch.Tensor) else 0)
+        return made
+
+
+@pytest.mark.parametrize(("fast", "power"), [(True, 2), (False, 3)])
+def test_margin_loss_of_many_vectors_forms_no_cube_unless_it_must(fast, power):
+    """At 1,536 vectors, a batch of 512, the cube has 14 GB."""
+    rows_of_all = [(modality, i % 4) for modality in range(3) for i in range(40)]
+    vectors, modality, label = draw(rows_of_all)
+    with Largest() as largest:
+        margin_loss(vectors.requires_grad_(), modality, label, 0.15, fast=fast).backward()
+    assert largest.elements == len(rows_of_all) ** power
+
+
 def test_the_two_reductions_differ_where_anchors_have_unequal_numbers_of_triplets():
     batch = draw([(0, 0), (0, 1), (0, 1), (1, 0), (1, 1), (2, 1)])
     assert abs(margin_loss(*batch, 0.5, "triplet") - margin_loss(*batch, 0.5, "anchor")) > 1e-3
 
 
+@both_ways
 @settings(deadline=None, max_examples=25)
 @given(rows, st.integers(0, 99))
 def test_margin_loss_is_never_negative(some_rows, seed):
@@ -73,6 +127,7 @@ NO_TRIPLETS = {
 }
 
 
+@both_ways
 @pytest.mark.parametrize("some_rows", NO_TRIPLETS.values(), ids=NO_TRIPLETS.keys())
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_margin_loss_without_triplets_is_a_differentiable_zero(reduction, some_rows):
@@ -82,6 +137,7 @@ def test_margin_loss_without_triplets_is_a_differentiable_zero(reduction, some_r
     assert (loss.item(), vectors.grad.abs().max().item()) == (0.0, 0.0)
 
 
+@both_ways
 @settings(deadline=None, max_examples=20)
 @given(rows, st.floats(1e-3, 1e3))
 def test_margin_loss_does_not_see_the_length_of_vectors(some_rows, factor):
@@ -99,6 +155,7 @@ def test_margin_loss_does_not_see_the_order_of_vectors(some_rows, random):
     assert_close(moved, margin_loss(vectors, modality, label, 0.15, "anchor"))
 
 
+@both_ways
 def test_margin_loss_has_the_gradient_of_a_finite_difference():
     vectors, modality, label = draw([(0, 0), (0, 1), (1, 0), (1, 1), (2, 1)])
     vectors.requires_grad_()
@@ -108,12 +165,14 @@ def test_margin_loss_has_the_gradient_of_a_finite_difference():
     assert float((vectors.grad * step).sum()) == pytest.approx(float(ahead - behind) / 2, rel=1e-2)
 
 
+@both_ways
 def test_margin_loss_falls_when_one_emotion_gathers_across_modalities():
     apart, modality, label = draw([(m, c) for m in (0, 1, 2) for c in (0, 1)])
     gathered = F.one_hot(label, 5).float() + 0.01 * apart
     assert margin_loss(gathered, modality, label, 0.15) == 0 < margin_loss(apart, modality, label, 0.15)
 
 
+@both_ways
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_margin_loss_survives_vectors_of_zero_length(reduction):
     vectors, modality, label = draw([(0, 0), (0, 1), (1, 0), (1, 1)])
@@ -122,6 +181,7 @@ def test_margin_loss_survives_vectors_of_zero_length(reduction):
     assert vectors.grad.isfinite().all()
 
 
+@both_ways
 def test_margin_loss_is_computed_in_single_precision_under_autocast():
     batch = draw([(m, c) for m in (0, 1, 2) for c in (0, 1, 2)])
     with torch.autocast("cpu", torch.bfloat16):

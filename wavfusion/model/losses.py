@@ -17,6 +17,8 @@ CUBE = 96  # vectors up to which the hinges are summed as printed; sorting is fa
 class SharedEncoder(nn.Module):
     """SD of eq. 12: an entry per modality, since one map cannot take three widths, then one shared linear layer."""
 
+    fast = True  # of the margin loss on what comes out
+
     def __init__(self, widths: Mapping[str, int], size: int = 64) -> None:
         super().__init__()
         self.entries = nn.ModuleDict({name: nn.Linear(width, size) for name, width in widths.items()})
@@ -33,6 +35,7 @@ def margin_loss(
     label: Int[Tensor, " n"],
     alpha: float,
     reduction: Literal["triplet", "anchor"] = "triplet",
+    fast: bool = True,
 ) -> Float[Tensor, ""]:
     """Mean over all triplets of eq. 13: max(0, alpha - cos(x_i, x_j) + cos(x_i, x_k)).
 
@@ -45,6 +48,7 @@ def margin_loss(
         label: the emotion of each vector.
         alpha: the margin between the two cosines.
         reduction: `triplet` = over all triplets alike, as printed; `anchor` = mean per anchor first, then over anchors.
+        fast: sort the cosines where there are many vectors, instead of forming all triplets.
     """
     with torch.autocast(vectors.device.type, enabled=False):
         unit = F.normalize(vectors.float(), dim=-1, eps=1e-8)
@@ -54,7 +58,7 @@ def margin_loss(
         same_modality = modality[:, None] == modality[None, :]
         same_label = label[:, None] == label[None, :]
         positive, negative = real & ~same_modality & same_label, real & same_modality & ~same_label
-        hinges = _cube if len(vectors) <= CUBE else _sorted
+        hinges = _sorted if fast and len(vectors) > CUBE else _cube
         total = hinges(cosine, positive, negative, alpha)
         count = positive.sum(1) * negative.sum(1)
         if reduction == "anchor":

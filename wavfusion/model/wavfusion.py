@@ -311,7 +311,7 @@ class WavFusion(nn.Module):
             logits, truth = logits[real], truth[real]
         weights = self.class_weights if self.config.task_loss == "balanced" else None
         output.losses["task"] = output.loss = task_loss(logits, truth, weights)
-        if not output.vectors:
+        if self.shared_encoder is None:
             return
         emotion = labels.argmax(-1) if labels.is_floating_point() else labels
         numbers = [torch.where(masks[name].any(1), i, ABSENT) for i, name in enumerate(output.vectors)]
@@ -322,6 +322,7 @@ class WavFusion(nn.Module):
             join(emotion.repeat(len(numbers))),
             margin.alpha,
             margin.reduction,
+            self.shared_encoder.fast,
         )
         output.loss = output.loss + margin.weight * output.losses["margin"]
 
@@ -433,5 +434,5 @@ class WavFusion(nn.Module):
     def set_fast(self, fast: bool) -> None:
         """Switch all fast paths on or off: what is computed stays the same, random masks are drawn otherwise."""
         for module in self.modules():
-            if isinstance(module, Attention | Dropout):
+            if isinstance(module, Attention | Dropout | SharedEncoder):
                 module.fast = fast
