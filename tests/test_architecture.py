@@ -15,7 +15,7 @@ from wavfusion import experiment
 from wavfusion.cli import main
 
 PACKAGE = Path(wavfusion.__file__).parent
-VERBS = ["demo", "prepare", "extract", "train", "evaluate", "predict", "lookalike"]
+VERBS = ["demo", "prepare", "extract", "train", "evaluate", "predict", "export", "lookalike"]
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from wavfusion import extract, media
 from wavfusion.clips import Clip, Medium, plan
 from wavfusion.dataset import Row, Sample, only, window_text
 from wavfusion.encoders import Encoders
-from wavfusion.errors import ConfigError, MediaError
+from wavfusion.errors import ConfigError, MediaError, nearest
 from wavfusion.explain import contributions, warn_of_untrained_subsets
+from wavfusion.export import open_exported
 from wavfusion.extract import Decoded
 from wavfusion.inference import pick_device, run_sets, subsets
 from wavfusion.manifest import AudioSpan, Utterance, VideoSpan
@@ -29,6 +30,7 @@ from wavfusion.run import HUB_ID, Run, read_run
 
 log = logging.getLogger(__name__)
 
+RUNTIMES = ("torch", "onnx")
 RATES = (1_000, 1_000_000)  # Hz; outside it somebody gave kHz, or a number of samples
 
 
@@ -66,27 +68,32 @@ class Prediction:
 class EmotionRecognizer:
     """A trained WavFusion with its three encoders."""
 
-    def __init__(self, trained: Run, encoders: Encoders, device: str = "cpu") -> None:
+    def __init__(self, trained: Run, encoders: Encoders, device: str = "cpu", model: nn.Module | None = None) -> None:
         self.trained, self.encoders, self.device = trained, encoders.to(device), device
-        self.model = trained.model.to(device)
+        self.model = trained.model.to(device) if model is None else model
         warn_of_untrained_subsets(trained.model.config)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, device: str = "cpu") -> "EmotionRecognizer":
+    def from_pretrained(cls, name: str | Path, device: str = "cpu", runtime: str = "torch") -> "EmotionRecognizer":
         """Load a RUN folder, or one that somebody put on a hub.
 
         Args:
             name: the folder, or the hub id.
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
+            runtime: of the fusion: `torch`, or `onnx` for the file that `export` has put into the RUN. The encoders
+                stay in torch.
 
         Raises:
-            ConfigError: no RUN there, its encoders cannot be had, or no such device here.
+            ConfigError: no RUN there, its encoders or its ONNX file cannot be had, or no such device here.
         """
         if not isinstance(name, (str, os.PathLike)) or not str(name):
             raise ConfigError(f"expected a RUN folder or a hub id, found {name!r}")
+        if runtime not in RUNTIMES:
+            raise ConfigError(f"runtime: found {runtime!r}; {nearest(str(runtime), RUNTIMES)}")
         device = pick_device(device)
         trained = read_run(_folder(name))
-        return cls(trained, trained.encoders(), device)
+        model = open_exported(trained) if runtime == "onnx" else None
+        return cls(trained, trained.encoders(), device, model)
 
     @property
     def classes(self) -> list[str]:

@@ -96,7 +96,7 @@ class Attention(nn.Module):
         return attended.masked_fill(~present[:, None, None], 0.0)
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:-1], self.num_heads, -1).transpose(1, 2)
+        return x.view(*x.shape[:-1], self.num_heads, x.shape[-1] // self.num_heads).transpose(1, 2)
 
 
 class RelativePositions(nn.Module):

@@ -212,7 +212,7 @@ class DeepLayer(TransformerLayer):
         )
         if self.gate is None:
             return text_fused + video_fused, None
-        none = torch.zeros(len(query), dtype=torch.bool, device=query.device)
+        none = torch.zeros(query.shape[0], dtype=torch.bool, device=query.device)
         has_text = with_text.mask.any(1) if with_text else none
         has_video = with_video.mask.any(1) if with_video else none
         fused, share = self.gate(text_fused, video_fused, has_text, has_video)
