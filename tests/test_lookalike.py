@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from wavfusion import corpora, lookalike, manifest, tiny
 from wavfusion.errors import ConfigError
 from wavfusion.lookalike import face, faults, words
-from wavfusion.lookalike.world import GROUPS, SIGNS, World, additive, bayes, draw
+from wavfusion.lookalike.world import GROUPS, SIGNS, World, additive, bayes, draw, reached
 from wavfusion.media import decode_audio, decode_frames, probe
 
 R_STAR = World("iemocap")
@@ -43,6 +43,15 @@ def test_bayes_accuracies_are_those_of_the_specification(name: str):
 @pytest.mark.parametrize(("null", "percent"), [(False, 75.2), (True, 74.6)])
 def test_the_best_additive_rule_is_that_of_the_specification(null: bool, percent: float):
     assert additive(replace(R_STAR, null=null)) == pytest.approx(percent / 100, abs=0.007)
+
+
+def test_the_best_rule_reaches_the_bayes_accuracy_on_many_speakers_and_less_on_odd_ones():
+    rng = np.random.default_rng(0)
+    clips = [draw(R_STAR, rng) for _ in range(6000)]
+    found = reached(R_STAR, [(clip, rng.normal(0, R_STAR.offset_sd)) for clip in clips])
+    assert list(found.values()) == pytest.approx(list(bayes(R_STAR).values()), abs=0.02)
+    odd = reached(R_STAR, [(clip, -1.5) for clip in clips])
+    assert odd["audio"] < found["audio"] - 0.1 and odd["text+video"] == found["text+video"]
 
 
 def test_adding_scores_is_optimal_in_the_null_alone():

@@ -24,7 +24,7 @@ from wavfusion.lookalike.faults import mark, plant
 from wavfusion.lookalike.plan import Dialogue, plan_dialogues
 from wavfusion.lookalike.trees import FOLDERS, TABLES, Times, annotate_iemocap, annotate_meld, render
 from wavfusion.lookalike.voice import measure_pitch
-from wavfusion.lookalike.world import SIGNS, Corpus, Priors, World, additive, bayes
+from wavfusion.lookalike.world import SIGNS, Corpus, Priors, World, additive, bayes, reached
 
 CLIPS, SPEAKERS = 1100, 30
 PARTS = ("train", "valid", "test")
@@ -88,7 +88,9 @@ def make(
     _write_truth(dialogues, times, out)
     if faults:
         plant(dialogues, out)
+    tested = [(turn.clip, turn.speaker.offset) for each in dialogues if each.part == "test" for turn in each.turns]
     summary = describe(world) | {"clips": sizes, "speakers": people, "seed": seed}
+    summary["bayes"]["test_clips"] = reached(world, tested)
     (out / WHOLE).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
 
