@@ -254,7 +254,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 # ---------------------------------------------------------------------- what it will cost
 
-STARTUP = 8.0  # seconds of a worker until its first training begins, on the machine of docs/results.md
+STARTUP = 8.0  # seconds of a worker until its first training begins, on the two cores of docs/results.md
 STEPS = 4  # timed training steps of each experiment
 
 
