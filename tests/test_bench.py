@@ -12,6 +12,7 @@ from wavfusion.media import decode_audio, decode_frames, write_video
 from wavfusion.plain import PlainEncoders, decode_pictures, decode_sound
 
 
+@pytest.mark.slow
 def test_bench_compares_all_suites_and_its_parts_add_up(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--preset", "tiny", "--repeats", "3", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
