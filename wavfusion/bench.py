@@ -44,7 +44,7 @@ from wavfusion.plain import PlainEncoders, decode_pictures, decode_sound
 from wavfusion.predict import EmotionRecognizer
 from wavfusion.run import Run
 from wavfusion.store import Store
-from wavfusion.train import parameter_groups
+from wavfusion.train import stepper
 
 SUITES = {"train": ("train", "train_without_video"), "extract": ("extract",), "predict": ("predict",)}
 UNITS = {"train": "utterances/s", "train_without_video": "utterances/s", "extract": "files/s", "predict": "clips/s"}
@@ -377,20 +377,9 @@ def _samples(job: Job) -> tuple[Features, WavFusionConfig]:
 def _step(job: Job, config: WavFusionConfig, fast: bool) -> Callable[[Mapping[str, Any]], None]:
     """Make the model, with equal weights for both sides; returns a step of its training."""
     torch.manual_seed(job.seed)
-    model = WavFusion(config).to(job.device).train()
+    model = WavFusion(config).to(job.device)
     model.set_fast(fast)
-    optimiser = torch.optim.AdamW(parameter_groups(model, model, (1e-5, 1e-4), 0.01), fused=fast or None)
-    cuda = job.device.startswith("cuda")
-
-    def step(inputs: Mapping[str, Any]) -> None:
-        with torch.autocast("cuda", torch.bfloat16) if cuda else nullcontext():
-            loss = model(**inputs).loss
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
-
-    return step
+    return stepper(model, model, (1e-5, 1e-4), clip=1.0, fused=fast or None)
 
 
 def _train_ours(job: Job) -> Work:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import wavfusion
 from wavfusion.errors import ConfigError, CorpusError, MediaError, nearest
+from wavfusion.version import __version__
 
 if TYPE_CHECKING:
     from wavfusion.corpora.scan import Look
@@ -178,7 +178,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     parser = Parser(
         prog="wavfusion", description="From a recording of people talking to the emotion of every utterance."
     )
-    parser.add_argument("--version", action="version", version=wavfusion.__version__)
+    parser.add_argument("--version", action="version", version=__version__)
     group = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the trace of an error")
@@ -608,11 +608,8 @@ def _reproduce(options: argparse.Namespace) -> int:
         common=options.overrides,
     )
     planned = study.plan(asked, chosen, options.out)
-    jobs, workers, device = (
-        list(planned.jobs.values()),
-        options.workers or os.cpu_count() or 1,
-        pick_device(options.device),
-    )
+    jobs, device = list(planned.jobs.values()), pick_device(options.device)
+    workers = options.workers or os.cpu_count() or 1
     if options.dry_run:
         costs = study.estimate(asked, jobs, workers, device)
         _print(json.dumps(costs, indent=2) if options.json else study.to_costs(planned, costs, workers))
@@ -676,8 +673,8 @@ def _evaluate_bundle(options: argparse.Namespace) -> int:
     require_free(outs, options.force)
     result, labelled, differences = bundle.recompute(bundle.read(options.trained), options.manifest)
     made_by = labelled.environment["wavfusion"]
-    if differences and made_by != wavfusion.__version__:
-        log.warning("made by version %r, here is %s: intervals may be other ones", made_by, wavfusion.__version__)
+    if differences and made_by != __version__:
+        log.warning("made by version %r, here is %s: intervals may be other ones", made_by, __version__)
     for out, content in zip(outs, (to_json(result), bundle.to_csv(labelled.rows)), strict=False):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, content)

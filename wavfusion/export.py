@@ -15,13 +15,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-import wavfusion
 from wavfusion.errors import ConfigError
 from wavfusion.inference import layer_shares, subsets
 from wavfusion.model.config import MODALITIES, WavFusionConfig
 from wavfusion.model.sequence import GRU
 from wavfusion.model.wavfusion import AUDIO_CENTRE, AUDIO_STEP, WavFusion, WavFusionOutput
 from wavfusion.run import Run, published, read_run
+from wavfusion.version import __version__
 
 FILE = "model.onnx"  # in a RUN: what `predict --runtime onnx` runs
 OPSET = 18  # what PyTorch's exporter writes without a conversion
@@ -185,7 +185,7 @@ def describe(trained: Run) -> dict[str, str]:
         encoder = {"encoder": published(about["name"]), "fingerprint": about["fingerprint"], "rounded_to": "float16"}
         inputs[name] = encoder | spacing[name]
     values = {
-        "wavfusion": wavfusion.__version__,
+        "wavfusion": __version__,
         "weights": _weights(trained),
         "classes": config.classes,
         "prior": trained.prior,

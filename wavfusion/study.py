@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from wavfusion import manifest, train
@@ -311,16 +310,13 @@ def _time_step(study: Study, job: Job, device: str) -> float:
     live = experiment.train.mode != "cached" and "audio" in config.modalities
     samples = Features(data.part("train"), data.store, data.media, features, config, first_window=True, live=live)
     model, network = train.build(experiment.train.mode, config, train.load_trained_on(features, config))
-    optimiser = torch.optim.AdamW(train.parameter_groups(network.to(device).train(), model, (0.0, 0.0), 0.0))
+    step = train.stepper(network.to(device), model, (0.0, 0.0), experiment.train.clip)
     size = experiment.train.batch_size
     order = list(LengthBatches(samples.lengths(), size, 0))
     seconds = []
     for first in np.linspace(0, max(0, len(order) - size), STEPS + 1).astype(int):
         started = time.monotonic()
         batch = model_inputs(collate([samples[i] for i in order[first : first + size]]), config.modalities, device)
-        network(**batch).loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), experiment.train.clip)
-        optimiser.step()
-        optimiser.zero_grad()
+        step(batch)
         seconds.append(time.monotonic() - started)
     return sum(seconds[1:]) / STEPS

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import wavfusion
 from wavfusion import manifest
 from wavfusion.corpora.cremad import read_cremad
 from wavfusion.corpora.iemocap import read_iemocap
@@ -20,6 +19,7 @@ from wavfusion.corpora.table import COLUMNS, read_table
 from wavfusion.emotions import LABEL_SETS
 from wavfusion.errors import ConfigError, CorpusError, nearest
 from wavfusion.manifest import CHANNELS, Channel, Corpus, Utterance
+from wavfusion.version import __version__
 
 READERS: dict[str, Callable[[Source], Reading]] = {
     "iemocap": read_iemocap,
@@ -93,7 +93,7 @@ def prepare(
         raise CorpusError(f"cannot read or write {error.filename or root}: {error.strerror}") from error
     return Prepared(
         utterances=reading.utterances,
-        corpus=Corpus(corpus, str(folder.absolute()), reading.labels, reading.classes, wavfusion.__version__),
+        corpus=Corpus(corpus, str(folder.absolute()), reading.labels, reading.classes, __version__),
         excluded=reading.excluded,
         stripped=join_reasons(reading.stripped),
         differences=reading.differences,
