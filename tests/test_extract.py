@@ -16,10 +16,10 @@ import transformers
 from safetensors.torch import load_file
 
 from wavfusion import cli, corpora, media, tiny
-from wavfusion.clips import FeatureSet, Media, plan, read_feature_sets
+from wavfusion.clips import Clip, FeatureSet, Media, Window, plan, read_feature_sets
 from wavfusion.encoders import MAX_TOKENS, PRESETS, VideoEncoder
 from wavfusion.errors import ConfigError
-from wavfusion.extract import _told, audio_batches, batched, decode, extract, load_encoders, merge
+from wavfusion.extract import Decoded, _told, audio_batches, batched, decode, extract, load_encoders, merge
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
 from wavfusion.store import Store
 
@@ -125,6 +125,20 @@ def content(folder, without=()):
 def test_every_modality_of_every_row_is_stored(small, root, encoders):
     store, summary = run(small, root, encoders)
     assert summary.made == {"audio": 3, "text": 3, "video": 1} and summary.bad == [] and len(store) == summary.wanted
+
+
+def test_threads_that_encode_side_by_side_store_what_one_does(root, encoders, monkeypatch):
+    """Encoders keep their outputs in hooks: two threads on one of them would have taken each other's."""
+    monkeypatch.setattr("wavfusion.extract.CLIPS_AT_ONCE", 1)
+    for number in range(12):
+        write_wav(root / f"{number}.wav", sound(0.2 + 0.1 * number, 200 + 20 * number))
+    rows = [Utterance(str(n), "table", audio=AudioSpan(f"{n}.wav"), text=TEXTS[n % 3]) for n in range(12)]
+    about = Corpus("table", str(root), None, ["happy", "sad"], "0")
+    folders = [root.parent / name for name in ("one", "four")]
+    for folder, workers in zip(folders, (1, 4), strict=True):
+        extract(rows, about, Store(folder, create=True), encoders, workers=workers, audio_layers=[9])
+    one, four = (tensors(folder) for folder in folders)
+    assert one.keys() == four.keys() and max(units_apart(one[key], four[key]) for key in one) <= 1
 
 
 def test_stored_features_are_in_half_precision(small, root, encoders):
@@ -258,7 +272,7 @@ def test_without_a_bar_a_line_tells_how_far_it_is(small, root, encoders, caplog,
 
 def test_a_line_is_logged_every_tenth_of_the_clips(caplog):
     with caplog.at_level("INFO"):
-        assert list(_told([[0]] * 100, 100, False)) == [[0]] * 100
+        list(_told([({}, [Decoded(Clip("a", Window(0.0, 1.0)))])] * 100, 100, False))
     assert len(caplog.messages) == 10
 
 

@@ -3,15 +3,16 @@
 Features never depend on what else is in a batch. A fingerprint over tensors and preprocessing tells encoders apart.
 """
 
+import copy
 import hashlib
 import json
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -23,12 +24,13 @@ from torch.nn.utils.rnn import pad_sequence
 from wavfusion import tiny
 from wavfusion.errors import ConfigError, nearest
 from wavfusion.experiment import read_yaml
+from wavfusion.frozen import fold_norms, quicken_positions
 
 MODALITIES = ("audio", "text", "video")
 MAX_TOKENS = 192  # the longest utterances have 100 words (IEMOCAP) and 69 (MELD): design H.3, H.4
 MIN_SAMPLES = 400  # what one step of the convolutions sees
 MAX_FRAME_RATE = 100.0  # frames a second; more is no recording of people
-FRAMES_AT_ONCE = 16
+FRAMES_AT_ONCE = {"cpu": 4, "cuda": 64}  # on a CPU what its caches hold
 AUDIO_FAMILY = ("wav2vec2", "hubert", "wavlm")
 TEXT_FAMILY = ("roberta", "xlm-roberta", "camembert")
 # Tensors that no feature depends on; some checkpoints lack them, and they would be drawn at random.
@@ -116,6 +118,15 @@ def _typed(key: str, value: Any) -> Any:
     return value
 
 
+Encoder = TypeVar("Encoder", bound=nn.Module)
+
+
+def _twin(encoder: Encoder) -> Encoder:
+    """A copy of everything but the tensors, which both have."""
+    shared: dict[int, Any] = {id(x): x for x in (*encoder.parameters(), *encoder.buffers())}
+    return copy.deepcopy(encoder, shared)
+
+
 class AudioEncoder(nn.Module):
     """A wav2vec 2.0, HuBERT or WavLM up to a shallow layer (eq. 7): convolutions, positional convolution, N layers."""
 
@@ -184,6 +195,12 @@ class AudioEncoder(nn.Module):
         finally:
             encoder.layers = whole
 
+    def quick(self) -> "AudioEncoder":
+        """A twin that shares the tensors and computes the same faster; for one thread at a time, and only to encode."""
+        twin = _twin(self)
+        quicken_positions(twin.model.encoder.pos_conv_embed)
+        return twin
+
     def save(self, folder: Path) -> None:
         """Write the encoder in the hub's file format, for `load_audio`."""
         _save(self.model, folder)
@@ -244,7 +261,8 @@ class VideoEncoder(nn.Module):
         """Encode RGB frames that already have `size` pixels (media.decode_frames resizes with `interpolation`)."""
         device = next(self.model.parameters()).device
         values = self.pixel_values(torch.from_numpy(frames).to(device))
-        return torch.cat([self.model(pixel_values=x).pooler_output for x in torch.split(values, FRAMES_AT_ONCE)]).cpu()
+        chunks = torch.split(values, FRAMES_AT_ONCE[device.type])
+        return torch.cat([self.model(pixel_values=x).pooler_output for x in chunks]).cpu()
 
     def pixel_values(self, frames: UInt8[Tensor, "Tv H W 3"]) -> Float[Tensor, "Tv 3 H W"]:
         """Scale and normalise as the checkpoint's own processor does."""
@@ -255,6 +273,13 @@ class VideoEncoder(nn.Module):
         # Hugging Face's EfficientNet divides by the deviation twice where `include_top` is set.
         x = x / std if steps["include_top"] else x
         return x.contiguous(memory_format=torch.channels_last)
+
+    def quick(self) -> "VideoEncoder":
+        """A twin that shares most tensors and computes the same faster, only to encode."""
+        twin = _twin(self)
+        fold_norms(twin.model)
+        twin.model.to(memory_format=torch.channels_last)
+        return twin
 
     def save(self, folder: Path) -> None:
         """Write the encoder in the hub's file format, for `load_video`."""
@@ -282,6 +307,17 @@ class Encoders:
     audio: AudioEncoder | None = None
     text: TextEncoder | None = None
     video: VideoEncoder | None = None
+
+    @property
+    def on_cpu(self) -> bool:
+        """Where they compute."""
+        loaded = [each for each in (self.audio, self.text, self.video) if each is not None]
+        return all(next(each.parameters()).device.type == "cpu" for each in loaded)
+
+    def quick(self) -> "Encoders":
+        """Twins that share the tensors and encode the same faster; each thread needs its own."""
+        audio = None if self.audio is None else self.audio.quick()
+        return replace(self, audio=audio, video=None if self.video is None else self.video.quick())
 
     def to(self, device: str) -> "Encoders":
         """Move the encoders to a device."""

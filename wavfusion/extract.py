@@ -4,11 +4,14 @@ import hashlib
 import json
 import logging
 import random
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -30,6 +33,7 @@ log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 CLIPS_AT_ONCE = 64  # windows to a shard: what a kill can lose
+SECONDS_AT_ONCE = 300.0  # of a shard's windows, decoded: 250 MB at 5 frames of 224 x 224 a second
 TEXTS_AT_ONCE = 64
 BATCH_SECONDS = 60.0  # padded audio in one forward pass
 MIN_SPREAD = 1e-3  # features below this standard deviation tell nothing (a random EfficientNet gives exact zeros)
@@ -65,6 +69,9 @@ class Decoded:
     frames: UInt8[np.ndarray, "Tv H W 3"] | None = None
     errors: dict[str, str] = field(default_factory=dict)
     bad_packets: int = 0
+
+
+Chunk = tuple[dict[str, Tensor], list[Decoded]]  # features by key, and what they came from
 
 
 def load_encoders(name: str, preset: Preset, modalities: Iterable[str] = ("audio", "text", "video")) -> Encoders:
@@ -140,7 +147,7 @@ def extract(
         root: where the corpus lies now, if elsewhere than `corpus` says.
         audio_layers: layers whose outputs are kept, all in one pass.
         text_layers: the text encoder's last layer, or all.
-        workers: threads that decode.
+        workers: threads that decode, and on a CPU encode.
         progress: show a bar on stderr; otherwise a line is logged every tenth of the clips.
 
     Raises:
@@ -156,12 +163,12 @@ def extract(
     if any(key not in store for clip in clips for key in clip.keys):
         _require_spread(encoders, wanted)
     _extract_texts(utterances, clips, store, encoders, summary)
-    chunks = list(batched(todo, CLIPS_AT_ONCE))
+    chunks = list(_cut(todo))
     # Two extractions that start together take their work in different orders, and seldom do the same twice.
     random.Random().shuffle(chunks)
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        for decoded in _told(_decode_ahead(chunks, store, known, encoders, pool), len(todo), progress):
-            _encode_chunk(decoded, store, encoders, summary)
+    made = _encode_ahead(chunks, store, known, encoders, max(1, workers))
+    for features, decoded in _told(made, len(todo), progress):
+        _write_chunk(features, decoded, store, encoders, summary)
     _write_index(store, clips)
     return summary
 
@@ -173,14 +180,29 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield chunk
 
 
-def _told(chunks: Iterable[list[Item]], total: int, progress: bool) -> Iterator[list[Item]]:
+def _cut(clips: Iterable[Clip]) -> Iterator[list[Clip]]:
+    """Cut clips into chunks that are decoded, encoded and written as one."""
+    chunk: list[Clip] = []
+    seconds = 0.0
+    for clip in clips:
+        length = clip.window.end - clip.window.start
+        if chunk and (len(chunk) == CLIPS_AT_ONCE or seconds + length > SECONDS_AT_ONCE):
+            yield chunk
+            chunk, seconds = [], 0.0
+        chunk.append(clip)
+        seconds += length
+    if chunk:
+        yield chunk
+
+
+def _told(chunks: Iterable[Chunk], total: int, progress: bool) -> Iterator[Chunk]:
     """Pass chunks on, and tell after each how far it is: a bar, or a line every tenth."""
     done = 0
     with tqdm(total=total, desc="extract", unit="clip", disable=not progress or total == 0) as bar:
         for chunk in chunks:
             yield chunk
-            before, done = done, done + len(chunk)
-            bar.update(len(chunk))
+            before, done = done, done + len(chunk[1])
+            bar.update(len(chunk[1]))
             if not progress and 10 * done // total > 10 * before // total:
                 log.info("extract: %d of %d clips", done, total)
 
@@ -255,19 +277,49 @@ def _extract_texts(
         _write({key: row for (key, _), row in zip(chunk, rows, strict=True)}, store, encoders, summary)
 
 
-def _decode_ahead(
-    chunks: Iterable[list[Clip]], store: Store, known: Media, encoders: Encoders, pool: ThreadPoolExecutor
-) -> Iterator[list[Decoded]]:
-    """Decode one chunk while the chunk before it is encoded."""
-    waiting: list[Future[Decoded]] = []
-    for chunk in chunks:
-        store.refresh()
-        ahead = [pool.submit(decode, clip, store, known, encoders) for clip in chunk]
-        if waiting:
-            yield [future.result() for future in waiting]
-        waiting = ahead
-    if waiting:
-        yield [future.result() for future in waiting]
+def _encode_ahead(
+    chunks: Iterable[list[Clip]], store: Store, known: Media, encoders: Encoders, workers: int
+) -> Iterator[Chunk]:
+    """Decode and encode chunks in threads, a few ahead of what is taken.
+
+    On a CPU every thread encodes with one core, which wastes less than all cores on one clip do. A GPU takes one
+    chunk at a time, while other threads decode.
+    """
+    free: SimpleQueue[Encoders] = SimpleQueue()
+    quick = encoders.quick()
+    for _ in range(workers if encoders.on_cpu else 1):
+        free.put(quick.quick())
+
+    def work(chunk: list[Clip]) -> Chunk:
+        decoded = [decode(clip, store, known, encoders) for clip in chunk]
+        own = free.get()
+        try:
+            return {**_audio_features(decoded, own), **_video_features(decoded, own)}, decoded
+        finally:
+            free.put(own)
+
+    with _threads(workers) as pool:
+        waiting: deque[Future[Chunk]] = deque()
+        for chunk in chunks:
+            store.refresh()
+            waiting.append(pool.submit(work, chunk))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+@contextmanager
+def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool whose threads share the cores; what waits is dropped when its user fails."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // workers))
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
 
 
 def decode(clip: Clip, store: Store, known: Media, encoders: Encoders) -> Decoded:
@@ -312,9 +364,10 @@ def _lacking(part: Encoded | None, store: Store) -> bool:
     return part is not None and any(key not in store for key in part.keys.values())
 
 
-def _encode_chunk(chunk: Sequence[Decoded], store: Store, encoders: Encoders, summary: Summary) -> None:
-    """Encode and write one chunk as one shard, and note what failed."""
-    features = {**_audio_features(chunk, encoders), **_video_features(chunk, encoders)}
+def _write_chunk(
+    features: dict[str, Tensor], chunk: Sequence[Decoded], store: Store, encoders: Encoders, summary: Summary
+) -> None:
+    """Write one chunk as one shard, and note what failed."""
     for decoded in chunk:
         _drop_too_large(features, decoded)
     _write(features, store, encoders, summary)

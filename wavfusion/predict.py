@@ -69,7 +69,7 @@ class EmotionRecognizer:
     """A trained WavFusion with its three encoders."""
 
     def __init__(self, trained: Run, encoders: Encoders, device: str = "cpu", model: nn.Module | None = None) -> None:
-        self.trained, self.encoders, self.device = trained, encoders.to(device), device
+        self.trained, self.encoders, self.device = trained, encoders.to(device).quick(), device
         self.model = trained.model.to(device) if model is None else model
         warn_of_untrained_subsets(trained.model.config)
 

@@ -1,0 +1,81 @@
+"""What computes the same faster, against the library's own modules."""
+
+import pytest
+import torch
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from tests.test_encoders import CONVOLUTIONS, FAMILIES, SMALL, largest_difference, random_model, reference_hidden, tone
+from wavfusion import tiny
+from wavfusion.encoders import AudioEncoder, VideoEncoder
+from wavfusion.frozen import FourierConv, fold_norms, quicken_positions
+
+LONG = {**CONVOLUTIONS, "num_conv_pos_embeddings": 128}
+
+
+def long_family(name):
+    config, kind, settings = FAMILIES[name]
+    return random_model(kind, config(**SMALL, **LONG, **settings))
+
+
+@given(
+    steps=st.integers(1, 900),
+    taps=st.sampled_from([64, 65, 128, 200]),
+    groups=st.sampled_from([1, 2]),
+    bias=st.booleans(),
+)
+def test_a_convolution_by_fourier_transforms_equals_the_plain_one(steps, taps, groups, bias):
+    torch.manual_seed(steps)
+    conv = nn.Conv1d(8, 12 if groups == 1 else 4, taps, padding=taps // 2, groups=groups, bias=bias)
+    x = torch.randn(2, 8, steps)
+    with torch.inference_mode():
+        assert largest_difference(FourierConv(conv)(x), conv(x)) < 1e-5
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_quick_audio_encoder_gives_the_library_s_hidden_states(name):
+    model, clips = long_family(name), [tone(8.0), tone(0.4, 1)]
+    quick = AudioEncoder(model, {}, name).quick()
+    found = quick.encode(clips, [1, 2])
+    expected = [reference_hidden(model, clip) for clip in clips]
+    assert isinstance(quick.model.encoder.pos_conv_embed.conv, FourierConv) and (
+        max(largest_difference(one[i], other[i]) for one, other in zip(found, expected, strict=True) for i in (1, 2))
+        < 1e-5
+    )
+
+
+def test_a_quick_encoder_leaves_the_one_that_it_was_made_of_as_it_was():
+    encoder = AudioEncoder(long_family("wavlm"), {}, "x")
+    encoder.quick().quick()
+    assert isinstance(encoder.model.encoder.pos_conv_embed.conv, nn.Conv1d)
+
+
+def test_quick_twins_hold_no_second_copy_of_the_weights():
+    encoder = AudioEncoder(long_family("hubert"), {}, "x")
+    first = encoder.quick()
+    own = {x.data_ptr() for x in (*encoder.parameters(), *first.buffers())}
+    assert {x.data_ptr() for x in (*first.quick().parameters(), *first.quick().buffers())} <= own
+
+
+def test_short_or_striding_convolutions_stay_as_they_are():
+    positions = nn.Module()
+    for conv in (nn.Conv1d(4, 4, 16, padding=8), nn.Conv1d(4, 4, 128, stride=2), nn.Conv1d(4, 4, 128, dilation=2)):
+        positions.conv = conv
+        quicken_positions(positions)
+        assert positions.conv is conv
+
+
+def test_a_quick_video_encoder_gives_the_library_s_features():
+    encoder = VideoEncoder(tiny.video_model(), tiny.video_preprocessor(), "tiny")
+    frames = (torch.rand(7, *encoder.size, 3, generator=torch.Generator().manual_seed(0)) * 255).byte()
+    with torch.inference_mode():
+        expected = encoder.model(pixel_values=encoder.pixel_values(frames).contiguous()).pooler_output
+    assert largest_difference(encoder.quick().encode(frames.numpy()), expected) < 1e-5
+
+
+def test_every_batch_norm_of_an_efficientnet_is_folded():
+    model = transformers.EfficientNetModel(tiny.video_config()).eval()
+    fold_norms(model)
+    assert not [each for each in model.modules() if isinstance(each, nn.BatchNorm2d)]

@@ -1,0 +1,72 @@
+"""Parts of the frozen encoders in the form that computes the same faster (docs/performance.md)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+BLOCK = 384  # steps of one Fourier transform: a kernel of 128 leaves 257 of them whole
+LONG = 64  # taps from which on the Fourier transform is worth its way
+# Convolutions of Hugging Face's EfficientNet, each with the norm that follows it in the same module.
+FOLLOWED = (
+    ("convolution", "batchnorm"),
+    ("expand_conv", "expand_bn"),
+    ("depthwise_conv", "depthwise_norm"),
+    ("project_conv", "project_bn"),
+    ("top_conv", "top_bn"),
+)
+
+
+class FourierConv(nn.Module):
+    """A grouped convolution over time, stride 1, as products of spectra of overlapping blocks (overlap-save).
+
+    wav2vec 2.0's positional convolution has 128 taps: 96 multiplications a value become fewer than ten.
+    """
+
+    spectra: Tensor
+    bias: Tensor
+
+    def __init__(self, conv: nn.Conv1d) -> None:
+        super().__init__()
+        weight = conv.weight.detach()
+        self.groups, self.taps, self.padding = conv.groups, weight.shape[-1], int(conv.padding[0])
+        # A convolution layer correlates: the spectrum is conjugated.
+        spectra = torch.fft.rfft(weight.double(), n=BLOCK).conj().to(torch.complex64)
+        rows = spectra.unflatten(0, (self.groups, -1)).permute(3, 0, 2, 1).contiguous()
+        self.register_buffer("spectra", rows, persistent=False)
+        bias = conv.bias if conv.bias is not None else weight.new_zeros(len(weight))
+        self.register_buffer("bias", bias.detach(), persistent=False)
+
+    def forward(self, x: Float[Tensor, "B D T"]) -> Float[Tensor, "B C _"]:
+        """Convolve; as many steps come out as of the layer in whose place it stands."""
+        whole = BLOCK - self.taps + 1
+        length = x.shape[-1] + 2 * self.padding - self.taps + 1
+        blocks = -(-length // whole)
+        padded = nn.functional.pad(x, (self.padding, blocks * whole + self.taps - 1 - self.padding - x.shape[-1]))
+        heard = torch.fft.rfft(padded.unfold(-1, BLOCK, whole)).unflatten(1, (self.groups, -1))
+        # (frequency, group, batch and block, channel): one product of matrices for each frequency and group.
+        mixed = heard.permute(4, 1, 0, 3, 2).flatten(2, 3) @ self.spectra
+        y = torch.fft.irfft(mixed.permute(1, 3, 2, 0), n=BLOCK)[..., :whole]
+        y = y.unflatten(2, (len(x), blocks)).permute(2, 0, 1, 3, 4).flatten(1, 2).flatten(2, 3)
+        return y[..., :length] + self.bias[:, None]
+
+
+def quicken_positions(positions: nn.Module) -> None:
+    """Put a `FourierConv` into a positional convolution, where it has one long kernel."""
+    conv = getattr(positions, "conv", None)
+    plain = isinstance(conv, nn.Conv1d) and conv.stride == (1,) and conv.dilation == (1,)
+    if isinstance(conv, nn.Conv1d) and plain and conv.padding_mode == "zeros" and conv.kernel_size[0] >= LONG:
+        positions.conv = FourierConv(conv)
+
+
+def fold_norms(network: nn.Module) -> None:
+    """Fold the batch norms of an EfficientNet into the convolutions before them, and let SiLU write in place."""
+    for module in list(network.modules()):
+        for convolution, norm in FOLLOWED:
+            before, after = getattr(module, convolution, None), getattr(module, norm, None)
+            if isinstance(before, nn.Conv2d) and isinstance(after, nn.BatchNorm2d):
+                setattr(module, convolution, fuse_conv_bn_eval(before, after))
+                setattr(module, norm, nn.Identity())
+        for name, child in module.named_children():
+            if isinstance(child, nn.SiLU):
+                setattr(module, name, nn.SiLU(inplace=True))
