@@ -104,6 +104,21 @@ def test_the_shell_says_what_python_says(
 # ------------------------------------------------------------------ what it says
 
 
+def test_half_precision_changes_no_probability_by_more_than_two_hundredths(
+    recognizer: EmotionRecognizer, trained: Path, made: Any
+) -> None:
+    half = EmotionRecognizer.from_pretrained(trained, precision="bf16")
+    clips = sorted((made.root / "clips").glob("test*"))[:6]
+    pairs = [[each.predict(clip, "I like it.")[0].probabilities for each in (recognizer, half)] for clip in clips]
+    apart = [abs(exact[name] - rounded[name]) for exact, rounded in pairs for name in CLASSES]
+    assert len(clips) == 6 and 0 < max(apart) <= 0.02
+
+
+def test_an_unknown_precision_names_the_nearest(trained: Path) -> None:
+    with pytest.raises(ConfigError, match="precision: found 'fp16'"):
+        EmotionRecognizer.from_pretrained(trained, precision="fp16")
+
+
 def test_a_known_clip_is_called_right(recognizer: EmotionRecognizer, clip: Path) -> None:
     assert recognizer.predict(clip, "stop shouting")[0].emotion == "angry"
 

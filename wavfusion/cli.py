@@ -363,6 +363,12 @@ def _add_predict(verb: Parser) -> None:
         **_one_of("torch", "onnx"),
         help="onnx: RUN/model.onnx, by `export` (default torch)",
     )
+    verb.add_argument(
+        "--precision",
+        default="fp32",
+        **_one_of("fp32", "bf16"),
+        help="bf16: faster on newer CPUs and GPUs, probabilities within 0.02 (default fp32)",
+    )
     verb.add_argument("--out", type=_path, metavar="FILE", help="a file instead of stdout")
     verb.add_argument("--force", action="store_true", help="overwrite that file")
 
@@ -740,7 +746,7 @@ def _predict(options: argparse.Namespace) -> int:
         require_free([options.out], options.force)
     transcript = _transcript(options.transcript, options.files)
     recognizer = predict.EmotionRecognizer.from_pretrained(
-        options.trained, pick_device(options.device), options.runtime
+        options.trained, pick_device(options.device), options.runtime, options.precision
     )
     predictions, bad = [], []
     for file in options.files:

@@ -42,7 +42,8 @@ class FourierConv(nn.Module):
         whole = BLOCK - self.taps + 1
         length = x.shape[-1] + 2 * self.padding - self.taps + 1
         blocks = -(-length // whole)
-        padded = nn.functional.pad(x, (self.padding, blocks * whole + self.taps - 1 - self.padding - x.shape[-1]))
+        after = blocks * whole + self.taps - 1 - self.padding - x.shape[-1]
+        padded = nn.functional.pad(x.float(), (self.padding, after))  # half precision has no transform on CPU
         heard = torch.fft.rfft(padded.unfold(-1, BLOCK, whole)).unflatten(1, (self.groups, -1))
         # (frequency, group, batch and block, channel): one product of matrices for each frequency and group.
         mixed = heard.permute(4, 1, 0, 3, 2).flatten(2, 3) @ self.spectra
