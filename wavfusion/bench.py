@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import mkdtemp
@@ -46,8 +47,14 @@ from wavfusion.run import Run
 from wavfusion.store import Store
 from wavfusion.train import stepper
 
-SUITES = {"train": ("train", "train_without_video"), "extract": ("extract",), "predict": ("predict",)}
-UNITS = {"train": "utterances/s", "train_without_video": "utterances/s", "extract": "files/s", "predict": "clips/s"}
+SUITES = {"train": ("train", "train_without_video"), "extract": ("extract",), "predict": ("predict", "predict_bf16")}
+UNITS = {
+    "train": "utterances/s",
+    "train_without_video": "utterances/s",
+    "extract": "files/s",
+    "predict": "clips/s",
+    "predict_bf16": "clips/s",
+}
 LAYER = 9  # shallow layers of the sound encoder
 FIT_LOAD = 0.3  # processes that may be running beside this one
 CLIP = 10.0  # seconds of the clip that is labelled
@@ -216,7 +223,7 @@ def _compare(name: str, job: Job, repeats: int) -> dict[str, Any]:
 def _useful(name: str, job: Job) -> tuple[int, float]:
     """Utterances of one measurement, and the seconds of sound in them."""
     told = json.loads((job.folder / "seconds.json").read_text("utf-8"))
-    return (1, CLIP) if name == "predict" else (len(told), sum(told))
+    return (1, CLIP) if name in SUITES["predict"] else (len(told), sum(told))
 
 
 Measured = tuple[float, float, float]  # seconds, peak of anonymous memory in MB, floating-point operations
@@ -253,7 +260,7 @@ def _serve(pipe: Connection, build: Callable[[Job], Work], job: Job) -> None:
     work()
     counter = FlopCounterMode(display=False)
     # The counter does not get along with weight norm in inference mode; the plain way has the same operations there.
-    with nullcontext() if build in (_extract_ours, _predict_ours) else counter:
+    with counter if build in PLAIN.values() or build is _train_ours else nullcontext():
         work()
     pipe.send(True)
     try:
@@ -461,12 +468,12 @@ def _config(job: Job, encoders: Encoders) -> tuple[WavFusionConfig, FeatureSet]:
     return model_config(experiment.read("paper").model, features, CLASSES), features
 
 
-def _predict_ours(job: Job) -> Work:
+def _predict_ours(job: Job, precision: str = "fp32") -> Work:
     encoders, row = encoders_of(job.preset, job.seed), _clip(job)
     config, features = _config(job, encoders)
     torch.manual_seed(job.seed)
     trained = Run(job.folder, WavFusion(config).eval(), features, "cached", [0.5, 0.5], {})
-    recognizer = EmotionRecognizer(trained, encoders, job.device)
+    recognizer = EmotionRecognizer(trained, encoders, job.device, precision=precision)
 
     def work() -> None:
         recognizer.predict(job.folder / f"{row.id}.mp4", row.text)
@@ -495,10 +502,12 @@ OURS: dict[str, Callable[[Job], Work]] = {
     "train_without_video": _train_ours,
     "extract": _extract_ours,
     "predict": _predict_ours,
+    "predict_bf16": partial(_predict_ours, precision="bf16"),
 }
 PLAIN: dict[str, Callable[[Job], Work]] = {
     "train": _train_plain,
     "train_without_video": _train_plain,
     "extract": _extract_plain,
     "predict": _predict_plain,
+    "predict_bf16": _predict_plain,
 }

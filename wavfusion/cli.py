@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,6 +17,7 @@ from wavfusion.version import __version__
 if TYPE_CHECKING:
     from wavfusion.corpora.scan import Look
     from wavfusion.manifest import Utterance
+    from wavfusion.transcripts import Segment
 
 log = logging.getLogger("wavfusion")
 
@@ -158,6 +160,17 @@ def _count(low: int, high: int | None = None) -> Callable[[str], int]:
         return number
 
     return read
+
+
+def _share(text: str) -> float:
+    """Read a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text!r}")
+    return value
 
 
 _seed = _count(0, (1 << 32) - 1)
@@ -354,9 +367,15 @@ def _add_evaluate(verb: Parser) -> None:
 
 def _add_predict(verb: Parser) -> None:
     verb.add_argument("trained", metavar="RUN", type=_name, help="a RUN folder or a hub id")
-    verb.add_argument("files", metavar="FILE", type=_name, nargs="+", help="audio or video, each one utterance")
-    verb.add_argument("--transcript", metavar="TEXT|FILE", help="what is said")
-    verb.add_argument("--format", default="table", **_one_of("table", "json", "csv"), help="default table")
+    verb.add_argument("files", metavar="FILE", type=_name, nargs="+", help="audio or video of any length")
+    verb.add_argument(
+        "--transcript", metavar="TEXT|FILE", help="what is said; with times in srt, vtt, TextGrid, eaf, rttm or json"
+    )
+    formats = ("table", "json", "csv", "srt", "vtt", "textgrid", "eaf")
+    verb.add_argument("--format", default="table", **_one_of(*formats), help="default table")
+    verb.add_argument(
+        "--min-probability", type=_share, default=0.0, metavar="P", help="name no emotion that is less probable"
+    )
     verb.add_argument(
         "--runtime",
         default="torch",
@@ -738,20 +757,26 @@ def _push(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from wavfusion import predict
+    from wavfusion import predict, timeline
     from wavfusion.files import require_free, write_whole
     from wavfusion.inference import pick_device
 
     if options.out:
         require_free([options.out], options.force)
-    transcript = _transcript(options.transcript, options.files)
+    single = options.format in timeline.FORMATS
+    if single and len(options.files) > 1:
+        raise ConfigError(
+            f"--format {options.format}: expected one FILE, which it describes, found {len(options.files)}"
+        )
+    said = _transcript(options.transcript, options.files)
     recognizer = predict.EmotionRecognizer.from_pretrained(
         options.trained, pick_device(options.device), options.runtime, options.precision
     )
     predictions, bad = [], []
     for file in options.files:
         try:
-            predictions += recognizer.predict(file, transcript)
+            words, segments = (said, None) if said is None or isinstance(said, str) else (None, said)
+            predictions += recognizer.predict(file, words, segments=segments)
         except MediaError as error:
             bad.append(str(error))
     for message in bad:
@@ -759,17 +784,21 @@ def _predict(options: argparse.Namespace) -> int:
     if not predictions:
         return BAD_INPUT
     for name in [each for each in recognizer.modalities if each != "text"]:
-        without = [each.file for each in predictions if name not in each.modalities]
+        without = list(dict.fromkeys(each.file for each in predictions if name not in each.modalities))
         if without:
-            log.warning("%d of %d files without %s: %s", len(without), len(predictions), name, _line(_some(without)))
-    text = {
-        "json": lambda: predict.to_json(predictions),
-        "csv": lambda: predict.to_csv(predictions, recognizer.classes),
-        "table": lambda: predict.to_table(predictions),
-    }[options.format]()
+            count = len(options.files) - len(bad)
+            log.warning("%d of %d files without %s: %s", len(without), count, name, _line(_some(without)))
+    predictions = predict.abstained(predictions, options.min_probability)
+    writers: dict[str, Callable[[Sequence[predict.Prediction]], str]] = {
+        "json": predict.to_json,
+        "csv": partial(predict.to_csv, classes=recognizer.classes),
+        "table": predict.to_table,
+        **timeline.FORMATS,
+    }
+    text = writers[options.format](predictions)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(options.out, text.encode("utf-8", "surrogateescape"))
+        write_whole(options.out, text.encode("utf-8", "replace" if single else "surrogateescape"))
     else:
         _print(text.rstrip("\n"))
     return PARTLY if bad else DONE
@@ -893,13 +922,18 @@ def _pairs(flag: str, example: str, left: str, text: str) -> dict[str, str]:
     return found
 
 
-def _transcript(text: str | None, files: Sequence[str]) -> str | None:
+def _transcript(text: str | None, files: Sequence[str]) -> "str | list[Segment] | None":
+    """What is said: words, or segments of a file with times."""
     if text is None:
         return None
     if len(files) > 1:
         raise ConfigError(f"--transcript: expected one FILE with it, found {len(files)}")
+    from wavfusion import transcripts
+
     try:
         if Path(text).is_file():
+            if transcripts.is_timed(text):
+                return transcripts.read(text)
             return Path(text).read_text(encoding="utf-8-sig").strip()
     except UnicodeDecodeError:
         raise ConfigError(f"--transcript: expected UTF-8 in {text!r}, found other bytes") from None

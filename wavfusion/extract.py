@@ -163,10 +163,11 @@ def extract(
     if any(key not in store for clip in clips for key in clip.keys):
         _require_spread(encoders, wanted)
     _extract_texts(utterances, clips, store, encoders, summary)
-    chunks = list(_cut(todo))
+    workers = max(1, workers)
+    chunks = list(_cut(todo, workers))
     # Two extractions that start together take their work in different orders, and seldom do the same twice.
     random.Random().shuffle(chunks)
-    made = _encode_ahead(chunks, store, known, encoders, max(1, workers))
+    made = _encode_ahead(chunks, store, known, encoders, workers)
     for features, decoded in _told(made, len(todo), progress):
         _write_chunk(features, decoded, store, encoders, summary)
     _write_index(store, clips)
@@ -180,13 +181,14 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield chunk
 
 
-def _cut(clips: Iterable[Clip]) -> Iterator[list[Clip]]:
-    """Cut clips into chunks that are decoded, encoded and written as one."""
+def _cut(clips: Sequence[Clip], workers: int) -> Iterator[list[Clip]]:
+    """Cut clips into chunks that are decoded, encoded and written as one; a few for every worker."""
     chunk: list[Clip] = []
+    most = min(CLIPS_AT_ONCE, 1 + len(clips) // (4 * workers))
     seconds = 0.0
     for clip in clips:
         length = clip.window.end - clip.window.start
-        if chunk and (len(chunk) == CLIPS_AT_ONCE or seconds + length > SECONDS_AT_ONCE):
+        if chunk and (len(chunk) == most or seconds + length > SECONDS_AT_ONCE):
             yield chunk
             chunk, seconds = [], 0.0
         chunk.append(clip)

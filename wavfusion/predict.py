@@ -6,8 +6,9 @@ import json
 import logging
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -16,23 +17,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wavfusion import extract, media
-from wavfusion.clips import Clip, Medium, plan
+from wavfusion import extract, media, speech
+from wavfusion.clips import WINDOW, Clip, Encoded, Medium, plan
+from wavfusion.clips import windows as windows_of
 from wavfusion.dataset import Row, Sample, only, window_text
 from wavfusion.encoders import Encoders
 from wavfusion.errors import ConfigError, MediaError, nearest
 from wavfusion.explain import contributions, warn_of_untrained_subsets
 from wavfusion.export import open_exported
-from wavfusion.extract import Decoded
-from wavfusion.inference import pick_device, run_sets, subsets
+from wavfusion.extract import Decoded, batched
+from wavfusion.inference import BATCH, pick_device, run_sets, subsets
 from wavfusion.manifest import AudioSpan, Utterance, VideoSpan
 from wavfusion.media import SAMPLE_RATE
+from wavfusion.model.wavfusion import AUDIO_STEP
 from wavfusion.run import HUB_ID, Run, read_run
+from wavfusion.transcripts import Segment
 
 log = logging.getLogger(__name__)
 
 RUNTIMES = ("torch", "onnx")
 PRECISIONS = ("fp32", "bf16")
+CONTEXT = 1.0  # seconds of sound that the encoder is given at least, where the recording has them
 RATES = (1_000, 1_000_000)  # Hz; outside it somebody gave kHz, or a number of samples
 
 
@@ -126,19 +131,23 @@ class EmotionRecognizer:
         source: str | Path | np.ndarray,
         transcript: str | None = None,
         sample_rate: int | None = None,
+        segments: Sequence[Segment] | None = None,
     ) -> list[Prediction]:
-        """Label one recording as one utterance; above 15 s in windows whose probabilities are averaged by length.
+        """Label a recording: up to 15 s it is one utterance, a longer one is cut where nobody speaks.
+
+        Without the extra `[vad]`, and where nobody speaks, a longer one is cut every 15 s. A segment above 15 s is
+        seen in windows whose probabilities are averaged by length.
 
         Args:
             source: an audio or video file, or samples in [-1, 1]: (N,) or (channels, N).
-            transcript: what is said.
+            transcript: what is said; of a longer recording every utterance gets its share by seconds.
             sample_rate: of an array, in Hz.
+            segments: who speaks when and what, which is then not looked for; `wavfusion.transcripts.read` gives them.
 
         Raises:
             MediaError: the file cannot be used, or has nothing that the model can use; says why.
             ConfigError: an array without its rate, or an argument of another kind.
         """
-        used = self.modalities
         _check_kinds(source, transcript, sample_rate)
         if isinstance(source, np.ndarray):
             samples = _resampled(source, sample_rate)
@@ -146,69 +155,82 @@ class EmotionRecognizer:
         else:
             samples, file = None, str(source)
             tracks = _tracks(file)
-        utterance = Utterance(
-            file or "array",
-            "",
-            audio=AudioSpan(file) if "audio" in tracks else None,
-            video=VideoSpan(file) if "video" in tracks else None,
-            text=transcript,
-        )
         known = {file: Medium("", tracks.get("audio"), tracks.get("video"))}
+        length = max(tracks.values(), default=0.0)
+        whole = segments is None and length <= WINDOW
+        if segments is None:
+            segments = _cut(file, samples, tracks, length, transcript)
         # All tracks count for the windows, those that the model cannot use too: as in `evaluate`.
-        clips = plan(utterance, known, only(self.trained.features, used))
-        self._require_evidence(clips, file)
-        return [self._label(_Windows(clips, utterance, samples, self), file)]
+        wanted = only(self.trained.features, self.modalities)
+        predictions: list[Prediction] = []
+        errors: list[str] = []
+        for group in batched(_within(segments, length, file), BATCH):
+            utterances = [_utterance(file, number, each, tracks, whole) for number, each in enumerate(group)]
+            parts = [(clip, utterance) for utterance in utterances for clip in plan(utterance, known, wanted)]
+            windows = _Windows(parts, samples, 0.0 if whole else length, self, errors)
+            predictions += self._label(windows, group, file)
+        if not predictions:
+            wish = " or ".join(self.modalities)
+            raise MediaError("; ".join(errors) or f"{file!r}: expected {wish}, which this model uses, found none of it")
+        for error in errors:
+            log.warning("%s; left out", error)
+        return predictions
 
-    def _label(self, windows: "_Windows", file: str) -> Prediction:
-        """Label the windows of one recording together, from all that there is and from every subset of it."""
+    def _label(self, windows: "_Windows", segments: Sequence[Segment], file: str) -> list[Prediction]:
+        """Label some utterances of a recording together, from all that there is and from every subset of it."""
+        if not any(getattr(clip, name) for name in self.modalities for clip, _ in windows.parts):
+            return []
         sets = subsets(self.modalities)
         kind = torch.device(self.device).type
         with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16"):
             every = run_sets(self.model, windows, sets, self.trained.prior, self.device)
         said = every[-1]
-        if not said.modalities[0]:
-            raise MediaError("; ".join(windows.errors) or f"{file!r}: nothing that this model can use")
-        for error in windows.errors:
-            log.warning("%s; left out", error)
-        probabilities = dict(zip(self.classes, said.probabilities[0].tolist(), strict=True))
-        emotion = max(probabilities, key=lambda name: probabilities[name])
-        return Prediction(
-            file,
-            0.0,
-            round(windows.clips[-1].window.end, 3),
-            None,
-            windows.utterance.text,
-            emotion,
-            probabilities[emotion],
-            probabilities,
-            said.modalities[0],
-            contribution=contributions(sets, every, self.trained.prior)[0],
-            text_share=said.text_share[0],
-        )
+        parts = contributions(sets, every, self.trained.prior)
+        found = []
+        for i, segment in enumerate(segments):
+            probabilities = dict(zip(self.classes, said.probabilities[i].tolist(), strict=True))
+            emotion = max(probabilities, key=lambda name: probabilities[name])
+            prediction = Prediction(
+                file,
+                round(segment.start, 3),
+                round(segment.end, 3),
+                segment.speaker,
+                segment.text,
+                emotion,
+                probabilities[emotion],
+                probabilities,
+                said.modalities[i],
+                contribution=parts[i],
+                text_share=said.text_share[i],
+            )
+            if prediction.modalities:
+                found.append(prediction)
+        return found
 
-    def _require_evidence(self, clips: Sequence[Clip], file: str) -> None:
-        if not any(getattr(clip, name) for name in self.modalities for clip in clips):
-            wanted = " or ".join(self.modalities)
-            raise MediaError(f"{file!r}: expected {wanted}, which this model uses, found none of it")
-
-    def _encode(self, clip: Clip, utterance: Utterance, samples: np.ndarray | None, errors: list[str]) -> Sample:
+    def _encode(self, clip: Clip, utterance: Utterance, windows: "_Windows") -> Sample:
         """Decode and encode one window, rounded as the store rounds."""
-        decoded = Decoded(clip)
+        decoded, lead = Decoded(clip), 0.0
         for modality, part in (("audio", clip.audio), ("video", clip.video)):
             if part is None:
                 continue
+            if modality == "audio":
+                lead, part = _with_context(part, windows.length)
             try:
-                if samples is not None:
-                    decoded.samples = samples[round(part.start * SAMPLE_RATE) : round(part.end * SAMPLE_RATE)]
+                if windows.samples is not None:
+                    decoded.samples = windows.samples[round(part.start * SAMPLE_RATE) : round(part.end * SAMPLE_RATE)]
                 else:
                     bad = extract.decode_part(decoded, modality, Path(part.path), part, self.encoders)
                     if bad:
                         log.warning("%r: %d damaged packets of its %s passed over", part.path, bad, modality)
             except (MediaError, OSError) as error:
-                if str(error) not in errors:
-                    errors.append(str(error))
-        row = Row(clip.utterance, None, None, None, clip.window.end - clip.window.start)
+                if str(error) not in windows.errors:
+                    windows.errors.append(str(error))
+        seconds = clip.window.end - clip.window.start
+        row = Row(clip.utterance, None, None, None, seconds)
         audio, text, video = (_half(x) for x in self._features(decoded, utterance))
+        if audio is not None and clip.audio is not None and decoded.samples is not None and windows.length > 0:
+            first = min(round(lead / AUDIO_STEP), len(audio) - 1)
+            audio = audio[first : max(first + 1, first + round((clip.audio.end - clip.audio.start) / AUDIO_STEP))]
         return Sample(row, audio, text, video)
 
     def _features(self, decoded: Decoded, utterance: Utterance) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -225,19 +247,85 @@ class EmotionRecognizer:
 
 
 class _Windows:
-    """The windows of one recording, encoded when they are asked for, so that hours take no more memory than minutes."""
+    """Windows of some utterances, encoded when they are asked for, so that hours take no more memory than minutes.
+
+    Args:
+        parts: windows, with the utterances that they are of.
+        samples: of an array.
+        length: of the recording in seconds; 0 where the utterance is all of it.
+        errors: takes what went wrong.
+    """
 
     def __init__(
-        self, clips: Sequence[Clip], utterance: Utterance, samples: np.ndarray | None, recognizer: EmotionRecognizer
+        self,
+        parts: Sequence[tuple[Clip, Utterance]],
+        samples: np.ndarray | None,
+        length: float,
+        recognizer: EmotionRecognizer,
+        errors: list[str],
     ) -> None:
-        self.clips, self.utterance, self.samples, self.recognizer = clips, utterance, samples, recognizer
-        self.errors: list[str] = []
+        self.parts, self.samples, self.length, self.recognizer = parts, samples, length, recognizer
+        self.errors = errors
 
     def __len__(self) -> int:
-        return len(self.clips)
+        return len(self.parts)
 
     def __getitem__(self, number: int) -> Sample:
-        return self.recognizer._encode(self.clips[number], self.utterance, self.samples, self.errors)
+        return self.recognizer._encode(*self.parts[number], self)
+
+
+def _with_context(part: Encoded, length: float) -> tuple[float, Encoded]:
+    """Widen a short stretch of a recording, since encoders of sound know little of less than `CONTEXT` seconds.
+
+    Returns:
+        Seconds added in front, and the stretch.
+    """
+    missing = CONTEXT - (part.end - part.start)
+    if missing <= 0 or length <= 0:
+        return 0.0, part
+    start = max(0.0, min(part.start - missing / 2, length - CONTEXT))
+    return part.start - start, replace(part, start=start, end=max(part.end, min(length, start + CONTEXT)))
+
+
+def _cut(
+    file: str, samples: np.ndarray | None, tracks: Mapping[str, float], length: float, transcript: str | None
+) -> list[Segment]:
+    """The utterances of a recording that nobody has told; the words are shared out by seconds."""
+    if length <= WINDOW:
+        return [Segment(0.0, length, None, transcript)]
+    spans: list[tuple[float, float]] = []
+    if "audio" in tracks and speech.is_installed():
+        spans = list(speech.utterances(file) if samples is None else speech.utterances_of(samples))
+    if not spans:
+        why = "nobody speaks" if speech.is_installed() else "silero-vad is not installed: pip install 'wavfusion[vad]'"
+        log.warning("%s: %s; cut every %g s", file or "array", why, WINDOW)
+        spans = [(each.start, each.end) for each in windows_of(length)]
+    words = (transcript or "").split()
+    seconds = [end - start for start, end in spans]
+    edges = [round(len(words) * sum(seconds[:i]) / sum(seconds)) for i in range(len(seconds) + 1)]
+    said = [" ".join(words[first:last]) or None for first, last in pairwise(edges)]
+    if words:
+        log.warning("%s: the transcript has no times; its words are shared out by seconds", file or "array")
+    return [Segment(*span, None, text) for span, text in zip(spans, said, strict=True)]
+
+
+def _within(segments: Sequence[Segment], length: float, file: str) -> list[Segment]:
+    """Leave out what begins after the recording has ended, and end with it."""
+    kept = [replace(each, end=min(each.end, length)) for each in segments if each.start < length or length == 0]
+    if len(kept) < len(segments):
+        log.warning("%s: %d segments begin after its end at %.2f s", file, len(segments) - len(kept), length)
+    return kept
+
+
+def _utterance(file: str, number: int, segment: Segment, tracks: Mapping[str, float], whole: bool) -> Utterance:
+    times = (None, None) if whole else (segment.start, segment.end)
+    return Utterance(
+        f"{file or 'array'} {number}",
+        "",
+        audio=AudioSpan(file, *times) if "audio" in tracks else None,
+        video=VideoSpan(file, *times) if "video" in tracks else None,
+        text=segment.text,
+    )
 
 
 def _half(features: Tensor | None) -> Tensor | None:
@@ -301,6 +389,11 @@ def _resampled(samples: np.ndarray, sample_rate: int | None) -> np.ndarray:
     return resampled if len(resampled) else np.zeros(1, np.float32)
 
 
+def abstained(predictions: Sequence[Prediction], least: float) -> list[Prediction]:
+    """Take the emotion from what is less probable than `least`."""
+    return [each if each.probability >= least else replace(each, emotion=None) for each in predictions]
+
+
 def to_json(predictions: Sequence[Prediction]) -> str:
     """Write predictions as a list of objects."""
     return (
@@ -332,7 +425,7 @@ def to_table(predictions: Sequence[Prediction]) -> str:
         others = sorted(each.probabilities.items(), key=lambda item: -item[1])[:3]
         chances = "  ".join(f"{name} {p:.0%}" for name, p in others)
         name = each.file.encode("unicode_escape").decode() if not each.file.isprintable() else each.file
-        lines.append(
-            f"{name}  {each.start:.2f}-{each.end:.2f} s  {each.emotion}  ({chances})  {'+'.join(each.modalities)}"
-        )
+        who = f"{each.speaker}: " if each.speaker else ""
+        used = "+".join(each.modalities)
+        lines.append(f"{name}  {each.start:.2f}-{each.end:.2f} s  {who}{each.emotion or '?'}  ({chances})  {used}")
     return "\n".join(lines) + "\n"

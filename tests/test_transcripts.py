@@ -1,0 +1,199 @@
+"""Reading who said what and when, against files as other programs write them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wavfusion.errors import CorpusError
+from wavfusion.transcripts import Segment, is_timed, read
+
+SRT = """1
+00:00:01,500 --> 00:00:02,750
+<i>Hello,</i>
+my friend.
+
+2
+100:00:03,000 --> 100:00:04,000 X1:40 X2:600
+{\\an8}שלום
+"""
+VTT = """WEBVTT - made by hand
+
+NOTE
+a remark --
+that is none
+
+STYLE
+::cue { color: lime }
+
+intro
+00:01.500 --> 00:02.750 align:start
+<v.loud Ann Lee>Hello, <b>my</b> friend &amp; foe.</v>
+
+01:00:03.000 --> 01:00:04.000
+Bye
+"""
+LONG = """File type = "ooTextFile"
+Object class = "TextGrid"
+
+xmin = 0
+xmax = 4.0
+tiers? <exists>
+size = 2
+item []:
+    item [1]:
+        class = "IntervalTier"
+        name = "Ann"
+        xmin = 0
+        xmax = 4.0
+        intervals: size = 3
+        intervals [1]:
+            xmin = 0
+            xmax = 1.5
+            text = ""
+        intervals [2]:
+            xmin = 1.5
+            xmax = 2.75
+            text = "a ""quoted"" word [1] 2.5"
+        intervals [3]:
+            xmin = 2.75
+            xmax = 4.0
+            text = " "
+    item [2]:
+        class = "TextTier"
+        name = "clicks"
+        xmin = 0
+        xmax = 4.0
+        points: size = 1
+        points [1]:
+            number = 1.0
+            mark = "click"
+"""
+SHORT = """File type = "ooTextFile"
+Object class = "TextGrid"
+
+0
+4.0
+<exists>
+2
+"IntervalTier"
+"Ann"
+0
+4.0
+1
+1.5
+2.75
+"hello"
+"IntervalTier"
+"Bob"
+0
+4.0
+1
+3
+3.5
+"bye"
+"""
+EAF = """<?xml version="1.0" encoding="UTF-8"?>
+<ANNOTATION_DOCUMENT AUTHOR="" DATE="2020-01-01T00:00:00+00:00" FORMAT="3.0" VERSION="3.0">
+  <TIME_ORDER>
+    <TIME_SLOT TIME_SLOT_ID="ts1" TIME_VALUE="1500"/><TIME_SLOT TIME_SLOT_ID="ts2" TIME_VALUE="2750"/>
+  </TIME_ORDER>
+  <TIER LINGUISTIC_TYPE_REF="utterance" TIER_ID="S1" PARTICIPANT="Ann">
+    <ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="a1" TIME_SLOT_REF1="ts1" TIME_SLOT_REF2="ts2">
+      <ANNOTATION_VALUE>fish &amp; chips</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION>
+  </TIER>
+  <TIER LINGUISTIC_TYPE_REF="gloss" TIER_ID="gloss" PARENT_REF="S1">
+    <ANNOTATION><REF_ANNOTATION ANNOTATION_ID="a2" ANNOTATION_REF="a1">
+      <ANNOTATION_VALUE>x</ANNOTATION_VALUE></REF_ANNOTATION></ANNOTATION>
+  </TIER>
+</ANNOTATION_DOCUMENT>
+"""
+RTTM = """;; a remark
+SPEAKER talk 1 6.690 0.430 <NA> <NA> B <NA> <NA>
+SPKR-INFO talk 1 <NA> <NA> <NA> unknown B <NA> <NA>
+SPEAKER talk 1 1.500 1.250 <NA> <NA> A <NA> <NA>
+"""
+WHISPER = {"text": "a b", "segments": [{"id": 0, "start": 1.5, "end": 2.75, "text": " a b", "speaker": "S0"}]}
+CPP = {"transcription": [{"offsets": {"from": 1500, "to": 2750}, "text": " a b"}]}
+PIPELINE = {"text": "a b", "chunks": [{"timestamp": [1.5, 2.75], "text": " a b"}]}
+OURS = [{"file": "x", "start": 1.5, "end": 2.75, "speaker": None, "text": "a b", "emotion": "sad"}]
+
+
+def written(tmp_path: Path, name: str, content: str, encoding: str = "utf-8") -> Path:
+    path = tmp_path / name
+    path.write_text(content, encoding=encoding)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.srt", SRT, [(1.5, 2.75, None, "Hello, my friend."), (360_003.0, 360_004.0, None, "שלום")]),
+        ("a.vtt", VTT, [(1.5, 2.75, "Ann Lee", "Hello, my friend & foe."), (3603.0, 3604.0, None, "Bye")]),
+        ("a.TextGrid", LONG, [(1.5, 2.75, None, 'a "quoted" word [1] 2.5')]),
+        ("short.TextGrid", SHORT, [(1.5, 2.75, "Ann", "hello"), (3.0, 3.5, "Bob", "bye")]),
+        ("a.eaf", EAF, [(1.5, 2.75, "Ann", "fish & chips")]),
+        ("a.rttm", RTTM, [(1.5, 2.75, "A", None), (6.69, 7.12, "B", None)]),
+        ("whisper.json", json.dumps(WHISPER), [(1.5, 2.75, "S0", "a b")]),
+        ("cpp.json", json.dumps(CPP), [(1.5, 2.75, None, "a b")]),
+        ("pipeline.json", json.dumps(PIPELINE), [(1.5, 2.75, None, "a b")]),
+        ("ours.json", json.dumps(OURS), [(1.5, 2.75, None, "a b")]),
+    ],
+)
+def test_times_speakers_and_words_are_read(tmp_path, name, content, expected):
+    path = written(tmp_path, name, content)
+    assert is_timed(path) and read(path) == [Segment(*each) for each in expected]
+
+
+def test_praat_s_utf_16_is_read(tmp_path):
+    assert read(written(tmp_path, "a.TextGrid", LONG.replace("word", "wörd"), "utf-16"))[0].text.endswith(
+        "wörd [1] 2.5"
+    )
+
+
+def test_lines_of_windows_are_read(tmp_path):
+    assert len(read(written(tmp_path, "a.srt", SRT.replace("\n", "\r\n")))) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.srt", "1\n00:00:01 -> 00:00:02\nx\n", "expected srt with times, found none"),
+        ("a.srt", "1\nx --> 00:00:02,000\nx\n", "line 2: expected times as"),
+        ("a.vtt", "WEBVTT\n\n00:03.000 --> 00:01.000\nx\n", "expected a start before its end, found 3 to 1 s"),
+        ("a.TextGrid", "ELAN", "expected a TextGrid of Praat"),
+        ("a.TextGrid", LONG[:300], "expected textgrid, found"),
+        ("a.eaf", "<EAF/>", "expected ELAN's ANNOTATION_DOCUMENT, found <EAF>"),
+        ("a.eaf", "<EAF", "expected eaf, found"),
+        ("a.rttm", "SPEAKER x 1 a b\n", "line 1: expected SPEAKER file 1 start length"),
+        ("a.json", '{"words": []}', "expected `segments`"),
+        ("a.json", '[{"text": "x"}]', "segment 0: expected `start` and `end`"),
+        ("a.json", '{"segments": 3}', "expected json, found"),
+        ("a.json", '[{"start": NaN, "end": 2}]', "expected a start before its end"),
+    ],
+)
+def test_what_is_no_transcript_is_one_line_that_names_the_file(tmp_path, name, content, message):
+    path = written(tmp_path, name, content)
+    with pytest.raises(CorpusError) as error:
+        read(path)
+    said = str(error.value)
+    assert said.startswith(f"{path}: ") and message in said and "\n" not in said
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path):
+    path = tmp_path / "a.srt"
+    path.write_bytes(b"\xff\x00\x80")
+    with pytest.raises(CorpusError, match="expected UTF-8 or UTF-16"):
+        read(path)
+
+
+@given(text=st.text(max_size=200), suffix=st.sampled_from([".srt", ".vtt", ".textgrid", ".eaf", ".rttm", ".json"]))
+def test_any_text_is_read_or_refused_in_one_line(tmp_path_factory, text, suffix):
+    path = tmp_path_factory.getbasetemp() / f"any{suffix}"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    try:
+        read(path)
+    except CorpusError as error:
+        assert "\n" not in str(error).removeprefix(str(path))

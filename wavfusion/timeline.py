@@ -1,0 +1,161 @@
+"""What a model says of a recording, for subtitles, Praat and ELAN."""
+
+import html
+import re
+from collections.abc import Callable, Sequence
+from xml.sax.saxutils import escape, quoteattr
+
+from wavfusion.predict import Prediction
+
+UNSURE = "?"  # in the place of an emotion that was not probable enough
+
+
+def to_srt(predictions: Sequence[Prediction]) -> str:
+    """Write SubRip: emotion and probability on the first line, then the words."""
+    cues = [
+        f"{number}\n{_clock(each.start, ',')} --> {_clock(each.end, ',')}\n{_title(each)}\n{_lines(each.text)}"
+        for number, each in enumerate(predictions, 1)
+    ]
+    return "\n".join(cues)
+
+
+def to_vtt(predictions: Sequence[Prediction]) -> str:
+    """Write WebVTT, with the speaker as its voice."""
+    cues = ["WEBVTT\n"]
+    for each in predictions:
+        voice = f"<v {html.escape(_line(each.speaker), quote=False)}>" if each.speaker else ""
+        words = html.escape(_lines(each.text), quote=False)
+        title = html.escape(_said(each), quote=False)
+        cues.append(f"{_clock(each.start, '.')} --> {_clock(each.end, '.')}\n{voice}{title}\n{words}")
+    return "\n".join(cues)
+
+
+def to_textgrid(predictions: Sequence[Prediction]) -> str:
+    """Write Praat's long form: for each speaker a tier of emotions and, where there are words, one of words."""
+    end = max([each.end for each in predictions], default=0.0)
+    tiers = [(name, rows) for name, rows in _tiers(predictions) if rows]
+    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {end:.3f}"]
+    lines += ["tiers? <exists>", f"size = {len(tiers)}", "item []:"]
+    for number, (name, rows) in enumerate(tiers, 1):
+        filled = _filled(rows, end)
+        lines += [f"    item [{number}]:", '        class = "IntervalTier"', f"        name = {_quoted(name)}"]
+        lines += ["        xmin = 0", f"        xmax = {end:.3f}", f"        intervals: size = {len(filled)}"]
+        for i, (start, stop, text) in enumerate(filled, 1):
+            lines += [f"        intervals [{i}]:", f"            xmin = {start:.3f}", f"            xmax = {stop:.3f}"]
+            lines += [f"            text = {_quoted(text)}"]
+    return "\n".join([*lines, ""])
+
+
+def to_eaf(predictions: Sequence[Prediction]) -> str:
+    """Write ELAN's annotations (EAF 3.0): the tiers of `to_textgrid`, with the recording linked by its name."""
+    slots: list[str] = []
+    tiers: list[str] = []
+    count = 0
+    for name, rows in _tiers(predictions):
+        tiers.append(f'  <TIER LINGUISTIC_TYPE_REF="default-lt" TIER_ID={quoteattr(_legal(name))}>')
+        for start, stop, text in rows:
+            count += 1
+            ids = [f"ts{2 * count - 1}", f"ts{2 * count}"]
+            slots += [
+                f'    <TIME_SLOT TIME_SLOT_ID="{slot}" TIME_VALUE="{round(1000 * value)}"/>'
+                for slot, value in zip(ids, (start, stop), strict=True)
+            ]
+            tiers.append(
+                f'    <ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="a{count}" TIME_SLOT_REF1="{ids[0]}" '
+                f'TIME_SLOT_REF2="{ids[1]}"><ANNOTATION_VALUE>{escape(_legal(text))}</ANNOTATION_VALUE>'
+                "</ALIGNABLE_ANNOTATION></ANNOTATION>"
+            )
+        tiers.append("  </TIER>")
+    file = next((each.file for each in predictions), "")
+    return "\n".join(
+        [
+            '<?xml version="1.0" encoding="UTF-8"?>',
+            '<ANNOTATION_DOCUMENT AUTHOR="" DATE="1970-01-01T00:00:00+00:00" FORMAT="3.0" VERSION="3.0" '
+            'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" '
+            'xsi:noNamespaceSchemaLocation="http://www.mpi.nl/tools/elan/EAFv3.0.xsd">',
+            '  <HEADER MEDIA_FILE="" TIME_UNITS="milliseconds">',
+            f'    <MEDIA_DESCRIPTOR MEDIA_URL={quoteattr(_legal(file))} MIME_TYPE="unknown"/>',
+            "  </HEADER>",
+            "  <TIME_ORDER>",
+            *slots,
+            "  </TIME_ORDER>",
+            *tiers,
+            '  <LINGUISTIC_TYPE GRAPHIC_REFERENCES="false" LINGUISTIC_TYPE_ID="default-lt" TIME_ALIGNABLE="true"/>',
+            "</ANNOTATION_DOCUMENT>",
+            "",
+        ]
+    )
+
+
+FORMATS: dict[str, Callable[[Sequence[Prediction]], str]] = {
+    "srt": to_srt,
+    "vtt": to_vtt,
+    "textgrid": to_textgrid,
+    "eaf": to_eaf,
+}
+
+Row = tuple[float, float, str]
+
+
+def _tiers(predictions: Sequence[Prediction]) -> list[tuple[str, list[Row]]]:
+    """Emotions and words by speaker; what overlaps with the same speaker goes into a second pair: no tier overlaps."""
+    lanes: dict[tuple[str | None, int], list[Prediction]] = {}
+    for each in sorted(predictions, key=lambda each: (each.start, each.end)):
+        lane = 0
+        while (rows := lanes.get((each.speaker, lane))) and rows[-1].end > each.start:
+            lane += 1
+        lanes.setdefault((each.speaker, lane), []).append(each)
+    tiers: list[tuple[str, list[Row]]] = []
+    for (speaker, lane), rows in lanes.items():
+        of = (f" of {_line(speaker)}" if speaker else "") + (f" ({lane + 1})" if lane else "")
+        tiers.append((f"emotion{of}", [(each.start, each.end, each.emotion or UNSURE) for each in rows]))
+        words = [(each.start, each.end, each.text) for each in rows if each.text]
+        if words:
+            tiers.append((f"words{of}", words))
+    return tiers
+
+
+def _filled(rows: Sequence[Row], end: float) -> list[Row]:
+    """Praat's intervals leave no gap: what lies between is empty."""
+    filled: list[Row] = []
+    at = 0.0
+    for start, stop, text in rows:
+        if round(start, 3) > round(at, 3):
+            filled.append((at, start, ""))
+        filled.append((start, stop, text))
+        at = stop
+    return [*filled, (at, end, "")] if round(end, 3) > round(at, 3) else filled
+
+
+def _clock(seconds: float, point: str) -> str:
+    """Hours, minutes, seconds and thousandths; hours have as many digits as they need."""
+    rest, thousandths = divmod(round(1000 * seconds), 1000)
+    return f"{rest // 3600:02d}:{rest // 60 % 60:02d}:{rest % 60:02d}{point}{thousandths:03d}"
+
+
+def _said(each: Prediction) -> str:
+    return f"{each.emotion} {each.probability:.0%}" if each.emotion else UNSURE
+
+
+def _title(each: Prediction) -> str:
+    return f"{_line(each.speaker)}: {_said(each)}" if each.speaker else _said(each)
+
+
+def _line(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+def _lines(text: str | None) -> str:
+    """Words over as many lines as they have; an empty one would end a cue, and an arrow begin one."""
+    kept = [line.replace("-->", "→") for line in (text or "").splitlines() if line.strip()]
+    return "".join(f"{line}\n" for line in kept)
+
+
+def _quoted(text: str) -> str:
+    doubled = text.replace('"', '""')
+    return f'"{doubled}"'
+
+
+def _legal(text: str) -> str:
+    """Leave out what no XML may hold: control characters, halves of surrogate pairs."""
+    return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]", "", text)

@@ -1,0 +1,209 @@
+"""Who said what and when, as others wrote it: SRT, WebVTT, Praat's TextGrid, ELAN's EAF, RTTM, recognisers' JSON."""
+
+import html
+import json
+import math
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from wavfusion.errors import CorpusError
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a recording that somebody speaks.
+
+    Attributes:
+        start, end: seconds in the file.
+        speaker, text: None where nobody told.
+    """
+
+    start: float
+    end: float
+    speaker: str | None = None
+    text: str | None = None
+
+
+def is_timed(name: str | Path) -> bool:
+    """Whether a file's name says that it holds times."""
+    return Path(name).suffix.lower() in READERS
+
+
+def read(path: str | Path) -> list[Segment]:
+    """Read the segments of a file, in order of time; its name's ending says which format it is.
+
+    Raises:
+        CorpusError: not that format, a time that is none, an end before its start, or nothing in it.
+    """
+    path = Path(path)
+    reader = READERS[path.suffix.lower()]
+    try:
+        found = list(reader(_decoded(path.read_bytes())))
+    except CorpusError as error:
+        raise CorpusError(f"{path}: {error}") from None
+    except (ValueError, LookupError, TypeError, RecursionError, ElementTree.ParseError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise CorpusError(f"{path}: expected {path.suffix[1:].lower()}, found {reason}") from None
+    except OSError as error:
+        raise CorpusError(f"{path}: expected a file that can be read, found {error.strerror}") from None
+    if not found:
+        raise CorpusError(f"{path}: expected {path.suffix[1:].lower()} with times, found none")
+    for segment in found:
+        if not 0 <= segment.start < segment.end < math.inf:
+            raise CorpusError(f"{path}: expected a start before its end, found {segment.start:g} to {segment.end:g} s")
+    return sorted(found, key=lambda each: (each.start, each.end))
+
+
+def _decoded(content: bytes) -> str:
+    """Praat writes UTF-16 where a character asks for it; everybody else UTF-8."""
+    wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+    try:
+        return content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError:
+        raise CorpusError("expected UTF-8 or UTF-16, found other bytes") from None
+
+
+def _words(text: str) -> str | None:
+    return " ".join(text.split()) or None
+
+
+# ---------------------------------------------------------------------- subtitles
+
+_CLOCK = r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)"
+_CUE = re.compile(rf"\s*{_CLOCK}\s*-->\s*{_CLOCK}")
+_VOICE = re.compile(r"<v(?:\.[^ \t>]*)?[ \t]+([^>]*)>")
+_TAG = re.compile(r"<[^>]*>|\{\\[^}]*\}")
+
+
+def _subtitles(text: str) -> Iterator[Segment]:
+    """Read cues, of SRT and of WebVTT: a line of times, then words up to an empty line."""
+    lines = iter(enumerate(text.splitlines(), 1))
+    for number, line in lines:
+        if "-->" not in line:
+            continue
+        cue = _CUE.match(line)
+        if cue is None:
+            raise CorpusError(
+                f"line {number}: expected times as 00:00:01,000 --> 00:00:02,000, found {line.strip()[:60]!r}"
+            )
+        start, end = (_seconds(*cue.groups()[i : i + 3]) for i in (0, 3))
+        said = _until_empty(lines)
+        voice = _VOICE.search(said)
+        speaker = _words(html.unescape(voice[1])) if voice else None
+        yield Segment(start, end, speaker, _words(html.unescape(_TAG.sub("", said))))
+
+
+def _until_empty(lines: Iterator[tuple[int, str]]) -> str:
+    said = []
+    for _, line in lines:
+        if not line.strip():
+            break
+        said.append(line)
+    return "\n".join(said)
+
+
+def _seconds(hours: str | None, minutes: str, seconds: str) -> float:
+    return round(3600 * int(hours or 0) + 60 * int(minutes) + float(seconds.replace(",", ".")), 3)
+
+
+# ---------------------------------------------------------------------- Praat and ELAN
+
+_VALUE = re.compile(r'"((?:[^"]|"")*)"|\[[^\]]*\]|(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)|<(exists|absent)>')
+_NO_WORDS = re.compile(r"(?:words|phones|phonemes|syllables)$", re.IGNORECASE)
+
+
+def _textgrid(text: str) -> Iterator[Segment]:
+    """Read interval tiers, of the long and of the short form; with several, a tier's name is its speaker."""
+    values = [m[1].replace('""', '"') if m[1] is not None else m[2] or m[3] for m in _VALUE.finditer(text)]
+    ahead = deque(value for value in values if value is not None)
+    take = ahead.popleft
+    if len(ahead) < 2 or take() != "ooTextFile" or take() != "TextGrid":
+        raise CorpusError("expected a TextGrid of Praat, found another text")
+    float(take()), float(take())
+    tiers: dict[str, list[tuple[float, float, str]]] = {}
+    for number in range(int(take()) if take() == "exists" else 0):
+        kind, name, _, _ = (take() for _ in range(4))
+        rows = [(float(take()), float(take()) if kind == "IntervalTier" else 0.0, take()) for _ in range(int(take()))]
+        if kind == "IntervalTier":
+            tiers[name if name not in tiers else f"{name} {number + 1}"] = rows
+    kept = {name: rows for name, rows in tiers.items() if not _NO_WORDS.search(name)} or tiers
+    for name, rows in kept.items():
+        for start, end, said in rows:
+            if said.strip():
+                yield Segment(start, end, name if len(kept) > 1 else None, _words(said))
+
+
+def _eaf(text: str) -> Iterator[Segment]:
+    """Read the tiers of ELAN that stand on their own; a tier's participant is its speaker, or else its name."""
+    root = ElementTree.fromstring(text.encode())  # bytes, as the text may name its encoding
+    if root.tag != "ANNOTATION_DOCUMENT":
+        raise CorpusError(f"expected ELAN's ANNOTATION_DOCUMENT, found <{root.tag}>")
+    slots = {each.get("TIME_SLOT_ID"): each.get("TIME_VALUE") for each in root.iter("TIME_SLOT")}
+    tiers = [tier for tier in root.iter("TIER") if tier.get("PARENT_REF") is None and len(tier)]
+    for tier in tiers:
+        speaker = tier.get("PARTICIPANT") or (tier.get("TIER_ID") if len(tiers) > 1 else None)
+        for each in tier.iter("ALIGNABLE_ANNOTATION"):
+            times = [slots[each.get(name)] for name in ("TIME_SLOT_REF1", "TIME_SLOT_REF2")]
+            if None in times:
+                raise CorpusError(f"annotation {each.get('ANNOTATION_ID')}: expected two times, found none")
+            start, end = (int(value or 0) / 1000 for value in times)
+            yield Segment(start, end, speaker, _words(each.findtext("ANNOTATION_VALUE") or ""))
+
+
+# ---------------------------------------------------------------------- who spoke when, and recognisers
+
+
+def _rttm(text: str) -> Iterator[Segment]:
+    """Read speaker turns of a diarisation; they have no words."""
+    for number, line in enumerate(text.splitlines(), 1):
+        fields = line.split()
+        if not fields or fields[0] != "SPEAKER":
+            continue
+        try:
+            start, length, speaker = float(fields[3]), float(fields[4]), fields[7]
+        except (ValueError, IndexError):
+            raise CorpusError(
+                f"line {number}: expected SPEAKER file 1 start length ... name, found {line[:60]!r}"
+            ) from None
+        yield Segment(start, round(start + length, 6), None if speaker == "<NA>" else speaker)
+
+
+def _recognised(text: str) -> Iterator[Segment]:
+    """Read JSON of Whisper and its kin, of whisper.cpp, of transformers' pipelines, and of `predict`."""
+    content = json.loads(text)
+    rows = content
+    if isinstance(content, dict):
+        named = [name for name in ("segments", "chunks", "transcription", "utterances") if name in content]
+        if not named:
+            raise CorpusError(
+                f"expected `segments`, `chunks`, `transcription` or a list, found {', '.join(content)[:80]!r}"
+            )
+        rows = content[named[0]]
+    for number, row in enumerate(rows):
+        times = _times_of(row)
+        if times is None:
+            raise CorpusError(f"segment {number}: expected `start` and `end` in seconds, found {str(row)[:80]!r}")
+        speaker = row.get("speaker")
+        yield Segment(*times, None if speaker is None else str(speaker), _words(str(row.get("text") or "")))
+
+
+def _times_of(row: dict[str, Any]) -> tuple[float, float] | None:
+    if "offsets" in row:  # whisper.cpp, in milliseconds
+        return row["offsets"]["from"] / 1000, row["offsets"]["to"] / 1000
+    start, end = row.get("timestamp") or (row.get("start"), row.get("end"))
+    return None if start is None or end is None else (float(start), float(end))
+
+
+READERS: dict[str, Callable[[str], Iterator[Segment]]] = {
+    ".srt": _subtitles,
+    ".vtt": _subtitles,
+    ".textgrid": _textgrid,
+    ".eaf": _eaf,
+    ".rttm": _rttm,
+    ".json": _recognised,
+}
