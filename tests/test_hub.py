@@ -114,6 +114,17 @@ def test_a_run_with_damaged_figures_is_refused_in_one_line(run, tmp_path, capsys
     assert (status, capsys.readouterr().err.count("\n"), (tmp_path / "out").exists()) == (2, 1, False)
 
 
+def test_a_refused_push_leaves_an_earlier_one_as_it_was(run, trained, tmp_path):
+    """The configuration was the new one's and the weights the old one's, when the new one lacked a file."""
+    place = tmp_path / "out"
+    assert main(["push", str(trained), str(place)]) == 0
+    before = {path.name: path.read_bytes() for path in place.iterdir() if path.is_file()}
+    (run / "experiment.yaml").unlink()
+    (run / "environment.json").write_text('{"other": 1}')
+    assert main(["push", str(run), str(place), "--force"]) == 2
+    assert {path.name: path.read_bytes() for path in place.iterdir() if path.is_file()} == before
+
+
 # ------------------------------------------------------------------ a hub
 
 

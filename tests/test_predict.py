@@ -19,6 +19,7 @@ from wavfusion.errors import ConfigError, MediaError
 from wavfusion.inference import run
 from wavfusion.predict import EmotionRecognizer
 from wavfusion.run import read_run
+from wavfusion.transcripts import Segment
 
 pytest_plugins = ("corpus_fixture",)
 
@@ -155,19 +156,97 @@ def test_text_share_is_told_where_text_met_video(recognizer: EmotionRecognizer, 
     assert without is None and with_text is not None and 0 < with_text < 1
 
 
-def test_forty_seconds_are_averaged_over_windows_by_length(recognizer: EmotionRecognizer, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def forty() -> np.ndarray:
+    """Forty seconds of a rising tone: no speech."""
     rng = np.random.default_rng(0)
     times = np.arange(16_000 * 40) / 16_000
-    samples = (0.2 * np.sin(2 * np.pi * (200 + 20 * times) * times) + rng.normal(0, 0.01, len(times))).astype(
-        np.float32
-    )
-    whole = recognizer.predict(samples, sample_rate=16_000)[0]
+    return (0.2 * np.sin(2 * np.pi * (200 + 20 * times) * times) + rng.normal(0, 0.01, len(times))).astype(np.float32)
+
+
+def test_forty_seconds_of_one_utterance_are_averaged_over_windows_by_length(
+    recognizer: EmotionRecognizer, forty: np.ndarray
+) -> None:
+    samples = forty
+    whole = recognizer.predict(samples, sample_rate=16_000, segments=[Segment(0.0, 40.0)])[0]
     parts = [
         recognizer.predict(samples[start * 16_000 : end * 16_000], sample_rate=16_000)[0].probabilities
         for start, end in ((0, 15), (15, 30), (30, 40))
     ]
     expected = {name: sum(w * p[name] for w, p in zip((15, 15, 10), parts, strict=True)) / 40 for name in CLASSES}
     assert whole.end == 40.0 and whole.probabilities == pytest.approx(expected, abs=1e-4)
+
+
+# ------------------------------------------------------------------ longer recordings
+
+
+def test_without_speech_a_long_recording_is_cut_every_fifteen_seconds(
+    recognizer: EmotionRecognizer, forty: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = recognizer.predict(forty, sample_rate=16_000)
+    assert [(each.start, each.end) for each in said] == [(0.0, 15.0), (15.0, 30.0), (30.0, 40.0)]
+    assert "array: nobody speaks; cut every 15 s" in caplog.messages
+
+
+def test_given_segments_keep_times_speakers_and_words(recognizer: EmotionRecognizer, clip: Path) -> None:
+    given = [Segment(0.1, 0.25, "Ann", "stop"), Segment(0.2, 0.5, "Bob")]
+    said = recognizer.predict(clip, segments=given)
+    assert [(x.start, x.end, x.speaker, x.text) for x in said] == [
+        (each.start, each.end, each.speaker, each.text) for each in given
+    ]
+    assert [x.modalities for x in said] == [["audio", "text", "video"], ["audio", "video"]]
+
+
+def test_a_segment_is_called_as_its_part_of_the_recording_is(recognizer: EmotionRecognizer, forty: np.ndarray) -> None:
+    part = recognizer.predict(forty, sample_rate=16_000, segments=[Segment(20.0, 22.5)])[0]
+    alone = recognizer.predict(forty[20 * 16_000 : 22 * 16_000 + 8_000], sample_rate=16_000)[0]
+    assert part.probabilities == pytest.approx(alone.probabilities, abs=1e-4)
+
+
+def test_a_short_segment_is_heard_with_what_is_around_it(recognizer: EmotionRecognizer, forty: np.ndarray) -> None:
+    """Encoders know little of 0.1 s alone; only its own steps are judged, so sound far off changes nothing."""
+    segments = [Segment(20.0, 20.1)]
+    short = recognizer.predict(forty, sample_rate=16_000, segments=segments)[0]
+    other = forty.copy()
+    other[: 19 * 16_000] = 0
+    alone = recognizer.predict(forty[20 * 16_000 : 20 * 16_000 + 1_600], sample_rate=16_000)[0]
+    again = recognizer.predict(other, sample_rate=16_000, segments=segments)[0]
+    assert (short.start, short.end, again.probabilities) == (20.0, 20.1, short.probabilities)
+    assert short.probabilities != alone.probabilities
+
+
+def test_segments_after_the_end_are_left_out_and_said(
+    recognizer: EmotionRecognizer, sound: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = recognizer.predict(sound, segments=[Segment(0.0, 99.0), Segment(100.0, 101.0)])
+    assert (len(said), said[0].end < 99) == (1, True)
+    assert any("1 segments begin after its end" in message for message in caplog.messages)
+
+
+def test_words_without_times_are_shared_out_by_seconds(recognizer: EmotionRecognizer, forty: np.ndarray) -> None:
+    said = recognizer.predict(forty, " ".join("abcdefgh"), sample_rate=16_000)
+    assert [each.text for each in said] == ["a b c", "d e f", "g h"]
+
+
+def test_the_shell_takes_times_and_writes_subtitles(
+    trained: Path, clip: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    times = tmp_path / "a.srt"
+    times.write_text("1\n00:00:00,100 --> 00:00:00,500\nstop it\n")
+    arguments = ("--transcript", times, "--format", "srt", "--min-probability", "1", "--device", "cpu")
+    status, out, _ = shell(capfd, trained, clip, *arguments)
+    assert (status, out) == (0, "1\n00:00:00,100 --> 00:00:00,500\n?\nstop it\n")
+
+
+def test_subtitles_are_of_one_recording(trained: Path, clip: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    status, _, err = shell(capfd, trained, clip, clip, "--format", "eaf", "--device", "cpu")
+    assert (status, "--format eaf: expected one FILE, which it describes, found 2" in err[0]) == (2, True)
+
+
+@pytest.mark.parametrize("share", ["-0.1", "1.5", "nan", "x"])
+def test_a_probability_is_from_0_to_1(trained: Path, clip: Path, share: str, capfd: pytest.CaptureFixture[str]) -> None:
+    status, _, err = shell(capfd, trained, clip, "--min-probability", share)
+    assert (status, f"expected a number from 0 to 1, found '{share}'" in err[0]) == (2, True)
 
 
 # ------------------------------------------------------------------ what cannot be used

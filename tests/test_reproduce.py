@@ -72,7 +72,7 @@ def done(corpus: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def found(out: Path) -> dict[str, Any]:
-    return json.loads((out / "results.json").read_text())
+    return json.loads((out / "results-mine.json").read_text())
 
 
 def rows_of(out: Path) -> dict[str, Any]:
@@ -118,7 +118,8 @@ def test_a_claim_has_the_papers_difference_and_a_verdict(done: Path) -> None:
 
 def test_the_table_as_csv_has_percent_and_the_protocol(done: Path) -> None:
     lines = {
-        (line["row"], line["figure"]): line for line in csv.DictReader(io.StringIO((done / "results.csv").read_text()))
+        (line["row"], line["figure"]): line
+        for line in csv.DictReader(io.StringIO((done / "results-mine.csv").read_text()))
     }
     ours, other = lines["sound", "accuracy"], lines["other system", "accuracy"]
     mean = rows_of(done)["sound"]["ours"]["figures"]["accuracy"]["mean"]
@@ -131,7 +132,7 @@ def test_the_table_as_csv_has_percent_and_the_protocol(done: Path) -> None:
 
 
 def test_the_page_shows_stated_and_own_numbers(done: Path) -> None:
-    page = (done / "results.html").read_text()
+    page = (done / "results-mine.html").read_text()
     mean = rows_of(done)["both"]["ours"]["figures"]["accuracy"]["mean"]
     assert f"{100 * mean:.2f} ±" in page and "70.00" in page and "both better than sound" in page
 
@@ -145,15 +146,15 @@ def test_controls_are_scored_on_the_same_test_part(done: Path) -> None:
 
 def test_done_runs_are_not_trained_again(corpus: Any, done: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (done / "runs").rglob("*") if path.is_file()}
-    results = (done / "results.json").read_bytes()
+    results = (done / "results-mine.json").read_bytes()
     assert main(command(corpus, done)) == 0
     after = {path: path.stat().st_mtime_ns for path in (done / "runs").rglob("*") if path.is_file()}
-    assert (after, (done / "results.json").read_bytes()) == (before, results)
+    assert (after, (done / "results-mine.json").read_bytes()) == (before, results)
 
 
 def test_a_second_study_gives_the_same_bytes(corpus: Any, done: Path, tmp_path: Path) -> None:
     assert main(command(corpus, tmp_path, "--workers", "1")) == 0
-    names = ["results.json", "results.csv"] + [
+    names = ["results-mine.json", "results-mine.csv"] + [
         path.relative_to(done).as_posix() for path in done.glob("runs/*/*") if path.suffix in (".csv", ".safetensors")
     ]
     assert [name for name in names if (tmp_path / name).read_bytes() != (done / name).read_bytes()] == []
@@ -171,6 +172,65 @@ def test_a_run_that_fails_is_named_and_the_others_finish(
     rows = rows_of(tmp_path / "out")
     assert (rows["words"]["ours"], rows["both"]["ours"] is None) == (None, False)
     assert f"failed: {broken}: ConfigError" in capsys.readouterr().out
+
+
+def test_trainings_of_other_labels_are_not_taken_for_these(corpus: Any, tmp_path: Path) -> None:
+    """With happy and sad exchanged in the manifest the figures of the old labels were printed again."""
+    other = tmp_path / "manifest.jsonl"
+    swap = {"happy": "sad", "sad": "happy"}
+    rows = manifest.read(corpus.table)
+    manifest.write(other, [replace(row, emotion=swap.get(row.emotion or "", row.emotion)) for row in rows])
+    manifest.write_corpus(other, manifest.read_corpus(corpus.table))
+    plans = [
+        study.plan(study.Study(each, corpus.store), [tables.read(str(corpus.mine))], tmp_path)
+        for each in (corpus.table, other)
+    ]
+    assert not plans[0].jobs.keys() & plans[1].jobs.keys()
+
+
+@pytest.mark.parametrize("damage", ["", "id,truth", "half", "one row less"])
+def test_a_damaged_training_is_made_again(corpus: Any, done: Path, tmp_path: Path, damage: str) -> None:
+    """Rows of a shortened predictions.csv were pooled in silence."""
+    shutil.copytree(done, tmp_path / "out")
+    name = rows_of(done)["words"]["runs"][0][0]
+    path = tmp_path / "out" / "runs" / name / "predictions.csv"
+    whole = path.read_text()
+    lines = whole.splitlines(keepends=True)
+    path.write_text({"half": whole[: len(whole) // 2], "one row less": "".join(lines[:-1])}.get(damage, damage))
+    assert main(command(corpus, tmp_path / "out")) == 0
+    assert (path.read_text(), found(tmp_path / "out")) == (whole, found(done))
+
+
+def test_the_same_table_or_fold_twice_is_refused(corpus: Any, tmp_path: Path) -> None:
+    """Twice the same table gave twice as many seeds, with no spread."""
+    mine = tables.read(str(corpus.mine))
+    with pytest.raises(ConfigError, match="each table once, found table mine 2 times"):
+        study.plan(study.Study(corpus.table, corpus.store), [mine, mine], tmp_path)
+    with pytest.raises(ConfigError, match="each fold once, found fold 1 2 times"):
+        study.plan(study.Study(corpus.table, corpus.store, folds=[1, 1]), [mine], tmp_path)
+
+
+def test_a_table_without_a_row_to_train_is_refused(corpus: Any, tmp_path: Path) -> None:
+    empty = replace(tables.read(str(corpus.mine)), rows=[], claims=[])
+    with pytest.raises(ConfigError, match="mine: expected a row to train, found none"):
+        study.plan(study.Study(corpus.table, corpus.store), [empty], tmp_path)
+
+
+def test_seeds_are_counted_from_the_one_that_is_given(corpus: Any, tmp_path: Path) -> None:
+    asked = study.Study(corpus.table, corpus.store, seeds=2, first_seed=9)
+    made = study.plan(asked, [tables.read(str(corpus.mine))], tmp_path)
+    assert {job.experiment.seed for job in made.jobs.values()} == {9, 10}
+
+
+def test_a_setting_before_or_instead_of_a_table_keeps_its_value(
+    corpus: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Argparse took the value of `--train.epochs 2` for a TABLE where none was given."""
+    arguments = command(corpus, tmp_path, "--dry-run")
+    mine = arguments.pop(1)
+    assert main([*arguments[:1], "--train.epochs", "1", mine, *arguments[1:]]) == 0
+    assert main([*arguments, "--train.epochs", "1"]) == 2
+    assert "no shipped table is of corpus 'table'" in capsys.readouterr().err
 
 
 def test_a_dry_run_lists_the_trainings_and_makes_nothing(
@@ -237,7 +297,10 @@ def test_a_killed_study_goes_on_and_ends_the_same(corpus: Any, tmp_path: Path) -
         process.kill()
         process.wait()
         assert started(corpus, out).wait() == 0
-        same = [(out / name).read_bytes() == (whole / name).read_bytes() for name in ("results.json", "results.csv")]
+        same = [
+            (out / name).read_bytes() == (whole / name).read_bytes()
+            for name in ("results-mine.json", "results-mine.csv")
+        ]
         assert all(same), moment
 
 

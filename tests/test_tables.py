@@ -76,6 +76,15 @@ ROW = "{name: a, settings: {}}"
         ("title: x\ncorpus: any\nrows: [{name: a, settings: {model.lcv: false}}]", "did you mean 'model.lvc'"),
         ("title: x\ncorpus: any\nrows: [{name: a}]", "expected settings .* or published figures"),
         ("title: x\ncorpus: any\nrows: [{name: a, settings: {}, paper: {accurracy: 1}}]", "did you mean 'accuracy'"),
+        ("title: x\ncorpus: any\nrows: [{name: a, settings: {}, paper: {accuracy: .nan}}]", "from 0 to 100, found nan"),
+        ("title: x\ncorpus: any\nrows: [{name: a, settings: {seed: 7}}]", "expected no seed of its own"),
+        (
+            "title: x\ncorpus: any\nrows: [{name: a, settings: {}, extra: 'false'}]",
+            "extra true or false, found 'false'",
+        ),
+        (f"title: x\ncorpus: any\nrows: [{ROW}]\nclaims: [{{beter: a, than: a}}]", "did you mean 'better'"),
+        (f"title: x\ncorpus: any\nrows: [{ROW}]\nclaims: [{{better: 1, than: a}}]", "a claim about '1'"),
+        (f"title: x\ncorpus: any\nrows: [{ROW}]\nclaims: [{{better: a, than: a}}]", "expected a claim about two rows"),
         ("title: x\ncorpus: any\nrows: 3", "expected title, corpus, rows and claims"),
     ],
 )
@@ -83,6 +92,12 @@ def test_a_wrong_table_says_what_is_wrong(tmp_path: Path, text: str, message: st
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
         tables.read(str(tmp_path / "mine.yaml"))
+
+
+def test_empty_settings_are_those_of_the_base_experiment(tmp_path: Path) -> None:
+    """A row with nothing after `settings:` was taken for another system, and never trained."""
+    (tmp_path / "mine.yaml").write_text("title: x\ncorpus: any\nrows:\n  - name: a\n    settings:\n")
+    assert tables.read(str(tmp_path / "mine.yaml")).rows[0].settings == {}
 
 
 def test_an_unknown_table_names_the_nearest() -> None:

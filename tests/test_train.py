@@ -80,6 +80,13 @@ def test_a_separable_corpus_is_learned(trained: Path) -> None:
     assert json.loads((trained / "metrics.json").read_text())["accuracy"] >= 0.85
 
 
+def test_a_training_that_diverges_says_so_and_leaves_no_model(made: Any, short: Any, tmp_path: Path) -> None:
+    """Probabilities that are no numbers counted as the first class, and an epoch of them could be the best."""
+    with pytest.raises(ConfigError, match=r"epoch 1: .* the training diverged; lower train.pretrained_rate \(1e\+30\)"):
+        train.train(short(train__new_rate=1e30, train__pretrained_rate=1e30), made.data, tmp_path / "run")
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
 def test_a_model_with_modality_dropout_is_scored_on_all_subsets(trained: Path) -> None:
     assert list(json.loads((trained / "metrics.json").read_text())["subsets"])[-1] == "audio+text+video"
     assert len(json.loads((trained / "metrics.json").read_text())["subsets"]) == 7

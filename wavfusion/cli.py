@@ -92,7 +92,9 @@ def _run(arguments: list[str]) -> int:
     word = next((each for each in arguments if not each.startswith("-")), None)
     if word is not None and word not in verbs:
         parser.error(f"expected a verb, found {word!r}; {nearest(word, verbs)}")
-    options, rest = parser.parse_known_args(arguments)
+    arguments, rest = _without_settings(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    rest += unknown
     if options.verb is None:
         if rest:
             parser.unknown(rest[0])
@@ -107,6 +109,20 @@ def _run(arguments: list[str]) -> int:
         verb.error("expected an open stdout for the results, found it closed; >/dev/null drops them")
     run: Callable[[argparse.Namespace], int] = options.run
     return run(options)
+
+
+def _without_settings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take `--dotted.key VALUE` out, whose value argparse would take for a FILE or TABLE."""
+    others: list[str] = []
+    settings: list[str] = []
+    items = list(arguments)
+    while items:
+        item = items.pop(0)
+        dotted = re.fullmatch(r"--[a-z_]+(?:\.[a-z_]+)+(=.*)?", item, re.DOTALL)
+        (settings if dotted else others).append(item)
+        if dotted and not dotted[1] and items:
+            settings.append(items.pop(0))
+    return others, settings
 
 
 def _overrides(rest: Sequence[str], verb: Parser) -> dict[str, str]:
@@ -629,6 +645,7 @@ def _reproduce(options: argparse.Namespace) -> int:
     asked = study.Study(
         **{name: getattr(options, name) for name in ("manifest", "store", "protocol", "folds", "seeds")},
         **{name: getattr(options, name) for name in ("extra", "smoke")},
+        first_seed=options.seed or 0,
         base=options.config,
         common=options.overrides,
     )
@@ -640,6 +657,10 @@ def _reproduce(options: argparse.Namespace) -> int:
         _print(json.dumps(costs, indent=2) if options.json else study.to_costs(planned, costs, workers))
         return DONE
     require_writable(options.out)
+    name = reproduce.stem([table.name for table in chosen], options.smoke)
+    for place in (options.out / f"{name}.{ending}" for ending in ("json", "csv", "html")):
+        if place.is_dir():
+            raise ConfigError(f"{place}: expected a place for a file, found a folder")
     failed = study.run(asked, jobs, workers, device, sys.stderr.isatty())
     found = reproduce.results(planned, chosen, failed)
     controls = {} if failed else reproduce.score_controls(asked, planned)
@@ -706,7 +727,9 @@ def _evaluate_bundle(options: argparse.Namespace) -> int:
     if options.json:
         _print(json.dumps(result | {"differences": differences}, indent=2))
     else:
-        said = [f"differs: {line}" for line in differences[:SAID]] or ["all of these figures are those that it states"]
+        said = [_line(f"differs: {line}") for line in differences[:SAID]] or [
+            "all of these figures are those that it states"
+        ]
         if len(differences) > SAID:
             said.append(f"... and {len(differences) - SAID} more")
         _print("\n".join([_figures(result, str(options.trained)), *said]))
@@ -772,22 +795,23 @@ def _predict(options: argparse.Namespace) -> int:
     recognizer = predict.EmotionRecognizer.from_pretrained(
         options.trained, pick_device(options.device), options.runtime, options.precision
     )
-    predictions, bad = [], []
+    words, segments = (said, None) if said is None or isinstance(said, str) else (None, said)
+    found: list[list[predict.Prediction]] = []
+    bad = []
     for file in options.files:
         try:
-            words, segments = (said, None) if said is None or isinstance(said, str) else (None, said)
-            predictions += recognizer.predict(file, words, segments=segments)
+            found.append(recognizer.predict(file, words, segments=segments))
         except MediaError as error:
             bad.append(str(error))
     for message in bad:
         sys.stderr.write(f"wavfusion: {_line(message)}\n")
-    if not predictions:
+    if not found:
         return BAD_INPUT
     for name in [each for each in recognizer.modalities if each != "text"]:
-        without = list(dict.fromkeys(each.file for each in predictions if name not in each.modalities))
+        without = [rows[0].file for rows in found if not any(name in each.modalities for each in rows)]
         if without:
-            count = len(options.files) - len(bad)
-            log.warning("%d of %d files without %s: %s", len(without), count, name, _line(_some(without)))
+            log.warning("%d of %d files without %s: %s", len(without), len(found), name, _line(_some(without)))
+    predictions = [each for rows in found for each in rows]
     predictions = predict.abstained(predictions, options.min_probability)
     writers: dict[str, Callable[[Sequence[predict.Prediction]], str]] = {
         "json": predict.to_json,
@@ -841,7 +865,8 @@ def _bench(options: argparse.Namespace) -> int:
 
 def _line(message: str) -> str:
     """One line that any terminal can show, whatever a file is called."""
-    return " ".join(message.split()).encode("utf-8", "backslashreplace").decode()
+    shown = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", " ".join(message.split()))
+    return shown.encode("utf-8", "backslashreplace").decode()
 
 
 def _print(text: str) -> None:
@@ -853,9 +878,9 @@ def _print(text: str) -> None:
 def _figures(result: dict[str, Any], where: str) -> str:
     from wavfusion.protocol import describe
 
-    lines = [f"{where}: {result['n']} utterances; protocol {describe(result['protocol'])}"]
+    lines = [f"{where}: {result['n']} utterances; protocol {_line(describe(result['protocol']))}"]
     lines += [
-        f"CONTAMINATED: the {name} encoder {result['encoders'][name]['name']} was trained on this corpus"
+        _line(f"CONTAMINATED: the {name} encoder {result['encoders'][name]['name']} was trained on this corpus")
         for name in result["contaminated"]
     ]
     for name, figures in (result["subsets"] or {"+".join(result["modalities"]): result}).items():

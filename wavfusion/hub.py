@@ -58,6 +58,7 @@ def write(folder: Path, out: Path, title: str) -> None:
         files = ("config.json", "protocol.json", "metrics.json", "environment.json")
         abouts = {file: published(read_json(folder / file)) for file in files}
         bases = [name for name in names.values() if re.fullmatch(HUB_ID, name)]
+        setting = (folder / "experiment.yaml").read_bytes()
         card = _card(abouts["metrics.json"], title=title, corpus=corpus_of(folder), bases=bases)
     except Exception as error:  # a damaged file shows in many ways
         raise ConfigError(f"{folder}: expected a whole RUN, found {type(error).__name__}: {error}") from None
@@ -67,8 +68,8 @@ def write(folder: Path, out: Path, title: str) -> None:
     for file, values in abouts.items():
         write_json(out / file, values)
     write_whole(out / "README.md", card.encode("utf-8", "backslashreplace"))
-    for file in ("experiment.yaml", "model.safetensors"):
-        shutil.copyfile(folder / file, out / file)
+    write_whole(out / "experiment.yaml", setting)
+    shutil.copyfile(folder / "model.safetensors", out / "model.safetensors")
 
 
 def _card(metrics: dict[str, Any], **about: Any) -> str:

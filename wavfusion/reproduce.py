@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from wavfusion import checkpoints, controls, metrics, report, train
+from wavfusion import controls, metrics, report, train
 from wavfusion import statistics as stats
 from wavfusion.clips import FeatureSet
 from wavfusion.dataset import Features, choose_features, model_config
@@ -19,8 +19,8 @@ from wavfusion.errors import ConfigError
 from wavfusion.files import write_whole
 from wavfusion.model.config import WavFusionConfig
 from wavfusion.protocol import SAID, describe
-from wavfusion.run import read_json, write_json
-from wavfusion.study import Plan, Study, data_of
+from wavfusion.run import write_json
+from wavfusion.study import Plan, Study, data_of, read_run_results
 from wavfusion.tables import FIGURES, Claim, Table
 
 
@@ -67,22 +67,16 @@ def read_said(folders: Sequence[Path]) -> Said:
 
     Raises:
         ConfigError: an utterance is tested twice: the folds are not of one protocol.
+        CorpusError: a RUN is damaged.
     """
-    rows: list[dict[str, str]] = []
-    validation = []
-    for folder in folders:
-        with open(folder / "predictions.csv", encoding="utf-8", errors="surrogatepass", newline="") as file:
-            rows += csv.DictReader(file)
-        with open(folder / "history.csv", encoding="utf-8", newline="") as file:
-            scores = [row[checkpoints.BEST_BY] for row in csv.DictReader(file)]
-        validation.append(max(float(score) for score in scores if score))
+    found = [read_run_results(folder) for folder in folders]
+    rows = [row for each, _, _ in found for row in each]
     ids = {row["id"] for row in rows}
     if len(ids) < len(rows):
         raise ConfigError(
             f"{folders[0].parent}: expected each utterance to be tested once, found {len(rows)} of {len(ids)}"
         )
-    classes: list[str] = read_json(folders[0] / "metrics.json")["classes"]
-    return Said(rows, classes, float(np.mean(validation)))
+    return Said(rows, found[0][1], float(np.mean([validation for _, _, validation in found])))
 
 
 PRIMARY = "accuracy"  # the figure that verdicts go by; the other stands beside it
@@ -230,6 +224,11 @@ def _compare(first: Sequence[Said], second: Sequence[Said]) -> dict[str, stats.C
 # ---------------------------------------------------------------------- files
 
 
+def stem(names: Sequence[str], smoke: bool) -> str:
+    """How the files of results are called: other tables, and a smoke run, never overwrite each other's."""
+    return "-".join(["results", *names, *(["smoke"] if smoke else [])])
+
+
 def write(
     out: Path,
     study: Study,
@@ -238,7 +237,7 @@ def write(
     controls: Mapping[str, Any],
     failed: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Write results.json, results.csv and results.html; returns what the first holds."""
+    """Write JSON, CSV and a page beside each other (see `stem`); returns what the first holds."""
     folds = {job.protocol.fold: job.protocol for job in plan.jobs.values()}
     first = next(iter(folds.values())).to_json()
     seeds = len(next(iter(plan.rows.values())))
@@ -252,10 +251,11 @@ def write(
     protocol = {**{name: first[name] for name in SAID if name != "fold"}, "tested": sorted(folds)}
     protocol["hash"] = hashlib.sha256("".join(folds[number].hash for number in sorted(folds)).encode()).hexdigest()
     every = {"study": about, "protocol": protocol, "tables": found, "controls": controls, "failed": failed}
-    write_json(out / "results.json", every)
-    write_whole(out / "results.csv", to_csv(found, protocol).encode("utf-8", "surrogatepass"))
+    name = stem(list(found), study.smoke)
+    write_json(out / f"{name}.json", every)
+    write_whole(out / f"{name}.csv", to_csv(found, protocol).encode("utf-8", "surrogatepass"))
     words = describe({**first, "folds": 1})
-    report.write_tables(out / "results.html", {**every, "said": words, "same_within": 100 * stats.SAME_WITHIN})
+    report.write_tables(out / f"{name}.html", {**every, "said": words, "same_within": 100 * stats.SAME_WITHIN})
     return every
 
 

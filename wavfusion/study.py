@@ -1,8 +1,10 @@
 """The trainings of a study: rows x folds x seeds, several at once, resumable, and what they will cost."""
 
+import csv
 import fcntl
 import hashlib
 import itertools
+import json
 import logging
 import multiprocessing
 import os
@@ -12,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from wavfusion import manifest, train
-from wavfusion.clips import Media
+from wavfusion import checkpoints, manifest, train
+from wavfusion.clips import Media, read_feature_sets
 from wavfusion.dataset import Features, LengthBatches, choose_features, collate, model_config, model_inputs
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.experiment import Experiment
-from wavfusion.protocol import Protocol, divide
+from wavfusion.manifest import Utterance
+from wavfusion.protocol import Protocol, divide, row_digest
+from wavfusion.run import read_json
 from wavfusion.store import Store
 from wavfusion.tables import Table
 
@@ -43,7 +47,7 @@ class Study:
         base: the experiment that rows differ from: a file or a shipped name.
         common: settings of all rows, by dotted key.
         protocol: a name or a split file, None for the corpus's own; `folds` of it, from 1, none = all.
-        seeds: how many, from 0.
+        seeds: how many, from `first_seed`.
         smoke: one epoch of a few utterances, one fold, one seed: shows that everything runs, and nothing else.
     """
 
@@ -54,6 +58,7 @@ class Study:
     protocol: str | None = None
     folds: Sequence[int] = ()
     seeds: int = 1
+    first_seed: int = 0
     extra: bool = False
     smoke: bool = False
 
@@ -68,8 +73,34 @@ class Job:
 
     @property
     def done(self) -> bool:
-        """Whether it has come to its end before."""
-        return (self.folder / "metrics.json").is_file()
+        """Whether it has come to its end before, and all that results are made of is whole."""
+        try:
+            rows, classes, _ = read_run_results(self.folder)
+            for row in rows:
+                _ = row["truth"], [float(row[f"p_{name}"]) for name in classes]
+        except CorpusError:
+            return False
+        except (LookupError, TypeError, ValueError):
+            return False
+        return sorted(row["id"] for row in rows) == sorted(self.protocol.ids("test") or self.protocol.ids("valid"))
+
+
+def read_run_results(folder: Path) -> tuple[list[dict[str, str]], list[str], float]:
+    """Read the rows of predictions.csv, the classes, and the validation figure that chose the epoch.
+
+    Raises:
+        CorpusError: one of them is missing or damaged.
+    """
+    try:
+        with open(folder / "predictions.csv", encoding="utf-8", errors="surrogatepass", newline="") as file:
+            rows = list(csv.DictReader(file))
+        with open(folder / "history.csv", encoding="utf-8", newline="") as file:
+            scores = [row[checkpoints.BEST_BY] for row in csv.DictReader(file)]
+        best = max(float(score) for score in scores if score)
+        classes: list[str] = read_json(folder / "metrics.json")["classes"]
+    except (OSError, LookupError, TypeError, ValueError) as error:
+        raise CorpusError(f"{folder}: expected a finished RUN, found {type(error).__name__}: {error}") from None
+    return rows, classes, best
 
 
 @dataclass(frozen=True)
@@ -96,6 +127,8 @@ def plan(study: Study, tables: Sequence[Table], out: Path) -> Plan:
     for table in tables:
         if table.corpus not in (corpus.corpus, "any"):
             raise ConfigError(f"{table.name}: expected a manifest of {table.corpus}, found {corpus.corpus}")
+    _require_once([table.name for table in tables], "table")
+    _require_once(list(study.folds), "fold")
     folds = divide(study.protocol, utterances, corpus.classes)
     chosen = [1] if study.smoke and not study.folds else study.folds or range(1, len(folds) + 1)
     for number in chosen:
@@ -103,24 +136,42 @@ def plan(study: Study, tables: Sequence[Table], out: Path) -> Plan:
             raise ConfigError(f"--folds: expected 1 to {len(folds)} of protocol {folds[0].name}, found {number}")
     parts = [_thinned(folds[number - 1]) if study.smoke else folds[number - 1] for number in chosen]
     common = {**(study.common or {}), **({"train.epochs": str(SMOKE_EPOCHS)} if study.smoke else {})}
+    data = _digest(utterances, study.store)
     jobs: dict[str, Job] = {}
     rows: dict[tuple[str, str], list[list[str]]] = {}
     for table in tables:
-        for seed in range(1 if study.smoke else study.seeds):
+        for seed in range(study.first_seed, study.first_seed + (1 if study.smoke else study.seeds)):
             for row, experiment in table.experiments(study.base, seed, common, study.extra).items():
                 names = []
                 for fold in parts:
-                    job = _job(experiment, fold, out)
+                    job = _job(experiment, fold, data, out)
                     names.append(job.folder.name)
                     jobs.setdefault(job.folder.name, job)
                 rows.setdefault((table.name, row), []).append(names)
+    if not jobs:
+        raise ConfigError(f"{tables[0].name}: expected a row to train, found none")
     _require_features(study.store, [job.experiment for job in jobs.values()], corpus.classes)
     return Plan(jobs, rows)
 
 
-def _job(experiment: Experiment, fold: Protocol, out: Path) -> Job:
+def _require_once(names: Sequence[object], what: str) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"expected each {what} once, found {what} {name} {names.count(name)} times")
+
+
+def _digest(utterances: Sequence[Utterance], store: Path) -> str:
+    """What a training learns from, beside its setting and its fold: labels, rows and encoders."""
+    rows = [[each.id, each.emotion, each.votes, each.dialogue, each.speaker, row_digest(each)] for each in utterances]
+    encoders = {name: asdict(each) for name, each in read_feature_sets(Store(store)).items()}
+    for each in encoders.values():  # what else is stored does not matter
+        each["audio_layers"] = each["text_layers"] = None
+    return hashlib.sha256(json.dumps([rows, encoders], sort_keys=True).encode()).hexdigest()
+
+
+def _job(experiment: Experiment, fold: Protocol, data: str, out: Path) -> Job:
     """A training's folder is named by everything that decides it."""
-    said = hashlib.sha256(f"{experiment.to_yaml()}{fold.hash}".encode()).hexdigest()[:10]
+    said = hashlib.sha256(f"{experiment.to_yaml()}{fold.hash}{data}".encode()).hexdigest()[:10]
     return Job(experiment, fold, out / "runs" / f"{said}-fold{fold.fold}-seed{experiment.seed}")
 
 
@@ -225,7 +276,8 @@ def _train(study: Study, job: Job, device: str) -> float:
     started = time.monotonic()
     with _alone(job.folder):
         if not job.done:
-            train.train(job.experiment, data_of(study, job), job.folder, device, resume=True)
+            damaged = (job.folder / "metrics.json").exists()  # the last that is written is there, others are not whole
+            train.train(job.experiment, data_of(study, job), job.folder, device, resume=not damaged, force=damaged)
     return time.monotonic() - started
 
 

@@ -137,13 +137,21 @@ def _parse(name: str, values: Mapping[str, Any]) -> Table:
     names = [row.name for row in rows]
     if len(set(names)) < len(names):
         raise ConfigError(f"{name}: expected each row once, found {', '.join(names)}")
-    claims = [Claim(**each) for each in values.get("claims") or []]
-    for row in (row for claim in claims for row in (claim.better, claim.than)):
-        if row not in names:
-            raise ConfigError(f"{name}: a claim about {row!r}, which is no row; {nearest(row, names)}")
+    claims = [_claim(each, names, name) for each in values.get("claims") or []]
     table = Table(name, str(values["title"]), str(values["corpus"]), rows, claims)
     table.experiments("paper", 0, {}, extra=True)  # a setting that does not exist is better found now
     return table
+
+
+def _claim(values: Mapping[str, Any], names: list[str], where: str) -> Claim:
+    _known(values, ("better", "than"), where)
+    claim = Claim(str(values["better"]), str(values["than"]))
+    for row in (claim.better, claim.than):
+        if row not in names:
+            raise ConfigError(f"{where}: a claim about {row!r}, which is no row; {nearest(row, names)}")
+    if claim.better == claim.than:
+        raise ConfigError(f"{where}: expected a claim about two rows, found {claim.better!r} twice")
+    return claim
 
 
 def _row(values: Mapping[str, Any]) -> Row:
@@ -153,13 +161,24 @@ def _row(values: Mapping[str, Any]) -> Row:
         raise ConfigError(f"{name}: expected settings (a row to train) or published figures (another system)")
     stated = values.get("paper") or values.get("published") or {}
     _known(stated, FIGURES, name)
-    settings = values.get("settings")
+    settings = (values["settings"] or {}) if "settings" in values else None
+    if settings and "seed" in settings:
+        raise ConfigError(f"{name}: expected no seed of its own (--seeds gives all rows the same), found one")
+    extra = values.get("extra", False)
+    if not isinstance(extra, bool):
+        raise ConfigError(f"{name}: expected extra true or false, found {extra!r}")
     return Row(
         name,
         None if settings is None else {str(key): _text(value) for key, value in settings.items()},
-        {figure: float(number) for figure, number in stated.items()},
-        bool(values.get("extra", False)),
+        {figure: _percent(number, f"{name}: {figure}") for figure, number in stated.items()},
+        extra,
     )
+
+
+def _percent(number: Any, where: str) -> float:
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= 100:
+        raise ConfigError(f"{where}: expected percent from 0 to 100, found {number!r}")
+    return float(number)
 
 
 def _text(value: Any) -> str:

@@ -3,6 +3,7 @@
 import csv
 import io
 import logging
+import math
 import os
 import platform
 import shutil
@@ -371,6 +372,11 @@ class FusionTrainer(Trainer):
         samples: Features = eval_dataset or self.eval_dataset
         names = self.fusion.config.modalities
         said = run(self.model, samples, names, self.prior, str(self.args.device))
+        if not math.isfinite(float(said.probabilities.sum())):
+            raise ConfigError(
+                f"epoch {self.state.epoch or 0:.0f}: expected finite probabilities, found NaN: the training diverged; "
+                f"lower train.pretrained_rate ({self.rates[0]:g}) or train.new_rate ({self.rates[1]:g})"
+            )
         classes = self.fusion.config.classes
         truth = samples.emotions()
         rows = torch.tensor([truth[name] for name in said.ids]).numpy()

@@ -1,0 +1,74 @@
+"""Where somebody speaks: held against a diarised conversation, and against made activity."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wavfusion import media, speech, transcripts
+
+CONVERSATION = Path(__file__).parents[2] / "shared" / "data" / "conversation"
+real = pytest.mark.skipif(not CONVERSATION.is_dir(), reason="needs ../shared/data, which is not in the repository")
+
+
+def marked(spans, end):
+    """True where a span is, every millisecond."""
+    found = np.zeros(round(1000 * end), bool)
+    for span in spans:
+        found[round(1000 * span.start) : round(1000 * span.end)] = True
+    return found
+
+
+@real
+def test_a_conversation_s_speech_is_covered_and_little_else():
+    truth = marked(transcripts.read(CONVERSATION / "sample.rttm"), 30.0)
+    spans = speech.utterances(CONVERSATION / "sample.wav")
+    found = marked(spans, 30.0)
+    assert (truth & found).sum() >= 0.98 * truth.sum() and (found & ~truth).sum() <= 0.03 * found.sum()
+    assert max(span.end - span.start for span in spans) <= speech.LONGEST
+
+
+@real
+def test_speech_is_found_as_well_in_stretches_as_in_one(monkeypatch):
+    path = CONVERSATION / "sample.wav"
+    whole = speech.utterances_of(media.decode_audio(path).samples)
+    monkeypatch.setattr(speech, "STRETCH", 100 * speech.STEP_SECONDS)
+    assert np.allclose(np.array(speech.utterances(path)), np.array(whole), atol=speech.STEP_SECONDS)
+
+
+def test_silence_has_no_utterance():
+    assert speech.utterances_of(np.zeros(32_000, np.float32)) == []
+
+
+def test_nothing_at_all_has_no_utterance():
+    assert speech.utterances_of(np.zeros(0, np.float32)) == []
+
+
+def test_looking_for_speech_leaves_torch_its_threads():
+    """silero_vad's own import sets one thread for the whole process (trap T3)."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        speech.utterances_of(np.zeros(1600, np.float32))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_breath_does_not_end_an_utterance():
+    active = np.repeat([0.0, 0.9, 0.1, 0.9, 0.1, 0.9, 0.0], [10, 20, 5, 20, 30, 20, 10]).astype(np.float32)
+    spans = speech.spoken(active, len(active) * speech.STEP_SECONDS)
+    assert [tuple(round(x / speech.STEP_SECONDS) for x in span) for span in spans] == [(8, 57), (83, 107)]
+
+
+@given(active=st.lists(st.floats(0, 1, width=32), min_size=1, max_size=600), longest=st.floats(2.0, 15.0))
+def test_utterances_are_in_order_within_the_recording_and_none_is_too_long(active, longest):
+    values = np.array(active, np.float32)
+    end = len(values) * speech.STEP_SECONDS
+    spans = [part for span in speech.spoken(values, end) for part in speech.cut(span, values, longest)]
+    edges = [edge for span in spans for edge in span]
+    assert edges == sorted(edges) and all(0 <= edge <= end for edge in edges)
+    assert all(0 < span.end - span.start <= longest + 1e-6 for span in spans)
