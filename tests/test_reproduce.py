@@ -71,8 +71,8 @@ def done(corpus: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def found(out: Path) -> dict[str, Any]:
-    return json.loads((out / "results-mine.json").read_text())
+def found(out: Path, name: str = "results-mine") -> dict[str, Any]:
+    return json.loads((out / f"{name}.json").read_text())
 
 
 def rows_of(out: Path) -> dict[str, Any]:
@@ -260,7 +260,7 @@ def test_a_smoke_run_of_every_table_ends_with_figures(corpus: Any, tmp_path: Pat
     assert (
         main(["reproduce", *arguments, "--smoke", "--protocol", "manifest", "--device", "cpu", "--workers", "2"]) == 0
     )
-    rows = [row for table in found(tmp_path)["tables"].values() for row in table["rows"]]
+    rows = [row for table in found(tmp_path, "results-smoke")["tables"].values() for row in table["rows"]]
     trained = [row for row in rows if row["trained"] and not row["extra"]]
     assert len(trained) == {"iemocap": 19, "meld": 1}[name] and all(row["ours"] for row in trained)
 

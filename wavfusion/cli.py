@@ -657,14 +657,14 @@ def _reproduce(options: argparse.Namespace) -> int:
         _print(json.dumps(costs, indent=2) if options.json else study.to_costs(planned, costs, workers))
         return DONE
     require_writable(options.out)
-    name = reproduce.stem([table.name for table in chosen], options.smoke)
+    name = reproduce.stem([table.name for table in chosen] if options.tables else [], options.smoke)
     for place in (options.out / f"{name}.{ending}" for ending in ("json", "csv", "html")):
         if place.is_dir():
             raise ConfigError(f"{place}: expected a place for a file, found a folder")
     failed = study.run(asked, jobs, workers, device, sys.stderr.isatty())
     found = reproduce.results(planned, chosen, failed)
     controls = {} if failed else reproduce.score_controls(asked, planned)
-    every = reproduce.write(options.out, asked, planned, found, controls, failed)
+    every = reproduce.write(options.out, name, asked, planned, found, controls, failed)
     _print(json.dumps(every, indent=2, ensure_ascii=False) if options.json else reproduce.to_text(every))
     return PARTLY if failed else DONE
 

@@ -225,19 +225,25 @@ def _compare(first: Sequence[Said], second: Sequence[Said]) -> dict[str, stats.C
 
 
 def stem(names: Sequence[str], smoke: bool) -> str:
-    """How the files of results are called: other tables, and a smoke run, never overwrite each other's."""
+    """How the files of results are called: other tables, and a smoke run, never overwrite each other's.
+
+    Args:
+        names: of the tables that were asked for; none = all of the corpus.
+        smoke: whether the figures mean nothing.
+    """
     return "-".join(["results", *names, *(["smoke"] if smoke else [])])
 
 
 def write(
     out: Path,
+    name: str,
     study: Study,
     plan: Plan,
     found: Mapping[str, Any],
     controls: Mapping[str, Any],
     failed: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Write JSON, CSV and a page beside each other (see `stem`); returns what the first holds."""
+    """Write JSON, CSV and a page of one name (see `stem`) beside each other; returns what the first holds."""
     folds = {job.protocol.fold: job.protocol for job in plan.jobs.values()}
     first = next(iter(folds.values())).to_json()
     seeds = len(next(iter(plan.rows.values())))
@@ -251,7 +257,6 @@ def write(
     protocol = {**{name: first[name] for name in SAID if name != "fold"}, "tested": sorted(folds)}
     protocol["hash"] = hashlib.sha256("".join(folds[number].hash for number in sorted(folds)).encode()).hexdigest()
     every = {"study": about, "protocol": protocol, "tables": found, "controls": controls, "failed": failed}
-    name = stem(list(found), study.smoke)
     write_json(out / f"{name}.json", every)
     write_whole(out / f"{name}.csv", to_csv(found, protocol).encode("utf-8", "surrogatepass"))
     words = describe({**first, "folds": 1})

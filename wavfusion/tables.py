@@ -57,11 +57,15 @@ class Table:
             common: settings of all rows; a row's own come after them.
             extra: the rows that are not printed, too.
         """
-        return {
-            row.name: experiment.read(base, {**common, **row.settings, "seed": str(seed)})
-            for row in self.rows
-            if row.settings is not None and (extra or not row.extra)
-        }
+        found = {}
+        for row in self.rows:
+            if row.settings is None or (row.extra and not extra):
+                continue
+            try:
+                found[row.name] = experiment.read(base, {**common, **row.settings, "seed": str(seed)})
+            except ConfigError as error:
+                raise ConfigError(f"{self.name}, row {row.name!r}: {error}") from None
+        return found
 
 
 def shipped() -> list[str]:
