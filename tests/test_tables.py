@@ -85,7 +85,7 @@ ROW = "{name: a, settings: {}}"
         (f"title: x\ncorpus: any\nrows: [{ROW}]\nclaims: [{{beter: a, than: a}}]", "did you mean 'better'"),
         (f"title: x\ncorpus: any\nrows: [{ROW}]\nclaims: [{{better: 1, than: a}}]", "a claim about '1'"),
         (f"title: x\ncorpus: any\nrows: [{ROW}]\nclaims: [{{better: a, than: a}}]", "expected a claim about two rows"),
-        ("title: x\ncorpus: any\nrows: 3", "expected title, corpus, rows and claims"),
+        ("title: x\ncorpus: any\nrows: 3", "expected title, corpus, rows and perhaps claims"),
     ],
 )
 def test_a_wrong_table_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:

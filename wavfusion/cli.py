@@ -285,9 +285,8 @@ def _add_report(verb: Parser) -> None:
     verb.add_argument(
         "places", metavar="RUN_OR_MANIFEST", type=_path, nargs="+", help="RUN folders, or what `prepare` wrote"
     )
-    verb.add_argument(
-        "--out", type=_path, metavar="FILE.html", help="the page (default report.html in the RUN or by the manifest)"
-    )
+    place = "report.html in the RUN or by the manifest, compared.html in the first of several RUNs"
+    verb.add_argument("--out", type=_path, metavar="FILE.html", help=f"the page (default {place})")
     verb.add_argument("--root", type=_path, help="where the corpus lies now, if it was moved")
     verb.add_argument("--force", action="store_true", help="overwrite that page")
 
@@ -474,7 +473,8 @@ def _demo(options: argparse.Namespace) -> int:
     from wavfusion.inference import pick_device
 
     summary = demo.run(options.out, options.clips, options.seed or 0, pick_device(options.device), options.force)
-    _print(json.dumps(summary, indent=2) if options.json else demo.to_text(summary))
+    page = f"page: {options.out / 'report.html'}"
+    _print(json.dumps(summary, indent=2) if options.json else f"{demo.to_text(summary)}\n{page}")
     return DONE
 
 
@@ -549,7 +549,8 @@ def _report(options: argparse.Namespace) -> int:
         raise ConfigError(f"report: expected one manifest or only RUN folders, found {str(other)!r} among others")
     if options.root and not options.root.is_dir():
         raise CorpusError(f"--root: expected the folder of the corpus, found none at {str(options.root)!r}")
-    out = options.out or (first / "report.html" if runs else first.with_name("report.html"))
+    name = "report.html" if len(options.places) == 1 else "compared.html"
+    out = options.out or (first / name if runs else first.with_name(name))
     require_free([out], options.force)
     if runs:
         from wavfusion.report.runs import write_runs
@@ -665,7 +666,8 @@ def _reproduce(options: argparse.Namespace) -> int:
     found = reproduce.results(planned, chosen, failed)
     controls = {} if failed else reproduce.score_controls(asked, planned)
     every = reproduce.write(options.out, name, asked, planned, found, controls, failed)
-    _print(json.dumps(every, indent=2, ensure_ascii=False) if options.json else reproduce.to_text(every))
+    page = f"page: {options.out / name}.html"
+    _print(json.dumps(every, indent=2, ensure_ascii=False) if options.json else f"{reproduce.to_text(every)}\n{page}")
     return PARTLY if failed else DONE
 
 

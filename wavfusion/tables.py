@@ -124,10 +124,12 @@ def read(name: str) -> Table:
         raise ConfigError(f"no table and no file {name!r}: {nearest(name, shipped())}")
     try:
         return _parse(Path(str(path)).stem, read_yaml(path))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         found = f"no {error}" if isinstance(error, KeyError) else error
         raise ConfigError(
-            f"{path}: expected title, corpus, rows and claims as in the shipped tables, found {found}"
+            f"{path}: expected title, corpus, rows and perhaps claims (docs/reproduce.md), found {found}"
         ) from None
 
 

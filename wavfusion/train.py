@@ -143,7 +143,7 @@ def read_data(
 FILES = (
     *("experiment.yaml", "environment.json", "protocol.json", "split.csv", "config.json", "model.safetensors"),
     *("metrics.json", "predictions.csv", "history.csv", "evaluate/metrics.json", "evaluate/predictions.csv"),
-    *("explain.json", "report.html"),
+    *("explain.json", "report.html", "compared.html"),
 )
 
 
