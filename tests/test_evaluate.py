@@ -18,6 +18,7 @@ from wavfusion.inference import Utterances
 from wavfusion.manifest import Utterance
 from wavfusion.predict import EmotionRecognizer
 from wavfusion.run import read_run
+from wavfusion.transcripts import Segment
 
 pytest_plugins = ("corpus_fixture",)
 
@@ -145,7 +146,9 @@ def test_one_subset_is_the_same_alone(trained: Path, tmp_path: Path) -> None:
 
 def test_a_long_clip_is_called_as_predict_calls_it(evaluated: Path, trained: Path, made: Any) -> None:
     row = next(row for row in made.data.utterances if row.id == "long")
-    predicted = EmotionRecognizer.from_pretrained(trained).predict(made.root / row.audio.path, row.text)[0]
+    predicted = EmotionRecognizer.from_pretrained(trained).predict(
+        made.root / row.audio.path, segments=[Segment(0.0, 999.0, text=row.text)]
+    )[0]
     scored = next(row for row in table(evaluated) if row["id"] == "long")
     assert {name: float(scored[f"p_{name}"]) for name in CLASSES} == pytest.approx(predicted.probabilities, abs=2e-4)
 
@@ -375,7 +378,8 @@ def test_a_text_model_is_scored_in_the_windows_of_the_sound(made: Any, short: An
     train.train(short(train__epochs=1, model__modalities="[text]"), made.data, tmp_path / "run")
     each = next(row for row in made.data.utterances if row.id == "long")
     scored = next(row for row in table(tmp_path / "run") if row["id"] == "long")
-    said = EmotionRecognizer.from_pretrained(tmp_path / "run").predict(made.root / each.audio.path, each.text)[0]
+    recognizer, segments = EmotionRecognizer.from_pretrained(tmp_path / "run"), [Segment(0.0, 999.0, text=each.text)]
+    said = recognizer.predict(made.root / each.audio.path, segments=segments)[0]
     assert {name: float(scored[f"p_{name}"]) for name in CLASSES} == pytest.approx(said.probabilities, abs=2e-4)
 
 

@@ -35,6 +35,7 @@ from wavfusion.model import WavFusion, WavFusionConfig
 from wavfusion.model.wavfusion import WavFusionOutput
 from wavfusion.predict import EmotionRecognizer, to_csv
 from wavfusion.run import read_run
+from wavfusion.transcripts import Segment
 
 pytest_plugins = ("corpus_fixture",)
 
@@ -420,7 +421,8 @@ def test_the_pull_of_the_margin_loss_is_told_every_epoch(trained: Path) -> None:
 
 def test_a_long_clip_is_explained_as_evaluate_explains_it(written: Path, trained: Path, made: Any) -> None:
     row = next(row for row in made.data.utterances if row.id == "long")
-    predicted = EmotionRecognizer.from_pretrained(trained).predict(made.root / row.audio.path, row.text)[0]
+    segments = [Segment(0.0, 999.0, text=row.text)]
+    predicted = EmotionRecognizer.from_pretrained(trained).predict(made.root / row.audio.path, segments=segments)[0]
     assert predicted.contribution == pytest.approx(read(written)["utterances"]["long"]["contribution"], abs=5e-3)
 
 

@@ -141,8 +141,6 @@ def read_corpus(manifest_path: str | os.PathLike[str]) -> Corpus:
         CorpusError: there is none, or its fields are not those of `Corpus`.
     """
     path = Path(manifest_path).with_name("corpus.json")
-    if not Path(manifest_path).exists():
-        raise CorpusError(f"{manifest_path}: expected a manifest, found no such file; `prepare` writes it")
     try:
         row = json.loads("".join(_lines(path)))
         _check(row, Corpus, _CORPUS_RULES)
