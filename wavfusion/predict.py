@@ -297,7 +297,8 @@ def _cut(
     if "audio" in tracks and speech.is_installed():
         spans = list(speech.utterances(file) if samples is None else speech.utterances_of(samples))
     if not spans:
-        why = "nobody speaks" if speech.is_installed() else "silero-vad is not installed: pip install 'wavfusion[vad]'"
+        why = "nobody speaks" if speech.is_installed() else "the extra [vad] is not installed"
+        why = why if "audio" in tracks else "no sound"
         log.warning("%s: %s; cut every %g s", file or "array", why, WINDOW)
         spans = [(each.start, each.end) for each in windows_of(length)]
     words = (transcript or "").split()
