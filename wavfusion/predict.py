@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 RUNTIMES = ("torch", "onnx")
 PRECISIONS = ("fp32", "bf16")
+UNSURE = "?"  # written in the place of an emotion that was not probable enough
 CONTEXT = 1.0  # seconds of sound that the encoder is given at least, where the recording has them
 RATES = (1_000, 1_000_000)  # Hz; outside it somebody gave kHz, or a number of samples
 
@@ -428,5 +429,5 @@ def to_table(predictions: Sequence[Prediction]) -> str:
         name = each.file.encode("unicode_escape").decode() if not each.file.isprintable() else each.file
         who = f"{each.speaker}: " if each.speaker else ""
         used = "+".join(each.modalities)
-        lines.append(f"{name}  {each.start:.2f}-{each.end:.2f} s  {who}{each.emotion or '?'}  ({chances})  {used}")
+        lines.append(f"{name}  {each.start:.2f}-{each.end:.2f} s  {who}{each.emotion or UNSURE}  ({chances})  {used}")
     return "\n".join(lines) + "\n"

@@ -78,9 +78,7 @@ class Job:
             rows, classes, _ = read_run_results(self.folder)
             for row in rows:
                 _ = row["truth"], [float(row[f"p_{name}"]) for name in classes]
-        except CorpusError:
-            return False
-        except (LookupError, TypeError, ValueError):
+        except (LookupError, TypeError, ValueError):  # a CorpusError is one of them
             return False
         return sorted(row["id"] for row in rows) == sorted(self.protocol.ids("test") or self.protocol.ids("valid"))
 

@@ -5,9 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from xml.sax.saxutils import escape, quoteattr
 
-from wavfusion.predict import Prediction
-
-UNSURE = "?"  # in the place of an emotion that was not probable enough
+from wavfusion.predict import UNSURE, Prediction
 
 
 def to_srt(predictions: Sequence[Prediction]) -> str:
@@ -33,7 +31,7 @@ def to_vtt(predictions: Sequence[Prediction]) -> str:
 def to_textgrid(predictions: Sequence[Prediction]) -> str:
     """Write Praat's long form: for each speaker a tier of emotions and, where there are words, one of words."""
     end = max([each.end for each in predictions], default=0.0)
-    tiers = [(name, rows) for name, rows in _tiers(predictions) if rows]
+    tiers = _tiers(predictions)
     lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {end:.3f}"]
     lines += ["tiers? <exists>", f"size = {len(tiers)}", "item []:"]
     for number, (name, rows) in enumerate(tiers, 1):
