@@ -64,7 +64,9 @@ def test_every_shell_line_names_a_real_verb_and_real_flags():
 
     _, verbs = _parsers()
     lines = [
-        shlex.split(line) for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()
+        shlex.split(line)
+        for block in re.findall(r"```sh\n(.*?)```", PAGE.replace("\\\n", " "), re.DOTALL)
+        for line in block.splitlines()
     ]
     flags = [(words[1], word) for words in lines for word in words[2:] if word.startswith("--")]
     settings = [f"--{name}" for name in experiment.settings()]
