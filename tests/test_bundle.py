@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from wavfusion import bundle
 from wavfusion.cli import main
@@ -233,6 +234,12 @@ def move_to_train(files: dict[str, bytes]) -> None:
     write_rows(files, rows, "split.csv")
 
 
+def only_sound(files: dict[str, bytes]) -> None:
+    experiment = yaml.safe_load(files["experiment.yaml"])
+    experiment["model"]["modalities"] = ["audio"]
+    files["experiment.yaml"] = yaml.safe_dump(experiment).encode()
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -246,6 +253,7 @@ def move_to_train(files: dict[str, bytes]) -> None:
         (change_json("metrics.json", n=10**400), "n: 1000"),
         (change_json("metrics.json", uar=float("nan")), "uar: nan is stated"),
         (change_json("metrics.json", protocol={"name": "loso5"}), "protocol.hash"),
+        (only_sound, "modalities text, which experiment.yaml does not train"),
         (change_json("protocol.json", hash="0" * 64), "predictions.csv: made under another protocol"),
         (change_json("protocol.json", selected_on="test"), "its hash is not that of split.csv"),
     ],

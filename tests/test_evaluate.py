@@ -408,10 +408,23 @@ def test_figures_on_another_corpus_claim_no_division(made: Any, trained: Path, t
     manifest.write(path, rows)
     manifest.write_corpus(path, made.data.corpus)
     part, _, _ = evaluate.open_part(read_run(trained), path, made.store, "test")
-    said = evaluate.elsewhere(read_run(trained).protocol)
+    said = evaluate.elsewhere(read_run(trained))
     assert (part.met, len(part.utterances), said["speakers_disjoint"], said["tested_on"]) == (
         False,
         len([row for row in rows if row.emotion in CLASSES]),
         None,
         "another corpus",
     )
+
+
+def test_a_published_model_wants_a_corpus_named_and_does_not_claim_that_its_rows_are_new(
+    trained: Path, made: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It said: No such file or directory: split.csv."""
+    assert main(["push", str(trained), str(tmp_path / "model")]) == 0
+    assert main(["evaluate", str(tmp_path / "model")]) == 2
+    assert "expected --manifest and --store with a model that somebody published" in capsys.readouterr().err
+    named = ["--manifest", made.data.manifest, "--store", str(made.store.folder), "--device", "cpu"]
+    assert main(["evaluate", str(tmp_path / "model"), *named, "--out", str(tmp_path / "out")]) == 0
+    assert "some of these rows may have trained it" in capsys.readouterr().err
+    assert figures(tmp_path / "out")["protocol"]["tested_on"] == "rows that may have trained it"

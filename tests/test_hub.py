@@ -98,8 +98,11 @@ def test_a_folder_with_files_is_left_alone(pushed, trained, capsys):
 def test_force_writes_over_an_earlier_push(pushed, trained, tmp_path):
     out = shutil.copytree(pushed, tmp_path / "out")
     (out / "README.md").write_text("old")
+    (out / "encoders" / "audio").mkdir(parents=True, exist_ok=True)
+    (out / "encoders" / "audio" / "of_an_earlier_model.json").write_text("{}")
     hub.push(trained, str(out), force=True)
     assert (out / "README.md").read_text().startswith("---\n")
+    assert not list(out.rglob("of_an_earlier_model.json"))
 
 
 def test_a_run_is_not_pushed_onto_itself(run, capsys):

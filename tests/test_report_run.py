@@ -274,10 +274,22 @@ def test_two_runs_are_compared_by_whole_dialogues_in_whatever_order_they_stand(t
     ]  # fmt: skip
     found = statistics.compare(counts[0][None], counts[1][None], metrics.figures)["accuracy"]
     low, high = found.interval
-    row = next(row for row in cells(page_of(tmp_path / "r.html", *runs)) if row[:2] == ["b", "accuracy"])
-    assert row[2:5] + row[6:] == [
-        f"{100 * found.difference:+.1f}", f"{100 * low:+.1f} to {100 * high:+.1f}", f"{found.p_value:.4f}", "supported"
+    table = cells(page_of(tmp_path / "r.html", *runs))
+    row = table[table.index(["b"]) + 1]
+    assert row[:5] == [
+        "accuracy", f"{100 * found.difference:+.1f}", f"{found.p_value:.4f}", "supported",
+        f"{100 * low:+.1f} to {100 * high:+.1f}",
     ]  # fmt: skip
+
+
+def test_settings_that_differ_stand_side_by_side(tmp_path: Path) -> None:
+    runs = make_run(tmp_path / "a", answers(12, 0)), make_run(tmp_path / "b", answers(12, 1))
+    for run, weight in zip(runs, (1.0, 0.1), strict=True):
+        (run / "experiment.yaml").write_text(
+            f"seed: {weight}\nmodel: {{margin: {{weight: {weight}}}, modalities: [audio]}}\n"
+        )
+    table = cells(page_of(tmp_path / "r.html", *runs))
+    assert [row for row in table if row and row[0].startswith("model.")] == [["model.margin.weight", "1.0", "0.1"]]
 
 
 def test_runs_of_other_utterances_are_not_compared_and_say_so(tmp_path: Path) -> None:
@@ -406,7 +418,9 @@ def test_a_number_of_the_confusion_leads_to_its_utterances(opened: Page) -> None
     count = opened.run(
         "(() => { const link = document.querySelector('a[data-run=\"1\"]'); link.click(); return link.textContent; })()"
     )
-    assert opened.run("document.querySelector('#said').textContent") == f"{int(count):,} of {MANY:,} utterances"
+    assert opened.run("document.querySelector('#said').textContent").startswith(
+        f"{int(count):,} of {MANY:,} utterances"
+    )
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from jaxtyping import Int64
 
 from wavfusion import manifest, metrics
@@ -69,6 +70,9 @@ class Bundle:
             yield "predictions.csv: made under another protocol"
         if sorted(row["id"] for row in self.rows) != sorted(key for key, own in self.parts.items() if own == part):
             yield f"predictions.csv: its utterances are not those of part {part!r}"
+        trained = yaml.safe_load(self.experiment).get("model", {}).get("modalities") or list(manifest.MODALITIES)
+        if lacking := [name for name in self.metrics["modalities"] if name not in trained]:
+            yield f"metrics.json: modalities {', '.join(lacking)}, which experiment.yaml does not train"
         called = Counter(row["predicted"] for row in self.rows)
         if self.confusion.sum(0).tolist() != [called[name] for name in protocol["classes"]]:
             yield "metrics.json: the columns of its confusion matrix do not count the predictions"

@@ -699,7 +699,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     part, store, media = evaluate.open_part(trained, options.manifest, options.store, options.split, renamed)
     result, said = evaluate.evaluate(trained, part.utterances, store, media, sets, device)
     result |= {"split": options.split, "left_out": {"unknown": part.unknown, "unlabelled": part.unlabelled}}
-    result |= {} if part.met else {"protocol": evaluate.elsewhere(trained.protocol)}
+    result |= {} if part.met else {"protocol": evaluate.elsewhere(trained)}
     evaluate.write_results(out, result, said, part.utterances, trained.classes)
     if options.explain:
         found = evaluate.explain(trained, part.utterances, store, media, part.training, device)

@@ -100,7 +100,14 @@ def open_part(
         CorpusError: manifest or store is not there; they are named in the RUN unless given.
         ConfigError: the RUN is not whole; see also `choose`.
     """
-    places, told = read_origin(trained.folder)
+    places, told = read_origin(trained.folder) if has_split(trained.folder) else ({}, {})
+    if not has_split(trained.folder):
+        if manifest_path is None or store is None:
+            raise ConfigError(
+                f"{trained.folder}: expected --manifest and --store with a model that somebody published, since no "
+                "utterance of its corpus went along, found none"
+            )
+        log.warning("%s was published without its split: some of these rows may have trained it", trained.folder)
     path = manifest_path or places["manifest"]
     utterances, corpus = manifest.read(path), manifest.read_corpus(path)
     features = Store(store or places["store"])
@@ -112,6 +119,11 @@ def open_part(
         features,
         Media(features, corpus.root, corpus.root),
     )
+
+
+def has_split(folder: Path) -> bool:
+    """Whether a RUN says what was trained on; a published one does not."""
+    return (folder / "split.csv").exists()
 
 
 def read_origin(folder: Path) -> tuple[dict[str, Path], dict[str, tuple[str, str]]]:
@@ -137,9 +149,10 @@ def own_parts(utterances: Sequence[Utterance], told: Mapping[str, tuple[str, str
     return {row.id: told[row.id][0] for row in utterances if row.id in told and told[row.id][1] == row_digest(row)}
 
 
-def elsewhere(protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """What figures on another corpus must say: trained under the protocol, but not tested under it."""
-    return {**protocol, "speakers_disjoint": None, "speakers_shared": [], "tested_on": "another corpus"}
+def elsewhere(trained: Run) -> dict[str, Any]:
+    """What figures on another corpus must say: trained under the RUN's protocol, but not tested under it."""
+    where = "another corpus" if has_split(trained.folder) else "rows that may have trained it"
+    return {**trained.protocol, "speakers_disjoint": None, "speakers_shared": [], "tested_on": where}
 
 
 def samples_of(trained: Run, utterances: Sequence[Utterance], store: Store, media: Media) -> Features:

@@ -36,7 +36,10 @@ def push(folder: Path, place: str, public: bool = False, force: bool = False) ->
         write(folder, Path(scratch), place)
         try:
             address = HfApi().create_repo(place, private=not public, exist_ok=force)
-            HfApi().upload_folder(repo_id=place, folder_path=scratch, commit_message="A WavFusion model")
+            said = "A WavFusion model"
+            HfApi().upload_folder(
+                repo_id=place, folder_path=scratch, commit_message=said, delete_patterns="encoders/*"
+            )  # those of an earlier model
         except Exception as error:  # the hub's client raises many kinds
             reason = " ".join(str(error).split())[:120]
             raise ConfigError(f"expected a hub that takes {place!r} (./{place} is a folder), found {reason}") from None
@@ -63,6 +66,7 @@ def write(folder: Path, out: Path, title: str) -> None:
     except Exception as error:  # a damaged file shows in many ways
         raise ConfigError(f"{folder}: expected a whole RUN, found {type(error).__name__}: {error}") from None
     out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(out / "encoders", ignore_errors=True)  # those of an earlier model
     for name, encoder in own.items():
         shutil.copytree(encoder, out / "encoders" / name, dirs_exist_ok=True)
     for file, values in abouts.items():

@@ -345,12 +345,14 @@ def _folder(name: str | Path) -> Path:
     """A RUN folder as it is, or a hub's copy of one."""
     if Path(name).exists() or not re.fullmatch(HUB_ID, str(name)):
         return Path(name)
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
     try:
         return Path(snapshot_download(str(name)))
     except Exception as error:  # the hub client raises many kinds
-        reason = " ".join(str(error).split()).partition(". ")[0][:120]
+        reason = " ".join(str(error).split()).partition(". ")[0][:200]
+        if constants.HF_HUB_OFFLINE:
+            reason = "no such folder, no copy of such a model, and HF_HUB_OFFLINE is set, so the hub is not asked"
         raise ConfigError(
             f"{str(name)!r}: expected a RUN folder or a hub id that can be reached, found {reason}"
         ) from None

@@ -304,6 +304,7 @@ def _alone(folder: Path) -> Iterator[None]:
 # ---------------------------------------------------------------------- what it will cost
 
 STARTUP = 8.0  # seconds of a worker until its first training begins, on the two cores of docs/results.md
+FILES = 3.0  # times the seconds that a training's data and model take to open: its figures and files at the end too
 STEPS = 4  # timed training steps of each experiment
 
 
@@ -316,13 +317,8 @@ def estimate(study: Study, jobs: Sequence[Job], workers: int, device: str = "cpu
     for job in jobs:
         kinds.setdefault(replace(job.experiment, seed=0).to_yaml(), job)
     with _pool(workers) as pool:
-        step = dict(
-            zip(
-                kinds,
-                pool.map(_time_step, itertools.repeat(study), kinds.values(), itertools.repeat(device)),
-                strict=True,
-            )
-        )
+        timed = pool.map(_time_step, itertools.repeat(study), kinds.values(), itertools.repeat(device))
+        measured = dict(zip(kinds, timed, strict=True))
     found = {}
     for job in jobs:
         setting = job.experiment.train
@@ -330,9 +326,8 @@ def estimate(study: Study, jobs: Sequence[Job], workers: int, device: str = "cpu
         every = 2 ** len(job.experiment.model.modalities) - 1 if job.experiment.model.modality_dropout else 1
         # A forward pass alone takes about a third of a step.
         looks = setting.epochs * count["valid"] + every * count["test"]
-        found[job.folder.name] = step[replace(job.experiment, seed=0).to_yaml()] * (
-            setting.epochs * count["train"] + looks / 3
-        )
+        opening, step = measured[replace(job.experiment, seed=0).to_yaml()]
+        found[job.folder.name] = FILES * opening + step * (setting.epochs * count["train"] + looks / 3)
     return found
 
 
@@ -351,8 +346,9 @@ def to_costs(planned: Plan, costs: Mapping[str, float], workers: int) -> str:
     return "\n".join([*lines, f"{len(left)} trainings to do, {workers} at once: at most about {hours:.2f} hours"])
 
 
-def _time_step(study: Study, job: Job, device: str) -> float:
-    """Median seconds of a training step, on batches of all lengths."""
+def _time_step(study: Study, job: Job, device: str) -> tuple[float, float]:
+    """Seconds to open data and model, and mean seconds of a training step on batches of all lengths."""
+    opened = time.monotonic()
     data = data_of(study, job)
     features = choose_features(data.store, job.experiment.preset)
     experiment = train.resolved(job.experiment, features)
@@ -363,10 +359,10 @@ def _time_step(study: Study, job: Job, device: str) -> float:
     step = train.stepper(network.to(device), model, (0.0, 0.0), experiment.train.clip)
     size = experiment.train.batch_size
     order = list(LengthBatches(samples.lengths(), size, 0))
-    seconds = []
+    opening, seconds = time.monotonic() - opened, []
     for first in np.linspace(0, max(0, len(order) - size), STEPS + 1).astype(int):
         started = time.monotonic()
         batch = model_inputs(collate([samples[i] for i in order[first : first + size]]), config.modalities, device)
         step(batch)
         seconds.append(time.monotonic() - started)
-    return sum(seconds[1:]) / STEPS
+    return opening, sum(seconds[1:]) / STEPS

@@ -85,11 +85,11 @@ def beside(corpus: str, model: Mapping[str, Any]) -> tuple[list[str], dict[str, 
         differ, `lvc_pool mean (sum)` with the paper's in brackets; None where the paper has no such corpus.
     """
     found: dict[tuple[str, ...], tuple[list[str], dict[str, float]]] = {}
-    own = _flat(model)
+    own = flat(model)
     for table in (each for each in map(read, shipped()) if each.corpus == corpus):
         stated = {row.name: row.stated for row in table.rows if row.settings is not None}
         for name, each in table.experiments("paper", 0, {}, extra=False).items():
-            paper = _flat(asdict(each.model))
+            paper = flat(asdict(each.model))
             differs = tuple(f"{key} {own.get(key)} ({paper[key]})" for key in paper if own.get(key) != paper[key])
             found.setdefault(differs, ([], stated[name]))[0].append(f"{table.title}: {name}")
     if not found:
@@ -98,13 +98,13 @@ def beside(corpus: str, model: Mapping[str, Any]) -> tuple[list[str], dict[str, 
     return *found[least], list(least)
 
 
-def _flat(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Settings by dotted name, as they would be typed."""
-    flat: dict[str, str] = {}
+def flat(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Lay settings out by dotted name, as they would be typed."""
+    found: dict[str, str] = {}
     for key, value in settings.items():
-        below = _flat(value) if isinstance(value, Mapping) else {"": _text(value)}
-        flat |= {f"{key}.{name}" if name else str(key): text for name, text in below.items()}
-    return flat
+        below = flat(value) if isinstance(value, Mapping) else {"": _text(value)}
+        found |= {f"{key}.{name}" if name else str(key): text for name, text in below.items()}
+    return found
 
 
 def read(name: str) -> Table:

@@ -38,7 +38,10 @@ function show() {
   list.replaceChildren();
   opened = null;
   grow();
-  said.textContent = `${rows.length.toLocaleString("en")} of ${run().rows.length.toLocaleString("en")} utterances`;
+  const chosen = [...form.querySelectorAll("select")].filter((select) => select.value !== "")
+    .map((select) => `${select.parentElement.firstChild.textContent.trim()} ${select.selectedOptions[0].textContent}`);
+  const words = form.words.value.trim() ? [`words “${form.words.value.trim()}”`] : [];
+  said.textContent = `${rows.length.toLocaleString("en")} of ${run().rows.length.toLocaleString("en")} utterances: ${[...chosen, ...words].join(", ")}`;
 }
 
 function grow() {

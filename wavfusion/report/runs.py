@@ -55,6 +55,7 @@ def write_runs(
         several=len(runs) > 1,
         figures=FIGURES,
         compared=_compare(runs),
+        unlike=_unlike_settings(runs),
         same_within=100 * stats.SAME_WITHIN,
         emotions_plot=_emotions_plot(abouts),
         demo=demo,
@@ -263,6 +264,14 @@ def _emotions_plot(runs: Sequence[Mapping[str, Any]]) -> Markup:
         }
         series[run["name"]] = [points.get(name) for name in emotions]
     return plots.dots("F1 of every emotion with its 95 % interval", emotions, series, "F1", SHARE)
+
+
+def _unlike_settings(runs: Sequence[Shown]) -> dict[str, list[str]]:
+    """What each RUN says of the settings that are not the same in all, by dotted key; the seed stands elsewhere."""
+    own = [tables.flat(yaml.safe_load(run.results.experiment)) for run in runs]
+    keys = [key for key in dict.fromkeys(key for each in own for key in each) if key != "seed"]
+    said = {key: [str(each.get(key, "not stated")) for each in own] for key in keys}
+    return {key: values for key, values in said.items() if len(set(values)) > 1}
 
 
 def _compare(runs: Sequence[Shown]) -> list[dict[str, Any]]:
