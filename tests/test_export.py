@@ -28,6 +28,7 @@ from wavfusion.protocol import SAID
 from wavfusion.run import Run, read_run, write_json, write_model
 
 CLASSES, PRIOR = ["happy", "sad", "neutral", "angry"], [0.1, 0.2, 0.3, 0.4]
+TEMPERATURE = 1.7
 every_subset = pytest.mark.parametrize("names", SUBSETS, ids="+".join)
 
 
@@ -52,7 +53,7 @@ def write_run(folder: Path, **switches: Any) -> Path:
             tensor.add_(0.1 * torch.randn_like(tensor))
     folder.mkdir(parents=True)
     write_json(folder / "protocol.json", dict.fromkeys(SAID))
-    write_model(folder, model, features, "cached", PRIOR, loaded)
+    write_model(Run(folder, model, features, "cached", PRIOR, {}, TEMPERATURE), loaded)
     return folder
 
 
@@ -94,7 +95,7 @@ def torch_says(model: WavFusion, inputs: dict[str, torch.Tensor]) -> dict[str, n
     every = dict.fromkeys([key for name in MODALITIES for key in (name, f"{name}_mask")])
     output = model(**every | {key: x for key, x in inputs.items() if key.removesuffix("_mask") not in absent})
     shares = layer_shares(output)
-    said = {"probabilities": output.logits.softmax(-1), "logits": output.logits}
+    said = {"probabilities": (output.logits / TEMPERATURE).softmax(-1), "logits": output.logits}
     said |= {} if shares is None else {"text_share": shares.mean(1)}
     return {key: x.numpy() for key, x in said.items()}
 
@@ -164,7 +165,7 @@ def test_what_is_written_at_padding_changes_nothing(run: Run, session: Any) -> N
 )
 def test_a_model_of_any_switch_is_answered_as_torch_does(name: str) -> None:
     model = build(name, fusion_layers=1, trainable_layers=2, margin_audio_layer=4)  # small, for the exporter's time
-    session = export.start(export.translate(model, {}))
+    session = export.start(export.translate(model, {}, TEMPERATURE))
     random = np.random.default_rng(0)
     subsets = [some for some in SUBSETS if set(some) <= set(model.config.modalities)]
     found = [worst(model, session, drawn(model, lengths_of(random, some), i)) for some in subsets for i in range(2)]
@@ -175,9 +176,8 @@ def test_the_check_finds_a_model_that_differs(run: Run, exported: Path, session:
     other = read_run(exported).model
     with torch.no_grad():
         other.head.bias[1] += 0.01
-    assert export.difference(run.model, session) < 1e-5 and export.difference(other, session) == pytest.approx(
-        0.01, rel=1e-2
-    )
+    found = [export.difference(model, session, TEMPERATURE) for model in (run.model, other)]
+    assert found[0] < 1e-5 and found[1] == pytest.approx(0.01, rel=1e-2)
 
 
 # ------------------------------------------------------------------ the file
@@ -263,7 +263,7 @@ def test_a_missing_extra_is_said_with_its_command(
 def test_a_model_too_large_for_one_file_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "LARGEST", 1000)
     with pytest.raises(ConfigError, match="expected up to 1000 bytes of weights, what one ONNX file holds"):
-        export.translate(run.model, {})
+        export.translate(run.model, {}, TEMPERATURE)
 
 
 # ------------------------------------------------------------------ predict --runtime onnx

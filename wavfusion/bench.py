@@ -472,7 +472,7 @@ def _predict_ours(job: Job, precision: str = "fp32") -> Work:
     encoders, row = encoders_of(job.preset, job.seed), _clip(job)
     config, features = _config(job, encoders)
     torch.manual_seed(job.seed)
-    trained = Run(job.folder, WavFusion(config).eval(), features, "cached", [0.5, 0.5], {})
+    trained = Run(job.folder, WavFusion(config).eval(), features, "cached", [0.5, 0.5], {}, 1.0)
     recognizer = EmotionRecognizer(trained, encoders, job.device, precision=precision)
 
     def work() -> None:

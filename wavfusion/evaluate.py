@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from wavfusion import manifest, metrics
+from wavfusion.calibration import tempered
 from wavfusion.clips import Media
 from wavfusion.dataset import Features
 from wavfusion.errors import ConfigError, CorpusError, nearest
@@ -203,12 +205,13 @@ def score_all(
     prior: Sequence[float],
     modality_sets: Sequence[Sequence[str]],
     device: str = "cpu",
+    temperature: float = 1.0,
 ) -> tuple[dict[str, Any], Utterances]:
     """Score every modality set, the last one as the headline; returns the figures and what was said of it.
 
     Where all subsets are scored, the mean contribution of each modality is told for every emotion that was predicted.
     """
-    every = run_sets(model, samples, modality_sets, prior, device)
+    every = run_sets(model, samples, modality_sets, prior, device, temperature)
     figures = {
         "+".join(names): _figures(said, utterances, classes) for names, said in zip(modality_sets, every, strict=True)
     }
@@ -249,7 +252,9 @@ def evaluate(
     samples = samples_of(trained, utterances, store, media)
     model = network(trained).to(device)
     sets = modality_sets or subsets(trained.model.config.modalities)
-    result, said = score_all(model, samples, utterances, trained.classes, trained.prior, sets, device)
+    prior, temperature = trained.prior, trained.temperature
+    result, said = score_all(model, samples, utterances, trained.classes, prior, sets, device, temperature)
+    result["calibration"] = _calibration(said, utterances, trained)
     result["styles"] = by_style(said, utterances, trained.classes)
     result["protocol"] = trained.protocol
     result |= encoders_met(trained, {row.corpus for row in utterances})
@@ -288,7 +293,23 @@ def explain(
         log.warning("no shared space is fitted afterwards: %s", error)
         learned = None
     model = network(trained).to(device)
-    return study(model, samples, truth, trained.model.config, trained.prior, learned, device)
+    config, prior = trained.model.config, trained.prior
+    return study(model, samples, truth, config, prior, learned, device, trained.temperature)
+
+
+def _calibration(said: Utterances, utterances: Sequence[Utterance], trained: Run) -> dict[str, Any]:
+    """What the temperature does to the negative log-likelihood and the calibration error."""
+    there = np.array([bool(names) for names in said.modalities])
+    before = said.probabilities.copy()
+    before[there] = tempered(before[there], 1 / trained.temperature)
+    found: dict[str, Any] = {"temperature": trained.temperature}
+    figures = {
+        "before": _figures(replace(said, probabilities=before), utterances, trained.classes),
+        "after": _figures(said, utterances, trained.classes),
+    }
+    for name in ("nll", "ece"):
+        found[name] = {when: each[name] for when, each in figures.items()}
+    return found
 
 
 def by_style(said: Utterances, utterances: Sequence[Utterance], classes: Sequence[str]) -> dict[str, Any]:

@@ -274,6 +274,7 @@ def study(
     prior: Sequence[float],
     training: tuple[Samples, Mapping[str, str]] | None = None,
     device: str = "cpu",
+    temperature: float = 1.0,
 ) -> dict[str, Any]:
     """Return what `explain.json` holds (docs/explain.md), from windows of utterances and the utterances' emotions.
 
@@ -281,7 +282,7 @@ def study(
     """
     names, classes = config.modalities, config.classes
     sets = subsets(names)
-    said = run_sets(model, samples, sets, prior, device)
+    said = run_sets(model, samples, sets, prior, device, temperature)
     parts = contributions(sets, said, prior)
     predicted = [classes[row.argmax()] for row in said[-1].probabilities]
     watched = watch(model, samples, names, device)

@@ -64,14 +64,14 @@ class OnnxGRU(nn.Module):
 class _Answers(nn.Module):
     """What the file computes, in the order of its outputs."""
 
-    def __init__(self, model: WavFusion) -> None:
+    def __init__(self, model: WavFusion, temperature: float) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.temperature = model, temperature
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         given: dict[str, Any] = dict.fromkeys(INPUTS)
         output = self.model(**given | dict(zip(_names(self.model.config), tensors, strict=True)))
-        answers, shares = (output.logits.softmax(-1), output.logits), layer_shares(output)
+        answers, shares = ((output.logits / self.temperature).softmax(-1), output.logits), layer_shares(output)
         return answers if shares is None else (*answers, shares.mean(1))
 
 
@@ -110,11 +110,11 @@ def make(folder: Path) -> tuple[bytes, float]:
     """
     _require("onnx", "onnxscript", "onnxruntime")
     trained = read_run(folder)
-    content = translate(trained.model, describe(trained))
-    return content, difference(trained.model, start(content))
+    content = translate(trained.model, describe(trained), trained.temperature)
+    return content, difference(trained.model, start(content), trained.temperature)
 
 
-def translate(model: WavFusion, about: Mapping[str, str]) -> bytes:
+def translate(model: WavFusion, about: Mapping[str, str], temperature: float) -> bytes:
     """Write a model as ONNX, for any lengths and any batch, with `about` as its metadata.
 
     Raises:
@@ -142,7 +142,7 @@ def translate(model: WavFusion, about: Mapping[str, str]) -> bytes:
         warnings.simplefilter("ignore")  # of PyTorch about its own parts
         program: Any = torch.onnx.export(
             # Traced here, since torch.onnx tries other ways first, which fail on these lengths and take longer.
-            torch.export.export(_Answers(copied), tuple(example), dynamic_shapes=(shapes,), strict=False),
+            torch.export.export(_Answers(copied, temperature), tuple(example), dynamic_shapes=(shapes,), strict=False),
             dynamo=True,
             verbose=False,
             opset_version=OPSET,
@@ -189,6 +189,7 @@ def describe(trained: Run) -> dict[str, str]:
         "weights": _weights(trained),
         "classes": config.classes,
         "prior": trained.prior,
+        "temperature": trained.temperature,
         "modalities": config.modalities,
         "inputs": inputs,
     }
@@ -205,9 +206,9 @@ def start(content: bytes) -> Any:
 
 
 @torch.inference_mode()
-def difference(model: WavFusion, session: Any, repeats: int = 3, seed: int = 0) -> float:
+def difference(model: WavFusion, session: Any, temperature: float, repeats: int = 3, seed: int = 0) -> float:
     """The largest difference of logits and text's share from torch, over all subsets at random lengths."""
-    random, answers = np.random.default_rng(seed), _Answers(model.cpu().eval())
+    random, answers = np.random.default_rng(seed), _Answers(model.cpu().eval(), temperature)
     found = []
     for subset in subsets(model.config.modalities):
         for _ in range(repeats):

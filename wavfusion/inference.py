@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
+from wavfusion.calibration import tempered
 from wavfusion.dataset import Sample, collate, model_inputs
 from wavfusion.errors import ConfigError, nearest
 from wavfusion.model.config import MODALITIES
@@ -95,10 +96,15 @@ class _Window:
 
 
 def run(
-    model: nn.Module, samples: Samples, modalities: Sequence[str], prior: Sequence[float], device: str = "cpu"
+    model: nn.Module,
+    samples: Samples,
+    modalities: Sequence[str],
+    prior: Sequence[float],
+    device: str = "cpu",
+    temperature: float = 1.0,
 ) -> Utterances:
     """Classify samples from the given modalities alone; see `run_sets`."""
-    return run_sets(model, samples, [modalities], prior, device)[0]
+    return run_sets(model, samples, [modalities], prior, device, temperature)[0]
 
 
 @torch.inference_mode()
@@ -108,6 +114,7 @@ def run_sets(
     modality_sets: Sequence[Sequence[str]],
     prior: Sequence[float],
     device: str = "cpu",
+    temperature: float = 1.0,
 ) -> list[Utterances]:
     """Classify samples from each of several sets of modalities; every sample is asked for once.
 
@@ -117,6 +124,7 @@ def run_sets(
         modality_sets: what may be used of them.
         prior: probabilities of an utterance that has none of the modalities.
         device: where the model is.
+        temperature: of the model (`calibration.tempered`); of utterances without evidence the prior is said.
     """
     model.eval()
     windows: list[list[_Window]] = [[] for _ in modality_sets]
@@ -127,7 +135,7 @@ def run_sets(
             if there not in said:
                 said[there] = _run_batch(model, batch, there, prior, device)
             rows += said[there]
-    return [_average(rows) for rows in windows]
+    return [_average(rows, temperature) for rows in windows]
 
 
 def batches(samples: Samples) -> Iterator[list[Sample]]:
@@ -178,7 +186,7 @@ def layer_shares(output: WavFusionOutput) -> Float[Tensor, "B L"] | None:
     return torch.stack([masked_mean(gate, output.steps).mean(-1) for gate in output.gates], dim=1)
 
 
-def _average(windows: Sequence[_Window]) -> Utterances:
+def _average(windows: Sequence[_Window], temperature: float) -> Utterances:
     """Join the windows of each utterance, weighted by their seconds."""
     grouped: dict[str, list[_Window]] = {}
     for window in windows:
@@ -187,7 +195,8 @@ def _average(windows: Sequence[_Window]) -> Utterances:
     for parts in grouped.values():
         weights = np.array([part.weight for part in parts])
         weights = weights / weights.sum() if weights.sum() > 0 else np.full(len(parts), 1 / len(parts))
-        rows.append(weights @ np.stack([part.probabilities for part in parts]))
+        row = weights @ np.stack([part.probabilities for part in parts])
+        rows.append(tempered(row, temperature) if any(part.modalities for part in parts) else row)
         gated = [(part.weight, part.text_share) for part in parts if part.text_share is not None]
         shares.append(sum(w * x for w, x in gated) / sum(w for w, _ in gated) if gated else None)
         modalities.append([name for name in MODALITIES if any(name in part.modalities for part in parts)])

@@ -184,7 +184,7 @@ class EmotionRecognizer:
         sets = subsets(self.modalities)
         kind = torch.device(self.device).type
         with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16"):
-            every = run_sets(self.model, windows, sets, self.trained.prior, self.device)
+            every = run_sets(self.model, windows, sets, self.trained.prior, self.device, self.trained.temperature)
         said = every[-1]
         parts = contributions(sets, every, self.trained.prior)
         found = []

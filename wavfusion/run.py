@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from wavfusion import manifest
+from wavfusion.calibration import BOUNDS
 from wavfusion.clips import FeatureSet
 from wavfusion.encoders import LOADERS, Encoders, Preset, load_audio
 from wavfusion.errors import ConfigError
@@ -35,6 +36,7 @@ class Run:
         mode: `cached`, `live` or `scratch`, as it was trained.
         prior: shares of the emotions in its training part.
         protocol: what its figures must say of it (`protocol.SAID`).
+        temperature: that calibrates its probabilities, fitted on the part that chose its epoch (`calibration`).
     """
 
     folder: Path
@@ -43,6 +45,7 @@ class Run:
     mode: str
     prior: list[float]
     protocol: dict[str, Any]
+    temperature: float
 
     @property
     def classes(self) -> list[str]:
@@ -98,7 +101,8 @@ def read_run(folder: str | Path) -> Run:
         model.load_state_dict(load_file(require_file(folder / "model.safetensors")))
         features = FeatureSet(**values["features"])
         mode, prior = str(values["mode"]), [float(share) for share in values["prior"]]
-        _check(model, features, mode, prior)
+        temperature = float(values["temperature"])
+        _check(model, features, mode, prior, temperature)
     except FileNotFoundError as error:
         name = Path(error.filename or "model.safetensors").name
         raise ConfigError(f"{str(folder)!r}: expected a finished RUN, found no {name}; did its training end?") from None
@@ -107,15 +111,17 @@ def read_run(folder: str | Path) -> Run:
     except Exception as error:  # a damaged file shows in as many ways as there are parsers
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{str(folder)!r}: expected a RUN, found {type(error).__name__}: {reason}") from None
-    return Run(folder, model.eval(), features, mode, prior, protocol)
+    return Run(folder, model.eval(), features, mode, prior, protocol, temperature)
 
 
-def _check(model: WavFusion, features: FeatureSet, mode: str, prior: Sequence[float]) -> None:
+def _check(model: WavFusion, features: FeatureSet, mode: str, prior: Sequence[float], temperature: float) -> None:
     """Refuse what no training writes; a ValueError says what."""
     if mode not in ("cached", "live", "scratch"):
         raise ValueError(f"mode {mode!r} in config.json; valid: cached, live, scratch")
     if len(prior) != len(model.config.classes) or not all(0 <= share <= 1 for share in prior):
         raise ValueError(f"a prior of {list(prior)} for {len(model.config.classes)} emotions in config.json")
+    if not BOUNDS[0] <= temperature <= BOUNDS[1]:
+        raise ValueError(f"a temperature of {temperature} in config.json; valid: {BOUNDS[0]} to {BOUNDS[1]}")
     for name in model.config.modalities:
         about = getattr(features, name)
         if not isinstance(about, dict) or not {"name", "fingerprint"} <= set(about):
@@ -124,10 +130,9 @@ def _check(model: WavFusion, features: FeatureSet, mode: str, prior: Sequence[fl
         raise ValueError("weights that are not finite in model.safetensors")
 
 
-def write_model(
-    folder: Path, model: WavFusion, features: FeatureSet, mode: str, prior: Sequence[float], encoders: Encoders
-) -> None:
+def write_model(trained: Run, encoders: Encoders) -> None:
     """Write the model, its config and the encoders that no hub holds; the weights last, since they make a RUN whole."""
+    folder, model, features, mode = trained.folder, trained.model, trained.features, trained.mode
     for name in model.config.modalities:
         encoder = getattr(encoders, name)
         if encoder is not None and (encoder.name == "tiny" or (mode == "scratch" and name == "audio")):
@@ -141,9 +146,8 @@ def write_model(
         learned = {**features.audio, "name": "encoders/audio", "fingerprint": learned_fingerprint}
         features = replace(features, audio=learned)
     about = {key: getattr(features, key) for key in FeatureSet.__dataclass_fields__}
-    write_json(
-        folder / "config.json", {"model": model.config.to_json(), "features": about, "mode": mode, "prior": list(prior)}
-    )
+    said = {"mode": mode, "prior": trained.prior, "temperature": trained.temperature}
+    write_json(folder / "config.json", {"model": model.config.to_json(), "features": about, **said})
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     write_whole(folder / "model.safetensors", save(state, {"format": "pt"}))
 

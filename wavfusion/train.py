@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
@@ -27,6 +28,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from wavfusion import checkpoints, manifest, metrics
 from wavfusion import evaluate as scoring
+from wavfusion.calibration import fit_temperature
 from wavfusion.clips import FeatureSet, Media
 from wavfusion.dataset import Features, LengthBatches, choose_features, collate, fill, model_config, model_inputs
 from wavfusion.encoders import LOADERS, AudioEncoder, Encoders
@@ -41,7 +43,7 @@ from wavfusion.model.config import MODALITIES, WavFusionConfig
 from wavfusion.model.processes import num_processes, total
 from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
 from wavfusion.protocol import Protocol, resolve, row_digest
-from wavfusion.run import preset_of, read_json, read_run, write_json, write_model
+from wavfusion.run import Run, preset_of, read_json, read_run, write_json, write_model
 from wavfusion.store import Store
 from wavfusion.version import __version__
 
@@ -120,7 +122,9 @@ def train(
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     if not processes.is_main_process:
         return {}
-    write_model(out, model, features, experiment.train.mode if live else "cached", prior, encoders)
+    temperature = _temperature(network.to(device), sets["valid"], config, prior, device)
+    mode = experiment.train.mode if live else "cached"
+    write_model(Run(out, model, features, mode, prior, data.protocol.to_json(), temperature), encoders)
     return _finish(out, data, device)
 
 
@@ -283,6 +287,16 @@ def _draw_anew(encoder: AudioEncoder) -> None:
 def _prior(samples: Features) -> list[float]:
     counts = samples.class_counts()
     return [count / sum(counts) for count in counts]
+
+
+def _temperature(
+    network: nn.Module, samples: Features, config: WavFusionConfig, prior: Sequence[float], device: str
+) -> float:
+    """Calibrate on the utterances that chose the epoch."""
+    said, truth = run(network, samples, config.modalities, prior, device), samples.emotions()
+    there = [i for i, names in enumerate(said.modalities) if names]
+    labels = np.array([truth[said.ids[i]] for i in there], dtype=np.int64)
+    return fit_temperature(said.probabilities[there], labels) if there else 1.0
 
 
 def _class_weights(prior: Sequence[float]) -> Tensor:

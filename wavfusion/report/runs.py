@@ -100,6 +100,7 @@ def _about(run: Shown) -> dict[str, Any]:
         "best": best,
         "beside": _beside(run),
         "calibration": calibration,
+        "temper": stated.get("calibration"),
         "plots": {"calibration": plots.reliability(f"{run.name}: calibration", calibration), **_training(run), **parts},
         "contributions": _contributions(run),
         "explained": bool(run.explained),
