@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from wavfusion import evaluate, train
+from wavfusion import evaluate, timeline, train
 from wavfusion.cli import main
 from wavfusion.dataset import Row, Sample, collate, model_inputs
 from wavfusion.explain import (
@@ -33,7 +33,7 @@ from wavfusion.explain import (
 from wavfusion.inference import Utterances, run, run_sets, subsets
 from wavfusion.model import WavFusion, WavFusionConfig
 from wavfusion.model.wavfusion import WavFusionOutput
-from wavfusion.predict import EmotionRecognizer, to_csv
+from wavfusion.predict import EmotionRecognizer
 from wavfusion.run import read_run
 from wavfusion.transcripts import Segment
 
@@ -465,7 +465,7 @@ def test_a_model_trained_for_subsets_needs_no_such_warning(
 def test_the_table_of_predictions_leaves_absent_modalities_empty(trained: Path, made: Any) -> None:
     recognizer = EmotionRecognizer.from_pretrained(trained)
     said = recognizer.predict(made.root / made.data.part("test")[0].audio.path)
-    row = next(csv.DictReader(io.StringIO(to_csv(said, recognizer.classes))))
+    row = next(csv.DictReader(io.StringIO(timeline.to_csv(said, recognizer.classes))))
     assert said[0].contribution is not None
     assert [row[f"contribution_{name}"] for name in NAMES] == [
         str(said[0].contribution["audio"]),

@@ -1,6 +1,9 @@
 """What is written for subtitles, Praat and ELAN, read back by other people's libraries and by ours."""
 
 import itertools
+import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pympi
@@ -98,25 +101,70 @@ def test_one_who_overlaps_with_himself_has_a_second_pair_of_tiers():
     }
 
 
-@pytest.mark.parametrize("name", timeline.FORMATS)
+@pytest.mark.parametrize("name", timeline.SUBTITLES)
 def test_our_own_reader_finds_the_times_again(tmp_path, name):
     path = tmp_path / f"a.{name}"
-    path.write_text(timeline.FORMATS[name](ALL), encoding="utf-8")
+    path.write_text(timeline.SUBTITLES[name](ALL), encoding="utf-8")
     assert {(each.start, each.end) for each in transcripts.read(path)} == set(TIMES)
 
 
 @pytest.mark.parametrize("name", timeline.FORMATS)
 def test_nothing_said_is_a_file_too(name):
-    assert timeline.FORMATS[name]([]) == "" if name == "srt" else timeline.FORMATS[name]([])
+    written = timeline.write(name, [], ["sad", "happy"], Path())
+    assert not written.strip() if name in ("srt", "table") else written
 
 
 @given(
     texts=st.lists(st.text(max_size=30), min_size=1, max_size=4),
-    name=st.sampled_from(sorted(timeline.FORMATS)),
+    name=st.sampled_from(sorted(timeline.SUBTITLES)),
     speaker=st.none() | st.text(max_size=8),
 )
 def test_any_words_and_names_survive_with_their_times(tmp_path_factory, texts, name, speaker):
     path = Path(tmp_path_factory.getbasetemp()) / f"any.{name}"
     rows = [said(float(i), i + 0.5, text, speaker) for i, text in enumerate(texts)]
-    path.write_bytes(timeline.FORMATS[name](rows).encode("utf-8", "replace"))
+    path.write_bytes(timeline.write(name, rows, ["sad", "happy"], path.parent))
     assert {(each.start, each.end) for each in transcripts.read(path)} == {(each.start, each.end) for each in rows}
+
+
+# ------------------------------------------------------------------ a terminal
+
+
+def test_the_table_stands_below_the_name_of_each_recording():
+    rows = [said(0.0, 1.5, "well"), said(61.25, 3700.0, None)]
+    lines = timeline.to_table(rows).splitlines()
+    assert lines[0] == "talk.mp4" and lines[1].split()[:4] == ["0:00.0", "-", "0:01.5", "sad"]
+    assert lines[2].split()[:3] == ["1:01.2", "-", "1:01:40.0"]
+
+
+def test_words_are_cut_to_the_width_and_colours_do_not_count():
+    row = said(0.0, 1.0, "word " * 100)
+    plain, coloured = (timeline.to_table([row], 80, colour).splitlines()[1] for colour in (False, True))
+    assert len(plain) == 80 and plain.endswith("…")
+    assert "\x1b[" in coloured and re.sub("\x1b\\[[0-9]*m", "", coloured) == plain
+
+
+def test_an_absent_emotion_has_no_colour():
+    assert "\x1b" not in timeline.to_table(timeline.abstained([said(0.0, 1.0, None)], 1.0), 80, colour=True)
+
+
+# ------------------------------------------------------------------ a page
+
+
+def test_the_page_lists_every_utterance_and_saves_what_the_formats_write(tmp_path):
+    rows = [said(0.0, 1.5, "<b>well</b>", "Anna"), said(2.0, 3.0, None, "Bo")]
+    page = timeline.to_html(rows, ["sad", "happy"], tmp_path)
+    assert page.count('<li class="said"') == 2 and "&lt;b&gt;well&lt;/b&gt;" in page and "<b>well" not in page
+    found = re.search(r'<script type="application/json" id="saved">(.*?)</script>', page, re.DOTALL)
+    assert found
+    assert json.loads(found[1]) == {
+        "talk.mp4.srt": timeline.to_srt(rows), "talk.mp4.vtt": timeline.to_vtt(rows),
+        "talk.mp4.textgrid": timeline.to_textgrid(rows), "talk.mp4.eaf": timeline.to_eaf(rows),
+        "talk.mp4.json": timeline.to_json(rows), "talk.mp4.csv": timeline.to_csv(rows, ["sad", "happy"]),
+    }  # fmt: skip
+
+
+def test_the_page_plays_the_recording_from_where_it_lies(tmp_path):
+    (tmp_path / "a b#1.wav").write_bytes(b"")
+    row = replace(said(0.0, 1.0, None), file=str(tmp_path / "a b#1.wav"))
+    assert 'src="../a%20b%231.wav"' in timeline.to_html([row], ["happy", "sad"], tmp_path / "pages")
+    assert "<audio" not in timeline.to_html([said(0.0, 1.0, None)], ["happy", "sad"], tmp_path)

@@ -5,9 +5,9 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,7 +17,6 @@ from wavfusion.version import __version__
 if TYPE_CHECKING:
     from wavfusion.corpora.scan import Look
     from wavfusion.manifest import Utterance
-    from wavfusion.transcripts import Segment
 
 log = logging.getLogger("wavfusion")
 
@@ -382,11 +381,15 @@ def _add_evaluate(verb: Parser) -> None:
 
 def _add_predict(verb: Parser) -> None:
     verb.add_argument("trained", metavar="RUN", type=_name, help="a RUN folder or a hub id")
-    verb.add_argument("files", metavar="FILE", type=_name, nargs="+", help="audio or video of any length")
     verb.add_argument(
-        "--transcript", metavar="TEXT|FILE", help="what is said; with times in srt, vtt, TextGrid, eaf, rttm or json"
+        "files", metavar="FILE", type=_name, nargs="+", help="audio or video of any length, or folders of them"
     )
-    formats = ("table", "json", "csv", "srt", "vtt", "textgrid", "eaf")
+    verb.add_argument(
+        "--transcript",
+        metavar="TEXT|FILE|DIR",
+        help="what is said; with times: srt, vtt, TextGrid, eaf, rttm, json; a folder holds one for each FILE",
+    )
+    formats = ("table", "json", "csv", "srt", "vtt", "textgrid", "eaf", "html")
     verb.add_argument("--format", default="table", **_one_of(*formats), help="default table")
     verb.add_argument(
         "--min-probability", type=_share, default=0.0, metavar="P", help="name no emotion that is less probable"
@@ -403,8 +406,13 @@ def _add_predict(verb: Parser) -> None:
         **_one_of("fp32", "bf16"),
         help="bf16: faster on newer CPUs and GPUs, probabilities within 0.02 (default fp32)",
     )
-    verb.add_argument("--out", type=_path, metavar="FILE", help="a file instead of stdout")
-    verb.add_argument("--force", action="store_true", help="overwrite that file")
+    verb.add_argument(
+        "--out",
+        type=_path,
+        metavar="FILE|DIR",
+        help="a file instead of stdout; a name without an ending is a folder with a file for each FILE, resumable",
+    )
+    verb.add_argument("--force", action="store_true", help="overwrite what is there")
 
 
 def _add_bundle(verb: Parser) -> None:
@@ -782,52 +790,70 @@ def _push(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from wavfusion import predict, timeline
+    from wavfusion import predict, recordings, timeline
     from wavfusion.files import require_free, write_whole
     from wavfusion.inference import pick_device
 
-    if options.out:
-        require_free([options.out], options.force)
-    single = options.format in timeline.FORMATS
-    if single and len(options.files) > 1:
-        raise ConfigError(
-            f"--format {options.format}: expected one FILE, which it describes, found {len(options.files)}"
-        )
-    said = _transcript(options.transcript, options.files)
+    files, out = recordings.find(options.files), options.out
+    folder = out if out and (out.is_dir() or not out.suffix) else None
+    if folder is None and options.format in timeline.SINGLE and len(files) > 1:
+        wish = f"one FILE, which it describes, or --out with a folder for {len(files)} of them"
+        raise ConfigError(f"--format {options.format}: expected {wish}, found {out or 'no --out'}")
+    if out and folder is None:
+        require_free([out], options.force)
+    planned = recordings.plan(files, options.transcript, folder, options.format)
     recognizer = predict.EmotionRecognizer.from_pretrained(
         options.trained, pick_device(options.device), options.runtime, options.precision
     )
-    words, segments = (said, None) if said is None or isinstance(said, str) else (None, said)
-    found: list[list[predict.Prediction]] = []
-    bad = []
-    for file in options.files:
-        try:
-            found.append(recognizer.predict(file, words, segments=segments))
-        except MediaError as error:
-            bad.append(str(error))
+
+    def write(found: Sequence[predict.Prediction], place: Path) -> bytes:
+        rows = timeline.abstained(found, options.min_probability)
+        return timeline.write(options.format, rows, recognizer.classes, place)
+
+    if folder is not None:
+        names = ("transcript", "format", "min_probability", "runtime", "precision")
+        settings = {"weights": recognizer.trained.weights_digest, **{name: getattr(options, name) for name in names}}
+        recordings.begin(folder, settings, options.force)
+    bad: list[str] = []
+    labelled = recordings.label(recognizer, planned, write, bad, options.force, sys.stderr.isatty())
+    found = [rows if folder is None else [max(rows, key=_richness)] for rows in labelled]  # not kept when written
+    _warn_of_lacks(recognizer.modalities, found)
+    rows = [each for every in found for each in every]
+    if found and folder is None and out is None and options.format == "table":
+        _print(_table(timeline.abstained(rows, options.min_probability)).rstrip("\n"))
+    elif found and folder is None:
+        content = write(rows, out.parent if out else Path())
+        if out:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(out, content)
+        else:
+            _print(content.decode("utf-8", "surrogateescape").rstrip("\n"))
+    elif found:
+        _print(f"{folder}: results of {len(found)} recordings")
     for message in bad:
         sys.stderr.write(f"wavfusion: {_line(message)}\n")
-    if not found:
-        return BAD_INPUT
-    for name in [each for each in recognizer.modalities if each != "text"]:
+    return DONE if not bad else PARTLY if len(bad) < len(planned) else BAD_INPUT
+
+
+def _richness(prediction: Any) -> int:
+    return len(prediction.modalities)
+
+
+def _table(predictions: Sequence[Any]) -> str:
+    """Lay predictions out as wide as the terminal, and in colours where it has them."""
+    from wavfusion import timeline
+
+    if not sys.stdout.isatty():
+        return timeline.to_table(predictions)
+    return timeline.to_table(predictions, shutil.get_terminal_size().columns, "NO_COLOR" not in os.environ)
+
+
+def _warn_of_lacks(modalities: Sequence[str], found: Sequence[Sequence[Any]]) -> None:
+    """Say which recordings lack a modality of the model."""
+    for name in [each for each in modalities if each != "text"]:
         without = [rows[0].file for rows in found if not any(name in each.modalities for each in rows)]
         if without:
             log.warning("%d of %d files without %s: %s", len(without), len(found), name, _line(_some(without)))
-    predictions = [each for rows in found for each in rows]
-    predictions = predict.abstained(predictions, options.min_probability)
-    writers: dict[str, Callable[[Sequence[predict.Prediction]], str]] = {
-        "json": predict.to_json,
-        "csv": partial(predict.to_csv, classes=recognizer.classes),
-        "table": predict.to_table,
-        **timeline.FORMATS,
-    }
-    text = writers[options.format](predictions)
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(options.out, text.encode("utf-8", "replace" if single else "surrogateescape"))
-    else:
-        _print(text.rstrip("\n"))
-    return PARTLY if bad else DONE
 
 
 def _lookalike(options: argparse.Namespace) -> int:
@@ -947,28 +973,6 @@ def _pairs(flag: str, example: str, left: str, text: str) -> dict[str, str]:
     if len(found) < len(pairs):
         raise ConfigError(f"{flag}: expected each {left} once, found {text!r}")
     return found
-
-
-def _transcript(text: str | None, files: Sequence[str]) -> "str | list[Segment] | None":
-    """What is said: words, or segments of a file with times."""
-    if text is None:
-        return None
-    if len(files) > 1:
-        raise ConfigError(f"--transcript: expected one FILE with it, found {len(files)}")
-    from wavfusion import transcripts
-
-    try:
-        if Path(text).is_file():
-            if transcripts.is_timed(text):
-                return transcripts.read(text)
-            return Path(text).read_text(encoding="utf-8-sig").strip()
-    except UnicodeDecodeError:
-        raise ConfigError(f"--transcript: expected UTF-8 in {text!r}, found other bytes") from None
-    except OSError:
-        return text  # too long for a file's name, so it is what is said
-    if re.fullmatch(r"\S*/\S*|\S+\.[A-Za-z]{1,4}", text):
-        log.warning("--transcript: found no file %r, so these are taken for the words that are said", text)
-    return text
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """A trained model as an ONNX file, which runs without this package (docs/export.md)."""
 
 import copy
-import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -186,7 +185,7 @@ def describe(trained: Run) -> dict[str, str]:
         inputs[name] = encoder | spacing[name]
     values = {
         "wavfusion": __version__,
-        "weights": _weights(trained),
+        "weights": trained.weights_digest,
         "classes": config.classes,
         "prior": trained.prior,
         "temperature": trained.temperature,
@@ -240,7 +239,7 @@ def open_exported(trained: Run) -> OnnxWavFusion:
     except Exception as error:  # a damaged file shows in many ways
         reason = " ".join(str(error).split())[:120]
         raise ConfigError(f"{path}: expected what `{remedy}` writes, found {type(error).__name__}: {reason}") from None
-    if weights != _weights(trained):
+    if weights != trained.weights_digest:
         raise ConfigError(f"{path}: expected the weights of this RUN, found other ones; `{remedy} --force` renews it")
     return OnnxWavFusion(session, trained.model.config)
 
@@ -251,11 +250,6 @@ def _require(*names: str) -> Any:
         return [import_module(name) for name in names][-1]
     except ImportError as error:
         raise ConfigError(f"expected {error.name}, found it not installed: pip install 'wavfusion[export]'") from None
-
-
-def _weights(trained: Run) -> str:
-    with open(trained.folder / "model.safetensors", "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _names(config: WavFusionConfig) -> list[str]:

@@ -1,17 +1,13 @@
 """A trained model on the user's own recordings."""
 
-import csv
-import io
-import json
 import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from numbers import Real
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +33,6 @@ log = logging.getLogger(__name__)
 
 RUNTIMES = ("torch", "onnx")
 PRECISIONS = ("fp32", "bf16")
-UNSURE = "?"  # written in the place of an emotion that was not probable enough
 CONTEXT = 1.0  # seconds of sound that the encoder is given at least, where the recording has them
 RATES = (1_000, 1_000_000)  # Hz; outside it somebody gave kHz, or a number of samples
 
@@ -391,45 +386,3 @@ def _resampled(samples: np.ndarray, sample_rate: int | None) -> np.ndarray:
     resampled: np.ndarray = soxr.resample(mono.astype(np.float32), sample_rate, SAMPLE_RATE, quality="VHQ")
     # Of less than half a sample soxr makes nothing, but one sample is a sound.
     return resampled if len(resampled) else np.zeros(1, np.float32)
-
-
-def abstained(predictions: Sequence[Prediction], least: float) -> list[Prediction]:
-    """Take the emotion from what is less probable than `least`."""
-    return [each if each.probability >= least else replace(each, emotion=None) for each in predictions]
-
-
-def to_json(predictions: Sequence[Prediction]) -> str:
-    """Write predictions as a list of objects."""
-    return (
-        json.dumps([asdict(prediction) for prediction in predictions], indent=2, ensure_ascii=False, allow_nan=False)
-        + "\n"
-    )
-
-
-def to_csv(predictions: Sequence[Prediction], classes: Sequence[str]) -> str:
-    """Write predictions as a table with a column for each emotion's probability and each modality's contribution."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    fields = ["file", "start", "end", "speaker", "text", "emotion", "probability", "modalities", "text_share"]
-    modalities = ["audio", "text", "video"]
-    writer.writerow([*fields, *(f"p_{name}" for name in classes), *(f"contribution_{name}" for name in modalities)])
-    for each in predictions:
-        values: list[Any] = [getattr(each, name) for name in fields]
-        values[fields.index("modalities")] = "+".join(each.modalities)
-        values += [each.probabilities[name] for name in classes]
-        values += [(each.contribution or {}).get(name) for name in modalities]
-        writer.writerow(["" if value is None else value for value in values])
-    return file.getvalue()
-
-
-def to_table(predictions: Sequence[Prediction]) -> str:
-    """Lay predictions out for a terminal."""
-    lines = []
-    for each in predictions:
-        others = sorted(each.probabilities.items(), key=lambda item: -item[1])[:3]
-        chances = "  ".join(f"{name} {p:.0%}" for name, p in others)
-        name = each.file.encode("unicode_escape").decode() if not each.file.isprintable() else each.file
-        who = f"{each.speaker}: " if each.speaker else ""
-        used = "+".join(each.modalities)
-        lines.append(f"{name}  {each.start:.2f}-{each.end:.2f} s  {who}{each.emotion or UNSURE}  ({chances})  {used}")
-    return "\n".join(lines) + "\n"

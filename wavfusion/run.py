@@ -1,5 +1,6 @@
 """A RUN folder: the trained model, its encoders, and how it came about."""
 
+import hashlib
 import json
 import logging
 import re
@@ -51,6 +52,12 @@ class Run:
     def classes(self) -> list[str]:
         """The emotions in the order of the logits."""
         return self.model.config.classes
+
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 of the model's weights, as they lie in the folder."""
+        with open(self.folder / "model.safetensors", "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def encoders(self, modalities: Sequence[str] | None = None) -> Encoders:
         """Load the encoders that the model was trained with, for all or some of its modalities.

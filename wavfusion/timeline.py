@@ -1,11 +1,86 @@
-"""What a model says of a recording, for subtitles, Praat and ELAN."""
+"""What a model says of recordings, written: for a terminal, programs, subtitles, Praat, ELAN and a browser."""
 
+import base64
+import csv
+import hashlib
 import html
+import io
+import json
+import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from importlib import resources
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 from xml.sax.saxutils import escape, quoteattr
 
-from wavfusion.predict import UNSURE, Prediction
+from markupsafe import Markup
+
+from wavfusion.manifest import MODALITIES
+from wavfusion.predict import Prediction
+from wavfusion.report import fill
+
+UNSURE = "?"  # written in the place of an emotion that was not probable enough
+COLOURS = (33, 34, 32, 31, 35, 36, 95, 96, 94)  # a terminal's, for the emotions in class order
+
+
+def abstained(predictions: Sequence[Prediction], least: float) -> list[Prediction]:
+    """Take the emotion from what is less probable than `least`."""
+    return [each if each.probability >= least else replace(each, emotion=None) for each in predictions]
+
+
+def to_json(predictions: Sequence[Prediction]) -> str:
+    """Write predictions as a list of objects."""
+    return json.dumps([asdict(each) for each in predictions], indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_csv(predictions: Sequence[Prediction], classes: Sequence[str]) -> str:
+    """Write predictions as a table with a column for each emotion's probability and each modality's contribution."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    fields = ["file", "start", "end", "speaker", "text", "emotion", "probability", "modalities", "text_share"]
+    writer.writerow([*fields, *(f"p_{name}" for name in classes), *(f"contribution_{name}" for name in MODALITIES)])
+    for each in predictions:
+        values: list[Any] = [getattr(each, name) for name in fields]
+        values[fields.index("modalities")] = "+".join(each.modalities)
+        values += [each.probabilities[name] for name in classes]
+        values += [(each.contribution or {}).get(name) for name in MODALITIES]
+        writer.writerow(["" if value is None else value for value in values])
+    return file.getvalue()
+
+
+def to_table(predictions: Sequence[Prediction], width: int | None = None, colour: bool = False) -> str:
+    """Lay predictions out for a terminal, below the name of each recording.
+
+    Args:
+        predictions: of any recordings, one after the other.
+        width: columns of the terminal, to which words are cut; None = not at all.
+        colour: whether emotions are coloured, by escape sequences.
+    """
+    lines = []
+    for file, group in groupby(predictions, lambda each: each.file):
+        rows = list(group)
+        lines.append(file if file.isprintable() else file.encode("unicode_escape").decode())
+        longest = max(len(each.emotion or UNSURE) for each in rows)
+        for each in rows:
+            order = sorted(each.probabilities.items(), key=lambda item: -item[1])
+            number = list(each.probabilities).index(order[0][0])
+            emotion = (each.emotion or UNSURE).ljust(longest)
+            others = "  ".join(f"{name} {p:.0%}" for name, p in order[1:3])
+            said = " ".join(f"{each.speaker + ': ' if each.speaker else ''}{each.text or ''}".split())
+            times, used = f"{_short(each.start)} - {_short(each.end)}", "+".join(each.modalities)
+            plain = f"  {times:>19}  {emotion} {each.probability:>4.0%}  ({others})  {used}  {said}".rstrip()
+            if width is not None and len(plain) > width:
+                plain = plain[: max(0, width - 1)] + "…"
+            if colour and each.emotion:
+                tinted = f"\x1b[{COLOURS[number % len(COLOURS)]}m{emotion}\x1b[0m"
+                plain = plain.replace(emotion, tinted, 1)
+            lines.append(plain)
+    return "\n".join(lines) + "\n"
 
 
 def to_srt(predictions: Sequence[Prediction]) -> str:
@@ -85,12 +160,57 @@ def to_eaf(predictions: Sequence[Prediction]) -> str:
     )
 
 
-FORMATS: dict[str, Callable[[Sequence[Prediction]], str]] = {
+def to_html(predictions: Sequence[Prediction], classes: Sequence[str], folder: Path) -> str:
+    """Write a page with the recording, its timeline and what it can be saved as.
+
+    Args:
+        predictions: of one recording.
+        classes: the emotions of the model.
+        folder: where the page will lie; the recording is played from where it lies, relative to it.
+    """
+    file = next((each.file for each in predictions), "")
+    there = bool(file) and Path(file).is_file()
+    script = resources.files("wavfusion").joinpath("pages", "timeline.js").read_text("utf-8")
+    speakers = list(dict.fromkeys(each.speaker for each in sorted(predictions, key=lambda each: each.start)))
+    saved = {f"{Path(file).name}.{name}": text(predictions) for name, text in SUBTITLES.items()}
+    saved |= {f"{Path(file).name}.json": to_json(predictions), f"{Path(file).name}.csv": to_csv(predictions, classes)}
+    return fill(
+        "timeline.html",
+        name=Path(file).name,
+        media=quote(os.fsencode(os.path.relpath(file, folder))) if there else None,
+        kind="video" if any("video" in each.modalities for each in predictions) else "audio",
+        classes=list(classes),
+        speakers=speakers,
+        length=max([each.end for each in predictions], default=0.0),
+        rows=[{**asdict(each), "clock": _short(each.start), "said": each.emotion or UNSURE} for each in predictions],
+        seconds={name: sum(each.end - each.start for each in predictions if each.emotion == name) for name in classes},
+        saved=saved,
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+SUBTITLES: dict[str, Callable[[Sequence[Prediction]], str]] = {
     "srt": to_srt,
     "vtt": to_vtt,
     "textgrid": to_textgrid,
     "eaf": to_eaf,
 }
+FORMATS = ("table", "json", "csv", *SUBTITLES, "html")
+SINGLE = (*SUBTITLES, "html")  # they describe one recording
+
+
+def write(kind: str, predictions: Sequence[Prediction], classes: Sequence[str], folder: Path) -> bytes:
+    """Write predictions in a format; `folder` is where the file will lie."""
+    writers: dict[str, Callable[[Sequence[Prediction]], str]] = {
+        **SUBTITLES,
+        "json": to_json,
+        "csv": partial(to_csv, classes=classes),
+        "html": partial(to_html, classes=classes, folder=folder),
+        "table": to_table,
+    }
+    return writers[kind](predictions).encode("utf-8", "replace" if kind in SINGLE else "surrogateescape")
+
 
 Row = tuple[float, float, str]
 
@@ -129,6 +249,14 @@ def _clock(seconds: float, point: str) -> str:
     """Hours, minutes, seconds and thousandths; hours have as many digits as they need."""
     rest, thousandths = divmod(round(1000 * seconds), 1000)
     return f"{rest // 3600:02d}:{rest // 60 % 60:02d}:{rest % 60:02d}{point}{thousandths:03d}"
+
+
+def _short(seconds: float) -> str:
+    """Minutes and seconds, hours where there are any."""
+    tenths = round(10 * seconds)
+    hours, minutes = tenths // 36_000, tenths // 600 % 60
+    rest = f"{tenths // 10 % 60:02d}.{tenths % 10}"
+    return f"{hours}:{minutes:02d}:{rest}" if hours else f"{minutes}:{rest}"
 
 
 def _said(each: Prediction) -> str:

@@ -9,13 +9,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from wavfusion.files import write_whole
 
 
-def write_page(out: Path, template: str, **values: Any) -> None:
-    """Fill a template of `pages/` and write it; values are escaped."""
+def fill(template: str, **values: Any) -> str:
+    """Fill a template of `pages/`; values are escaped."""
     pages = Environment(
         loader=PackageLoader("wavfusion", "pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     pages.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    page = pages.get_template(template).render(**values)
+    return pages.get_template(template).render(**values)
+
+
+def write_page(out: Path, template: str, **values: Any) -> None:
+    """Fill a template and write it."""
+    page = fill(template, **values)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, page.encode("utf-8", "surrogatepass"))
 

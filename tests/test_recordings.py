@@ -1,0 +1,142 @@
+"""Many recordings at once: which, with what words, into which files, and again after a break."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wavfusion import recordings
+from wavfusion.cli import main
+from wavfusion.errors import ConfigError, CorpusError, MediaError
+from wavfusion.predict import EmotionRecognizer, Prediction
+from wavfusion.transcripts import Segment
+
+pytest_plugins = ("corpus_fixture",)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Names of recordings, and of what is none."""
+    for name in ("talks/b.WAV", "talks/a.mp4", "talks/deep/a.mp4", "talks/notes.txt", "talks/a.srt", "one.ogg"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return tmp_path
+
+
+def said(file: str) -> list[Prediction]:
+    return [Prediction(file, 0.0, 1.0, None, None, "sad", 0.9, {"sad": 0.9, "happy": 0.1}, ["audio"])]
+
+
+class Recognizer(EmotionRecognizer):
+    """Takes the place of a model: what it was asked for is in `asked`."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Any, Any]] = []
+
+    def predict(
+        self,
+        source: Any,
+        transcript: str | None = None,
+        sample_rate: int | None = None,
+        segments: Sequence[Segment] | None = None,
+    ) -> list[Prediction]:
+        """Note what is asked."""
+        self.asked.append((source, transcript, segments))
+        if "bad" in source:
+            raise MediaError(f"{source}: no media")
+        return said(source)
+
+
+def run(planned: list[recordings.Recording], force: bool = False) -> tuple[Recognizer, list[str], list[Any]]:
+    recognizer, bad = Recognizer(), list[str]()
+    found = list(recordings.label(recognizer, planned, lambda rows, _: rows[0].file.encode(), bad, force))
+    return recognizer, bad, found
+
+
+def test_a_folder_stands_for_the_recordings_below_it(folder: Path) -> None:
+    found = recordings.find([str(folder / "talks"), str(folder / "one.ogg")])
+    assert [str(name) for name in found.values()] == ["talks/a.mp4", "talks/b.WAV", "talks/deep/a.mp4", "one.ogg"]
+
+
+def test_a_folder_without_a_recording_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(ConfigError, match="expected recordings .*found none in this folder"):
+        recordings.find([str(tmp_path)])
+
+
+def test_what_is_named_twice_is_labelled_once(folder: Path) -> None:
+    assert len(recordings.find([str(folder / "one.ogg"), str(folder / "one.ogg")])) == 1
+
+
+def test_every_recording_has_its_own_file_of_results(folder: Path) -> None:
+    planned = recordings.plan(recordings.find([str(folder / "talks")]), None, folder / "out", "textgrid")
+    assert [str(each.out and each.out.relative_to(folder)) for each in planned] == [
+        "out/talks/a.mp4.TextGrid", "out/talks/b.WAV.TextGrid", "out/talks/deep/a.mp4.TextGrid"
+    ]  # fmt: skip
+
+
+def test_two_of_one_name_are_refused_where_each_has_a_file(folder: Path) -> None:
+    files = recordings.find([str(folder / "talks" / "a.mp4"), str(folder / "talks" / "deep" / "a.mp4")])
+    with pytest.raises(ConfigError, match="of different names, found .*talks/a.mp4 and .*deep/a.mp4"):
+        recordings.plan(files, None, folder / "out", "csv")
+    assert len(recordings.plan(files, None, None, "csv")) == 2
+
+
+def test_a_folder_of_transcripts_has_one_for_each_by_its_name(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    words = folder / "words"
+    words.mkdir()
+    (words / "A.mp4.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nhello\n")
+    (words / "b.txt").write_text("good morning\n")
+    planned = recordings.plan(recordings.find([str(folder)]), str(words), None, "csv")
+    assert [each.said for each in planned] == [
+        None, [Segment(0.0, 1.0, None, "hello")], "good morning", [Segment(0.0, 1.0, None, "hello")]
+    ]  # fmt: skip
+    assert "no transcript for 1 of 4 recordings" in caplog.text and "one.ogg" in caplog.text
+
+
+def test_what_is_done_is_not_done_again(folder: Path) -> None:
+    planned = recordings.plan(recordings.find([str(folder / "talks")]), None, folder / "out", "json")
+    first, _, found = run(planned)
+    assert (len(first.asked), len(found)) == (3, 3)
+    assert planned[1].out is not None
+    planned[1].out.unlink()  # as if it had been interrupted before
+    assert [file for file, _, _ in run(planned)[0].asked] == [planned[1].file]
+    assert len(run(planned, force=True)[0].asked) == 3
+
+
+def test_a_bad_one_does_not_stop_the_others(tmp_path: Path) -> None:
+    planned = [recordings.Recording(name) for name in ("a.wav", "bad.wav", "c.wav")]
+    _, bad, found = run(planned)
+    assert (bad, [rows[0].file for rows in found]) == (["bad.wav: no media"], ["a.wav", "c.wav"])
+
+
+def test_results_of_other_settings_are_not_mixed_into_a_folder(tmp_path: Path) -> None:
+    recordings.begin(tmp_path, {"weights": "one"}, force=False)
+    recordings.begin(tmp_path, {"weights": "one"}, force=False)
+    with pytest.raises(CorpusError, match="found weights 'one', not 'two'"):
+        recordings.begin(tmp_path, {"weights": "two"}, force=False)
+    recordings.begin(tmp_path, {"weights": "two"}, force=True)
+    assert json.loads((tmp_path / recordings.SETTINGS).read_text()) == {"weights": "two"}
+
+
+def test_the_verb_labels_a_folder_and_goes_on_where_it_was(
+    trained: Path, made: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Through the real model: results of each recording, the bad one named, exit 1; the second time nothing is left."""
+    sounds = sorted({row.audio.path for row in made.data.part("test")})[:2]
+    files = [str(made.root / path) for path in sounds] + [str(tmp_path / "bad.wav")]
+    (tmp_path / "bad.wav").write_text("no sound")
+    ask = ["predict", str(trained), *files, "--format", "json", "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert main(ask) == 1
+    said = capsys.readouterr()
+    assert said.err.rstrip().splitlines()[-1].startswith("wavfusion: ") and "bad.wav" in said.err.splitlines()[-1]
+    wrote = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert wrote == sorted([recordings.SETTINGS, *(f"{Path(file).name}.json" for file in files[:2])])
+    rows = json.loads((tmp_path / "out" / f"{Path(files[0]).name}.json").read_text())
+    assert {each["file"] for each in rows} == {files[0]}
+    assert main(ask) == 1 and "2 of 3 recordings are done already" in capsys.readouterr().err
+    assert main([*ask, "--min-probability", "0.5"]) == 2
+    assert "expected results of the same model and settings" in capsys.readouterr().err

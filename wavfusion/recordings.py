@@ -1,0 +1,192 @@
+"""Many recordings: found in folders, each with its transcript, labelled one after the other, nothing done twice."""
+
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from wavfusion import transcripts
+from wavfusion.errors import ConfigError, CorpusError, MediaError
+from wavfusion.files import require_free, write_whole
+from wavfusion.predict import EmotionRecognizer, Prediction
+from wavfusion.run import read_json, write_json
+from wavfusion.transcripts import Segment
+
+log = logging.getLogger(__name__)
+
+# Taken out of a folder; a file that is named itself may be called as it likes.
+ENDINGS = (
+    *(".wav", ".mp3", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".wma", ".amr"),
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".mpg", ".mpeg", ".wmv", ".3gp", ".mts", ".m2ts"),
+)
+SETTINGS = "predict.json"  # in a folder of results: of what they are
+WORDS = (*transcripts.READERS, ".txt")  # endings of transcripts, in the order in which they are looked for
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file to label.
+
+    Attributes:
+        said: words, segments with times, or nothing.
+        out: its own file of results, where each has one.
+    """
+
+    file: str
+    said: str | list[Segment] | None = None
+    out: Path | None = None
+
+
+def find(names: Sequence[str]) -> dict[str, Path]:
+    """Take files as they are, and of folders the recordings below them, in order.
+
+    Returns:
+        Each recording with the name of its results: its own below the name of the folder that was given.
+
+    Raises:
+        ConfigError: a folder without a recording, or two recordings of one name.
+    """
+    found: dict[str, Path] = {}
+    for name in names:
+        if not os.path.isdir(name):
+            found.setdefault(name, Path(Path(name).name))
+            continue
+        folder = Path(os.path.abspath(name))
+        within = sorted(path for path in Path(name).rglob("*") if path.suffix.lower() in ENDINGS)
+        if not within:
+            raise ConfigError(f"{name}: expected recordings ({', '.join(ENDINGS)}), found none in this folder")
+        for path in within:
+            found.setdefault(str(path), Path(os.path.abspath(path)).relative_to(folder.parent))
+    return found
+
+
+def plan(files: Mapping[str, Path], transcript: str | None, folder: Path | None, kind: str) -> list[Recording]:
+    """Find the transcript of each recording and the place of its results.
+
+    Args:
+        files: what `find` found.
+        transcript: words, a file of them for one recording, or a folder with a file named like each.
+        folder: of results, a file for each recording; None = all in one place.
+        kind: the format, which ends their names.
+
+    Raises:
+        ConfigError: two recordings whose results would have one name; a transcript for several recordings.
+    """
+    said = _said(transcript, list(files))
+    named: dict[Path, str] = {}
+    for file, name in files.items():
+        if folder is not None and named.setdefault(name, file) != file:
+            raise ConfigError(f"--out {folder}: expected recordings of different names, found {named[name]} and {file}")
+    places = [folder and folder / name.with_name(f"{name.name}.{ending(kind)}") for name in files.values()]
+    return [Recording(*each) for each in zip(files, said, places, strict=True)]
+
+
+def ending(kind: str) -> str:
+    """The ending of a format's files."""
+    return {"table": "txt", "textgrid": "TextGrid"}.get(kind, kind)
+
+
+def _said(transcript: str | None, files: Sequence[str]) -> list[str | list[Segment] | None]:
+    if transcript is None:
+        return [None] * len(files)
+    if os.path.isdir(transcript):
+        paths = [_beside(Path(transcript), Path(file)) for file in files]
+        if lacking := [file for file, path in zip(files, paths, strict=True) if path is None]:
+            few = ", ".join(lacking[:3]) + (", ..." if lacking[3:] else "")
+            log.warning("%s: no transcript for %d of %d recordings: %s", transcript, len(lacking), len(files), few)
+        return [None if path is None else _read(path) for path in paths]
+    if len(files) > 1:
+        raise ConfigError(f"--transcript: expected one FILE with it, or a folder of transcripts, found {len(files)}")
+    try:
+        if Path(transcript).is_file():
+            return [_read(Path(transcript))]
+    except OSError:
+        return [transcript]  # too long for a file's name, so it is what is said
+    if re.fullmatch(r"\S*/\S*|\S+\.[A-Za-z]{1,4}", transcript):
+        log.warning("--transcript: found no file %r, so these are taken for the words that are said", transcript)
+    return [transcript]
+
+
+def _beside(folder: Path, file: Path) -> Path | None:
+    """The transcript of a recording: `talk.mp4.srt` or `talk.srt`."""
+    known = {path.name.lower(): path for path in sorted(folder.iterdir())}
+    for ending in WORDS:
+        for name in (f"{file.name}{ending}", f"{file.stem}{ending}"):
+            if name.lower() in known:
+                return known[name.lower()]
+    return None
+
+
+def _read(path: Path) -> str | list[Segment]:
+    if transcripts.is_timed(path):
+        return transcripts.read(path)
+    try:
+        return path.read_text(encoding="utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise ConfigError(f"--transcript: expected UTF-8 in {str(path)!r}, found other bytes") from None
+
+
+def begin(folder: Path, settings: dict[str, Any], force: bool) -> None:
+    """Open a folder of results, to which only results of the same model and settings may be added.
+
+    Raises:
+        CorpusError: it holds others, and `force` is not given.
+    """
+    path = folder / SETTINGS
+    if not force:
+        try:
+            before = read_json(path) if path.exists() else settings
+        except (OSError, ValueError, RecursionError):
+            before = {}
+        for name, value in settings.items():
+            if before.get(name) != value:
+                raise CorpusError(
+                    f"{folder}: expected results of the same model and settings, found {name} {before.get(name)!r}, "
+                    f"not {value!r}; name another folder, or --force"
+                )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, settings)
+
+
+def label(
+    recognizer: EmotionRecognizer,
+    recordings: Sequence[Recording],
+    write: Callable[[Sequence[Prediction], Path], bytes],
+    bad: list[str],
+    force: bool = False,
+    progress: bool = False,
+) -> Iterator[list[Prediction]]:
+    """Label recordings one after the other and write the results of those that have a place; gives each one's.
+
+    A place that is filled is passed over, unless `force` is given.
+
+    Args:
+        recognizer: the model.
+        recordings: what to label.
+        write: makes a file's content of predictions, given its folder.
+        bad: takes what was wrong with those that could not be labelled, which does not stop the others.
+        force: label again what is done.
+        progress: show a bar with the time left on stderr.
+    """
+    todo = [each for each in recordings if force or each.out is None or not each.out.exists()]
+    if len(todo) < len(recordings):
+        log.warning("%d of %d recordings are done already", len(recordings) - len(todo), len(recordings))
+    with tqdm(total=len(todo), desc="predict", unit="file", disable=not progress or len(todo) < 2) as bar:
+        for each in todo:
+            words, segments = (each.said, None) if not isinstance(each.said, list) else (None, each.said)
+            try:
+                found = recognizer.predict(each.file, words, segments=segments)
+            except MediaError as error:
+                bad.append(str(error))
+            else:
+                if each.out is not None:
+                    require_free([each.out], force)
+                    each.out.parent.mkdir(parents=True, exist_ok=True)
+                    write_whole(each.out, write(found, each.out.parent))
+                yield found
+            bar.update()
