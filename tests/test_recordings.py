@@ -42,6 +42,7 @@ class Recognizer(EmotionRecognizer):
         transcript: str | None = None,
         sample_rate: int | None = None,
         segments: Sequence[Segment] | None = None,
+        speakers: Any = None,
     ) -> list[Prediction]:
         """Note what is asked."""
         self.asked.append((source, transcript, segments))
@@ -52,7 +53,7 @@ class Recognizer(EmotionRecognizer):
 
 def run(planned: list[recordings.Recording], force: bool = False) -> tuple[Recognizer, list[str], list[Any]]:
     recognizer, bad = Recognizer(), list[str]()
-    found = list(recordings.label(recognizer, planned, lambda rows, _: rows[0].file.encode(), bad, force))
+    found = list(recordings.label(recognizer, planned, lambda rows, _: rows[0].file.encode(), bad, force=force))
     return recognizer, bad, found
 
 

@@ -25,7 +25,7 @@ def marked(spans, end):
 @real
 def test_a_conversation_s_speech_is_covered_and_little_else():
     truth = marked(transcripts.read(CONVERSATION / "sample.rttm"), 30.0)
-    spans = speech.utterances(CONVERSATION / "sample.wav")
+    spans = speech.utterances(speech.hear(CONVERSATION / "sample.wav"))
     found = marked(spans, 30.0)
     assert (truth & found).sum() >= 0.98 * truth.sum() and (found & ~truth).sum() <= 0.03 * found.sum()
     assert max(span.end - span.start for span in spans) <= speech.LONGEST
@@ -34,17 +34,17 @@ def test_a_conversation_s_speech_is_covered_and_little_else():
 @real
 def test_speech_is_found_as_well_in_stretches_as_in_one(monkeypatch):
     path = CONVERSATION / "sample.wav"
-    whole = speech.utterances_of(media.decode_audio(path).samples)
+    whole = speech.utterances(speech.hear_samples(media.decode_audio(path).samples))
     monkeypatch.setattr(speech, "STRETCH", 100 * speech.STEP_SECONDS)
-    assert np.allclose(np.array(speech.utterances(path)), np.array(whole), atol=speech.STEP_SECONDS)
+    assert np.allclose(np.array(speech.utterances(speech.hear(path))), np.array(whole), atol=speech.STEP_SECONDS)
 
 
 def test_silence_has_no_utterance():
-    assert speech.utterances_of(np.zeros(32_000, np.float32)) == []
+    assert speech.utterances(speech.hear_samples(np.zeros(32_000, np.float32))) == []
 
 
 def test_nothing_at_all_has_no_utterance():
-    assert speech.utterances_of(np.zeros(0, np.float32)) == []
+    assert speech.utterances(speech.hear_samples(np.zeros(0, np.float32))) == []
 
 
 def test_looking_for_speech_leaves_torch_its_threads():
@@ -52,7 +52,7 @@ def test_looking_for_speech_leaves_torch_its_threads():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        speech.utterances_of(np.zeros(1600, np.float32))
+        speech.utterances(speech.hear_samples(np.zeros(1600, np.float32)))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

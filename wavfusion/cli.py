@@ -177,6 +177,18 @@ def _count(low: int, high: int | None = None) -> Callable[[str], int]:
     return read
 
 
+def _speakers(text: str) -> int | str:
+    """Read a number of speakers, or `auto`."""
+    from wavfusion.segmentation import require_count
+
+    value = int(text) if text.isdecimal() else text
+    try:
+        require_count(value)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("speakers: ")) from None
+    return value
+
+
 def _share(text: str) -> float:
     """Read a number from 0 to 1."""
     try:
@@ -388,6 +400,9 @@ def _add_predict(verb: Parser) -> None:
         "--transcript",
         metavar="TEXT|FILE|DIR",
         help="what is said; with times: srt, vtt, TextGrid, eaf, rttm, json; a folder holds one for each FILE",
+    )
+    verb.add_argument(
+        "--speakers", type=_speakers, metavar="N|auto", help="tell this many voices apart (default: not at all)"
     )
     formats = ("table", "json", "csv", "srt", "vtt", "textgrid", "eaf", "html")
     verb.add_argument("--format", default="table", **_one_of(*formats), help="default table")
@@ -811,11 +826,12 @@ def _predict(options: argparse.Namespace) -> int:
         return timeline.write(options.format, rows, recognizer.classes, place)
 
     if folder is not None:
-        names = ("transcript", "format", "min_probability", "runtime", "precision")
+        names = ("transcript", "speakers", "format", "min_probability", "runtime", "precision")
         settings = {"weights": recognizer.trained.weights_digest, **{name: getattr(options, name) for name in names}}
         recordings.begin(folder, settings, options.force)
     bad: list[str] = []
-    labelled = recordings.label(recognizer, planned, write, bad, options.force, sys.stderr.isatty())
+    progress = sys.stderr.isatty()
+    labelled = recordings.label(recognizer, planned, write, bad, options.speakers, options.force, progress)
     found = [rows if folder is None else [max(rows, key=_richness)] for rows in labelled]  # not kept when written
     _warn_of_lacks(recognizer.modalities, found)
     rows = [each for every in found for each in every]

@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from numbers import Real
 from pathlib import Path
 
@@ -13,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wavfusion import extract, media, speech
+from wavfusion import extract, media
 from wavfusion.clips import WINDOW, Clip, Encoded, Medium, plan
-from wavfusion.clips import windows as windows_of
 from wavfusion.dataset import Row, Sample, only, window_text
 from wavfusion.encoders import Encoders
 from wavfusion.errors import ConfigError, MediaError, nearest
@@ -27,6 +25,7 @@ from wavfusion.manifest import AudioSpan, Utterance, VideoSpan
 from wavfusion.media import SAMPLE_RATE
 from wavfusion.model.wavfusion import AUDIO_STEP
 from wavfusion.run import HUB_ID, Run, read_run
+from wavfusion.segmentation import Sound, Speakers, divide, named, require_count
 from wavfusion.transcripts import Segment
 
 log = logging.getLogger(__name__)
@@ -128,6 +127,7 @@ class EmotionRecognizer:
         transcript: str | None = None,
         sample_rate: int | None = None,
         segments: Sequence[Segment] | None = None,
+        speakers: Speakers = None,
     ) -> list[Prediction]:
         """Label a recording: up to 15 s it is one utterance, a longer one is cut where nobody speaks.
 
@@ -139,12 +139,15 @@ class EmotionRecognizer:
             transcript: what is said; of a longer recording every utterance gets its share by seconds.
             sample_rate: of an array, in Hz.
             segments: who speaks when and what, which is then not looked for; `wavfusion.transcripts.read` gives them.
+            speakers: how many speak, who are then told apart (extra `[speakers]`); `auto` finds those that differ
+                clearly. None leaves the speaker of what is not told to None.
 
         Raises:
             MediaError: the file cannot be used, or has nothing that the model can use; says why.
-            ConfigError: an array without its rate, or an argument of another kind.
+            ConfigError: an array without its rate, an argument of another kind, or the extra `[speakers]` is missing.
         """
         _check_kinds(source, transcript, sample_rate)
+        require_count(speakers)
         if isinstance(source, np.ndarray):
             samples = _resampled(source, sample_rate)
             tracks, file = {"audio": len(samples) / SAMPLE_RATE}, ""
@@ -154,13 +157,16 @@ class EmotionRecognizer:
         known = {file: Medium("", tracks.get("audio"), tracks.get("video"))}
         length = max(tracks.values(), default=0.0)
         whole = segments is None and length <= WINDOW
+        sound = Sound(file, samples) if "audio" in tracks else None
         if segments is None:
-            segments = _cut(file, samples, tracks, length, transcript)
+            segments = divide(sound, file, length, transcript, speakers)
+        else:
+            segments = named(_within(segments, length, file), sound, speakers)
         # All tracks count for the windows, those that the model cannot use too: as in `evaluate`.
         wanted = only(self.trained.features, self.modalities)
         predictions: list[Prediction] = []
         errors: list[str] = []
-        for group in batched(_within(segments, length, file), BATCH):
+        for group in batched(segments, BATCH):
             utterances = [_utterance(file, number, each, tracks, whole) for number, each in enumerate(group)]
             parts = [(clip, utterance) for utterance in utterances for clip in plan(utterance, known, wanted)]
             windows = _Windows(parts, samples, 0.0 if whole else length, self, errors)
@@ -281,29 +287,6 @@ def _with_context(part: Encoded, length: float) -> tuple[float, Encoded]:
         return 0.0, part
     start = max(0.0, min(part.start - missing / 2, length - CONTEXT))
     return part.start - start, replace(part, start=start, end=max(part.end, min(length, start + CONTEXT)))
-
-
-def _cut(
-    file: str, samples: np.ndarray | None, tracks: Mapping[str, float], length: float, transcript: str | None
-) -> list[Segment]:
-    """The utterances of a recording that nobody has told; the words are shared out by seconds."""
-    if length <= WINDOW:
-        return [Segment(0.0, length, None, transcript)]
-    spans: list[tuple[float, float]] = []
-    if "audio" in tracks and speech.is_installed():
-        spans = list(speech.utterances(file) if samples is None else speech.utterances_of(samples))
-    if not spans:
-        why = "nobody speaks" if speech.is_installed() else "the extra [vad] is not installed"
-        why = why if "audio" in tracks else "no sound"
-        log.warning("%s: %s; cut every %g s", file or "array", why, WINDOW)
-        spans = [(each.start, each.end) for each in windows_of(length)]
-    words = (transcript or "").split()
-    seconds = [end - start for start, end in spans]
-    edges = [round(len(words) * sum(seconds[:i]) / sum(seconds)) for i in range(len(seconds) + 1)]
-    said = [" ".join(words[first:last]) or None for first, last in pairwise(edges)]
-    if words:
-        log.warning("%s: the transcript has no times; its words are shared out by seconds", file or "array")
-    return [Segment(*span, None, text) for span, text in zip(spans, said, strict=True)]
 
 
 def _within(segments: Sequence[Segment], length: float, file: str) -> list[Segment]:

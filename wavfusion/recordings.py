@@ -15,6 +15,7 @@ from wavfusion.errors import ConfigError, CorpusError, MediaError
 from wavfusion.files import require_free, write_whole
 from wavfusion.predict import EmotionRecognizer, Prediction
 from wavfusion.run import read_json, write_json
+from wavfusion.segmentation import Speakers
 from wavfusion.transcripts import Segment
 
 log = logging.getLogger(__name__)
@@ -158,6 +159,7 @@ def label(
     recordings: Sequence[Recording],
     write: Callable[[Sequence[Prediction], Path], bytes],
     bad: list[str],
+    speakers: Speakers = None,
     force: bool = False,
     progress: bool = False,
 ) -> Iterator[list[Prediction]]:
@@ -170,6 +172,7 @@ def label(
         recordings: what to label.
         write: makes a file's content of predictions, given its folder.
         bad: takes what was wrong with those that could not be labelled, which does not stop the others.
+        speakers: of each recording; see `EmotionRecognizer.predict`.
         force: label again what is done.
         progress: show a bar with the time left on stderr.
     """
@@ -180,7 +183,7 @@ def label(
         for each in todo:
             words, segments = (each.said, None) if not isinstance(each.said, list) else (None, each.said)
             try:
-                found = recognizer.predict(each.file, words, segments=segments)
+                found = recognizer.predict(each.file, words, segments=segments, speakers=speakers)
             except MediaError as error:
                 bad.append(str(error))
             else:

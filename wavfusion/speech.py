@@ -38,11 +38,15 @@ def is_installed() -> bool:
     return find_spec("silero_vad") is not None and find_spec("onnxruntime") is not None
 
 
-def utterances(path: media.PathLike, longest: float = LONGEST) -> list[Span]:
-    """Find the utterances of a recording, none longer than `longest` seconds; a recording of any length.
+class Heard(NamedTuple):
+    """What was heard of a recording: where somebody speaks, and how likely at every `STEP`."""
 
-    Returns:
-        In order; none where nobody speaks.
+    spans: list[Span]
+    active: Float32[np.ndarray, " T"]
+
+
+def hear(path: media.PathLike) -> Heard:
+    """Find where somebody speaks in a recording of any length.
 
     Raises:
         MediaError: no recording, or no sound that can be decoded.
@@ -51,16 +55,19 @@ def utterances(path: media.PathLike, longest: float = LONGEST) -> list[Span]:
     end = media.probe(path).audio
     if end is None:
         raise MediaError(f"{str(path)!r}: expected sound, found no audio track")
-    return _utterances(activity(_stretches(path, end)), end, longest)
+    active = activity(_stretches(path, end))
+    return Heard(spoken(active, end), active)
 
 
-def utterances_of(samples: Float32[np.ndarray, " N"], longest: float = LONGEST) -> list[Span]:
-    """Find the utterances in samples of 16 kHz; see `utterances`."""
-    return _utterances(activity([samples]), len(samples) / media.SAMPLE_RATE, longest)
+def hear_samples(samples: Float32[np.ndarray, " N"]) -> Heard:
+    """Find where somebody speaks in samples of 16 kHz; see `hear`."""
+    active = activity([samples])
+    return Heard(spoken(active, len(samples) / media.SAMPLE_RATE), active)
 
 
-def _utterances(active: Float32[np.ndarray, " T"], end: float, longest: float) -> list[Span]:
-    return [part for span in spoken(active, end) for part in cut(span, active, longest)]
+def utterances(heard: Heard, longest: float = LONGEST) -> list[Span]:
+    """The utterances of a recording, in order, none longer than `longest` seconds; none where nobody speaks."""
+    return [part for span in heard.spans for part in cut(span, heard.active, longest)]
 
 
 def _stretches(path: media.PathLike, end: float) -> Iterator[Float32[np.ndarray, " n"]]:

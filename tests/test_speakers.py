@@ -1,0 +1,129 @@
+"""Who speaks when: voices told apart, on real conversations and against plain computations."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from wavfusion import media, segmentation, speakers, speech
+from wavfusion.errors import ConfigError
+from wavfusion.segmentation import Sound
+from wavfusion.speakers import Turn
+from wavfusion.speech import Span
+from wavfusion.transcripts import Segment
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+CHANGES = [7.33, 8.34, 9.97, 10.8, 14.59, 17.98, 21.6, 28.18]  # seconds, of conversation/sample.wav
+real = pytest.mark.skipif(not DATA.is_dir(), reason="the real recordings are not there")
+installed = pytest.mark.skipif(not speakers.is_installed(), reason="the extra [speakers] is not installed")
+
+
+def test_mel_spectra_are_librosas() -> None:
+    librosa = pytest.importorskip("librosa")
+    x = np.random.default_rng(0).normal(size=20_001).astype(np.float32) * 0.3
+    expected = librosa.feature.melspectrogram(y=x, sr=16_000, n_fft=400, hop_length=160, n_mels=40).T
+    assert np.abs(speakers.mels(x).numpy() - expected).max() < 1e-5 * expected.max()
+
+
+def test_quiet_sound_is_made_louder_and_loud_sound_left() -> None:
+    x = np.random.default_rng(0).normal(size=16_000).astype(np.float32)
+    quiet, loud = 1e-4 * x, 0.5 * x
+    target = np.float32(speakers.LOUDNESS / np.sqrt(np.mean(x**2)))
+    assert np.allclose(speakers.mels(quiet), speakers.mels(target * x), rtol=1e-3)
+    assert np.allclose(speakers.mels(loud), 0.25 * speakers.mels(x), rtol=1e-3)
+
+
+@given(arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(1, 3)), elements=st.floats(0, 2)), st.floats(0, 1))
+def test_the_path_is_the_cheapest_of_all(costs: np.ndarray, price: float) -> None:
+    def total(path: Any) -> float:
+        own = sum(costs[step, who] for step, who in enumerate(path))
+        return float(own + price * sum(a != b for a, b in itertools.pairwise(path)))
+
+    every = itertools.product(range(costs.shape[1]), repeat=len(costs))
+    assert total(speakers.follow(costs, price)) == pytest.approx(min(map(total, every)), abs=1e-9)
+
+
+def test_who_speaks_most_of_a_span_is_its_speaker() -> None:
+    said = [Turn(0.0, 1.0, 0), Turn(1.0, 1.6, 1), Turn(2.0, 2.5, 0), Turn(2.5, 3.2, 1)]
+    spans = [Span(0.2, 1.5), Span(0.5, 3.2), Span(1.7, 1.9)]
+    assert [speakers.speaker_of(span, said) for span in spans] == [0, 1, None]
+
+
+@installed
+def test_where_nobody_speaks_there_is_no_turn() -> None:
+    assert speakers.turns(lambda start, end: np.zeros(0, np.float32), [], 2) == []
+
+
+def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speakers, "find_spec", lambda name: None)
+    speakers.load.cache_clear()
+    with pytest.raises(ConfigError, match=r"pip install 'wavfusion\[speakers\]'"):
+        speakers.load()
+
+
+@pytest.mark.parametrize("count", [0, -1, 21, True, "many", 1.5])
+def test_a_number_of_speakers_that_is_none_is_refused(count: Any) -> None:
+    with pytest.raises(ConfigError, match="expected auto or a number from 1 to 20"):
+        segmentation.require_count(count)
+
+
+@real
+@installed
+def test_the_conversation_changes_where_its_annotation_says() -> None:
+    path = DATA / "conversation" / "sample.wav"
+    sound = Sound(str(path))
+    said = sound.turns(sound.hear().spans, 2)
+    edges = np.array([edge for turn in said for edge in (turn.start, turn.end)])
+    assert sum(np.abs(edges - change).min() <= 0.5 for change in CHANGES) >= 7
+    rows = [line.split() for line in path.with_suffix(".rttm").read_text().splitlines()]
+    truth = [(float(row[3]), float(row[3]) + float(row[4]), row[7]) for row in rows]
+    shares = []
+    for names in itertools.permutations(["speaker90", "speaker91"]):
+        right = []
+        for t in np.arange(0, 30, 0.01):
+            who = {name for start, end, name in truth if start <= t < end}
+            mine = {names[turn.speaker] for turn in said if turn.start <= t < turn.end}
+            right += [bool(who & mine)] if who else []
+        shares.append(np.mean(right))
+    assert max(shares) >= 0.85
+
+
+@real
+@installed
+def test_a_man_and_a_woman_are_found_to_be_two() -> None:
+    clips = [DATA / "ravdess" / "speech" / f"Actor_{who}" for who in ("01", "02")]
+    files = [sorted(folder.glob("03-01-0[123]*.wav"))[:4] for folder in clips]
+    if not all(files):
+        files = [sorted((DATA / "ravdess" / "speech").rglob(f"*-{who}.wav"))[:4] for who in ("01", "02")]
+    parts = [media.decode_audio(path).samples for pair in zip(*files, strict=True) for path in pair]
+    sound, at, expected = Sound("", np.concatenate(parts)), 0.0, []
+    for number, part in enumerate(parts):
+        expected.append(Span(at, at + len(part) / media.SAMPLE_RATE))
+        at = expected[number].end
+    said = sound.turns(sound.hear().spans, "auto")
+    assert [speakers.speaker_of(span, said) for span in expected] == [0, 1] * 4
+
+
+@real
+@installed
+@pytest.mark.parametrize("name", ["misc/nasa_13013.mp4"])
+def test_one_voice_is_found_to_be_one(name: str) -> None:
+    sound = Sound(str(DATA / name))
+    assert {turn.speaker for turn in sound.turns(sound.hear().spans, "auto")} == {0}
+
+
+@real
+@installed
+def test_utterances_are_divided_where_the_speaker_changes_and_segments_get_names() -> None:
+    sound = Sound(str(DATA / "conversation" / "sample.wav"))
+    whole = segmentation.divide(sound, sound.file, 30.0, None, 2)
+    assert {each.speaker for each in whole} == {"speaker 1", "speaker 2"}
+    assert all(0 < each.end - each.start <= speech.LONGEST for each in whole)
+    given_ = [Segment(10.9, 14.0, None, "a"), Segment(22.0, 27.0, None, "b"), Segment(8.4, 9.8, "Ann", "c")]
+    found = [each.speaker for each in segmentation.named(given_, sound, 2)]
+    assert found[2] == "Ann" and None not in found and found[0] != found[1]
