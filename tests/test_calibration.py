@@ -55,9 +55,13 @@ def test_no_temperature_changes_an_order(row: list[float], temperature: float) -
     assert np.isclose(after.sum(), 1) and after[0, before[0].argmax()] == after.max()
 
 
-def test_an_answer_without_an_error_gets_a_bounded_temperature() -> None:
-    said = np.full((20, 3), 0.1) + 0.7 * np.eye(3)[np.arange(20) % 3]
-    assert 0.04 < fit_temperature(said, np.arange(20) % 3) < 0.1
+@pytest.mark.parametrize("count", [3, 30, 300])
+def test_answers_without_an_error_are_as_sure_as_their_number_warrants(count: int) -> None:
+    """A model that was right on all 8 utterances of a validation part was made to say 100 % of everything."""
+    truth = np.arange(count) % 3
+    said = np.full((count, 3), 0.1) + 0.7 * np.eye(3)[truth]
+    sure = tempered(said, fit_temperature(said, truth)).max(1)
+    assert sure == pytest.approx(np.full(count, 1 - 1 / (count + 2)), abs=2e-3)
 
 
 def test_a_run_keeps_its_temperature_and_tells_what_it_does(trained: Path, made: Any) -> None:
@@ -70,8 +74,10 @@ def test_a_run_keeps_its_temperature_and_tells_what_it_does(trained: Path, made:
     truth = np.array([order[emotions[name]] for name in said.ids])
     before = tempered(said.probabilities, 1 / run.temperature)
     assert found["temperature"] == run.temperature == fit_temperature(before, truth)
-    # On the part that chose it, where it can only help.
-    assert result["calibration"]["nll"]["after"] <= result["calibration"]["nll"]["before"]
+    figures = result["calibration"]["nll"]
+    assert figures["after"] == pytest.approx(result["nll"]) and figures["before"] == pytest.approx(
+        log_loss(truth, before, labels=range(len(order))), abs=1e-6
+    )
     assert result["nll"] == pytest.approx(log_loss(truth, said.probabilities, labels=range(len(order))), abs=1e-6)
     assert (before.argmax(1) == said.probabilities.argmax(1)).all()
 

@@ -7,7 +7,7 @@ from jaxtyping import Float64, Integer
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
-BOUNDS = (0.05, 20.0)  # of a temperature; a part that is answered without an error would want 0
+BOUNDS = (0.05, 20.0)  # of a temperature
 FLOOR = 1e-30  # of a probability under a logarithm
 
 
@@ -26,16 +26,22 @@ def tempered(probabilities: Float64[np.ndarray, "*N C"], temperature: float) -> 
 def fit_temperature(probabilities: Float64[np.ndarray, "N C"], truth: Integer[np.ndarray, " N"]) -> float:
     """Find the temperature of the least negative log-likelihood of utterances that chose the epoch.
 
+    Every answer is taken to be wrong with the chance 1 / (N + 2), else a part that is answered without an error would
+    want a certainty that its size does not warrant (Platt, Probabilistic outputs for support vector machines, 1999).
+
     Args:
         probabilities: of the emotions, as the model says them.
         truth: the class of each utterance.
     """
-    rows = np.arange(len(truth))
+    number, classes = probabilities.shape
+    wrong = 1 / (number + 2)
+    targets = np.full(probabilities.shape, wrong / max(1, classes - 1))
+    targets[np.arange(number), truth] = 1 - wrong
 
-    def nll(logarithm: float) -> float:
-        said = tempered(probabilities, math.exp(logarithm))[rows, truth]
-        return float(-np.log(np.maximum(said, FLOOR)).mean())
+    def loss(logarithm: float) -> float:
+        said = np.maximum(tempered(probabilities, math.exp(logarithm)), FLOOR)
+        return float(-(targets * np.log(said)).sum(1).mean())
 
-    found = minimize_scalar(nll, bounds=(math.log(BOUNDS[0]), math.log(BOUNDS[1])), method="bounded")
+    found = minimize_scalar(loss, bounds=(math.log(BOUNDS[0]), math.log(BOUNDS[1])), method="bounded")
     # To a few digits, which no other order of adding changes.
-    return float(f"{math.exp(found.x):.3g}") if nll(found.x) < nll(0.0) else 1.0
+    return float(f"{math.exp(found.x):.3g}") if loss(found.x) < loss(0.0) else 1.0

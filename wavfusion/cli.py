@@ -248,6 +248,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     _add_reproduce(verb("reproduce", _reproduce, "the paper's tables, or your own, with intervals", compute, as_json))
     _add_evaluate(verb("evaluate", _evaluate, "figures of a trained model on a corpus", compute, as_json))
     _add_predict(verb("predict", _predict, "the emotion of your own recordings", compute))
+    _add_embed(verb("embed", _embed, "your own recordings as vectors of utterances and of steps", compute))
     _add_bundle(verb("bundle", _bundle, "results of a RUN that others can recompute, without its corpus", as_json))
     _add_export(verb("export", _export, "the trained model as an ONNX file, compared with torch", as_json))
     _add_push(verb("push", _push, "a RUN with its model card to a hub or into a folder", as_json))
@@ -391,7 +392,7 @@ def _add_evaluate(verb: Parser) -> None:
     verb.add_argument("--force", action="store_true", help="overwrite results")
 
 
-def _add_predict(verb: Parser) -> None:
+def _add_recordings(verb: Parser) -> None:
     verb.add_argument("trained", metavar="RUN", type=_name, help="a RUN folder or a hub id")
     verb.add_argument(
         "files", metavar="FILE", type=_name, nargs="+", help="audio or video of any length, or folders of them"
@@ -404,6 +405,18 @@ def _add_predict(verb: Parser) -> None:
     verb.add_argument(
         "--speakers", type=_speakers, metavar="N|auto", help="tell this many voices apart (default: not at all)"
     )
+
+
+def _add_embed(verb: Parser) -> None:
+    _add_recordings(verb)
+    verb.add_argument(
+        "--out", type=_path, required=True, metavar="FILE", help="a name that ends in .safetensors or .npz"
+    )
+    verb.add_argument("--force", action="store_true", help="overwrite that file")
+
+
+def _add_predict(verb: Parser) -> None:
+    _add_recordings(verb)
     formats = ("table", "json", "csv", "srt", "vtt", "textgrid", "eaf", "html")
     verb.add_argument("--format", default="table", **_one_of(*formats), help="default table")
     verb.add_argument(
@@ -806,10 +819,11 @@ def _push(options: argparse.Namespace) -> int:
 
 def _predict(options: argparse.Namespace) -> int:
     from wavfusion import predict, recordings, timeline
-    from wavfusion.files import require_free, write_whole
+    from wavfusion.files import require_free
     from wavfusion.inference import pick_device
 
-    files, out = recordings.find(options.files), options.out
+    bad: list[str] = []
+    files, out = recordings.find(options.files, bad), options.out
     folder = out if out and (out.is_dir() or not out.suffix) else None
     if folder is None and options.format in timeline.SINGLE and len(files) > 1:
         wish = f"one FILE, which it describes, or --out with a folder for {len(files)} of them"
@@ -829,39 +843,68 @@ def _predict(options: argparse.Namespace) -> int:
         names = ("transcript", "speakers", "format", "min_probability", "runtime", "precision")
         settings = {"weights": recognizer.trained.weights_digest, **{name: getattr(options, name) for name in names}}
         recordings.begin(folder, settings, options.force)
-    bad: list[str] = []
-    progress = sys.stderr.isatty()
-    labelled = recordings.label(recognizer, planned, write, bad, options.speakers, options.force, progress)
+
+    def work(each: recordings.Recording) -> list[predict.Prediction]:
+        return recognizer.predict(each.file, each.words, segments=each.segments, speakers=options.speakers)
+
+    labelled = recordings.label(planned, work, bad, write, options.force, sys.stderr.isatty())
     found = [rows if folder is None else [max(rows, key=_richness)] for rows in labelled]  # not kept when written
     _warn_of_lacks(recognizer.modalities, found)
-    rows = [each for every in found for each in every]
-    if found and folder is None and out is None and options.format == "table":
-        _print(_table(timeline.abstained(rows, options.min_probability)).rstrip("\n"))
-    elif found and folder is None:
-        content = write(rows, out.parent if out else Path())
-        if out:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(out, content)
-        else:
-            _print(content.decode("utf-8", "surrogateescape").rstrip("\n"))
+    if found and folder is None:
+        _show([each for rows in found for each in rows], write, options)
     elif found:
         _print(f"{folder}: results of {len(found)} recordings")
+    return _end(bad, bool(found) or any(each.out is not None and each.out.exists() for each in planned))
+
+
+def _show(rows: Sequence[Any], write: Callable[[Sequence[Any], Path], bytes], options: argparse.Namespace) -> None:
+    """Write predictions into one file, or to a terminal as wide as it is and in its colours."""
+    from wavfusion import timeline
+    from wavfusion.files import write_whole
+
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(options.out, write(rows, options.out.parent))
+    elif options.format == "table" and sys.stdout.isatty():
+        shown = timeline.abstained(rows, options.min_probability)
+        width, colour = shutil.get_terminal_size().columns, "NO_COLOR" not in os.environ
+        _print(timeline.to_table(shown, width, colour).rstrip("\n"))
+    else:
+        _print(write(rows, Path()).decode("utf-8", "surrogateescape").rstrip("\n"))
+
+
+def _end(bad: Sequence[str], some: bool) -> int:
+    """Name what could not be used, at the end of all."""
     for message in bad:
         sys.stderr.write(f"wavfusion: {_line(message)}\n")
-    return DONE if not bad else PARTLY if len(bad) < len(planned) else BAD_INPUT
+    return DONE if not bad else PARTLY if some else BAD_INPUT
+
+
+def _embed(options: argparse.Namespace) -> int:
+    from wavfusion import predict, recordings, vectors
+    from wavfusion.files import require_free, write_whole
+    from wavfusion.inference import pick_device
+
+    vectors.require_ending(options.out)
+    require_free([options.out], options.force)
+    bad: list[str] = []
+    planned = recordings.plan(recordings.find(options.files, bad), options.transcript, None, "")
+    recognizer = predict.EmotionRecognizer.from_pretrained(options.trained, pick_device(options.device))
+
+    def work(each: recordings.Recording) -> list[vectors.Embedding]:
+        return vectors.embed(recognizer, each.file, each.words, each.segments, options.speakers)
+
+    found = [each for rows in recordings.label(planned, work, bad, progress=sys.stderr.isatty()) for each in rows]
+    if found:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(options.out, vectors.write(found, options.out.suffix))
+        frames = sum(len(each.frames) for each in found)
+        _print(f"{options.out}: {len(found)} utterances, {frames} frames, {len(found[0].vector)} numbers each")
+    return _end(bad, bool(found))
 
 
 def _richness(prediction: Any) -> int:
     return len(prediction.modalities)
-
-
-def _table(predictions: Sequence[Any]) -> str:
-    """Lay predictions out as wide as the terminal, and in colours where it has them."""
-    from wavfusion import timeline
-
-    if not sys.stdout.isatty():
-        return timeline.to_table(predictions)
-    return timeline.to_table(predictions, shutil.get_terminal_size().columns, "NO_COLOR" not in os.environ)
 
 
 def _warn_of_lacks(modalities: Sequence[str], found: Sequence[Sequence[Any]]) -> None:

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
@@ -146,6 +146,38 @@ class EmotionRecognizer:
             MediaError: the file cannot be used, or has nothing that the model can use; says why.
             ConfigError: an array without its rate, an argument of another kind, or the extra `[speakers]` is missing.
         """
+        file = "" if isinstance(source, np.ndarray) else str(source)
+        errors: list[str] = []
+        groups = self.utterances(source, transcript, sample_rate, segments, speakers, errors)
+        predictions = [each for windows, group in groups for each in self._label(windows, group, file)]
+        self.require_some(predictions, file, errors)
+        return predictions
+
+    def require_some(self, found: Sequence[object], file: str, errors: Sequence[str]) -> None:
+        """Refuse a recording of which nothing could be used, and say what was left out of another.
+
+        Raises:
+            MediaError: nothing was found; says why.
+        """
+        if not found:
+            wish = " or ".join(self.modalities)
+            raise MediaError("; ".join(errors) or f"{file!r}: expected {wish}, which this model uses, found none of it")
+        for error in errors:
+            log.warning("%s; left out", error)
+
+    def utterances(
+        self,
+        source: str | Path | np.ndarray,
+        transcript: str | None,
+        sample_rate: int | None,
+        segments: Sequence[Segment] | None,
+        speakers: Speakers,
+        errors: list[str],
+    ) -> Iterator[tuple["Windows", list[Segment]]]:
+        """Cut a recording into utterances and give some at a time, with their windows; see `predict`.
+
+        What cannot be decoded is told to `errors` as the windows are asked for.
+        """
         _check_kinds(source, transcript, sample_rate)
         require_count(speakers)
         if isinstance(source, np.ndarray):
@@ -164,21 +196,12 @@ class EmotionRecognizer:
             segments = named(_within(segments, length, file), sound, speakers)
         # All tracks count for the windows, those that the model cannot use too: as in `evaluate`.
         wanted = only(self.trained.features, self.modalities)
-        predictions: list[Prediction] = []
-        errors: list[str] = []
         for group in batched(segments, BATCH):
             utterances = [_utterance(file, number, each, tracks, whole) for number, each in enumerate(group)]
             parts = [(clip, utterance) for utterance in utterances for clip in plan(utterance, known, wanted)]
-            windows = _Windows(parts, samples, 0.0 if whole else length, self, errors)
-            predictions += self._label(windows, group, file)
-        if not predictions:
-            wish = " or ".join(self.modalities)
-            raise MediaError("; ".join(errors) or f"{file!r}: expected {wish}, which this model uses, found none of it")
-        for error in errors:
-            log.warning("%s; left out", error)
-        return predictions
+            yield Windows(parts, samples, 0.0 if whole else length, self, errors), group
 
-    def _label(self, windows: "_Windows", segments: Sequence[Segment], file: str) -> list[Prediction]:
+    def _label(self, windows: "Windows", segments: Sequence[Segment], file: str) -> list[Prediction]:
         """Label some utterances of a recording together, from all that there is and from every subset of it."""
         if not any(getattr(clip, name) for name in self.modalities for clip, _ in windows.parts):
             return []
@@ -209,7 +232,7 @@ class EmotionRecognizer:
                 found.append(prediction)
         return found
 
-    def _encode(self, clip: Clip, utterance: Utterance, windows: "_Windows") -> Sample:
+    def _encode(self, clip: Clip, utterance: Utterance, windows: "Windows") -> Sample:
         """Decode and encode one window, rounded as the store rounds."""
         decoded, lead = Decoded(clip), 0.0
         for modality, part in (("audio", clip.audio), ("video", clip.video)):
@@ -248,7 +271,7 @@ class EmotionRecognizer:
         return audio, text, video
 
 
-class _Windows:
+class Windows:
     """Windows of some utterances, encoded when they are asked for, so that hours take no more memory than minutes.
 
     Args:

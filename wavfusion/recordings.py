@@ -6,19 +6,19 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from wavfusion import transcripts
 from wavfusion.errors import ConfigError, CorpusError, MediaError
 from wavfusion.files import require_free, write_whole
-from wavfusion.predict import EmotionRecognizer, Prediction
 from wavfusion.run import read_json, write_json
-from wavfusion.segmentation import Speakers
 from wavfusion.transcripts import Segment
 
 log = logging.getLogger(__name__)
+
+Found = TypeVar("Found")
 
 # Taken out of a folder; a file that is named itself may be called as it likes.
 ENDINGS = (
@@ -42,15 +42,26 @@ class Recording:
     said: str | list[Segment] | None = None
     out: Path | None = None
 
+    @property
+    def words(self) -> str | None:
+        """What is said, without times."""
+        return self.said if isinstance(self.said, str) else None
 
-def find(names: Sequence[str]) -> dict[str, Path]:
+    @property
+    def segments(self) -> list[Segment] | None:
+        """Who says what, and when."""
+        return self.said if isinstance(self.said, list) else None
+
+
+def find(names: Sequence[str], bad: list[str]) -> dict[str, Path]:
     """Take files as they are, and of folders the recordings below them, in order.
 
-    Returns:
-        Each recording with the name of its results: its own below the name of the folder that was given.
+    Args:
+        names: files and folders.
+        bad: takes the folders without a recording, which do not stop the others.
 
-    Raises:
-        ConfigError: a folder without a recording, or two recordings of one name.
+    Returns:
+        Each recording once, with the name of its results: its own below the name of the folder that was given.
     """
     found: dict[str, Path] = {}
     for name in names:
@@ -60,7 +71,7 @@ def find(names: Sequence[str]) -> dict[str, Path]:
         folder = Path(os.path.abspath(name))
         within = sorted(path for path in Path(name).rglob("*") if path.suffix.lower() in ENDINGS)
         if not within:
-            raise ConfigError(f"{name}: expected recordings ({', '.join(ENDINGS)}), found none in this folder")
+            bad.append(f"{name}: expected recordings ({', '.join(ENDINGS)}), found none in this folder")
         for path in within:
             found.setdefault(str(path), Path(os.path.abspath(path)).relative_to(folder.parent))
     return found
@@ -155,39 +166,36 @@ def begin(folder: Path, settings: dict[str, Any], force: bool) -> None:
 
 
 def label(
-    recognizer: EmotionRecognizer,
     recordings: Sequence[Recording],
-    write: Callable[[Sequence[Prediction], Path], bytes],
+    work: Callable[[Recording], list[Found]],
     bad: list[str],
-    speakers: Speakers = None,
+    write: Callable[[Sequence[Found], Path], bytes] | None = None,
     force: bool = False,
     progress: bool = False,
-) -> Iterator[list[Prediction]]:
-    """Label recordings one after the other and write the results of those that have a place; gives each one's.
+) -> Iterator[list[Found]]:
+    """Work on recordings one after the other and write the results of those that have a place; gives each one's.
 
     A place that is filled is passed over, unless `force` is given.
 
     Args:
-        recognizer: the model.
-        recordings: what to label.
-        write: makes a file's content of predictions, given its folder.
-        bad: takes what was wrong with those that could not be labelled, which does not stop the others.
-        speakers: of each recording; see `EmotionRecognizer.predict`.
-        force: label again what is done.
+        recordings: what to work on.
+        work: what is done with each.
+        bad: takes what was wrong with those that could not be used, which does not stop the others.
+        write: makes a file's content of results, given its folder; for recordings that have a place.
+        force: do again what is done.
         progress: show a bar with the time left on stderr.
     """
     todo = [each for each in recordings if force or each.out is None or not each.out.exists()]
     if len(todo) < len(recordings):
         log.warning("%d of %d recordings are done already", len(recordings) - len(todo), len(recordings))
-    with tqdm(total=len(todo), desc="predict", unit="file", disable=not progress or len(todo) < 2) as bar:
+    with tqdm(total=len(todo), unit="file", disable=not progress or len(todo) < 2) as bar:
         for each in todo:
-            words, segments = (each.said, None) if not isinstance(each.said, list) else (None, each.said)
             try:
-                found = recognizer.predict(each.file, words, segments=segments, speakers=speakers)
+                found = work(each)
             except MediaError as error:
                 bad.append(str(error))
             else:
-                if each.out is not None:
+                if each.out is not None and write is not None:
                     require_free([each.out], force)
                     each.out.parent.mkdir(parents=True, exist_ok=True)
                     write_whole(each.out, write(found, each.out.parent))

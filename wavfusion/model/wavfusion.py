@@ -31,6 +31,7 @@ class WavFusionOutput:
 
     Attributes:
         logits: scores of the emotions.
+        pooled: what the head classifies: the fused utterance.
         loss: the total of eq. 15, or None without labels.
         losses: its parts by name, unweighted.
         gates: the text stream's share of every deep layer; empty without both branches.
@@ -41,6 +42,7 @@ class WavFusionOutput:
     """
 
     logits: Float[Tensor, "B C"]
+    pooled: Float[Tensor, "B E"] | None = None
     loss: Float[Tensor, ""] | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
     gates: list[Tensor] = field(default_factory=list)
@@ -184,9 +186,8 @@ class WavFusion(nn.Module):
         else:
             pooled = self._concatenate(streams, masks, next(iter(masks.values())).shape[0])
         means = self._unfused_means(streams, masks)
-        output = WavFusionOutput(
-            self.head(self.head_dropout(pooled)), gates=gates, steps=steps, hidden=hidden, means=means
-        )
+        logits = self.head(self.head_dropout(pooled))
+        output = WavFusionOutput(logits, pooled, gates=gates, steps=steps, hidden=hidden, means=means)
         if self.shared_encoder is not None:
             output.vectors = dict(zip(means, self.shared_encoder(means), strict=True))
         if labels is not None:
