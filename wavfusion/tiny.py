@@ -13,18 +13,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import transformers
 from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import (
-    EfficientNetConfig,
-    EfficientNetModel,
-    RobertaConfig,
-    RobertaModel,
-    RobertaTokenizer,
-    Wav2Vec2Config,
-    Wav2Vec2Model,
-)
+
+# Hugging Face's classes are named where they are called: transformers then loads their modules when they are used, which
+# are seconds that most verbs need not wait for.
 
 ASSETS = Path(__file__).parent / "tiny_assets"
 SEED = 4
@@ -38,9 +33,9 @@ POSITION_SD = 1.0 / math.sqrt(128 * 4)
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def audio_model(seed: int = SEED) -> Wav2Vec2Model:
+def audio_model(seed: int = SEED) -> "transformers.Wav2Vec2Model":
     """A wav2vec 2.0 of twelve layers of width 64 with random weights, in eval mode; 50 steps per second."""
-    config = Wav2Vec2Config(
+    config = transformers.Wav2Vec2Config(
         vocab_size=32,
         hidden_size=64,
         num_hidden_layers=12,
@@ -71,12 +66,12 @@ def audio_model(seed: int = SEED) -> Wav2Vec2Model:
         add_adapter=False,
         initializer_range=LINEAR_SD,
     )
-    return _drawn(Wav2Vec2Model(config), seed)
+    return _drawn(transformers.Wav2Vec2Model(config), seed)
 
 
-def text_model(seed: int = SEED) -> RobertaModel:
+def text_model(seed: int = SEED) -> "transformers.RobertaModel":
     """A RoBERTa of twelve layers of width 64 with random weights, for `tokenizer`, in eval mode."""
-    config = RobertaConfig(
+    config = transformers.RobertaConfig(
         vocab_size=len(_vocabulary()),
         hidden_size=64,
         num_hidden_layers=12,
@@ -93,19 +88,19 @@ def text_model(seed: int = SEED) -> RobertaModel:
         pad_token_id=1,
         eos_token_id=2,
     )
-    return _drawn(RobertaModel(config), seed)
+    return _drawn(transformers.RobertaModel(config), seed)
 
 
-def tokenizer() -> RobertaTokenizer:
+def tokenizer() -> "transformers.RobertaTokenizer":
     """The byte-level BPE of 600 merges that ships with the package."""
     lines = (ASSETS / "merges.txt").read_text(encoding="utf-8").splitlines()[1:]
     merges = [tuple(line.split(" ")) for line in lines]
-    return RobertaTokenizer(vocab=_vocabulary(), merges=merges, model_max_length=512)
+    return transformers.RobertaTokenizer(vocab=_vocabulary(), merges=merges, model_max_length=512)
 
 
-def video_config() -> EfficientNetConfig:
+def video_config() -> "transformers.EfficientNetConfig":
     """An EfficientNet of a quarter of B0's width and a third of its depth: 320 values a frame of 112 x 112 pixels."""
-    return EfficientNetConfig(
+    return transformers.EfficientNetConfig(
         num_channels=3,
         image_size=112,
         width_coefficient=0.25,
@@ -129,9 +124,9 @@ def video_config() -> EfficientNetConfig:
     )
 
 
-def video_model() -> EfficientNetModel:
+def video_model() -> "transformers.EfficientNetModel":
     """The small EfficientNet that ``scripts/tiny_video.py`` trained on drawn faces, in eval mode."""
-    model = EfficientNetModel(video_config())
+    model = transformers.EfficientNetModel(video_config())
     weights = load_file(ASSETS / "video.safetensors")
     # Half precision on disk halves the package; the strict load checks that no tensor is missing.
     model.load_state_dict({name: _restored(tensor) for name, tensor in weights.items()}, strict=True)
