@@ -18,8 +18,8 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-# Hugging Face's classes are named where they are called: transformers then loads their modules when they are used, which
-# are seconds that most verbs need not wait for.
+# Hugging Face's classes are named where they are called: transformers then loads their modules when they are used,
+# which are seconds that most verbs need not wait for.
 
 ASSETS = Path(__file__).parent / "tiny_assets"
 SEED = 4
