@@ -141,6 +141,15 @@ def test_threads_that_encode_side_by_side_store_what_one_does(root, encoders, mo
     assert one.keys() == four.keys() and max(units_apart(one[key], four[key]) for key in one) <= 1
 
 
+def test_the_plain_way_stores_the_same(small, root, encoders):
+    folders = [root.parent / name for name in ("fast", "plain")]
+    about = Corpus("table", str(root), None, ["happy", "sad"], "0")
+    for folder, fast in zip(folders, (True, False), strict=True):
+        extract(small, about, Store(folder, create=True), encoders, audio_layers=[9], fast=fast)
+    one, other = (tensors(folder) for folder in folders)
+    assert one.keys() == other.keys() and max(units_apart(one[key], other[key]) for key in one) <= 1
+
+
 def test_stored_features_are_in_half_precision(small, root, encoders):
     store, _ = run(small, root, encoders)
     assert {x.dtype for x in tensors(store.folder).values()} == {torch.float16}

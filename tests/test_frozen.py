@@ -1,5 +1,7 @@
 """What computes the same faster, against the library's own modules."""
 
+import shutil
+
 import pytest
 import torch
 import transformers
@@ -9,8 +11,11 @@ from torch import nn
 
 from tests.test_encoders import CONVOLUTIONS, FAMILIES, SMALL, largest_difference, random_model, reference_hidden, tone
 from wavfusion import tiny
+from wavfusion.cli import main
 from wavfusion.encoders import AudioEncoder, VideoEncoder
 from wavfusion.frozen import FourierConv, fold_norms, quicken_positions
+
+pytest_plugins = ("corpus_fixture",)
 
 LONG = {**CONVOLUTIONS, "num_conv_pos_embeddings": 128}
 
@@ -79,3 +84,66 @@ def test_every_batch_norm_of_an_efficientnet_is_folded():
     model = transformers.EfficientNetModel(tiny.video_config()).eval()
     fold_norms(model)
     assert not [each for each in model.modules() if isinstance(each, nn.BatchNorm2d)]
+
+
+# ------------------------------------------------------------------ the switch
+
+
+def test_one_switch_turns_every_fast_path_off(trained, made, tmp_path, monkeypatch):
+    """`--plain`: nothing that is faster is made or used, by extraction, prediction or training."""
+    used = []
+    watched = {
+        "wavfusion.frozen.FourierConv.forward": "convolution",
+        "wavfusion.encoders.fold_norms": "norms",
+        "wavfusion.model.dropout.noise": "masks",
+        "wavfusion.model.attention.attend": "attention",
+        "wavfusion.model.losses._sorted": "triplets",
+        "wavfusion.extract._encode_ahead": "threads",
+    }
+    for name, word in watched.items():
+        monkeypatch.setattr(name, lambda *_, word=word, **__: used.append(word))
+    monkeypatch.setattr("wavfusion.model.losses.CUBE", 2)
+    file, out, shared = (
+        made.root / made.data.part("test")[0].audio.path,
+        tmp_path / "run",
+        ["--plain", "--device", "cpu"],
+    )
+    assert main(["extract", str(made.manifest), "--store", str(tmp_path / "s"), "--preset", "tiny", *shared]) == 0
+    assert main(["predict", str(trained), str(file), *shared]) == 0
+    corpus = ["--manifest", str(made.manifest), "--store", str(made.store)]
+    setting = ["--config", "paper", "--train.epochs", "1", "--train.batch_size", "8"]
+    assert main(["train", *setting, *corpus, "--out", str(out), *shared]) == 0
+    assert used == [] and "fast: false" in (out / "experiment.yaml").read_text()
+
+
+@pytest.mark.parametrize("verb", ["extract", "predict", "train"])
+def test_without_the_switch_the_fast_paths_are_used(trained, made, tmp_path, monkeypatch, verb):
+    """The test above would pass, did its names watch nothing."""
+    watched = {
+        "extract": ["wavfusion.extract._encode_ahead"],
+        "predict": ["wavfusion.frozen.FourierConv.forward"],
+        "train": [
+            "wavfusion.model.dropout.noise",
+            "wavfusion.model.attention.attend",
+            "wavfusion.model.losses._sorted",
+        ],
+    }
+
+    class UsedError(Exception):
+        pass
+
+    def raises(*_, **__):
+        raise UsedError
+
+    monkeypatch.setattr("wavfusion.model.losses.CUBE", 2)
+    file, corpus = made.root / "clips" / "long.wav", ["--manifest", str(made.manifest), "--store", str(made.store)]
+    ask = {
+        "extract": ["extract", str(made.manifest), "--store", str(tmp_path / "s"), "--preset", "tiny"],
+        "predict": ["predict", str(trained), str(file)],
+        "train": ["train", "--config", "paper", "--train.epochs", "1", *corpus, "--out", str(tmp_path / "run")],
+    }
+    for name in watched[verb]:
+        with monkeypatch.context() as patched, pytest.raises(UsedError):
+            patched.setattr(name, raises)
+            main([*ask[verb], "--device", "cpu", "--debug"])
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)

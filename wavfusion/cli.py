@@ -124,6 +124,12 @@ def _without_settings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return others, settings
 
 
+def _plainly(options: argparse.Namespace) -> dict[str, str]:
+    """The settings that were typed; `--plain` is one of them."""
+    found: dict[str, str] = options.overrides
+    return found | {"train.fast": "false"} if options.plain else found
+
+
 def _overrides(rest: Sequence[str], verb: Parser) -> dict[str, str]:
     """Read `--dotted.key VALUE` pairs."""
     overrides: dict[str, str] = {}
@@ -226,6 +232,10 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     compute.add_argument(
         "--device", default="auto", metavar="auto|cpu|cuda|cuda:N", help="where to compute (default auto)"
     )
+    plain = argparse.ArgumentParser(add_help=False)
+    plain.add_argument(
+        "--plain", action="store_true", help="compute the plain way, without what is faster (docs/performance.md)"
+    )
     compute.add_argument("--seed", type=_seed, help="of everything random (default 0, or the experiment's)")
     as_json = argparse.ArgumentParser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="print one JSON object")
@@ -243,12 +253,14 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     _add_prepare(verb("prepare", _prepare, "a corpus's raw folders to a manifest", as_json))
     _add_check(verb("check", _check, "whether a corpus is valid and what is tested was not met in training", as_json))
     _add_report(verb("report", _report, "a page about a trained RUN, several RUNs compared, or a corpus"))
-    _add_extract(verb("extract", _extract, "frozen features of a manifest into a store", compute, as_json))
-    _add_train(verb("train", _train, "one model from stored features", compute, as_json))
-    _add_reproduce(verb("reproduce", _reproduce, "the paper's tables, or your own, with intervals", compute, as_json))
+    _add_extract(verb("extract", _extract, "frozen features of a manifest into a store", compute, plain, as_json))
+    _add_train(verb("train", _train, "one model from stored features", compute, plain, as_json))
+    _add_reproduce(
+        verb("reproduce", _reproduce, "the paper's tables, or your own, with intervals", compute, plain, as_json)
+    )
     _add_evaluate(verb("evaluate", _evaluate, "figures of a trained model on a corpus", compute, as_json))
-    _add_predict(verb("predict", _predict, "the emotion of your own recordings", compute))
-    _add_embed(verb("embed", _embed, "your own recordings as vectors of utterances and of steps", compute))
+    _add_predict(verb("predict", _predict, "the emotion of your own recordings", compute, plain))
+    _add_embed(verb("embed", _embed, "your own recordings as vectors of utterances and of steps", compute, plain))
     _add_bundle(verb("bundle", _bundle, "results of a RUN that others can recompute, without its corpus", as_json))
     _add_export(verb("export", _export, "the trained model as an ONNX file, compared with torch", as_json))
     _add_push(verb("push", _push, "a RUN with its model card to a hub or into a folder", as_json))
@@ -632,6 +644,7 @@ def _extract(options: argparse.Namespace) -> int:
         audio_layers=layers,
         text_layers=options.text_layers,
         workers=options.workers,
+        fast=not options.plain,
         progress=sys.stderr.isatty(),
     )
     for name, modality, reason in summary.bad[:SAID]:
@@ -652,7 +665,7 @@ def _extract(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     from wavfusion import experiment
 
-    overrides = options.overrides | ({"seed": str(options.seed)} if options.seed is not None else {})
+    overrides = _plainly(options) | ({"seed": str(options.seed)} if options.seed is not None else {})
     setting = experiment.read(options.config, overrides)
     from wavfusion import train
     from wavfusion.files import require_writable
@@ -684,7 +697,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         **{name: getattr(options, name) for name in ("extra", "smoke")},
         first_seed=options.seed or 0,
         base=options.config,
-        common=options.overrides,
+        common=_plainly(options),
     )
     planned = study.plan(asked, chosen, options.out)
     jobs, device = list(planned.jobs.values()), pick_device(options.device)
@@ -832,7 +845,7 @@ def _predict(options: argparse.Namespace) -> int:
         require_free([out], options.force)
     planned = recordings.plan(files, options.transcript, folder, options.format)
     recognizer = predict.EmotionRecognizer.from_pretrained(
-        options.trained, pick_device(options.device), options.runtime, options.precision
+        options.trained, pick_device(options.device), options.runtime, options.precision, not options.plain
     )
 
     def write(found: Sequence[predict.Prediction], place: Path) -> bytes:
@@ -889,7 +902,8 @@ def _embed(options: argparse.Namespace) -> int:
     require_free([options.out], options.force)
     bad: list[str] = []
     planned = recordings.plan(recordings.find(options.files, bad), options.transcript, None, "")
-    recognizer = predict.EmotionRecognizer.from_pretrained(options.trained, pick_device(options.device))
+    device, fast = pick_device(options.device), not options.plain
+    recognizer = predict.EmotionRecognizer.from_pretrained(options.trained, device, fast=fast)
 
     def work(each: recordings.Recording) -> list[vectors.Embedding]:
         return vectors.embed(recognizer, each.file, each.words, each.segments, options.speakers)

@@ -31,6 +31,7 @@ class Training:
         precision: `auto` = bf16 where the device has it, else fp32.
         mode: `cached` = audio features from the store; `live` = the frozen audio encoder runs at every step;
             `scratch` = audio encoder and all layers learn from random weights.
+        fast: false = the plain way (docs/performance.md), which draws its random masks otherwise.
     """
 
     batch_size: int = 32
@@ -43,6 +44,7 @@ class Training:
     clip: float = 1.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     mode: Literal["cached", "live", "scratch"] = "cached"
+    fast: bool = True
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "patience"):

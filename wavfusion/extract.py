@@ -135,6 +135,7 @@ def extract(
     audio_layers: Sequence[int] = (9,),
     text_layers: Literal["last", "all"] = "last",
     workers: int = 2,
+    fast: bool = True,
     progress: bool = False,
 ) -> Summary:
     """Fill a store with the features of a corpus; what is there already stays, what is damaged is made anew.
@@ -148,6 +149,7 @@ def extract(
         audio_layers: layers whose outputs are kept, all in one pass.
         text_layers: the text encoder's last layer, or all.
         workers: threads that decode, and on a CPU encode.
+        fast: False for the plain way: one clip after the other through the encoders as they were loaded.
         progress: show a bar on stderr; otherwise a line is logged every tenth of the clips.
 
     Raises:
@@ -167,7 +169,8 @@ def extract(
     chunks = list(_cut(todo, workers))
     # Two extractions that start together take their work in different orders, and seldom do the same twice.
     random.Random().shuffle(chunks)
-    made = _encode_ahead(chunks, store, known, encoders, workers)
+    plain = (_encode(chunk, store, known, encoders) for chunk in chunks)
+    made = _encode_ahead(chunks, store, known, encoders, workers) if fast else plain
     for features, decoded in _told(made, len(todo), progress):
         _write_chunk(features, decoded, store, encoders, summary)
     _write_index(store, clips)
@@ -279,6 +282,12 @@ def _extract_texts(
         _write({key: row for (key, _), row in zip(chunk, rows, strict=True)}, store, encoders, summary)
 
 
+def _encode(chunk: list[Clip], store: Store, known: Media, encoders: Encoders) -> Chunk:
+    """Decode and encode a chunk, one after the other."""
+    decoded = [decode(clip, store, known, encoders) for clip in chunk]
+    return _encoded(decoded, encoders), decoded
+
+
 def _encode_ahead(
     chunks: Iterable[list[Clip]], store: Store, known: Media, encoders: Encoders, workers: int
 ) -> Iterator[Chunk]:
@@ -296,7 +305,7 @@ def _encode_ahead(
         decoded = [decode(clip, store, known, encoders) for clip in chunk]
         own = free.get()
         try:
-            return {**_audio_features(decoded, own), **_video_features(decoded, own)}, decoded
+            return _encoded(decoded, own), decoded
         finally:
             free.put(own)
 
@@ -399,6 +408,10 @@ def _drop_too_large(features: dict[str, Tensor], decoded: Decoded) -> None:
 def fits_half(x: Tensor) -> bool:
     """Whether features can be stored in half precision."""
     return bool(torch.isfinite(x).all()) and float(x.abs().max()) <= HALF_MAX
+
+
+def _encoded(chunk: Sequence[Decoded], encoders: Encoders) -> dict[str, Tensor]:
+    return {**_audio_features(chunk, encoders), **_video_features(chunk, encoders)}
 
 
 def _audio_features(chunk: Sequence[Decoded], encoders: Encoders) -> dict[str, Tensor]:

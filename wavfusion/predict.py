@@ -77,15 +77,22 @@ class EmotionRecognizer:
         device: str = "cpu",
         model: nn.Module | None = None,
         precision: str = "fp32",
+        fast: bool = True,
     ) -> None:
-        self.trained, self.encoders, self.device = trained, encoders.to(device).quick(), device
+        loaded = encoders.to(device)
+        self.trained, self.encoders, self.device = trained, loaded.quick() if fast else loaded, device
         self.model = trained.model.to(device) if model is None else model
         self.precision = precision
         warn_of_untrained_subsets(trained.model.config)
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, device: str = "cpu", runtime: str = "torch", precision: str = "fp32"
+        cls,
+        name: str | Path,
+        device: str = "cpu",
+        runtime: str = "torch",
+        precision: str = "fp32",
+        fast: bool = True,
     ) -> "EmotionRecognizer":
         """Load a RUN folder, or one that somebody put on a hub.
 
@@ -96,6 +103,7 @@ class EmotionRecognizer:
                 stay in torch.
             precision: `fp32`, or `bf16` for matrix products and convolutions of half the digits, which newer CPUs and
                 GPUs compute faster: probabilities within 0.02 (docs/performance.md).
+            fast: False for the encoders as they were loaded, without what makes them faster.
 
         Raises:
             ConfigError: no RUN there, its encoders or its ONNX file cannot be had, or no such device here.
@@ -109,7 +117,7 @@ class EmotionRecognizer:
         device = pick_device(device)
         trained = read_run(_folder(name))
         model = open_exported(trained) if runtime == "onnx" else None
-        return cls(trained, trained.encoders(), device, model, precision)
+        return cls(trained, trained.encoders(), device, model, precision, fast)
 
     @property
     def classes(self) -> list[str]:

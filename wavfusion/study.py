@@ -356,6 +356,7 @@ def _time_step(study: Study, job: Job, device: str) -> tuple[float, float]:
     live = experiment.train.mode != "cached" and "audio" in config.modalities
     samples = Features(data.part("train"), data.store, data.media, features, config, first_window=True, live=live)
     model, network = train.build(experiment.train.mode, config, train.load_trained_on(features, config))
+    model.set_fast(experiment.train.fast)
     step = train.stepper(network.to(device), model, (0.0, 0.0), experiment.train.clip)
     size = experiment.train.batch_size
     order = list(LengthBatches(samples.lengths(), size, 0))

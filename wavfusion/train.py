@@ -111,6 +111,7 @@ def train(
     _warn_of_lacks(sets)
     encoders = load_trained_on(features, config)
     model, network = build(experiment.train.mode, config, encoders)
+    model.set_fast(experiment.train.fast)
     prior = _prior(sets["train"])
     if config.task_loss == "balanced":
         model.weigh_classes(_class_weights(prior))
