@@ -1,15 +1,14 @@
 import csv
 import json
 import re
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from html import unescape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from chromium import BROWSER, Page
+from chromium import Page
 from test_report import cells
 
 from wavfusion import experiment, manifest, media, metrics, statistics, train
@@ -19,6 +18,8 @@ from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
 from wavfusion.protocol import Protocol, hash_of
 from wavfusion.report.runs import write_runs
 from wavfusion.run import write_json
+
+pytest_plugins = ("chromium",)
 
 CLASSES = ["angry", "happy", "sad"]
 MARKUP = "</script><img src=x onerror=alert(1)> & <b>bold</b>"
@@ -334,14 +335,6 @@ def test_what_cannot_be_side_by_side_is_refused(
 # ---------------------------------------------------------------------- in a browser
 
 MANY = 10_000
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Page]:
-    if BROWSER is None:
-        pytest.skip("chromium is not installed: `make test-slow` as root installs it, else apt-get install chromium")
-    with tempfile.TemporaryDirectory() as profile, Page(Path(profile)) as page:
-        yield page
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pympi
 import pytest
 import srt
@@ -14,8 +15,10 @@ import webvtt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wavfusion import timeline, transcripts
+from wavfusion import media, timeline, transcripts
 from wavfusion.predict import Prediction
+
+pytest_plugins = ("chromium",)
 
 EVIL = [
     "a, b; \"c\" 'd'",
@@ -168,3 +171,110 @@ def test_the_page_plays_the_recording_from_where_it_lies(tmp_path):
     row = replace(said(0.0, 1.0, None), file=str(tmp_path / "a b#1.wav"))
     assert 'src="../a%20b%231.wav"' in timeline.to_html([row], ["happy", "sad"], tmp_path / "pages")
     assert "<audio" not in timeline.to_html([said(0.0, 1.0, None)], ["happy", "sad"], tmp_path)
+
+
+# ------------------------------------------------------------------ the page in a browser
+
+WORDS = "</script><img src=x onerror=alert(1)> & <b>bold</b>"
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """The page of eight seconds of sound with three utterances, two of which overlap."""
+    folder = tmp_path_factory.mktemp("timeline")
+    sound = np.sin(np.arange(8 * media.SAMPLE_RATE) / 20).astype(np.float32)
+    media.write_audio(folder / "a b#1.wav", sound, media.SAMPLE_RATE)
+    rows = [said(0.5, 2.0, WORDS, "Ann"), said(3.0, 6.0, None, "Bo", "happy"), said(5.0, 7.5, "yes", "Ann", None)]
+    rows = [replace(row, file=str(folder / "a b#1.wav"), contribution={"audio": 0.25}) for row in rows]
+    (folder / "page.html").write_text(timeline.to_html(rows, ["sad", "happy"], folder), encoding="utf-8")
+    return (folder / "page.html").as_uri()
+
+
+@pytest.fixture
+def opened(browser, address):
+    browser.look(1100)
+    browser.console.clear()
+    browser.requests.clear()
+    browser.open(address)
+    ready = "const p = document.querySelector('#player'); p.readyState ? done() : p.onloadedmetadata = done"
+    browser.run(f"new Promise(done => {{ {ready} }})")
+    return browser
+
+
+def current(page):
+    return page.run("[...document.querySelectorAll('li.said')].findIndex((li) => li.ariaCurrent)")
+
+
+def goes_to(page, seconds):
+    """Move the player and wait until it is there."""
+    page.run(
+        "new Promise(done => { const p = document.querySelector('#player'); "
+        f"p.addEventListener('seeked', done, {{ once: true }}); p.currentTime = {seconds}; }})"
+    )
+
+
+@pytest.mark.slow
+def test_the_list_follows_the_player(opened):
+    found = []
+    for seconds in (1.0, 2.5, 4.0, 5.5, 7.8):
+        goes_to(opened, seconds)
+        found.append(current(opened))
+    assert found == [0, -1, 1, 2, -1]
+    assert float(opened.run("document.querySelector('#head').getAttribute('x1')")) == 1000  # 7.8 of 7.5 s
+
+
+@pytest.mark.slow
+def test_the_player_goes_where_an_utterance_begins_by_keyboard(opened):
+    opened.run("document.querySelectorAll('li.said button')[1].focus()")
+    opened.press("Enter")
+    assert opened.run("document.querySelector('#player').currentTime") >= 3.0 and current(opened) == 1
+
+
+@pytest.mark.slow
+def test_the_page_asks_for_the_recording_alone_and_makes_no_error(opened, address):
+    goes_to(opened, 1.0)
+    assert (opened.console, set(opened.requests)) == ([], {address, address.replace("page.html", "a%20b%231.wav")})
+
+
+@pytest.mark.slow
+def test_words_with_markup_are_text_on_the_timeline(opened):
+    shown = opened.run("document.querySelector('li.said .words').textContent")
+    assert shown == f"Ann: {WORDS}" and opened.run("document.querySelectorAll('main img, li img').length") == 0
+
+
+@pytest.mark.slow
+def test_the_formats_are_saved(opened):
+    """What the link would download is read back."""
+    opened.run("HTMLAnchorElement.prototype.click = function () { window.clicked = this; }")
+    opened.run("URL.createObjectURL = (blob) => { window.blob = blob; return 'blob:x'; }")
+    opened.run("[...document.querySelectorAll('#saving button')].find((b) => b.dataset.file.endsWith('.srt')).click()")
+    text, name = opened.run("window.blob.text()"), opened.run("window.clicked.download")
+    assert name == "a b#1.wav.srt" and [each.content.splitlines()[0] for each in srt.parse(text)] == [
+        "Ann: sad 88%",
+        "Bo: happy 88%",
+        "Ann: ?",
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [360, 768, 1100])
+def test_the_timeline_stays_within_the_screen(opened, width):
+    opened.look(width)
+    assert opened.run("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.slow
+def test_every_control_of_the_timeline_has_a_name(opened):
+    nodes = opened.call("Accessibility.getFullAXTree")["nodes"]
+    named = {"image", "button", "link", "checkbox", "Audio", "Video", "img", "list"}
+    kinds = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
+    assert {kind for kind, name in kinds if kind in named - {"list"} and not name.strip()} == set()
+
+
+@pytest.mark.slow
+def test_an_absent_recording_is_said(browser, address, tmp_path):
+    page = Path(address.removeprefix("file://")).read_text(encoding="utf-8")
+    (tmp_path / "moved.html").write_text(page, encoding="utf-8")
+    browser.open((tmp_path / "moved.html").as_uri())
+    lost = "const l = document.querySelector('#lost'); l.hidden ? setTimeout(() => done(!l.hidden), 1500) : done(true)"
+    assert browser.run(f"new Promise(done => {{ {lost} }})")
