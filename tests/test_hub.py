@@ -58,7 +58,7 @@ def test_what_was_pushed_predicts_as_the_run_does(pushed, trained, made):
 
 def test_these_files_are_published_and_no_other(pushed):
     files = {str(path.relative_to(pushed)).partition("encoders/")[0] for path in pushed.rglob("*") if path.is_file()}
-    wanted = {"README.md", "model.safetensors", "experiment.yaml"}
+    wanted = {"README.md", "model.safetensors", "familiarity.safetensors", "experiment.yaml"}
     assert files - {""} == wanted | {f"{name}.json" for name in ("config", "protocol", "metrics", "environment")}
 
 

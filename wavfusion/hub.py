@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.files import require_writable, write_whole
 from wavfusion.protocol import describe
-from wavfusion.run import HUB_ID, corpus_of, published, read_json, read_run, write_json
+from wavfusion.run import FAMILIARITY, HUB_ID, corpus_of, published, read_json, read_run, write_json
 
 
 def push(folder: Path, place: str, public: bool = False, force: bool = False) -> str:
@@ -73,7 +73,10 @@ def write(folder: Path, out: Path, title: str) -> None:
         write_json(out / file, values)
     write_whole(out / "README.md", card.encode("utf-8", "backslashreplace"))
     write_whole(out / "experiment.yaml", setting)
-    shutil.copyfile(folder / "model.safetensors", out / "model.safetensors")
+    (out / FAMILIARITY).unlink(missing_ok=True)
+    for file in (FAMILIARITY, "model.safetensors"):
+        if (folder / file).exists():
+            shutil.copyfile(folder / file, out / file)
 
 
 def _card(metrics: dict[str, Any], **about: Any) -> str:

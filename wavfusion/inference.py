@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float32, Float64
 from torch import Tensor, nn
 
 from wavfusion.calibration import tempered
@@ -38,17 +38,20 @@ class Utterances:
         probabilities: (utterances, emotions).
         text_share: mean gate of each, text against video; None where nothing was gated.
         modalities: what each had of the modalities that were asked for.
+        vectors: what the model's head classified of each; None where a model does not say.
     """
 
     ids: list[str]
     probabilities: Float64[np.ndarray, "N C"]
     text_share: list[float | None]
     modalities: list[list[str]]
+    vectors: Float32[np.ndarray, "N D"] | None = None
 
     def rows(self, chosen: Sequence[int]) -> "Utterances":
         """What is said of some of them."""
         shares, modalities = [self.text_share[i] for i in chosen], [self.modalities[i] for i in chosen]
-        return Utterances([self.ids[i] for i in chosen], self.probabilities[list(chosen)], shares, modalities)
+        vectors = None if self.vectors is None else self.vectors[list(chosen)]
+        return Utterances([self.ids[i] for i in chosen], self.probabilities[list(chosen)], shares, modalities, vectors)
 
 
 def subsets(modalities: Sequence[str]) -> list[list[str]]:
@@ -93,6 +96,7 @@ class _Window:
     probabilities: Float64[np.ndarray, " C"]
     text_share: float | None
     modalities: list[str]
+    vector: Float32[np.ndarray, " D"] | None
 
 
 def run(
@@ -155,8 +159,10 @@ def _run_batch(
     present = [[name for name in modalities if has(sample, name)] for sample in batch]
     rows = [np.array(prior, dtype=np.float64) for _ in batch]
     shares: list[float] | None = None
+    vectors: Float32[np.ndarray, "B D"] | None = None
     if any(present):
         output = forward(model, batch, modalities, device)
+        vectors = None if output.pooled is None else output.pooled.float().cpu().numpy()
         said = output.logits.double().softmax(-1).cpu().numpy()
         rows = [row if names else nothing for row, names, nothing in zip(said, present, rows, strict=True)]
         each = layer_shares(output)
@@ -169,6 +175,7 @@ def _run_batch(
             row,
             shares[i] if shares is not None and "text" in names and "video" in names else None,
             names,
+            None if vectors is None else vectors[i],
         )
         for i, (sample, names, row) in enumerate(zip(batch, present, rows, strict=True))
     ]
@@ -191,13 +198,17 @@ def _average(windows: Sequence[_Window], temperature: float) -> Utterances:
     grouped: dict[str, list[_Window]] = {}
     for window in windows:
         grouped.setdefault(window.id, []).append(window)
-    rows, shares, modalities = [], [], []
+    rows, shares, modalities, vectors = [], [], [], []
     for parts in grouped.values():
         weights = np.array([part.weight for part in parts])
         weights = weights / weights.sum() if weights.sum() > 0 else np.full(len(parts), 1 / len(parts))
         row = weights @ np.stack([part.probabilities for part in parts])
         rows.append(tempered(row, temperature) if any(part.modalities for part in parts) else row)
+        known = [(weight, part.vector) for weight, part in zip(weights, parts, strict=True) if part.vector is not None]
+        vectors.append(sum(weight * vector for weight, vector in known) if known else None)
         gated = [(part.weight, part.text_share) for part in parts if part.text_share is not None]
         shares.append(sum(w * x for w, x in gated) / sum(w for w, _ in gated) if gated else None)
         modalities.append([name for name in MODALITIES if any(name in part.modalities for part in parts)])
-    return Utterances(list(grouped), np.stack(rows), shares, modalities)
+    told = [vector for vector in vectors if vector is not None]
+    stacked = np.stack(told).astype(np.float32) if len(told) == len(vectors) else None
+    return Utterances(list(grouped), np.stack(rows), shares, modalities, stacked)

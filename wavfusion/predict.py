@@ -20,7 +20,9 @@ from wavfusion.errors import ConfigError, MediaError, nearest
 from wavfusion.explain import contributions, warn_of_untrained_subsets
 from wavfusion.export import open_exported
 from wavfusion.extract import Decoded, batched
+from wavfusion.familiarity import UNLIKE
 from wavfusion.inference import BATCH, pick_device, run_sets, subsets
+from wavfusion.loudness import Loudness
 from wavfusion.manifest import AudioSpan, Utterance, VideoSpan
 from wavfusion.media import SAMPLE_RATE
 from wavfusion.model.wavfusion import AUDIO_STEP
@@ -156,10 +158,26 @@ class EmotionRecognizer:
         """
         file = "" if isinstance(source, np.ndarray) else str(source)
         errors: list[str] = []
-        groups = self.utterances(source, transcript, sample_rate, segments, speakers, errors)
-        predictions = [each for windows, group in groups for each in self._label(windows, group, file)]
+        heard = Loudness()
+        groups = self.utterances(source, transcript, sample_rate, segments, speakers, errors, heard)
+        distances: list[float] = []
+        predictions = [each for windows, group in groups for each in self._label(windows, group, file, distances)]
         self.require_some(predictions, file, errors)
+        self._warn_of_the_unlike(file, distances)
+        for complaint in heard.complaints():
+            log.warning("%s: %s", file or "array", complaint)
         return predictions
+
+    def _warn_of_the_unlike(self, file: str, distances: Sequence[float]) -> None:
+        """Say when many utterances lie further from the training data than those that chose the epoch did."""
+        known = self.trained.familiarity
+        beyond = [each for each in distances if known is not None and each > known.limit]
+        if known is not None and len(beyond) > UNLIKE * len(distances):
+            log.warning(
+                "%s: %d of %d utterances are unlike what the model was trained on: distances of up to %.1f, where "
+                "99 %% of its validation part lies within %.1f",
+                *(file or "array", len(beyond), len(distances), max(beyond), known.limit),
+            )
 
     def require_some(self, found: Sequence[object], file: str, errors: Sequence[str]) -> None:
         """Refuse a recording of which nothing could be used, and say what was left out of another.
@@ -181,10 +199,11 @@ class EmotionRecognizer:
         segments: Sequence[Segment] | None,
         speakers: Speakers,
         errors: list[str],
+        heard: Loudness | None = None,
     ) -> Iterator[tuple["Windows", list[Segment]]]:
         """Cut a recording into utterances and give some at a time, with their windows; see `predict`.
 
-        What cannot be decoded is told to `errors` as the windows are asked for.
+        What cannot be decoded is told to `errors`, and the sound to `heard`, as the windows are asked for.
         """
         _check_kinds(source, transcript, sample_rate)
         require_count(speakers)
@@ -207,10 +226,15 @@ class EmotionRecognizer:
         for group in batched(segments, BATCH):
             utterances = [_utterance(file, number, each, tracks, whole) for number, each in enumerate(group)]
             parts = [(clip, utterance) for utterance in utterances for clip in plan(utterance, known, wanted)]
-            yield Windows(parts, samples, 0.0 if whole else length, self, errors), group
+            yield Windows(parts, samples, 0.0 if whole else length, self, errors, heard), group
 
-    def _label(self, windows: "Windows", segments: Sequence[Segment], file: str) -> list[Prediction]:
-        """Label some utterances of a recording together, from all that there is and from every subset of it."""
+    def _label(
+        self, windows: "Windows", segments: Sequence[Segment], file: str, distances: list[float]
+    ) -> list[Prediction]:
+        """Label some utterances of a recording together, from all that there is and from every subset of it.
+
+        `distances` takes how far each lies from the training data.
+        """
         if not any(getattr(clip, name) for name in self.modalities for clip, _ in windows.parts):
             return []
         sets = subsets(self.modalities)
@@ -219,6 +243,9 @@ class EmotionRecognizer:
             every = run_sets(self.model, windows, sets, self.trained.prior, self.device, self.trained.temperature)
         said = every[-1]
         parts = contributions(sets, every, self.trained.prior)
+        if self.trained.familiarity is not None and said.vectors is not None:
+            there = [bool(names) for names in said.modalities]
+            distances += self.trained.familiarity.distances(said.vectors[there]).tolist()
         found = []
         for i, segment in enumerate(segments):
             probabilities = dict(zip(self.classes, said.probabilities[i].tolist(), strict=True))
@@ -258,6 +285,8 @@ class EmotionRecognizer:
             except (MediaError, OSError) as error:
                 if str(error) not in windows.errors:
                     windows.errors.append(str(error))
+        if decoded.samples is not None and windows.heard is not None:
+            windows.heard.add(decoded.samples)
         seconds = clip.window.end - clip.window.start
         row = Row(clip.utterance, None, None, None, seconds)
         audio, text, video = (_half(x) for x in self._features(decoded, utterance))
@@ -287,6 +316,7 @@ class Windows:
         samples: of an array.
         length: of the recording in seconds; 0 where the utterance is all of it.
         errors: takes what went wrong.
+        heard: takes the sound.
     """
 
     def __init__(
@@ -296,9 +326,10 @@ class Windows:
         length: float,
         recognizer: EmotionRecognizer,
         errors: list[str],
+        heard: Loudness | None = None,
     ) -> None:
         self.parts, self.samples, self.length, self.recognizer = parts, samples, length, recognizer
-        self.errors = errors
+        self.errors, self.heard = errors, heard
 
     def __len__(self) -> int:
         return len(self.parts)

@@ -18,6 +18,7 @@ from wavfusion.calibration import BOUNDS
 from wavfusion.clips import FeatureSet
 from wavfusion.encoders import LOADERS, Encoders, Preset, load_audio
 from wavfusion.errors import ConfigError
+from wavfusion.familiarity import Familiarity
 from wavfusion.files import require_file, write_whole
 from wavfusion.model.config import WavFusionConfig
 from wavfusion.model.wavfusion import WavFusion
@@ -25,6 +26,7 @@ from wavfusion.protocol import SAID
 
 log = logging.getLogger(__name__)
 
+FAMILIARITY = "familiarity.safetensors"
 HUB_ID = r"\w[\w.-]*/\w[\w.-]*"  # not ./FOLDER
 
 
@@ -38,6 +40,7 @@ class Run:
         prior: shares of the emotions in its training part.
         protocol: what its figures must say of it (`protocol.SAID`).
         temperature: that calibrates its probabilities, fitted on the part that chose its epoch (`calibration`).
+        familiarity: where its training data lie; None where there is no `familiarity.safetensors`.
     """
 
     folder: Path
@@ -47,6 +50,7 @@ class Run:
     prior: list[float]
     protocol: dict[str, Any]
     temperature: float
+    familiarity: Familiarity | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -110,6 +114,7 @@ def read_run(folder: str | Path) -> Run:
         mode, prior = str(values["mode"]), [float(share) for share in values["prior"]]
         temperature = float(values["temperature"])
         _check(model, features, mode, prior, temperature)
+        familiarity = _read_familiarity(folder / FAMILIARITY)
     except FileNotFoundError as error:
         name = Path(error.filename or "model.safetensors").name
         raise ConfigError(f"{str(folder)!r}: expected a finished RUN, found no {name}; did its training end?") from None
@@ -118,7 +123,15 @@ def read_run(folder: str | Path) -> Run:
     except Exception as error:  # a damaged file shows in as many ways as there are parsers
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{str(folder)!r}: expected a RUN, found {type(error).__name__}: {reason}") from None
-    return Run(folder, model.eval(), features, mode, prior, protocol, temperature)
+    return Run(folder, model.eval(), features, mode, prior, protocol, temperature, familiarity)
+
+
+def _read_familiarity(path: Path) -> Familiarity | None:
+    if not path.exists():
+        return None
+    tensors = load_file(require_file(path))
+    mean, precision = tensors["mean"].numpy(), tensors["precision"].numpy()
+    return Familiarity(mean, precision, float(tensors["limit"]))
 
 
 def _check(model: WavFusion, features: FeatureSet, mode: str, prior: Sequence[float], temperature: float) -> None:
@@ -155,6 +168,10 @@ def write_model(trained: Run, encoders: Encoders) -> None:
     about = {key: getattr(features, key) for key in FeatureSet.__dataclass_fields__}
     said = {"mode": mode, "prior": trained.prior, "temperature": trained.temperature}
     write_json(folder / "config.json", {"model": model.config.to_json(), "features": about, **said})
+    if trained.familiarity is not None:
+        known = trained.familiarity
+        tensors = {"mean": torch.from_numpy(known.mean), "precision": torch.from_numpy(known.precision)}
+        write_whole(folder / FAMILIARITY, save({**tensors, "limit": torch.tensor(known.limit)}, {"format": "pt"}))
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     write_whole(folder / "model.safetensors", save(state, {"format": "pt"}))
 

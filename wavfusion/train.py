@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from wavfusion import checkpoints, manifest, metrics
+from wavfusion import checkpoints, familiarity, manifest, metrics
 from wavfusion import evaluate as scoring
 from wavfusion.calibration import fit_temperature
 from wavfusion.clips import FeatureSet, Media
@@ -34,8 +34,9 @@ from wavfusion.dataset import Features, LengthBatches, choose_features, collate,
 from wavfusion.encoders import LOADERS, AudioEncoder, Encoders
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.experiment import Experiment, read_yaml
+from wavfusion.familiarity import Familiarity
 from wavfusion.files import require_file, write_whole
-from wavfusion.inference import run, subsets
+from wavfusion.inference import Utterances, run, subsets
 from wavfusion.live import LiveWavFusion
 from wavfusion.manifest import Corpus, Utterance
 from wavfusion.margin import pulls
@@ -43,7 +44,7 @@ from wavfusion.model.config import MODALITIES, WavFusionConfig
 from wavfusion.model.processes import num_processes, total
 from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
 from wavfusion.protocol import Protocol, resolve, row_digest
-from wavfusion.run import Run, preset_of, read_json, read_run, write_json, write_model
+from wavfusion.run import FAMILIARITY, Run, preset_of, read_json, read_run, write_json, write_model
 from wavfusion.store import Store
 from wavfusion.version import __version__
 
@@ -123,9 +124,11 @@ def train(
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     if not processes.is_main_process:
         return {}
-    temperature = _temperature(network.to(device), sets["valid"], config, prior, device)
+    said = {role: run(network.to(device), samples, config.modalities, prior, device) for role, samples in sets.items()}
+    temperature = _temperature(said["valid"], sets["valid"].emotions())
     mode = experiment.train.mode if live else "cached"
-    write_model(Run(out, model, features, mode, prior, data.protocol.to_json(), temperature), encoders)
+    protocol = data.protocol.to_json()
+    write_model(Run(out, model, features, mode, prior, protocol, temperature, _familiarity(**said)), encoders)
     return _finish(out, data, device)
 
 
@@ -147,6 +150,7 @@ def read_data(
 
 FILES = (
     *("experiment.yaml", "environment.json", "protocol.json", "split.csv", "config.json", "model.safetensors"),
+    FAMILIARITY,
     *("metrics.json", "predictions.csv", "history.csv", "evaluate/metrics.json", "evaluate/predictions.csv"),
     *("explain.json", "report.html", "compared.html"),
 )
@@ -290,14 +294,18 @@ def _prior(samples: Features) -> list[float]:
     return [count / sum(counts) for count in counts]
 
 
-def _temperature(
-    network: nn.Module, samples: Features, config: WavFusionConfig, prior: Sequence[float], device: str
-) -> float:
+def _temperature(said: Utterances, truth: Mapping[str, int]) -> float:
     """Calibrate on the utterances that chose the epoch."""
-    said, truth = run(network, samples, config.modalities, prior, device), samples.emotions()
     there = [i for i, names in enumerate(said.modalities) if names]
     labels = np.array([truth[said.ids[i]] for i in there], dtype=np.int64)
     return fit_temperature(said.probabilities[there], labels) if there else 1.0
+
+
+def _familiarity(train: Utterances, valid: Utterances) -> Familiarity | None:
+    """Where the training part lies; nothing is known of a single utterance."""
+    if train.vectors is None or valid.vectors is None or len(train.ids) < 2:
+        return None
+    return familiarity.fit(train.vectors, valid.vectors)
 
 
 def _class_weights(prior: Sequence[float]) -> Tensor:

@@ -1,0 +1,54 @@
+"""Whether sound can be heard well: its level, clipping, silence and bandwidth."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float32
+
+from wavfusion.media import SAMPLE_RATE
+
+QUIET = -50.0  # dB below full scale, root mean square of what is not silent
+CLIPPED = 0.001  # share of samples at full scale
+FULL = 0.999  # of full scale
+SILENT = -70.0  # dB below full scale of a frame
+MOSTLY = 0.8  # share of silent frames
+FRAME = 512  # samples
+NARROW = -60.0  # dB of what lies above 4.3 kHz against all: a telephone's or an 8 kHz recording's
+EDGE = 4300  # Hz; the filters of 8 kHz sound end below
+
+
+class Loudness:
+    """Adds up what is heard of a recording, and complains of what is unlike clean speech, with its number."""
+
+    def __init__(self) -> None:
+        self.samples = self.clipped = self.frames = self.silent = 0
+        self.loud = self.energy = self.high = 0.0
+
+    def add(self, samples: Float32[np.ndarray, " N"]) -> None:
+        """Hear a stretch of 16 kHz; a rest of less than 32 ms is passed over."""
+        rows = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME).astype(np.float64)
+        power = np.square(rows).mean(1)
+        heard = power > 10 ** (SILENT / 10)
+        self.samples, self.clipped = self.samples + len(samples), self.clipped + int((np.abs(samples) >= FULL).sum())
+        self.frames, self.silent = self.frames + len(rows), self.silent + int((~heard).sum())
+        spectra = np.square(np.abs(np.fft.rfft(rows[heard] * np.hanning(FRAME), axis=1)))
+        self.loud += float(power[heard].sum())
+        self.energy += float(spectra.sum())
+        self.high += float(spectra[:, EDGE * FRAME // SAMPLE_RATE :].sum())
+
+    def complaints(self) -> Iterator[str]:
+        """What a listener would complain of."""
+        if self.frames == 0:
+            return
+        if self.silent > MOSTLY * self.frames:
+            yield f"{self.silent / self.frames:.0%} of it is silent (below {SILENT:g} dB of full scale)"
+        if self.clipped > CLIPPED * self.samples:
+            yield f"{self.clipped / self.samples:.1%} of its samples are clipped"
+        if self.silent == self.frames:
+            return
+        level = 10 * np.log10(self.loud / (self.frames - self.silent))
+        if level < QUIET:
+            yield f"it is very quiet: {level:.0f} dB of full scale"
+        high = 10 * np.log10(max(self.high, 1e-30) / max(self.energy, 1e-30))
+        if high < NARROW:
+            yield f"it has next to nothing above {EDGE} Hz ({high:.0f} dB), as if it came by telephone"
