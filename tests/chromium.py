@@ -6,13 +6,9 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 BROWSER = shutil.which("chromium")
 FLAGS = (
@@ -123,12 +119,3 @@ class Page:
             self.console.append(str(params["args"]))
         elif method == "Runtime.exceptionThrown":
             self.console.append(str(params["exceptionDetails"]))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Page]:
-    """A tab for a module's pages; its tests are skipped where there is no browser."""
-    if BROWSER is None:
-        pytest.skip("chromium is not installed: `make test-slow` as root installs it, else apt-get install chromium")
-    with tempfile.TemporaryDirectory() as profile, Page(Path(profile)) as page:
-        yield page

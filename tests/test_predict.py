@@ -151,7 +151,7 @@ def test_absent_modalities_are_said_in_one_line(
     """A folder of sounds gave a warning for each."""
     other = shutil.copy(sound, tmp_path)
     _, _, err = shell(capfd, trained, sound, clip, other, "--device", "cpu")
-    assert err == [f"WARNING: 2 of 3 files without video: {sound}, {other}"]
+    assert [line for line in err if "without" in line] == [f"WARNING: 2 of 3 files without video: {sound}, {other}"]
 
 
 def test_text_share_is_told_where_text_met_video(recognizer: EmotionRecognizer, clip: Path) -> None:

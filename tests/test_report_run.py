@@ -19,8 +19,6 @@ from wavfusion.protocol import Protocol, hash_of
 from wavfusion.report.runs import write_runs
 from wavfusion.run import write_json
 
-pytest_plugins = ("chromium",)
-
 CLASSES = ["angry", "happy", "sad"]
 MARKUP = "</script><img src=x onerror=alert(1)> & <b>bold</b>"
 

@@ -18,8 +18,6 @@ from hypothesis import strategies as st
 from wavfusion import media, timeline, transcripts
 from wavfusion.predict import Prediction
 
-pytest_plugins = ("chromium",)
-
 EVIL = [
     "a, b; \"c\" 'd'",
     "<b>bold</b> & co --> nowhere",

@@ -39,8 +39,15 @@ CONTRACT = {
     *("model.safetensors", "config.json", "encoders", "experiment.yaml", "protocol.json", "metrics.json"),
     *("predictions.csv", "history.csv", "environment.json", "checkpoints"),
 }
-OURS = {"split.csv", "tensorboard"}
-RESULTS = ("model.safetensors", "config.json", "metrics.json", "predictions.csv", "history.csv")
+OURS = {"split.csv", "tensorboard", "familiarity.safetensors"}
+RESULTS = (
+    "model.safetensors",
+    "familiarity.safetensors",
+    "config.json",
+    "metrics.json",
+    "predictions.csv",
+    "history.csv",
+)
 
 
 def tree(folder: Path) -> set[str]:

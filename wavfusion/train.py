@@ -124,11 +124,10 @@ def train(
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     if not processes.is_main_process:
         return {}
-    said = {role: run(network.to(device), samples, config.modalities, prior, device) for role, samples in sets.items()}
-    temperature = _temperature(said["valid"], sets["valid"].emotions())
     mode = experiment.train.mode if live else "cached"
-    protocol = data.protocol.to_json()
-    write_model(Run(out, model, features, mode, prior, protocol, temperature, _familiarity(**said)), encoders)
+    _write(
+        Run(out, model, features, mode, prior, data.protocol.to_json(), 1.0), network.to(device), sets, encoders, device
+    )
     return _finish(out, data, device)
 
 
@@ -292,6 +291,14 @@ def _draw_anew(encoder: AudioEncoder) -> None:
 def _prior(samples: Features) -> list[float]:
     counts = samples.class_counts()
     return [count / sum(counts) for count in counts]
+
+
+def _write(trained: Run, network: nn.Module, sets: Mapping[str, Features], encoders: Encoders, device: str) -> None:
+    """Calibrate the model, learn where its training data lie, and write it."""
+    names, prior = trained.model.config.modalities, trained.prior
+    said = {role: run(network, samples, names, prior, device) for role, samples in sets.items()}
+    temperature = _temperature(said["valid"], sets["valid"].emotions())
+    write_model(replace(trained, temperature=temperature, familiarity=_familiarity(**said)), encoders)
 
 
 def _temperature(said: Utterances, truth: Mapping[str, int]) -> float:
