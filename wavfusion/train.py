@@ -103,12 +103,10 @@ def train(
     config = model_config(experiment.model, features, data.protocol.classes)
     torch.manual_seed(experiment.seed)
     live = experiment.train.mode != "cached" and "audio" in config.modalities
-    sets = {
-        role: Features(
-            data.part(part), data.store, data.media, features, config, first_window=role == "train", live=live
-        )
-        for role, part in (("train", "train"), ("valid", selecting))
-    }
+    sets = {}
+    for role, part in (("train", "train"), ("valid", selecting)):
+        rows, first = data.part(part), role == "train"
+        sets[role] = Features(rows, data.store, data.media, features, config, first_window=first, live=live)
     _warn_of_lacks(sets)
     encoders = load_trained_on(features, config)
     model, network = build(experiment.train.mode, config, encoders)
