@@ -283,6 +283,7 @@ def started(corpus: Any, out: Path) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # twenty kills take half an hour on a loaded machine
 def test_a_killed_study_goes_on_and_ends_the_same(corpus: Any, tmp_path: Path) -> None:
     """The whole study is killed at random moments, and each time started again on what it left."""
     whole = tmp_path / "whole"
