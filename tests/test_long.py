@@ -64,21 +64,25 @@ def pictures(seconds: float) -> Any:
 
 
 def shifted(source: Path, out: Path) -> None:
-    """Copy a file so that its first timestamp is LATE and every third picture is gone: a variable frame rate."""
+    """The same recording with LATE as its first timestamp and every third picture missing: a variable frame rate."""
     with av.open(str(source)) as given, av.open(str(out), "w") as made:
-        streams = {stream.index: made.add_stream_from_template(stream) for stream in given.streams}
-        kept = 0
-        for packet in given.demux():
-            if packet.dts is None:
-                continue
-            if packet.stream.type == "video":
-                kept += 1
-                if packet.is_disposable and kept % 3 == 0:
-                    continue
-            late = round(Fraction(LATE) / packet.time_base)
-            packet.pts, packet.dts = packet.pts + late, packet.dts + late
-            packet.stream = streams[packet.stream.index]
-            made.mux(packet)
+        picture = made.add_stream("libx264", rate=RATE, options={"preset": "ultrafast"})
+        picture.width, picture.height, picture.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        picture.codec_context.time_base = Fraction(1, 1000)
+        sound = made.add_stream_from_template(given.streams.audio[0])
+        heard = (packet for packet in given.demux(audio=0) if packet.dts is not None)
+        packet = next(heard, None)
+        for number, pixels in enumerate(pictures(60 * MINUTES)):
+            while packet is not None and packet.pts * packet.time_base <= number / RATE:
+                late = round(Fraction(LATE) / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts + late, packet.dts + late, sound
+                made.mux(packet)
+                packet = next(heard, None)
+            if number % 3 < 2:
+                frame = av.VideoFrame.from_ndarray(pixels, "rgb24")
+                frame.pts, frame.time_base = round(1000 * (LATE + number / RATE)), Fraction(1, 1000)
+                made.mux(picture.encode(frame))
+        made.mux(picture.encode())
 
 
 @pytest.fixture(scope="module")
