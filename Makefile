@@ -25,7 +25,7 @@ unit: $(VENV)/ready
 
 # A short pass at the lowest versions that pyproject.toml admits, of all but torch (which stays, for its size).
 minimum: $(MINVENV)/ready
-	$(OFFLINE) $(MINVENV)/bin/python -m pytest -m "not slow" $(MINIMUM)
+	$(OFFLINE) OMP_NUM_THREADS=1 $(MINVENV)/bin/python -m pytest -n 2 --dist worksteal -m "not slow" $(MINIMUM)
 
 # The report's page is looked at in Debian's chromium; without it those tests are skipped.
 test-slow: $(VENV)/ready
@@ -46,7 +46,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 
 $(MINVENV)/ready: pyproject.toml constraints.txt minimum.txt
 	$(PYTHON) -m venv $(MINVENV)
-	$(MINVENV)/bin/python -m pip install -q -c minimum.txt -e '.[all]' beartype hypothesis pytest pytest-timeout
+	$(MINVENV)/bin/python -m pip install -q -c minimum.txt -e '.[all]' beartype hypothesis pytest pytest-timeout pytest-xdist
 	touch $@
 
 MINIMUM = tests/test_media.py tests/test_fusion.py tests/test_losses.py tests/test_sequence.py tests/test_experiment.py \
