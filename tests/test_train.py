@@ -154,7 +154,7 @@ def test_the_prior_is_that_of_the_training_part(ran: Path) -> None:
 def build(made: Any, **switches: Any) -> tuple[Any, nn.Module]:
     found = choose_features(made.data.store, None)
     config = model_config(Switches(**switches), found, made.data.protocol.classes)
-    return train.build("cached", config, made.encoders)
+    return train.build(experiment.Training(), config, made.encoders)
 
 
 def groups(made: Any, **switches: Any) -> dict[str, tuple[str, float, float]]:

@@ -232,11 +232,11 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     compute.add_argument(
         "--device", default="auto", metavar="auto|cpu|cuda|cuda:N", help="where to compute (default auto)"
     )
+    compute.add_argument("--seed", type=_seed, help="of everything random (default 0, or the experiment's)")
     plain = argparse.ArgumentParser(add_help=False)
     plain.add_argument(
         "--plain", action="store_true", help="compute the plain way, without what is faster (docs/performance.md)"
     )
-    compute.add_argument("--seed", type=_seed, help="of everything random (default 0, or the experiment's)")
     as_json = argparse.ArgumentParser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="print one JSON object")
     verbs: dict[str, Parser] = {}

@@ -102,13 +102,15 @@ def open_part(
         CorpusError: manifest or store is not there; they are named in the RUN unless given.
         ConfigError: the RUN is not whole; see also `choose`.
     """
-    places, told = read_origin(trained.folder) if has_split(trained.folder) else ({}, {})
-    if not has_split(trained.folder):
-        if manifest_path is None or store is None:
-            raise ConfigError(
-                f"{trained.folder}: expected --manifest and --store with a model that somebody published, since no "
-                "utterance of its corpus went along, found none"
-            )
+    places, told = dict[str, Path](), dict[str, tuple[str, str]]()
+    if has_split(trained.folder):
+        places, told = read_origin(trained.folder)
+    elif manifest_path is None or store is None:
+        raise ConfigError(
+            f"{trained.folder}: expected --manifest and --store with a model that somebody published, since no "
+            "utterance of its corpus went along, found none"
+        )
+    else:
         log.warning("%s was published without its split: some of these rows may have trained it", trained.folder)
     path = manifest_path or places["manifest"]
     utterances, corpus = manifest.read(path), manifest.read_corpus(path)
@@ -254,7 +256,7 @@ def evaluate(
     sets = modality_sets or subsets(trained.model.config.modalities)
     prior, temperature = trained.prior, trained.temperature
     result, said = score_all(model, samples, utterances, trained.classes, prior, sets, device, temperature)
-    result["calibration"] = _calibration(said, utterances, trained)
+    result["calibration"] = _calibration(said, utterances, trained, result)
     result["styles"] = by_style(said, utterances, trained.classes)
     result["protocol"] = trained.protocol
     result |= encoders_met(trained, {row.corpus for row in utterances})
@@ -297,19 +299,17 @@ def explain(
     return study(model, samples, truth, config, prior, learned, device, trained.temperature)
 
 
-def _calibration(said: Utterances, utterances: Sequence[Utterance], trained: Run) -> dict[str, Any]:
-    """What the temperature does to the negative log-likelihood and the calibration error."""
+def _calibration(
+    said: Utterances, utterances: Sequence[Utterance], trained: Run, after: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the temperature does to the negative log-likelihood and the calibration error, with it in `after`."""
     there = np.array([bool(names) for names in said.modalities])
-    before = said.probabilities.copy()
-    before[there] = tempered(before[there], 1 / trained.temperature)
-    found: dict[str, Any] = {"temperature": trained.temperature}
-    figures = {
-        "before": _figures(replace(said, probabilities=before), utterances, trained.classes),
-        "after": _figures(said, utterances, trained.classes),
-    }
-    for name in ("nll", "ece"):
-        found[name] = {when: each[name] for when, each in figures.items()}
-    return found
+    plain = said.probabilities.copy()
+    plain[there] = tempered(plain[there], 1 / trained.temperature)
+    truth, predicted = [str(row.emotion) for row in utterances], predicted_names(said, trained.classes)
+    before = metrics.calibration(truth, predicted, trained.classes, plain)
+    figures = {name: {"before": value, "after": after[name]} for name, value in before.items()}
+    return {"temperature": trained.temperature, **figures}
 
 
 def by_style(said: Utterances, utterances: Sequence[Utterance], classes: Sequence[str]) -> dict[str, Any]:

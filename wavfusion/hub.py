@@ -36,10 +36,8 @@ def push(folder: Path, place: str, public: bool = False, force: bool = False) ->
         write(folder, Path(scratch), place)
         try:
             address = HfApi().create_repo(place, private=not public, exist_ok=force)
-            said = "A WavFusion model"
-            HfApi().upload_folder(
-                repo_id=place, folder_path=scratch, commit_message=said, delete_patterns="encoders/*"
-            )  # those of an earlier model
+            said, old = "A WavFusion model", "encoders/*"  # of an earlier model
+            HfApi().upload_folder(repo_id=place, folder_path=scratch, commit_message=said, delete_patterns=old)
         except Exception as error:  # the hub's client raises many kinds
             reason = " ".join(str(error).split())[:120]
             raise ConfigError(f"expected a hub that takes {place!r} (./{place} is a folder), found {reason}") from None

@@ -99,7 +99,7 @@ def score(
     if probabilities is not None:
         checked = _require_probabilities(probabilities, len(truth), num_classes)
         losses = _losses(checked, rows)
-        result |= {"nll": float(losses.mean()), "ece": _ece(checked, rows, columns)}
+        result |= _of_probabilities(losses, checked, rows, columns)
     result["per_class"] = {
         emotion: {name: float(values[i]) for name, values in per_class.items()} | {"support": int(confusion[i].sum())}
         for i, emotion in enumerate(classes)
@@ -112,6 +112,15 @@ def score(
         new = new and new | _nll_interval(losses, apart)
     result["interval"] = {name: {"this_test_set": here[name], "new_speakers": new and new[name]} for name in here}
     return result
+
+
+def calibration(
+    truth: Sequence[str], predicted: Sequence[str], classes: Sequence[str], probabilities: Real[np.ndarray, "N C"]
+) -> dict[str, float]:
+    """Compute `nll` and `ece` alone, as `score` does, without the intervals that take its time."""
+    rows, columns = _ids("truth", truth, classes), _ids("predicted", predicted, classes)
+    checked = _require_probabilities(probabilities, len(truth), len(classes))
+    return _of_probabilities(_losses(checked, rows), checked, rows, columns)
 
 
 def independent_speakers(groups: Sequence[Hashable] | None, speakers: Sequence[Hashable]) -> list[Hashable] | None:
@@ -190,6 +199,15 @@ def _group_numbers(groups: Sequence[Hashable] | None, num_rows: int) -> Int64[np
 def _losses(probabilities: Float64[np.ndarray, "N C"], rows: Int64[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
     chosen = probabilities[np.arange(len(rows)), rows]
     return np.asarray(-np.log(np.maximum(chosen, np.finfo(np.float64).eps)))
+
+
+def _of_probabilities(
+    losses: Float64[np.ndarray, " N"],
+    probabilities: Float64[np.ndarray, "N C"],
+    rows: Int64[np.ndarray, " N"],
+    columns: Int64[np.ndarray, " N"],
+) -> dict[str, float]:
+    return {"nll": float(losses.mean()), "ece": _ece(probabilities, rows, columns)}
 
 
 def _nll_interval(

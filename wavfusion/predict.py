@@ -171,8 +171,10 @@ class EmotionRecognizer:
     def _warn_of_the_unlike(self, file: str, distances: Sequence[float]) -> None:
         """Say when many utterances lie further from the training data than those that chose the epoch did."""
         known = self.trained.familiarity
-        beyond = [each for each in distances if known is not None and each > known.limit]
-        if known is not None and len(beyond) > UNLIKE * len(distances):
+        if known is None:
+            return
+        beyond = [each for each in distances if each > known.limit]
+        if len(beyond) > UNLIKE * len(distances):
             log.warning(
                 "%s: %d of %d utterances are unlike what the model was trained on: distances of up to %.1f, where "
                 "99 %% of its validation part lies within %.1f",

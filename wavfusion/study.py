@@ -355,8 +355,7 @@ def _time_step(study: Study, job: Job, device: str) -> tuple[float, float]:
     config = model_config(experiment.model, features, data.protocol.classes)
     live = experiment.train.mode != "cached" and "audio" in config.modalities
     samples = Features(data.part("train"), data.store, data.media, features, config, first_window=True, live=live)
-    model, network = train.build(experiment.train.mode, config, train.load_trained_on(features, config))
-    model.set_fast(experiment.train.fast)
+    model, network = train.build(experiment.train, config, train.load_trained_on(features, config))
     step = train.stepper(network.to(device), model, (0.0, 0.0), experiment.train.clip)
     size = experiment.train.batch_size
     order = list(LengthBatches(samples.lengths(), size, 0))

@@ -1,8 +1,6 @@
 """What a model says of recordings, written: for a terminal, programs, subtitles, Praat, ELAN and a browser."""
 
-import base64
 import csv
-import hashlib
 import html
 import io
 import json
@@ -11,18 +9,15 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from importlib import resources
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import escape, quoteattr
 
-from markupsafe import Markup
-
 from wavfusion.manifest import MODALITIES
 from wavfusion.predict import Prediction
-from wavfusion.report import fill
+from wavfusion.report import fill, script
 
 UNSURE = "?"  # written in the place of an emotion that was not probable enough
 COLOURS = (33, 34, 32, 31, 35, 36, 95, 96, 94)  # a terminal's, for the emotions in class order
@@ -170,7 +165,6 @@ def to_html(predictions: Sequence[Prediction], classes: Sequence[str], folder: P
     """
     file = next((each.file for each in predictions), "")
     there = bool(file) and Path(file).is_file()
-    script = resources.files("wavfusion").joinpath("pages", "timeline.js").read_text("utf-8")
     speakers = list(dict.fromkeys(each.speaker for each in sorted(predictions, key=lambda each: each.start)))
     saved = {f"{Path(file).name}.{name}": text(predictions) for name, text in SUBTITLES.items()}
     saved |= {f"{Path(file).name}.json": to_json(predictions), f"{Path(file).name}.csv": to_csv(predictions, classes)}
@@ -185,8 +179,7 @@ def to_html(predictions: Sequence[Prediction], classes: Sequence[str], folder: P
         rows=[{**asdict(each), "clock": _short(each.start), "said": each.emotion or UNSURE} for each in predictions],
         seconds={name: sum(each.end - each.start for each in predictions if each.emotion == name) for name in classes},
         saved=saved,
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **script("timeline.js"),
     )
 
 

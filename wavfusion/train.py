@@ -33,7 +33,7 @@ from wavfusion.clips import FeatureSet, Media
 from wavfusion.dataset import Features, LengthBatches, choose_features, collate, fill, model_config, model_inputs
 from wavfusion.encoders import LOADERS, AudioEncoder, Encoders
 from wavfusion.errors import ConfigError, CorpusError
-from wavfusion.experiment import Experiment, read_yaml
+from wavfusion.experiment import Experiment, Training, read_yaml
 from wavfusion.familiarity import Familiarity
 from wavfusion.files import require_file, write_whole
 from wavfusion.inference import Utterances, run, subsets
@@ -109,8 +109,7 @@ def train(
         sets[role] = Features(rows, data.store, data.media, features, config, first_window=first, live=live)
     _warn_of_lacks(sets)
     encoders = load_trained_on(features, config)
-    model, network = build(experiment.train.mode, config, encoders)
-    model.set_fast(experiment.train.fast)
+    model, network = build(experiment.train, config, encoders)
     prior = _prior(sets["train"])
     if config.task_loss == "balanced":
         model.weigh_classes(_class_weights(prior))
@@ -265,10 +264,11 @@ def load_trained_on(features: FeatureSet, config: WavFusionConfig) -> Encoders:
     return Encoders(features.preset, preset_of(features), **loaded)
 
 
-def build(mode: str, config: WavFusionConfig, encoders: Encoders) -> tuple[WavFusion, nn.Module]:
+def build(setting: Training, config: WavFusionConfig, encoders: Encoders) -> tuple[WavFusion, nn.Module]:
     """Make the model with its pretrained tensors, and the network that is trained: it, or an encoder before it."""
     model = WavFusion(config)
-    audio = encoders.audio
+    model.set_fast(setting.fast)
+    audio, mode = encoders.audio, setting.mode
     if audio is not None and mode == "scratch":
         _draw_anew(audio)
     if audio is not None:

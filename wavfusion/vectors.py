@@ -13,6 +13,7 @@ from safetensors.numpy import save
 
 from wavfusion.errors import ConfigError
 from wavfusion.inference import batches, forward, has
+from wavfusion.model.config import MODALITIES
 from wavfusion.model.wavfusion import AUDIO_CENTRE, AUDIO_STEP, WavFusion
 from wavfusion.predict import EmotionRecognizer, Windows
 from wavfusion.segmentation import Speakers
@@ -93,7 +94,7 @@ def _joined(
 ) -> Embedding:
     seconds, owns, vectors, frames, times = zip(*parts, strict=True)
     vector = np.average(np.stack(vectors), axis=0, weights=seconds).astype(np.float32)
-    names = [name for name in ("audio", "text", "video") if any(name in own for own in owns)]
+    names = [name for name in MODALITIES if any(name in own for own in owns)]
     return Embedding(file, segment, names, vector, np.concatenate(frames), np.concatenate(times))
 
 

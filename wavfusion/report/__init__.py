@@ -1,10 +1,14 @@
 """Static HTML pages about RUNs, corpora and reproductions; nothing in them asks a network."""
 
+import base64
+import hashlib
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from wavfusion.files import write_whole
 
@@ -16,6 +20,13 @@ def fill(template: str, **values: Any) -> str:
     )
     pages.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return pages.get_template(template).render(**values)
+
+
+def script(name: str) -> dict[str, str]:
+    """A script of `pages/`, and the hash by which a page's security policy allows it alone."""
+    text = resources.files("wavfusion").joinpath("pages", name).read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return {"script": Markup(text), "script_hash": digest}
 
 
 def write_page(out: Path, template: str, **values: Any) -> None:

@@ -1,10 +1,7 @@
 """The page of a RUN, or of several side by side with the paired test."""
 
-import base64
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,7 +16,7 @@ from wavfusion.checkpoints import BEST_BY
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.manifest import MODALITIES, Utterance
 from wavfusion.protocol import SAID, describe
-from wavfusion.report import plots, write_page
+from wavfusion.report import plots, script, write_page
 from wavfusion.report.shown import Shown, read_shown, short_names
 from wavfusion.run import published, read_json
 
@@ -46,7 +43,6 @@ def write_runs(
     runs = [read_shown(folder, name, root) for folder, name in zip(folders, names, strict=True)]
     files: dict[Path, int] = {}
     browser = {"runs": [_utterances(run, files) for run in runs]}
-    script = resources.files("wavfusion").joinpath("pages", "run.js").read_text("utf-8")
     abouts = [_about(run) for run in runs]
     write_page(
         out,
@@ -60,8 +56,7 @@ def write_runs(
         emotions_plot=_emotions_plot(abouts),
         demo=demo,
         data={**browser, "files": [_address(path, out.parent) for path in files], "modalities": MODALITIES},
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **script("run.js"),
     )
 
 
