@@ -14,6 +14,8 @@ BROWSER = shutil.which("chromium")
 FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe"),
+    # A tone and a drawn picture take the place of microphone and camera, and nobody is asked for leave.
+    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
 )
 
 

@@ -682,3 +682,66 @@ def test_real_recordings_decode_without_a_bad_packet(pattern: str) -> None:
         off = abs((tracks.audio or 0) - len(sound.samples) / media.SAMPLE_RATE)
         found[path.name] = sound.bad_packets == frames == 0 and off < 0.05
     assert found and all(found.values()), found
+
+
+# ------------------------------------------------------------------ a film
+
+
+def ramp(path: Path, seconds: float, keys: int, rate: int = 10, late: float = 0.0) -> Path:
+    """Pictures that tell their number by their brightness, with a key frame every `keys` of them."""
+    with av.open(str(path), "w") as made:
+        stream = made.add_stream("libx264", rate=rate, options={"g": str(keys), "preset": "ultrafast", "qp": "1"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(int(seconds * rate)):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 3 * number % 256, np.uint8), "rgb24")
+            frame.pts = number + round(late * rate)
+            made.mux(stream.encode(frame))
+        made.mux(stream.encode())
+    return path
+
+
+STRETCHES = [(0.0, 0.7), (0.7, 1.1), (1.05, 2.0), (4.0, 6.5), (6.5, 6.55), (1.0, 1.5), (14.0, 15.0), (15.2, 99.0)]
+
+
+@pytest.mark.parametrize("late", [0.0, 3.0])
+@pytest.mark.parametrize("keys", [4, 250])
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "avi"])
+def test_a_film_gives_the_pictures_of_every_stretch_as_if_it_were_searched(tmp_path, ending, keys, late):
+    path = ramp(tmp_path / f"a.{ending}", 20.0, keys, late=late)
+    with media.Film(path, 5, (32, 32)) as film:
+        for start, end in STRETCHES:
+            found, alone = film.frames(start, end), media.decode_frames(path, 5, (32, 32), start, end)
+            np.testing.assert_array_equal(found.pixels, alone.pixels, f"{start} to {end}")
+
+
+def test_a_film_searches_no_more_than_it_must(tmp_path, monkeypatch):
+    path, searched = ramp(tmp_path / "a.mp4", 20.0, 250), []
+    search = media.Film._search
+    monkeypatch.setattr(media.Film, "_search", lambda film, start: searched.append(start) or search(film, start))
+    with media.Film(path, 5, (32, 32)) as film:
+        for start in np.arange(2.0, 18.0, 1.5):
+            film.frames(float(start), float(start) + 1.0)
+    assert searched == [2.0]
+
+
+def test_a_film_says_what_decoding_says(tmp_path):
+    path = ramp(tmp_path / "a.mp4", 2.0, 4)
+    with media.Film(path, 5, (32, 32)) as film:
+        film.frames(0.0, 1.0)
+        with pytest.raises(MediaError, match="expected a start within"):
+            film.frames(30.0, 31.0)
+        with pytest.raises(MediaError, match="0 <= start <= end"):
+            film.frames(1.0, 0.5)
+        assert len(film.frames(1.0, 2.0).pixels) == 5
+    with media.Film(tmp_path / "none.mp4", 5, (32, 32)) as film, pytest.raises(MediaError, match="found none"):
+        film.frames(0.0, 1.0)
+
+
+def test_a_damaged_film_gives_what_can_be_decoded(tmp_path):
+    content = bytearray(ramp(tmp_path / "a.mkv", 20.0, 10).read_bytes())
+    for place in range(2000, len(content) - 2000, 997):
+        content[place] ^= 0xFF
+    (tmp_path / "b.mkv").write_bytes(content)
+    with media.Film(tmp_path / "b.mkv", 5, (32, 32)) as film:
+        for start in range(0, 16, 2):
+            assert len(film.frames(float(start), start + 2.0).pixels) >= 1

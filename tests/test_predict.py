@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import wavfusion
 from wavfusion import evaluate, media, train
@@ -54,6 +55,23 @@ def shell(capfd: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str,
 
 
 # ------------------------------------------------------------------ the same numbers everywhere
+
+
+def test_pictures_beside_sound_and_a_film_change_no_answer(
+    recognizer: EmotionRecognizer, trained: Path, clip: Path
+) -> None:
+    plain = EmotionRecognizer.from_pretrained(trained, fast=False)
+    times = [Segment(start / 20, (start + 2) / 20, None, "well now") for start in range(0, 8, 2)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)  # with one there is nothing to share out
+    try:
+        found = recognizer.predict(clip, segments=times)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(found, plain.predict(clip, segments=times), strict=True):
+        assert one.modalities == other.modalities == ["audio", "text", "video"]
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
 
 
 def test_a_file_is_called_as_its_stored_features_are(recognizer: EmotionRecognizer, trained: Path, made: Any) -> None:

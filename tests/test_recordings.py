@@ -60,7 +60,7 @@ def test_what_is_named_twice_is_labelled_once(folder: Path) -> None:
 
 
 def test_every_recording_has_its_own_file_of_results(folder: Path) -> None:
-    planned = recordings.plan(recordings.find([str(folder / "talks")], []), None, folder / "out", "textgrid")
+    planned = recordings.plan(recordings.find([str(folder / "talks")], []), None, folder / "out", "TextGrid")
     assert [str(each.out and each.out.relative_to(folder)) for each in planned] == [
         "out/talks/a.mp4.TextGrid", "out/talks/b.WAV.TextGrid", "out/talks/deep/a.mp4.TextGrid"
     ]  # fmt: skip

@@ -153,13 +153,13 @@ def test_an_absent_emotion_has_no_colour():
 
 def test_the_page_lists_every_utterance_and_saves_what_the_formats_write(tmp_path):
     rows = [said(0.0, 1.5, "<b>well</b>", "Anna"), said(2.0, 3.0, None, "Bo")]
-    page = timeline.to_html(rows, ["sad", "happy"], tmp_path)
+    page = timeline.to_html(rows, ["sad", "happy"], None)
     assert page.count('<li class="said"') == 2 and "&lt;b&gt;well&lt;/b&gt;" in page and "<b>well" not in page
     found = re.search(r'<script type="application/json" id="saved">(.*?)</script>', page, re.DOTALL)
     assert found
     assert json.loads(found[1]) == {
         "talk.mp4.srt": timeline.to_srt(rows), "talk.mp4.vtt": timeline.to_vtt(rows),
-        "talk.mp4.textgrid": timeline.to_textgrid(rows), "talk.mp4.eaf": timeline.to_eaf(rows),
+        "talk.mp4.TextGrid": timeline.to_textgrid(rows), "talk.mp4.eaf": timeline.to_eaf(rows),
         "talk.mp4.json": timeline.to_json(rows), "talk.mp4.csv": timeline.to_csv(rows, ["sad", "happy"]),
     }  # fmt: skip
 
@@ -167,8 +167,10 @@ def test_the_page_lists_every_utterance_and_saves_what_the_formats_write(tmp_pat
 def test_the_page_plays_the_recording_from_where_it_lies(tmp_path):
     (tmp_path / "a b#1.wav").write_bytes(b"")
     row = replace(said(0.0, 1.0, None), file=str(tmp_path / "a b#1.wav"))
-    assert 'src="../a%20b%231.wav"' in timeline.to_html([row], ["happy", "sad"], tmp_path / "pages")
-    assert "<audio" not in timeline.to_html([said(0.0, 1.0, None)], ["happy", "sad"], tmp_path)
+    classes = ["happy", "sad"]
+    assert b'src="../a%20b%231.wav"' in timeline.write("html", [row], classes, tmp_path / "pages")
+    assert b'src="a%20b%231.wav"' in timeline.write("html", [replace(row, file="a b#1.wav")], classes, None)
+    assert b"<audio" not in timeline.write("html", [said(0.0, 1.0, None)], classes, tmp_path)
 
 
 # ------------------------------------------------------------------ the page in a browser
@@ -184,7 +186,7 @@ def address(tmp_path_factory):
     media.write_audio(folder / "a b#1.wav", sound, media.SAMPLE_RATE)
     rows = [said(0.5, 2.0, WORDS, "Ann"), said(3.0, 6.0, None, "Bo", "happy"), said(5.0, 7.5, "yes", "Ann", None)]
     rows = [replace(row, file=str(folder / "a b#1.wav"), contribution={"audio": 0.25}) for row in rows]
-    (folder / "page.html").write_text(timeline.to_html(rows, ["sad", "happy"], folder), encoding="utf-8")
+    (folder / "page.html").write_bytes(timeline.write("html", rows, ["sad", "happy"], folder))
     return (folder / "page.html").as_uri()
 
 

@@ -260,6 +260,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     )
     _add_evaluate(verb("evaluate", _evaluate, "figures of a trained model on a corpus", compute, as_json))
     _add_predict(verb("predict", _predict, "the emotion of your own recordings", compute, plain))
+    _add_serve(verb("serve", _serve, "a page and an HTTP API that label recordings", compute, plain))
     _add_embed(verb("embed", _embed, "your own recordings as vectors of utterances and of steps", compute, plain))
     _add_bundle(verb("bundle", _bundle, "results of a RUN that others can recompute, without its corpus", as_json))
     _add_export(verb("export", _export, "the trained model as an ONNX file, compared with torch", as_json))
@@ -434,6 +435,17 @@ def _add_predict(verb: Parser) -> None:
     verb.add_argument(
         "--min-probability", type=_share, default=0.0, metavar="P", help="name no emotion that is less probable"
     )
+    _add_runtime(verb)
+    verb.add_argument(
+        "--out",
+        type=_path,
+        metavar="FILE|DIR",
+        help="a file instead of stdout; a name without an ending is a folder with a file for each FILE, resumable",
+    )
+    verb.add_argument("--force", action="store_true", help="overwrite what is there")
+
+
+def _add_runtime(verb: Parser) -> None:
     verb.add_argument(
         "--runtime",
         default="torch",
@@ -446,13 +458,22 @@ def _add_predict(verb: Parser) -> None:
         **_one_of("fp32", "bf16"),
         help="bf16: faster on newer CPUs and GPUs, probabilities within 0.02 (default fp32)",
     )
+
+
+def _add_serve(verb: Parser) -> None:
+    verb.add_argument("trained", metavar="RUN", type=_name, help="a RUN folder or a hub id")
+    verb.add_argument("--host", type=_name, default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    verb.add_argument("--port", type=_count(0, 65535), default=8000, help="0 = any that is free (default 8000)")
     verb.add_argument(
-        "--out",
-        type=_path,
-        metavar="FILE|DIR",
-        help="a file instead of stdout; a name without an ending is a folder with a file for each FILE, resumable",
+        "--names", default="", metavar="NAME,...", help="host names by which it is called, where it is not by address"
     )
-    verb.add_argument("--force", action="store_true", help="overwrite what is there")
+    verb.add_argument("--token-file", type=_path, metavar="FILE", help="holds the token that requests have to bear")
+    verb.add_argument("--keep", type=_path, metavar="DIR", help="keep recordings and results (default: nothing)")
+    verb.add_argument("--max-megabytes", type=_count(1), default=1000, metavar="N", help="of an upload (default 1000)")
+    verb.add_argument("--max-minutes", type=_count(1), default=120, metavar="N", help="of a recording (default 120)")
+    verb.add_argument("--max-work", type=_count(1), default=60, metavar="N", help="minutes to label one (default 60)")
+    verb.add_argument("--queue", type=_count(1), default=64, metavar="N", help="recordings that wait (default 64)")
+    _add_runtime(verb)
 
 
 def _add_bundle(verb: Parser) -> None:
@@ -843,7 +864,7 @@ def _predict(options: argparse.Namespace) -> int:
         raise ConfigError(f"--format {options.format}: expected {wish}, found {out or 'no --out'}")
     if out and folder is None:
         require_free([out], options.force)
-    planned = recordings.plan(files, options.transcript, folder, options.format)
+    planned = recordings.plan(files, options.transcript, folder, timeline.ending(options.format))
     recognizer = predict.EmotionRecognizer.from_pretrained(
         options.trained, pick_device(options.device), options.runtime, options.precision, not options.plain
     )
@@ -868,6 +889,30 @@ def _predict(options: argparse.Namespace) -> int:
     elif found:
         _print(f"{folder}: results of {len(found)} recordings")
     return _end(bad, bool(found) or any(each.out is not None and each.out.exists() for each in planned))
+
+
+def _serve(options: argparse.Namespace) -> int:
+    try:
+        from wavfusion import serve
+    except ModuleNotFoundError as error:
+        wish = "expected the extra [serve]: pip install 'wavfusion[serve]'"
+        raise ConfigError(f"serve: {wish}; found no {error.name}") from None
+    from wavfusion.files import require_writable
+    from wavfusion.inference import pick_device
+    from wavfusion.jobs import Limits
+
+    token = options.token_file and options.token_file.read_text(encoding="utf-8").strip()
+    if options.token_file and not token:
+        raise ConfigError(f"--token-file {options.token_file}: expected a token, found nothing")
+    if options.keep:
+        require_writable(options.keep)
+        options.keep.mkdir(parents=True, exist_ok=True)
+    settings = {"name": options.trained, "device": pick_device(options.device), "fast": not options.plain}
+    settings |= {name: getattr(options, name) for name in ("runtime", "precision")}
+    limits = Limits(options.max_megabytes, options.max_minutes, options.max_work, options.queue)
+    names = frozenset(name.strip().lower() for name in options.names.split(",") if name.strip())
+    serve.serve(settings, options.host, options.port, limits, names, token or None, options.keep)
+    return DONE
 
 
 def _show(rows: Sequence[Any], write: Callable[[Sequence[Any], Path], bytes], options: argparse.Namespace) -> None:

@@ -309,7 +309,7 @@ def _encode_ahead(
         finally:
             free.put(own)
 
-    with _threads(workers) as pool:
+    with threads(workers) as pool:
         waiting: deque[Future[Chunk]] = deque()
         for chunk in chunks:
             store.refresh()
@@ -321,7 +321,7 @@ def _encode_ahead(
 
 
 @contextmanager
-def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
+def threads(workers: int) -> Iterator[ThreadPoolExecutor]:
     """A pool whose threads share the cores; what waits is dropped when its user fails."""
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, before // workers))
@@ -352,8 +352,10 @@ def decode(clip: Clip, store: Store, known: Media, encoders: Encoders) -> Decode
     return decoded
 
 
-def decode_part(decoded: Decoded, modality: str, path: Path, part: Encoded, encoders: Encoders) -> int:
-    """Decode one modality of a clip into `decoded`; returns how many packets were damaged.
+def decode_part(
+    decoded: Decoded, modality: str, path: Path, part: Encoded, encoders: Encoders, film: media.Film | None = None
+) -> int:
+    """Decode one modality of a clip into `decoded`, out of a film where one is open; returns the damaged packets.
 
     Raises:
         MediaError: nothing can be decoded there.
@@ -365,8 +367,11 @@ def decode_part(decoded: Decoded, modality: str, path: Path, part: Encoded, enco
         decoded.samples = sound.samples
         return sound.bad_packets
     assert encoders.video is not None
-    size, scaling, rate = encoders.video.size, encoders.video.interpolation, encoders.preset.frame_rate
-    frames = media.decode_frames(path, rate, size, part.start, part.end, part.setting, scaling)
+    if film is not None:
+        frames = film.frames(part.start, part.end)
+    else:
+        size, scaling, rate = encoders.video.size, encoders.video.interpolation, encoders.preset.frame_rate
+        frames = media.decode_frames(path, rate, size, part.start, part.end, part.setting, scaling)
     decoded.frames = frames.pixels
     return frames.bad_packets
 

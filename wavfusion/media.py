@@ -9,7 +9,7 @@ import math
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
@@ -33,6 +33,8 @@ Samples: TypeAlias = Float32[np.ndarray, " N"] | Float32[np.ndarray, "channels N
 
 # A seek aims this many seconds early: mp3's bit reservoir, AAC's and Opus's overlaps have settled by then.
 _PREROLL = 1.0
+# Seconds that are sooner decoded onward than searched: encoders put a key frame every two to twelve seconds.
+_AHEAD = 10.0
 # soxr's longest filter (192 to 16 kHz) reaches less than this many seconds to either side of a sample.
 _FILTER_REACH = 0.1
 # Matroska and Flash round times to 1 ms; a lost packet of AAC, mp3 or Opus leaves a hole of 20 ms or more.
@@ -41,8 +43,11 @@ _JITTER = 0.015
 _LONGEST_HOLE = 3600.0
 # 8192 x 8192: a header that claims a larger picture is not given the memory.
 _MAX_PIXELS = 1 << 26
-# What FFmpeg opens but is no recording: pictures, text to be drawn as on a terminal, lists of other files.
-_NO_RECORDINGS = {"image2", "tty", "concat", "hls", "dash"}
+# What FFmpeg opens but is no recording: pictures, text to be drawn as on a terminal.
+_NO_RECORDINGS = {"image2", "tty"}
+# Lists of other files, which would be opened before the list could be refused.
+_LISTS = {"concat", "dash", "hls", "imf", "rtsp", "sap", "sdp"}
+_FORMATS = ",".join(sorted(av.formats_available - _LISTS))
 # Float samples may be written on the scale of 32-bit integers; what is beyond it is damage, not loudness.
 LOUDEST = 2.0**31
 # In Hz; a header outside of these would make seconds of sound out of a few bytes, or nothing out of many.
@@ -187,9 +192,69 @@ def decode_frames(
         )
     convert = _converter(size, crop, interpolation, path)
     for reader in _readers(path, "video", start, end):
-        if pixels := _pick(reader, frame_rate, convert):
+        if pixels := _pick(reader, frame_rate, convert, _shown(reader)):
             return Frames(np.stack(pixels), reader.bad)
     raise reader.failure()
+
+
+class Film:
+    """The pictures of a file for one stretch after the other: what follows is decoded onward, without a new search.
+
+    Gives the pictures that `decode_frames` gives; the arguments are its.
+    """
+
+    def __init__(
+        self,
+        path: PathLike,
+        frame_rate: Real,
+        size: Sequence[int],
+        crop: Sequence[int] | None = None,
+        interpolation: str = "bicubic",
+    ) -> None:
+        self._settings: Any = {"frame_rate": frame_rate, "size": size, "crop": crop, "interpolation": interpolation}
+        self.path, self.frame_rate = path, frame_rate
+        self._convert = _converter(size, crop, interpolation, path)
+        self._open = ExitStack()
+        self._reader: _Reader | None = None
+        self._shown: Iterator[_Shown] = iter(())
+        self._last: _Shown | None = None
+
+    def __enter__(self) -> "Film":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
+
+    def frames(self, start: Real, end: Real) -> Frames:
+        """The pictures between two times, in seconds; see `decode_frames`."""
+        if self._last is None or not 0 <= start - self._last[0] <= _AHEAD:
+            self._search(start)
+        if self._reader is not None and self._last is not None and start <= end:
+            reader = self._reader
+            reader.start, reader.end, reader.bad, reader.held = start, end, 0, 0.0
+            if pixels := _pick(reader, self.frame_rate, self._convert, self._onward()):
+                return Frames(np.stack(pixels), reader.bad)
+        return decode_frames(self.path, start=start, end=end, **self._settings)
+
+    def _onward(self) -> "Iterator[_Shown]":
+        """The picture that was shown last, and those after it."""
+        if self._last is not None:
+            yield self._last
+        for each in self._shown:
+            self._last = each
+            yield each
+
+    def _search(self, start: Real) -> None:
+        """Open the file anew, shortly before a time; nothing is open where that fails."""
+        self._open.close()
+        self._reader = self._last = None
+        entry = start - _PREROLL if start > 2 * _PREROLL else None
+        with suppress(MediaError), ExitStack() as opened:
+            container, tracks = opened.enter_context(_open(self.path))
+            self._reader = _Reader(container, tracks, "video", self.path, start, math.inf, entry)
+            self._shown = _shown(self._reader)
+            self._last = next(self._shown, None)
+            self._open = opened.pop_all()
 
 
 def content_hash(path: PathLike) -> str:
@@ -277,8 +342,8 @@ def _open(path: PathLike) -> Iterator[tuple[Any, dict[str, Any]]]:
     if not status.st_size:
         raise MediaError(f"{expected} 0 bytes")
     try:
-        # "file:" keeps a colon in a name from being read as a protocol; a playlist must not reach the network.
-        options = {"protocol_whitelist": "file"}
+        # "file:" keeps a colon in a name from being read as a protocol; no list of files must reach others.
+        options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
         container = av.open(f"file:{os.fspath(path)}", container_options=options, metadata_errors="replace")
     except (av.error.FFmpegError, OSError, ValueError, RuntimeError) as error:
         raise MediaError(f"{expected} nothing that can be opened as one: {_reason(error)}") from error
@@ -576,13 +641,16 @@ def _converter(
 
 
 def _pick(
-    reader: _Reader, frame_rate: Real, convert: Callable[[Any], UInt8[np.ndarray, "H W 3"]]
+    reader: _Reader,
+    frame_rate: Real,
+    convert: Callable[[Any], UInt8[np.ndarray, "H W 3"]],
+    shown: "Iterator[_Shown]",
 ) -> list[UInt8[np.ndarray, "H W 3"]]:
     """The pictures that are on at the asked times; nothing where a seek came too late."""
     start, end = reader.start, reader.end
     picked: list[UInt8[np.ndarray, "H W 3"]] = []
     frame = None
-    for time, until, frame in _shown(reader):
+    for time, until, frame in shown:
         if reader.entry is not None and not picked and time > start:
             return []
         pixels = None
@@ -597,7 +665,10 @@ def _pick(
     return picked
 
 
-def _shown(reader: _Reader) -> Iterator[tuple[float, float, Any]]:
+_Shown: TypeAlias = tuple[float, float, Any]  # comes on, goes off, the picture
+
+
+def _shown(reader: _Reader) -> Iterator[_Shown]:
     """Each decoded frame with the time when it comes on and the time when the next one does."""
     rate = reader.stream.average_rate or reader.stream.guessed_rate or 25
     shown, since = None, 0.0

@@ -3,10 +3,12 @@
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -84,7 +86,7 @@ class EmotionRecognizer:
         loaded = encoders.to(device)
         self.trained, self.encoders, self.device = trained, loaded.quick() if fast else loaded, device
         self.model = trained.model.to(device) if model is None else model
-        self.precision = precision
+        self.precision, self.fast = precision, fast
         warn_of_untrained_subsets(trained.model.config)
 
     @classmethod
@@ -138,6 +140,7 @@ class EmotionRecognizer:
         sample_rate: int | None = None,
         segments: Sequence[Segment] | None = None,
         speakers: Speakers = None,
+        progress: Callable[[float], None] = lambda seconds: None,
     ) -> list[Prediction]:
         """Label a recording: up to 15 s it is one utterance, a longer one is cut where nobody speaks.
 
@@ -151,6 +154,7 @@ class EmotionRecognizer:
             segments: who speaks when and what, which is then not looked for; `wavfusion.transcripts.read` gives them.
             speakers: how many speak, who are then told apart (extra `[speakers]`); `auto` finds those that differ
                 clearly. None leaves the speaker of what is not told to None.
+            progress: told the second up to which it is labelled, now and then.
 
         Raises:
             MediaError: the file cannot be used, or has nothing that the model can use; says why.
@@ -161,7 +165,10 @@ class EmotionRecognizer:
         heard = Loudness()
         groups = self.utterances(source, transcript, sample_rate, segments, speakers, errors, heard)
         distances: list[float] = []
-        predictions = [each for windows, group in groups for each in self._label(windows, group, file, distances)]
+        predictions = []
+        for windows, group in groups:
+            predictions += self._label(windows, group, file, distances)
+            progress(group[-1].end)
         self.require_some(predictions, file, errors)
         self._warn_of_the_unlike(file, distances)
         for complaint in heard.complaints():
@@ -225,10 +232,18 @@ class EmotionRecognizer:
             segments = named(_within(segments, length, file), sound, speakers)
         # All tracks count for the windows, those that the model cannot use too: as in `evaluate`.
         wanted = only(self.trained.features, self.modalities)
-        for group in batched(segments, BATCH):
-            utterances = [_utterance(file, number, each, tracks, whole) for number, each in enumerate(group)]
-            parts = [(clip, utterance) for utterance in utterances for clip in plan(utterance, known, wanted)]
-            yield Windows(parts, samples, 0.0 if whole else length, self, errors, heard), group
+        with self._film(file, tracks) as film:
+            for group in batched(segments, BATCH):
+                utterances = [_utterance(file, number, each, tracks, whole) for number, each in enumerate(group)]
+                parts = [(clip, utterance) for utterance in utterances for clip in plan(utterance, known, wanted)]
+                yield Windows(parts, samples, 0.0 if whole else length, self, errors, heard, film), group
+
+    def _film(self, file: str, tracks: Mapping[str, float]) -> AbstractContextManager[media.Film | None]:
+        """The pictures of a recording, for one utterance after the other."""
+        video = self.encoders.video
+        if not self.fast or video is None or "video" not in tracks or "video" not in self.modalities:
+            return nullcontext()
+        return media.Film(file, self.encoders.preset.frame_rate, video.size, interpolation=video.interpolation)
 
     def _label(
         self, windows: "Windows", segments: Sequence[Segment], file: str, distances: list[float]
@@ -269,49 +284,86 @@ class EmotionRecognizer:
                 found.append(prediction)
         return found
 
-    def _encode(self, clip: Clip, utterance: Utterance, windows: "Windows") -> Sample:
-        """Decode and encode one window, rounded as the store rounds."""
-        decoded, lead = Decoded(clip), 0.0
-        for modality, part in (("audio", clip.audio), ("video", clip.video)):
-            if part is None:
-                continue
-            if modality == "audio":
-                lead, part = _with_context(part, windows.length)
-            try:
-                if windows.samples is not None:
-                    decoded.samples = windows.samples[round(part.start * SAMPLE_RATE) : round(part.end * SAMPLE_RATE)]
-                else:
-                    bad = extract.decode_part(decoded, modality, Path(part.path), part, self.encoders)
-                    if bad:
-                        log.warning("%r: %d damaged packets of its %s passed over", part.path, bad, modality)
-            except (MediaError, OSError) as error:
-                if str(error) not in windows.errors:
-                    windows.errors.append(str(error))
-        if decoded.samples is not None and windows.heard is not None:
-            windows.heard.add(decoded.samples)
-        seconds = clip.window.end - clip.window.start
-        row = Row(clip.utterance, None, None, None, seconds)
-        audio, text, video = (_half(x) for x in self._features(decoded, utterance))
-        if audio is not None and clip.audio is not None and decoded.samples is not None and windows.length > 0:
-            first = min(round(lead / AUDIO_STEP), len(audio) - 1)
-            audio = audio[first : max(first + 1, first + round((clip.audio.end - clip.audio.start) / AUDIO_STEP))]
-        return Sample(row, audio, text, video)
+    def encode(self, parts: Sequence[tuple[Clip, Utterance]], windows: "Windows") -> list[Sample]:
+        """Decode and encode windows, rounded as the store rounds.
 
-    def _features(self, decoded: Decoded, utterance: Utterance) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        config, encoders, clip = self.trained.model.config, self.encoders, decoded.clip
-        audio = text = video = None
-        if decoded.samples is not None and encoders.audio is not None:
-            audio = encoders.audio.encode([decoded.samples], [config.input_layer])[0][config.input_layer]
-        if clip.text is not None and encoders.text is not None and utterance.text is not None:
-            said = encoders.text.encode([utterance.text], "all" if config.num_text_layers > 1 else "last")
-            text = window_text(said[0], clip.share)
-        if decoded.frames is not None and encoders.video is not None:
-            video = encoders.video.encode(decoded.frames)
-        return audio, text, video
+        On a CPU, pictures are encoded beside sound and words, each on half of the cores: one pass over either alone
+        leaves cores waiting for each other.
+        """
+        lanes: list[list[Encode]] = [[self._hear, self._read], [self._see]]
+        beside = self.fast and self.encoders.on_cpu and torch.get_num_threads() > 1
+        with extract.threads(len(lanes) if beside else 1) as pool:
+            every = pool.map(lambda lane: self._encoded(lane, parts, windows), lanes)
+            found = [each for lane in every for each in lane]
+        for _, errors in found:
+            windows.errors += [each for each in errors if each not in windows.errors]
+        audio, text, video = (features for features, _ in found)
+        rows = [Row(clip.utterance, None, None, None, clip.window.end - clip.window.start) for clip, _ in parts]
+        return [Sample(*each) for each in zip(rows, audio, text, video, strict=True)]
+
+    def _encoded(
+        self, lane: Sequence["Encode"], parts: Sequence[tuple[Clip, Utterance]], windows: "Windows"
+    ) -> list[tuple[list[Tensor | None], list[str]]]:
+        """Features of each window, and what could not be decoded, for some of the modalities."""
+        kind, found = torch.device(self.device).type, []
+        for work in lane:
+            features: list[Tensor | None] = []
+            errors: list[str] = []
+            for clip, utterance in parts:
+                try:
+                    with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16"):
+                        made = work(clip, utterance, windows)
+                except (MediaError, OSError) as error:
+                    made = None
+                    errors.append(str(error))
+                features.append(_half(made))
+            found.append((features, errors))
+        return found
+
+    def _hear(self, clip: Clip, utterance: Utterance, windows: "Windows") -> Tensor | None:
+        """Encode the sound of a window, with what is around it where it is short."""
+        if clip.audio is None or self.encoders.audio is None:
+            return None
+        lead, part = _with_context(clip.audio, windows.length)
+        decoded = Decoded(clip)
+        if windows.samples is not None:
+            decoded.samples = windows.samples[round(part.start * SAMPLE_RATE) : round(part.end * SAMPLE_RATE)]
+        else:
+            self._decode(decoded, "audio", part, windows)
+        assert decoded.samples is not None
+        if windows.heard is not None:
+            windows.heard.add(decoded.samples)
+        layer = self.trained.model.config.input_layer
+        audio = self.encoders.audio.encode([decoded.samples], [layer])[0][layer]
+        if windows.length == 0:
+            return audio
+        first = min(round(lead / AUDIO_STEP), len(audio) - 1)
+        return audio[first : max(first + 1, first + round((clip.audio.end - clip.audio.start) / AUDIO_STEP))]
+
+    def _read(self, clip: Clip, utterance: Utterance, windows: "Windows") -> Tensor | None:
+        """Encode a window's share of the words."""
+        if clip.text is None or self.encoders.text is None or utterance.text is None:
+            return None
+        layers: Literal["all", "last"] = "all" if self.trained.model.config.num_text_layers > 1 else "last"
+        return window_text(self.encoders.text.encode([utterance.text], layers)[0], clip.share)
+
+    def _see(self, clip: Clip, utterance: Utterance, windows: "Windows") -> Tensor | None:
+        """Encode the pictures of a window."""
+        if clip.video is None or self.encoders.video is None:
+            return None
+        decoded = Decoded(clip)
+        self._decode(decoded, "video", clip.video, windows)
+        assert decoded.frames is not None
+        return self.encoders.video.encode(decoded.frames)
+
+    def _decode(self, decoded: Decoded, modality: str, part: Encoded, windows: "Windows") -> None:
+        bad = extract.decode_part(decoded, modality, Path(part.path), part, self.encoders, windows.film)
+        if bad:
+            log.warning("%r: %d damaged packets of its %s passed over", part.path, bad, modality)
 
 
 class Windows:
-    """Windows of some utterances, encoded when they are asked for, so that hours take no more memory than minutes.
+    """Windows of some utterances, encoded a batch at a time, so that hours take no more memory than minutes.
 
     Args:
         parts: windows, with the utterances that they are of.
@@ -319,6 +371,7 @@ class Windows:
         length: of the recording in seconds; 0 where the utterance is all of it.
         errors: takes what went wrong.
         heard: takes the sound.
+        film: the recording's pictures; None = opened anew for each window.
     """
 
     def __init__(
@@ -329,15 +382,23 @@ class Windows:
         recognizer: EmotionRecognizer,
         errors: list[str],
         heard: Loudness | None = None,
+        film: media.Film | None = None,
     ) -> None:
         self.parts, self.samples, self.length, self.recognizer = parts, samples, length, recognizer
-        self.errors, self.heard = errors, heard
+        self.errors, self.heard, self.film = errors, heard, film
+        self._encoded: dict[int, list[Sample]] = {}  # a batch of them, by the number of its first
 
     def __len__(self) -> int:
         return len(self.parts)
 
     def __getitem__(self, number: int) -> Sample:
-        return self.recognizer._encode(*self.parts[number], self)
+        first = number - number % BATCH
+        if first not in self._encoded:
+            self._encoded = {first: self.recognizer.encode(self.parts[first : first + BATCH], self)}
+        return self._encoded[first][number - first]
+
+
+Encode = Callable[[Clip, Utterance, Windows], Tensor | None]
 
 
 def _with_context(part: Encoded, length: float) -> tuple[float, Encoded]:

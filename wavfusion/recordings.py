@@ -77,14 +77,14 @@ def find(names: Sequence[str], bad: list[str]) -> dict[str, Path]:
     return found
 
 
-def plan(files: Mapping[str, Path], transcript: str | None, folder: Path | None, kind: str) -> list[Recording]:
+def plan(files: Mapping[str, Path], transcript: str | None, folder: Path | None, ending: str) -> list[Recording]:
     """Find the transcript of each recording and the place of its results.
 
     Args:
         files: what `find` found.
         transcript: words, a file of them for one recording, or a folder with a file named like each.
         folder: of results, a file for each recording; None = all in one place.
-        kind: the format, which ends their names.
+        ending: of their names.
 
     Raises:
         ConfigError: two recordings whose results would have one name; a transcript for several recordings.
@@ -94,13 +94,8 @@ def plan(files: Mapping[str, Path], transcript: str | None, folder: Path | None,
     for file, name in files.items():
         if folder is not None and named.setdefault(name, file) != file:
             raise ConfigError(f"--out {folder}: expected recordings of different names, found {named[name]} and {file}")
-    places = [folder and folder / name.with_name(f"{name.name}.{ending(kind)}") for name in files.values()]
+    places = [folder and folder / name.with_name(f"{name.name}.{ending}") for name in files.values()]
     return [Recording(*each) for each in zip(files, said, places, strict=True)]
-
-
-def ending(kind: str) -> str:
-    """The ending of a format's files."""
-    return {"table": "txt", "textgrid": "TextGrid"}.get(kind, kind)
 
 
 def _said(transcript: str | None, files: Sequence[str]) -> list[str | list[Segment] | None]:

@@ -155,23 +155,27 @@ def to_eaf(predictions: Sequence[Prediction]) -> str:
     )
 
 
-def to_html(predictions: Sequence[Prediction], classes: Sequence[str], folder: Path) -> str:
+def to_html(
+    predictions: Sequence[Prediction], classes: Sequence[str], media: str | None, template: str = "timeline.html"
+) -> str:
     """Write a page with the recording, its timeline and what it can be saved as.
 
     Args:
         predictions: of one recording.
         classes: the emotions of the model.
-        folder: where the page will lie; the recording is played from where it lies, relative to it.
+        media: where the page finds the recording; empty where a script sets it, None = nowhere.
+        template: of `pages/`; `timeline_body.html` is the part that another page may take in.
     """
-    file = next((each.file for each in predictions), "")
-    there = bool(file) and Path(file).is_file()
+    file = Path(next((each.file for each in predictions), "")).name
     speakers = list(dict.fromkeys(each.speaker for each in sorted(predictions, key=lambda each: each.start)))
-    saved = {f"{Path(file).name}.{name}": text(predictions) for name, text in SUBTITLES.items()}
-    saved |= {f"{Path(file).name}.json": to_json(predictions), f"{Path(file).name}.csv": to_csv(predictions, classes)}
+    saved = {f"{file}.{ending(name)}": text(predictions) for name, text in SUBTITLES.items()}
+    saved |= {f"{file}.json": to_json(predictions), f"{file}.csv": to_csv(predictions, classes)}
+    if template != "timeline.html":
+        saved[f"{file}.html"] = to_html(predictions, classes, quote(file))
     return fill(
-        "timeline.html",
-        name=Path(file).name,
-        media=quote(os.fsencode(os.path.relpath(file, folder))) if there else None,
+        template,
+        name=file,
+        media=media,
         kind="video" if any("video" in each.modalities for each in predictions) else "audio",
         classes=list(classes),
         speakers=speakers,
@@ -181,6 +185,14 @@ def to_html(predictions: Sequence[Prediction], classes: Sequence[str], folder: P
         saved=saved,
         **script("timeline.js"),
     )
+
+
+def _place(predictions: Sequence[Prediction], folder: Path | None) -> str | None:
+    """The recording's address, seen from a page in a folder; without one it lies beside the page."""
+    file = next((each.file for each in predictions), "")
+    if folder is None:
+        return quote(file)
+    return quote(os.fsencode(os.path.relpath(file, folder))) if file and Path(file).is_file() else None
 
 
 SUBTITLES: dict[str, Callable[[Sequence[Prediction]], str]] = {
@@ -193,13 +205,18 @@ FORMATS = ("table", "json", "csv", *SUBTITLES, "html")
 SINGLE = (*SUBTITLES, "html")  # they describe one recording
 
 
-def write(kind: str, predictions: Sequence[Prediction], classes: Sequence[str], folder: Path) -> bytes:
-    """Write predictions in a format; `folder` is where the file will lie."""
+def ending(kind: str) -> str:
+    """The ending of a format's files."""
+    return {"table": "txt", "textgrid": "TextGrid"}.get(kind, kind)
+
+
+def write(kind: str, predictions: Sequence[Prediction], classes: Sequence[str], folder: Path | None) -> bytes:
+    """Write predictions in a format; `folder` is where the file will lie, None = beside the recording."""
     writers: dict[str, Callable[[Sequence[Prediction]], str]] = {
         **SUBTITLES,
         "json": to_json,
         "csv": partial(to_csv, classes=classes),
-        "html": partial(to_html, classes=classes, folder=folder),
+        "html": partial(to_html, classes=classes, media=_place(predictions, folder)),
         "table": to_table,
     }
     return writers[kind](predictions).encode("utf-8", "replace" if kind in SINGLE else "surrogateescape")

@@ -1,50 +1,54 @@
 "use strict";
 // The timeline follows the player, and the player goes where the timeline is touched.
-const player = document.getElementById("player");
-const strip = document.getElementById("strip");
-const items = [...document.querySelectorAll("li.said")].map((element) => ({
-  element, start: Number(element.dataset.start), end: Number(element.dataset.end),
-}));
-let current = null;
+function showTimeline() {
+  const player = document.getElementById("player");
+  const strip = document.getElementById("strip");
+  const items = [...document.querySelectorAll("li.said")].map((element) => ({
+    element, start: Number(element.dataset.start), end: Number(element.dataset.end),
+  }));
+  let current = null;
 
-function follow() {
-  const length = Number(strip.dataset.length) || 1;
-  const at = player.currentTime;
-  for (const edge of ["x1", "x2"]) document.getElementById("head").setAttribute(edge, Math.min(1000, (1000 * at) / length));
-  // Several may speak at once; the one that began last is shown.
-  const now = items.filter(({ start, end }) => start <= at && at < end).at(-1)?.element ?? null;
-  if (now === current) return;
-  current?.removeAttribute("aria-current");
-  now?.setAttribute("aria-current", "true");
-  if (now && document.getElementById("follow").checked) now.scrollIntoView({ block: "nearest" });
-  current = now;
+  function follow() {
+    const length = Number(strip.dataset.length) || 1;
+    const at = player.currentTime;
+    for (const edge of ["x1", "x2"]) document.getElementById("head").setAttribute(edge, Math.min(1000, (1000 * at) / length));
+    // Several may speak at once; the one that began last is shown.
+    const now = items.filter(({ start, end }) => start <= at && at < end).at(-1)?.element ?? null;
+    if (now === current) return;
+    current?.removeAttribute("aria-current");
+    now?.setAttribute("aria-current", "true");
+    if (now && document.getElementById("follow").checked) now.scrollIntoView({ block: "nearest" });
+    current = now;
+  }
+
+  function play(from) {
+    player.currentTime = from;
+    player.play().catch(() => {});
+    follow();
+  }
+
+  if (player) {
+    player.addEventListener("timeupdate", follow);
+    player.addEventListener("seeked", follow);
+    player.addEventListener("error", () => { document.getElementById("lost").hidden = false; });
+    for (const { element, start } of items) element.querySelector("button").addEventListener("click", () => play(start));
+    strip.addEventListener("click", (event) => {
+      const box = strip.getBoundingClientRect();
+      play(((event.clientX - box.left) / box.width) * Number(strip.dataset.length));
+    });
+  }
+
+  const saved = JSON.parse(document.getElementById("saved").textContent);
+  document.getElementById("saving").hidden = false;
+  for (const button of document.querySelectorAll("#saving button")) {
+    button.addEventListener("click", () => {
+      const link = document.createElement("a");
+      link.href = URL.createObjectURL(new Blob([saved[button.dataset.file]], { type: "application/octet-stream" }));
+      link.download = button.dataset.file;
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+    });
+  }
 }
 
-function play(from) {
-  player.currentTime = from;
-  player.play().catch(() => {});
-  follow();
-}
-
-if (player) {
-  player.addEventListener("timeupdate", follow);
-  player.addEventListener("seeked", follow);
-  player.addEventListener("error", () => { document.getElementById("lost").hidden = false; });
-  for (const { element, start } of items) element.querySelector("button").addEventListener("click", () => play(start));
-  strip.addEventListener("click", (event) => {
-    const box = strip.getBoundingClientRect();
-    play(((event.clientX - box.left) / box.width) * Number(strip.dataset.length));
-  });
-}
-
-const saved = JSON.parse(document.getElementById("saved").textContent);
-document.getElementById("saving").hidden = false;
-for (const button of document.querySelectorAll("#saving button")) {
-  button.addEventListener("click", () => {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([saved[button.dataset.file]], { type: "application/octet-stream" }));
-    link.download = button.dataset.file;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  });
-}
+if (document.getElementById("utterances")) showTimeline();

@@ -22,9 +22,10 @@ def fill(template: str, **values: Any) -> str:
     return pages.get_template(template).render(**values)
 
 
-def script(name: str) -> dict[str, str]:
-    """A script of `pages/`, and the hash by which a page's security policy allows it alone."""
-    text = resources.files("wavfusion").joinpath("pages", name).read_text("utf-8")
+def script(*names: str) -> dict[str, str]:
+    """Scripts of `pages/` as one, and the hash by which a page's security policy allows it alone."""
+    pages = resources.files("wavfusion").joinpath("pages")
+    text = "".join(pages.joinpath(name).read_text("utf-8") for name in names)
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return {"script": Markup(text), "script_hash": digest}
 

@@ -1,0 +1,482 @@
+"""The server: the same numbers as everywhere, one line for what is wrong, nothing left behind."""
+
+import asyncio
+import contextlib
+import json
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+from server import Server, form
+
+from wavfusion import jobs as jobs_module
+from wavfusion import media, serve, timeline, transcripts, uploads
+from wavfusion.cli import main
+from wavfusion.jobs import Jobs, Limits
+from wavfusion.predict import EmotionRecognizer, Prediction
+from wavfusion.serve import Guard
+from wavfusion.uploads import Folder, Form, RefusedError
+
+pytest_plugins = ("corpus_fixture",)
+
+SRT = "1\n00:00:00,050 --> 00:00:00,200\nwell <b>now</b>\n\n2\n00:00:00,250 --> 00:00:00,400\nיופי\n"
+
+
+@pytest.fixture(scope="module")
+def server(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("serve") / "tmp"
+    with Server(trained, folder, "--max-megabytes", "2", "--max-minutes", "1", "--queue", "8") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def clip(made: Any) -> Path:
+    return Path(made.root / "clips/test00.mp4")
+
+
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Half a minute of sound, which takes a while."""
+    path = tmp_path_factory.mktemp("sound") / "long.wav"
+    noise = np.random.default_rng(0).normal(size=30 * 16_000).astype(np.float32)
+    media.write_audio(path, (0.1 * noise).clip(-1, 1), 16_000)
+    return path
+
+
+def refused(server: Server, status: int, words: str, *fields: tuple[str, Any]) -> None:
+    """A form gets a status and one line with no inside of ours, and the server takes the next one."""
+    body, headers = form(list(fields))
+    answer = server.ask("POST", "/predict", body, headers)
+    assert (answer.status, words in answer.error) == (status, True), answer
+    assert "Traceback" not in answer.error and str(server.folder) not in answer.error and "/tmp" not in answer.error
+    assert server.ask("GET", "/health").json["status"] == "ok"
+
+
+# ------------------------------------------------------------------ the same numbers
+
+
+def test_the_shell_python_and_http_give_the_same_numbers(
+    server: Server, trained: Path, clip: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = "I can't believe it"
+    main(["predict", str(trained), str(clip), "--transcript", words, "--format", "json"])
+    shell = json.loads(capfd.readouterr().out)
+    called = EmotionRecognizer.from_pretrained(trained).predict(clip, words)
+    http = server.send("/predict", file=clip, transcript=words).json
+    assert http == [{**row, "file": clip.name} for row in shell]
+    assert http == json.loads(timeline.to_json([Prediction(**{**vars(called[0]), "file": clip.name})]))
+
+
+def test_a_transcript_with_times_is_a_file_of_the_form(server: Server, clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "said.srt").write_text(SRT, encoding="utf-8")
+    found = server.send("/predict", file=clip, transcript=tmp_path / "said.srt").json
+    times = [(row["start"], row["end"], row["text"]) for row in found]
+    assert times == [(each.start, each.end, each.text) for each in transcripts.read(tmp_path / "said.srt")]
+
+
+def test_speakers_are_told_apart(server: Server, endless: Path) -> None:
+    job = server.add(file=endless, speakers="2")
+    assert server.wait(job)["state"] == "done"
+
+
+@pytest.mark.parametrize("kind", timeline.FORMATS)
+def test_every_format_is_what_the_shell_writes(server: Server, clip: Path, kind: str) -> None:
+    job = server.add(file=clip, transcript="well")
+    assert server.wait(job)["state"] == "done"
+    rows = [Prediction(**row) for row in server.ask("GET", f"/jobs/{job}/result").json]
+    answer = server.ask("GET", f"/jobs/{job}/result?format={kind}&min_probability=1")
+    wanted = timeline.write(kind, timeline.abstained(rows, 1.0), list(rows[0].probabilities), None)
+    assert (answer.status, answer.body) == (200, wanted)
+    assert answer.headers["content-disposition"].startswith("attachment; filename*=UTF-8''test00.mp4.")
+
+
+def test_the_timeline_of_the_page_is_that_of_the_format(server: Server, clip: Path) -> None:
+    job = server.add(file=clip, transcript="<i>well</i>")
+    server.wait(job)
+    part = server.ask("GET", f"/jobs/{job}/timeline").body.decode()
+    page = server.ask("GET", f"/jobs/{job}/result?format=html").body.decode()
+    items = [re.search(r'<ol id="utterances".*?</ol>', text, re.DOTALL) for text in (part, page)]
+    assert items[0] and items[1] and items[0][0] == items[1][0] and "&lt;i&gt;well" in items[0][0]
+    saved = re.search(r'id="saved">(.*?)</script>', part, re.DOTALL)
+    assert saved and json.loads(saved[1])["test00.mp4.html"] == page
+
+
+def test_warnings_are_told_under_the_sender_s_name(server: Server, tmp_path: Path) -> None:
+    media.write_audio(tmp_path / "still.wav", np.zeros(16_000, np.float32), 16_000)
+    found = server.wait(server.add(file=tmp_path / "still.wav"))
+    assert any("still.wav: " in each for each in found["warnings"]) and "/" not in "".join(found["warnings"])
+
+
+# ------------------------------------------------------------------ jobs
+
+
+def test_a_job_that_runs_is_cancelled_and_the_next_one_is_labelled(server: Server, clip: Path, endless: Path) -> None:
+    first, second, third = server.add(file=endless), server.add(file=endless), server.add(file=clip)
+    while server.ask("GET", f"/jobs/{first}").json["state"] == "waiting":
+        time.sleep(0.01)
+    assert server.ask("GET", f"/jobs/{third}").json["before"] == 2
+    for job in (second, first):
+        assert server.ask("DELETE", f"/jobs/{job}").status == 200
+    assert server.wait(third)["state"] == "done"
+    assert [server.ask("GET", f"/jobs/{job}").status for job in (first, second)] == [404, 404]
+
+
+def test_who_hangs_up_is_not_worked_for(server: Server, clip: Path, endless: Path) -> None:
+    body, headers = form({"file": endless})
+    before = figures(server)["wavfusion_ended", "cancelled"]
+    connection = socket.create_connection(("127.0.0.1", server.port))
+    lines = [f"{name}: {value}" for name, value in {"Host": "localhost", **headers}.items()]
+    head = ["POST /predict HTTP/1.1", *lines, f"Content-Length: {len(body)}", "", ""]
+    connection.sendall("\r\n".join(head).encode() + body)
+    while not server.ask("GET", "/health").json["running"]:
+        time.sleep(0.01)
+    connection.close()
+    assert len(server.send("/predict", file=clip).json) == 1
+    assert figures(server)["wavfusion_ended", "cancelled"] == before + 1
+
+
+def figures(server: Server) -> dict[tuple[str, str], float]:
+    """What Prometheus reads."""
+    answer = server.ask("GET", "/metrics")
+    families = text_string_to_metric_families(answer.body.decode())
+    return {(each.name, each.labels.get("state", "")): each.value for family in families for each in family.samples}
+
+
+def test_prometheus_reads_what_was_done(server: Server, clip: Path) -> None:
+    before = figures(server)
+    server.send("/predict", file=clip)
+    after = figures(server)
+    assert after["wavfusion_ended", "done"] == before["wavfusion_ended", "done"] + 1
+    assert after["wavfusion_labelled_seconds", ""] > before["wavfusion_labelled_seconds", ""]
+    assert after["wavfusion_waiting", ""] == after["wavfusion_running", ""] == 0
+    assert after["process_resident_memory_bytes", ""] > 0
+
+
+def test_uploads_are_removed_whatever_becomes_of_them(server: Server, clip: Path, endless: Path) -> None:
+    server.wait(server.add(file=clip))
+    server.wait(server.add(file=("a.wav", b"no sound")))
+    job = server.add(file=endless)
+    server.ask("DELETE", f"/jobs/{job}")
+    refused(server, 422, "expected the field", ("speakers", ""), ("speakers", ""))
+    server.send("/predict", file=clip)
+    assert server.uploads() == []
+
+
+def test_what_is_kept_is_asked_for_and_a_token_guards_it(trained: Path, clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("a secret\n")
+    flags = ("--keep", str(tmp_path / "kept"), "--token-file", str(tmp_path / "token"))
+    with Server(trained, tmp_path / "tmp", *flags) as server:
+        assert server.send("/predict", file=clip).status == 401
+        body, headers = form({"file": clip})
+        answer = server.ask("POST", "/predict", body, {**headers, "Authorization": "Bearer a secret"})
+        (kept,) = (tmp_path / "kept").iterdir()
+        assert (kept / "recording").read_bytes() == clip.read_bytes()
+        assert json.loads((kept / "result.json").read_text(encoding="utf-8")) == answer.json
+        assert "keeps recordings" in server.ask("GET", "/").body.decode() and server.uploads() == []
+
+
+# ------------------------------------------------------------------ what is wrong
+
+
+def test_a_wrong_form_gets_one_line(server: Server, clip: Path) -> None:
+    recording = ("file", clip)
+    refused(server, 422, "did you mean 'transcript'", recording, ("transcrpt", "well"))
+    refused(server, 422, "expected the field 'file' once", recording, recording)
+    refused(server, 422, "expected a recording in the field 'file', found none", ("transcript", "well"))
+    refused(server, 422, "expected auto or a number from 1 to 20, found 'many'", recording, ("speakers", "many"))
+    refused(server, 422, "expected auto or a number from 1 to 20, found 99", recording, ("speakers", "99"))
+    refused(server, 422, "expected UTF-8", ("transcript", b"\xff\xfe\xff"), recording)
+    refused(server, 422, "transcript.srt: expected srt with times", ("transcript", ("a.srt", b"well")), recording)
+    refused(server, 413, "at most 4194304 bytes", recording, ("transcript", 5_000_000 * "a"))
+
+
+def test_what_is_no_recording_gets_one_line(server: Server, endless: Path) -> None:
+    refused(server, 422, "'talk.wav'", ("file", ("talk.wav", b"these are words")))
+    refused(server, 422, "found 0 bytes", ("file", ("talk.wav", b"")))
+    refused(server, 422, "'passwd'", ("file", ("../../etc/passwd", b"root")))
+    playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:9,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"
+    refused(server, 422, "'a.mp4'", ("file", ("a.mp4", playlist)))
+    longer = endless.read_bytes()
+    assert len(longer) < 2_000_000
+
+
+def test_a_recording_that_is_too_long_or_too_large_gets_one_line(server: Server, tmp_path: Path) -> None:
+    media.write_audio(tmp_path / "long.mp3", np.zeros(61 * 16_000, np.float32), 16_000)
+    refused(server, 422, "expected at most 1 minutes, found 1.0", ("file", tmp_path / "long.mp3"))
+    answer = server.ask("POST", "/jobs", b"", {"Content-Length": "10000000000", "Content-Type": "multipart/form-data"})
+    assert answer.status == 413 and "at most 6.1943 MB" in answer.error
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nowhere", 404), ("POST", "/", 405), ("GET", "/jobs/none", 404), ("GET", "/docs", 404),
+        ("GET", "/jobs/..%2f..%2fetc%2fpasswd", 404), ("POST", "/predict?format=mp3", 422),
+        ("POST", "/predict?min_probability=2", 422), ("POST", "/jobs", 415),
+    ],
+)  # fmt: skip
+def test_another_request_gets_one_line(server: Server, method: str, path: str, status: int) -> None:
+    answer = server.ask(method, path)
+    assert answer.status == status and answer.error
+
+
+def test_the_result_of_what_failed_or_waits_says_so(server: Server, endless: Path) -> None:
+    failed = server.add(file=("a.wav", b"no sound"))
+    waits = server.add(file=endless)
+    assert "expected a recording that is done" in server.ask("GET", f"/jobs/{waits}/result").error
+    server.ask("DELETE", f"/jobs/{waits}")
+    server.wait(failed)
+    assert "'a.wav'" in server.ask("GET", f"/jobs/{failed}/timeline").error
+
+
+# ------------------------------------------------------------------ who may ask
+
+
+def asked(headers: dict[str, str], path: str = "/jobs", token: str | None = None) -> tuple[int, list[str]]:
+    """Status and header names of what a guard lets through (200) or answers itself."""
+    said: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b""}
+
+    raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
+    scope = {"type": "http", "method": "POST", "path": path, "headers": raw}
+    asyncio.run(Guard(app, frozenset(["localhost", "my.lab"]), token)(scope, receive, send))
+    return said[0]["status"], sorted(name.decode() for name, _ in said[0]["headers"])
+
+
+@pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1:8000", "[::1]:80", "10.1.2.3", "my.lab", "MY.LAB:81"])
+def test_the_server_s_own_names_and_addresses_are_answered(host: str) -> None:
+    assert asked({"Host": host})[0] == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["", "evil.example", "localhost.evil.example:8000", "evil@localhost:8000", "[::1", "a b"]
+)
+def test_another_host_s_name_is_refused(host: str) -> None:
+    """DNS rebinding: a page elsewhere gives its own name our address."""
+    assert asked({"Host": host})[0] == 421
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"}, {"Origin": "null"}, {"Origin": "http://localhost:9999"},
+        {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"},
+    ],
+)  # fmt: skip
+def test_another_site_s_page_is_refused(headers: dict[str, str]) -> None:
+    assert asked({"Host": "localhost:8000", **headers})[0] == 403
+
+
+def test_the_own_page_is_answered_and_no_answer_is_for_others() -> None:
+    status, names = asked({"Host": "localhost:80", "Origin": "http://localhost:80", "Sec-Fetch-Site": "same-origin"})
+    assert status == 200 and "cross-origin-resource-policy" in names and "access-control-allow-origin" not in names
+
+
+def test_a_token_is_asked_for_where_there_is_one() -> None:
+    host = {"Host": "localhost"}
+    given = [{}, {"Authorization": "Bearer other"}, {"Authorization": "secret"}, {"Authorization": "Bearer \xe4"}]
+    assert [asked({**host, **each}, token="secret")[0] for each in given] == [401] * 4
+    assert asked({**host, "Authorization": "Bearer secret"}, token="secret")[0] == 200
+    assert [asked(host, path, "secret")[0] for path in ("/", "/health", "/openapi.json")] == [200] * 3
+
+
+# ------------------------------------------------------------------ the page and what it says
+
+
+def test_page_and_description_ask_nobody_else(server: Server) -> None:
+    page, description = (server.ask("GET", path).body.decode() for path in ("/", "/openapi.json"))
+    assert re.findall(r"https?://[^\s\"'<]+", page + description) == []
+    assert {"/jobs", "/predict", "/health", "/metrics"} <= set(json.loads(description)["paths"])
+    assert "multipart/form-data" in description and "default-src 'none'" in page
+
+
+# ------------------------------------------------------------------ uploads
+
+
+async def pieces(content: bytes, size: int, pause: float = 0.0) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), size):
+        await asyncio.sleep(pause)
+        yield content[start : start + size]
+
+
+@given(content=st.binary(max_size=300), size=st.integers(1, 80), name=st.text(max_size=12))
+def test_a_form_is_read_the_same_however_it_is_cut(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, size: int, name: str
+) -> None:
+    folder = tmp_path_factory.mktemp("form")
+    plain = re.sub(r'["\\\r\n;=\x00]', "", name.encode("utf-8", "replace").decode())
+    body, headers = form({"speakers": "2", "file": (plain, content), "transcript": "wörds"})
+    found = asyncio.run(uploads.receive(pieces(body, size), headers["Content-Type"], folder))
+    assert (folder / "recording").read_bytes() == content
+    assert (found.speakers, found.words, found.segments) == ("2", "wörds", None)
+    assert found.name and found.name.isprintable() and "/" not in found.name
+
+
+@pytest.mark.parametrize("lost", [3, 5, 40, 120, 200])
+def test_a_form_that_is_cut_off_is_refused(tmp_path: Path, lost: int) -> None:
+    body, headers = form({"file": ("a.wav", 100 * b"a"), "transcript": "b"})
+    with pytest.raises(RefusedError, match="whole form|in the field 'file'"):
+        asyncio.run(uploads.receive(pieces(body[:-lost], 64), headers["Content-Type"], tmp_path))
+
+
+async def taken(stream: AsyncIterator[bytes], most: int) -> int:
+    return sum([len(chunk) async for chunk in uploads.paced(stream, most)])
+
+
+def test_a_stream_that_stands_still_drips_or_does_not_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asyncio.run(taken(pieces(1000 * b"a", 10), 1000)) == 1000
+    with pytest.raises(RefusedError, match="at most 0.000999 MB, found more"):
+        asyncio.run(taken(pieces(1000 * b"a", 10), 999))
+    monkeypatch.setattr(uploads, "IDLE", 0.05)
+    with pytest.raises(RefusedError, match="found nothing"):
+        asyncio.run(taken(pieces(b"a", 1, 5.0), 999))
+    monkeypatch.setattr(uploads, "SLOWEST", 10_000)
+    with pytest.raises(RefusedError, match="bytes/s"):
+        asyncio.run(taken(pieces(100 * b"a", 1, 0.01), 999))
+
+
+def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "FREE", 1 << 60)
+    body, headers = form({"file": ("a.wav", b"a")})
+    with pytest.raises(RefusedError, match="nearly full"):
+        asyncio.run(uploads.receive(pieces(body, 64), headers["Content-Type"], tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "seen"),
+    [("../../etc/passwd", "passwd"), ("C:\\talks\\a.mp4", "a.mp4"), ("a\nb\x00.mp4", "a b .mp4"), ("/", "recording"),
+     (300 * "a", 200 * "a"), ("<b>.mp4", "<b>.mp4")],
+)  # fmt: skip
+def test_a_sender_s_name_is_one_line_for_showing(name: str, seen: str) -> None:
+    assert uploads.shown(name) == seen
+
+
+# ------------------------------------------------------------------ the queue
+
+
+def waiting(tmp_path: Path, queue: int = 2) -> Jobs:
+    """Jobs of which none is worked on."""
+    return Jobs({"name": "none"}, tmp_path, Limits(queue=queue))
+
+
+def put(jobs: Jobs) -> Any:
+    with jobs.reserved() as folder:
+        return jobs.add(folder, Form("a.wav"))
+
+
+def test_the_queue_has_a_bound_and_a_place_becomes_free(tmp_path: Path) -> None:
+    async def fill() -> None:
+        jobs = waiting(tmp_path)
+        first, second = put(jobs), put(jobs)
+        assert [jobs.place(job) for job in (first, second)] == [0, 1]
+        with pytest.raises(RefusedError, match="all 2 taken"):
+            put(jobs)
+        jobs.remove(first)
+        assert jobs.place(second) == 0 and not first.folder.exists() and put(jobs).state == "waiting"
+
+    asyncio.run(fill())
+
+
+def test_uploads_that_come_in_count_and_a_refused_one_leaves_nothing(tmp_path: Path) -> None:
+    jobs = waiting(tmp_path, 1)
+    with contextlib.suppress(RefusedError), jobs.reserved() as folder:
+        with pytest.raises(RefusedError, match="all 1 taken"), jobs.reserved():
+            pass
+        (folder / "recording").write_bytes(b"a")
+        raise RefusedError(400, "cut off")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_over_is_forgotten_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fill() -> None:
+        monkeypatch.setattr(jobs_module, "MOST_KEPT", 3)
+        jobs = waiting(tmp_path, 99)
+        over = [put(jobs) for _ in range(5)]
+        for job in over:
+            jobs._end(job, "done")
+        put(jobs)
+        assert [job.id in jobs._jobs for job in over] == [False, False, False, True, True]
+        monkeypatch.setattr(jobs_module, "KEPT", -1.0)
+        put(jobs)
+        assert [job.id in jobs._jobs for job in over] == [False] * 5
+
+    asyncio.run(fill())
+
+
+# ------------------------------------------------------------------ beginning and end
+
+
+def test_a_folder_of_a_server_that_lives_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    alive, dead = Folder(), Folder()
+    (dead.path / "upload").mkdir()
+    dead._lock.close()  # as the kernel does for a process that is killed
+    Folder().close()
+    assert alive.path.exists() and not dead.path.exists()
+    alive.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_server_leaves_what_its_successor_removes(trained: Path, endless: Path, tmp_path: Path) -> None:
+    killed = Server(trained, tmp_path / "tmp")
+    killed.add(file=endless)
+    assert killed.uploads()
+    killed.end(signal.SIGKILL)
+    with Server(trained, tmp_path / "tmp") as server:
+        assert server.uploads() == [] and server.ask("GET", "/health").json["waiting"] == 0
+        assert server.end(signal.SIGTERM) == 0
+    assert list((tmp_path / "tmp").glob("wavfusion*")) == []
+
+
+def refusal(capfd: pytest.CaptureFixture[str], *arguments: Any) -> str:
+    assert main(["serve", *map(str, arguments)]) == 2
+    said = capfd.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    return said[0]
+
+
+def test_a_port_that_is_taken_and_a_model_that_is_none_get_one_line(
+    trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with serve.listen("127.0.0.1", 0) as taken:
+        taken.listen()
+        assert "expected a free port" in refusal(capfd, trained, "--port", taken.getsockname()[1])
+    assert "expected" in refusal(capfd, tmp_path / "none", "--port", 0)
+    assert "expected a free port" in refusal(capfd, trained, "--host", "192.0.2.1")
+    (tmp_path / "empty").write_text("\n")
+    assert "expected a token" in refusal(capfd, trained, "--token-file", tmp_path / "empty")
+
+
+def test_two_at_once_are_not_mixed_up(server: Server, made: Any) -> None:
+    clips = sorted((made.root / "clips").glob("test0*.mp4"))[:4]
+    alone = {clip.name: server.send("/predict", file=clip).json for clip in clips}
+    found: dict[str, Any] = {}
+
+    def label(clip: Path) -> None:
+        found[clip.name] = server.send("/predict", file=clip).json
+
+    threads = [threading.Thread(target=label, args=(clip,)) for clip in clips]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert found == alone
