@@ -4,7 +4,7 @@ VENV ?= .venv
 MINVENV ?= .venv-min
 BIN = $(VENV)/bin
 OFFLINE = HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
-DEV = beartype build hypothesis import-linter mypy pympi-ling pytest pytest-timeout pytest-xdist ruff srt textgrid types-PyYAML webvtt-py
+DEV = beartype build faster-whisper hypothesis import-linter mypy pympi-ling pytest pytest-timeout pytest-xdist ruff srt textgrid types-PyYAML webvtt-py
 
 .PHONY: demo test test-slow lint unit minimum wheel clean
 

@@ -418,6 +418,16 @@ def _add_recordings(verb: Parser) -> None:
     verb.add_argument(
         "--speakers", type=_speakers, metavar="N|auto", help="tell this many voices apart (default: not at all)"
     )
+    _add_asr(verb)
+
+
+def _add_asr(verb: Parser) -> None:
+    verb.add_argument(
+        "--asr",
+        type=_name,
+        metavar="MODEL",
+        help="recognise the words where none are given: a folder or a name (small)",
+    )
 
 
 def _add_embed(verb: Parser) -> None:
@@ -473,6 +483,7 @@ def _add_serve(verb: Parser) -> None:
     verb.add_argument("--max-minutes", type=_count(1), default=120, metavar="N", help="of a recording (default 120)")
     verb.add_argument("--max-work", type=_count(1), default=60, metavar="N", help="minutes to label one (default 60)")
     verb.add_argument("--queue", type=_count(1), default=64, metavar="N", help="recordings that wait (default 64)")
+    _add_asr(verb)
     _add_runtime(verb)
 
 
@@ -866,7 +877,12 @@ def _predict(options: argparse.Namespace) -> int:
         require_free([out], options.force)
     planned = recordings.plan(files, options.transcript, folder, timeline.ending(options.format))
     recognizer = predict.EmotionRecognizer.from_pretrained(
-        options.trained, pick_device(options.device), options.runtime, options.precision, not options.plain
+        options.trained,
+        pick_device(options.device),
+        options.runtime,
+        options.precision,
+        not options.plain,
+        options.asr,
     )
 
     def write(found: Sequence[predict.Prediction], place: Path) -> bytes:
@@ -874,7 +890,7 @@ def _predict(options: argparse.Namespace) -> int:
         return timeline.write(options.format, rows, recognizer.classes, place)
 
     if folder is not None:
-        names = ("transcript", "speakers", "format", "min_probability", "runtime", "precision")
+        names = ("transcript", "asr", "speakers", "format", "min_probability", "runtime", "precision")
         settings = {"weights": recognizer.trained.weights_digest, **{name: getattr(options, name) for name in names}}
         recordings.begin(folder, settings, options.force)
 
@@ -908,7 +924,7 @@ def _serve(options: argparse.Namespace) -> int:
         require_writable(options.keep)
         options.keep.mkdir(parents=True, exist_ok=True)
     settings = {"name": options.trained, "device": pick_device(options.device), "fast": not options.plain}
-    settings |= {name: getattr(options, name) for name in ("runtime", "precision")}
+    settings |= {name: getattr(options, name) for name in ("runtime", "precision", "asr")}
     limits = Limits(options.max_megabytes, options.max_minutes, options.max_work, options.queue)
     names = frozenset(name.strip().lower() for name in options.names.split(",") if name.strip())
     serve.serve(settings, options.host, options.port, limits, names, token or None, options.keep)
@@ -948,7 +964,7 @@ def _embed(options: argparse.Namespace) -> int:
     bad: list[str] = []
     planned = recordings.plan(recordings.find(options.files, bad), options.transcript, None, "")
     device, fast = pick_device(options.device), not options.plain
-    recognizer = predict.EmotionRecognizer.from_pretrained(options.trained, device, fast=fast)
+    recognizer = predict.EmotionRecognizer.from_pretrained(options.trained, device, fast=fast, asr=options.asr)
 
     def work(each: recordings.Recording) -> list[vectors.Embedding]:
         return vectors.embed(recognizer, each.file, each.words, each.segments, options.speakers)

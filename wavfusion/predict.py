@@ -28,6 +28,7 @@ from wavfusion.loudness import Loudness
 from wavfusion.manifest import AudioSpan, Utterance, VideoSpan
 from wavfusion.media import SAMPLE_RATE
 from wavfusion.model.wavfusion import AUDIO_STEP
+from wavfusion.recognition import Recogniser
 from wavfusion.run import HUB_ID, Run, read_run
 from wavfusion.segmentation import Sound, Speakers, divide, named, require_count
 from wavfusion.transcripts import Segment
@@ -82,11 +83,12 @@ class EmotionRecognizer:
         model: nn.Module | None = None,
         precision: str = "fp32",
         fast: bool = True,
+        recogniser: Recogniser | None = None,
     ) -> None:
         loaded = encoders.to(device)
         self.trained, self.encoders, self.device = trained, loaded.quick() if fast else loaded, device
         self.model = trained.model.to(device) if model is None else model
-        self.precision, self.fast = precision, fast
+        self.precision, self.fast, self.recogniser = precision, fast, recogniser
         warn_of_untrained_subsets(trained.model.config)
 
     @classmethod
@@ -97,6 +99,7 @@ class EmotionRecognizer:
         runtime: str = "torch",
         precision: str = "fp32",
         fast: bool = True,
+        asr: str | None = None,
     ) -> "EmotionRecognizer":
         """Load a RUN folder, or one that somebody put on a hub.
 
@@ -108,9 +111,12 @@ class EmotionRecognizer:
             precision: `fp32`, or `bf16` for matrix products and convolutions of half the digits, which newer CPUs and
                 GPUs compute faster: probabilities within 0.02 (docs/performance.md).
             fast: False for the encoders as they were loaded, without what makes them faster.
+            asr: model of the speech recogniser that hears the words where none are given (extra `[asr]`): a folder, or
+                a name that faster-whisper knows; None = no words.
 
         Raises:
-            ConfigError: no RUN there, its encoders or its ONNX file cannot be had, or no such device here.
+            ConfigError: no RUN there, its encoders, its ONNX file or the speech recogniser cannot be had, or no such
+                device here.
         """
         if not isinstance(name, (str, os.PathLike)) or not str(name):
             raise ConfigError(f"expected a RUN folder or a hub id, found {name!r}")
@@ -121,7 +127,8 @@ class EmotionRecognizer:
         device = pick_device(device)
         trained = read_run(_folder(name))
         model = open_exported(trained) if runtime == "onnx" else None
-        return cls(trained, trained.encoders(), device, model, precision, fast)
+        recogniser = None if asr is None else Recogniser(asr, device)
+        return cls(trained, trained.encoders(), device, model, precision, fast, recogniser)
 
     @property
     def classes(self) -> list[str]:
@@ -232,8 +239,12 @@ class EmotionRecognizer:
             segments = named(_within(segments, length, file), sound, speakers)
         # All tracks count for the windows, those that the model cannot use too: as in `evaluate`.
         wanted = only(self.trained.features, self.modalities)
+        hears = self.recogniser if "text" in self.modalities and not any(each.text for each in segments) else None
+        language: str | None = None
         with self._film(file, tracks) as film:
             for group in batched(segments, BATCH):
+                if hears is not None and sound is not None:
+                    group, language = hears.fill(sound, group, language)
                 utterances = [_utterance(file, number, each, tracks, whole) for number, each in enumerate(group)]
                 parts = [(clip, utterance) for utterance in utterances for clip in plan(utterance, known, wanted)]
                 yield Windows(parts, samples, 0.0 if whole else length, self, errors, heard, film), group

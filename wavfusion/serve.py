@@ -320,6 +320,7 @@ def _page(jobs: Jobs, locked: bool) -> str:
         classes=told["classes"],
         limits=jobs.limits,
         kept=jobs.keep is not None,
+        hears=jobs.worker.settings.get("asr") is not None,
         locked=locked,
         **script("timeline.js", "serve.js"),
     )

@@ -1,0 +1,169 @@
+"""Recognised words: those of faster-whisper, each at its utterance."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from wavfusion import media
+from wavfusion.cli import main
+from wavfusion.errors import ConfigError
+from wavfusion.predict import EmotionRecognizer
+from wavfusion.recognition import STRETCH, Recogniser, _stretches
+from wavfusion.segmentation import Sound
+from wavfusion.transcripts import Segment
+
+pytest_plugins = ("corpus_fixture",)
+
+WORDS = "goodbye"  # of one word: of a vocabulary of bytes the space is among what faster-whisper never says
+SPECIAL = (
+    *("<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|translate|>", "<|transcribe|>", "<|startoflm|>"),
+    *("<|startofprev|>", "<|nocaptions|>", "<|notimestamps|>"),
+)
+SECONDS = tuple(f"<|{0.02 * i:.2f}|>" for i in range(1501))
+
+
+def _letters() -> dict[str, int]:
+    """GPT-2's letters for bytes."""
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    letters = {byte: chr(byte) for byte in shown} | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
+    return {letters[byte]: byte for byte in range(256)}
+
+
+@pytest.fixture(scope="session")
+def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the model."""
+    pytest.importorskip("faster_whisper", reason="the extra [asr] is not installed")
+    import ctranslate2
+    from transformers import (
+        GenerationConfig,
+        WhisperConfig,
+        WhisperFeatureExtractor,
+        WhisperForConditionalGeneration,
+        WhisperTokenizer,
+    )
+
+    folder = tmp_path_factory.mktemp("whisper")
+    (folder / "vocab.json").write_text(json.dumps(_letters()))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    words = WhisperTokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
+    words.add_special_tokens({"additional_special_tokens": [*SPECIAL, *SECONDS]})
+    words.save_pretrained(folder)
+    end, begin = words.convert_tokens_to_ids(SPECIAL[:2])
+    sizes = {f"{part}_{name}": 2 for part in ("encoder", "decoder") for name in ("layers", "attention_heads")}
+    ids = {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": end, "decoder_start_token_id": begin}
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        vocab_size=len(words), d_model=64, encoder_ffn_dim=128, decoder_ffn_dim=128, max_source_positions=1500,
+        suppress_tokens=[], begin_suppress_tokens=[], **sizes, **ids,
+    )  # fmt: skip
+    model = WhisperForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(**ids)
+    model.generation_config.suppress_tokens = model.generation_config.begin_suppress_tokens = []
+    first, last = words.convert_tokens_to_ids(["<|0.00|>", "<|2.00|>"])
+    said = [begin, first, *words(WORDS, add_special_tokens=False).input_ids, last, end]
+    _learn(model, torch.tensor([said]))
+    model.save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
+    made = tmp_path_factory.mktemp("asr") / "model"
+    kept = ["tokenizer.json", "preprocessor_config.json"]
+    ctranslate2.converters.TransformersConverter(str(folder), copy_files=kept).convert(str(made))
+    return made
+
+
+def _learn(model: Any, said: torch.Tensor, steps: int = 300) -> None:
+    """Learn one sentence, whatever is heard: nothing of the sound reaches the decoder."""
+    for layer in model.model.decoder.layers:
+        torch.nn.init.zeros_(layer.encoder_attn.out_proj.weight)
+        layer.encoder_attn.requires_grad_(False)
+    optimizer = torch.optim.AdamW(model.model.decoder.parameters(), 3e-3)
+    heard = (torch.zeros(1, 4, 64),)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(encoder_outputs=heard, decoder_input_ids=said[:, :-1], labels=said[:, 1:]).loss.backward()
+        optimizer.step()
+    model.eval()
+
+
+@pytest.fixture(scope="module")
+def recogniser(whisper: Path) -> Recogniser:
+    return Recogniser(str(whisper))
+
+
+@pytest.fixture(scope="module")
+def noise() -> np.ndarray:
+    return (0.1 * np.random.default_rng(0).normal(size=40 * 16_000)).clip(-1, 1).astype(np.float32)
+
+
+def test_words_are_those_of_faster_whisper(whisper: Path, recogniser: Recogniser, noise: np.ndarray) -> None:
+    from faster_whisper import WhisperModel
+
+    found, language = recogniser.fill(Sound("", noise), [Segment(0.0, 5.0)])
+    asked = {"temperature": 0.0, "condition_on_previous_text": False, "word_timestamps": True}
+    parts, _ = WhisperModel(str(whisper), "cpu").transcribe(noise[: 5 * 16_000], **asked)
+    assert found == [Segment(0.0, 5.0, None, "".join(part.text for part in parts).strip())]
+    assert found[0].text is not None and WORDS.strip() in found[0].text and language == "en"
+
+
+def test_each_word_is_given_once_to_the_utterance_that_is_nearest(recogniser: Recogniser, noise: np.ndarray) -> None:
+    segments = [Segment(1.0, 3.0, "Ann"), Segment(4.0, 9.0, "Bo"), Segment(31.0, 33.0, "Ann")]
+    found, _ = recogniser.fill(Sound("", noise), segments)
+    assert [(each.start, each.end, each.speaker) for each in found] == [(s.start, s.end, s.speaker) for s in segments]
+    for first, last in ((0, 2), (2, 3)):
+        start = segments[first].start
+        words, _ = recogniser._words(noise[round(start * 16_000) : round(segments[last - 1].end * 16_000)], None)
+        together = " ".join(each.text for each in found[first:last] if each.text)
+        assert together.replace(" ", "") == "".join(word for _, word in words).replace(" ", "")
+
+
+def test_stretches_take_neighbours_together_and_none_is_too_long() -> None:
+    segments = [Segment(7.0 * i, 7.0 * i + 6.0) for i in range(12)]
+    spans = list(_stretches(segments))
+    assert [number for first, last in spans for number in range(first, last)] == list(range(12))
+    assert all(segments[last - 1].end - segments[first].start <= STRETCH for first, last in spans) and len(spans) == 3
+    assert list(_stretches([Segment(0.0, 40.0), Segment(50.0, 51.0)])) == [(0, 1), (1, 2)] and not list(_stretches([]))
+
+
+def test_a_recording_without_words_is_labelled_with_those_that_are_recognised(
+    trained: Path, whisper: Path, made: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    clip = made.root / "clips/test00.mp4"
+    assert main(["predict", str(trained), str(clip), "--asr", str(whisper), "--format", "json"]) == 0
+    (row,) = json.loads(capfd.readouterr().out)
+    assert WORDS.split()[0] in row["text"] and row["modalities"] == ["audio", "text", "video"]
+    given = EmotionRecognizer.from_pretrained(trained).predict(clip, row["text"])[0]
+    assert given.probabilities == row["probabilities"]
+
+
+def test_words_that_are_given_are_not_recognised(trained: Path, whisper: Path, made: Any) -> None:
+    recognizer = EmotionRecognizer.from_pretrained(trained, asr=str(whisper))
+    assert recognizer.predict(made.root / "clips/test00.mp4", "well")[0].text == "well"
+
+
+def test_a_model_that_cannot_be_had_is_one_line(whisper: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--asr small: expected a model that can be had, found"):
+        Recogniser("small")
+    with pytest.raises(ConfigError, match=r"found no model.bin and no tokenizer.json"):
+        Recogniser(str(tmp_path))
+    (tmp_path / "model.bin").write_bytes(b"none")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ConfigError, match="expected a model that can be had"):
+        Recogniser(str(tmp_path))
+
+
+def test_without_the_extra_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faster_whisper", None)
+    with pytest.raises(ConfigError, match=r"pip install 'wavfusion\[asr\]'"):
+        Recogniser("small")
+
+
+def test_nothing_of_it_is_loaded_unless_asked() -> None:
+    code = "import sys, wavfusion.predict; print('faster_whisper' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+    assert media.SAMPLE_RATE == 16_000  # what Whisper hears

@@ -1,0 +1,95 @@
+"""What is said, by a speech recogniser whose model the user names (extra `[asr]`: faster-whisper)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float32
+from numpy import ndarray
+
+from wavfusion.errors import ConfigError
+from wavfusion.segmentation import Sound
+from wavfusion.transcripts import Segment
+
+STRETCH = 28.0  # seconds: Whisper hears 30 at a time, and as much for one word
+PARTS = ("model.bin", "tokenizer.json")  # without the second, faster-whisper would fetch it
+
+
+class Recogniser:
+    """A Whisper model in CTranslate2's form.
+
+    Args:
+        name: its folder, or a name that faster-whisper or the hub knows, such as `small`, which is then fetched.
+        device: `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        ConfigError: the extra is missing, or no such model here or to be had.
+    """
+
+    def __init__(self, name: str, device: str = "cpu") -> None:
+        try:
+            from faster_whisper import WhisperModel
+        except ModuleNotFoundError:
+            raise ConfigError("--asr: expected the extra [asr]: pip install 'wavfusion[asr]'; found none") from None
+        lacking = [part for part in PARTS if Path(name).is_dir() and not (Path(name) / part).is_file()]
+        if lacking:
+            raise ConfigError(f"--asr {name}: expected a model of faster-whisper, found no {' and no '.join(lacking)}")
+        kind, _, number = device.partition(":")
+        try:
+            self._model: Any = WhisperModel(
+                name, kind, int(number or 0), cpu_threads=torch.get_num_threads() if kind == "cpu" else 0
+            )
+        except Exception as error:  # the hub's client and CTranslate2 raise many kinds
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(f"--asr {name}: expected a model that can be had, found {reason}") from None
+
+    def fill(
+        self, sound: Sound, segments: Sequence[Segment], language: str | None = None
+    ) -> tuple[list[Segment], str | None]:
+        """Give their words to segments, in order of time; what is heard goes to the nearest.
+
+        Args:
+            sound: of the recording.
+            segments: stretches of it.
+            language: what is spoken; None = found out.
+
+        Returns:
+            The segments, and the language.
+        """
+        said: list[list[str]] = [[] for _ in segments]
+        for first, last in _stretches(segments):
+            start, end = segments[first].start, max(each.end for each in segments[first:last])
+            words, language = self._words(sound.decode(start, end), language)
+            for at, word in words:
+                nearest = min(range(first, last), key=lambda i: _distance(segments[i], start + at))
+                said[nearest].append(word)
+        filled = [
+            replace(each, text="".join(words).strip() or None) for each, words in zip(segments, said, strict=True)
+        ]
+        return filled, language
+
+    def _words(
+        self, samples: Float32[ndarray, " N"], language: str | None
+    ) -> tuple[list[tuple[float, str]], str | None]:
+        """Each word with the second in whose midst it is said, and the language."""
+        # One answer for one recording: no drawing where it is unsure, no leaning on what came before.
+        parts, about = self._model.transcribe(
+            samples, language=language, temperature=0.0, condition_on_previous_text=False, word_timestamps=True
+        )
+        words = [((word.start + word.end) / 2, word.word) for part in parts for word in part.words or []]
+        return words, about.language if words else language
+
+
+def _stretches(segments: Sequence[Segment]) -> Iterator[tuple[int, int]]:
+    """Neighbours that are heard together, as first and one past the last."""
+    first = 0
+    for number in range(1, len(segments) + 1):
+        if number == len(segments) or segments[number].end - segments[first].start > STRETCH:
+            yield first, number
+            first = number
+
+
+def _distance(segment: Segment, at: float) -> float:
+    return max(segment.start - at, at - segment.end, 0.0)
