@@ -24,6 +24,7 @@ from wavfusion.export import open_exported
 from wavfusion.extract import Decoded, batched
 from wavfusion.familiarity import UNLIKE
 from wavfusion.inference import BATCH, pick_device, run_sets, subsets
+from wavfusion.language import language_of
 from wavfusion.loudness import Loudness
 from wavfusion.manifest import AudioSpan, Utterance, VideoSpan
 from wavfusion.media import SAMPLE_RATE
@@ -178,6 +179,7 @@ class EmotionRecognizer:
             progress(group[-1].end)
         self.require_some(predictions, file, errors)
         self._warn_of_the_unlike(file, distances)
+        self._warn_of_the_language(file, " ".join(each.text for each in predictions if each.text))
         for complaint in heard.complaints():
             log.warning("%s: %s", file or "array", complaint)
         return predictions
@@ -193,6 +195,15 @@ class EmotionRecognizer:
                 "%s: %d of %d utterances are unlike what the model was trained on: distances of up to %.1f, where "
                 "99 %% of its validation part lies within %.1f",
                 *(file or "array", len(beyond), len(distances), max(beyond), known.limit),
+            )
+
+    def _warn_of_the_language(self, file: str, text: str) -> None:
+        """Say when the words are in none of the languages that the model was trained on."""
+        found = language_of(text) if self.trained.languages and "text" in self.modalities else None
+        if found is not None and found[0] not in self.trained.languages:
+            log.warning(
+                "%s: its words are in %r (probability %.3f), the model was trained on %s",
+                *(file or "array", *found, ", ".join(self.trained.languages)),
             )
 
     def require_some(self, found: Sequence[object], file: str, errors: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ import logging
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Run:
         prior: shares of the emotions in its training part.
         protocol: what its figures must say of it (`protocol.SAID`).
         temperature: that calibrates its probabilities, fitted on the part that chose its epoch (`calibration`).
+        languages: of the training part, as its manifest tells (ISO 639-1); none where it does not.
         familiarity: where its training data lie; None where there is no `familiarity.safetensors`.
     """
 
@@ -50,6 +51,7 @@ class Run:
     prior: list[float]
     protocol: dict[str, Any]
     temperature: float
+    languages: list[str] = field(default_factory=list)
     familiarity: Familiarity | None = None
 
     @property
@@ -112,7 +114,7 @@ def read_run(folder: str | Path) -> Run:
         model.load_state_dict(load_file(require_file(folder / "model.safetensors")))
         features = FeatureSet(**values["features"])
         mode, prior = str(values["mode"]), [float(share) for share in values["prior"]]
-        temperature = float(values["temperature"])
+        temperature, languages = float(values["temperature"]), [str(each) for each in values["languages"]]
         _check(model, features, mode, prior, temperature)
         familiarity = _read_familiarity(folder / FAMILIARITY)
     except FileNotFoundError as error:
@@ -123,7 +125,7 @@ def read_run(folder: str | Path) -> Run:
     except Exception as error:  # a damaged file shows in as many ways as there are parsers
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{str(folder)!r}: expected a RUN, found {type(error).__name__}: {reason}") from None
-    return Run(folder, model.eval(), features, mode, prior, protocol, temperature, familiarity)
+    return Run(folder, model.eval(), features, mode, prior, protocol, temperature, languages, familiarity)
 
 
 def _read_familiarity(path: Path) -> Familiarity | None:
@@ -166,7 +168,7 @@ def write_model(trained: Run, encoders: Encoders) -> None:
         learned = {**features.audio, "name": "encoders/audio", "fingerprint": learned_fingerprint}
         features = replace(features, audio=learned)
     about = {key: getattr(features, key) for key in FeatureSet.__dataclass_fields__}
-    said = {"mode": mode, "prior": trained.prior, "temperature": trained.temperature}
+    said = {name: getattr(trained, name) for name in ("mode", "prior", "temperature", "languages")}
     write_json(folder / "config.json", {"model": model.config.to_json(), "features": about, **said})
     if trained.familiarity is not None:
         known = trained.familiarity

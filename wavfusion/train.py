@@ -122,9 +122,9 @@ def train(
     if not processes.is_main_process:
         return {}
     mode = experiment.train.mode if live else "cached"
-    _write(
-        Run(out, model, features, mode, prior, data.protocol.to_json(), 1.0), network.to(device), sets, encoders, device
-    )
+    languages = sorted({row.language for row in data.part("train") if row.language})
+    trained = Run(out, model, features, mode, prior, data.protocol.to_json(), 1.0, languages)
+    _write(trained, network.to(device), sets, encoders, device)
     return _finish(out, data, device)
 
 
