@@ -31,7 +31,7 @@ def both(name: str, classes: Sequence[str]) -> list[EmotionRecognizer]:
     features = describe(encoders, [LAYER], ["last"])
     model = WavFusion(model_config(experiment.read("paper").model, features, classes)).eval()
     torch.nn.init.normal_(model.head.weight, std=1.0)  # so that emotions differ; its own start makes all equal
-    trained = Run(Path("base"), model, features, "cached", [1 / len(classes)] * len(classes), {})
+    trained = Run(Path("base"), model, features, "cached", [1 / len(classes)] * len(classes), {}, 1.0)
     return [EmotionRecognizer(trained, encoders, precision=each) for each in PRECISIONS]
 
 

@@ -150,7 +150,7 @@ def test_the_hub_gets_the_files_of_the_folder_and_is_private(trained, pushed, mo
     huggingface_hub = pytest.importorskip("huggingface_hub")
     asked: dict[str, Any] = {}
 
-    def upload(self: Any, *, repo_id: str, folder_path: str, commit_message: str, delete_patterns: str) -> None:
+    def upload(self: Any, *, repo_id: str, folder_path: str, commit_message: str, delete_patterns: list[str]) -> None:
         asked["delete"] = delete_patterns
         asked["id"], asked["files"] = repo_id, sorted(path.name for path in Path(folder_path).iterdir())
 
@@ -167,7 +167,7 @@ def test_the_hub_gets_the_files_of_the_folder_and_is_private(trained, pushed, mo
             "files": sorted(path.name for path in pushed.iterdir()),
             "private": True,
             "exist_ok": False,
-            "delete": "encoders/*",
+            "delete": ["encoders/*", "familiarity.safetensors"],
         },
     )
 

@@ -36,7 +36,7 @@ def push(folder: Path, place: str, public: bool = False, force: bool = False) ->
         write(folder, Path(scratch), place)
         try:
             address = HfApi().create_repo(place, private=not public, exist_ok=force)
-            said, old = "A WavFusion model", "encoders/*"  # of an earlier model
+            said, old = "A WavFusion model", ["encoders/*", FAMILIARITY]  # of an earlier model
             HfApi().upload_folder(repo_id=place, folder_path=scratch, commit_message=said, delete_patterns=old)
         except Exception as error:  # the hub's client raises many kinds
             reason = " ".join(str(error).split())[:120]
