@@ -20,6 +20,7 @@ from wavfusion.errors import ConfigError, MediaError, nearest
 from wavfusion.explain import contributions, warn_of_untrained_subsets
 from wavfusion.export import open_exported
 from wavfusion.extract import Decoded, batched
+from wavfusion.faces import Sight
 from wavfusion.familiarity import UNLIKE
 from wavfusion.inference import BATCH, pick_device, run_sets, subsets
 from wavfusion.loudness import Loudness
@@ -158,13 +159,13 @@ class EmotionRecognizer:
         """
         file = "" if isinstance(source, np.ndarray) else str(source)
         errors: list[str] = []
-        heard = Loudness()
-        groups = self.utterances(source, transcript, sample_rate, segments, speakers, errors, heard)
+        heard, seen = Loudness(), Sight()
+        groups = self.utterances(source, transcript, sample_rate, segments, speakers, errors, heard, seen)
         distances: list[float] = []
         predictions = [each for windows, group in groups for each in self._label(windows, group, file, distances)]
         self.require_some(predictions, file, errors)
         self._warn_of_the_unlike(file, distances)
-        for complaint in heard.complaints():
+        for complaint in (*heard.complaints(), *seen.complaints()):
             log.warning("%s: %s", file or "array", complaint)
         return predictions
 
@@ -202,10 +203,12 @@ class EmotionRecognizer:
         speakers: Speakers,
         errors: list[str],
         heard: Loudness | None = None,
+        seen: Sight | None = None,
     ) -> Iterator[tuple["Windows", list[Segment]]]:
         """Cut a recording into utterances and give some at a time, with their windows; see `predict`.
 
-        What cannot be decoded is told to `errors`, and the sound to `heard`, as the windows are asked for.
+        What cannot be decoded is told to `errors`, the sound to `heard` and the faces to `seen`, as the windows are
+        asked for.
         """
         _check_kinds(source, transcript, sample_rate)
         require_count(speakers)
@@ -228,7 +231,7 @@ class EmotionRecognizer:
         for group in batched(segments, BATCH):
             utterances = [_utterance(file, number, each, tracks, whole) for number, each in enumerate(group)]
             parts = [(clip, utterance) for utterance in utterances for clip in plan(utterance, known, wanted)]
-            yield Windows(parts, samples, 0.0 if whole else length, self, errors, heard), group
+            yield Windows(parts, samples, 0.0 if whole else length, self, errors, heard, seen), group
 
     def _label(
         self, windows: "Windows", segments: Sequence[Segment], file: str, distances: list[float]
@@ -290,6 +293,8 @@ class EmotionRecognizer:
         if decoded.samples is not None and windows.heard is not None:
             windows.heard.add(decoded.samples)
         seconds = clip.window.end - clip.window.start
+        if decoded.face is not None and windows.seen is not None:
+            windows.seen.add(seconds, decoded.face)
         row = Row(clip.utterance, None, None, None, seconds)
         audio, text, video = (_half(x) for x in self._features(decoded, utterance))
         if audio is not None and clip.audio is not None and decoded.samples is not None and windows.length > 0:
@@ -319,6 +324,7 @@ class Windows:
         length: of the recording in seconds; 0 where the utterance is all of it.
         errors: takes what went wrong.
         heard: takes the sound.
+        seen: takes how much of it shows a face.
     """
 
     def __init__(
@@ -329,9 +335,10 @@ class Windows:
         recognizer: EmotionRecognizer,
         errors: list[str],
         heard: Loudness | None = None,
+        seen: Sight | None = None,
     ) -> None:
         self.parts, self.samples, self.length, self.recognizer = parts, samples, length, recognizer
-        self.errors, self.heard = errors, heard
+        self.errors, self.heard, self.seen = errors, heard, seen
 
     def __len__(self) -> int:
         return len(self.parts)

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 
-from wavfusion import manifest
+from wavfusion import faces, manifest
 from wavfusion.calibration import BOUNDS
-from wavfusion.clips import FeatureSet
+from wavfusion.clips import FeatureSet, made_by
 from wavfusion.encoders import LOADERS, Encoders, Preset, load_audio
 from wavfusion.errors import ConfigError
 from wavfusion.familiarity import Familiarity
@@ -67,20 +67,27 @@ class Run:
         """Load the encoders that the model was trained with, for all or some of its modalities.
 
         Raises:
-            ConfigError: an encoder cannot be loaded or is another one; both fingerprints are named.
+            ConfigError: an encoder cannot be loaded or is another one, both fingerprints are named; or faces are
+                needed without the extra `[face]`.
         """
         names = [name for name in self.model.config.modalities if modalities is None or name in modalities]
+        view = self.features.view
+        if view != "frame" and "video" in names:
+            faces.require_installed()
         loaded = {name: self._encoder(name) for name in names}
-        return Encoders(self.features.preset, preset_of(self.features), **loaded)
+        return Encoders(self.features.preset, preset_of(self.features), **loaded, view=view)
 
     def _encoder(self, modality: str) -> Any:
         about = getattr(self.features, modality)
         own = self.folder / "encoders" / modality
         encoder = LOADERS[modality](str(own) if own.is_dir() else about["name"])
-        if encoder.fingerprint != about["fingerprint"]:
+        found = {"fingerprint": encoder.fingerprint}
+        if about.get("detector"):
+            found["detector"] = faces.fingerprint()
+        if made_by(found) != made_by(about):
             raise ConfigError(
-                f"{self.folder}: expected the {modality} encoder {about['fingerprint']} that the model was trained on, "
-                f"found {encoder.fingerprint} at {encoder.name!r}"
+                f"{self.folder}: expected the {modality} encoder {made_by(about)} that the model was trained on, "
+                f"found {made_by(found)} at {encoder.name!r}"
             )
         return encoder
 
@@ -146,6 +153,8 @@ def _check(model: WavFusion, features: FeatureSet, mode: str, prior: Sequence[fl
         about = getattr(features, name)
         if not isinstance(about, dict) or not {"name", "fingerprint"} <= set(about):
             raise ValueError(f"no name and fingerprint of the {name} encoder in config.json")
+        if name == "video" and (features.view, "detector" in about) not in (("frame", False), ("face", True)):
+            raise ValueError(f"view {features.view!r} and its face detector do not agree in config.json")
     if any(not torch.isfinite(tensor).all() for tensor in model.state_dict().values()):
         raise ValueError("weights that are not finite in model.safetensors")
 
