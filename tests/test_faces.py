@@ -88,7 +88,19 @@ def test_of_two_who_talk_the_one_who_is_heard_is_taken(pair: tuple[str, str], he
 
 
 @real
+@pytest.mark.parametrize(("seconds", "pictures"), [(0.04, 1), (0.08, 1), (0.2, 1), (0.4, 2), (1.1, 5)])
+def test_however_short_a_stretch_of_two_is_each_picture_has_its_part(
+    seconds: float, pictures: int, tmp_path: Path
+) -> None:
+    """One too short for the encoder's rate has a picture all the same, but none of the quicker rate's lies there."""
+    path = beside(grid("bbaf2n"), grid("lbbc2a"), grid("bbaf2n"), tmp_path / "two.mkv")
+    seen = faces.find(path, 5.0, 1.0, 1.0 + seconds)
+    assert seen.parts is not None and len(seen.parts) == pictures
+
+
+@real
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_of_all_pairs_nearly_all_are_told_apart(tmp_path: Path) -> None:
     """Eleven people side by side in all 55 pairs, once with the sound of each; both talk all the time."""
     right_ones = [

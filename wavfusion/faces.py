@@ -138,7 +138,8 @@ def find(
     """
     shape, seen = _look(path, frame_rate, start, end, crop)
     every, envelope = 1, None
-    if any(one.is_beside(other) for one, other in combinations(_followed(seen, frame_rate), 2)):
+    several = any(one.is_beside(other) for one, other in combinations(_followed(seen, frame_rate), 2))
+    if several and len(seen) > 1:
         # An odd multiple shows the same pictures, and as many before each as after it.
         quick = odd_from(MOUTH_RATE / frame_rate)
         envelope = _envelope(path, start, end, quick * frame_rate)
