@@ -449,7 +449,7 @@ def test_a_run_of_another_detector_is_refused(trained: Path, tmp_path: Path) -> 
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "config.json").write_text(json.dumps(values))
     (tmp_path / "encoders").symlink_to(trained / "encoders")
-    with pytest.raises(ConfigError, match="with the face detector another that the model was trained on, found"):
+    with pytest.raises(ConfigError, match="expected the face detector another that the model was trained on, found"):
         EmotionRecognizer.from_pretrained(tmp_path)
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 
-from wavfusion import faces, manifest
+from wavfusion import manifest
 from wavfusion.calibration import BOUNDS
-from wavfusion.clips import FeatureSet, made_by
+from wavfusion.clips import FeatureSet
 from wavfusion.encoders import LOADERS, Encoders, Preset, load_audio
 from wavfusion.errors import ConfigError
 from wavfusion.familiarity import Familiarity
@@ -67,27 +67,35 @@ class Run:
         """Load the encoders that the model was trained with, for all or some of its modalities.
 
         Raises:
-            ConfigError: an encoder cannot be loaded or is another one, both fingerprints are named; or faces are
-                needed without the extra `[face]`.
+            ConfigError: an encoder or the face detector is another one, both fingerprints are named; or one of them
+                cannot be loaded.
         """
         names = [name for name in self.model.config.modalities if modalities is None or name in modalities]
         view = self.features.view
         if view != "frame" and "video" in names:
-            faces.require_installed()
+            self._require_detector()
         loaded = {name: self._encoder(name) for name in names}
         return Encoders(self.features.preset, preset_of(self.features), **loaded, view=view)
+
+    def _require_detector(self) -> None:
+        from wavfusion import faces  # neither FFmpeg nor OpenCV is needed to train on stored features
+
+        faces.require_installed()
+        expected, found = (self.features.video or {})["detector"], faces.fingerprint()
+        if expected != found:
+            raise ConfigError(
+                f"{self.folder}: expected the face detector {expected} that the model was trained on, found {found}, "
+                f"that of this version of wavfusion"
+            )
 
     def _encoder(self, modality: str) -> Any:
         about = getattr(self.features, modality)
         own = self.folder / "encoders" / modality
         encoder = LOADERS[modality](str(own) if own.is_dir() else about["name"])
-        found = {"fingerprint": encoder.fingerprint}
-        if about.get("detector"):
-            found["detector"] = faces.fingerprint()
-        if made_by(found) != made_by(about):
+        if encoder.fingerprint != about["fingerprint"]:
             raise ConfigError(
-                f"{self.folder}: expected the {modality} encoder {made_by(about)} that the model was trained on, "
-                f"found {made_by(found)} at {encoder.name!r}"
+                f"{self.folder}: expected the {modality} encoder {about['fingerprint']} that the model was trained on, "
+                f"found {encoder.fingerprint} at {encoder.name!r}"
             )
         return encoder
 
