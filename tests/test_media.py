@@ -369,6 +369,54 @@ def test_a_crop_of_the_whole_picture_changes_nothing(folder: Path) -> None:
     np.testing.assert_array_equal(plain, cropped)
 
 
+def test_each_picture_has_its_part(tmp_path: Path) -> None:
+    """A bright square wanders from left to right and is followed; the last part holds for what comes after."""
+    pictures = np.zeros((4, 32, 128, 3), np.uint8)
+    for i, picture in enumerate(pictures):
+        picture[:, 32 * i : 32 * i + 32] = 255
+    media.write_video(tmp_path / "a.mp4", pictures, 5)
+    parts = [(i / 4, 0.0, (i + 1) / 4, 1.0) for i in range(3)]
+    found = media.decode_frames(tmp_path / "a.mp4", 5, (16, 16), parts=parts).pixels
+    np.testing.assert_allclose(found[:, 4:12, 4:12].mean((1, 2, 3)), [255, 255, 255, 0], atol=2)
+
+
+def test_a_part_is_one_of_the_crop(tmp_path: Path) -> None:
+    pictures = np.zeros((1, 64, 64, 3), np.uint8)
+    pictures[:, 32:48, 48:] = 255
+    media.write_video(tmp_path / "a.mp4", pictures, 5)
+    part = (0.5, 0.0, 1.0, 0.5)
+    found = media.decode_frames(tmp_path / "a.mp4", 5, (16, 16), crop=[32, 32, 64, 64], parts=[part]).pixels
+    assert found[:, 4:12, 4:12].mean() == pytest.approx(255, abs=2)
+
+
+@given(side=st.integers(1, 5000), edges=st.tuples(st.floats(-0.1, 1.1), st.floats(-0.1, 1.1)))
+def test_a_part_has_a_pixel_within_the_crop(side: int, edges: tuple[float, float]) -> None:
+    first, last = media._inner(7, 7 + side, sorted(edges))
+    assert 7 <= first < last <= 7 + side
+
+
+@pytest.mark.parametrize(("longest", "shape"), [(64, (64, 64, 3)), (1000, (64, 64, 3)), (20, (20, 20, 3))])
+def test_streamed_pictures_are_those_at_the_same_times(folder: Path, longest: int, shape: tuple[int, ...]) -> None:
+    streamed = [*media.stream_frames(folder / "mute.mp4", 7, longest, 0.4, 1.5)]
+    at_once = media.decode_frames(folder / "mute.mp4", 7, shape[:2], 0.4, 1.5, interpolation="bilinear").pixels
+    np.testing.assert_array_equal(np.stack(streamed), at_once)
+
+
+def test_streamed_pictures_keep_their_proportions(tmp_path: Path) -> None:
+    media.write_video(tmp_path / "a.mp4", np.zeros((2, 48, 128, 3), np.uint8), 5)
+    assert [x.shape for x in media.stream_frames(tmp_path / "a.mp4", 5, 64)] == [(24, 64, 3)] * 2
+
+
+def test_a_picture_that_stays_is_converted_once(folder: Path) -> None:
+    streamed = [*media.stream_frames(folder / "mute.mp4", 4 * FRAME_RATE, 64, 0.0, 0.2)]
+    assert len(streamed) == 20 and len({id(x) for x in streamed}) == 5
+
+
+def test_a_stream_outside_of_the_file_is_refused(folder: Path) -> None:
+    with pytest.raises(MediaError, match="expected a start within"):
+        next(media.stream_frames(folder / "mute.mp4", 5, 64, 99.0))
+
+
 @pytest.mark.parametrize("crop", [[0, 0, 65, 64], [-1, 0, 64, 64], [10, 0, 10, 64], [0, 50, 64, 40]])
 def test_a_crop_outside_of_the_picture_is_refused(folder: Path, crop: list[int]) -> None:
     with pytest.raises(MediaError, match=r"inside of \[0, 0, 64, 64\], found"):

@@ -328,7 +328,7 @@ def _add_extract(verb: Parser) -> None:
         "--text-layers", default="last", **_one_of("last", "all"), help="of the text encoder (default last)"
     )
     verb.add_argument(
-        "--view", default="frame", **_one_of("frame"), help="what of the picture is encoded (default frame)"
+        "--view", default="frame", **_one_of("frame", "face"), help="encode all of a picture, or the speaker's face"
     )
     verb.add_argument(
         "--workers",
@@ -666,7 +666,7 @@ def _extract(options: argparse.Namespace) -> int:
     layers, device = _layers(options.layers), pick_device(options.device)
     preset = encoders.read_preset(options.preset)
     needed = [name for name in encoders.MODALITIES if any(getattr(row, name) is not None for row in utterances)]
-    loaded = extract.load_encoders(Path(options.preset).stem, preset, needed).to(device)
+    loaded = extract.load_encoders(Path(options.preset).stem, preset, needed, options.view).to(device)
     summary = extract.extract(
         utterances,
         corpus,
@@ -687,11 +687,28 @@ def _extract(options: argparse.Namespace) -> int:
         log.warning(
             "%d damaged packets passed over in %s", sum(summary.bad_packets.values()), _some(list(summary.bad_packets))
         )
-    result = {"features": summary.wanted, "made": summary.made, "absent": summary.absent, "bad": summary.bad}
+    result: dict[str, Any] = {"features": summary.wanted}
+    result |= {name: getattr(summary, name) for name in ("made", "absent", "bad")}
     made = ", ".join(f"{count} {name}" for name, count in summary.made.items())
     text = f"{summary.wanted} features; made now: {made}; {summary.absent} absent tracks, {len(summary.bad)} bad"
+    if options.view == "face":
+        result["faces"] = _faces(summary.faces)
+        text += f"; a face in {result['faces']['share']:.1%} of the pictures"
     _print(json.dumps(result, indent=2, ensure_ascii=False) if options.json else text)
     return PARTLY if summary.bad else DONE
+
+
+def _faces(found: Sequence[tuple[str, float, float]]) -> dict[str, Any]:
+    """In how much of the pictures the speaker's face was found; says where the whole picture was taken instead."""
+    from wavfusion.faces import LEAST
+
+    whole = [name for name, _, share in found if share < LEAST]
+    if whole:
+        names = _line(_some(list(dict.fromkeys(whole))))
+        log.warning("%d of %d windows are encoded whole, for want of a face: %s", len(whole), len(found), names)
+    seconds = sum(length for _, length, _ in found)
+    share = sum(length * part for _, length, part in found) / seconds if seconds else 0.0
+    return {"share": round(share, 4), "windows": len(found), "whole": whole}
 
 
 def _train(options: argparse.Namespace) -> int:

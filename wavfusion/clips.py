@@ -79,11 +79,15 @@ class Clip:
 class FeatureSet:
     """Which features are wanted: a preset's encoders by fingerprint, and the settings that go into the keys.
 
+    Those of view `face` have a name of their own, `<preset>-face`, so one store can hold both.
+
     Attributes:
-        audio, text, video: name, fingerprint and sizes of each encoder; None = not wanted.
+        audio, text, video: name, fingerprint and sizes of each encoder; None = not wanted. Of video with view `face`
+            also the fingerprint of the face detector.
         audio_layers: the layers to store.
         text_layers: `last` and/or `all`.
-        frame_rate, view: of the video.
+        frame_rate: of the video.
+        view: what of the picture is encoded: `frame`, all of it, or `face`, the speaker's.
         pretrained_rate, new_rate: the preset's learning rates.
     """
 
@@ -243,7 +247,8 @@ def _part(
     if modality == "audio":
         layers = {layer: _key("audio", *made_of, channel=source.channel, layer=layer) for layer in wanted.audio_layers}
         return Encoded(source.path, *times, layers, source.channel)
-    key = _key("video", *made_of, crop=source.crop, rate=wanted.frame_rate, view=wanted.view)
+    view = wanted.view if wanted.view == "frame" else f"{wanted.view} {encoder['detector']}"
+    key = _key("video", *made_of, crop=source.crop, rate=wanted.frame_rate, view=view)
     return Encoded(source.path, *times, {"frames": key}, source.crop)
 
 
@@ -258,6 +263,12 @@ def _text(utterance: Utterance, wanted: FeatureSet) -> Encoded | None:
 def _key(modality: str, encoder: Mapping[str, Any], content: str, start: float, end: float, **settings: Any) -> str:
     parts = [encoder["fingerprint"], content, start, end, settings]
     return f"{modality}-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]}"
+
+
+def made_by(about: Mapping[str, Any]) -> str:
+    """What made features, by fingerprint: an encoder, and the face detector before it where there is one."""
+    detector = about.get("detector")
+    return str(about["fingerprint"]) + (f" with the face detector {detector}" if detector else "")
 
 
 def read_feature_sets(store: Store) -> dict[str, FeatureSet]:

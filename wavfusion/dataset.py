@@ -129,6 +129,7 @@ class Features(Dataset[Sample]):
     ) -> None:
         self.store, self.media, self.config, self.live = store, media, config, live
         text = "all" if config.num_text_layers > 1 else "last"
+        self.view = features.view
         wanted = replace(only(features, config.modalities), audio_layers=[config.input_layer], text_layers=[text])
         self._clips: list[tuple[Clip, Utterance]] = []
         for utterance in utterances:
@@ -149,6 +150,7 @@ class Features(Dataset[Sample]):
                             f"{self.store.folder}: expected {what} features of {clip.utterance!r}, found none (new, "
                             f"changed or not extracted); run extract"
                             + (f" --layers {layer}" if part is clip.audio else "")
+                            + (f" --view {self.view}" if part is clip.video and self.view != "frame" else "")
                         )
 
     def _leave_out_empty(self) -> None:

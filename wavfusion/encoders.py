@@ -300,13 +300,18 @@ class VideoEncoder(nn.Module):
 
 @dataclass(frozen=True)
 class Encoders:
-    """The loaded encoders of a preset; None for a modality that nothing needs."""
+    """The loaded encoders of a preset; None for a modality that nothing needs.
+
+    Attributes:
+        view: what of the picture the video encoder is given: `frame`, all of it, or `face`, the speaker's.
+    """
 
     name: str
     preset: Preset
     audio: AudioEncoder | None = None
     text: TextEncoder | None = None
     video: VideoEncoder | None = None
+    view: str = "frame"
 
     @property
     def on_cpu(self) -> bool:

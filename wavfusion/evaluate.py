@@ -175,17 +175,17 @@ def samples_of(trained: Run, utterances: Sequence[Utterance], store: Store, medi
 
 def _other_encoder(trained: Run, store: Store) -> ConfigError | None:
     """Say when the reason for absent features is that another encoder made those that are there."""
-    from wavfusion.clips import read_feature_sets
+    from wavfusion.clips import made_by, read_feature_sets
 
     for found in read_feature_sets(store).values():
         if found.preset != trained.features.preset:
             continue
         for name in trained.model.config.modalities:
             own, other = getattr(trained.features, name), getattr(found, name)
-            if own and other and own["fingerprint"] != other["fingerprint"]:
+            if own and other and made_by(own) != made_by(other):
                 return ConfigError(
-                    f"{store.folder}: expected features of the {name} encoder {own['fingerprint']} that "
-                    f"{trained.folder} was trained on, found {other['fingerprint']}; extract with the RUN's encoder"
+                    f"{store.folder}: expected features of the {name} encoder {made_by(own)} that "
+                    f"{trained.folder} was trained on, found {made_by(other)}; extract with the RUN's encoder"
                 )
     return None
 

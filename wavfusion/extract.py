@@ -20,11 +20,11 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from wavfusion import media
+from wavfusion import faces, media
 from wavfusion.clips import ABSENT, Clip, Encoded, FeatureSet, Media, plan, read_feature_sets
 from wavfusion.encoders import LOADERS, AudioEncoder, Encoders, Preset, TextEncoder, VideoEncoder
 from wavfusion.errors import ConfigError, CorpusError, MediaError
-from wavfusion.files import write_whole
+from wavfusion.files import append_line, read_lines, write_whole
 from wavfusion.manifest import Corpus, Utterance
 from wavfusion.store import Store
 
@@ -38,6 +38,7 @@ TEXTS_AT_ONCE = 64
 BATCH_SECONDS = 60.0  # padded audio in one forward pass
 MIN_SPREAD = 1e-3  # features below this standard deviation tell nothing (a random EfficientNet gives exact zeros)
 HALF_MAX = 65_504.0
+FACES = "faces.jsonl"  # in the store
 TOO_LARGE = "features that half precision cannot hold"
 
 
@@ -51,6 +52,8 @@ class Summary:
         absent: tracks that a file does not have.
         bad: utterance, modality and reason of what could not be encoded.
         bad_packets: damaged packets passed over, by utterance.
+        faces: with view `face`, of each window that was there or is now: its utterance, its seconds, and the share of
+            its pictures in which the speaker's face was found; below `faces.LEAST` the whole picture was encoded.
     """
 
     wanted: int = 0
@@ -58,29 +61,40 @@ class Summary:
     absent: int = 0
     bad: list[tuple[str, str, str]] = field(default_factory=list)
     bad_packets: dict[str, int] = field(default_factory=dict)
+    faces: list[tuple[str, float, float]] = field(default_factory=list)
 
 
 @dataclass
 class Decoded:
-    """The decoded media of one clip, or why there are none."""
+    """The decoded media of one clip, or why there are none.
+
+    Attributes:
+        face: with view `face`, the share of its pictures in which the speaker's was found.
+    """
 
     clip: Clip
     samples: Float32[np.ndarray, " N"] | None = None
     frames: UInt8[np.ndarray, "Tv H W 3"] | None = None
     errors: dict[str, str] = field(default_factory=dict)
     bad_packets: int = 0
+    face: float | None = None
 
 
 Chunk = tuple[dict[str, Tensor], list[Decoded]]  # features by key, and what they came from
 
 
-def load_encoders(name: str, preset: Preset, modalities: Iterable[str] = ("audio", "text", "video")) -> Encoders:
+def load_encoders(
+    name: str, preset: Preset, modalities: Iterable[str] = ("audio", "text", "video"), view: str = "frame"
+) -> Encoders:
     """Load the encoders of a preset for the modalities that are needed.
 
     Raises:
-        ConfigError: an encoder cannot be loaded.
+        ConfigError: an encoder cannot be loaded, or view `face` is wanted without the extra `[face]`.
     """
-    return Encoders(name, preset, **{each: LOADERS[each](getattr(preset, each)) for each in modalities})
+    if view != "frame":
+        faces.require_installed()
+        name = f"{name}-{view}"
+    return Encoders(name, preset, **{each: LOADERS[each](getattr(preset, each)) for each in modalities}, view=view)
 
 
 def describe(encoders: Encoders, audio_layers: Sequence[int], text_layers: Sequence[str]) -> FeatureSet:
@@ -93,16 +107,18 @@ def describe(encoders: Encoders, audio_layers: Sequence[int], text_layers: Seque
     for layer in audio_layers if audio else ():
         if audio is not None and not 0 <= layer <= audio.num_layers:
             raise ConfigError(f"--layers: expected 0 to {audio.num_layers} for {audio.name!r}, found {layer}")
+    detector = {} if encoders.view == "frame" else {"detector": faces.fingerprint()}
     return FeatureSet(
         encoders.name,
         audio=_about_audio(audio) if audio else None,
         text=_about(encoders.text, num_layers=encoders.text.num_layers) if encoders.text else None,
-        video=_about(encoders.video) if encoders.video else None,
+        video=_about(encoders.video, **detector) if encoders.video else None,
         audio_layers=sorted(set(audio_layers)) if audio else [],
         text_layers=list(text_layers) if encoders.text else [],
         frame_rate=encoders.preset.frame_rate,
         pretrained_rate=encoders.preset.pretrained_rate,
         new_rate=encoders.preset.new_rate,
+        view=encoders.view,
     )
 
 
@@ -153,7 +169,7 @@ def extract(
         progress: show a bar on stderr; otherwise a line is logged every tenth of the clips.
 
     Raises:
-        ConfigError: features without spread, or too large for half precision.
+        ConfigError: features without spread, or too large for half precision, or a name that is taken by another view.
     """
     wanted = describe(encoders, audio_layers, [text_layers])
     known = Media(store, root or Path(corpus.root), corpus.root, note=True)
@@ -174,6 +190,8 @@ def extract(
     for features, decoded in _told(made, len(todo), progress):
         _write_chunk(features, decoded, store, encoders, summary)
     _write_index(store, clips)
+    if encoders.view != "frame":
+        summary.faces = _read_faces(store, clips)
     return summary
 
 
@@ -250,7 +268,16 @@ def _remember(store: Store, wanted: FeatureSet) -> None:
 
 
 def merge(old: FeatureSet, new: FeatureSet) -> FeatureSet:
-    """Join what two extractions with one preset's name hold; an encoder that has changed replaces the old one."""
+    """Join what two extractions with one preset's name hold; an encoder that has changed replaces the old one.
+
+    Raises:
+        ConfigError: they are of different views, of which one name can hold but one.
+    """
+    if old.view != new.view:
+        raise ConfigError(
+            f"preset {new.preset!r}: expected a name of its own in this store, found features of view {old.view!r} "
+            f"under it where view {new.view!r} is wanted; rename the preset's file"
+        )
 
     def same(name: str) -> bool:
         before, after = getattr(old, name), getattr(new, name)
@@ -367,11 +394,14 @@ def decode_part(
         decoded.samples = sound.samples
         return sound.bad_packets
     assert encoders.video is not None
+    size, scaling, rate = encoders.video.size, encoders.video.interpolation, encoders.preset.frame_rate
     if film is not None:
         frames = film.frames(part.start, part.end)
     else:
-        size, scaling, rate = encoders.video.size, encoders.video.interpolation, encoders.preset.frame_rate
-        frames = media.decode_frames(path, rate, size, part.start, part.end, part.setting, scaling)
+        parts = None
+        if encoders.view == "face":
+            parts, decoded.face = faces.find(path, rate, part.start, part.end, part.setting)
+        frames = media.decode_frames(path, rate, size, part.start, part.end, part.setting, scaling, parts)
     decoded.frames = frames.pixels
     return frames.bad_packets
 
@@ -386,6 +416,11 @@ def _write_chunk(
     """Write one chunk as one shard, and note what failed."""
     for decoded in chunk:
         _drop_too_large(features, decoded)
+        # Before the shard: what a kill leaves without its line would be found in no summary.
+        if decoded.face is not None and decoded.clip.video is not None:
+            key = decoded.clip.video.keys["frames"]
+            row = {"key": key, "id": decoded.clip.utterance, "share": round(decoded.face, 4)}
+            append_line(store.folder / FACES, row)
     _write(features, store, encoders, summary)
     for decoded in chunk:
         if decoded.bad_packets:
@@ -448,6 +483,17 @@ def _video_features(chunk: Sequence[Decoded], encoders: Encoders) -> dict[str, T
         if decoded.frames is not None and decoded.clip.video is not None and encoders.video is not None:
             features[decoded.clip.video.keys["frames"]] = encoders.video.encode(decoded.frames)
     return features
+
+
+def _read_faces(store: Store, clips: Iterable[Clip]) -> list[tuple[str, float, float]]:
+    """What is known of the faces in windows whose features are stored; see `Summary.faces`."""
+    shares = {row["key"]: row["share"] for row in read_lines(store.folder / FACES) if {"key", "share"} <= row.keys()}
+    found = []
+    for clip in clips:
+        key = clip.video.keys["frames"] if clip.video is not None else None
+        if key in shares and key in store and clip.video is not None:
+            found.append((clip.utterance, clip.video.end - clip.video.start, float(shares[key])))
+    return found
 
 
 def _write(features: Mapping[str, Tensor], store: Store, encoders: Encoders, summary: Summary) -> None:

@@ -60,7 +60,8 @@ def write(folder: Path, out: Path, title: str) -> None:
         abouts = {file: published(read_json(folder / file)) for file in files}
         bases = [name for name in names.values() if re.fullmatch(HUB_ID, name)]
         setting = (folder / "experiment.yaml").read_bytes()
-        card = _card(abouts["metrics.json"], title=title, corpus=corpus_of(folder), bases=bases)
+        detector = (trained.features.video or {}).get("detector") if "video" in names else None
+        card = _card(abouts["metrics.json"], title=title, corpus=corpus_of(folder), bases=bases, detector=detector)
     except Exception as error:  # a damaged file shows in many ways
         raise ConfigError(f"{folder}: expected a whole RUN, found {type(error).__name__}: {error}") from None
     out.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,8 @@ Channel: TypeAlias = Literal["mix", "left", "right", "centre"]
 PathLike: TypeAlias = str | os.PathLike[str]
 # A run-time type check takes no int for a float.
 Real: TypeAlias = float | int
+# Left, top, right and bottom of a part of a picture, as shares of its width and height.
+Part: TypeAlias = tuple[float, float, float, float]
 Samples: TypeAlias = Float32[np.ndarray, " N"] | Float32[np.ndarray, "channels N"]
 
 # A seek aims this many seconds early: mp3's bit reservoir, AAC's and Opus's overlaps have settled by then.
@@ -163,6 +165,7 @@ def decode_frames(
     end: Real | None = None,
     crop: Sequence[int] | None = None,
     interpolation: str = "bicubic",
+    parts: Sequence[Part] | None = None,
 ) -> Frames:
     """Decode the pictures that are on at start + (k + 0.5) / frame_rate, k = 0, 1, ... before the end.
 
@@ -177,6 +180,7 @@ def decode_frames(
         end: seconds; None, or more than the file has, reads to the last picture.
         crop: left, top, right, bottom in pixels of the file's picture, cut out before the resize.
         interpolation: of the resize: nearest, bilinear, bicubic or lanczos.
+        parts: of each picture, the part that is cut out after the crop; the last one holds for what comes after.
 
     Raises:
         MediaError: no recording, no video track, nothing decodable, a stretch outside of the file or a crop outside
@@ -190,9 +194,14 @@ def decode_frames(
         raise MediaError(
             f"expected a positive frame rate, height and width for {_named(path)}, found {frame_rate}, {size}"
         )
-    convert = _converter(size, crop, interpolation, path)
+    convert = _converter(lambda *_: size, crop, interpolation, path)
+
+    def cut(frame: Any, number: int) -> UInt8[np.ndarray, "H W 3"]:
+        return convert(frame, parts[min(number, len(parts) - 1)] if parts else None)
+
     for reader in _readers(path, "video", start, end):
-        if pixels := _pick(reader, frame_rate, convert, _shown(reader)):
+        # Without parts a picture that is on at several times is converted once.
+        if pixels := [*_pick(reader, frame_rate, cut if parts else _once(cut), _shown(reader))]:
             return Frames(np.stack(pixels), reader.bad)
     raise reader.failure()
 
@@ -213,7 +222,7 @@ class Film:
     ) -> None:
         self._settings: Any = {"frame_rate": frame_rate, "size": size, "crop": crop, "interpolation": interpolation}
         self.path, self.frame_rate = path, frame_rate
-        self._convert = _converter(size, crop, interpolation, path)
+        self._convert = _converter(lambda *_: size, crop, interpolation, path)
         self._open = ExitStack()
         self._reader: _Reader | None = None
         self._shown: Iterator[_Shown] = iter(())
@@ -232,7 +241,8 @@ class Film:
         if self._reader is not None and self._last is not None and start <= end:
             reader = self._reader
             reader.start, reader.end, reader.bad, reader.held = start, end, 0, 0.0
-            if pixels := _pick(reader, self.frame_rate, self._convert, self._onward()):
+            convert = _once(lambda frame, _: self._convert(frame, None))
+            if pixels := [*_pick(reader, self.frame_rate, convert, self._onward())]:
                 return Frames(np.stack(pixels), reader.bad)
         return decode_frames(self.path, start=start, end=end, **self._settings)
 
@@ -255,6 +265,45 @@ class Film:
             self._shown = _shown(self._reader)
             self._last = next(self._shown, None)
             self._open = opened.pop_all()
+
+
+def stream_frames(
+    path: PathLike,
+    frame_rate: Real,
+    longest: int,
+    start: Real = 0.0,
+    end: Real | None = None,
+    crop: Sequence[int] | None = None,
+) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    """Give the pictures of `decode_frames` one after the other, with the proportions that they have in the file.
+
+    A picture that is on at several of the times is the same object each time.
+
+    Args:
+        path: any container with a video track.
+        frame_rate: pictures per second of the result.
+        longest: pixels; a picture with a longer side is made smaller.
+        start: seconds from the beginning of the file.
+        end: seconds; None, or more than the file has, reads to the last picture.
+        crop: left, top, right, bottom in pixels of the file's picture, cut out before the resize.
+
+    Raises:
+        MediaError: as in `decode_frames`.
+    """
+
+    def within(height: int, width: int) -> tuple[int, int]:
+        scale = min(1.0, longest / max(height, width))
+        return max(1, round(scale * height)), max(1, round(scale * width))
+
+    convert = _converter(within, crop, "bilinear", path)
+    for reader in _readers(path, "video", start, end):
+        given = 0
+        for pixels in _pick(reader, frame_rate, _once(lambda frame, _: convert(frame, None)), _shown(reader)):
+            given += 1
+            yield pixels
+        if given:
+            return
+    raise reader.failure()
 
 
 def content_hash(path: PathLike) -> str:
@@ -616,22 +665,24 @@ def _planes(frame: Any) -> Float32[np.ndarray, "channels n"]:
 
 
 def _converter(
-    size: Sequence[int], crop: Sequence[int] | None, interpolation: str, path: PathLike
-) -> Callable[[Any], UInt8[np.ndarray, "H W 3"]]:
-    """A function from a decoded frame to RGB pixels of one size."""
-    height, width = size
+    size: Callable[[int, int], Sequence[int]], crop: Sequence[int] | None, interpolation: str, path: PathLike
+) -> Callable[[Any, Part | None], UInt8[np.ndarray, "H W 3"]]:
+    """A function from a decoded frame, and the part of it that is wanted, to RGB pixels of the size that suits them."""
     flags = _EXACT | _INTERPOLATION[interpolation]
     # A reformatter keeps its tables from frame to frame as long as the sizes stay.
     whole, resize = VideoReformatter(), VideoReformatter()
 
-    def convert(frame: Any) -> UInt8[np.ndarray, "H W 3"]:
-        if crop is not None and tuple(crop) != (0, 0, frame.width, frame.height):
-            left, top, right, bottom = crop
-            if not (0 <= left < right <= frame.width and 0 <= top < bottom <= frame.height):
-                found = f"found {list(crop)} for {_named(path)}"
-                raise MediaError(f"expected a crop inside of [0, 0, {frame.width}, {frame.height}], {found}")
+    def convert(frame: Any, part: Part | None) -> UInt8[np.ndarray, "H W 3"]:
+        left, top, right, bottom = crop if crop is not None else (0, 0, frame.width, frame.height)
+        if not (0 <= left < right <= frame.width and 0 <= top < bottom <= frame.height):
+            found = f"found {[left, top, right, bottom]} for {_named(path)}"
+            raise MediaError(f"expected a crop inside of [0, 0, {frame.width}, {frame.height}], {found}")
+        if part is not None:
+            (left, right), (top, bottom) = _inner(left, right, part[0::2]), _inner(top, bottom, part[1::2])
+        if (left, top, right, bottom) != (0, 0, frame.width, frame.height):
             pixels = whole.reformat(frame, format="rgb24", interpolation=flags, threads=1).to_ndarray()
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels[top:bottom, left:right]), "rgb24")
+        height, width = size(frame.height, frame.width)
         resized: np.ndarray = resize.reformat(
             frame, width, height, "rgb24", interpolation=flags, threads=1
         ).to_ndarray()
@@ -640,29 +691,48 @@ def _converter(
     return convert
 
 
+def _inner(low: int, high: int, share: Sequence[float]) -> tuple[int, int]:
+    """The pixels of a side that a part of it takes, at least one."""
+    first = min(high - 1, max(low, round(low + share[0] * (high - low))))
+    return first, max(first + 1, min(high, round(low + share[1] * (high - low))))
+
+
+def _once(
+    convert: Callable[[Any, int], UInt8[np.ndarray, "H W 3"]],
+) -> Callable[[Any, int], UInt8[np.ndarray, "H W 3"]]:
+    """Convert a frame that follows itself no second time."""
+    last: list[Any] = [None, None]
+
+    def convert_new(frame: Any, number: int) -> UInt8[np.ndarray, "H W 3"]:
+        if frame is not last[0]:
+            last[:] = frame, convert(frame, number)
+        pixels: np.ndarray = last[1]
+        return pixels
+
+    return convert_new
+
+
 def _pick(
     reader: _Reader,
     frame_rate: Real,
-    convert: Callable[[Any], UInt8[np.ndarray, "H W 3"]],
+    convert: Callable[[Any, int], UInt8[np.ndarray, "H W 3"]],
     shown: "Iterator[_Shown]",
-) -> list[UInt8[np.ndarray, "H W 3"]]:
-    """The pictures that are on at the asked times; nothing where a seek came too late."""
+) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    """The pictures that are on at the asked times, converted with their number; nothing where a seek came too late."""
     start, end = reader.start, reader.end
-    picked: list[UInt8[np.ndarray, "H W 3"]] = []
+    count = 0
     frame = None
     for time, until, frame in shown:
-        if reader.entry is not None and not picked and time > start:
-            return []
-        pixels = None
+        if reader.entry is not None and not count and time > start:
+            return
         reader.hold(max(0.0, min(until, end) - max(time, start) - 1.0))
-        while start + (len(picked) + 0.5) / frame_rate < min(until, end):
-            pixels = convert(frame) if pixels is None else pixels
-            picked.append(pixels)
+        while start + (count + 0.5) / frame_rate < min(until, end):
+            yield convert(frame, count)
+            count += 1
         if until >= end:
             break
-    if frame is not None and not picked and reader.until > start:
-        picked.append(convert(frame))
-    return picked
+    if frame is not None and not count and reader.until > start:
+        yield convert(frame, 0)
 
 
 _Shown: TypeAlias = tuple[float, float, Any]  # comes on, goes off, the picture

@@ -22,6 +22,7 @@ from wavfusion.errors import ConfigError, MediaError, nearest
 from wavfusion.explain import contributions, warn_of_untrained_subsets
 from wavfusion.export import open_exported
 from wavfusion.extract import Decoded, batched
+from wavfusion.faces import Sight
 from wavfusion.familiarity import UNLIKE
 from wavfusion.inference import BATCH, pick_device, run_sets, subsets
 from wavfusion.language import language_of
@@ -170,8 +171,8 @@ class EmotionRecognizer:
         """
         file = "" if isinstance(source, np.ndarray) else str(source)
         errors: list[str] = []
-        heard = Loudness()
-        groups = self.utterances(source, transcript, sample_rate, segments, speakers, errors, heard)
+        heard, seen = Loudness(), Sight()
+        groups = self.utterances(source, transcript, sample_rate, segments, speakers, errors, heard, seen)
         distances: list[float] = []
         predictions = []
         for windows, group in groups:
@@ -180,7 +181,7 @@ class EmotionRecognizer:
         self.require_some(predictions, file, errors)
         self._warn_of_the_unlike(file, distances)
         self._warn_of_the_language(file, " ".join(each.text for each in predictions if each.text))
-        for complaint in heard.complaints():
+        for complaint in (*heard.complaints(), *seen.complaints()):
             log.warning("%s: %s", file or "array", complaint)
         return predictions
 
@@ -227,10 +228,12 @@ class EmotionRecognizer:
         speakers: Speakers,
         errors: list[str],
         heard: Loudness | None = None,
+        seen: Sight | None = None,
     ) -> Iterator[tuple["Windows", list[Segment]]]:
         """Cut a recording into utterances and give some at a time, with their windows; see `predict`.
 
-        What cannot be decoded is told to `errors`, and the sound to `heard`, as the windows are asked for.
+        What cannot be decoded is told to `errors`, the sound to `heard` and the faces to `seen`, as the windows are
+        asked for.
         """
         _check_kinds(source, transcript, sample_rate)
         require_count(speakers)
@@ -258,12 +261,18 @@ class EmotionRecognizer:
                     group, language = hears.fill(sound, group, language)
                 utterances = [_utterance(file, number, each, tracks, whole) for number, each in enumerate(group)]
                 parts = [(clip, utterance) for utterance in utterances for clip in plan(utterance, known, wanted)]
-                yield Windows(parts, samples, 0.0 if whole else length, self, errors, heard, film), group
+                yield Windows(parts, samples, 0.0 if whole else length, self, errors, heard, seen, film), group
 
     def _film(self, file: str, tracks: Mapping[str, float]) -> AbstractContextManager[media.Film | None]:
         """The pictures of a recording, for one utterance after the other."""
         video = self.encoders.video
-        if not self.fast or video is None or "video" not in tracks or "video" not in self.modalities:
+        if (
+            not self.fast
+            or self.encoders.view != "frame"
+            or video is None
+            or "video" not in tracks
+            or "video" not in self.modalities
+        ):
             return nullcontext()
         return media.Film(file, self.encoders.preset.frame_rate, video.size, interpolation=video.interpolation)
 
@@ -376,6 +385,8 @@ class EmotionRecognizer:
         decoded = Decoded(clip)
         self._decode(decoded, "video", clip.video, windows)
         assert decoded.frames is not None
+        if decoded.face is not None and windows.seen is not None:
+            windows.seen.add(clip.window.end - clip.window.start, decoded.face)
         return self.encoders.video.encode(decoded.frames)
 
     def _decode(self, decoded: Decoded, modality: str, part: Encoded, windows: "Windows") -> None:
@@ -393,6 +404,7 @@ class Windows:
         length: of the recording in seconds; 0 where the utterance is all of it.
         errors: takes what went wrong.
         heard: takes the sound.
+        seen: takes how much of it shows a face.
         film: the recording's pictures; None = opened anew for each window.
     """
 
@@ -404,10 +416,11 @@ class Windows:
         recognizer: EmotionRecognizer,
         errors: list[str],
         heard: Loudness | None = None,
+        seen: Sight | None = None,
         film: media.Film | None = None,
     ) -> None:
         self.parts, self.samples, self.length, self.recognizer = parts, samples, length, recognizer
-        self.errors, self.heard, self.film = errors, heard, film
+        self.errors, self.heard, self.seen, self.film = errors, heard, seen, film
         self._encoded: dict[int, list[Sample]] = {}  # a batch of them, by the number of its first
 
     def __len__(self) -> int:

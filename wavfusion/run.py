@@ -69,11 +69,26 @@ class Run:
         """Load the encoders that the model was trained with, for all or some of its modalities.
 
         Raises:
-            ConfigError: an encoder cannot be loaded or is another one; both fingerprints are named.
+            ConfigError: an encoder or the face detector is another one, both fingerprints are named; or one of them
+                cannot be loaded.
         """
         names = [name for name in self.model.config.modalities if modalities is None or name in modalities]
+        view = self.features.view
+        if view != "frame" and "video" in names:
+            self._require_detector()
         loaded = {name: self._encoder(name) for name in names}
-        return Encoders(self.features.preset, preset_of(self.features), **loaded)
+        return Encoders(self.features.preset, preset_of(self.features), **loaded, view=view)
+
+    def _require_detector(self) -> None:
+        from wavfusion import faces  # neither FFmpeg nor OpenCV is needed to train on stored features
+
+        faces.require_installed()
+        expected, found = (self.features.video or {})["detector"], faces.fingerprint()
+        if expected != found:
+            raise ConfigError(
+                f"{self.folder}: expected the face detector {expected} that the model was trained on, found {found}, "
+                f"that of this version of wavfusion"
+            )
 
     def _encoder(self, modality: str) -> Any:
         about = getattr(self.features, modality)
@@ -148,6 +163,8 @@ def _check(model: WavFusion, features: FeatureSet, mode: str, prior: Sequence[fl
         about = getattr(features, name)
         if not isinstance(about, dict) or not {"name", "fingerprint"} <= set(about):
             raise ValueError(f"no name and fingerprint of the {name} encoder in config.json")
+        if name == "video" and (features.view, "detector" in about) not in (("frame", False), ("face", True)):
+            raise ValueError(f"view {features.view!r} and its face detector do not agree in config.json")
     if any(not torch.isfinite(tensor).all() for tensor in model.state_dict().values()):
         raise ValueError("weights that are not finite in model.safetensors")
 

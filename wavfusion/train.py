@@ -261,7 +261,7 @@ def load_trained_on(features: FeatureSet, config: WavFusionConfig) -> Encoders:
                 f"{name} encoder {about['name']!r}: expected {about['fingerprint']}, which made the stored features, "
                 f"found {loaded[name].fingerprint}; extract again"
             )
-    return Encoders(features.preset, preset_of(features), **loaded)
+    return Encoders(features.preset, preset_of(features), **loaded, view=features.view)
 
 
 def build(setting: Training, config: WavFusionConfig, encoders: Encoders) -> tuple[WavFusion, nn.Module]:
