@@ -55,7 +55,7 @@ UNITS = {
     "predict": "clips/s",
     "predict_bf16": "clips/s",
 }
-POOL, FILES = 4, 2  # times the batch: utterances of an epoch, among which batches of like lengths are found, and files
+POOL, FILES = 3, 2  # times the batch: utterances of an epoch, among which batches of like lengths are found, and files
 LAYER = 9  # shallow layers of the sound encoder
 FIT_LOAD = 0.3  # processes that may be running beside this one
 CLIP = 10.0  # seconds of the clip that is labelled
@@ -108,7 +108,7 @@ def run(
     Args:
         suite: `train` (with and without video), `extract`, `predict` or `all`.
         preset: `tiny`, or `base` with random weights.
-        batch: utterances in a training step; four times as many are generated.
+        batch: utterances in a training step; three times as many are generated.
         repeats: of every measurement; ratios are those of neighbours in time.
         device: where both compute.
         seed: of recordings and weights.
@@ -257,9 +257,8 @@ def _side(build: Callable[[Job], Work], job: Job) -> Iterator[Callable[[], Measu
 
 
 def _serve(pipe: Connection, build: Callable[[Job], Work], job: Job) -> None:
-    """Make a side ready, warm it, and measure whenever asked to."""
+    """Make a side ready, warm it and count what it does, and measure whenever asked to."""
     work = build(job)
-    work()
     counter = FlopCounterMode(display=False)
     # The counter does not get along with weight norm in inference mode; the plain way has the same operations there.
     with counter if build in PLAIN.values() or build is _train_ours else nullcontext():

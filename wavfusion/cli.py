@@ -466,7 +466,7 @@ def _add_runtime(verb: Parser) -> None:
         "--precision",
         default="fp32",
         **_one_of("fp32", "bf16"),
-        help="bf16: faster on newer CPUs and GPUs, probabilities within 0.02 (default fp32)",
+        help="bf16: faster on newer CPUs and GPUs, probabilities differ by some hundredths (default fp32)",
     )
 
 

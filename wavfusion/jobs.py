@@ -6,7 +6,6 @@ import logging
 import secrets
 import shutil
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -53,7 +52,6 @@ class Job:
         rows: what the model says of each utterance.
         warnings: about the recording.
         error: why there are no rows.
-        ended: when, on the clock `time.monotonic`.
         over: set when it is done, failed or cancelled.
         unwanted: set when it shall be stopped.
     """
@@ -66,7 +64,6 @@ class Job:
     rows: list[Prediction] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     error: str | None = None
-    ended: float = 0.0
     over: asyncio.Event = field(default_factory=asyncio.Event)
     unwanted: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -137,9 +134,11 @@ class Jobs:
         self.worker = Worker({**settings, "folder": str(folder)})
         self.ended: Counter[str] = Counter()  # by state
         self.seconds = 0.0  # of speech that was labelled
+        self.classes: list[str] = []  # of the model, as its modalities, once it is loaded
+        self.modalities: list[str] = []
         self._jobs: dict[str, Job] = {}
         self._coming = 0
-        self._queue: asyncio.Queue[Job] = asyncio.Queue()
+        self._added = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -149,6 +148,7 @@ class Jobs:
             ConfigError: the model cannot be loaded.
         """
         await self.worker.start()
+        self.classes, self.modalities = self.worker.told["classes"], self.worker.told["modalities"]
         self._task = asyncio.create_task(self._work())
 
     async def close(self) -> None:
@@ -183,9 +183,10 @@ class Jobs:
 
     def add(self, folder: Path, form: Form) -> Job:
         """Line a recording up."""
-        self._forget_old()
+        for old in [job for job in self._jobs.values() if job.over.is_set()][: 1 - MOST_KEPT or None]:
+            del self._jobs[old.id]
         job = self._jobs[folder.name] = Job(folder.name, folder, form)
-        self._queue.put_nowait(job)
+        self._added.set()
         return job
 
     def find(self, name: str) -> Job:
@@ -210,16 +211,12 @@ class Jobs:
             self._end(job, CANCELLED)
         self._jobs.pop(job.id, None)
 
-    def _forget_old(self) -> None:
-        over = [job for job in self._jobs.values() if job.over.is_set()]
-        for number, job in enumerate(reversed(over)):
-            if number >= MOST_KEPT - 1 or time.monotonic() - job.ended > KEPT:
-                del self._jobs[job.id]
-
     async def _work(self) -> None:
         while True:
-            job = await self._queue.get()
-            if job.state != WAITING:
+            job = next((job for job in self._jobs.values() if job.state == WAITING), None)
+            if job is None:
+                self._added.clear()
+                await self._added.wait()
                 continue
             job.state = RUNNING
             try:
@@ -228,6 +225,7 @@ class Jobs:
                 raise
             except Exception as error:  # whatever is wrong with one, the others wait for their turn
                 log.error("%s: %s", type(error).__name__, error)
+                await self.worker.stop()  # it may have more to say of this one
                 self._end(job, FAILED, "the server failed on this recording; its log says how")
 
     async def _label(self, job: Job) -> tuple[str, str | None]:
@@ -274,9 +272,10 @@ class Jobs:
             rows = [asdict(row) for row in job.rows]
             (place / "result.json").write_text(json.dumps(rows, indent=2, ensure_ascii=False), encoding="utf-8")
         shutil.rmtree(job.folder, ignore_errors=True)
-        job.state, job.error, job.ended = state, error, time.monotonic()
+        job.state, job.error, job.form.words = state, error, None
         self.ended[state] += 1
         job.over.set()
+        asyncio.get_running_loop().call_later(KEPT, self._jobs.pop, job.id, None)
 
 
 def _progressed(job: Job, share: float) -> None:

@@ -111,7 +111,7 @@ class EmotionRecognizer:
             runtime: of the fusion: `torch`, or `onnx` for the file that `export` has put into the RUN. The encoders
                 stay in torch.
             precision: `fp32`, or `bf16` for matrix products and convolutions of half the digits, which newer CPUs and
-                GPUs compute faster: probabilities within 0.02 (docs/performance.md).
+                GPUs compute faster: probabilities differ by some hundredths (docs/performance.md).
             fast: False for the encoders as they were loaded, without what makes them faster.
             asr: model of the speech recogniser that hears the words where none are given (extra `[asr]`): a folder, or
                 a name that faster-whisper knows; None = no words.

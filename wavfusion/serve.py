@@ -111,7 +111,7 @@ class Guard:
             known = ", ".join(sorted(self.names))
             return _refused(421, f"expected a Host of this server ({known}, or an address), found {host[:80]!r}")
         origin = headers.get("origin")
-        foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+        foreign = origin is not None and origin.lower().partition("://")[2] != host.lower()
         if foreign or headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
             return _refused(403, "expected a request of this server's own page, found one of another site")
         given = headers.get("authorization", "").encode()
@@ -206,6 +206,7 @@ def _answer_jobs(app: FastAPI, jobs: Jobs) -> None:
     async def remove(job_id: str) -> dict[str, Any]:
         job = jobs.find(job_id)
         jobs.remove(job)
+        await job.over.wait()
         return describe(jobs, job)
 
     @app.get("/jobs/{job_id}/result", summary="Its utterances, in any format")
@@ -215,7 +216,7 @@ def _answer_jobs(app: FastAPI, jobs: Jobs) -> None:
     @app.get("/jobs/{job_id}/timeline", response_class=HTMLResponse, summary="The part of the page that shows it")
     def shown(job_id: str) -> str:
         job = _done(jobs.find(job_id))
-        return timeline.to_html(job.rows, jobs.worker.told["classes"], "", "timeline_body.html")
+        return timeline.to_html(job.rows, jobs.classes, "", "timeline_body.html")
 
     @app.post("/predict", summary="Label a recording and wait for the result", openapi_extra=FORM)
     async def predict(request: Request, format: Format = "json", min_probability: Least = 0.0) -> Response:
@@ -290,7 +291,7 @@ def _result(jobs: Jobs, job: Job, kind: str, least: float) -> Response:
     """A job's utterances in a format, as a file to save."""
     _require_format(kind)
     rows = timeline.abstained(_done(job).rows, least)
-    content = timeline.write(kind, rows, jobs.worker.told["classes"], None)
+    content = timeline.write(kind, rows, jobs.classes, None)
     name = f"{job.form.name}.{timeline.ending(kind)}"
     headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}"}
     return Response(content, 200, headers, f"{TYPES.get(kind, 'text/plain')}; charset=utf-8")
@@ -313,11 +314,10 @@ def _registry(jobs: Jobs) -> CollectorRegistry:
 
 
 def _page(jobs: Jobs, locked: bool) -> str:
-    told = jobs.worker.told
     return fill(
         "serve.html",
-        modalities=told["modalities"],
-        classes=told["classes"],
+        modalities=jobs.modalities,
+        classes=jobs.classes,
         limits=jobs.limits,
         kept=jobs.keep is not None,
         hears=jobs.worker.settings.get("asr") is not None,

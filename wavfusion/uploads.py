@@ -150,7 +150,7 @@ class _Parts:
     _whole: bool = True
 
     def part_begin(self) -> None:
-        self._headers, self._whole = {}, False
+        self._headers, self._size, self._whole = {}, 0, False
 
     def header_field(self, data: bytes, start: int, end: int) -> None:
         self._name += self._counted(data[start:end], HEADERS)
