@@ -30,7 +30,8 @@ def both(name: str, classes: Sequence[str]) -> list[EmotionRecognizer]:
     encoders = encoders_of("base")
     features = describe(encoders, [LAYER], ["last"])
     model = WavFusion(model_config(experiment.read("paper").model, features, classes)).eval()
-    torch.nn.init.normal_(model.head.weight, std=1.0)  # so that emotions differ; its own start makes all equal
+    # Logits that spread over about 2, as those of a trained model do; its own start makes all emotions equal.
+    torch.nn.init.normal_(model.head.weight, std=2 / model.head.in_features**0.5)
     trained = Run(Path("base"), model, features, "cached", [1 / len(classes)] * len(classes), {}, 1.0)
     return [EmotionRecognizer(trained, encoders, precision=each) for each in PRECISIONS]
 
