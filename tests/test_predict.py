@@ -486,6 +486,24 @@ def test_a_transcript_that_looks_like_a_file_is_said_to_be_none(
     assert [f"found no file {text!r}" in line for line in err] == [True] * warned
 
 
+def test_a_transcript_with_times_that_is_not_there_is_refused(
+    trained: Path, clip: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    status, _, err = shell(capfd, trained, clip, "--transcript", "tt.srt", "--device", "cpu")
+    assert status == 2 and len(err) == 1 and "found no file 'tt.srt'" in err[0]
+
+
+def test_the_ending_of_the_results_says_their_format(trained: Path, sound: Path, tmp_path: Path) -> None:
+    for name, begins in (
+        ("a.csv", "file,start"),
+        ("a.vtt", "WEBVTT"),
+        ("a.TextGrid", "File type"),
+        ("a.txt", str(sound)),
+    ):
+        assert main(["predict", str(trained), str(sound), "--out", str(tmp_path / name)]) == 0
+        assert (tmp_path / name).read_text().startswith(begins)
+
+
 def test_a_transcript_can_be_long(trained: Path, clip: Path, capfd: pytest.CaptureFixture[str]) -> None:
     _, out, _ = shell(capfd, trained, clip, "--format", "json", "--transcript", "so what " * 200, "--device", "cpu")
     assert json.loads(out)[0]["modalities"] == ["audio", "text", "video"]

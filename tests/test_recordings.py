@@ -76,13 +76,22 @@ def test_two_of_one_name_are_refused_where_each_has_a_file(folder: Path) -> None
 def test_a_folder_of_transcripts_has_one_for_each_by_its_name(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     words = folder / "words"
     words.mkdir()
-    (words / "A.mp4.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nhello\n")
+    (words / "ONE.ogg.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nhello\n")
     (words / "b.txt").write_text("good morning\n")
     planned = recordings.plan(recordings.find([str(folder)], []), str(words), None, "csv")
-    assert [each.said for each in planned] == [
-        None, [Segment(0.0, 1.0, None, "hello")], "good morning", [Segment(0.0, 1.0, None, "hello")]
-    ]  # fmt: skip
-    assert "no transcript for 1 of 4 recordings" in caplog.text and "one.ogg" in caplog.text
+    assert [each.said for each in planned] == [[Segment(0.0, 1.0, None, "hello")], None, "good morning", None]
+    assert "no transcript for 2 of 4 recordings" in caplog.text and "a.mp4" in caplog.text
+
+
+@pytest.mark.parametrize("places", [("talks", "talks/deep"), ("", "deep")])
+def test_transcripts_of_one_name_lie_as_their_recordings_do(folder: Path, places: tuple[str, str]) -> None:
+    """What two recordings of one name had at once in the folder was taken for the words of both."""
+    for place, said in zip(places, ("above", "below"), strict=True):
+        (folder / "words" / place).mkdir(parents=True, exist_ok=True)
+        (folder / "words" / place / "a.txt").write_text(said)
+    planned = recordings.plan(recordings.find([str(folder / "talks")], []), str(folder / "words"), None, "csv")
+    expected = ["above" if places[0] else None, None, "below"]  # at once in the folder it could be either's
+    assert [each.said for each in planned] == expected
 
 
 def test_what_is_done_is_not_done_again(folder: Path) -> None:

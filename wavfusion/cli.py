@@ -441,7 +441,7 @@ def _add_embed(verb: Parser) -> None:
 def _add_predict(verb: Parser) -> None:
     _add_recordings(verb)
     formats = ("table", "json", "csv", "srt", "vtt", "textgrid", "eaf", "html")
-    verb.add_argument("--format", default="table", **_one_of(*formats), help="default table")
+    verb.add_argument("--format", **_one_of(*formats), help="default what --out ends in, else table")
     verb.add_argument(
         "--min-probability", type=_share, default=0.0, metavar="P", help="name no emotion that is less probable"
     )
@@ -886,6 +886,8 @@ def _predict(options: argparse.Namespace) -> int:
 
     bad: list[str] = []
     files, out = recordings.find(options.files, bad), options.out
+    ended = [kind for kind in timeline.FORMATS if out and out.suffix == f".{timeline.ending(kind)}"]
+    options.format = options.format or (ended or ["table"])[0]
     folder = out if out and (out.is_dir() or not out.suffix) else None
     if folder is None and options.format in timeline.SINGLE and len(files) > 1:
         wish = f"one FILE, which it describes, or --out with a folder for {len(files)} of them"

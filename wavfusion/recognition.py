@@ -42,8 +42,11 @@ class Recogniser:
                 name, kind, int(number or 0), cpu_threads=torch.get_num_threads() if kind == "cpu" else 0
             )
         except Exception as error:  # the hub's client and CTranslate2 raise many kinds
-            reason = " ".join(str(error).split())[:200]
-            raise ConfigError(f"--asr {name}: expected a model that can be had, found {reason}") from None
+            wish = f"--asr {name}: expected a model that can be had"
+            if Path(name).is_dir():
+                raise ConfigError(f"{wish}, found {' '.join(str(error).split())[:120]}") from None
+            found = f"no such folder and none that can be fetched now ({type(error).__name__})"
+            raise ConfigError(f"{wish}, found {found}; get it elsewhere and give its folder") from None
 
     def fill(
         self, sound: Sound, segments: Sequence[Segment], language: str | None = None

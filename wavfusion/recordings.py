@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ def plan(files: Mapping[str, Path], transcript: str | None, folder: Path | None,
     Raises:
         ConfigError: two recordings whose results would have one name; a transcript for several recordings.
     """
-    said = _said(transcript, list(files))
+    said = _said(transcript, files)
     named: dict[Path, str] = {}
     for file, name in files.items():
         if folder is not None and named.setdefault(name, file) != file:
@@ -98,11 +99,12 @@ def plan(files: Mapping[str, Path], transcript: str | None, folder: Path | None,
     return [Recording(*each) for each in zip(files, said, places, strict=True)]
 
 
-def _said(transcript: str | None, files: Sequence[str]) -> list[str | list[Segment] | None]:
+def _said(transcript: str | None, files: Mapping[str, Path]) -> list[str | list[Segment] | None]:
     if transcript is None:
         return [None] * len(files)
     if os.path.isdir(transcript):
-        paths = [_beside(Path(transcript), Path(file)) for file in files]
+        names = Counter(name.name.lower() for name in files.values())
+        paths = [_beside(Path(transcript), name, names[name.name.lower()] == 1) for name in files.values()]
         if lacking := [file for file, path in zip(files, paths, strict=True) if path is None]:
             few = ", ".join(lacking[:3]) + (", ..." if lacking[3:] else "")
             log.warning("%s: no transcript for %d of %d recordings: %s", transcript, len(lacking), len(files), few)
@@ -114,18 +116,28 @@ def _said(transcript: str | None, files: Sequence[str]) -> list[str | list[Segme
             return [_read(Path(transcript))]
     except OSError:
         return [transcript]  # too long for a file's name, so it is what is said
+    if transcripts.is_timed(transcript) and len(transcript.split()) == 1:
+        raise ConfigError(f"--transcript: expected a file of words or what is said, found no file {transcript!r}")
     if re.fullmatch(r"\S*/\S*|\S+\.[A-Za-z]{1,4}", transcript):
         log.warning("--transcript: found no file %r, so these are taken for the words that are said", transcript)
     return [transcript]
 
 
-def _beside(folder: Path, file: Path) -> Path | None:
-    """The transcript of a recording: `talk.mp4.srt` or `talk.srt`."""
-    known = {path.name.lower(): path for path in sorted(folder.iterdir())}
-    for ending in WORDS:
-        for name in (f"{file.name}{ending}", f"{file.stem}{ending}"):
-            if name.lower() in known:
-                return known[name.lower()]
+def _beside(folder: Path, name: Path, alone: bool) -> Path | None:
+    """The transcript of a recording, `talk.mp4.srt` or `talk.srt`.
+
+    It lies as the recording does below the folder that was given, with that folder's name or without; or, of a name
+    that no other recording has, at once in the folder of transcripts.
+    """
+    within = name.parent.parts
+    for place in (folder.joinpath(*within), folder.joinpath(*within[1:]), folder):
+        if place == folder and not alone:
+            continue
+        known = {path.name.lower(): path for path in sorted(place.iterdir())} if place.is_dir() else {}
+        for ending in WORDS:
+            for title in (f"{name.name}{ending}", f"{name.stem}{ending}"):
+                if title.lower() in known:
+                    return known[title.lower()]
     return None
 
 

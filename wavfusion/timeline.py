@@ -66,7 +66,7 @@ def to_table(predictions: Sequence[Prediction], width: int | None = None, colour
             number = list(each.probabilities).index(order[0][0])
             emotion = (each.emotion or UNSURE).ljust(longest)
             others = "  ".join(f"{name} {p:.0%}" for name, p in order[1:3])
-            said = " ".join(f"{each.speaker + ': ' if each.speaker else ''}{each.text or ''}".split())
+            said = ": ".join(" ".join(part.split()) for part in (each.speaker, each.text) if part)
             times, used = f"{_short(each.start)} - {_short(each.end)}", "+".join(each.modalities)
             plain = f"  {times:>19}  {emotion} {each.probability:>4.0%}  ({others})  {used}  {said}".rstrip()
             if width is not None and len(plain) > width:

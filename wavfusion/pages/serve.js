@@ -28,6 +28,7 @@ function fail(text) {
 function busy(yes) {
   element("send").disabled = yes;
   element("cancel").hidden = !yes;
+  element(yes ? "cancel" : "send").focus({ preventScroll: true });
   if (yes) element("error").hidden = true;
 }
 
@@ -65,7 +66,9 @@ function send() {
 }
 
 async function ask(path, method = "GET") {
-  const answer = await fetch(path, { method, headers: headers() });
+  const answer = await fetch(path, { method, headers: headers() }).catch(() => {
+    throw new Error("the server cannot be reached");
+  });
   if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).error ?? `the server answered ${answer.status}`);
   return answer;
 }
@@ -106,6 +109,7 @@ async function present({ name, warnings }) {
 async function label(event) {
   event.preventDefault();
   if (!recording) return fail("Choose, drop or record something first.");
+  if (element("timed")?.files[0] && element("words").value.trim()) return fail("Expected words or a file of them, found both.");
   const most = Number(element("form").dataset.most);
   if (recording.size > most) return fail(`Expected at most ${most / 1e6} MB, found ${(recording.size / 1e6).toFixed(0)} MB.`);
   busy(true);
@@ -114,14 +118,16 @@ async function label(event) {
   try {
     job = await send();
     upload = null;
-    await present(await wait());
+    const found = await wait();
+    busy(false);
+    await present(found);
     tell("Done.");
   } catch (error) {
+    busy(false);
     if (cancelled) tell("Cancelled.");
     else fail(error.message);
   } finally {
     await forget();
-    busy(false);
   }
 }
 
