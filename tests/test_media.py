@@ -793,3 +793,17 @@ def test_a_damaged_film_gives_what_can_be_decoded(tmp_path):
     with media.Film(tmp_path / "b.mkv", 5, (32, 32)) as film:
         for start in range(0, 16, 2):
             assert len(film.frames(float(start), start + 2.0).pixels) >= 1
+
+
+def test_pictures_that_cannot_be_scaled_are_one_line(tmp_path):
+    """One such file ended the labelling of a whole folder."""
+    with av.open(str(tmp_path / "wide.mkv"), "w") as made:
+        stream = made.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 16000, 2, "yuv420p"
+        for number in range(3):
+            frame = av.VideoFrame.from_ndarray(np.zeros((3, 16000), np.uint8), "yuv420p")
+            frame.pts = number
+            made.mux(stream.encode(frame))
+        made.mux(stream.encode())
+    with pytest.raises(MediaError, match="pictures that can be scaled in .*wide.mkv', found 16000 x 2"):
+        media.decode_frames(tmp_path / "wide.mkv", 5, (224, 224))

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import re
 import signal
 import socket
@@ -204,6 +205,33 @@ def test_a_wrong_form_gets_one_line(server: Server, clip: Path) -> None:
     refused(server, 422, "expected UTF-8", ("transcript", b"\xff\xfe\xff"), recording)
     refused(server, 422, "transcript.srt: expected srt with times", ("transcript", ("a.srt", b"well")), recording)
     refused(server, 413, "at most 4194304 bytes", recording, ("transcript", 5_000_000 * "a"))
+
+
+def test_an_odd_transcript_gets_one_line_or_is_read(server: Server, clip: Path) -> None:
+    recording = ("file", clip)
+    for content in (b'["a"]', b'"abc"', b'{"segments": {"a": 1}}', b'[{"start": 0, "end": 1%b}]' % (400 * b"0")):
+        refused(server, 422, "transcript.json: expected", recording, ("transcript", ("a.json", content)))
+    refused(
+        server,
+        422,
+        "found all 1 after its end",
+        recording,
+        ("transcript", ("a.srt", SRT[40:].replace("00:00", "09:00").encode())),
+    )
+    many = json.dumps([{"start": 0.0, "end": 0.4, "text": "x"}] * 2000).encode()
+    refused(server, 422, "segments of 4 times its length", recording, ("transcript", ("a.json", many)))
+    half = b'[{"start": 0, "end": 0.3, "text": "a \\ud800 b", "speaker": "\\udfff"}]'
+    (row,) = server.send("/predict", file=clip, transcript=("a.json", half)).json
+    assert (row["text"], row["speaker"]) == ("a ? b", "?")
+    refused(server, 422, "expected auto or a number", recording, ("speakers", 5000 * "9"))
+
+
+def test_a_worker_that_died_while_nothing_was_asked_is_started_again(server: Server, clip: Path) -> None:
+    children = [Path(task, "children").read_text() for task in Path(f"/proc/{server.process.pid}/task").iterdir()]
+    for pid in "".join(children).split():
+        os.kill(int(pid), signal.SIGKILL)
+    time.sleep(1.0)  # until the server has heard of it
+    assert server.send("/predict", file=clip).status == 200
 
 
 def test_what_is_no_recording_gets_one_line(server: Server, endless: Path) -> None:
@@ -470,8 +498,10 @@ def test_a_port_that_is_taken_and_a_model_that_is_none_get_one_line(
         assert "expected a free port" in refusal(capfd, trained, "--port", taken.getsockname()[1])
     assert "expected" in refusal(capfd, tmp_path / "none", "--port", 0)
     assert "expected a free port" in refusal(capfd, trained, "--host", "192.0.2.1")
-    (tmp_path / "empty").write_text("\n")
-    assert "expected a token" in refusal(capfd, trained, "--token-file", tmp_path / "empty")
+    for content in (b"\n", b"\xff\xfe", b"two\nlines", "тайна".encode()):
+        (tmp_path / "token").write_bytes(content)
+        assert "expected a token, found" in refusal(capfd, trained, "--token-file", tmp_path / "token")
+    assert "expected a free port" in refusal(capfd, trained, "--host", 64 * "a")
 
 
 def test_two_at_once_are_not_mixed_up(server: Server, made: Any) -> None:

@@ -936,9 +936,10 @@ def _serve(options: argparse.Namespace) -> int:
     from wavfusion.inference import pick_device
     from wavfusion.jobs import Limits
 
-    token = options.token_file and options.token_file.read_text(encoding="utf-8").strip()
-    if options.token_file and not token:
-        raise ConfigError(f"--token-file {options.token_file}: expected a token, found nothing")
+    token = options.token_file and options.token_file.read_text(encoding="utf-8-sig", errors="replace").strip()
+    if options.token_file and not re.fullmatch(r"[!-~]+( [!-~]+)*", token):
+        found = "nothing" if not token else "letters that no header can bear"
+        raise ConfigError(f"--token-file {options.token_file}: expected a token, found {found}")
     if options.keep:
         require_writable(options.keep)
         options.keep.mkdir(parents=True, exist_ok=True)

@@ -81,8 +81,9 @@ class Worker:
         Raises:
             ConfigError: the model cannot be loaded.
         """
-        if self._process is not None:
+        if self._process is not None and self._process.returncode is None:
             return
+        await self.stop()
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "wavfusion.worker"),
             stdin=asyncio.subprocess.PIPE,
@@ -174,7 +175,7 @@ class Jobs:
         folder = self.folder / secrets.token_urlsafe(18)
         self._coming += 1
         try:
-            folder.mkdir()
+            folder.mkdir(parents=True)
             yield folder
         finally:
             self._coming -= 1
@@ -231,6 +232,8 @@ class Jobs:
     async def _label(self, job: Job) -> tuple[str, str | None]:
         """Have the worker label a recording; returns the state in which it ends, and what was wrong."""
         await self.worker.start()
+        if self.worker.told["classes"] != self.classes:
+            raise ConfigError("the model is another one than when the server was started: start it again")
         asked = asyncio.create_task(self.worker.ask(self._question(job), lambda share: _progressed(job, share)))
         unwanted = asyncio.create_task(job.unwanted.wait())
         await asyncio.wait({asked, unwanted}, timeout=60 * self.limits.work, return_when=asyncio.FIRST_COMPLETED)
@@ -268,9 +271,13 @@ class Jobs:
     def _end(self, job: Job, state: str, error: str | None = None) -> None:
         if state == DONE and self.keep is not None:
             place = self.keep / job.id
-            shutil.copytree(job.folder, place)
-            rows = [asdict(row) for row in job.rows]
-            (place / "result.json").write_text(json.dumps(rows, indent=2, ensure_ascii=False), encoding="utf-8")
+            try:
+                shutil.copytree(job.folder, place)
+                rows = [asdict(row) for row in job.rows]
+                (place / "result.json").write_text(json.dumps(rows, indent=2, ensure_ascii=False), encoding="utf-8")
+            except OSError as problem:
+                log.error("%s: not kept: %s", place, problem.strerror or problem)
+                shutil.rmtree(place, ignore_errors=True)
         shutil.rmtree(job.folder, ignore_errors=True)
         job.state, job.error, job.form.words = state, error, None
         self.ended[state] += 1

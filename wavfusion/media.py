@@ -673,6 +673,13 @@ def _converter(
     whole, resize = VideoReformatter(), VideoReformatter()
 
     def convert(frame: Any, part: Part | None) -> UInt8[np.ndarray, "H W 3"]:
+        try:
+            return scaled(frame, part)
+        except av.error.FFmpegError as error:
+            found = f"found {frame.width} x {frame.height}: {_reason(error)}"
+            raise MediaError(f"expected pictures that can be scaled in {_named(path)}, {found}") from error
+
+    def scaled(frame: Any, part: Part | None) -> UInt8[np.ndarray, "H W 3"]:
         left, top, right, bottom = crop if crop is not None else (0, 0, frame.width, frame.height)
         if not (0 <= left < right <= frame.width and 0 <= top < bottom <= frame.height):
             found = f"found {[left, top, right, bottom]} for {_named(path)}"

@@ -452,6 +452,10 @@ def _with_context(part: Encoded, length: float) -> tuple[float, Encoded]:
 def _within(segments: Sequence[Segment], length: float, file: str) -> list[Segment]:
     """Leave out what begins after the recording has ended, and end with it."""
     kept = [replace(each, end=min(each.end, length)) for each in segments if each.start < length or length == 0]
+    if segments and not kept:
+        raise MediaError(
+            f"{file!r}: expected segments within its {length:.2f} s, found all {len(segments)} after its end"
+        )
     if len(kept) < len(segments):
         log.warning("%s: %d segments begin after its end at %.2f s", file, len(segments) - len(kept), length)
     return kept

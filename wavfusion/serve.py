@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import logging
+import re
 import secrets
 import signal
 import socket
@@ -126,7 +127,7 @@ class Guard:
             name = urlsplit(f"//{host}").hostname or ""
             ipaddress.ip_address(name)
         except ValueError:
-            return host.rpartition(":")[0].lower() in self.names or host.lower() in self.names
+            return re.sub(r":\d{1,5}$", "", host.lower()) in self.names
         return True
 
 
@@ -257,7 +258,7 @@ async def _take(jobs: Jobs, request: Request) -> Job:
         except ClientDisconnect:
             raise RefusedError(400, "expected a whole form, found one that is cut off") from None
         try:
-            require_count(int(form.speakers) if form.speakers.isdecimal() else form.speakers or None)
+            require_count(int(form.speakers[:9]) if form.speakers[:9].isdecimal() else form.speakers[:40] or None)
         except ConfigError as error:
             raise RefusedError(422, str(error)) from None
         return jobs.add(folder, form)
@@ -339,8 +340,9 @@ def listen(host: str, port: int) -> socket.socket:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             opened.bind(address)
             failed.pop_all()
-    except OSError as error:
-        raise ConfigError(f"--host {host} --port {port}: expected a free port, found: {error.strerror}") from None
+    except (OSError, UnicodeError) as error:
+        found = getattr(error, "strerror", None) or "no name of a host"
+        raise ConfigError(f"--host {host} --port {port}: expected a free port, found: {found}") from None
     return opened
 
 
@@ -367,7 +369,8 @@ def serve(
     Raises:
         ConfigError: the port is taken or the model cannot be loaded.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that what is below ends as it should
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(0))  # so that what is below ends as it should
     opened = listen(host, port)
     folder = Folder()
     try:

@@ -6,7 +6,7 @@ import math
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -46,7 +46,7 @@ def read(path: str | Path) -> list[Segment]:
         found = list(reader(_decoded(path.read_bytes())))
     except CorpusError as error:
         raise CorpusError(f"{path}: {error}") from None
-    except (ValueError, LookupError, TypeError, RecursionError, ElementTree.ParseError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, SyntaxError) as error:
         reason = " ".join(str(error).split())[:120]
         raise CorpusError(f"{path}: expected {path.suffix[1:].lower()}, found {reason}") from None
     except OSError as error:
@@ -56,7 +56,13 @@ def read(path: str | Path) -> list[Segment]:
     for segment in found:
         if not 0 <= segment.start < segment.end < math.inf:
             raise CorpusError(f"{path}: expected a start before its end, found {segment.start:g} to {segment.end:g} s")
-    return sorted(found, key=lambda each: (each.start, each.end))
+    whole = [replace(each, speaker=_whole(each.speaker), text=_whole(each.text)) for each in found]
+    return sorted(whole, key=lambda each: (each.start, each.end))
+
+
+def _whole(text: str | None) -> str | None:
+    """Replace halves of surrogate pairs, which JSON may hold and no file."""
+    return text and text.encode("utf-8", "replace").decode()
 
 
 def _decoded(content: bytes) -> str:

@@ -19,6 +19,7 @@ from wavfusion import media, transcripts
 from wavfusion.errors import ConfigError, CorpusError, MediaError
 from wavfusion.predict import EmotionRecognizer
 
+OVERLAPPING = 4  # times a recording's length that segments may last together: that many speak at once
 Tell = Callable[[Mapping[str, Any]], None]
 
 
@@ -79,10 +80,14 @@ def answer(recognizer: EmotionRecognizer, asked: Mapping[str, Any], tell: Tell) 
         length = max((end for end in media.probe(asked["file"]) if end is not None), default=0.0)
         if length > asked["longest"]:
             raise MediaError(f"expected at most {asked['longest'] / 60:g} minutes, found {length / 60:.1f}")
+        segments = asked["segments"] and transcripts.read(asked["segments"])
+        together = sum(each.end - each.start for each in segments or ())
+        if together > OVERLAPPING * max(length, 60.0):
+            raise MediaError(f"expected segments of {OVERLAPPING} times its length at most, found {together:.0f} s")
         rows = recognizer.predict(
             asked["file"],
             asked["words"],
-            segments=asked["segments"] and transcripts.read(asked["segments"]),
+            segments=segments,
             speakers=asked["speakers"],
             progress=lambda seconds: tell({"progress": min(1.0, seconds / length) if length else 0.0}),
         )

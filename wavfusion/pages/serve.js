@@ -1,6 +1,7 @@
 // The page of a server: takes a recording, follows what becomes of it and shows its timeline.
 const element = (id) => document.getElementById(id);
 const progress = element("progress");
+const UNREACHED = "the server cannot be reached";
 let recording = null; // what was chosen, dropped or recorded
 let job = null; // its id at the server
 let upload = null; // the request that is under way
@@ -26,7 +27,7 @@ function fail(text) {
 }
 
 function busy(yes) {
-  element("send").disabled = yes;
+  for (const button of document.querySelectorAll("#send, #microphone, #camera")) button.disabled = yes;
   element("cancel").hidden = !yes;
   element(yes ? "cancel" : "send").focus({ preventScroll: true });
   if (yes) element("error").hidden = true;
@@ -37,45 +38,56 @@ function choose(file) {
   tell(file ? `${file.name}, ${(file.size / 1e6).toFixed(1)} MB` : "");
 }
 
-function form() {
+function form(sent) {
   const data = new FormData();
   data.append("speakers", element("speakers").value);
   const timed = element("timed")?.files[0];
   if (timed) data.append("transcript", timed, timed.name);
   else if (element("words")?.value.trim()) data.append("transcript", element("words").value);
-  data.append("file", recording, recording.name);
+  data.append("file", sent, sent.name);
   return data;
 }
 
 // XMLHttpRequest, since fetch tells nothing of an upload's progress.
-function send() {
+function send(sent) {
   return new Promise((resolve, reject) => {
     upload = new XMLHttpRequest();
     upload.open("POST", "jobs");
     for (const [name, value] of Object.entries(headers())) upload.setRequestHeader(name, value);
     upload.upload.onprogress = ({ loaded, total }) => tell("Uploading", loaded / total);
     upload.onload = () => {
-      const found = JSON.parse(upload.responseText || "{}");
+      let found = {};
+      try {
+        found = JSON.parse(upload.responseText);
+      } catch {} // a web server before ours answers in its own words
       if (upload.status === 202) resolve(found.id);
       else reject(new Error(found.error ?? `the server answered ${upload.status}`));
     };
     upload.onerror = () => reject(new Error("the server ended the upload, or cannot be reached"));
     upload.onabort = () => reject(new Error("cancelled"));
-    upload.send(form());
+    upload.send(form(sent));
   });
 }
 
 async function ask(path, method = "GET") {
   const answer = await fetch(path, { method, headers: headers() }).catch(() => {
-    throw new Error("the server cannot be reached");
+    throw new Error(UNREACHED);
   });
   if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).error ?? `the server answered ${answer.status}`);
   return answer;
 }
 
 async function wait() {
-  for (;;) {
-    const found = await (await ask(`jobs/${job}`)).json();
+  for (let lost = 0; ; ) {
+    let found;
+    try {
+      found = await (await ask(`jobs/${job}`)).json();
+      lost = 0;
+    } catch (error) {
+      if (cancelled || error.message !== UNREACHED || ++lost > 20) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+      continue;
+    }
     if (cancelled) throw new Error("cancelled");
     if (found.state === "waiting") tell(`In the queue: ${found.before} before it`, null);
     else if (found.state === "running") tell(found.progress === null ? "Listening" : "Labelling", found.progress);
@@ -85,7 +97,7 @@ async function wait() {
   }
 }
 
-async function present({ name, warnings }) {
+async function present({ name, warnings }, sent) {
   const page = new DOMParser().parseFromString(await (await ask(`jobs/${job}/timeline`)).text(), "text/html");
   const title = document.createElement("h2");
   title.textContent = name;
@@ -99,7 +111,7 @@ async function present({ name, warnings }) {
   result.replaceChildren(title, ...said, ...page.head.childNodes, ...page.body.childNodes);
   result.hidden = false;
   if (address) URL.revokeObjectURL(address);
-  address = URL.createObjectURL(recording);
+  address = URL.createObjectURL(sent);
   element("player").src = address;
   showTimeline();
   result.focus({ preventScroll: true });
@@ -112,15 +124,16 @@ async function label(event) {
   if (element("timed")?.files[0] && element("words").value.trim()) return fail("Expected words or a file of them, found both.");
   const most = Number(element("form").dataset.most);
   if (recording.size > most) return fail(`Expected at most ${most / 1e6} MB, found ${(recording.size / 1e6).toFixed(0)} MB.`);
+  const sent = recording;
   busy(true);
   cancelled = false;
   tell("Uploading", 0);
   try {
-    job = await send();
+    job = await send(sent);
     upload = null;
     const found = await wait();
     busy(false);
-    await present(found);
+    await present(found, sent);
     tell("Done.");
   } catch (error) {
     busy(false);
