@@ -50,7 +50,7 @@ $(MINVENV)/ready: pyproject.toml constraints.txt minimum.txt
 	touch $@
 
 MINIMUM = tests/test_media.py tests/test_fusion.py tests/test_losses.py tests/test_sequence.py tests/test_experiment.py \
-	tests/test_manifest.py tests/test_store.py tests/test_train.py tests/test_predict.py tests/test_serve.py
+	tests/test_manifest.py tests/test_store.py tests/test_train.py tests/test_predict.py
 
 clean:
 	rm -rf $(VENV) $(MINVENV) dist runs
