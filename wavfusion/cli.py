@@ -17,6 +17,7 @@ from wavfusion.version import __version__
 if TYPE_CHECKING:
     from wavfusion.corpora.scan import Look
     from wavfusion.manifest import Utterance
+    from wavfusion.segmentation import Speakers
 
 log = logging.getLogger("wavfusion")
 
@@ -183,16 +184,14 @@ def _count(low: int, high: int | None = None) -> Callable[[str], int]:
     return read
 
 
-def _speakers(text: str) -> int | str:
+def _speakers(text: str) -> "Speakers":
     """Read a number of speakers, or `auto`."""
-    from wavfusion.segmentation import require_count
+    from wavfusion.segmentation import read_count
 
-    value = int(text) if text.isdecimal() else text
     try:
-        require_count(value)
+        return read_count(text)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error).removeprefix("speakers: ")) from None
-    return value
 
 
 def _share(text: str) -> float:

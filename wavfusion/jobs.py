@@ -9,12 +9,14 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from wavfusion.errors import ConfigError
 from wavfusion.predict import Prediction
+from wavfusion.segmentation import read_count
+from wavfusion.timeline import to_json
 from wavfusion.uploads import Form, RefusedError
 
 log = logging.getLogger(__name__)
@@ -255,12 +257,11 @@ class Jobs:
         return DONE, None
 
     def _question(self, job: Job) -> dict[str, Any]:
-        speakers: int | str | None = job.form.speakers or None
         return {
             "file": f"{job.id}/recording",
             "words": job.form.words,
             "segments": job.form.segments and f"{job.id}/{job.form.segments.name}",
-            "speakers": int(speakers) if isinstance(speakers, str) and speakers.isdecimal() else speakers,
+            "speakers": read_count(job.form.speakers),
             "longest": 60 * self.limits.minutes,
         }
 
@@ -273,8 +274,7 @@ class Jobs:
             place = self.keep / job.id
             try:
                 shutil.copytree(job.folder, place)
-                rows = [asdict(row) for row in job.rows]
-                (place / "result.json").write_text(json.dumps(rows, indent=2, ensure_ascii=False), encoding="utf-8")
+                (place / "result.json").write_text(to_json(job.rows), encoding="utf-8")
             except OSError as problem:
                 log.error("%s: not kept: %s", place, problem.strerror or problem)
                 shutil.rmtree(place, ignore_errors=True)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Literal
@@ -323,9 +324,9 @@ class EmotionRecognizer:
         """
         lanes: list[list[Encode]] = [[self._hear, self._read], [self._see]]
         beside = self.fast and self.encoders.on_cpu and torch.get_num_threads() > 1
-        with extract.threads(len(lanes) if beside else 1) as pool:
-            every = pool.map(lambda lane: self._encoded(lane, parts, windows), lanes)
-            found = [each for lane in every for each in lane]
+        work = partial(self._encoded, parts=parts, windows=windows)
+        with extract.threads(len(lanes)) if beside else nullcontext() as pool:
+            found = [each for lane in (pool.map if pool else map)(work, lanes) for each in lane]
         for _, errors in found:
             windows.errors += [each for each in errors if each not in windows.errors]
         audio, text, video = (features for features, _ in found)

@@ -130,7 +130,7 @@ def _beside(folder: Path, name: Path, alone: bool) -> Path | None:
     that no other recording has, at once in the folder of transcripts.
     """
     within = name.parent.parts
-    for place in (folder.joinpath(*within), folder.joinpath(*within[1:]), folder):
+    for place in dict.fromkeys((folder.joinpath(*within), folder.joinpath(*within[1:]), folder)):
         if place == folder and not alone:
             continue
         known = {path.name.lower(): path for path in sorted(place.iterdir())} if place.is_dir() else {}

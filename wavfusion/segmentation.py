@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from jaxtyping import Float32
@@ -92,6 +92,17 @@ def named(segments: Sequence[Segment], sound: Sound | None, count: Speakers) -> 
         replace(each, speaker=each.speaker or (None if who is None else _name(who)))
         for each, who in zip(segments, found, strict=True)
     ]
+
+
+def read_count(text: str | None) -> Speakers:
+    """Read how many speak, as somebody wrote it; None = nobody is told apart.
+
+    Raises:
+        ConfigError: not from 1 to 20, nor `auto`, nor None.
+    """
+    count: object = int(text) if text and text.isdecimal() and len(text) < 10 else text
+    require_count(count)
+    return cast(Speakers, count)
 
 
 def require_count(count: object) -> None:

@@ -30,7 +30,7 @@ from wavfusion import timeline
 from wavfusion.errors import ConfigError, nearest
 from wavfusion.jobs import DONE, RUNNING, STATES, WAITING, Job, Jobs, Limits
 from wavfusion.report import fill, script
-from wavfusion.segmentation import require_count
+from wavfusion.segmentation import read_count
 from wavfusion.uploads import TEXT, Folder, RefusedError, paced, receive, too_large
 from wavfusion.version import __version__
 
@@ -258,7 +258,7 @@ async def _take(jobs: Jobs, request: Request) -> Job:
         except ClientDisconnect:
             raise RefusedError(400, "expected a whole form, found one that is cut off") from None
         try:
-            require_count(int(form.speakers[:9]) if form.speakers[:9].isdecimal() else form.speakers[:40] or None)
+            read_count(form.speakers)
         except ConfigError as error:
             raise RefusedError(422, str(error)) from None
         return jobs.add(folder, form)

@@ -170,21 +170,20 @@ def to_html(
     speakers = list(dict.fromkeys(each.speaker for each in sorted(predictions, key=lambda each: each.start)))
     saved = {f"{file}.{ending(name)}": text(predictions) for name, text in SUBTITLES.items()}
     saved |= {f"{file}.json": to_json(predictions), f"{file}.csv": to_csv(predictions, classes)}
-    if template != "timeline.html":
-        saved[f"{file}.html"] = to_html(predictions, classes, quote(file))
-    return fill(
-        template,
+    values: dict[str, Any] = dict(
         name=file,
-        media=media,
         kind="video" if any("video" in each.modalities for each in predictions) else "audio",
         classes=list(classes),
         speakers=speakers,
         length=max([each.end for each in predictions], default=0.0),
         rows=[{**asdict(each), "clock": _short(each.start), "said": each.emotion or UNSURE} for each in predictions],
         seconds={name: sum(each.end - each.start for each in predictions if each.emotion == name) for name in classes},
-        saved=saved,
         **script("timeline.js"),
     )
+    if template != "timeline.html":
+        page = fill("timeline.html", media=quote(file), saved=saved, **values)
+        saved = {**saved, f"{file}.html": page}
+    return fill(template, media=media, saved=saved, **values)
 
 
 def _place(predictions: Sequence[Prediction], folder: Path | None) -> str | None:

@@ -16,14 +16,14 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from wavfusion.errors import nearest
-from wavfusion.transcripts import READERS
+from wavfusion.transcripts import is_timed
 
 FIELDS = ("file", "transcript", "speakers")  # what a form may hold, each once
 TEXT = 4 << 20  # bytes of all that is no recording: the words of a day
 HEADERS = 8 << 10  # bytes of the headers of a part
 IDLE = 20.0  # seconds without a byte, after which nobody waits any more
 SLOWEST = 16 << 10  # bytes a second that are expected of a sender, once he has had `IDLE` seconds
-FREE = 256 << 20  # bytes that stay free on the disk
+FREE = 256 << 20  # bytes that are free on the disk when a recording begins to come in
 PREFIX = "wavfusion-serve-"
 
 
@@ -43,13 +43,13 @@ class Form:
         name: of the recording, as its sender calls it; for showing only.
         words: what is said, without times.
         segments: a file of words with times.
-        speakers: a number, `auto` or nothing, as it was written.
+        speakers: a number or `auto`, as it was written (its first 40 letters); None = nothing.
     """
 
     name: str = ""
     words: str | None = None
     segments: Path | None = None
-    speakers: str = ""
+    speakers: str | None = None
 
 
 class Folder:
@@ -207,23 +207,18 @@ class _Parts:
             raise RefusedError(400, "expected a whole form, found one that is cut off")
         if "file" not in self._files:
             raise RefusedError(422, "expected a recording in the field 'file', found none")
-        ending, segments = self._ending(), None
-        if ending is not None and self._texts["transcript"]:
-            segments = self.folder / f"transcript{ending}"
+        sent, segments = self._files.get("transcript", ""), None
+        if is_timed(sent) and self._texts["transcript"]:
+            segments = self.folder / f"transcript{Path(sent).suffix.lower()}"
             segments.write_bytes(self._texts["transcript"])
-        words = "" if ending else self._text("transcript")
-        return Form(self._files["file"], words or None, segments, self._text("speakers"))
+        words = "" if is_timed(sent) else self._text("transcript")
+        return Form(self._files["file"], words or None, segments, self._text("speakers")[:40] or None)
 
     def _text(self, name: str) -> str:
         try:
             return self._texts.get(name, bytearray()).decode("utf-8-sig").strip()
         except UnicodeDecodeError:
             raise RefusedError(422, f"expected UTF-8 in the field {name!r}, found other bytes") from None
-
-    def _ending(self) -> str | None:
-        """Of a transcript that was sent as a file with times."""
-        ending = Path(self._files.get("transcript", "")).suffix.lower()
-        return ending if ending in READERS else None
 
 
 def shown(name: str) -> str:
