@@ -1,0 +1,83 @@
+"""Where does a prediction spend its time? Seconds of each part for one clip, with random weights of base's sizes.
+
+    python scripts/where_time_goes.py CLIP.mp4
+
+The best of three runs each, on all cores and on one, in fp32 and bf16; with the extra [face] also the search for faces.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from wavfusion import experiment, faces, media
+from wavfusion.bench import CLASSES, LAYER, encoders_of
+from wavfusion.dataset import Row, Sample, model_config
+from wavfusion.errors import ConfigError
+from wavfusion.extract import describe
+from wavfusion.inference import run, run_sets, subsets
+from wavfusion.model.wavfusion import WavFusion
+
+WORDS = "I never said that you should go there at all, did I?"
+
+
+def best(work: Callable[[], object]) -> str:
+    """Seconds of the fastest of three runs, after one to warm it."""
+    work()
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return f"{min(seconds):.2f} s"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a line for each part."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clip", type=Path, help="a video of 15 s at most")
+    clip, cores = parser.parse_args(arguments).clip, torch.get_num_threads()
+    encoders = encoders_of("base").quick()
+    audio, text, video = encoders.audio, encoders.text, encoders.video
+    assert audio is not None and text is not None and video is not None
+    rate, size = encoders.preset.frame_rate, video.size
+    samples, frames = media.decode_audio(clip).samples, media.decode_frames(clip, rate, size).pixels
+    model = WavFusion(
+        model_config(experiment.read("paper").model, describe(encoders, [LAYER], ["last"]), CLASSES)
+    ).eval()
+    row = Row("clip", None, None, None, len(samples) / media.SAMPLE_RATE)
+    features = audio.encode([samples], [LAYER])[0][LAYER], text.encode([WORDS])[0], video.encode(frames)
+    sample, every, prior = (
+        [Sample(row, *features)],
+        subsets(["audio", "text", "video"]),
+        [1 / len(CLASSES)] * len(CLASSES),
+    )
+    parts: dict[str, Callable[[], object]] = {
+        "sound": lambda: audio.encode([samples], [LAYER]),
+        "words": lambda: text.encode([WORDS]),
+        "pictures": lambda: video.encode(frames),
+        "the fusion, for the answer": lambda: run(model, sample, every[-1], prior),
+        "the fusion, for all subsets": lambda: run_sets(model, sample, every, prior),
+    }
+    sys.stdout.write(f"{clip.name}, {row.duration:.1f} s, {cores} cores\n")
+    sys.stdout.write(f"decoding sound {best(lambda: media.decode_audio(clip))}\n")
+    sys.stdout.write(f"decoding pictures {best(lambda: media.decode_frames(clip, rate, size))}\n")
+    try:
+        sys.stdout.write(f"finding faces {best(lambda: faces.find(clip, rate))}\n")
+    except ConfigError as error:
+        sys.stdout.write(f"finding faces: {error}\n")
+    for threads in dict.fromkeys((cores, 1)):
+        torch.set_num_threads(threads)
+        for name, work in parts.items():
+            told = []
+            for half in (False, True):
+                with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                    told.append(f"{'bf16' if half else 'fp32'} {best(work)}")
+            sys.stdout.write(f"{name}, {threads} cores: {', '.join(told)}\n")
+
+
+if __name__ == "__main__":
+    main()
