@@ -30,6 +30,7 @@ minimum: $(MINVENV)/ready
 # The report's page is looked at in Debian's chromium; without it those tests are skipped.
 test-slow: $(VENV)/ready
 	command -v chromium || { test "$$(id -u)" = 0 && apt-get install -y chromium; } || echo "no chromium here"
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ray]'
 	$(OFFLINE) $(BIN)/python -m pytest -m slow
 	$(MAKE) wheel
 

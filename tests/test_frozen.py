@@ -51,6 +51,20 @@ def test_a_quick_audio_encoder_gives_the_library_s_hidden_states(name):
     )
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_convolutions_of_a_padded_batch_give_what_each_waveform_alone_does(name):
+    """As on a GPU: Hugging Face's group norm takes the mean of a padded row over its padding too."""
+    model, clips = long_family(name), [tone(8.0), 0.2 + tone(0.4, 1), tone(0.03, 2)]
+    quick = AudioEncoder(model, {}, name).quick()
+    assert not quick.together  # on a CPU
+    quick.together = True
+    found = quick.encode(clips, [0, 2])
+    expected = [reference_hidden(model, clip) for clip in clips]
+    for one, other in zip(found, expected, strict=True):
+        assert [len(one[i]) for i in (0, 2)] == [len(other[i]) for i in (0, 2)]
+        assert max(largest_difference(one[i], other[i]) for i in (0, 2)) < 1e-5
+
+
 def test_a_quick_encoder_leaves_the_one_that_it_was_made_of_as_it_was():
     encoder = AudioEncoder(long_family("wavlm"), {}, "x")
     encoder.quick().quick()

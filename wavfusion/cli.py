@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,6 +16,7 @@ from wavfusion.errors import ConfigError, CorpusError, MediaError, nearest
 from wavfusion.version import __version__
 
 if TYPE_CHECKING:
+    from wavfusion import predict, recordings
     from wavfusion.corpora.scan import Look
     from wavfusion.manifest import Utterance
     from wavfusion.segmentation import Speakers
@@ -334,7 +336,13 @@ def _add_extract(verb: Parser) -> None:
         type=_count(1),
         default=os.cpu_count() or 1,
         metavar="N",
-        help="threads that decode (default: one a core)",
+        help="threads that decode, or processes (default: one a core)",
+    )
+    verb.add_argument(
+        "--engine",
+        default="threads",
+        **_one_of("threads", "processes", "ray"),
+        help="where they work: in this process, on this machine, or on a cluster (extra [ray]; default threads)",
     )
 
 
@@ -445,6 +453,19 @@ def _add_predict(verb: Parser) -> None:
         "--min-probability", type=_share, default=0.0, metavar="P", help="name no emotion that is less probable"
     )
     _add_runtime(verb)
+    verb.add_argument(
+        "--workers",
+        type=_count(1),
+        default=1,
+        metavar="N",
+        help="processes that label recordings side by side, each with its own model (default 1)",
+    )
+    verb.add_argument(
+        "--engine",
+        default="processes",
+        **_one_of("processes", "ray"),
+        help="where several work: on this machine, or on a cluster (extra [ray]; default processes)",
+    )
     verb.add_argument(
         "--out",
         type=_path,
@@ -677,6 +698,7 @@ def _extract(options: argparse.Namespace) -> int:
         workers=options.workers,
         fast=not options.plain,
         progress=sys.stderr.isatty(),
+        engine=options.engine,
     )
     for name, modality, reason in summary.bad[:SAID]:
         log.error("%s", _line(f"{name}: no {modality} features: {reason}"))
@@ -894,35 +916,48 @@ def _predict(options: argparse.Namespace) -> int:
     if out and folder is None:
         require_free([out], options.force)
     planned = recordings.plan(files, options.transcript, folder, timeline.ending(options.format))
-    recognizer = predict.EmotionRecognizer.from_pretrained(
-        options.trained,
-        pick_device(options.device),
-        options.runtime,
-        options.precision,
-        not options.plain,
-        options.asr,
-    )
+    settings = {"name": options.trained, "device": pick_device(options.device), "fast": not options.plain}
+    settings |= {name: getattr(options, name) for name in ("runtime", "precision", "asr")}
+    if options.workers > 1 or options.engine != "processes":
+        trained, build = predict.find_run(options.trained), partial(_labeller, settings, options.speakers)
+        run = recordings.side_by_side(build, options.workers, options.engine, settings["device"])
+    else:
+        recognizer = predict.EmotionRecognizer.from_pretrained(**settings)
+        trained, run = recognizer.trained, recordings.in_turn(partial(_label, recognizer, options.speakers))
 
     def write(found: Sequence[predict.Prediction], place: Path) -> bytes:
         rows = timeline.abstained(found, options.min_probability)
-        return timeline.write(options.format, rows, recognizer.classes, place)
+        return timeline.write(options.format, rows, trained.classes, place)
 
     if folder is not None:
         names = ("transcript", "asr", "speakers", "format", "min_probability", "runtime", "precision")
-        settings = {"weights": recognizer.trained.weights_digest, **{name: getattr(options, name) for name in names}}
-        recordings.begin(folder, settings, options.force)
-
-    def work(each: recordings.Recording) -> list[predict.Prediction]:
-        return recognizer.predict(each.file, each.words, segments=each.segments, speakers=options.speakers)
-
-    labelled = recordings.label(planned, work, bad, write, options.force, sys.stderr.isatty())
+        shared = {"weights": trained.weights_digest, **{name: getattr(options, name) for name in names}}
+        recordings.begin(folder, shared, options.force)
+    labelled = recordings.label(planned, run, bad, write, options.force, sys.stderr.isatty())
     found = [rows if folder is None else [max(rows, key=_richness)] for rows in labelled]  # not kept when written
-    _warn_of_lacks(recognizer.modalities, found)
+    order = {each.file: number for number, each in enumerate(planned)}
+    found.sort(key=lambda rows: order[rows[0].file])  # several workers end as they like
+    _warn_of_lacks(trained.model.config.modalities, found)
     if found and folder is None:
         _show([each for rows in found for each in rows], write, options)
     elif found:
         _print(f"{folder}: results of {len(found)} recordings")
     return _end(bad, bool(found) or any(each.out is not None and each.out.exists() for each in planned))
+
+
+def _labeller(
+    settings: Mapping[str, Any], speakers: "Speakers"
+) -> "Callable[[recordings.Recording], list[predict.Prediction]]":
+    """Load a model in a process of several, and return what labels a recording with it."""
+    from wavfusion import predict
+
+    return partial(_label, predict.EmotionRecognizer.from_pretrained(**settings), speakers)
+
+
+def _label(
+    recognizer: "predict.EmotionRecognizer", speakers: "Speakers", each: "recordings.Recording"
+) -> "list[predict.Prediction]":
+    return recognizer.predict(each.file, each.words, segments=each.segments, speakers=speakers)
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -988,7 +1023,11 @@ def _embed(options: argparse.Namespace) -> int:
     def work(each: recordings.Recording) -> list[vectors.Embedding]:
         return vectors.embed(recognizer, each.file, each.words, each.segments, options.speakers)
 
-    found = [each for rows in recordings.label(planned, work, bad, progress=sys.stderr.isatty()) for each in rows]
+    found = [
+        each
+        for rows in recordings.label(planned, recordings.in_turn(work), bad, progress=sys.stderr.isatty())
+        for each in rows
+    ]
     if found:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(options.out, vectors.write(found, options.out.suffix))

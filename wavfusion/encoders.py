@@ -24,7 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 from wavfusion import tiny
 from wavfusion.errors import ConfigError, nearest
 from wavfusion.experiment import read_yaml
-from wavfusion.frozen import fold_norms, quicken_positions
+from wavfusion.frozen import convolve_together, fold_norms, quicken_positions
 
 MODALITIES = ("audio", "text", "video")
 MAX_TOKENS = 192  # the longest utterances have 100 words (IEMOCAP) and 69 (MELD): design H.3, H.4
@@ -141,22 +141,25 @@ class AudioEncoder(nn.Module):
         if rate != 16_000:
             raise ConfigError(f"audio encoder {name!r}: expected a model of 16000 Hz, found {rate} Hz")
         self.fingerprint = fingerprint(model, {"do_normalize": self.do_normalize})
+        self.together = False  # whether the convolutions take a padded batch
 
     def hidden(
         self, waveforms: Sequence[Float[Tensor, " _"]], layers: Sequence[int]
     ) -> tuple[dict[int, Float[Tensor, "B Ta D"]], Bool[Tensor, "B Ta"]]:
         """Run the layers below the highest asked for, and return the outputs of `layers` (0 = the input of the first).
 
-        The convolutions see every utterance alone: group norm over time would see the padding, as Hugging Face's does.
+        The convolutions see every utterance as if alone: Hugging Face's group norm over time would see the padding.
         """
         self._check(layers)
-        steps = []
-        for waveform in waveforms:
-            convolved = self.model.feature_extractor(self._normalized(waveform)[None])[0].T
-            projected = self.model.feature_projection(convolved[None])
-            steps.append((projected[0] if isinstance(projected, tuple) else projected)[0])
-        lengths = torch.tensor([len(x) for x in steps], device=steps[0].device)
-        x = pad_sequence(steps, batch_first=True)
+        normalized = [self._normalized(waveform) for waveform in waveforms]
+        if self.together:
+            convolved, lengths = convolve_together(self.model.feature_extractor, normalized)
+        else:
+            alone = [self.model.feature_extractor(waveform[None])[0].T for waveform in normalized]
+            convolved = pad_sequence(alone, batch_first=True)
+            lengths = torch.tensor([len(steps) for steps in alone], device=convolved.device)
+        projected = self.model.feature_projection(convolved)
+        x = projected[0] if isinstance(projected, tuple) else projected
         mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
         with self._stack(max(1, *layers)) as stack, _outputs(stack, layers) as outputs, warnings.catch_warnings():
             # WavLM's own code hands torch a bool and a float mask; the result is right.
@@ -199,6 +202,8 @@ class AudioEncoder(nn.Module):
         """A twin that shares the tensors and computes the same faster; for one thread at a time, and only to encode."""
         twin = _twin(self)
         quicken_positions(twin.model.encoder.pos_conv_embed)
+        # A CPU's core is busy with one utterance, a GPU is not.
+        twin.together = next(self.parameters()).device.type != "cpu"
         return twin
 
     def save(self, folder: Path) -> None:

@@ -5,14 +5,14 @@ import json
 import logging
 import random
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from wavfusion import faces, media
 from wavfusion.clips import ABSENT, Clip, Encoded, FeatureSet, Media, plan, read_feature_sets
-from wavfusion.encoders import LOADERS, AudioEncoder, Encoders, Preset, TextEncoder, VideoEncoder
+from wavfusion.cluster import Lost, spread
+from wavfusion.encoders import LOADERS, MODALITIES, AudioEncoder, Encoders, Preset, TextEncoder, VideoEncoder
 from wavfusion.errors import ConfigError, CorpusError, MediaError
 from wavfusion.files import append_line, read_lines, write_whole
 from wavfusion.manifest import Corpus, Utterance
@@ -63,6 +64,23 @@ class Summary:
     bad_packets: dict[str, int] = field(default_factory=dict)
     faces: list[tuple[str, float, float]] = field(default_factory=list)
 
+    def add(self, other: "Summary") -> None:
+        """Join what another extraction of other utterances did."""
+        self.made = {name: count + other.made[name] for name, count in self.made.items()}
+        self.absent += other.absent
+        self.bad += other.bad
+        self.bad_packets |= other.bad_packets
+
+
+class Recipe(NamedTuple):
+    """What loads the same encoders again, in another process."""
+
+    name: str
+    preset: Preset
+    modalities: tuple[str, ...]
+    view: str
+    device: str
+
 
 @dataclass
 class Decoded:
@@ -95,6 +113,13 @@ def load_encoders(
         faces.require_installed()
         name = f"{name}-{view}"
     return Encoders(name, preset, **{each: LOADERS[each](getattr(preset, each)) for each in modalities}, view=view)
+
+
+def _recipe(encoders: Encoders) -> Recipe:
+    loaded = {name: getattr(encoders, name) for name in MODALITIES if getattr(encoders, name) is not None}
+    device = next((str(next(each.parameters()).device) for each in loaded.values()), "cpu")
+    name = encoders.name if encoders.view == "frame" else encoders.name.removesuffix(f"-{encoders.view}")
+    return Recipe(name, encoders.preset, tuple(loaded), encoders.view, device)
 
 
 def describe(encoders: Encoders, audio_layers: Sequence[int], text_layers: Sequence[str]) -> FeatureSet:
@@ -153,6 +178,7 @@ def extract(
     workers: int = 2,
     fast: bool = True,
     progress: bool = False,
+    engine: str = "threads",
 ) -> Summary:
     """Fill a store with the features of a corpus; what is there already stays, what is damaged is made anew.
 
@@ -164,34 +190,115 @@ def extract(
         root: where the corpus lies now, if elsewhere than `corpus` says.
         audio_layers: layers whose outputs are kept, all in one pass.
         text_layers: the text encoder's last layer, or all.
-        workers: threads that decode, and on a CPU encode.
+        workers: threads that decode, and on a CPU encode; or processes.
         fast: False for the plain way: one clip after the other through the encoders as they were loaded.
         progress: show a bar on stderr; otherwise a line is logged every tenth of the clips.
+        engine: `threads`; or `processes` or `ray`, which load the encoders of the same preset by themselves, and whose
+            machines all see store and corpus in the same place (`cluster.spread`).
 
     Raises:
-        ConfigError: features without spread, or too large for half precision, or a name that is taken by another view.
+        ConfigError: features without spread, or too large for half precision, or a name that is taken by another view;
+            no extra `[ray]`, or a machine of its cluster that has other encoders.
     """
     wanted = describe(encoders, audio_layers, [text_layers])
-    known = Media(store, root or Path(corpus.root), corpus.root, note=True)
+    root = root or Path(corpus.root)
     store.discard_damaged()
     _remember(store, wanted)
+    summary = Summary()
+    if engine != "threads":
+        filler = Filler(store.folder, root, corpus.root, _recipe(encoders), wanted, fast)
+        summary = _fill_spread(filler, utterances, workers, engine, progress)
+        store.refresh()
+    known = Media(store, root, corpus.root, note=True)
     clips = [clip for utterance in utterances for clip in plan(utterance, known, wanted)]
+    if engine == "threads":
+        summary = _fill(utterances, clips, known, store, encoders, wanted, max(1, workers), fast, progress)
+    summary.wanted = len({key for clip in clips for key in clip.keys})
+    _write_index(store, clips)
+    if encoders.view != "frame":
+        summary.faces = _read_faces(store, clips)
+    return summary
+
+
+def _fill(
+    utterances: Sequence[Utterance],
+    clips: Sequence[Clip],
+    known: Media,
+    store: Store,
+    encoders: Encoders,
+    wanted: FeatureSet,
+    workers: int = 1,
+    fast: bool = True,
+    progress: bool | None = None,
+) -> Summary:
+    """Encode what a store lacks of some clips; with `progress` None nothing tells how far it is."""
     todo = [clip for clip in clips if any(_lacking(part, store) for part in (clip.audio, clip.video))]
-    summary = Summary(wanted=len({key for clip in clips for key in clip.keys}))
+    summary = Summary()
     if any(key not in store for clip in clips for key in clip.keys):
         _require_spread(encoders, wanted)
     _extract_texts(utterances, clips, store, encoders, summary)
-    workers = max(1, workers)
     chunks = list(_cut(todo, workers))
     # Two extractions that start together take their work in different orders, and seldom do the same twice.
     random.Random().shuffle(chunks)
     plain = (_encode(chunk, store, known, encoders) for chunk in chunks)
     made = _encode_ahead(chunks, store, known, encoders, workers) if fast else plain
-    for features, decoded in _told(made, len(todo), progress):
+    for features, decoded in made if progress is None else _told(made, len(todo), progress):
         _write_chunk(features, decoded, store, encoders, summary)
-    _write_index(store, clips)
-    if encoders.view != "frame":
-        summary.faces = _read_faces(store, clips)
+    return summary
+
+
+@dataclass(frozen=True)
+class Filler:
+    """What a process of its own needs to fill a store with the features of some utterances.
+
+    Attributes:
+        folder: the store's.
+        identity: what the store calls `root`, below which the media lie.
+        recipe: how the encoders are loaded, and where they compute.
+        wanted: the features, whose encoders must be those that are loaded.
+    """
+
+    folder: Path
+    root: Path
+    identity: str
+    recipe: Recipe
+    wanted: FeatureSet
+    fast: bool
+
+    def __call__(self) -> Callable[[Sequence[Utterance]], Summary]:
+        """Load the encoders and open the store.
+
+        Raises:
+            ConfigError: the encoders that are loaded here are others.
+        """
+        encoders, store = load_encoders(*self.recipe[:4]).to(self.recipe.device), Store(self.folder)
+        found = describe(encoders, self.wanted.audio_layers, self.wanted.text_layers)
+        if found != self.wanted:
+            raise ConfigError(
+                f"preset {self.wanted.preset!r}: expected the same encoders in every process, found others"
+            )
+        known = Media(store, self.root, self.identity, note=True)
+
+        def fill(utterances: Sequence[Utterance]) -> Summary:
+            store.refresh()
+            clips = [clip for utterance in utterances for clip in plan(utterance, known, self.wanted)]
+            return _fill(utterances, clips, known, store, encoders, self.wanted, fast=self.fast)
+
+        return fill
+
+
+def _fill_spread(filler: Filler, utterances: Sequence[Utterance], workers: int, engine: str, progress: bool) -> Summary:
+    """Let several processes fill a store; one that dies again and again costs the utterances that it had."""
+    size = min(CLIPS_AT_ONCE, 1 + len(utterances) // (4 * workers))
+    parts, summary = list(batched(utterances, size)), Summary()
+    found = spread(filler, parts, workers, engine, filler.recipe.device)
+    with tqdm(total=len(utterances), desc="extract", unit="utterance", disable=not progress) as bar:
+        for number, outcome in found:
+            if isinstance(outcome, Lost):
+                summary.bad += [(row.id, "any", outcome.reason) for row in parts[number]]
+            else:
+                summary.add(outcome)
+            bar.update(len(parts[number]))
     return summary
 
 

@@ -1,9 +1,13 @@
 """Parts of the frozen encoders in the form that computes the same faster (docs/performance.md)."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.rnn import pad_sequence
 
 BLOCK = 384  # steps of one Fourier transform: a kernel of 128 leaves 257 of them whole
 LONG = 64  # taps from which on the Fourier transform is worth its way
@@ -50,6 +54,39 @@ class FourierConv(nn.Module):
         y = torch.fft.irfft(mixed.permute(1, 3, 2, 0), n=BLOCK)[..., :whole]
         y = y.unflatten(2, (len(x), blocks)).permute(2, 0, 1, 3, 4).flatten(1, 2).flatten(2, 3)
         return y[..., :length] + self.bias[:, None]
+
+
+def convolve_together(
+    front: Any, waveforms: Sequence[Float[Tensor, " _"]]
+) -> tuple[Float[Tensor, "B T D"], Int[Tensor, " B"]]:
+    """Run wav2vec 2.0's convolutions on waveforms padded to one length, each as if it were alone.
+
+    The group norm takes a channel's mean and spread over real steps only. No convolution pads, so that what a real
+    step sees is real.
+
+    Returns:
+        The last convolution's output, and how many steps of each row are real.
+    """
+    lengths = torch.tensor([len(each) for each in waveforms], device=waveforms[0].device)
+    x = pad_sequence(list(waveforms), batch_first=True)[:, None]
+    for layer in front.conv_layers:
+        lengths = (lengths - layer.conv.kernel_size[0]).div(layer.conv.stride[0], rounding_mode="floor") + 1
+        norm = getattr(layer, "layer_norm", None)
+        if isinstance(norm, nn.GroupNorm):
+            x = layer.activation(_normed(layer.conv(x), lengths, norm))
+        else:
+            x = layer(x)
+    return x.transpose(1, 2), lengths
+
+
+def _normed(x: Float[Tensor, "B D T"], lengths: Int[Tensor, " B"], norm: nn.GroupNorm) -> Float[Tensor, "B D T"]:
+    """A group norm of one channel a group over real steps (as wav2vec 2.0 has it: `num_groups` = its channels)."""
+    x = x.float()
+    real = (torch.arange(x.shape[-1], device=x.device) < lengths[:, None])[:, None]
+    count = lengths[:, None, None]
+    mean = x.masked_fill(~real, 0).sum(-1, keepdim=True) / count
+    spread = (x - mean).masked_fill(~real, 0).square().sum(-1, keepdim=True) / count
+    return (x - mean) * torch.rsqrt(spread + norm.eps) * norm.weight[:, None] + norm.bias[:, None]
 
 
 def quicken_positions(positions: nn.Module) -> None:

@@ -128,7 +128,7 @@ class EmotionRecognizer:
         if precision not in PRECISIONS:
             raise ConfigError(f"precision: found {precision!r}; {nearest(str(precision), PRECISIONS)}")
         device = pick_device(device)
-        trained = read_run(_folder(name))
+        trained = find_run(name)
         model = open_exported(trained) if runtime == "onnx" else None
         recogniser = None if asr is None else Recogniser(asr, device)
         return cls(trained, trained.encoders(), device, model, precision, fast, recogniser)
@@ -482,6 +482,15 @@ def _half(features: Tensor | None) -> Tensor | None:
     if features is not None and not extract.fits_half(features):
         raise MediaError("expected samples in [-1, 1], found some so large that their features overflow")
     return None if features is None else features.half()
+
+
+def find_run(name: str | Path) -> Run:
+    """Read a RUN folder, or one that somebody put on a hub.
+
+    Raises:
+        ConfigError: no RUN there.
+    """
+    return read_run(_folder(name))
 
 
 def _folder(name: str | Path) -> Path:

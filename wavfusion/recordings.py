@@ -4,14 +4,16 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from wavfusion import transcripts
+from wavfusion.cluster import Lost, spread
 from wavfusion.errors import ConfigError, CorpusError, MediaError
 from wavfusion.files import require_free, write_whole
 from wavfusion.run import read_json, write_json
@@ -172,21 +174,59 @@ def begin(folder: Path, settings: dict[str, Any], force: bool) -> None:
     write_json(path, settings)
 
 
+Done = Iterable[tuple[int, list[Found] | MediaError]]  # numbers of recordings with what was found, as they come
+
+
+def in_turn(work: Callable[[Recording], list[Found]]) -> Callable[[Sequence[Recording]], Done[Found]]:
+    """Work in this process on one recording after the other."""
+
+    def run(todo: Sequence[Recording]) -> Done[Found]:
+        for number, each in enumerate(todo):
+            yield number, _found(work, each)
+
+    return run
+
+
+def side_by_side(
+    build: Callable[[], Callable[[Recording], list[Found]]], workers: int, engine: str, device: str
+) -> Callable[[Sequence[Recording]], Done[Found]]:
+    """Work in processes of their own, which `build` makes ready, on recordings side by side; see `cluster.spread`."""
+
+    def run(todo: Sequence[Recording]) -> Done[Found]:
+        for number, found in spread(partial(_ready, build), todo, workers, engine, device):
+            yield number, MediaError(f"{todo[number].file!r}: {found.reason}") if isinstance(found, Lost) else found
+
+    return run
+
+
+def _ready(
+    build: Callable[[], Callable[[Recording], list[Found]]],
+) -> Callable[[Recording], list[Found] | MediaError]:
+    return partial(_found, build())
+
+
+def _found(work: Callable[[Recording], list[Found]], each: Recording) -> list[Found] | MediaError:
+    try:
+        return work(each)
+    except MediaError as error:
+        return error
+
+
 def label(
     recordings: Sequence[Recording],
-    work: Callable[[Recording], list[Found]],
+    run: Callable[[Sequence[Recording]], Done[Found]],
     bad: list[str],
     write: Callable[[Sequence[Found], Path], bytes] | None = None,
     force: bool = False,
     progress: bool = False,
 ) -> Iterator[list[Found]]:
-    """Work on recordings one after the other and write the results of those that have a place; gives each one's.
+    """Work on recordings and write the results of those that have a place; gives each one's, as they come.
 
     A place that is filled is passed over, unless `force` is given.
 
     Args:
         recordings: what to work on.
-        work: what is done with each.
+        run: works on those that are left: `in_turn` or `side_by_side`.
         bad: takes what was wrong with those that could not be used, which does not stop the others.
         write: makes a file's content of results, given its folder; for recordings that have a place.
         force: do again what is done.
@@ -196,15 +236,14 @@ def label(
     if len(todo) < len(recordings):
         log.warning("%d of %d recordings are done already", len(recordings) - len(todo), len(recordings))
     with tqdm(total=len(todo), unit="file", disable=not progress or len(todo) < 2) as bar:
-        for each in todo:
-            try:
-                found = work(each)
-            except MediaError as error:
-                bad.append(str(error))
+        for number, found in run(todo):
+            out = todo[number].out
+            if isinstance(found, MediaError):
+                bad.append(str(found))
             else:
-                if each.out is not None and write is not None:
-                    require_free([each.out], force)
-                    each.out.parent.mkdir(parents=True, exist_ok=True)
-                    write_whole(each.out, write(found, each.out.parent))
+                if out is not None and write is not None:
+                    require_free([out], force)
+                    out.parent.mkdir(parents=True, exist_ok=True)
+                    write_whole(out, write(found, out.parent))
                 yield found
             bar.update()
