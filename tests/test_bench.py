@@ -12,7 +12,6 @@ from wavfusion.media import decode_audio, decode_frames, write_video
 from wavfusion.plain import PlainEncoders, decode_pictures, decode_sound
 
 
-@pytest.mark.slow
 def test_bench_compares_all_suites_and_its_parts_add_up(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--preset", "tiny", "--repeats", "3", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -24,6 +23,17 @@ def test_bench_compares_all_suites_and_its_parts_add_up(capsys: pytest.CaptureFi
         assert 0 < each["fraction_of_peak"] < 1
     seconds = [found[name]["useful_seconds_per_s"] / found[name]["ours"] for name in ("train", "train_without_video")]
     assert seconds[0] == pytest.approx(seconds[1])  # the same recordings
+
+
+def test_growth_measures_every_size_and_says_what_a_second_of_sound_costs() -> None:
+    found = bench.grow("train", "tiny", batch=2, repeats=1, times=(1, 2))
+    for name in bench.SUITES["train"]:
+        small, large = found["growth"][name]
+        assert (small["times"], large["times"]) == (1, 2) and large["units"] == 2 * small["units"]
+        assert min(each[key] for each in (small, large) for key in ("seconds", "useful_seconds", "peak_memory_mb")) > 0
+    assert found["growth"]["extract"] is None
+    text = bench.to_text(found)
+    assert text.count("ms a second of sound") == 4 and "2 x: 12 utterances" in text
 
 
 def test_an_unfit_machine_is_said(capsys: pytest.CaptureFixture[str]) -> None:

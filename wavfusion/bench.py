@@ -59,6 +59,7 @@ POOL, FILES = 3, 2  # times the batch: utterances of an epoch, among which batch
 LAYER = 9  # shallow layers of the sound encoder
 FIT_LOAD = 0.3  # processes that may be running beside this one
 CLIP = 10.0  # seconds of the clip that is labelled
+TIMES = (1, 2, 4, 8)  # sizes of the data, in a look at how costs grow
 SENTENCE = "I told you that I would be there in time, and now look at the clock."
 PICTURE = (360, 640)
 FRAME_RATE = 25
@@ -74,6 +75,7 @@ class Job:
     Attributes:
         folder: the generated corpus, with its features in `store`.
         batch: utterances in a training step.
+        times: how much more data than for a comparison.
     """
 
     folder: Path
@@ -82,6 +84,7 @@ class Job:
     with_video: bool
     device: str
     seed: int = 0
+    times: int = 1
 
     @property
     def manifest(self) -> Path:
@@ -90,8 +93,13 @@ class Job:
 
     @property
     def rows(self) -> list[Utterance]:
-        """The recordings that are extracted and trained on."""
+        """The recordings that are trained on."""
         return [row for row in manifest.read(self.manifest) if row.split == "train"]
+
+    @property
+    def files(self) -> list[Utterance]:
+        """The recordings that are extracted."""
+        return self.rows[: FILES * self.batch * self.times]
 
 
 def run(
@@ -117,30 +125,76 @@ def run(
     Raises:
         ConfigError: no such suite or preset.
     """
-    if suite != "all" and suite not in SUITES:
-        raise ConfigError(f"--suite: expected {', '.join(SUITES)} or all, found {suite!r}")
-    if preset not in PRESETS:
-        raise ConfigError(f"--preset: expected {' or '.join(PRESETS)}, found {preset!r}")
-    wanted = [name for key, names in SUITES.items() if suite in ("all", key) for name in names]
-    folder = Path(mkdtemp(prefix="wavfusion-bench-"))
-    job = Job(folder, preset, batch, True, device, seed)
-    hardware = describe_hardware(device)
-    try:
-        told("generating recordings and their features")
-        _in_process(_prepare, job)
-        found: dict[str, Any] = dict.fromkeys(UNITS)
-        for name in wanted:
+    names, hardware = _chosen(suite, preset), describe_hardware(device)
+    found: dict[str, Any] = dict.fromkeys(UNITS)
+    with _prepared(Job(Path(), preset, batch, True, device, seed), told) as job:
+        for name in names:
             told(f"{name}: {repeats} repeats of ours and of the plain way")
-            found[name] = _compare(name, replace(job, with_video=name != "train_without_video"), repeats)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+            found[name] = _compare(name, _for(name, job), repeats)
     for each in filter(None, found.values()):
         each["fraction_of_peak"] = each.pop("flops_per_s") / (1e9 * hardware["matmul_gflops"])
     return {"hardware": hardware, "preset": preset, "batch": batch, "repeats": repeats, **found}
 
 
+def grow(
+    suite: str = "all",
+    preset: str = "base",
+    batch: int = 8,
+    repeats: int = 5,
+    device: str = "cpu",
+    seed: int = 0,
+    told: Callable[[str], None] = lambda line: None,
+    times: Sequence[int] = TIMES,
+) -> dict[str, Any]:
+    """Measure ours alone over more and more data, each size in a process of its own.
+
+    The arguments are those of `run`, and `times`: sizes, as multiples of what `run` compares; `predict` labels one
+    recording that is so much longer. Returns under `growth`, by name, of each size `times`, `units`, `seconds` (the
+    median), `useful_seconds` and `peak_memory_mb`.
+    """
+    names, hardware = _chosen(suite, preset), describe_hardware(device)
+    found: dict[str, Any] = dict.fromkeys(UNITS) | {name: [] for name in names}
+    for size in times:
+        with _prepared(Job(Path(), preset, batch, True, device, seed, size), told) as job:
+            for name in names:
+                told(f"{name}: {size} times the data")
+                count, useful = _useful(name, job)
+                with _side(OURS[name], _for(name, job)) as ours:
+                    turns = [ours() for _ in range(repeats)]
+                seconds, peak = statistics.median(turn[0] for turn in turns), max(turn[1] for turn in turns)
+                cost = {"times": size, "units": count, "seconds": seconds}
+                found[name].append({**cost, "useful_seconds": useful, "peak_memory_mb": peak})
+    return {"hardware": hardware, "preset": preset, "batch": batch, "repeats": repeats, "growth": found}
+
+
+def _chosen(suite: str, preset: str) -> list[str]:
+    """The names of what a suite measures."""
+    if suite != "all" and suite not in SUITES:
+        raise ConfigError(f"--suite: expected {', '.join(SUITES)} or all, found {suite!r}")
+    if preset not in PRESETS:
+        raise ConfigError(f"--preset: expected {' or '.join(PRESETS)}, found {preset!r}")
+    return [name for key, names in SUITES.items() if suite in ("all", key) for name in names]
+
+
+@contextmanager
+def _prepared(job: Job, told: Callable[[str], None]) -> Iterator[Job]:
+    """Generate a job's recordings and their features in a folder that is removed again."""
+    folder = Path(mkdtemp(prefix="wavfusion-bench-"))
+    job = replace(job, folder=folder)
+    try:
+        told("generating recordings and their features")
+        _in_process(_prepare, job)
+        yield job
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _for(name: str, job: Job) -> Job:
+    return replace(job, with_video=name != "train_without_video")
+
+
 def to_text(found: Mapping[str, Any]) -> str:
-    """Lay what `run` returned out for a terminal."""
+    """Lay what `run` or `grow` returned out for a terminal."""
     about = found["hardware"]
     lines = [
         f"{about['device']}, {about['cores']} cores, {about['threads']} threads, torch {about['torch']}, "
@@ -149,7 +203,9 @@ def to_text(found: Mapping[str, Any]) -> str:
     if not about["fit"]:
         lines.append(f"UNFIT: the load was above {FIT_LOAD} before anything ran; these figures are not to be quoted")
     lines.append(f"preset {found['preset']}, batches of {found['batch']}, median of {found['repeats']} turns")
-    for name, each in ((name, found[name]) for name in UNITS if found[name]):
+    for name, costs in found.get("growth", {}).items():
+        lines += [f"{name:>20}  {_cost(name, each)}" for each in costs or ()]
+    for name, each in ((name, found[name]) for name in UNITS if found.get(name)):
         ratio = each["ratio"]
         lines.append(
             f"{name:>20}  {ratio['median']:5.2f} x the plain way [{ratio['low']:.2f}, {ratio['high']:.2f}]  "
@@ -159,6 +215,15 @@ def to_text(found: Mapping[str, Any]) -> str:
             f"memory {each['peak_memory_mb']:.0f} against {each['plain_peak_memory_mb']:.0f} MB"
         )
     return "\n".join(lines)
+
+
+def _cost(name: str, each: Mapping[str, Any]) -> str:
+    """One size of `grow` in words."""
+    unit, seconds = UNITS[name].partition("/")[0], each["seconds"]
+    return (
+        f"{each['times']} x: {each['units']} {unit}, {each['useful_seconds']:.0f} s of sound, in {seconds:.2f} s "
+        f"({1000 * seconds / each['useful_seconds']:.1f} ms a second of sound), {each['peak_memory_mb']:.0f} MB"
+    )
 
 
 def describe_hardware(device: str) -> dict[str, Any]:
@@ -224,8 +289,8 @@ def _compare(name: str, job: Job, repeats: int) -> dict[str, Any]:
 def _useful(name: str, job: Job) -> tuple[int, float]:
     """Utterances of one measurement, and the seconds of sound in them."""
     told = json.loads((job.folder / "seconds.json").read_text("utf-8"))
-    told = told[: FILES * job.batch] if name == "extract" else told
-    return (1, CLIP) if name in SUITES["predict"] else (len(told), sum(told))
+    told = told[: len(job.files)] if name == "extract" else told
+    return (1, CLIP * job.times) if name in SUITES["predict"] else (len(told), sum(told))
 
 
 Measured = tuple[float, float, float]  # seconds, peak of anonymous memory in MB, floating-point operations
@@ -234,7 +299,7 @@ Measured = tuple[float, float, float]  # seconds, peak of anonymous memory in MB
 @contextmanager
 def _side(build: Callable[[Job], Work], job: Job) -> Iterator[Callable[[], Measured]]:
     """Hold one side ready in a process of its own."""
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(there, build, job), daemon=True)
     process.start()
@@ -300,9 +365,16 @@ def anonymous_mb() -> float:
     return sum(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon"))
 
 
+def _context() -> multiprocessing.context.ForkServerContext:
+    """Begin processes as copies of one that has loaded the modules and computed nothing: a second each, not five."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
 def _in_process(work: Callable[[Job], None], job: Job) -> None:
     """Do something whose memory shall not stay."""
-    process = multiprocessing.get_context("spawn").Process(target=work, args=(job,))
+    process = _context().Process(target=work, args=(job,))
     process.start()
     process.join()
     if process.exitcode:
@@ -315,9 +387,9 @@ def _in_process(work: Callable[[Job], None], job: Job) -> None:
 def _prepare(job: Job) -> None:
     """Generate recordings with a manifest, and fill the store that training reads."""
     rng = np.random.default_rng(job.seed)
-    lengths = np.clip(rng.lognormal(np.log(2.5), 0.5, POOL * job.batch), 1.0, 8.0).round(2).tolist()
+    lengths = np.clip(rng.lognormal(np.log(2.5), 0.5, POOL * job.batch * job.times), 1.0, 8.0).round(2).tolist()
     rows = [_record(job.folder, f"u{number}", length, rng) for number, length in enumerate(lengths)]
-    clip = replace(_record(job.folder, "clip", CLIP, rng), split="test")
+    clip = replace(_record(job.folder, "clip", CLIP * job.times, rng), split="test")
     manifest.write(job.manifest, [*rows, clip])
     manifest.write_corpus(job.manifest, Corpus("table", str(job.folder), None, CLASSES, "0"))
     (job.folder / "seconds.json").write_text(json.dumps(lengths), encoding="utf-8")
@@ -434,7 +506,7 @@ def _extract_ours(job: Job) -> Work:
 
     def work() -> None:
         folder = Path(mkdtemp(dir=job.folder))
-        _extract(job.rows[: FILES * job.batch], job, encoders, folder)
+        _extract(job.files, job, encoders, folder)
         shutil.rmtree(folder)
 
     return work
@@ -442,7 +514,7 @@ def _extract_ours(job: Job) -> Work:
 
 def _extract_plain(job: Job) -> Work:
     encoders = PlainEncoders(encoders_of(job.preset, job.seed), LAYER, job.device)
-    rows = job.rows[: FILES * job.batch]
+    rows = job.files
     encoders.tune(_decoded(job, rows[0], encoders)[1], lambda work: _seconds(work, job.device))
 
     def work() -> None:

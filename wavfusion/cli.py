@@ -541,6 +541,7 @@ def _add_bench(verb: Parser) -> None:
     verb.add_argument(
         "--repeats", type=_count(1, 100), default=5, metavar="N", help="of every measurement, in turns (default 5)"
     )
+    verb.add_argument("--growth", action="store_true", help="time and memory of ours over 1, 2, 4 and 8 times the data")
 
 
 def _add_lookalike(verb: Parser) -> None:
@@ -1075,7 +1076,8 @@ def _bench(options: argparse.Namespace) -> int:
     from wavfusion.inference import pick_device
 
     settings = (options.preset, options.batch, options.repeats, pick_device(options.device), options.seed or 0)
-    found = bench.run(options.suite, *settings, told=lambda line: log.info("bench: %s", line))
+    measure = bench.grow if options.growth else bench.run
+    found = measure(options.suite, *settings, told=lambda line: log.info("bench: %s", line))
     _print(json.dumps(found, indent=2) if options.json else bench.to_text(found))
     return DONE
 
