@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)  # one process speaks for all
     # Threads that spin at barriers take the cores from whatever else runs: six times slower on a loaded machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # oneDNN keeps the code that it makes for every length of sound, up to 1024: hundreds of MB. EfficientNet needs 170.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it sets its own level when it is imported
     for noisy in ("httpx", "httpx2", "huggingface_hub", "transformers", "accelerate", "torch.onnx"):
         logging.getLogger(noisy).setLevel(logging.ERROR)

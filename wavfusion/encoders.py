@@ -30,7 +30,7 @@ MODALITIES = ("audio", "text", "video")
 MAX_TOKENS = 192  # the longest utterances have 100 words (IEMOCAP) and 69 (MELD): design H.3, H.4
 MIN_SAMPLES = 400  # what one step of the convolutions sees
 MAX_FRAME_RATE = 100.0  # frames a second; more is no recording of people
-FRAMES_AT_ONCE = {"cpu": 4, "cuda": 64}  # on a CPU what its caches hold
+FRAMES_AT_ONCE = {"cpu": 2, "cuda": 64}  # on a CPU what its caches hold
 AUDIO_FAMILY = ("wav2vec2", "hubert", "wavlm")
 TEXT_FAMILY = ("roberta", "xlm-roberta", "camembert")
 # Tensors that no feature depends on; some checkpoints lack them, and they would be drawn at random.
@@ -265,19 +265,18 @@ class VideoEncoder(nn.Module):
     def encode(self, frames: UInt8[np.ndarray, "Tv H W 3"]) -> Float[Tensor, "Tv E"]:
         """Encode RGB frames that already have `size` pixels (media.decode_frames resizes with `interpolation`)."""
         device = next(self.model.parameters()).device
-        values = self.pixel_values(torch.from_numpy(frames).to(device))
-        chunks = torch.split(values, FRAMES_AT_ONCE[device.type])
-        return torch.cat([self.model(pixel_values=x).pooler_output for x in chunks]).cpu()
+        chunks = torch.split(torch.from_numpy(frames).to(device), FRAMES_AT_ONCE[device.type])
+        return torch.cat([self.model(pixel_values=self.pixel_values(x)).pooler_output for x in chunks]).cpu()
 
     def pixel_values(self, frames: UInt8[Tensor, "Tv H W 3"]) -> Float[Tensor, "Tv 3 H W"]:
         """Scale and normalise as the checkpoint's own processor does."""
         steps = self.preprocessing
-        x = frames.permute(0, 3, 1, 2).float() * steps["scale"] - steps["offset"]
-        mean, std = (torch.tensor(steps[name], device=x.device)[:, None, None] for name in ("mean", "std"))
-        x = (x - mean) / std
+        mean, std = (torch.tensor(steps[name], device=frames.device, dtype=torch.float64) for name in ("mean", "std"))
         # Hugging Face's EfficientNet divides by the deviation twice where `include_top` is set.
-        x = x / std if steps["include_top"] else x
-        return x.contiguous(memory_format=torch.channels_last)
+        spread = std.square() if steps["include_top"] else std
+        factor, shift = steps["scale"] / spread, -(steps["offset"] + mean) / spread
+        # The axes of a picture as it lies in memory are those of channels last.
+        return frames.float().mul_(factor.float()).add_(shift.float()).permute(0, 3, 1, 2)
 
     def quick(self) -> "VideoEncoder":
         """A twin that shares most tensors and computes the same faster, only to encode."""

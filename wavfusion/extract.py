@@ -7,7 +7,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from wavfusion import faces, media
-from wavfusion.clips import ABSENT, Clip, Encoded, FeatureSet, Media, plan, read_feature_sets
+from wavfusion.clips import ABSENT, WINDOW, Clip, Encoded, FeatureSet, Media, plan, read_feature_sets
 from wavfusion.cluster import Lost, spread
 from wavfusion.encoders import LOADERS, MODALITIES, AudioEncoder, Encoders, Preset, TextEncoder, VideoEncoder
 from wavfusion.errors import ConfigError, CorpusError, MediaError
@@ -34,9 +34,9 @@ log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 CLIPS_AT_ONCE = 64  # windows to a shard: what a kill can lose
-SECONDS_AT_ONCE = 300.0  # of a shard's windows, decoded: 250 MB at 5 frames of 224 x 224 a second
+SECONDS_AT_ONCE = 300.0  # of a shard's windows: 20 MB of sound and, at base's sizes, 60 MB of features
 TEXTS_AT_ONCE = 64
-BATCH_SECONDS = 60.0  # padded audio in one forward pass
+BATCH_SECONDS = {"cpu": WINDOW, "cuda": 8 * WINDOW}  # padded audio in one forward pass; on a CPU more is no faster
 MIN_SPREAD = 1e-3  # features below this standard deviation tell nothing (a random EfficientNet gives exact zeros)
 HALF_MAX = 65_504.0
 FACES = "faces.jsonl"  # in the store
@@ -240,7 +240,7 @@ def _fill(
     chunks = list(_cut(todo, workers))
     # Two extractions that start together take their work in different orders, and seldom do the same twice.
     random.Random().shuffle(chunks)
-    plain = (_encode(chunk, store, known, encoders) for chunk in chunks)
+    plain = (_encode(chunk, store, known, encoders, lambda: nullcontext(encoders)) for chunk in chunks)
     made = _encode_ahead(chunks, store, known, encoders, workers) if fast else plain
     for features, decoded in made if progress is None else _told(made, len(todo), progress):
         _write_chunk(features, decoded, store, encoders, summary)
@@ -416,10 +416,24 @@ def _extract_texts(
         _write({key: row for (key, _), row in zip(chunk, rows, strict=True)}, store, encoders, summary)
 
 
-def _encode(chunk: list[Clip], store: Store, known: Media, encoders: Encoders) -> Chunk:
-    """Decode and encode a chunk, one after the other."""
-    decoded = [decode(clip, store, known, encoders) for clip in chunk]
-    return _encoded(decoded, encoders), decoded
+Borrow = Callable[[], AbstractContextManager[Encoders]]  # of encoders that no other thread uses meanwhile
+
+
+def _encode(chunk: Sequence[Clip], store: Store, known: Media, encoders: Encoders, borrow: Borrow) -> Chunk:
+    """Decode and encode a chunk; of its pictures only one clip's are held at a time."""
+    features: dict[str, Tensor] = {}
+    all_decoded = []
+    for clip in chunk:
+        decoded = decode(clip, store, known, encoders)
+        if decoded.frames is not None:
+            assert clip.video is not None
+            with borrow() as own:
+                assert own.video is not None
+                features[clip.video.keys["frames"]] = own.video.encode(decoded.frames)
+            decoded.frames = None
+        all_decoded.append(decoded)
+    with borrow() as own:
+        return features | _audio_features(all_decoded, own), all_decoded
 
 
 def _encode_ahead(
@@ -428,18 +442,18 @@ def _encode_ahead(
     """Decode and encode chunks in threads, a few ahead of what is taken.
 
     On a CPU every thread encodes with one core, which wastes less than all cores on one clip do. A GPU takes one
-    chunk at a time, while other threads decode.
+    thread's at a time, while others decode.
     """
     free: SimpleQueue[Encoders] = SimpleQueue()
     quick = encoders.quick()
     for _ in range(workers if encoders.on_cpu else 1):
         free.put(quick.quick())
 
-    def work(chunk: list[Clip]) -> Chunk:
-        decoded = [decode(clip, store, known, encoders) for clip in chunk]
+    @contextmanager
+    def borrow() -> Iterator[Encoders]:
         own = free.get()
         try:
-            return _encoded(decoded, own), decoded
+            yield own
         finally:
             free.put(own)
 
@@ -447,7 +461,7 @@ def _encode_ahead(
         waiting: deque[Future[Chunk]] = deque()
         for chunk in chunks:
             store.refresh()
-            waiting.append(pool.submit(work, chunk))
+            waiting.append(pool.submit(_encode, chunk, store, known, quick, borrow))
             if len(waiting) > workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -557,14 +571,10 @@ def fits_half(x: Tensor) -> bool:
     return bool(torch.isfinite(x).all()) and float(x.abs().max()) <= HALF_MAX
 
 
-def _encoded(chunk: Sequence[Decoded], encoders: Encoders) -> dict[str, Tensor]:
-    return {**_audio_features(chunk, encoders), **_video_features(chunk, encoders)}
-
-
 def _audio_features(chunk: Sequence[Decoded], encoders: Encoders) -> dict[str, Tensor]:
     heard = [(x.clip.audio.keys, x.samples) for x in chunk if x.clip.audio is not None and x.samples is not None]
     features: dict[str, Tensor] = {}
-    for batch in audio_batches([samples for _, samples in heard]):
+    for batch in audio_batches([samples for _, samples in heard], BATCH_SECONDS["cpu" if encoders.on_cpu else "cuda"]):
         assert encoders.audio is not None
         encoded = encoders.audio.encode([heard[i][1] for i in batch], sorted(heard[batch[0]][0]))
         for i, layers in zip(batch, encoded, strict=True):
@@ -572,24 +582,16 @@ def _audio_features(chunk: Sequence[Decoded], encoders: Encoders) -> dict[str, T
     return features
 
 
-def audio_batches(waveforms: Sequence[Float32[np.ndarray, " _"]]) -> Iterator[list[int]]:
-    """Group waveforms of similar length, at most `BATCH_SECONDS` padded seconds together; yields their numbers."""
+def audio_batches(waveforms: Sequence[Float32[np.ndarray, " _"]], seconds: float) -> Iterator[list[int]]:
+    """Group waveforms of similar length, at most some padded seconds together; yields their numbers."""
     batch: list[int] = []
     for i in sorted(range(len(waveforms)), key=lambda i: len(waveforms[i])):
-        if batch and len(waveforms[i]) * (len(batch) + 1) > BATCH_SECONDS * media.SAMPLE_RATE:
+        if batch and len(waveforms[i]) * (len(batch) + 1) > seconds * media.SAMPLE_RATE:
             yield batch
             batch = []
         batch.append(i)
     if batch:
         yield batch
-
-
-def _video_features(chunk: Sequence[Decoded], encoders: Encoders) -> dict[str, Tensor]:
-    features: dict[str, Tensor] = {}
-    for decoded in chunk:
-        if decoded.frames is not None and decoded.clip.video is not None and encoders.video is not None:
-            features[decoded.clip.video.keys["frames"]] = encoders.video.encode(decoded.frames)
-    return features
 
 
 def _read_faces(store: Store, clips: Iterable[Clip]) -> list[tuple[str, float, float]]:

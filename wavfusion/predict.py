@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Real
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from wavfusion import extract, media
 from wavfusion.clips import WINDOW, Clip, Encoded, Medium, plan
 from wavfusion.dataset import Row, Sample, only, window_text
-from wavfusion.encoders import Encoders
+from wavfusion.encoders import FRAMES_AT_ONCE, Encoders
 from wavfusion.errors import ConfigError, MediaError, nearest
 from wavfusion.explain import contributions, warn_of_untrained_subsets
 from wavfusion.export import open_exported
@@ -38,8 +38,11 @@ from wavfusion.transcripts import Segment
 
 log = logging.getLogger(__name__)
 
+Features = TypeVar("Features")
+
 RUNTIMES = ("torch", "onnx")
 PRECISIONS = ("fp32", "bf16")
+AT_ONCE = FRAMES_AT_ONCE["cpu"]
 CONTEXT = 1.0  # seconds of sound that the encoder is given at least, where the recording has them
 RATES = (1_000, 1_000_000)  # Hz; outside it somebody gave kHz, or a number of samples
 
@@ -317,42 +320,31 @@ class EmotionRecognizer:
         return found
 
     def encode(self, parts: Sequence[tuple[Clip, Utterance]], windows: "Windows") -> list[Sample]:
-        """Decode and encode windows, rounded as the store rounds.
+        """Decode and encode windows, rounded as the store rounds."""
+        samples = []
+        for clip, utterance in parts:
+            audio = self._encoded(partial(self._hear, clip, windows), windows)
+            text = self._encoded(partial(self._read, clip, utterance), windows)
+            video = self._encoded(partial(self._see, clip, windows), windows)
+            row = Row(clip.utterance, None, None, None, clip.window.end - clip.window.start)
+            samples.append(Sample(row, audio, text, video))
+        return samples
 
-        On a CPU, pictures are encoded beside sound and words, each on half of the cores: one pass over either alone
-        leaves cores waiting for each other.
-        """
-        lanes: list[list[Encode]] = [[self._hear, self._read], [self._see]]
-        beside = self.fast and self.encoders.on_cpu and torch.get_num_threads() > 1
-        work = partial(self._encoded, parts=parts, windows=windows)
-        with extract.threads(len(lanes)) if beside else nullcontext() as pool:
-            found = [each for lane in (pool.map if pool else map)(work, lanes) for each in lane]
-        for _, errors in found:
-            windows.errors += [each for each in errors if each not in windows.errors]
-        audio, text, video = (features for features, _ in found)
-        rows = [Row(clip.utterance, None, None, None, clip.window.end - clip.window.start) for clip, _ in parts]
-        return [Sample(*each) for each in zip(rows, audio, text, video, strict=True)]
+    def _encoded(self, work: Callable[[], Tensor | None], windows: "Windows") -> Tensor | None:
+        """Features of one modality of a window; what cannot be decoded is noted."""
+        try:
+            features = self._in_precision(work)
+        except (MediaError, OSError) as error:
+            if str(error) not in windows.errors:
+                windows.errors.append(str(error))
+            return None
+        return _half(features)
 
-    def _encoded(
-        self, lane: Sequence["Encode"], parts: Sequence[tuple[Clip, Utterance]], windows: "Windows"
-    ) -> list[tuple[list[Tensor | None], list[str]]]:
-        """Features of each window, and what could not be decoded, for some of the modalities."""
-        kind, found = torch.device(self.device).type, []
-        for work in lane:
-            features: list[Tensor | None] = []
-            errors: list[str] = []
-            for clip, utterance in parts:
-                try:
-                    with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16"):
-                        made = work(clip, utterance, windows)
-                except (MediaError, OSError) as error:
-                    made = None
-                    errors.append(str(error))
-                features.append(_half(made))
-            found.append((features, errors))
-        return found
+    def _in_precision(self, work: Callable[[], Features]) -> Features:
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return work()
 
-    def _hear(self, clip: Clip, utterance: Utterance, windows: "Windows") -> Tensor | None:
+    def _hear(self, clip: Clip, windows: "Windows") -> Tensor | None:
         """Encode the sound of a window, with what is around it where it is short."""
         if clip.audio is None or self.encoders.audio is None:
             return None
@@ -372,23 +364,33 @@ class EmotionRecognizer:
         first = min(round(lead / AUDIO_STEP), len(audio) - 1)
         return audio[first : max(first + 1, first + round((clip.audio.end - clip.audio.start) / AUDIO_STEP))]
 
-    def _read(self, clip: Clip, utterance: Utterance, windows: "Windows") -> Tensor | None:
+    def _read(self, clip: Clip, utterance: Utterance) -> Tensor | None:
         """Encode a window's share of the words."""
         if clip.text is None or self.encoders.text is None or utterance.text is None:
             return None
         layers: Literal["all", "last"] = "all" if self.trained.model.config.num_text_layers > 1 else "last"
         return window_text(self.encoders.text.encode([utterance.text], layers)[0], clip.share)
 
-    def _see(self, clip: Clip, utterance: Utterance, windows: "Windows") -> Tensor | None:
-        """Encode the pictures of a window."""
-        if clip.video is None or self.encoders.video is None:
+    def _see(self, clip: Clip, windows: "Windows") -> Tensor | None:
+        """Encode the pictures of a window.
+
+        On a CPU every core takes some of them, which wastes less than all cores on the same ones do.
+        """
+        video = self.encoders.video
+        if clip.video is None or video is None:
             return None
         decoded = Decoded(clip)
         self._decode(decoded, "video", clip.video, windows)
-        assert decoded.frames is not None
+        frames = decoded.frames
+        assert frames is not None
         if decoded.face is not None and windows.seen is not None:
             windows.seen.add(clip.window.end - clip.window.start, decoded.face)
-        return self.encoders.video.encode(decoded.frames)
+        cores = torch.get_num_threads()
+        if not (self.fast and self.encoders.on_cpu and cores > 1):
+            return video.encode(frames)
+        with extract.threads(cores) as pool:
+            some = [partial(video.encode, each) for each in np.split(frames, range(AT_ONCE, len(frames), AT_ONCE))]
+            return torch.cat(list(pool.map(self._in_precision, some)))
 
     def _decode(self, decoded: Decoded, modality: str, part: Encoded, windows: "Windows") -> None:
         bad = extract.decode_part(decoded, modality, Path(part.path), part, self.encoders, windows.film)
@@ -432,9 +434,6 @@ class Windows:
         if first not in self._encoded:
             self._encoded = {first: self.recognizer.encode(self.parts[first : first + BATCH], self)}
         return self._encoded[first][number - first]
-
-
-Encode = Callable[[Clip, Utterance, Windows], Tensor | None]
 
 
 def _with_context(part: Encoded, length: float) -> tuple[float, Encoded]:
