@@ -785,6 +785,19 @@ def test_a_film_says_what_decoding_says(tmp_path):
         film.frames(0.0, 1.0)
 
 
+def test_ogg_files_joined_to_one_are_heard_to_the_end_of_the_last(folder, tmp_path):
+    """The length was that of one part, and a stretch in the middle was sought in whichever part has such a time."""
+    media.write_audio(tmp_path / "first.ogg", noise(48_000, 3), 48_000)
+    parts = [(tmp_path / "first.ogg").read_bytes(), (folder / "sound.ogg").read_bytes()]
+    for joined in (parts, parts[::-1]):
+        (tmp_path / "joined.ogg").write_bytes(b"".join(joined))
+        whole = media.decode_audio(tmp_path / "joined.ogg").samples
+        assert (len(whole), media.probe(tmp_path / "joined.ogg").audio) == (15 * 16_000, 15.0)
+        for start, end in ((2.5, 3.5), (9.0, 13.0), (14.0, 15.0)):
+            stretch = media.decode_audio(tmp_path / "joined.ogg", start, end).samples
+            np.testing.assert_array_equal(stretch, whole[round(start * 16_000) : round(end * 16_000)])
+
+
 def test_a_damaged_film_gives_what_can_be_decoded(tmp_path):
     content = bytearray(ramp(tmp_path / "a.mkv", 20.0, 10).read_bytes())
     for place in range(2000, len(content) - 2000, 997):
