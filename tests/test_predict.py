@@ -246,6 +246,18 @@ def test_segments_after_the_end_are_left_out_and_said(
     assert any("1 segments begin after its end" in message for message in caplog.messages)
 
 
+def test_what_a_transcript_holds_after_the_end_is_counted(
+    recognizer: EmotionRecognizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A segment that ended after the recording was cut without a word; up to a tenth of a second is rounding."""
+    second = np.zeros(16_000, np.float32)
+    times = [Segment(0.0, 1.05), Segment(0.5, 3.0), Segment(0.6, 1.2), Segment(1.5, 2.0)]
+    found = recognizer.predict(second, sample_rate=16_000, segments=times)
+    assert [each.end for each in found] == [1.0, 1.0, 1.0]
+    said = [message for message in caplog.messages if "after its end" in message]
+    assert said == ["array: 1 segments begin after its end at 1.00 s", "array: 2 segments end after its end at 1.00 s"]
+
+
 def test_words_without_times_are_shared_out_by_seconds(recognizer: EmotionRecognizer, forty: np.ndarray) -> None:
     said = recognizer.predict(forty, " ".join("abcdefgh"), sample_rate=16_000)
     assert [each.text for each in said] == ["a b c", "d e f", "g h"]

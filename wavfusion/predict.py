@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 RUNTIMES = ("torch", "onnx")
 PRECISIONS = ("fp32", "bf16")
 CONTEXT = 1.0  # seconds of sound that the encoder is given at least, where the recording has them
+SLACK = 0.1  # seconds that a transcript may end after its recording, as its times are rounded
 RATES = (1_000, 1_000_000)  # Hz; outside it somebody gave kHz, or a number of samples
 
 
@@ -457,8 +458,10 @@ def _within(segments: Sequence[Segment], length: float, file: str) -> list[Segme
         raise MediaError(
             f"{file!r}: expected segments within its {length:.2f} s, found all {len(segments)} after its end"
         )
-    if len(kept) < len(segments):
-        log.warning("%s: %d segments begin after its end at %.2f s", file, len(segments) - len(kept), length)
+    ends = {"begin": len(segments) - len(kept), "end": sum(each.start < length < each.end - SLACK for each in segments)}
+    for what, count in ends.items():
+        if count:
+            log.warning("%s: %d segments %s after its end at %.2f s", file or "array", count, what, length)
     return kept
 
 
