@@ -110,6 +110,27 @@ def test_a_bad_one_does_not_stop_the_others(tmp_path: Path) -> None:
     assert (bad, [rows[0].file for rows in found]) == (["bad.wav: no media"], ["a.wav", "c.wav"])
 
 
+def test_a_file_that_is_not_there_is_said_before_a_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It took the seconds of loading a model to hear of a mistyped name."""
+    for ask in (["predict"], ["embed", "--out", str(tmp_path / "a.npz")]):
+        assert main([*ask, str(tmp_path / "no-run"), str(tmp_path / "none.wav")]) == 2
+        found = capsys.readouterr().err
+        wish = f"wavfusion: expected an audio or video file at '{tmp_path}/none.wav', found none: "
+        assert found.startswith(wish) and found.count("\n") == 1
+
+
+def test_what_is_done_stays_done_without_its_recording(tmp_path: Path) -> None:
+    (tmp_path / "here.wav").write_bytes(b"x")
+    (tmp_path / "gone.csv").write_text("done")
+    names = {"here.wav": None, "gone.wav": "gone.csv", "none.wav": "none.csv"}
+    planned = [recordings.Recording(str(tmp_path / name), None, out and tmp_path / out) for name, out in names.items()]
+    bad: list[str] = []
+    assert recordings.there(planned, bad) == planned[:2]
+    assert len(bad) == 1 and "none.wav" in bad[0]
+
+
 def test_results_of_other_settings_are_not_mixed_into_a_folder(tmp_path: Path) -> None:
     recordings.begin(tmp_path, {"weights": "one"}, force=False)
     recordings.begin(tmp_path, {"weights": "one"}, force=False)

@@ -893,7 +893,9 @@ def _predict(options: argparse.Namespace) -> int:
         raise ConfigError(f"--format {options.format}: expected {wish}, found {out or 'no --out'}")
     if out and folder is None:
         require_free([out], options.force)
-    planned = recordings.plan(files, options.transcript, folder, timeline.ending(options.format))
+    named = recordings.plan(files, options.transcript, folder, timeline.ending(options.format))
+    if not (planned := recordings.there(named, bad)):
+        return _end(bad, False)
     recognizer = predict.EmotionRecognizer.from_pretrained(
         options.trained,
         pick_device(options.device),
@@ -981,7 +983,9 @@ def _embed(options: argparse.Namespace) -> int:
     vectors.require_ending(options.out)
     require_free([options.out], options.force)
     bad: list[str] = []
-    planned = recordings.plan(recordings.find(options.files, bad), options.transcript, None, "")
+    named = recordings.plan(recordings.find(options.files, bad), options.transcript, None, "")
+    if not (planned := recordings.there(named, bad)):
+        return _end(bad, False)
     device, fast = pick_device(options.device), not options.plain
     recognizer = predict.EmotionRecognizer.from_pretrained(options.trained, device, fast=fast, asr=options.asr)
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from wavfusion import transcripts
+from wavfusion import media, transcripts
 from wavfusion.errors import ConfigError, CorpusError, MediaError
 from wavfusion.files import require_free, write_whole
 from wavfusion.run import read_json, write_json
@@ -97,6 +97,19 @@ def plan(files: Mapping[str, Path], transcript: str | None, folder: Path | None,
             raise ConfigError(f"--out {folder}: expected recordings of different names, found {named[name]} and {file}")
     places = [folder and folder / name.with_name(f"{name.name}.{ending}") for name in files.values()]
     return [Recording(*each) for each in zip(files, said, places, strict=True)]
+
+
+def there(recordings: Sequence[Recording], bad: list[str]) -> list[Recording]:
+    """Leave out what is no file and has no results either; `bad` takes what is said of it."""
+    kept = []
+    for each in recordings:
+        try:
+            if not os.path.isfile(each.file) and (each.out is None or not each.out.exists()):
+                media.probe(each.file)
+            kept.append(each)
+        except MediaError as error:
+            bad.append(str(error))
+    return kept
 
 
 def _said(transcript: str | None, files: Mapping[str, Path]) -> list[str | list[Segment] | None]:
