@@ -992,8 +992,9 @@ def _embed(options: argparse.Namespace) -> int:
     def work(each: recordings.Recording) -> list[vectors.Embedding]:
         return vectors.embed(recognizer, each.file, each.words, each.segments, options.speakers)
 
-    found = [each for rows in recordings.label(planned, work, bad, progress=sys.stderr.isatty()) for each in rows]
-    if found:
+    embedded = list(recordings.label(planned, work, bad, progress=sys.stderr.isatty()))
+    _warn_of_lacks(recognizer.modalities, embedded)
+    if found := [each for rows in embedded for each in rows]:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(options.out, vectors.write(found, options.out.suffix))
         frames = sum(len(each.frames) for each in found)

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Real
 from pathlib import Path
@@ -74,6 +74,23 @@ class Prediction:
     modalities: list[str]
     contribution: dict[str, float] | None = None
     text_share: float | None = None
+
+
+@dataclass
+class Notes:
+    """What is noticed of a recording besides its answers.
+
+    Attributes:
+        errors: what could not be decoded.
+        heard: its sound.
+        seen: how much of it shows a face.
+        distances: of its utterances from the training data.
+    """
+
+    errors: list[str] = field(default_factory=list)
+    heard: Loudness = field(default_factory=Loudness)
+    seen: Sight = field(default_factory=Sight)
+    distances: list[float] = field(default_factory=list)
 
 
 class EmotionRecognizer:
@@ -172,20 +189,40 @@ class EmotionRecognizer:
             ConfigError: an array without its rate, an argument of another kind, or the extra `[speakers]` is missing.
         """
         file = "" if isinstance(source, np.ndarray) else str(source)
-        errors: list[str] = []
-        heard, seen = Loudness(), Sight()
-        groups = self.utterances(source, transcript, sample_rate, segments, speakers, errors, heard, seen)
-        distances: list[float] = []
+        notes = Notes()
         predictions = []
-        for windows, group in groups:
-            predictions += self._label(windows, group, file, distances)
+        for windows, group in self.utterances(source, transcript, sample_rate, segments, speakers, notes):
+            predictions += self._label(windows, group, file)
             progress(group[-1].end)
-        self.require_some(predictions, file, errors)
-        self._warn_of_the_unlike(file, distances)
-        self._warn_of_the_language(file, " ".join(each.text for each in predictions if each.text))
-        for complaint in (*heard.complaints(), *seen.complaints()):
-            log.warning("%s: %s", file or "array", complaint)
+        self.conclude(file, [each.text for each in predictions], notes)
         return predictions
+
+    def conclude(self, file: str, said: Sequence[str | None], notes: Notes) -> None:
+        """Refuse a recording of which nothing could be used, and warn of what is odd in another.
+
+        Args:
+            file: its name; empty for an array.
+            said: the words of each utterance that was used.
+            notes: of the recording.
+
+        Raises:
+            MediaError: nothing could be used; says why.
+        """
+        if not said:
+            wish = " or ".join(self.modalities)
+            found = f"{file!r}: expected {wish}, which this model uses, found none of it"
+            raise MediaError("; ".join(notes.errors) or found)
+        for error in notes.errors:
+            log.warning("%s; left out", error)
+        self._warn_of_the_unlike(file, notes.distances)
+        self._warn_of_the_language(file, " ".join(text for text in said if text))
+        for complaint in (*notes.heard.complaints(), *notes.seen.complaints()):
+            log.warning("%s: %s", file or "array", complaint)
+
+    def compare(self, vectors: np.ndarray, notes: Notes) -> None:
+        """Note how far the vectors of some utterances lie from the training data."""
+        if self.trained.familiarity is not None:
+            notes.distances += self.trained.familiarity.distances(vectors).tolist()
 
     def _warn_of_the_unlike(self, file: str, distances: Sequence[float]) -> None:
         """Say when many utterances lie further from the training data than those that chose the epoch did."""
@@ -209,18 +246,6 @@ class EmotionRecognizer:
                 *(file or "array", *found, ", ".join(self.trained.languages)),
             )
 
-    def require_some(self, found: Sequence[object], file: str, errors: Sequence[str]) -> None:
-        """Refuse a recording of which nothing could be used, and say what was left out of another.
-
-        Raises:
-            MediaError: nothing was found; says why.
-        """
-        if not found:
-            wish = " or ".join(self.modalities)
-            raise MediaError("; ".join(errors) or f"{file!r}: expected {wish}, which this model uses, found none of it")
-        for error in errors:
-            log.warning("%s; left out", error)
-
     def utterances(
         self,
         source: str | Path | np.ndarray,
@@ -228,14 +253,11 @@ class EmotionRecognizer:
         sample_rate: int | None,
         segments: Sequence[Segment] | None,
         speakers: Speakers,
-        errors: list[str],
-        heard: Loudness | None = None,
-        seen: Sight | None = None,
+        notes: Notes,
     ) -> Iterator[tuple["Windows", list[Segment]]]:
         """Cut a recording into utterances and give some at a time, with their windows; see `predict`.
 
-        What cannot be decoded is told to `errors`, the sound to `heard` and the faces to `seen`, as the windows are
-        asked for.
+        `notes` is written as the windows are asked for.
         """
         _check_kinds(source, transcript, sample_rate)
         require_count(speakers)
@@ -263,7 +285,7 @@ class EmotionRecognizer:
                     group, language = hears.fill(sound, group, language)
                 utterances = [_utterance(file, number, each, tracks, whole) for number, each in enumerate(group)]
                 parts = [(clip, utterance) for utterance in utterances for clip in plan(utterance, known, wanted)]
-                yield Windows(parts, samples, 0.0 if whole else length, self, errors, heard, seen, film), group
+                yield Windows(parts, samples, 0.0 if whole else length, self, notes, film), group
 
     def _film(self, file: str, tracks: Mapping[str, float]) -> AbstractContextManager[media.Film | None]:
         """The pictures of a recording, for one utterance after the other."""
@@ -278,13 +300,8 @@ class EmotionRecognizer:
             return nullcontext()
         return media.Film(file, self.encoders.preset.frame_rate, video.size, interpolation=video.interpolation)
 
-    def _label(
-        self, windows: "Windows", segments: Sequence[Segment], file: str, distances: list[float]
-    ) -> list[Prediction]:
-        """Label some utterances of a recording together, from all that there is and from every subset of it.
-
-        `distances` takes how far each lies from the training data.
-        """
+    def _label(self, windows: "Windows", segments: Sequence[Segment], file: str) -> list[Prediction]:
+        """Label some utterances of a recording together, from all that there is and from every subset of it."""
         if not any(getattr(clip, name) for name in self.modalities for clip, _ in windows.parts):
             return []
         sets = subsets(self.modalities)
@@ -293,9 +310,9 @@ class EmotionRecognizer:
             every = run_sets(self.model, windows, sets, self.trained.prior, self.device, self.trained.temperature)
         said = every[-1]
         parts = contributions(sets, every, self.trained.prior)
-        if self.trained.familiarity is not None and said.vectors is not None:
+        if said.vectors is not None:
             there = [bool(names) for names in said.modalities]
-            distances += self.trained.familiarity.distances(said.vectors[there]).tolist()
+            self.compare(said.vectors[there], windows.notes)
         found = []
         for i, segment in enumerate(segments):
             probabilities = dict(zip(self.classes, said.probabilities[i].tolist(), strict=True))
@@ -329,7 +346,7 @@ class EmotionRecognizer:
         with extract.threads(len(lanes)) if beside else nullcontext() as pool:
             found = [each for lane in (pool.map if pool else map)(work, lanes) for each in lane]
         for _, errors in found:
-            windows.errors += [each for each in errors if each not in windows.errors]
+            windows.notes.errors += [each for each in errors if each not in windows.notes.errors]
         audio, text, video = (features for features, _ in found)
         rows = [Row(clip.utterance, None, None, None, clip.window.end - clip.window.start) for clip, _ in parts]
         return [Sample(*each) for each in zip(rows, audio, text, video, strict=True)]
@@ -364,8 +381,7 @@ class EmotionRecognizer:
         else:
             self._decode(decoded, "audio", part, windows)
         assert decoded.samples is not None
-        if windows.heard is not None:
-            windows.heard.add(decoded.samples)
+        windows.notes.heard.add(decoded.samples)
         layer = self.trained.model.config.input_layer
         audio = self.encoders.audio.encode([decoded.samples], [layer])[0][layer]
         if windows.length == 0:
@@ -387,8 +403,8 @@ class EmotionRecognizer:
         decoded = Decoded(clip)
         self._decode(decoded, "video", clip.video, windows)
         assert decoded.frames is not None
-        if decoded.face is not None and windows.seen is not None:
-            windows.seen.add(clip.window.end - clip.window.start, decoded.face)
+        if decoded.face is not None:
+            windows.notes.seen.add(clip.window.end - clip.window.start, decoded.face)
         return self.encoders.video.encode(decoded.frames)
 
     def _decode(self, decoded: Decoded, modality: str, part: Encoded, windows: "Windows") -> None:
@@ -404,9 +420,7 @@ class Windows:
         parts: windows, with the utterances that they are of.
         samples: of an array.
         length: of the recording in seconds; 0 where the utterance is all of it.
-        errors: takes what went wrong.
-        heard: takes the sound.
-        seen: takes how much of it shows a face.
+        notes: take what is noticed.
         film: the recording's pictures; None = opened anew for each window.
     """
 
@@ -416,13 +430,11 @@ class Windows:
         samples: np.ndarray | None,
         length: float,
         recognizer: EmotionRecognizer,
-        errors: list[str],
-        heard: Loudness | None = None,
-        seen: Sight | None = None,
+        notes: Notes,
         film: media.Film | None = None,
     ) -> None:
         self.parts, self.samples, self.length, self.recognizer = parts, samples, length, recognizer
-        self.errors, self.heard, self.seen, self.film = errors, heard, seen, film
+        self.notes, self.film = notes, film
         self._encoded: dict[int, list[Sample]] = {}  # a batch of them, by the number of its first
 
     def __len__(self) -> int:
