@@ -94,6 +94,12 @@ def test_transcripts_of_one_name_lie_as_their_recordings_do(folder: Path, places
     assert [each.said for each in planned] == expected
 
 
+def test_words_that_are_no_text_are_one_line_that_names_the_file(folder: Path) -> None:
+    (folder / "said.docx").write_bytes(b"PK\3\4")
+    with pytest.raises(CorpusError, match=f"^{folder}/said.docx: expected plain text, found a document"):
+        recordings.plan(recordings.find([str(folder / "one.ogg")], []), str(folder / "said.docx"), None, "csv")
+
+
 def test_what_is_done_is_not_done_again(folder: Path) -> None:
     planned = recordings.plan(recordings.find([str(folder / "talks")], []), None, folder / "out", "json")
     first, _, found = run(planned)

@@ -158,9 +158,9 @@ def _read(path: Path) -> str | list[Segment]:
     if transcripts.is_timed(path):
         return transcripts.read(path)
     try:
-        return path.read_text(encoding="utf-8-sig").strip()
-    except UnicodeDecodeError:
-        raise ConfigError(f"--transcript: expected UTF-8 in {str(path)!r}, found other bytes") from None
+        return transcripts.read_words(path.read_bytes())
+    except CorpusError as error:
+        raise CorpusError(f"{path}: {error}") from None
 
 
 def begin(folder: Path, settings: dict[str, Any], force: bool) -> None:

@@ -15,8 +15,8 @@ from typing import IO, Any
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from wavfusion.errors import nearest
-from wavfusion.transcripts import is_timed
+from wavfusion.errors import CorpusError, nearest
+from wavfusion.transcripts import is_timed, read_words
 
 FIELDS = ("file", "transcript", "speakers")  # what a form may hold, each once
 TEXT = 4 << 20  # bytes of all that is no recording: the words of a day
@@ -216,9 +216,9 @@ class _Parts:
 
     def _text(self, name: str) -> str:
         try:
-            return self._texts.get(name, bytearray()).decode("utf-8-sig").strip()
-        except UnicodeDecodeError:
-            raise RefusedError(422, f"expected UTF-8 in the field {name!r}, found other bytes") from None
+            return read_words(bytes(self._texts.get(name, b"")))
+        except CorpusError as error:
+            raise RefusedError(422, f"the field {name!r}: {error}") from None
 
 
 def shown(name: str) -> str:
