@@ -188,6 +188,14 @@ def test_what_is_no_transcript_is_one_line_that_names_the_file(tmp_path, name, c
     assert said.startswith(f"{path}: ") and message in said and "\n" not in said
 
 
+def test_entities_of_entities_are_refused(tmp_path):
+    """A short file became a hundred times as long, and every word of it went through the model."""
+    entities = '<!DOCTYPE ANNOTATION_DOCUMENT [<!ENTITY a "well well"><!ENTITY b "&a;&a;&a;">]>'
+    content = EAF.replace("<ANNOTATION_DOCUMENT", f"{entities}<ANNOTATION_DOCUMENT").replace("chips", "&b;")
+    with pytest.raises(CorpusError, match="a.eaf: expected no DOCTYPE, as ELAN writes none, found one of 'ANNOT"):
+        read(written(tmp_path, "a.eaf", content))
+
+
 @pytest.mark.parametrize("content", [b"PK\3\4docx", b"{\\rtf1 hello}", b"%PDF-1.7", b"\xd0\xcf\x11\xe0doc", b"h\xe9"])
 def test_a_document_is_no_words(content):
     """RTF was taken for words, letter by letter, and of the others it was said that they are other bytes."""
