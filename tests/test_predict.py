@@ -3,6 +3,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -271,6 +272,19 @@ def test_the_shell_takes_times_and_writes_subtitles(
     arguments = ("--transcript", times, "--format", "srt", "--min-probability", "1", "--device", "cpu")
     status, out, _ = shell(capfd, trained, clip, *arguments)
     assert (status, out) == (0, "1\n00:00:00,100 --> 00:00:00,500\n?\nstop it\n")
+
+
+def test_each_page_shows_the_warnings_of_its_own_recording(
+    trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, level in (("still.wav", 0.0), ("loud.wav", 1.0)):
+        media.write_audio(tmp_path / name, np.full(16_000, level, np.float32), 16_000)
+    files = (tmp_path / "still.wav", tmp_path / "loud.wav")
+    assert shell(capfd, trained, *files, "--format", "html", "--out", tmp_path / "pages", "--device", "cpu")[0] == 0
+    for name, words in (("still.wav", "100% of it is silent"), ("loud.wav", "100.0% of its samples are clipped")):
+        page = (tmp_path / "pages" / f"{name}.html").read_text(encoding="utf-8")
+        found = re.findall('<p class="warning">(.*?)</p>', page)
+        assert all(each.startswith(f"{name}: ") for each in found) and any(words in each for each in found)
 
 
 def test_subtitles_are_of_one_recording(

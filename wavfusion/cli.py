@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from wavfusion.errors import ConfigError, CorpusError, MediaError, nearest
+from wavfusion.errors import ConfigError, CorpusError, MediaError, Warned, nearest
 from wavfusion.version import __version__
 
 if TYPE_CHECKING:
@@ -907,7 +907,7 @@ def _predict(options: argparse.Namespace) -> int:
 
     def write(found: Sequence[predict.Prediction], place: Path) -> bytes:
         rows = timeline.abstained(found, options.min_probability)
-        return timeline.write(options.format, rows, recognizer.classes, place)
+        return timeline.write(options.format, rows, recognizer.classes, place, warned.said)
 
     if folder is not None:
         names = ("transcript", "asr", "speakers", "format", "min_probability", "runtime", "precision")
@@ -915,14 +915,16 @@ def _predict(options: argparse.Namespace) -> int:
         recordings.begin(folder, settings, options.force)
 
     def work(each: recordings.Recording) -> list[predict.Prediction]:
+        warned.said.clear()
         return recognizer.predict(each.file, each.words, segments=each.segments, speakers=options.speakers)
 
-    labelled = recordings.label(planned, work, bad, write, options.force, sys.stderr.isatty())
-    found = [rows if folder is None else [max(rows, key=_richness)] for rows in labelled]  # not kept when written
-    _warn_of_lacks(recognizer.modalities, found)
-    if found and folder is None:
-        _show([each for rows in found for each in rows], write, options)
-    elif found:
+    with Warned() as warned:
+        labelled = recordings.label(planned, work, bad, write, options.force, sys.stderr.isatty())
+        found = [rows if folder is None else [max(rows, key=_richness)] for rows in labelled]  # not kept when written
+        _warn_of_lacks(recognizer.modalities, found)
+        if found and folder is None:
+            _show([each for rows in found for each in rows], write, options)
+    if found and folder is not None:
         _print(f"{folder}: results of {len(found)} recordings")
     return _end(bad, bool(found) or any(each.out is not None and each.out.exists() for each in planned))
 

@@ -217,7 +217,7 @@ def _answer_jobs(app: FastAPI, jobs: Jobs) -> None:
     @app.get("/jobs/{job_id}/timeline", response_class=HTMLResponse, summary="The part of the page that shows it")
     def shown(job_id: str) -> str:
         job = _done(jobs.find(job_id))
-        return timeline.to_html(job.rows, jobs.classes, "", "timeline_body.html")
+        return timeline.to_html(job.rows, jobs.classes, "", job.warnings, "timeline_body.html")
 
     @app.post("/predict", summary="Label a recording and wait for the result", openapi_extra=FORM)
     async def predict(request: Request, format: Format = "json", min_probability: Least = 0.0) -> Response:
@@ -292,7 +292,7 @@ def _result(jobs: Jobs, job: Job, kind: str, least: float) -> Response:
     """A job's utterances in a format, as a file to save."""
     _require_format(kind)
     rows = timeline.abstained(_done(job).rows, least)
-    content = timeline.write(kind, rows, jobs.classes, None)
+    content = timeline.write(kind, rows, jobs.classes, None, job.warnings)
     name = f"{job.form.name}.{timeline.ending(kind)}"
     headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}"}
     return Response(content, 200, headers, f"{TYPES.get(kind, 'text/plain')}; charset=utf-8")
