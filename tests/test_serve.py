@@ -397,6 +397,20 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         asyncio.run(uploads.receive(pieces(body, 64), headers["Content-Type"], tmp_path))
 
 
+def test_a_disk_that_fills_while_a_recording_comes_in_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room was looked for when an upload began, and then it was written until none was left."""
+
+    async def filling() -> AsyncIterator[bytes]:
+        yield body[:300]
+        monkeypatch.setattr(uploads, "FREE", 1 << 60)
+        yield body[300:]
+
+    body, headers = form({"file": ("a.wav", 1000 * b"a")})
+    with pytest.raises(RefusedError, match="nearly full") as refused:
+        asyncio.run(uploads.receive(filling(), headers["Content-Type"], tmp_path))
+    assert refused.value.status == 507 and (tmp_path / "recording").stat().st_size < 300
+
+
 @pytest.mark.parametrize(
     ("name", "seen"),
     [("../../etc/passwd", "passwd"), ("C:\\talks\\a.mp4", "a.mp4"), ("a\nb\x00.mp4", "a b .mp4"), ("/", "recording"),
@@ -458,6 +472,25 @@ def test_what_is_over_is_forgotten_in_time(tmp_path: Path, monkeypatch: pytest.M
         assert last.id not in jobs._jobs
 
     asyncio.run(fill())
+
+
+def test_others_are_answered_while_a_recording_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large upload was copied by the thread that answers, and nobody heard of anything meanwhile."""
+
+    async def keep() -> None:
+        copied, loop = threading.Event(), asyncio.get_running_loop()
+        monkeypatch.setattr(jobs_module, "_keep", lambda job, place: copied.wait(10))
+        jobs = Jobs({"name": "none"}, tmp_path, Limits(), tmp_path / "kept")
+        monkeypatch.setattr(jobs, "_label", lambda job: asyncio.sleep(0, ("done", None)))
+        job = put(jobs)
+        work = asyncio.create_task(jobs._work())
+        loop.call_later(0.05, copied.set)  # by the thread that answers
+        began = time.monotonic()
+        await job.over.wait()
+        assert (job.state, time.monotonic() - began < 5) == ("done", True)
+        work.cancel()
+
+    asyncio.run(keep())
 
 
 # ------------------------------------------------------------------ beginning and end

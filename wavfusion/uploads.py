@@ -23,7 +23,7 @@ TEXT = 4 << 20  # bytes of all that is no recording: the words of a day
 HEADERS = 8 << 10  # bytes of the headers of a part
 IDLE = 20.0  # seconds without a byte, after which nobody waits any more
 SLOWEST = 16 << 10  # bytes a second that are expected of a sender, once he has had `IDLE` seconds
-FREE = 256 << 20  # bytes that are free on the disk when a recording begins to come in
+FREE = 256 << 20  # bytes that are left free on the disk
 PREFIX = "wavfusion-serve-"
 
 
@@ -174,14 +174,14 @@ class _Parts:
             self._files[name] = shown(options[b"filename"].decode("utf-8", "replace"))
         if name == "file":
             self._files.setdefault(name, "recording")
-            if shutil.disk_usage(self.folder).free < FREE:
-                raise RefusedError(507, "expected room for the upload, found the disk nearly full")
+            self._require_room()
             self._target = open(self.folder / "recording", "wb")  # closed with its part
         else:
             self._texts[name] = bytearray()
 
     def part_data(self, data: bytes, start: int, end: int) -> None:
         if self._target is not None:
+            self._require_room()
             self._target.write(data[start:end])
         else:
             self._texts[self._field] += self._counted(data[start:end], TEXT)
@@ -194,6 +194,10 @@ class _Parts:
         if self._target is not None:
             self._target.close()
             self._target = None
+
+    def _require_room(self) -> None:
+        if shutil.disk_usage(self.folder).free < FREE:
+            raise RefusedError(507, "expected room for the upload, found the disk nearly full")
 
     def _counted(self, data: bytes, most: int) -> bytes:
         self._size += len(data)
