@@ -518,6 +518,24 @@ def test_a_killed_server_leaves_what_its_successor_removes(trained: Path, endles
     assert list((tmp_path / "tmp").glob("wavfusion*")) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_server_that_is_ended_during_an_upload_says_so_and_logs_no_trace(
+    trained: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """The log got the trace of the request that was cut off, and who sent it an end without an answer."""
+    with Server(trained, tmp_path / "tmp") as server:
+        body, headers = form({"file": ("a.wav", 100_000 * b"a")})
+        lines = [f"{name}: {value}" for name, value in {"Host": "localhost", **headers}.items()]
+        head = ["POST /jobs HTTP/1.1", *lines, f"Content-Length: {len(body)}", "", ""]
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall("\r\n".join(head).encode() + body[:50_000])
+            while not server.uploads():
+                time.sleep(0.01)
+            assert server.end(number) == 0
+            assert b"503" in connection.recv(12) and b"found it being stopped" in connection.recv(10_000)
+        assert b"Traceback" not in server.said() and server.uploads() == []
+
+
 def refusal(capfd: pytest.CaptureFixture[str], *arguments: Any) -> str:
     assert main(["serve", *map(str, arguments)]) == 2
     said = capfd.readouterr().err.strip().splitlines()

@@ -98,13 +98,23 @@ class Guard:
             await self.app(scope, receive, send)
             return
 
+        begun = False
+
         async def send_guarded(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 message["headers"] += [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
             await send(message)
 
         answer = self._refusal(Headers(scope=scope), scope["path"]) or self.app
-        await answer(scope, receive, send_guarded)
+        try:
+            await answer(scope, receive, send_guarded)
+        except asyncio.CancelledError:  # by the end of the server, which would log where each request was
+            if not begun:
+                await _refused(503, "expected a server that goes on, found it being stopped")(
+                    scope, receive, send_guarded
+                )
 
     def _refusal(self, headers: Headers, path: str) -> Response | None:
         host = headers.get("host", "")
@@ -392,6 +402,8 @@ async def _serve(opened: socket.socket, jobs: Jobs, names: frozenset[str], token
         app = make_app(jobs, names, token)
         quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "log_config": None}
         config = uvicorn.Config(app, limit_concurrency=MANY, timeout_graceful_shutdown=3, server_header=False, **quiet)
-        await uvicorn.Server(config).serve([opened])
+        server = uvicorn.Server(config)
+        signal.signal(signal.SIGHUP, server.handle_exit)  # as it does with SIGTERM
+        await server.serve([opened])
     finally:
         await jobs.close()
