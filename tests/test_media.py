@@ -568,6 +568,14 @@ def test_timestamps_hours_apart_are_not_filled(folder: Path, tmp_path: Path) -> 
         media.decode_audio(path)
 
 
+def test_what_comes_after_a_hole_of_hours_is_decoded_as_without_it(folder: Path, tmp_path: Path) -> None:
+    """A stretch after a hole of more than an hour was refused, since the hole was filled from its beginning on."""
+    path = remuxed(folder / "film.mp4", tmp_path / "late.mkv", audio_delay=40_000)
+    later, plain = media.decode_audio(path, 40_002.0, 40_004.0), media.decode_audio(folder / "film.mp4", 2.0, 4.0)
+    assert abs(lag(later.samples, plain.samples)) <= 16
+    assert not media.decode_audio(path, 20_000.0, 20_060.0).samples.any()
+
+
 def test_a_sound_of_one_sample_is_decoded(tmp_path: Path) -> None:
     assert len(media.decode_audio(raw_wav(tmp_path / "a.wav", pcm(np.float32([0.5])), rate=44_100)).samples) == 1
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -210,6 +211,32 @@ def test_without_speech_a_long_recording_is_cut_every_fifteen_seconds(
     said = recognizer.predict(forty, sample_rate=16_000)
     assert [(each.start, each.end) for each in said] == [(0.0, 15.0), (15.0, 30.0), (30.0, 40.0)]
     assert "array: nobody speaks; cut every 15 s" in caplog.messages
+
+
+def test_a_hole_between_timestamps_is_no_utterance(
+    recognizer: EmotionRecognizer, forty: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Hours in which a file has nothing were labelled, 15 s at a time."""
+    holed = np.concatenate([forty[:240_000], np.zeros(5 * 240_000, np.float32), forty[:240_000]])
+    said = recognizer.predict(holed, sample_rate=16_000)
+    assert [(each.start, each.end) for each in said] == [(0.0, 15.0), (90.0, 105.0)]
+    assert "array: nobody speaks; cut every 15 s; 5 parts without any sound are left out" in caplog.messages
+    silent = recognizer.predict(np.zeros(480_000, np.float32), sample_rate=16_000)
+    assert [(each.start, each.end) for each in silent] == [(0.0, 15.0), (15.0, 30.0)]
+
+
+def test_timestamps_beyond_a_hundred_hours_are_refused_at_once(
+    recognizer: EmotionRecognizer, sound: Path, tmp_path: Path
+) -> None:
+    with av.open(str(sound)) as old, av.open(str(tmp_path / "lie.mkv"), "w") as new:
+        stream = new.add_stream_from_template(old.streams.audio[0])
+        for number, packet in enumerate(old.demux(old.streams.audio[0])):
+            if packet.dts is not None:
+                late = 0 if number < 3 else round(2e6 / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts + late, packet.dts + late, stream
+                new.mux(packet)
+    with pytest.raises(MediaError, match="'.*lie.mkv': expected a recording of at most 100 hours, found timestamps up"):
+        recognizer.predict(tmp_path / "lie.mkv")
 
 
 def test_given_segments_keep_times_speakers_and_words(recognizer: EmotionRecognizer, clip: Path) -> None:

@@ -642,7 +642,9 @@ def _placed(
         if jitter == math.inf or position < 0 == expected:
             expected = position
         if position - expected > jitter:
-            for index in range(expected, position, rate):
+            # Of a hole only what the stretch needs: the grid begins less than two seconds before it.
+            needed = max(expected, min(position, int((reader.start - 2.0) * rate)))
+            for index in range(needed, position, rate):
                 hole = min(rate, position - index)
                 reader.hold(hole / rate)
                 reader.until = (index + hole) / rate

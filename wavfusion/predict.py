@@ -42,6 +42,7 @@ RUNTIMES = ("torch", "onnx")
 PRECISIONS = ("fp32", "bf16")
 CONTEXT = 1.0  # seconds of sound that the encoder is given at least, where the recording has them
 SLACK = 0.1  # seconds that a transcript may end after its recording, as its times are rounded
+LONGEST = 100 * 3600.0  # seconds; timestamps beyond are no true ones, and would be gone through all the same
 RATES = (1_000, 1_000_000)  # Hz; outside it somebody gave kHz, or a number of samples
 
 
@@ -269,10 +270,13 @@ class EmotionRecognizer:
             tracks = _tracks(file)
         known = {file: Medium("", tracks.get("audio"), tracks.get("video"))}
         length = max(tracks.values(), default=0.0)
+        if length > LONGEST:
+            found = f"found timestamps up to {length / 3600:.0f}"
+            raise MediaError(f"{file!r}: expected a recording of at most {LONGEST / 3600:g} hours, {found}")
         whole = segments is None and length <= WINDOW
         sound = Sound(file, samples) if "audio" in tracks else None
         if segments is None:
-            segments = divide(sound, file, length, transcript, speakers)
+            segments = divide(sound, file, length, transcript, speakers, "video" in tracks)
         else:
             segments = named(_within(segments, length, file), sound, speakers)
         # All tracks count for the windows, those that the model cannot use too: as in `evaluate`.

@@ -11,7 +11,7 @@ from jaxtyping import Float32
 
 from wavfusion import media, speakers, speech
 from wavfusion.clips import WINDOW, windows
-from wavfusion.errors import ConfigError
+from wavfusion.errors import ConfigError, MediaError
 from wavfusion.speech import Heard, Span
 from wavfusion.transcripts import Segment
 
@@ -37,15 +37,25 @@ class Sound:
             return media.decode_audio(self.file, start, end).samples
         return self.samples[round(start * media.SAMPLE_RATE) : round(end * media.SAMPLE_RATE)]
 
+    def is_still(self, span: Span) -> bool:
+        """Whether there is no sound at all between two times, as in a hole between timestamps."""
+        try:
+            return not self.decode(span.start, span.end).any()
+        except MediaError:
+            return False
+
     def turns(self, spans: Sequence[Span], count: Speakers) -> list[speakers.Turn]:
         """Tell speakers apart."""
         return speakers.turns(self.decode, spans, None if count == "auto" else count)
 
 
-def divide(sound: Sound | None, file: str, length: float, transcript: str | None, count: Speakers) -> list[Segment]:
+def divide(
+    sound: Sound | None, file: str, length: float, transcript: str | None, count: Speakers, seen: bool = False
+) -> list[Segment]:
     """Find the utterances of a recording of `length` seconds; the words are shared out by seconds.
 
-    Up to 15 s it is one utterance. Without speech, or without the extra `[vad]`, a longer one is cut every 15 s.
+    Up to 15 s it is one utterance. Without speech, or without the extra `[vad]`, a longer one is cut every 15 s, and
+    what has no sound at all is left out, unless it is `seen`.
 
     Raises:
         ConfigError: speakers are asked for, and the extra `[speakers]` is missing.
@@ -55,8 +65,11 @@ def divide(sound: Sound | None, file: str, length: float, transcript: str | None
     spans = [] if sound is None or not speech.is_installed() else _spoken(sound, count)
     if not spans:
         why = "nobody speaks" if speech.is_installed() else "the extra [vad] is not installed"
-        log.warning("%s: %s; cut every %g s", file or "array", why if sound else "no sound", WINDOW)
-        spans = [(Span(each.start, each.end), None) for each in windows(length)]
+        every = [Span(each.start, each.end) for each in windows(length)]
+        heard = [] if sound is None or seen else [span for span in every if not sound.is_still(span)]
+        spans = [(span, None) for span in heard or every]
+        still = f"; {len(every) - len(spans)} parts without any sound are left out" if len(spans) < len(every) else ""
+        log.warning("%s: %s; cut every %g s%s", file or "array", why if sound else "no sound", WINDOW, still)
     words = (transcript or "").split()
     seconds = [span.end - span.start for span, _ in spans]
     edges = [round(len(words) * sum(seconds[:i]) / sum(seconds)) for i in range(len(seconds) + 1)]
