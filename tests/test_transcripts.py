@@ -188,6 +188,28 @@ def test_what_is_no_transcript_is_one_line_that_names_the_file(tmp_path, name, c
     assert said.startswith(f"{path}: ") and message in said and "\n" not in said
 
 
+def srt(*said: str) -> str:
+    return "".join(f"{i}\n00:00:{i:02},000 --> 00:00:{i:02},900\n{each}\n\n" for i, each in enumerate(said, 1))
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (["ANNA: I knew it", "no", "BO: you", "ANNA: did", "BO:", *3 * ["so"]],
+         [("ANNA", "I knew it"), (None, "no"), ("BO", "you"), ("ANNA", "did"), ("BO", None), *3 * [(None, "so")]]),
+        (["Dr. Ann O'Neil: well: yes", "no"], [("Dr. Ann O'Neil", "well: yes"), (None, "no")]),
+        (["SPEAKER 1: a", "Speaker 2: b"], [("SPEAKER 1", "a"), ("Speaker 2", "b")]),
+        (["Listen: you", "ANNA: a", "b", "c", "ANNA: d", "e", "f"], None),
+        (["then he said: go", "at 10:30 she", "http://a.b c", "Ann and Bo: hi", "12: a"], None),
+        (["<v Ann>BO: well", "BO: no"], [("Ann", "BO: well"), ("BO", "no")]),
+    ],
+)  # fmt: skip
+def test_a_name_before_a_colon_is_the_speaker_where_that_is_safe(tmp_path, said, expected):
+    """ "ANNA: I knew it" was read as words, of nobody."""
+    found = [(each.speaker, each.text) for each in read(written(tmp_path, "a.srt", srt(*said)))]
+    assert found == (expected or [(None, each) for each in said])
+
+
 def test_entities_of_entities_are_refused(tmp_path):
     """A short file became a hundred times as long, and every word of it went through the model."""
     entities = '<!DOCTYPE ANNOTATION_DOCUMENT [<!ENTITY a "well well"><!ENTITY b "&a;&a;&a;">]>'

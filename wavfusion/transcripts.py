@@ -4,7 +4,7 @@ import html
 import json
 import math
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -104,11 +104,34 @@ def _words(text: str) -> str | None:
 _CLOCK = r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)"
 _CUE = re.compile(rf"\s*{_CLOCK}\s*-->\s*{_CLOCK}")
 _VOICE = re.compile(r"<v(?:\.[^ \t>]*)?[ \t]+([^>]*)>")
+_NAME = re.compile(r"([^\W\d_][\w .'’-]{0,39}):(?:\s|$)")
 _TAG = re.compile(r"<[^>]*>|\{\\[^}]*\}")
 
 
 def _subtitles(text: str) -> Iterator[Placed]:
-    """Read cues, of SRT and of WebVTT: a line of times, then words up to an empty line."""
+    """Read cues, of SRT and of WebVTT, and who speaks in them."""
+    cues = list(_cues(text))
+    names = [_name(each) for _, each in cues]
+    counts = Counter(name for name in names if name)
+    # "Listen: ..." once in a while is no name.
+    taken = min(counts.values(), default=0) > 1 or 2 * counts.total() >= sum(each.speaker is None for _, each in cues)
+    for (place, each), name in zip(cues, names, strict=True):
+        if name and taken:
+            yield place, replace(each, speaker=name, text=_words(_NAME.sub("", each.text or "", count=1)))
+        else:
+            yield place, each
+
+
+def _name(cue: Segment) -> str | None:
+    """The name at a cue's beginning, in capitals or of at most three words each of which begins with one."""
+    found = _NAME.match(cue.text or "") if cue.speaker is None else None
+    words = found[1].split() if found else []
+    titled = len(words) <= 3 and all(word[0].isupper() or word.isdecimal() for word in words)
+    return " ".join(words) if titled or " ".join(words).isupper() else None
+
+
+def _cues(text: str) -> Iterator[Placed]:
+    """A line of times, then words up to an empty line."""
     lines = iter(enumerate(text.splitlines(), 1))
     for number, line in lines:
         if "-->" not in line:
