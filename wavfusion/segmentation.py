@@ -91,13 +91,20 @@ def _spoken(sound: Sound, count: Speakers) -> list[tuple[Span, str | None]]:
 
 
 def named(segments: Sequence[Segment], sound: Sound | None, count: Speakers) -> list[Segment]:
-    """Name who speaks in segments that do not say: in each the one who speaks most of it.
+    """Name who speaks in segments that do not say: in each the one who speaks most of it, with a warning of long ones.
 
     Raises:
         ConfigError: speakers are asked for, and the extra `[speakers]` is missing.
     """
     if count is None or sound is None or all(each.speaker for each in segments):
         return list(segments)
+    long = sum(not each.speaker and each.end - each.start > speech.LONGEST for each in segments)
+    if long:
+        log.warning(
+            "%s: %d of the given segments are longer than %g s; each gets the speaker of most of it, since given ones "
+            "are not divided where the speaker changes",
+            *(sound.file or "array", long, speech.LONGEST),
+        )
     spans = [Span(each.start, each.end) for each in segments]
     turns = sound.turns(sorted(spans), count)
     found = [speakers.speaker_of(span, turns) for span in spans]
