@@ -205,7 +205,7 @@ def srt(*said: str) -> str:
     ],
 )  # fmt: skip
 def test_a_name_before_a_colon_is_the_speaker_where_that_is_safe(tmp_path, said, expected):
-    """ "ANNA: I knew it" was read as words, of nobody."""
+    """Such a name was read as a word, of nobody."""
     found = [(each.speaker, each.text) for each in read(written(tmp_path, "a.srt", srt(*said)))]
     assert found == (expected or [(None, each) for each in said])
 
