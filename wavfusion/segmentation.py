@@ -31,8 +31,19 @@ class Sound:
         """Find where somebody speaks."""
         return speech.hear(self.file) if self.samples is None else speech.hear_samples(self.samples)
 
+    def heard(self, start: float, end: float) -> Float32[np.ndarray, " n"]:
+        """The samples between two times; silence where there are none, as where only the pictures go on."""
+        try:
+            return self.decode(start, end)
+        except MediaError:
+            return np.zeros(round((end - start) * media.SAMPLE_RATE), np.float32)
+
     def decode(self, start: float, end: float) -> Float32[np.ndarray, " n"]:
-        """The samples between two times."""
+        """The samples between two times.
+
+        Raises:
+            MediaError: none can be decoded there.
+        """
         if self.samples is None:
             return media.decode_audio(self.file, start, end).samples
         return self.samples[round(start * media.SAMPLE_RATE) : round(end * media.SAMPLE_RATE)]
@@ -46,7 +57,7 @@ class Sound:
 
     def turns(self, spans: Sequence[Span], count: Speakers) -> list[speakers.Turn]:
         """Tell speakers apart."""
-        return speakers.turns(self.decode, spans, None if count == "auto" else count)
+        return speakers.turns(self.heard, spans, None if count == "auto" else count)
 
 
 def divide(
