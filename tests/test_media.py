@@ -806,6 +806,24 @@ def test_ogg_files_joined_to_one_are_heard_to_the_end_of_the_last(folder, tmp_pa
             np.testing.assert_array_equal(stretch, whole[round(start * 16_000) : round(end * 16_000)])
 
 
+@pytest.mark.parametrize(("turns", "matrix"), [(1, (0, 1, -1, 0)), (2, (-1, 0, 0, -1)), (3, (0, -1, 1, 0))])
+def test_a_film_that_notes_a_rotation_is_upright(tmp_path, turns, matrix):
+    """A phone held upright films sideways, and so were its faces seen."""
+    upright = np.zeros((64, 96, 3), np.uint8)
+    upright[:32, :48] = 255
+    media.write_video(tmp_path / "a.mp4", [np.ascontiguousarray(np.rot90(upright, turns))] * 5, 5)
+    content = bytearray((tmp_path / "a.mp4").read_bytes())
+    a, b, c, d = (value << 16 for value in matrix)
+    at = content.index(struct.pack(">5i", 1 << 16, 0, 0, 0, 1 << 16), content.index(b"tkhd"))
+    content[at : at + 20] = struct.pack(">5i", a, b, 0, c, d)
+    (tmp_path / "a.mp4").write_bytes(content)
+    assert next(media.stream_frames(tmp_path / "a.mp4", 5, 640)).shape == (64, 96, 3)
+    (pixels,) = media.decode_frames(tmp_path / "a.mp4", 5, (64, 96), 0.0, 0.2).pixels
+    np.testing.assert_allclose(pixels, upright, atol=2)
+    (corner,) = media.decode_frames(tmp_path / "a.mp4", 5, (16, 16), 0.0, 0.2, crop=[8, 8, 40, 24]).pixels
+    assert corner.min() > 250
+
+
 def test_a_damaged_film_gives_what_can_be_decoded(tmp_path):
     content = bytearray(ramp(tmp_path / "a.mkv", 20.0, 10).read_bytes())
     for place in range(2000, len(content) - 2000, 997):

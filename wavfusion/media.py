@@ -174,7 +174,8 @@ def decode_frames(
     """Decode the pictures that are on at start + (k + 0.5) / frame_rate, k = 0, 1, ... before the end.
 
     Times are presentation times, so 29.97 frames/s and variable rates do not drift. A stretch too short for one gets
-    the picture nearest to the first of these times. A rotation noted in the file's metadata is not applied.
+    the picture nearest to the first of these times. Where the file notes a rotation, as phones do that film sideways,
+    pictures are turned upright.
 
     Args:
         path: any container with a video track.
@@ -182,7 +183,7 @@ def decode_frames(
         size: height and width of the result in pixels; the picture is stretched to it.
         start: seconds from the beginning of the file.
         end: seconds; None, or more than the file has, reads to the last picture.
-        crop: left, top, right, bottom in pixels of the file's picture, cut out before the resize.
+        crop: left, top, right, bottom in pixels of the upright picture, cut out before the resize.
         interpolation: of the resize: nearest, bilinear, bicubic or lanczos.
         parts: of each picture, the part that is cut out after the crop; the last one holds for what comes after.
 
@@ -289,7 +290,7 @@ def stream_frames(
         longest: pixels; a picture with a longer side is made smaller.
         start: seconds from the beginning of the file.
         end: seconds; None, or more than the file has, reads to the last picture.
-        crop: left, top, right, bottom in pixels of the file's picture, cut out before the resize.
+        crop: left, top, right, bottom in pixels of the upright picture, cut out before the resize.
 
     Raises:
         MediaError: as in `decode_frames`.
@@ -711,6 +712,9 @@ def _converter(
             raise MediaError(f"expected pictures that can be scaled in {_named(path)}, {found}") from error
 
     def scaled(frame: Any, part: Part | None) -> UInt8[np.ndarray, "H W 3"]:
+        if turns := round(frame.rotation / 90) % 4:
+            pixels = whole.reformat(frame, format="rgb24", interpolation=flags, threads=1).to_ndarray()
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(np.rot90(pixels, turns)), "rgb24")
         left, top, right, bottom = crop if crop is not None else (0, 0, frame.width, frame.height)
         if not (0 <= left < right <= frame.width and 0 <= top < bottom <= frame.height):
             found = f"found {[left, top, right, bottom]} for {_named(path)}"
