@@ -146,7 +146,7 @@ TRAIN = ("train", "--config", "paper", "--manifest", "m", "--store", "s", "--out
         (("train",), "--config"),
         (TRAIN, "`wavfusion prepare`"),
         (("evaluate", "nothing"), "RUN folder"),
-        (("predict", "nothing", "a.wav"), "RUN folder"),
+        (("predict", "nothing", __file__), "RUN folder"),
         (("predict", "nothing"), "FILE"),
         (("prepare", "meldd", "."), "--out"),
         (("prepare", "meldd", ".", "--out", "o"), "did you mean 'meld'"),

@@ -568,6 +568,14 @@ def test_timestamps_hours_apart_are_not_filled(folder: Path, tmp_path: Path) -> 
         media.decode_audio(path)
 
 
+def test_what_comes_after_a_hole_of_hours_is_decoded_as_without_it(folder: Path, tmp_path: Path) -> None:
+    """A stretch after a hole of more than an hour was refused, since the hole was filled from its beginning on."""
+    path = remuxed(folder / "film.mp4", tmp_path / "late.mkv", audio_delay=40_000)
+    later, plain = media.decode_audio(path, 40_002.0, 40_004.0), media.decode_audio(folder / "film.mp4", 2.0, 4.0)
+    assert abs(lag(later.samples, plain.samples)) <= 16
+    assert not media.decode_audio(path, 20_000.0, 20_060.0).samples.any()
+
+
 def test_a_sound_of_one_sample_is_decoded(tmp_path: Path) -> None:
     assert len(media.decode_audio(raw_wav(tmp_path / "a.wav", pcm(np.float32([0.5])), rate=44_100)).samples) == 1
 
@@ -783,6 +791,37 @@ def test_a_film_says_what_decoding_says(tmp_path):
         assert len(film.frames(1.0, 2.0).pixels) == 5
     with media.Film(tmp_path / "none.mp4", 5, (32, 32)) as film, pytest.raises(MediaError, match="found none"):
         film.frames(0.0, 1.0)
+
+
+def test_ogg_files_joined_to_one_are_heard_to_the_end_of_the_last(folder, tmp_path):
+    """The length was that of one part, and a stretch in the middle was sought in whichever part has such a time."""
+    media.write_audio(tmp_path / "first.ogg", noise(48_000, 3), 48_000)
+    parts = [(tmp_path / "first.ogg").read_bytes(), (folder / "sound.ogg").read_bytes()]
+    for joined in (parts, parts[::-1]):
+        (tmp_path / "joined.ogg").write_bytes(b"".join(joined))
+        whole = media.decode_audio(tmp_path / "joined.ogg").samples
+        assert (len(whole), media.probe(tmp_path / "joined.ogg").audio) == (15 * 16_000, 15.0)
+        for start, end in ((2.5, 3.5), (9.0, 13.0), (14.0, 15.0)):
+            stretch = media.decode_audio(tmp_path / "joined.ogg", start, end).samples
+            np.testing.assert_array_equal(stretch, whole[round(start * 16_000) : round(end * 16_000)])
+
+
+@pytest.mark.parametrize(("turns", "matrix"), [(1, (0, 1, -1, 0)), (2, (-1, 0, 0, -1)), (3, (0, -1, 1, 0))])
+def test_a_film_that_notes_a_rotation_is_upright(tmp_path, turns, matrix):
+    """A phone held upright films sideways, and so were its faces seen."""
+    upright = np.zeros((64, 96, 3), np.uint8)
+    upright[:32, :48] = 255
+    media.write_video(tmp_path / "a.mp4", [np.ascontiguousarray(np.rot90(upright, turns))] * 5, 5)
+    content = bytearray((tmp_path / "a.mp4").read_bytes())
+    a, b, c, d = (value << 16 for value in matrix)
+    at = content.index(struct.pack(">5i", 1 << 16, 0, 0, 0, 1 << 16), content.index(b"tkhd"))
+    content[at : at + 20] = struct.pack(">5i", a, b, 0, c, d)
+    (tmp_path / "a.mp4").write_bytes(content)
+    assert next(media.stream_frames(tmp_path / "a.mp4", 5, 640)).shape == (64, 96, 3)
+    (pixels,) = media.decode_frames(tmp_path / "a.mp4", 5, (64, 96), 0.0, 0.2).pixels
+    np.testing.assert_allclose(pixels, upright, atol=2)
+    (corner,) = media.decode_frames(tmp_path / "a.mp4", 5, (16, 16), 0.0, 0.2, crop=[8, 8, 40, 24]).pixels
+    assert corner.min() > 250
 
 
 def test_a_damaged_film_gives_what_can_be_decoded(tmp_path):

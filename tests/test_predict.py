@@ -3,12 +3,14 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -211,6 +213,32 @@ def test_without_speech_a_long_recording_is_cut_every_fifteen_seconds(
     assert "array: nobody speaks; cut every 15 s" in caplog.messages
 
 
+def test_a_hole_between_timestamps_is_no_utterance(
+    recognizer: EmotionRecognizer, forty: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Hours in which a file has nothing were labelled, 15 s at a time."""
+    holed = np.concatenate([forty[:240_000], np.zeros(5 * 240_000, np.float32), forty[:240_000]])
+    said = recognizer.predict(holed, sample_rate=16_000)
+    assert [(each.start, each.end) for each in said] == [(0.0, 15.0), (90.0, 105.0)]
+    assert "array: nobody speaks; cut every 15 s; 5 parts without any sound are left out" in caplog.messages
+    silent = recognizer.predict(np.zeros(480_000, np.float32), sample_rate=16_000)
+    assert [(each.start, each.end) for each in silent] == [(0.0, 15.0), (15.0, 30.0)]
+
+
+def test_timestamps_beyond_a_hundred_hours_are_refused_at_once(
+    recognizer: EmotionRecognizer, sound: Path, tmp_path: Path
+) -> None:
+    with av.open(str(sound)) as old, av.open(str(tmp_path / "lie.mkv"), "w") as new:
+        stream = new.add_stream_from_template(old.streams.audio[0])
+        for number, packet in enumerate(old.demux(old.streams.audio[0])):
+            if packet.dts is not None:
+                late = 0 if number < 3 else round(2e6 / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts + late, packet.dts + late, stream
+                new.mux(packet)
+    with pytest.raises(MediaError, match="'.*lie.mkv': expected a recording of at most 100 hours, found timestamps up"):
+        recognizer.predict(tmp_path / "lie.mkv")
+
+
 def test_given_segments_keep_times_speakers_and_words(recognizer: EmotionRecognizer, clip: Path) -> None:
     given = [Segment(0.1, 0.25, "Ann", "stop"), Segment(0.2, 0.5, "Bob")]
     said = recognizer.predict(clip, segments=given)
@@ -246,6 +274,18 @@ def test_segments_after_the_end_are_left_out_and_said(
     assert any("1 segments begin after its end" in message for message in caplog.messages)
 
 
+def test_what_a_transcript_holds_after_the_end_is_counted(
+    recognizer: EmotionRecognizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A segment that ended after the recording was cut without a word; up to a tenth of a second is rounding."""
+    second = np.zeros(16_000, np.float32)
+    times = [Segment(0.0, 1.05), Segment(0.5, 3.0), Segment(0.6, 1.2), Segment(1.5, 2.0)]
+    found = recognizer.predict(second, sample_rate=16_000, segments=times)
+    assert [each.end for each in found] == [1.0, 1.0, 1.0]
+    said = [message for message in caplog.messages if "after its end" in message]
+    assert said == ["array: 1 segments begin after its end at 1.00 s", "array: 2 segments end after its end at 1.00 s"]
+
+
 def test_words_without_times_are_shared_out_by_seconds(recognizer: EmotionRecognizer, forty: np.ndarray) -> None:
     said = recognizer.predict(forty, " ".join("abcdefgh"), sample_rate=16_000)
     assert [each.text for each in said] == ["a b c", "d e f", "g h"]
@@ -259,6 +299,19 @@ def test_the_shell_takes_times_and_writes_subtitles(
     arguments = ("--transcript", times, "--format", "srt", "--min-probability", "1", "--device", "cpu")
     status, out, _ = shell(capfd, trained, clip, *arguments)
     assert (status, out) == (0, "1\n00:00:00,100 --> 00:00:00,500\n?\nstop it\n")
+
+
+def test_each_page_shows_the_warnings_of_its_own_recording(
+    trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, level in (("still.wav", 0.0), ("loud.wav", 1.0)):
+        media.write_audio(tmp_path / name, np.full(16_000, level, np.float32), 16_000)
+    files = (tmp_path / "still.wav", tmp_path / "loud.wav")
+    assert shell(capfd, trained, *files, "--format", "html", "--out", tmp_path / "pages", "--device", "cpu")[0] == 0
+    for name, words in (("still.wav", "100% of it is silent"), ("loud.wav", "100.0% of its samples are clipped")):
+        page = (tmp_path / "pages" / f"{name}.html").read_text(encoding="utf-8")
+        found = re.findall('<p class="warning">(.*?)</p>', page)
+        assert all(each.startswith(f"{name}: ") for each in found) and any(words in each for each in found)
 
 
 def test_subtitles_are_of_one_recording(

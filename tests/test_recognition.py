@@ -1,6 +1,7 @@
 """Recognised words: those of faster-whisper, each at its utterance."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -151,10 +152,43 @@ def test_a_model_that_cannot_be_had_is_one_line(whisper: Path, tmp_path: Path) -
         Recogniser("small")
     with pytest.raises(ConfigError, match=r"found no model.bin and no tokenizer.json"):
         Recogniser(str(tmp_path))
-    (tmp_path / "model.bin").write_bytes(b"none")
-    (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ConfigError, match="expected a model that can be had"):
+    (tmp_path / "model.safetensors").write_bytes(b"none")
+    with pytest.raises(ConfigError, match="looks like one of transformers, which ct2-transformers-converter converts"):
         Recogniser(str(tmp_path))
+    (tmp_path / "model.bin").write_bytes(b"none")
+    with pytest.raises(ConfigError, match="model.bin: expected a folder of faster-whisper's, found a file"):
+        Recogniser(str(tmp_path / "model.bin"))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ConfigError, match="expected a whole Whisper model of faster-whisper, found: Unsupp"):
+        Recogniser(str(tmp_path))
+
+
+def test_parts_of_different_models_are_one_line(whisper: Path, noise: np.ndarray, tmp_path: Path) -> None:
+    """Such a model is loaded without a word, and the first recording that it was to hear ended in a trace."""
+    mixed = tmp_path / "mixed"
+    shutil.copytree(whisper, mixed)
+    about = json.loads((mixed / "preprocessor_config.json").read_text())
+    (mixed / "preprocessor_config.json").write_text(json.dumps({**about, "feature_size": 128}))
+    with pytest.raises(ConfigError, match=r"--asr .*mixed: expected a whole Whisper model .*, found: Invalid input"):
+        Recogniser(str(mixed)).fill(Sound("", noise), [Segment(0.0, 5.0)])
+
+
+@pytest.mark.parametrize("count", [0, 1, 160, 319, 1599])
+def test_sound_that_is_too_short_for_a_word_has_none(recogniser: Recogniser, noise: np.ndarray, count: int) -> None:
+    """Ten milliseconds ended the labelling of all recordings with a trace of faster-whisper's."""
+    segments = [Segment(0.0, count / 16_000)]
+    assert recogniser.fill(Sound("", noise[:count]), segments) == (segments, None)
+
+
+def test_pictures_that_go_on_after_the_sound_are_labelled(whisper: Path, trained: Path, tmp_path: Path) -> None:
+    """The words of what has no sound were asked for, and the whole recording was refused."""
+    frames = (np.full((64, 64, 3), number % 256, np.uint8) for number in range(80))
+    media.write_video(tmp_path / "a.mp4", frames, 4, 0.1 * np.sin(np.arange(48_000) / 20).astype(np.float32))
+    found = EmotionRecognizer.from_pretrained(trained, asr=str(whisper)).predict(tmp_path / "a.mp4")
+    assert [(each.end, each.modalities[-1], bool(each.text)) for each in found] == [
+        (15.0, "video", True),
+        (20.0, "video", False),
+    ]
 
 
 def test_without_the_extra_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

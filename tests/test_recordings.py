@@ -39,7 +39,9 @@ def run(planned: list[recordings.Recording], force: bool = False) -> tuple[list[
             raise MediaError(f"{each.file}: no media")
         return said(each.file)
 
-    found = list(recordings.label(planned, recordings.in_turn(work), bad, lambda rows, _: rows[0].file.encode(), force))
+    found = list(
+        recordings.label(planned, recordings.in_turn(work), bad, lambda found, _: found.rows[0].file.encode(), force)
+    )
     return asked, bad, found
 
 
@@ -94,6 +96,12 @@ def test_transcripts_of_one_name_lie_as_their_recordings_do(folder: Path, places
     assert [each.said for each in planned] == expected
 
 
+def test_words_that_are_no_text_are_one_line_that_names_the_file(folder: Path) -> None:
+    (folder / "said.docx").write_bytes(b"PK\3\4")
+    with pytest.raises(CorpusError, match=f"^{folder}/said.docx: expected plain text, found a document"):
+        recordings.plan(recordings.find([str(folder / "one.ogg")], []), str(folder / "said.docx"), None, "csv")
+
+
 def test_what_is_done_is_not_done_again(folder: Path) -> None:
     planned = recordings.plan(recordings.find([str(folder / "talks")], []), None, folder / "out", "json")
     first, _, found = run(planned)
@@ -107,7 +115,28 @@ def test_what_is_done_is_not_done_again(folder: Path) -> None:
 def test_a_bad_one_does_not_stop_the_others(tmp_path: Path) -> None:
     planned = [recordings.Recording(name) for name in ("a.wav", "bad.wav", "c.wav")]
     _, bad, found = run(planned)
-    assert (bad, [rows[0].file for rows in found]) == (["bad.wav: no media"], ["a.wav", "c.wav"])
+    assert (bad, [each.rows[0].file for each in found]) == (["bad.wav: no media"], ["a.wav", "c.wav"])
+
+
+def test_a_file_that_is_not_there_is_said_before_a_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It took the seconds of loading a model to hear of a mistyped name."""
+    for ask in (["predict"], ["embed", "--out", str(tmp_path / "a.npz")]):
+        assert main([*ask, str(tmp_path / "no-run"), str(tmp_path / "none.wav")]) == 2
+        found = capsys.readouterr().err
+        wish = f"wavfusion: expected an audio or video file at '{tmp_path}/none.wav', found none: "
+        assert found.startswith(wish) and found.count("\n") == 1
+
+
+def test_what_is_done_stays_done_without_its_recording(tmp_path: Path) -> None:
+    (tmp_path / "here.wav").write_bytes(b"x")
+    (tmp_path / "gone.csv").write_text("done")
+    names = {"here.wav": None, "gone.wav": "gone.csv", "none.wav": "none.csv"}
+    planned = [recordings.Recording(str(tmp_path / name), None, out and tmp_path / out) for name, out in names.items()]
+    bad: list[str] = []
+    assert recordings.there(planned, bad) == planned[:2]
+    assert len(bad) == 1 and "none.wav" in bad[0]
 
 
 def test_results_of_other_settings_are_not_mixed_into_a_folder(tmp_path: Path) -> None:

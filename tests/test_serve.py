@@ -102,7 +102,8 @@ def test_every_format_is_what_the_shell_writes(server: Server, clip: Path, kind:
     assert server.wait(job)["state"] == "done"
     rows = [Prediction(**row) for row in server.ask("GET", f"/jobs/{job}/result").json]
     answer = server.ask("GET", f"/jobs/{job}/result?format={kind}&min_probability=1")
-    wanted = timeline.write(kind, timeline.abstained(rows, 1.0), list(rows[0].probabilities), None)
+    warned = server.ask("GET", f"/jobs/{job}").json["warnings"]
+    wanted = timeline.write(kind, timeline.abstained(rows, 1.0), list(rows[0].probabilities), None, warned)
     assert (answer.status, answer.body) == (200, wanted)
     assert answer.headers["content-disposition"].startswith("attachment; filename*=UTF-8''test00.mp4.")
 
@@ -203,6 +204,7 @@ def test_a_wrong_form_gets_one_line(server: Server, clip: Path) -> None:
     refused(server, 422, "expected auto or a number from 1 to 20, found 'many'", recording, ("speakers", "many"))
     refused(server, 422, "expected auto or a number from 1 to 20, found 99", recording, ("speakers", "99"))
     refused(server, 422, "expected UTF-8", ("transcript", b"\xff\xfe\xff"), recording)
+    refused(server, 422, "'transcript': expected plain text", ("transcript", ("a.docx", b"PK\3\4")), recording)
     refused(server, 422, "transcript.srt: expected srt with times", ("transcript", ("a.srt", b"well")), recording)
     refused(server, 413, "at most 4194304 bytes", recording, ("transcript", 5_000_000 * "a"))
 
@@ -210,7 +212,7 @@ def test_a_wrong_form_gets_one_line(server: Server, clip: Path) -> None:
 def test_an_odd_transcript_gets_one_line_or_is_read(server: Server, clip: Path) -> None:
     recording = ("file", clip)
     for content in (b'["a"]', b'"abc"', b'{"segments": {"a": 1}}', b'[{"start": 0, "end": 1%b}]' % (400 * b"0")):
-        refused(server, 422, "transcript.json: expected", recording, ("transcript", ("a.json", content)))
+        refused(server, 422, "transcript.json: ", recording, ("transcript", ("a.json", content)))
     refused(
         server,
         422,
@@ -395,6 +397,20 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         asyncio.run(uploads.receive(pieces(body, 64), headers["Content-Type"], tmp_path))
 
 
+def test_a_disk_that_fills_while_a_recording_comes_in_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room was looked for when an upload began, and then it was written until none was left."""
+
+    async def filling() -> AsyncIterator[bytes]:
+        yield body[:300]
+        monkeypatch.setattr(uploads, "FREE", 1 << 60)
+        yield body[300:]
+
+    body, headers = form({"file": ("a.wav", 1000 * b"a")})
+    with pytest.raises(RefusedError, match="nearly full") as refused:
+        asyncio.run(uploads.receive(filling(), headers["Content-Type"], tmp_path))
+    assert refused.value.status == 507 and (tmp_path / "recording").stat().st_size < 300
+
+
 @pytest.mark.parametrize(
     ("name", "seen"),
     [("../../etc/passwd", "passwd"), ("C:\\talks\\a.mp4", "a.mp4"), ("a\nb\x00.mp4", "a b .mp4"), ("/", "recording"),
@@ -458,6 +474,25 @@ def test_what_is_over_is_forgotten_in_time(tmp_path: Path, monkeypatch: pytest.M
     asyncio.run(fill())
 
 
+def test_others_are_answered_while_a_recording_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large upload was copied by the thread that answers, and nobody heard of anything meanwhile."""
+
+    async def keep() -> None:
+        copied, loop = threading.Event(), asyncio.get_running_loop()
+        monkeypatch.setattr(jobs_module, "_keep", lambda job, place: copied.wait(10))
+        jobs = Jobs({"name": "none"}, tmp_path, Limits(), tmp_path / "kept")
+        monkeypatch.setattr(jobs, "_label", lambda job: asyncio.sleep(0, ("done", None)))
+        job = put(jobs)
+        work = asyncio.create_task(jobs._work())
+        loop.call_later(0.05, copied.set)  # by the thread that answers
+        began = time.monotonic()
+        await job.over.wait()
+        assert (job.state, time.monotonic() - began < 5) == ("done", True)
+        work.cancel()
+
+    asyncio.run(keep())
+
+
 # ------------------------------------------------------------------ beginning and end
 
 
@@ -481,6 +516,24 @@ def test_a_killed_server_leaves_what_its_successor_removes(trained: Path, endles
         assert server.uploads() == [] and server.ask("GET", "/health").json["waiting"] == 0
         assert server.end(signal.SIGTERM) == 0
     assert list((tmp_path / "tmp").glob("wavfusion*")) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_server_that_is_ended_during_an_upload_says_so_and_logs_no_trace(
+    trained: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """The log got the trace of the request that was cut off, and who sent it an end without an answer."""
+    with Server(trained, tmp_path / "tmp") as server:
+        body, headers = form({"file": ("a.wav", 100_000 * b"a")})
+        lines = [f"{name}: {value}" for name, value in {"Host": "localhost", **headers}.items()]
+        head = ["POST /jobs HTTP/1.1", *lines, f"Content-Length: {len(body)}", "", ""]
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall("\r\n".join(head).encode() + body[:50_000])
+            while not server.uploads():
+                time.sleep(0.01)
+            assert server.end(number) == 0
+            assert b"503" in connection.recv(12) and b"found it being stopped" in connection.recv(10_000)
+        assert b"Traceback" not in server.said() and server.uploads() == []
 
 
 def refusal(capfd: pytest.CaptureFixture[str], *arguments: Any) -> str:

@@ -137,8 +137,11 @@ def test_a_recording_is_cancelled_from_the_page(page: Page, server: Server, tmp_
     choose(page, "file", tmp_path / "long.wav")
     page.run("document.querySelector('#send').click()")
     until(page, "/Labelling|Listening/.test(document.querySelector('#status').textContent)")
+    leaves = "dispatchEvent(new Event('beforeunload', { cancelable: true }))"
+    assert not page.run(leaves)  # a reload ended the work without asking
     page.run("document.querySelector('#cancel').click()")
     until(page, "document.querySelector('#status').textContent === 'Cancelled.'")
+    assert page.run(leaves)
     assert page.run("document.querySelector('#error').hidden") and server.uploads() == []
 
 

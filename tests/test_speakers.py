@@ -124,3 +124,14 @@ def test_utterances_are_divided_where_the_speaker_changes_and_segments_get_names
     given_ = [Segment(10.9, 14.0, None, "a"), Segment(22.0, 27.0, None, "b"), Segment(8.4, 9.8, "Ann", "c")]
     found = [each.speaker for each in segmentation.named(given_, sound, 2)]
     assert found[2] == "Ann" and None not in found and found[0] != found[1]
+
+
+@real
+@installed
+def test_long_segments_that_are_given_are_said_not_to_be_divided(caplog: pytest.LogCaptureFixture) -> None:
+    """Both of two who speak in one long cue were the one who speaks more, without a word."""
+    sound = Sound(str(DATA / "conversation" / "sample.wav"))
+    given_ = [Segment(0.0, 14.0), Segment(14.0, 28.0, "Ann"), Segment(28.0, 30.0)]
+    assert len(segmentation.named(given_, sound, 2)) == 3
+    (said,) = caplog.messages
+    assert "sample.wav: 1 of the given segments are longer than 12 s" in said

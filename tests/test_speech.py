@@ -47,6 +47,17 @@ def test_nothing_at_all_has_no_utterance():
     assert speech.utterances(speech.hear_samples(np.zeros(0, np.float32))) == []
 
 
+def test_a_stretch_without_any_sound_costs_the_network_no_time(monkeypatch):
+    """A file of three seconds with two hours between its timestamps was listened to for two hours."""
+    sound = (0.1 * np.random.default_rng(0).normal(size=16_000)).astype(np.float32)
+    plain = speech.activity([sound])
+    still = np.zeros(960_000, np.float32)
+    later = speech.activity(iter([still, sound]))
+    assert not later[:1875].any() and np.array_equal(later[1875:], plain)
+    monkeypatch.setattr(speech, "_session", lambda: None)
+    assert len(speech.activity([still] * 10)) == 18_750
+
+
 def test_looking_for_speech_leaves_torch_its_threads():
     """silero_vad's own import sets one thread for the whole process (trap T3)."""
     before = torch.get_num_threads()

@@ -164,6 +164,15 @@ def test_the_page_lists_every_utterance_and_saves_what_the_formats_write(tmp_pat
     }  # fmt: skip
 
 
+def test_the_page_shows_what_was_warned_of(tmp_path):
+    """A saved page looked as if nothing had been odd."""
+    row = replace(said(0.0, 1.0, None), file="/home/ann/<b>talk.wav")
+    warned = ["/home/ann/<b>talk.wav: it is very quiet"]
+    page = timeline.write("html", [row], ["sad", "happy"], tmp_path, warned).decode()
+    assert '<p class="warning">&lt;b&gt;talk.wav: it is very quiet</p>' in page
+    assert timeline.write("csv", [row], ["sad", "happy"], tmp_path, warned).count(b"quiet") == 0
+
+
 def test_the_page_plays_the_recording_from_where_it_lies(tmp_path):
     (tmp_path / "a b#1.wav").write_bytes(b"")
     row = replace(said(0.0, 1.0, None), file=str(tmp_path / "a b#1.wav"))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wavfusion.errors import CorpusError
-from wavfusion.transcripts import Segment, is_timed, read
+from wavfusion.transcripts import Segment, is_timed, read, read_words
 
 SRT = """1
 00:00:01,500 --> 00:00:02,750
@@ -162,16 +162,22 @@ def test_lines_of_windows_are_read(tmp_path):
     [
         ("a.srt", "1\n00:00:01 -> 00:00:02\nx\n", "expected srt with times, found none"),
         ("a.srt", "1\nx --> 00:00:02,000\nx\n", "line 2: expected times as"),
-        ("a.vtt", "WEBVTT\n\n00:03.000 --> 00:01.000\nx\n", "expected a start before its end, found 3 to 1 s"),
+        ("a.vtt", "WEBVTT\n\n00:03.000 --> 00:01.000\nx\n", "line 3: expected a start before its end, found 3 to 1 s"),
         ("a.TextGrid", "ELAN", "expected a TextGrid of Praat"),
         ("a.TextGrid", LONG[:300], "expected textgrid, found"),
         ("a.eaf", "<EAF/>", "expected ELAN's ANNOTATION_DOCUMENT, found <EAF>"),
         ("a.eaf", "<EAF", "expected eaf, found"),
         ("a.rttm", "SPEAKER x 1 a b\n", "line 1: expected SPEAKER file 1 start length"),
         ("a.json", '{"words": []}', "expected `segments`"),
-        ("a.json", '[{"text": "x"}]', "segment 0: expected `start` and `end`"),
-        ("a.json", '{"segments": 3}', "expected json, found"),
-        ("a.json", '[{"start": NaN, "end": 2}]', "expected a start before its end"),
+        ("a.TextGrid", SHORT.replace("3.5", "2.5"), "tier 'Bob', interval 1: expected a start before its end"),
+        ("a.eaf", EAF.replace("2750", "750"), "annotation a1: expected a start before its end, found 1.5 to 0.75 s"),
+        ("a.eaf", EAF.replace('2="ts2"', '2="ts3"'), "annotation a1: expected two times, found none"),
+        ("a.rttm", RTTM.replace("1.250", "-1"), "line 4: expected a start before its end, found 1.5 to 0.5 s"),
+        ("a.json", '[{"text": "x"}]', "segment 1: expected `start` and `end` in seconds, found \"{'text': 'x'}\""),
+        ("a.json", '["x"]', "segment 1: expected `start` and `end` in seconds, found 'x'"),
+        ("a.json", '[{"start": 0, "end": "?"}]', "segment 1: expected `start` and `end` in seconds, found"),
+        ("a.json", '{"segments": 3}', "expected a list of segments, found '3'"),
+        ("a.json", '[{"start": NaN, "end": 2}]', "segment 1: expected a start before its end"),
     ],
 )
 def test_what_is_no_transcript_is_one_line_that_names_the_file(tmp_path, name, content, message):
@@ -180,6 +186,44 @@ def test_what_is_no_transcript_is_one_line_that_names_the_file(tmp_path, name, c
         read(path)
     said = str(error.value)
     assert said.startswith(f"{path}: ") and message in said and "\n" not in said
+
+
+def srt(*said: str) -> str:
+    return "".join(f"{i}\n00:00:{i:02},000 --> 00:00:{i:02},900\n{each}\n\n" for i, each in enumerate(said, 1))
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (["ANNA: I knew it", "no", "BO: you", "ANNA: did", "BO:", *3 * ["so"]],
+         [("ANNA", "I knew it"), (None, "no"), ("BO", "you"), ("ANNA", "did"), ("BO", None), *3 * [(None, "so")]]),
+        (["Dr. Ann O'Neil: well: yes", "no"], [("Dr. Ann O'Neil", "well: yes"), (None, "no")]),
+        (["SPEAKER 1: a", "Speaker 2: b"], [("SPEAKER 1", "a"), ("Speaker 2", "b")]),
+        (["Listen: you", "ANNA: a", "b", "c", "ANNA: d", "e", "f"], None),
+        (["then he said: go", "at 10:30 she", "http://a.b c", "Ann and Bo: hi", "12: a"], None),
+        (["<v Ann>BO: well", "BO: no"], [("Ann", "BO: well"), ("BO", "no")]),
+    ],
+)  # fmt: skip
+def test_a_name_before_a_colon_is_the_speaker_where_that_is_safe(tmp_path, said, expected):
+    """Such a name was read as a word, of nobody."""
+    found = [(each.speaker, each.text) for each in read(written(tmp_path, "a.srt", srt(*said)))]
+    assert found == (expected or [(None, each) for each in said])
+
+
+def test_entities_of_entities_are_refused(tmp_path):
+    """A short file became a hundred times as long, and every word of it went through the model."""
+    entities = '<!DOCTYPE ANNOTATION_DOCUMENT [<!ENTITY a "well well"><!ENTITY b "&a;&a;&a;">]>'
+    content = EAF.replace("<ANNOTATION_DOCUMENT", f"{entities}<ANNOTATION_DOCUMENT").replace("chips", "&b;")
+    with pytest.raises(CorpusError, match="a.eaf: expected no DOCTYPE, as ELAN writes none, found one of 'ANNOT"):
+        read(written(tmp_path, "a.eaf", content))
+
+
+@pytest.mark.parametrize("content", [b"PK\3\4docx", b"{\\rtf1 hello}", b"%PDF-1.7", b"\xd0\xcf\x11\xe0doc", b"h\xe9"])
+def test_a_document_is_no_words(content):
+    """RTF was taken for words, letter by letter, and of the others it was said that they are other bytes."""
+    with pytest.raises(CorpusError, match="expected plain text, found a document of an|expected UTF-8 or UTF-16"):
+        read_words(content)
+    assert read_words("well\r\n".encode("utf-16")) == "well" == read_words(b"\xef\xbb\xbfwell\n")
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path):

@@ -1,6 +1,8 @@
 """Recordings as vectors: of utterances, and of the steps of their sound."""
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,26 @@ def test_a_picture_without_sound_has_a_vector_and_no_step(recognizer: EmotionRec
     found = vectors.embed(recognizer, str(tmp_path / "a.mp4"), "well")
     assert found[0].modalities == ["text", "video"] and found[0].frames.shape[0] == len(found[0].times) == 0
     assert np.isfinite(found[0].vector).all()
+
+
+def test_a_recording_is_warned_of_as_when_it_is_labelled(
+    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`embed` said nothing of level, language and what is unlike the training data."""
+    tone = np.sign(np.sin(np.arange(32_000) / 20)).astype(np.float32)
+    media.write_audio(tmp_path / "tone.wav", np.concatenate([tone, np.zeros(400_000, np.float32)]), 16_000)
+    words = "ich weiss nicht was soll es bedeuten dass ich so traurig bin"
+    times = [Segment(0.0, 2.0, None, words), Segment(2.0, 27.0)]
+    recognizer = EmotionRecognizer.from_pretrained(trained)
+    recognizer.trained = replace(recognizer.trained, languages=["en"])
+    said = []
+    for work in (recognizer.predict, partial(vectors.embed, recognizer)):
+        caplog.clear()
+        work(str(tmp_path / "tone.wav"), segments=times)
+        said.append(sorted(caplog.messages))
+    assert said[0] == said[1]
+    for part in ("silent", "clipped", "words are in 'de'", "unlike what the model was trained on"):
+        assert any(part in each for each in said[1]), part
 
 
 def test_both_formats_hold_the_same_and_no_pickle(recognizer: EmotionRecognizer, file: str, tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from wavfusion.errors import ConfigError, CorpusError, MediaError, nearest
+from wavfusion.errors import ConfigError, CorpusError, MediaError, Warned, nearest
 from wavfusion.version import __version__
 
 if TYPE_CHECKING:
@@ -918,7 +919,9 @@ def _predict(options: argparse.Namespace) -> int:
         raise ConfigError(f"--format {options.format}: expected {wish}, found {out or 'no --out'}")
     if out and folder is None:
         require_free([out], options.force)
-    planned = recordings.plan(files, options.transcript, folder, timeline.ending(options.format))
+    named = recordings.plan(files, options.transcript, folder, timeline.ending(options.format))
+    if not (planned := recordings.there(named, bad)):
+        return _end(bad, False)
     settings = {"name": options.trained, "device": pick_device(options.device), "fast": not options.plain}
     settings |= {name: getattr(options, name) for name in ("runtime", "precision", "asr")}
     if options.workers > 1 or options.engine != "processes":
@@ -928,21 +931,24 @@ def _predict(options: argparse.Namespace) -> int:
         recognizer = predict.EmotionRecognizer.from_pretrained(**settings)
         trained, run = recognizer.trained, recordings.in_turn(partial(_label, recognizer, options.speakers))
 
-    def write(found: Sequence[predict.Prediction], place: Path) -> bytes:
-        rows = timeline.abstained(found, options.min_probability)
-        return timeline.write(options.format, rows, trained.classes, place)
+    def write(found: recordings.Labelled[predict.Prediction], place: Path) -> bytes:
+        rows = timeline.abstained(found.rows, options.min_probability)
+        return timeline.write(options.format, rows, trained.classes, place, found.warnings)
 
     if folder is not None:
         names = ("transcript", "asr", "speakers", "format", "min_probability", "runtime", "precision")
         shared = {"weights": trained.weights_digest, **{name: getattr(options, name) for name in names}}
         recordings.begin(folder, shared, options.force)
     labelled = recordings.label(planned, run, bad, write, options.force, sys.stderr.isatty())
-    found = [rows if folder is None else [max(rows, key=_richness)] for rows in labelled]  # not kept when written
+    # What is written is not kept.
+    found = [each if folder is None else replace(each, rows=[max(each.rows, key=_richness)]) for each in labelled]
     order = {each.file: number for number, each in enumerate(planned)}
-    found.sort(key=lambda rows: order[rows[0].file])  # several workers end as they like
-    _warn_of_lacks(trained.model.config.modalities, found)
+    found.sort(key=lambda each: order[each.rows[0].file])  # several workers end as they like
+    with Warned() as lacks:
+        _warn_of_lacks(trained.model.config.modalities, [each.rows for each in found])
     if found and folder is None:
-        _show([each for rows in found for each in rows], write, options)
+        warnings = [line for each in found for line in each.warnings]
+        _show(recordings.Labelled([row for each in found for row in each.rows], warnings + lacks.said), write, options)
     elif found:
         _print(f"{folder}: results of {len(found)} recordings")
     return _end(bad, bool(found) or any(each.out is not None and each.out.exists() for each in planned))
@@ -988,20 +994,24 @@ def _serve(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _show(rows: Sequence[Any], write: Callable[[Sequence[Any], Path], bytes], options: argparse.Namespace) -> None:
+def _show(
+    found: "recordings.Labelled[predict.Prediction]",
+    write: "Callable[[recordings.Labelled[predict.Prediction], Path], bytes]",
+    options: argparse.Namespace,
+) -> None:
     """Write predictions into one file, or to a terminal as wide as it is and in its colours."""
     from wavfusion import timeline
     from wavfusion.files import write_whole
 
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(options.out, write(rows, options.out.parent))
+        write_whole(options.out, write(found, options.out.parent))
     elif options.format == "table" and sys.stdout.isatty():
-        shown = timeline.abstained(rows, options.min_probability)
+        shown = timeline.abstained(found.rows, options.min_probability)
         width, colour = shutil.get_terminal_size().columns, "NO_COLOR" not in os.environ
         _print(timeline.to_table(shown, width, colour).rstrip("\n"))
     else:
-        _print(write(rows, Path()).decode("utf-8", "surrogateescape").rstrip("\n"))
+        _print(write(found, Path()).decode("utf-8", "surrogateescape").rstrip("\n"))
 
 
 def _end(bad: Sequence[str], some: bool) -> int:
@@ -1019,19 +1029,20 @@ def _embed(options: argparse.Namespace) -> int:
     vectors.require_ending(options.out)
     require_free([options.out], options.force)
     bad: list[str] = []
-    planned = recordings.plan(recordings.find(options.files, bad), options.transcript, None, "")
+    named = recordings.plan(recordings.find(options.files, bad), options.transcript, None, "")
+    if not (planned := recordings.there(named, bad)):
+        return _end(bad, False)
     device, fast = pick_device(options.device), not options.plain
     recognizer = predict.EmotionRecognizer.from_pretrained(options.trained, device, fast=fast, asr=options.asr)
 
     def work(each: recordings.Recording) -> list[vectors.Embedding]:
         return vectors.embed(recognizer, each.file, each.words, each.segments, options.speakers)
 
-    found = [
-        each
-        for rows in recordings.label(planned, recordings.in_turn(work), bad, progress=sys.stderr.isatty())
-        for each in rows
+    embedded = [
+        each.rows for each in recordings.label(planned, recordings.in_turn(work), bad, progress=sys.stderr.isatty())
     ]
-    if found:
+    _warn_of_lacks(recognizer.modalities, embedded)
+    if found := [each for rows in embedded for each in rows]:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(options.out, vectors.write(found, options.out.suffix))
         frames = sum(len(each.frames) for each in found)

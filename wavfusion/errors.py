@@ -1,6 +1,7 @@
-"""The three errors that a user can meet; each message says what was expected, what was found and where."""
+"""The three errors that a user can meet, each saying what was expected, what was found and where; and the warnings."""
 
 import difflib
+import logging
 from collections.abc import Iterable
 
 
@@ -14,6 +15,26 @@ class CorpusError(ValueError):
 
 class ConfigError(ValueError):
     """A setting, name or argument that does not exist or does not fit."""
+
+
+class Warned(logging.Handler):
+    """Keeps what is warned of while it is open, each once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: list[str] = []
+
+    def __enter__(self) -> "Warned":
+        logging.getLogger("wavfusion").addHandler(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        logging.getLogger("wavfusion").removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one."""
+        if record.getMessage() not in self.said:
+            self.said.append(record.getMessage())
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -223,7 +223,10 @@ class Jobs:
                 continue
             job.state = RUNNING
             try:
-                self._end(job, *await self._label(job))
+                state, error = await self._label(job)
+                if state == DONE and self.keep is not None:
+                    await asyncio.to_thread(_keep, job, self.keep / job.id)
+                self._end(job, state, error)
             except asyncio.CancelledError:
                 raise
             except Exception as error:  # whatever is wrong with one, the others wait for their turn
@@ -270,19 +273,21 @@ class Jobs:
         return message.replace(f"{job.id}/recording", job.form.name).replace(f"{job.id}/", "")
 
     def _end(self, job: Job, state: str, error: str | None = None) -> None:
-        if state == DONE and self.keep is not None:
-            place = self.keep / job.id
-            try:
-                shutil.copytree(job.folder, place)
-                (place / "result.json").write_text(to_json(job.rows), encoding="utf-8")
-            except OSError as problem:
-                log.error("%s: not kept: %s", place, problem.strerror or problem)
-                shutil.rmtree(place, ignore_errors=True)
         shutil.rmtree(job.folder, ignore_errors=True)
         job.state, job.error, job.form.words = state, error, None
         self.ended[state] += 1
         job.over.set()
         asyncio.get_running_loop().call_later(KEPT, self._jobs.pop, job.id, None)
+
+
+def _keep(job: Job, place: Path) -> None:
+    """Copy a recording, and write its result beside it; what fails is for the log."""
+    try:
+        shutil.copytree(job.folder, place)
+        (place / "result.json").write_text(to_json(job.rows), encoding="utf-8")
+    except OSError as problem:
+        log.error("%s: not kept: %s", place, problem.strerror or problem)
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _progressed(job: Job, share: float) -> None:

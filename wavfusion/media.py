@@ -6,7 +6,9 @@ A file has one clock for both of its tracks; it is 0 where the first of them sta
 import hashlib
 import itertools
 import math
+import mmap
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -106,7 +108,7 @@ class Tracks(NamedTuple):
 
 
 def probe(path: PathLike) -> Tracks:
-    """Say which tracks a file has and when they end, without decoding.
+    """Say which tracks a file has and when they end, without decoding, but for chained ogg.
 
     Cover art is no video. A track that is listed here can still prove undecodable.
 
@@ -121,6 +123,8 @@ def probe(path: PathLike) -> Tracks:
             ends = {
                 kind: counted[stream.index] if ends[kind] is None else ends[kind] for kind, stream in tracks.items()
             }
+    if (end := ends.get("audio")) is not None and _is_chained(path):
+        ends["audio"] = max(end, _heard_end(path))
     return Tracks(ends.get("audio"), ends.get("video"))
 
 
@@ -170,7 +174,8 @@ def decode_frames(
     """Decode the pictures that are on at start + (k + 0.5) / frame_rate, k = 0, 1, ... before the end.
 
     Times are presentation times, so 29.97 frames/s and variable rates do not drift. A stretch too short for one gets
-    the picture nearest to the first of these times. A rotation noted in the file's metadata is not applied.
+    the picture nearest to the first of these times. Where the file notes a rotation, as phones do that film sideways,
+    pictures are turned upright.
 
     Args:
         path: any container with a video track.
@@ -178,7 +183,7 @@ def decode_frames(
         size: height and width of the result in pixels; the picture is stretched to it.
         start: seconds from the beginning of the file.
         end: seconds; None, or more than the file has, reads to the last picture.
-        crop: left, top, right, bottom in pixels of the file's picture, cut out before the resize.
+        crop: left, top, right, bottom in pixels of the upright picture, cut out before the resize.
         interpolation: of the resize: nearest, bilinear, bicubic or lanczos.
         parts: of each picture, the part that is cut out after the crop; the last one holds for what comes after.
 
@@ -285,7 +290,7 @@ def stream_frames(
         longest: pixels; a picture with a longer side is made smaller.
         start: seconds from the beginning of the file.
         end: seconds; None, or more than the file has, reads to the last picture.
-        crop: left, top, right, bottom in pixels of the file's picture, cut out before the resize.
+        crop: left, top, right, bottom in pixels of the upright picture, cut out before the resize.
 
     Raises:
         MediaError: as in `decode_frames`.
@@ -445,12 +450,37 @@ def _packet_ends(container: Any, streams: list[Any], origin: float) -> dict[int,
     return ends
 
 
+def _is_chained(path: PathLike) -> bool:
+    """Whether an ogg file is several, one after the other: each begins its times anew, so that none can be sought."""
+    if not Path(path).is_file():
+        return False
+    with open(path, "rb") as file:
+        if file.read(4) != b"OggS":
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            # The first pages of all streams come before any other page; what is a first page after that is a chain.
+            other = re.search(rb"OggS\0[\0\1\4\5]", content)
+            return other is not None and any(content.find(b"OggS\0" + kind, other.end()) > 0 for kind in (b"\2", b"\6"))
+
+
+def _heard_end(path: PathLike) -> float:
+    """When the sound of a file ends that is decoded from its beginning on; 0 where nothing can be."""
+    with _open(path) as (container, tracks):
+        reader = _Reader(container, tracks, "audio", path, 0.0, math.inf, None)
+        frames = reader.frames()
+        if (first := next(frames, None)) is not None:
+            for _ in _placed(reader, itertools.chain([first], frames), first.sample_rate, "mix"):
+                pass
+        return float(reader.until)
+
+
 def _readers(path: PathLike, kind: Literal["audio", "video"], start: Real, end: Real | None) -> "Iterator[_Reader]":
     """Readers of a stretch to be tried in turn: from a place shortly before it, then from the beginning of the file."""
     if not 0 <= start < math.inf or (end is not None and not start <= end < math.inf):
         raise MediaError(f"expected 0 <= start <= end in seconds for {_named(path)}, found start {start}, end {end}")
     # Seeks in MPEG streams land anywhere: the second try gives them room to meet a key frame.
-    places = [start - _PREROLL, max(0.0, start - 8 * _PREROLL)] if start > 2 * _PREROLL else []
+    sought = start > 2 * _PREROLL and not _is_chained(path)
+    places = [start - _PREROLL, max(0.0, start - 8 * _PREROLL)] if sought else []
     for entry in (*places, None):
         if places and entry is None:
             duration = getattr(probe(path), kind)
@@ -613,7 +643,9 @@ def _placed(
         if jitter == math.inf or position < 0 == expected:
             expected = position
         if position - expected > jitter:
-            for index in range(expected, position, rate):
+            # Of a hole only what the stretch needs: the grid begins less than two seconds before it.
+            needed = max(expected, min(position, int((reader.start - 2.0) * rate)))
+            for index in range(needed, position, rate):
                 hole = min(rate, position - index)
                 reader.hold(hole / rate)
                 reader.until = (index + hole) / rate
@@ -680,6 +712,9 @@ def _converter(
             raise MediaError(f"expected pictures that can be scaled in {_named(path)}, {found}") from error
 
     def scaled(frame: Any, part: Part | None) -> UInt8[np.ndarray, "H W 3"]:
+        if turns := round(frame.rotation / 90) % 4:
+            pixels = whole.reformat(frame, format="rgb24", interpolation=flags, threads=1).to_ndarray()
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(np.rot90(pixels, turns)), "rgb24")
         left, top, right, bottom = crop if crop is not None else (0, 0, frame.width, frame.height)
         if not (0 <= left < right <= frame.width and 0 <= top < bottom <= frame.height):
             found = f"found {[left, top, right, bottom]} for {_named(path)}"

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Real
 from pathlib import Path
@@ -44,6 +44,8 @@ RUNTIMES = ("torch", "onnx")
 PRECISIONS = ("fp32", "bf16")
 AT_ONCE = FRAMES_AT_ONCE["cpu"]
 CONTEXT = 1.0  # seconds of sound that the encoder is given at least, where the recording has them
+SLACK = 0.1  # seconds that a transcript may end after its recording, as its times are rounded
+LONGEST = 100 * 3600.0  # seconds; timestamps beyond are no true ones, and would be gone through all the same
 RATES = (1_000, 1_000_000)  # Hz; outside it somebody gave kHz, or a number of samples
 
 
@@ -76,6 +78,23 @@ class Prediction:
     modalities: list[str]
     contribution: dict[str, float] | None = None
     text_share: float | None = None
+
+
+@dataclass
+class Notes:
+    """What is noticed of a recording besides its answers.
+
+    Attributes:
+        errors: what could not be decoded.
+        heard: its sound.
+        seen: how much of it shows a face.
+        distances: of its utterances from the training data.
+    """
+
+    errors: list[str] = field(default_factory=list)
+    heard: Loudness = field(default_factory=Loudness)
+    seen: Sight = field(default_factory=Sight)
+    distances: list[float] = field(default_factory=list)
 
 
 class EmotionRecognizer:
@@ -174,20 +193,40 @@ class EmotionRecognizer:
             ConfigError: an array without its rate, an argument of another kind, or the extra `[speakers]` is missing.
         """
         file = "" if isinstance(source, np.ndarray) else str(source)
-        errors: list[str] = []
-        heard, seen = Loudness(), Sight()
-        groups = self.utterances(source, transcript, sample_rate, segments, speakers, errors, heard, seen)
-        distances: list[float] = []
+        notes = Notes()
         predictions = []
-        for windows, group in groups:
-            predictions += self._label(windows, group, file, distances)
+        for windows, group in self.utterances(source, transcript, sample_rate, segments, speakers, notes):
+            predictions += self._label(windows, group, file)
             progress(group[-1].end)
-        self.require_some(predictions, file, errors)
-        self._warn_of_the_unlike(file, distances)
-        self._warn_of_the_language(file, " ".join(each.text for each in predictions if each.text))
-        for complaint in (*heard.complaints(), *seen.complaints()):
-            log.warning("%s: %s", file or "array", complaint)
+        self.conclude(file, [each.text for each in predictions], notes)
         return predictions
+
+    def conclude(self, file: str, said: Sequence[str | None], notes: Notes) -> None:
+        """Refuse a recording of which nothing could be used, and warn of what is odd in another.
+
+        Args:
+            file: its name; empty for an array.
+            said: the words of each utterance that was used.
+            notes: of the recording.
+
+        Raises:
+            MediaError: nothing could be used; says why.
+        """
+        if not said:
+            wish = " or ".join(self.modalities)
+            found = f"{file!r}: expected {wish}, which this model uses, found none of it"
+            raise MediaError("; ".join(notes.errors) or found)
+        for error in notes.errors:
+            log.warning("%s; left out", error)
+        self._warn_of_the_unlike(file, notes.distances)
+        self._warn_of_the_language(file, " ".join(text for text in said if text))
+        for complaint in (*notes.heard.complaints(), *notes.seen.complaints()):
+            log.warning("%s: %s", file or "array", complaint)
+
+    def compare(self, vectors: np.ndarray, notes: Notes) -> None:
+        """Note how far the vectors of some utterances lie from the training data."""
+        if self.trained.familiarity is not None:
+            notes.distances += self.trained.familiarity.distances(vectors).tolist()
 
     def _warn_of_the_unlike(self, file: str, distances: Sequence[float]) -> None:
         """Say when many utterances lie further from the training data than those that chose the epoch did."""
@@ -211,18 +250,6 @@ class EmotionRecognizer:
                 *(file or "array", *found, ", ".join(self.trained.languages)),
             )
 
-    def require_some(self, found: Sequence[object], file: str, errors: Sequence[str]) -> None:
-        """Refuse a recording of which nothing could be used, and say what was left out of another.
-
-        Raises:
-            MediaError: nothing was found; says why.
-        """
-        if not found:
-            wish = " or ".join(self.modalities)
-            raise MediaError("; ".join(errors) or f"{file!r}: expected {wish}, which this model uses, found none of it")
-        for error in errors:
-            log.warning("%s; left out", error)
-
     def utterances(
         self,
         source: str | Path | np.ndarray,
@@ -230,14 +257,11 @@ class EmotionRecognizer:
         sample_rate: int | None,
         segments: Sequence[Segment] | None,
         speakers: Speakers,
-        errors: list[str],
-        heard: Loudness | None = None,
-        seen: Sight | None = None,
+        notes: Notes,
     ) -> Iterator[tuple["Windows", list[Segment]]]:
         """Cut a recording into utterances and give some at a time, with their windows; see `predict`.
 
-        What cannot be decoded is told to `errors`, the sound to `heard` and the faces to `seen`, as the windows are
-        asked for.
+        `notes` is written as the windows are asked for.
         """
         _check_kinds(source, transcript, sample_rate)
         require_count(speakers)
@@ -249,10 +273,13 @@ class EmotionRecognizer:
             tracks = _tracks(file)
         known = {file: Medium("", tracks.get("audio"), tracks.get("video"))}
         length = max(tracks.values(), default=0.0)
+        if length > LONGEST:
+            found = f"found timestamps up to {length / 3600:.0f}"
+            raise MediaError(f"{file!r}: expected a recording of at most {LONGEST / 3600:g} hours, {found}")
         whole = segments is None and length <= WINDOW
         sound = Sound(file, samples) if "audio" in tracks else None
         if segments is None:
-            segments = divide(sound, file, length, transcript, speakers)
+            segments = divide(sound, file, length, transcript, speakers, "video" in tracks)
         else:
             segments = named(_within(segments, length, file), sound, speakers)
         # All tracks count for the windows, those that the model cannot use too: as in `evaluate`.
@@ -265,7 +292,7 @@ class EmotionRecognizer:
                     group, language = hears.fill(sound, group, language)
                 utterances = [_utterance(file, number, each, tracks, whole) for number, each in enumerate(group)]
                 parts = [(clip, utterance) for utterance in utterances for clip in plan(utterance, known, wanted)]
-                yield Windows(parts, samples, 0.0 if whole else length, self, errors, heard, seen, film), group
+                yield Windows(parts, samples, 0.0 if whole else length, self, notes, film), group
 
     def _film(self, file: str, tracks: Mapping[str, float]) -> AbstractContextManager[media.Film | None]:
         """The pictures of a recording, for one utterance after the other."""
@@ -280,13 +307,8 @@ class EmotionRecognizer:
             return nullcontext()
         return media.Film(file, self.encoders.preset.frame_rate, video.size, interpolation=video.interpolation)
 
-    def _label(
-        self, windows: "Windows", segments: Sequence[Segment], file: str, distances: list[float]
-    ) -> list[Prediction]:
-        """Label some utterances of a recording together, from all that there is and from every subset of it.
-
-        `distances` takes how far each lies from the training data.
-        """
+    def _label(self, windows: "Windows", segments: Sequence[Segment], file: str) -> list[Prediction]:
+        """Label some utterances of a recording together, from all that there is and from every subset of it."""
         if not any(getattr(clip, name) for name in self.modalities for clip, _ in windows.parts):
             return []
         sets = subsets(self.modalities)
@@ -295,9 +317,9 @@ class EmotionRecognizer:
             every = run_sets(self.model, windows, sets, self.trained.prior, self.device, self.trained.temperature)
         said = every[-1]
         parts = contributions(sets, every, self.trained.prior)
-        if self.trained.familiarity is not None and said.vectors is not None:
+        if said.vectors is not None:
             there = [bool(names) for names in said.modalities]
-            distances += self.trained.familiarity.distances(said.vectors[there]).tolist()
+            self.compare(said.vectors[there], windows.notes)
         found = []
         for i, segment in enumerate(segments):
             probabilities = dict(zip(self.classes, said.probabilities[i].tolist(), strict=True))
@@ -335,8 +357,8 @@ class EmotionRecognizer:
         try:
             features = self._in_precision(work)
         except (MediaError, OSError) as error:
-            if str(error) not in windows.errors:
-                windows.errors.append(str(error))
+            if str(error) not in windows.notes.errors:
+                windows.notes.errors.append(str(error))
             return None
         return _half(features)
 
@@ -355,8 +377,7 @@ class EmotionRecognizer:
         else:
             self._decode(decoded, "audio", part, windows)
         assert decoded.samples is not None
-        if windows.heard is not None:
-            windows.heard.add(decoded.samples)
+        windows.notes.heard.add(decoded.samples)
         layer = self.trained.model.config.input_layer
         audio = self.encoders.audio.encode([decoded.samples], [layer])[0][layer]
         if windows.length == 0:
@@ -383,8 +404,8 @@ class EmotionRecognizer:
         self._decode(decoded, "video", clip.video, windows)
         frames = decoded.frames
         assert frames is not None
-        if decoded.face is not None and windows.seen is not None:
-            windows.seen.add(clip.window.end - clip.window.start, decoded.face)
+        if decoded.face is not None:
+            windows.notes.seen.add(clip.window.end - clip.window.start, decoded.face)
         cores = torch.get_num_threads()
         if not (self.fast and self.encoders.on_cpu and cores > 1):
             return video.encode(frames)
@@ -405,9 +426,7 @@ class Windows:
         parts: windows, with the utterances that they are of.
         samples: of an array.
         length: of the recording in seconds; 0 where the utterance is all of it.
-        errors: takes what went wrong.
-        heard: takes the sound.
-        seen: takes how much of it shows a face.
+        notes: take what is noticed.
         film: the recording's pictures; None = opened anew for each window.
     """
 
@@ -417,13 +436,11 @@ class Windows:
         samples: np.ndarray | None,
         length: float,
         recognizer: EmotionRecognizer,
-        errors: list[str],
-        heard: Loudness | None = None,
-        seen: Sight | None = None,
+        notes: Notes,
         film: media.Film | None = None,
     ) -> None:
         self.parts, self.samples, self.length, self.recognizer = parts, samples, length, recognizer
-        self.errors, self.heard, self.seen, self.film = errors, heard, seen, film
+        self.notes, self.film = notes, film
         self._encoded: dict[int, list[Sample]] = {}  # a batch of them, by the number of its first
 
     def __len__(self) -> int:
@@ -456,8 +473,10 @@ def _within(segments: Sequence[Segment], length: float, file: str) -> list[Segme
         raise MediaError(
             f"{file!r}: expected segments within its {length:.2f} s, found all {len(segments)} after its end"
         )
-    if len(kept) < len(segments):
-        log.warning("%s: %d segments begin after its end at %.2f s", file, len(segments) - len(kept), length)
+    ends = {"begin": len(segments) - len(kept), "end": sum(each.start < length < each.end - SLACK for each in segments)}
+    for what, count in ends.items():
+        if count:
+            log.warning("%s: %d segments %s after its end at %.2f s", file or "array", count, what, length)
     return kept
 
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from tqdm import tqdm
 
-from wavfusion import transcripts
+from wavfusion import media, transcripts
 from wavfusion.cluster import Lost, spread
-from wavfusion.errors import ConfigError, CorpusError, MediaError
+from wavfusion.errors import ConfigError, CorpusError, MediaError, Warned
 from wavfusion.files import require_free, write_whole
 from wavfusion.run import read_json, write_json
 from wavfusion.transcripts import Segment
@@ -101,6 +101,19 @@ def plan(files: Mapping[str, Path], transcript: str | None, folder: Path | None,
     return [Recording(*each) for each in zip(files, said, places, strict=True)]
 
 
+def there(recordings: Sequence[Recording], bad: list[str]) -> list[Recording]:
+    """Leave out what is no file and has no results either; `bad` takes what is said of it."""
+    kept = []
+    for each in recordings:
+        try:
+            if not os.path.isfile(each.file) and (each.out is None or not each.out.exists()):
+                media.probe(each.file)
+            kept.append(each)
+        except MediaError as error:
+            bad.append(str(error))
+    return kept
+
+
 def _said(transcript: str | None, files: Mapping[str, Path]) -> list[str | list[Segment] | None]:
     if transcript is None:
         return [None] * len(files)
@@ -147,9 +160,9 @@ def _read(path: Path) -> str | list[Segment]:
     if transcripts.is_timed(path):
         return transcripts.read(path)
     try:
-        return path.read_text(encoding="utf-8-sig").strip()
-    except UnicodeDecodeError:
-        raise ConfigError(f"--transcript: expected UTF-8 in {str(path)!r}, found other bytes") from None
+        return transcripts.read_words(path.read_bytes())
+    except CorpusError as error:
+        raise CorpusError(f"{path}: {error}") from None
 
 
 def begin(folder: Path, settings: dict[str, Any], force: bool) -> None:
@@ -174,7 +187,15 @@ def begin(folder: Path, settings: dict[str, Any], force: bool) -> None:
     write_json(path, settings)
 
 
-Done = Iterable[tuple[int, list[Found] | MediaError]]  # numbers of recordings with what was found, as they come
+@dataclass(frozen=True)
+class Labelled(Generic[Found]):
+    """What was found in a recording, and what was warned of meanwhile."""
+
+    rows: list[Found]
+    warnings: list[str]
+
+
+Done = Iterable[tuple[int, Labelled[Found] | MediaError]]  # numbers of recordings with what was found, as they come
 
 
 def in_turn(work: Callable[[Recording], list[Found]]) -> Callable[[Sequence[Recording]], Done[Found]]:
@@ -201,25 +222,26 @@ def side_by_side(
 
 def _ready(
     build: Callable[[], Callable[[Recording], list[Found]]],
-) -> Callable[[Recording], list[Found] | MediaError]:
+) -> Callable[[Recording], Labelled[Found] | MediaError]:
     return partial(_found, build())
 
 
-def _found(work: Callable[[Recording], list[Found]], each: Recording) -> list[Found] | MediaError:
-    try:
-        return work(each)
-    except MediaError as error:
-        return error
+def _found(work: Callable[[Recording], list[Found]], each: Recording) -> Labelled[Found] | MediaError:
+    with Warned() as warned:
+        try:
+            return Labelled(work(each), warned.said)
+        except MediaError as error:
+            return error
 
 
 def label(
     recordings: Sequence[Recording],
     run: Callable[[Sequence[Recording]], Done[Found]],
     bad: list[str],
-    write: Callable[[Sequence[Found], Path], bytes] | None = None,
+    write: Callable[[Labelled[Found], Path], bytes] | None = None,
     force: bool = False,
     progress: bool = False,
-) -> Iterator[list[Found]]:
+) -> Iterator[Labelled[Found]]:
     """Work on recordings and write the results of those that have a place; gives each one's, as they come.
 
     A place that is filled is passed over, unless `force` is given.

@@ -11,7 +11,7 @@ from jaxtyping import Float32
 
 from wavfusion import media, speakers, speech
 from wavfusion.clips import WINDOW, windows
-from wavfusion.errors import ConfigError
+from wavfusion.errors import ConfigError, MediaError
 from wavfusion.speech import Heard, Span
 from wavfusion.transcripts import Segment
 
@@ -31,21 +31,42 @@ class Sound:
         """Find where somebody speaks."""
         return speech.hear(self.file) if self.samples is None else speech.hear_samples(self.samples)
 
+    def heard(self, start: float, end: float) -> Float32[np.ndarray, " n"]:
+        """The samples between two times; silence where there are none, as where only the pictures go on."""
+        try:
+            return self.decode(start, end)
+        except MediaError:
+            return np.zeros(round((end - start) * media.SAMPLE_RATE), np.float32)
+
     def decode(self, start: float, end: float) -> Float32[np.ndarray, " n"]:
-        """The samples between two times."""
+        """The samples between two times.
+
+        Raises:
+            MediaError: none can be decoded there.
+        """
         if self.samples is None:
             return media.decode_audio(self.file, start, end).samples
         return self.samples[round(start * media.SAMPLE_RATE) : round(end * media.SAMPLE_RATE)]
 
+    def is_still(self, span: Span) -> bool:
+        """Whether there is no sound at all between two times, as in a hole between timestamps."""
+        try:
+            return not self.decode(span.start, span.end).any()
+        except MediaError:
+            return False
+
     def turns(self, spans: Sequence[Span], count: Speakers) -> list[speakers.Turn]:
         """Tell speakers apart."""
-        return speakers.turns(self.decode, spans, None if count == "auto" else count)
+        return speakers.turns(self.heard, spans, None if count == "auto" else count)
 
 
-def divide(sound: Sound | None, file: str, length: float, transcript: str | None, count: Speakers) -> list[Segment]:
+def divide(
+    sound: Sound | None, file: str, length: float, transcript: str | None, count: Speakers, seen: bool = False
+) -> list[Segment]:
     """Find the utterances of a recording of `length` seconds; the words are shared out by seconds.
 
-    Up to 15 s it is one utterance. Without speech, or without the extra `[vad]`, a longer one is cut every 15 s.
+    Up to 15 s it is one utterance. Without speech, or without the extra `[vad]`, a longer one is cut every 15 s, and
+    what has no sound at all is left out, unless it is `seen`.
 
     Raises:
         ConfigError: speakers are asked for, and the extra `[speakers]` is missing.
@@ -55,8 +76,11 @@ def divide(sound: Sound | None, file: str, length: float, transcript: str | None
     spans = [] if sound is None or not speech.is_installed() else _spoken(sound, count)
     if not spans:
         why = "nobody speaks" if speech.is_installed() else "the extra [vad] is not installed"
-        log.warning("%s: %s; cut every %g s", file or "array", why if sound else "no sound", WINDOW)
-        spans = [(Span(each.start, each.end), None) for each in windows(length)]
+        every = [Span(each.start, each.end) for each in windows(length)]
+        heard = [] if sound is None or seen else [span for span in every if not sound.is_still(span)]
+        spans = [(span, None) for span in heard or every]
+        still = f"; {len(every) - len(spans)} parts without any sound are left out" if len(spans) < len(every) else ""
+        log.warning("%s: %s; cut every %g s%s", file or "array", why if sound else "no sound", WINDOW, still)
     words = (transcript or "").split()
     seconds = [span.end - span.start for span, _ in spans]
     edges = [round(len(words) * sum(seconds[:i]) / sum(seconds)) for i in range(len(seconds) + 1)]
@@ -78,13 +102,20 @@ def _spoken(sound: Sound, count: Speakers) -> list[tuple[Span, str | None]]:
 
 
 def named(segments: Sequence[Segment], sound: Sound | None, count: Speakers) -> list[Segment]:
-    """Name who speaks in segments that do not say: in each the one who speaks most of it.
+    """Name who speaks in segments that do not say: in each the one who speaks most of it, with a warning of long ones.
 
     Raises:
         ConfigError: speakers are asked for, and the extra `[speakers]` is missing.
     """
     if count is None or sound is None or all(each.speaker for each in segments):
         return list(segments)
+    long = sum(not each.speaker and each.end - each.start > speech.LONGEST for each in segments)
+    if long:
+        log.warning(
+            "%s: %d of the given segments are longer than %g s; each gets the speaker of most of it, since given ones "
+            "are not divided where the speaker changes",
+            *(sound.file or "array", long, speech.LONGEST),
+        )
     spans = [Span(each.start, each.end) for each in segments]
     turns = sound.turns(sorted(spans), count)
     found = [speakers.speaker_of(span, turns) for span in spans]

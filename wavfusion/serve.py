@@ -98,13 +98,23 @@ class Guard:
             await self.app(scope, receive, send)
             return
 
+        begun = False
+
         async def send_guarded(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 message["headers"] += [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
             await send(message)
 
         answer = self._refusal(Headers(scope=scope), scope["path"]) or self.app
-        await answer(scope, receive, send_guarded)
+        try:
+            await answer(scope, receive, send_guarded)
+        except asyncio.CancelledError:  # by the end of the server, which would log where each request was
+            if not begun:
+                await _refused(503, "expected a server that goes on, found it being stopped")(
+                    scope, receive, send_guarded
+                )
 
     def _refusal(self, headers: Headers, path: str) -> Response | None:
         host = headers.get("host", "")
@@ -217,7 +227,7 @@ def _answer_jobs(app: FastAPI, jobs: Jobs) -> None:
     @app.get("/jobs/{job_id}/timeline", response_class=HTMLResponse, summary="The part of the page that shows it")
     def shown(job_id: str) -> str:
         job = _done(jobs.find(job_id))
-        return timeline.to_html(job.rows, jobs.classes, "", "timeline_body.html")
+        return timeline.to_html(job.rows, jobs.classes, "", job.warnings, "timeline_body.html")
 
     @app.post("/predict", summary="Label a recording and wait for the result", openapi_extra=FORM)
     async def predict(request: Request, format: Format = "json", min_probability: Least = 0.0) -> Response:
@@ -292,7 +302,7 @@ def _result(jobs: Jobs, job: Job, kind: str, least: float) -> Response:
     """A job's utterances in a format, as a file to save."""
     _require_format(kind)
     rows = timeline.abstained(_done(job).rows, least)
-    content = timeline.write(kind, rows, jobs.classes, None)
+    content = timeline.write(kind, rows, jobs.classes, None, job.warnings)
     name = f"{job.form.name}.{timeline.ending(kind)}"
     headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}"}
     return Response(content, 200, headers, f"{TYPES.get(kind, 'text/plain')}; charset=utf-8")
@@ -392,6 +402,8 @@ async def _serve(opened: socket.socket, jobs: Jobs, names: frozenset[str], token
         app = make_app(jobs, names, token)
         quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "log_config": None}
         config = uvicorn.Config(app, limit_concurrency=MANY, timeout_graceful_shutdown=3, server_header=False, **quiet)
-        await uvicorn.Server(config).serve([opened])
+        server = uvicorn.Server(config)
+        signal.signal(signal.SIGHUP, server.handle_exit)  # as it does with SIGTERM
+        await server.serve([opened])
     finally:
         await jobs.close()

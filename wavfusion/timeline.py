@@ -156,7 +156,11 @@ def to_eaf(predictions: Sequence[Prediction]) -> str:
 
 
 def to_html(
-    predictions: Sequence[Prediction], classes: Sequence[str], media: str | None, template: str = "timeline.html"
+    predictions: Sequence[Prediction],
+    classes: Sequence[str],
+    media: str | None,
+    warnings: Sequence[str] = (),
+    template: str = "timeline.html",
 ) -> str:
     """Write a page with the recording, its timeline and what it can be saved as.
 
@@ -164,9 +168,11 @@ def to_html(
         predictions: of one recording.
         classes: the emotions of the model.
         media: where the page finds the recording; empty where a script sets it, None = nowhere.
+        warnings: about the recording.
         template: of `pages/`; `timeline_body.html` is the part that another page may take in.
     """
-    file = Path(next((each.file for each in predictions), "")).name
+    path = next((each.file for each in predictions), "")
+    file = Path(path).name
     speakers = list(dict.fromkeys(each.speaker for each in sorted(predictions, key=lambda each: each.start)))
     saved = {f"{file}.{ending(name)}": text(predictions) for name, text in SUBTITLES.items()}
     saved |= {f"{file}.json": to_json(predictions), f"{file}.csv": to_csv(predictions, classes)}
@@ -176,6 +182,7 @@ def to_html(
         classes=list(classes),
         speakers=speakers,
         length=max([each.end for each in predictions], default=0.0),
+        warnings=[each.replace(path, file) for each in warnings],
         rows=[{**asdict(each), "clock": _short(each.start), "said": each.emotion or UNSURE} for each in predictions],
         seconds={name: sum(each.end - each.start for each in predictions if each.emotion == name) for name in classes},
         **script("timeline.js"),
@@ -209,13 +216,22 @@ def ending(kind: str) -> str:
     return {"table": "txt", "textgrid": "TextGrid"}.get(kind, kind)
 
 
-def write(kind: str, predictions: Sequence[Prediction], classes: Sequence[str], folder: Path | None) -> bytes:
-    """Write predictions in a format; `folder` is where the file will lie, None = beside the recording."""
+def write(
+    kind: str,
+    predictions: Sequence[Prediction],
+    classes: Sequence[str],
+    folder: Path | None,
+    warnings: Sequence[str] = (),
+) -> bytes:
+    """Write predictions in a format, with the warnings about the recording where it shows them.
+
+    `folder` is where the file will lie, None = beside the recording.
+    """
     writers: dict[str, Callable[[Sequence[Prediction]], str]] = {
         **SUBTITLES,
         "json": to_json,
         "csv": partial(to_csv, classes=classes),
-        "html": partial(to_html, classes=classes, media=_place(predictions, folder)),
+        "html": partial(to_html, classes=classes, media=_place(predictions, folder), warnings=warnings),
         "table": to_table,
     }
     return writers[kind](predictions).encode("utf-8", "replace" if kind in SINGLE else "surrogateescape")

@@ -15,15 +15,15 @@ from typing import IO, Any
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from wavfusion.errors import nearest
-from wavfusion.transcripts import is_timed
+from wavfusion.errors import CorpusError, nearest
+from wavfusion.transcripts import is_timed, read_words
 
 FIELDS = ("file", "transcript", "speakers")  # what a form may hold, each once
 TEXT = 4 << 20  # bytes of all that is no recording: the words of a day
 HEADERS = 8 << 10  # bytes of the headers of a part
 IDLE = 20.0  # seconds without a byte, after which nobody waits any more
 SLOWEST = 16 << 10  # bytes a second that are expected of a sender, once he has had `IDLE` seconds
-FREE = 256 << 20  # bytes that are free on the disk when a recording begins to come in
+FREE = 256 << 20  # bytes that are left free on the disk
 PREFIX = "wavfusion-serve-"
 
 
@@ -174,14 +174,14 @@ class _Parts:
             self._files[name] = shown(options[b"filename"].decode("utf-8", "replace"))
         if name == "file":
             self._files.setdefault(name, "recording")
-            if shutil.disk_usage(self.folder).free < FREE:
-                raise RefusedError(507, "expected room for the upload, found the disk nearly full")
+            self._require_room()
             self._target = open(self.folder / "recording", "wb")  # closed with its part
         else:
             self._texts[name] = bytearray()
 
     def part_data(self, data: bytes, start: int, end: int) -> None:
         if self._target is not None:
+            self._require_room()
             self._target.write(data[start:end])
         else:
             self._texts[self._field] += self._counted(data[start:end], TEXT)
@@ -194,6 +194,10 @@ class _Parts:
         if self._target is not None:
             self._target.close()
             self._target = None
+
+    def _require_room(self) -> None:
+        if shutil.disk_usage(self.folder).free < FREE:
+            raise RefusedError(507, "expected room for the upload, found the disk nearly full")
 
     def _counted(self, data: bytes, most: int) -> bytes:
         self._size += len(data)
@@ -216,9 +220,9 @@ class _Parts:
 
     def _text(self, name: str) -> str:
         try:
-            return self._texts.get(name, bytearray()).decode("utf-8-sig").strip()
-        except UnicodeDecodeError:
-            raise RefusedError(422, f"expected UTF-8 in the field {name!r}, found other bytes") from None
+            return read_words(bytes(self._texts.get(name, b"")))
+        except CorpusError as error:
+            raise RefusedError(422, f"the field {name!r}: {error}") from None
 
 
 def shown(name: str) -> str:

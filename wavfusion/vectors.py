@@ -15,7 +15,7 @@ from wavfusion.errors import ConfigError
 from wavfusion.inference import batches, forward, has
 from wavfusion.model.config import MODALITIES
 from wavfusion.model.wavfusion import AUDIO_CENTRE, AUDIO_STEP, WavFusion
-from wavfusion.predict import EmotionRecognizer, Windows
+from wavfusion.predict import EmotionRecognizer, Notes, Windows
 from wavfusion.segmentation import Speakers
 from wavfusion.transcripts import Segment
 
@@ -50,7 +50,7 @@ def embed(
     segments: Sequence[Segment] | None = None,
     speakers: Speakers = None,
 ) -> list[Embedding]:
-    """Embed the utterances of a recording; the arguments are those of `EmotionRecognizer.predict`.
+    """Embed the utterances of a recording; the arguments, and the warnings, are those of `EmotionRecognizer.predict`.
 
     Raises:
         MediaError: the file cannot be used, or has nothing that the model can use.
@@ -58,10 +58,12 @@ def embed(
     """
     if not isinstance(recognizer.model, WavFusion):
         raise ConfigError("embed: expected a model in torch, found an exported one, which gives no vectors")
-    errors: list[str] = []
-    groups = recognizer.utterances(file, transcript, None, segments, speakers, errors)
+    notes = Notes()
+    groups = recognizer.utterances(file, transcript, None, segments, speakers, notes)
     found = [each for windows, group in groups for each in _embed(recognizer, windows, group, file)]
-    recognizer.require_some(found, file, errors)
+    if found:
+        recognizer.compare(np.stack([each.vector for each in found]), notes)
+    recognizer.conclude(file, [each.segment.text for each in found], notes)
     return found
 
 

@@ -5,7 +5,6 @@ not wanted any more costs this process and nothing else.
 """
 
 import json
-import logging
 import os
 import sys
 import threading
@@ -16,23 +15,11 @@ from queue import SimpleQueue
 from typing import Any
 
 from wavfusion import media, transcripts
-from wavfusion.errors import ConfigError, CorpusError, MediaError
+from wavfusion.errors import ConfigError, CorpusError, MediaError, Warned
 from wavfusion.predict import EmotionRecognizer
 
 OVERLAPPING = 4  # times a recording's length that segments may last together: that many speak at once
 Tell = Callable[[Mapping[str, Any]], None]
-
-
-class _Warnings(logging.Handler):
-    """Keeps the warnings about one recording."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.said: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.getMessage() not in self.said:
-            self.said.append(record.getMessage())
 
 
 def main() -> None:
@@ -74,31 +61,28 @@ def answer(recognizer: EmotionRecognizer, asked: Mapping[str, Any], tell: Tell) 
         asked: `file`; `words` or a timed file of `segments`, or None; `speakers`; `longest`, in seconds.
         tell: takes the share that is done, as `progress`.
     """
-    log, heard = logging.getLogger("wavfusion"), _Warnings()
-    log.addHandler(heard)
     try:
-        length = max((end for end in media.probe(asked["file"]) if end is not None), default=0.0)
-        if length > asked["longest"]:
-            raise MediaError(f"expected at most {asked['longest'] / 60:g} minutes, found {length / 60:.1f}")
-        segments = asked["segments"] and transcripts.read(asked["segments"])
-        together = sum(each.end - each.start for each in segments or ())
-        if together > OVERLAPPING * max(length, 60.0):
-            raise MediaError(f"expected segments of {OVERLAPPING} times its length at most, found {together:.0f} s")
-        rows = recognizer.predict(
-            asked["file"],
-            asked["words"],
-            segments=segments,
-            speakers=asked["speakers"],
-            progress=lambda seconds: tell({"progress": min(1.0, seconds / length) if length else 0.0}),
-        )
-        return {"rows": [asdict(each) for each in rows], "warnings": heard.said}
+        with Warned() as warned:
+            length = max((end for end in media.probe(asked["file"]) if end is not None), default=0.0)
+            if length > asked["longest"]:
+                raise MediaError(f"expected at most {asked['longest'] / 60:g} minutes, found {length / 60:.1f}")
+            segments = asked["segments"] and transcripts.read(asked["segments"])
+            together = sum(each.end - each.start for each in segments or ())
+            if together > OVERLAPPING * max(length, 60.0):
+                raise MediaError(f"expected segments of {OVERLAPPING} times its length at most, found {together:.0f} s")
+            rows = recognizer.predict(
+                asked["file"],
+                asked["words"],
+                segments=segments,
+                speakers=asked["speakers"],
+                progress=lambda seconds: tell({"progress": min(1.0, seconds / length) if length else 0.0}),
+            )
+            return {"rows": [asdict(each) for each in rows], "warnings": warned.said}
     except (ConfigError, CorpusError, MediaError) as error:
         return {"error": str(error)}
     except Exception:  # the server's log has it; who asked is told no inside of ours
         traceback.print_exc()
         return {"error": "the server failed on this recording; its log says how"}
-    finally:
-        log.removeHandler(heard)
 
 
 if __name__ == "__main__":

@@ -212,6 +212,9 @@ for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
     }
   });
 }
+window.addEventListener("beforeunload", (event) => {
+  if (job || upload) event.preventDefault(); // the browser asks: leaving cancels the work
+});
 window.addEventListener("pagehide", () => {
   if (job) fetch(`jobs/${job}`, { method: "DELETE", headers: headers(), keepalive: true });
 });
