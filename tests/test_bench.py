@@ -25,6 +25,7 @@ def test_bench_compares_all_suites_and_its_parts_add_up(capsys: pytest.CaptureFi
     assert seconds[0] == pytest.approx(seconds[1])  # the same recordings
 
 
+@pytest.mark.slow
 def test_growth_measures_every_size_and_says_what_a_second_of_sound_costs() -> None:
     found = bench.grow("train", "tiny", batch=2, repeats=1, times=(1, 2))
     for name in bench.SUITES["train"]:

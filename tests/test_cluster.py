@@ -120,6 +120,7 @@ def test_several_processes_store_the_features_that_one_does(made: Any, tmp_path:
     assert len(list((tmp_path / "several").glob("index-*"))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_several_processes_label_as_one_does(
     trained: Path, made: Any, tmp_path: Path, engine: str, capsysbinary: pytest.CaptureFixture[bytes]

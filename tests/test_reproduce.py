@@ -152,6 +152,7 @@ def test_done_runs_are_not_trained_again(corpus: Any, done: Path) -> None:
     assert (after, (done / "results-mine.json").read_bytes()) == (before, results)
 
 
+@pytest.mark.slow
 def test_a_second_study_gives_the_same_bytes(corpus: Any, done: Path, tmp_path: Path) -> None:
     assert main(command(corpus, tmp_path, "--workers", "1")) == 0
     names = ["results-mine.json", "results-mine.csv"] + [
@@ -188,7 +189,12 @@ def test_trainings_of_other_labels_are_not_taken_for_these(corpus: Any, tmp_path
     assert not plans[0].jobs.keys() & plans[1].jobs.keys()
 
 
-@pytest.mark.parametrize("damage", ["", "id,truth", "half", "one row less"])
+SLOW = [pytest.mark.slow]
+
+
+@pytest.mark.parametrize(
+    "damage", [pytest.param("", marks=SLOW), pytest.param("id,truth", marks=SLOW), "half", "one row less"]
+)
 def test_a_damaged_training_is_made_again(corpus: Any, done: Path, tmp_path: Path, damage: str) -> None:
     """Rows of a shortened predictions.csv were pooled in silence."""
     shutil.copytree(done, tmp_path / "out")
@@ -222,6 +228,7 @@ def test_seeds_are_counted_from_the_one_that_is_given(corpus: Any, tmp_path: Pat
     assert {job.experiment.seed for job in made.jobs.values()} == {9, 10}
 
 
+@pytest.mark.slow
 def test_a_setting_before_or_instead_of_a_table_keeps_its_value(
     corpus: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -254,7 +261,7 @@ def test_a_table_of_another_corpus_is_refused(corpus: Any, tmp_path: Path) -> No
         study.plan(study.Study(corpus.iemocap, corpus.store, protocol="manifest"), [tables.read("2")], tmp_path)
 
 
-@pytest.mark.parametrize("name", ["iemocap", "meld"])
+@pytest.mark.parametrize("name", ["iemocap", pytest.param("meld", marks=SLOW)])
 def test_a_smoke_run_of_every_table_ends_with_figures(corpus: Any, tmp_path: Path, name: str) -> None:
     arguments = ["--manifest", str(getattr(corpus, name)), "--store", str(corpus.store), "--out", str(tmp_path)]
     assert (

@@ -507,6 +507,7 @@ def test_a_folder_of_a_server_that_lives_is_left_alone(tmp_path: Path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_killed_server_leaves_what_its_successor_removes(trained: Path, endless: Path, tmp_path: Path) -> None:
     killed = Server(trained, tmp_path / "tmp")
     killed.add(file=endless)
@@ -518,7 +519,7 @@ def test_a_killed_server_leaves_what_its_successor_removes(trained: Path, endles
     assert list((tmp_path / "tmp").glob("wavfusion*")) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGHUP])
 def test_a_server_that_is_ended_during_an_upload_says_so_and_logs_no_trace(
     trained: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
