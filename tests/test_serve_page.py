@@ -200,6 +200,7 @@ def state(server: Server) -> tuple[int, int, int, int]:
     return megabytes, threads, handles, len(server.uploads())
 
 
+@pytest.mark.timeout(LOOP + 900)
 def test_requests_in_a_loop_leave_memory_threads_and_files_where_they_were(server: Server, clip: Path) -> None:
     def once(number: int) -> None:
         server.send("/predict?format=html", file=clip, transcript=f"number {number}")

@@ -433,7 +433,10 @@ def _encode(chunk: Sequence[Clip], store: Store, known: Media, encoders: Encoder
             decoded.frames = None
         all_decoded.append(decoded)
     with borrow() as own:
-        return features | _audio_features(all_decoded, own), all_decoded
+        features |= _audio_features(all_decoded, own)
+    for decoded in all_decoded:
+        decoded.samples = None  # encoded; some chunks wait to be written
+    return features, all_decoded
 
 
 def _encode_ahead(
