@@ -108,19 +108,14 @@ def costs(manifest: Path, folder: Path) -> dict[str, float]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3 * 3600)
-def test_memory_of_extraction_and_training_stays_flat_over_many_utterances(tmp_path: Path) -> None:
-    few, many = (costs(corpus(tmp_path / str(count), count), tmp_path / str(count)) for count in (FEW, MANY))
-    sys.stdout.write(f"{FEW} utterances: {few}; {MANY}: {many}\n")
-    assert all(many[name] <= FLAT * few[name] for name in few)
-
-
-@LONG
-@pytest.mark.slow
-@pytest.mark.timeout(3 * 3600)
-def test_memory_of_extraction_and_training_stays_flat_over_a_long_recording(tmp_path: Path) -> None:
-    short, long = (costs(long_corpus(tmp_path / str(hours), hours), tmp_path / str(hours)) for hours in (SHORT, HOURS))
-    sys.stdout.write(f"{SHORT} hours: {short}; {HOURS}: {long}\n")
-    assert all(long[name] <= FLAT * short[name] for name in short)
+@pytest.mark.parametrize(
+    ("make", "sizes"), [(corpus, (FEW, MANY)), pytest.param(long_corpus, (SHORT, HOURS), marks=LONG)]
+)
+def test_memory_of_extraction_and_training_stays_flat(tmp_path: Path, make: Any, sizes: tuple[float, float]) -> None:
+    """Over many utterances in files of their own, and over as many in one long recording."""
+    less, more = (costs(make(tmp_path / str(size), size), tmp_path / str(size)) for size in sizes)
+    sys.stdout.write(f"{sizes}: {less}, {more}\n")
+    assert all(more[name] <= FLAT * less[name] for name in less)
 
 
 @LONG

@@ -206,13 +206,16 @@ def extract(
     _remember(store, wanted)
     summary = Summary()
     if engine != "threads":
+        _require_spread(encoders, wanted)  # those of the processes are the same
         filler = Filler(store.folder, root, corpus.root, _recipe(encoders), wanted, fast)
         summary = _fill_spread(filler, utterances, workers, engine, progress)
         store.refresh()
     known = Media(store, root, corpus.root, note=True)
     clips = [clip for utterance in utterances for clip in plan(utterance, known, wanted)]
     if engine == "threads":
-        summary = _fill(utterances, clips, known, store, encoders, wanted, max(1, workers), fast, progress)
+        if any(key not in store for clip in clips for key in clip.keys):
+            _require_spread(encoders, wanted)
+        summary = _fill(utterances, clips, known, store, encoders, max(1, workers), fast, progress)
     summary.wanted = len({key for clip in clips for key in clip.keys})
     _write_index(store, clips)
     if encoders.view != "frame":
@@ -226,7 +229,6 @@ def _fill(
     known: Media,
     store: Store,
     encoders: Encoders,
-    wanted: FeatureSet,
     workers: int = 1,
     fast: bool = True,
     progress: bool | None = None,
@@ -234,8 +236,6 @@ def _fill(
     """Encode what a store lacks of some clips; with `progress` None nothing tells how far it is."""
     todo = [clip for clip in clips if any(_lacking(part, store) for part in (clip.audio, clip.video))]
     summary = Summary()
-    if any(key not in store for clip in clips for key in clip.keys):
-        _require_spread(encoders, wanted)
     _extract_texts(utterances, clips, store, encoders, summary)
     chunks = list(_cut(todo, workers))
     # Two extractions that start together take their work in different orders, and seldom do the same twice.
@@ -282,7 +282,7 @@ class Filler:
         def fill(utterances: Sequence[Utterance]) -> Summary:
             store.refresh()
             clips = [clip for utterance in utterances for clip in plan(utterance, known, self.wanted)]
-            return _fill(utterances, clips, known, store, encoders, self.wanted, fast=self.fast)
+            return _fill(utterances, clips, known, store, encoders, fast=self.fast)
 
         return fill
 
