@@ -489,7 +489,7 @@ def _add_runtime(verb: Parser) -> None:
         "--precision",
         default="fp32",
         **_one_of("fp32", "bf16"),
-        help="bf16: faster on newer CPUs and GPUs, probabilities differ by some hundredths (default fp32)",
+        help="bf16: faster on newer CPUs and GPUs, probabilities differ by some thousandths (default fp32)",
     )
 
 

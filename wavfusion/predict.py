@@ -133,8 +133,8 @@ class EmotionRecognizer:
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
             runtime: of the fusion: `torch`, or `onnx` for the file that `export` has put into the RUN. The encoders
                 stay in torch.
-            precision: `fp32`, or `bf16` for matrix products and convolutions of half the digits, which newer CPUs and
-                GPUs compute faster: probabilities differ by some hundredths (docs/performance.md).
+            precision: `fp32`, or `bf16` for half the digits in products of sound, words and fusion, which newer CPUs
+                and GPUs compute faster: probabilities differ by some thousandths (docs/performance.md).
             fast: False for the encoders as they were loaded, without what makes them faster.
             asr: model of the speech recogniser that hears the words where none are given (extra `[asr]`): a folder, or
                 a name that faster-whisper knows; None = no words.
@@ -312,8 +312,7 @@ class EmotionRecognizer:
         if not any(getattr(clip, name) for name in self.modalities for clip, _ in windows.parts):
             return []
         sets = subsets(self.modalities)
-        kind = torch.device(self.device).type
-        with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16"):
+        with self._in_precision():
             every = run_sets(self.model, windows, sets, self.trained.prior, self.device, self.trained.temperature)
         said = every[-1]
         parts = contributions(sets, every, self.trained.prior)
@@ -355,16 +354,16 @@ class EmotionRecognizer:
     def _encoded(self, work: Callable[[], Tensor | None], windows: "Windows") -> Tensor | None:
         """Features of one modality of a window; what cannot be decoded is noted."""
         try:
-            features = self._in_precision(work)
+            features = work()
         except (MediaError, OSError) as error:
             if str(error) not in windows.notes.errors:
                 windows.notes.errors.append(str(error))
             return None
         return _half(features)
 
-    def _in_precision(self, work: Callable[[], Features]) -> Features:
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return work()
+    def _in_precision(self) -> torch.autocast:
+        """Not for pictures: EfficientNet's are what half the digits harm, ten times as much as all the rest."""
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def _hear(self, clip: Clip, windows: "Windows") -> Tensor | None:
         """Encode the sound of a window, with what is around it where it is short."""
@@ -379,7 +378,8 @@ class EmotionRecognizer:
         assert decoded.samples is not None
         windows.notes.heard.add(decoded.samples)
         layer = self.trained.model.config.input_layer
-        audio = self.encoders.audio.encode([decoded.samples], [layer])[0][layer]
+        with self._in_precision():
+            audio = self.encoders.audio.encode([decoded.samples], [layer])[0][layer]
         if windows.length == 0:
             return audio
         first = min(round(lead / AUDIO_STEP), len(audio) - 1)
@@ -390,7 +390,8 @@ class EmotionRecognizer:
         if clip.text is None or self.encoders.text is None or utterance.text is None:
             return None
         layers: Literal["all", "last"] = "all" if self.trained.model.config.num_text_layers > 1 else "last"
-        return window_text(self.encoders.text.encode([utterance.text], layers)[0], clip.share)
+        with self._in_precision():
+            return window_text(self.encoders.text.encode([utterance.text], layers)[0], clip.share)
 
     def _see(self, clip: Clip, windows: "Windows") -> Tensor | None:
         """Encode the pictures of a window.
@@ -410,8 +411,7 @@ class EmotionRecognizer:
         if not (self.fast and self.encoders.on_cpu and cores > 1):
             return video.encode(frames)
         with extract.threads(cores) as pool:
-            some = [partial(video.encode, each) for each in np.split(frames, range(AT_ONCE, len(frames), AT_ONCE))]
-            return torch.cat(list(pool.map(self._in_precision, some)))
+            return torch.cat(list(pool.map(video.encode, np.split(frames, range(AT_ONCE, len(frames), AT_ONCE)))))
 
     def _decode(self, decoded: Decoded, modality: str, part: Encoded, windows: "Windows") -> None:
         bad = extract.decode_part(decoded, modality, Path(part.path), part, self.encoders, windows.film)
