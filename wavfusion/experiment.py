@@ -32,6 +32,8 @@ class Training:
         mode: `cached` = audio features from the store; `live` = the frozen audio encoder runs at every step;
             `scratch` = audio encoder and all layers learn from random weights.
         fast: false = the plain way (docs/performance.md), which draws its random masks otherwise.
+        resident: hold the stored features of the training part in the device's memory; None = on a GPU where they fit.
+        recorded: record the steps as CUDA graphs, one for each of a few padded shapes (docs/performance.md).
     """
 
     batch_size: int = 32
@@ -45,6 +47,8 @@ class Training:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     mode: Literal["cached", "live", "scratch"] = "cached"
     fast: bool = True
+    resident: bool | None = None
+    recorded: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "patience"):
@@ -58,6 +62,13 @@ class Training:
             raise ConfigError(f"train.warmup: expected a share from 0 to below 1, found {self.warmup}")
         if not self.clip > 0:
             raise ConfigError(f"train.clip: expected more than 0, found {self.clip}")
+        for name in ("resident", "recorded"):
+            if getattr(self, name) and (self.mode != "cached" or not self.fast):
+                raise ConfigError(
+                    f"train.{name}: expected mode cached and fast, found {self.mode} and fast {self.fast}"
+                )
+        if self.recorded and self.resident is False:
+            raise ConfigError("train.recorded: expected resident features, found train.resident false")
 
 
 @dataclass(frozen=True)

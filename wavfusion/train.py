@@ -44,11 +44,15 @@ from wavfusion.model.config import MODALITIES, WavFusionConfig
 from wavfusion.model.processes import num_processes, total
 from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
 from wavfusion.protocol import Protocol, resolve, row_digest
+from wavfusion.recorded import Recorded
+from wavfusion.resident import SHARE, Resident
 from wavfusion.run import FAMILIARITY, Run, preset_of, read_json, read_run, write_json, write_model
 from wavfusion.store import Store
 from wavfusion.version import __version__
 
 log = logging.getLogger(__name__)
+
+READERS = 2  # processes that read batches ahead for a GPU
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,8 @@ def train(
     experiment = resolved(experiment, features)
     _require_place(out, experiment, data, resume, force)
     selecting = data.protocol.selected_on
+    if experiment.train.recorded and processes.num_processes > 1:
+        raise ConfigError(f"train.recorded: expected one process, found {processes.num_processes}")
     for part in ("train", selecting):
         if not data.part(part):
             raise CorpusError(f"protocol {data.protocol.name!r}: expected utterances in part {part!r}, found none")
@@ -325,12 +331,13 @@ def _class_weights(prior: Sequence[float]) -> Tensor:
 class _Network(nn.Module):
     """Keeps the model's own frozen `config` from the Trainer, which would write into it."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, recorded: Recorded | None) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.recorded = network, recorded
 
     def forward(self, **inputs: Any) -> WavFusionOutput:
-        return self.network(**inputs)
+        run = self.recorded if self.training and self.recorded is not None else self.network
+        return run(**inputs)
 
 
 class FusionTrainer(Trainer):
@@ -339,14 +346,16 @@ class FusionTrainer(Trainer):
     optimizer: Any
     control: Any
 
-    def __init__(self, network: nn.Module, fusion: WavFusion, rates: tuple[float, float], **rest: Any) -> None:
+    def __init__(
+        self, network: nn.Module, fusion: WavFusion, rates: tuple[float, float], recorded: bool, **rest: Any
+    ) -> None:
         self.fusion, self.rates = fusion, rates
         self.prior: list[float] = []
         self._parts: dict[str, list[Tensor]] = {}
-        super().__init__(model=_Network(network), data_collator=collate, **rest)
+        super().__init__(model=_Network(network, Recorded(fusion) if recorded else None), **rest)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthBatches:
-        train: Features = train_dataset or self.train_dataset
+        train: Features | Resident = train_dataset or self.train_dataset
         size, seed = self.args.per_device_train_batch_size, self.args.seed
         return LengthBatches(train.lengths(), size, seed, self.args.world_size)
 
@@ -381,9 +390,9 @@ class FusionTrainer(Trainer):
 
     def _probe(self) -> dict[str, Any]:
         """The batch on which the gradients of the losses are compared: always the same, from all over the part."""
-        train: Features = self.train_dataset
+        train: Features | Resident = self.train_dataset
         size = min(self.args.per_device_train_batch_size * self.args.world_size, len(train))
-        return collate([train[i * len(train) // size] for i in range(size)])
+        return self.data_collator([train[i * len(train) // size] for i in range(size)])
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW over four groups: pretrained and new tensors, with and without decay."""
@@ -440,16 +449,22 @@ def parameter_groups(
 
 
 def stepper(
-    network: nn.Module, fusion: WavFusion, rates: tuple[float, float], clip: float, fused: bool | None = None
+    network: nn.Module,
+    fusion: WavFusion,
+    rates: tuple[float, float],
+    clip: float,
+    fused: bool | None = None,
+    recorded: bool = False,
 ) -> Callable[[Mapping[str, Any]], None]:
     """Return what makes one training step of a batch without the Trainer around it: for timing."""
     network.train()
+    run: Callable[..., Any] = Recorded(fusion) if recorded else network
     optimiser = torch.optim.AdamW(parameter_groups(network, fusion, rates, 0.01), fused=fused)
     cuda = next(network.parameters()).is_cuda
 
     def step(inputs: Mapping[str, Any]) -> None:
         with torch.autocast("cuda", torch.bfloat16) if cuda else nullcontext():
-            loss = network(**inputs).loss
+            loss = run(**inputs).loss
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), clip)
         optimiser.step()
@@ -470,6 +485,7 @@ def _trainer(
     settings = experiment.train
     assert settings.pretrained_rate is not None and settings.new_rate is not None
     cuda = device.startswith("cuda")
+    held = _held(sets["train"], settings, device)
     arguments = TrainingArguments(
         output_dir=str(out / "checkpoints"),
         per_device_train_batch_size=settings.batch_size,
@@ -487,7 +503,9 @@ def _trainer(
         greater_is_better=True,
         bf16=settings.precision == "bf16" or (settings.precision == "auto" and cuda and torch.cuda.is_bf16_supported()),
         use_cpu=not cuda,
-        dataloader_pin_memory=cuda,
+        dataloader_pin_memory=cuda and held is None,
+        dataloader_num_workers=READERS if cuda and held is None and settings.mode == "cached" else 0,
+        logging_nan_inf_filter=not cuda,  # it asks the device at every step
         seed=experiment.seed,
         data_seed=experiment.seed,
         remove_unused_columns=False,
@@ -499,8 +517,10 @@ def _trainer(
         network,
         model,
         (settings.pretrained_rate, settings.new_rate),
+        settings.recorded,
         args=arguments,
-        train_dataset=sets["train"],
+        data_collator=collate if held is None else held.collate,
+        train_dataset=sets["train"] if held is None else held,
         eval_dataset=sets["valid"],
         callbacks=[checkpoints.Patience(settings.patience), checkpoints.Checkpoints(), History(out)],
     )
@@ -511,6 +531,20 @@ def _trainer(
     trainer.remove_callback(PrinterCallback if arguments.disable_tqdm else ProgressCallback)
     trainer.add_callback(Lines() if arguments.disable_tqdm else Bar())
     return trainer
+
+
+def _held(samples: Features, settings: Training, device: str) -> Resident | None:
+    """Put the features of the training part on the device, where that is wanted, or where there is room on a GPU."""
+    if settings.resident or settings.recorded:
+        return Resident(samples, device, settings.recorded)
+    cuda = device.startswith("cuda")
+    if settings.resident is False or not (cuda and settings.fast and settings.mode == "cached"):
+        return None
+    try:
+        return Resident(samples, device, room=SHARE * torch.cuda.mem_get_info(device)[0])
+    except MemoryError as error:
+        log.info("training reads from the store at every step: %s", error)
+        return None
 
 
 class Bar(ProgressCallback):

@@ -273,9 +273,6 @@ class WavFusion(nn.Module):
         audio, mask = streams["audio"], masks["audio"]
         absent = ~mask.any(1)[:, None]
         short = max(0, NUM_QUERIES - audio.shape[1])
-        # A traced graph has no such branch: there, short clips are padded always.
-        if not torch.compiler.is_exporting() and short and not absent.any():
-            return audio, mask
         audio, mask = F.pad(audio, (0, 0, 0, short)), F.pad(mask, (0, short))
         stand_in = F.pad(self.queries, (0, 0, 0, audio.shape[1] - NUM_QUERIES))
         audio = torch.where(absent[..., None], stand_in.to(audio.dtype), audio)
