@@ -13,11 +13,13 @@ from transformers.models.efficientnet.image_processing_pil_efficientnet import E
 from wavfusion import tiny
 from wavfusion.encoders import (
     MAX_TOKENS,
+    PRECISIONS,
     PRESETS,
     UNUSED,
     AudioEncoder,
     TextEncoder,
     VideoEncoder,
+    load,
     load_audio,
     load_text,
     load_video,
@@ -402,6 +404,34 @@ def test_a_hub_id_without_a_network_is_one_line_at_once():
     assert time.monotonic() - start < 5
 
 
+# ---------------------------------------------------------------------- half precision
+
+
+def test_sound_and_words_in_half_precision_differ_a_little_and_have_another_fingerprint():
+    inputs = {
+        "audio": lambda each: each.encode([tone(1.0)], [9])[0][9],
+        "text": lambda each: each.encode(["Oh no."])[0],
+    }
+    for modality, encode in inputs.items():
+        full, half = (load(modality, "tiny", precision) for precision in PRECISIONS)
+        assert full.fingerprint != half.fingerprint == load(modality, "tiny", "bf16").fingerprint
+        assert encode(half).dtype == torch.float32
+        assert 0 < largest_difference(encode(full), encode(half)) < 0.1
+
+
+def test_a_quick_twin_keeps_the_precision():
+    encoder = load("audio", "tiny", "bf16")
+    one, other = (each.encode([tone(1.0)], [9])[0][9] for each in (encoder, encoder.quick()))
+    assert largest_difference(one, other) < 0.1 and encoder.quick().precision == "bf16"
+    assert largest_difference(load("audio", "tiny").encode([tone(1.0)], [9])[0][9], other) > 0
+
+
+def test_pictures_stay_in_single_precision(pictures):
+    full, half = (load("video", "tiny", precision) for precision in PRECISIONS)
+    assert full.fingerprint == half.fingerprint
+    assert torch.equal(full.encode(pictures), half.encode(pictures))
+
+
 # ---------------------------------------------------------------------- presets
 
 
@@ -423,6 +453,8 @@ def test_a_preset_file_says_the_same_as_a_shipped_one(tmp_path):
         ("{audio: a, text: b, video: c, frame_rate: 0}", "frame_rate: expected above 0 to 100"),
         ("{audio: a, text: b, video: c, frame_rate: 1e9}", "frame_rate: expected above 0 to 100"),
         ("{audio: a, text: b, video: c, frame_rate: yes}", "'True'"),
+        ("{audio: a, text: b, video: c, precision: bf61}", "precision: found 'bf61'; did you mean 'bf16'"),
+        ("{audio: a, text: b, video: c, precision: 16}", "precision: found 16"),
         ("{audio: a, text: b, video: c, new_rate: -1}", "new_rate: expected 0 or more"),
         ("{audio: a, text: b, video: c, pretrained_rate: nan}", "pretrained_rate: expected 0 or more"),
         ("audio: a\ntext: b\naudio: c\nvideo: d", r"mine.yaml:3: expected YAML; found 'audio' for the second time"),

@@ -21,6 +21,7 @@ from wavfusion.encoders import MAX_TOKENS, PRESETS, VideoEncoder
 from wavfusion.errors import ConfigError
 from wavfusion.extract import Decoded, _told, audio_batches, batched, decode, extract, load_encoders, merge
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
+from wavfusion.run import read_run
 from wavfusion.store import Store
 
 KILLS = int(os.environ.get("WAVFUSION_KILLS", "3"))
@@ -330,6 +331,11 @@ def test_a_preset_without_sound_keeps_what_is_known_of_sound():
     assert (joined.audio, joined.audio_layers, joined.text_layers) == ({"fingerprint": "one"}, [8], ["last"])
 
 
+def test_one_name_holds_one_precision():
+    with pytest.raises(ConfigError, match="features of precision 'fp32' under it where precision 'bf16' is wanted"):
+        merge(features_of(), features_of(precision="bf16"))
+
+
 # ---------------------------------------------------------------------- damaged stores
 
 
@@ -512,6 +518,30 @@ def test_the_command_exits_1_where_files_are_bad(tmp_path, capsys):
     (tmp_path / "corpus" / "1.wav").write_bytes(b"")
     assert cli.main(command(manifest, tmp_path / "store")) == 1
     assert "u1: no audio features" in capsys.readouterr().err and len(Store(tmp_path / "store")) == 3
+
+
+def test_a_run_of_features_in_half_precision_encodes_so_itself(tmp_path, capsys):
+    root = tmp_path / "corpus"
+    table(root, 4, 2)
+    lines = (root / "table.csv").read_text().splitlines()
+    parts = ["split", "train", "train", "train", "valid", "train", "valid"]
+    (root / "table.csv").write_text("".join(f"{line},{part}\n" for line, part in zip(lines, parts, strict=True)))
+    corpora.write(corpora.prepare("table", root), tmp_path / "parted")
+    manifest = tmp_path / "parted" / "manifest.jsonl"
+    (tmp_path / "half.yaml").write_text("{audio: tiny, text: tiny, video: tiny, precision: bf16}")
+    line = command(manifest, tmp_path / "store")
+    line[line.index("tiny")] = str(tmp_path / "half.yaml")
+    assert cli.main(line) == 0 and cli.main(command(manifest, tmp_path / "store")) == 0
+    store = Store(tmp_path / "store")
+    sets = read_feature_sets(store)
+    assert [sets[name].precision for name in ("half", "tiny")] == ["bf16", "fp32"]
+    assert len(store) == 6 + 6 + 6 + 6 + 2  # pictures are the same
+    given = ["--config", "paper", "--manifest", str(manifest), "--store", str(tmp_path / "store"), "--device", "cpu"]
+    small = ["--preset", "half", "--train.epochs", "1", "--out", str(tmp_path / "RUN")]
+    assert cli.main(["train", *given, *small]) == 0, capsys.readouterr().err
+    loaded = read_run(tmp_path / "RUN").encoders()
+    assert (loaded.audio.precision, loaded.text.precision, loaded.preset.precision) == ("bf16", "bf16", "bf16")
+    assert cli.main(["predict", str(tmp_path / "RUN"), str(tmp_path / "corpus" / "0.mp4"), "--device", "cpu"]) == 0
 
 
 def launch(manifest, store):

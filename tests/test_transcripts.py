@@ -226,6 +226,14 @@ def test_a_document_is_no_words(content):
     assert read_words("well\r\n".encode("utf-16")) == "well" == read_words(b"\xef\xbb\xbfwell\n")
 
 
+@pytest.mark.parametrize("content", [SRT, VTT])
+def test_subtitles_are_no_words(content):
+    """Subtitles in a file that ends in .txt were read to the model, numbers, times and all."""
+    with pytest.raises(CorpusError, match=r"found subtitles with times: give their file the ending .srt"):
+        read_words(content.encode())
+    assert read_words(b"from 1:00 --> on, at 00:00:01") == "from 1:00 --> on, at 00:00:01"
+
+
 def test_bytes_that_are_no_text_are_refused(tmp_path):
     path = tmp_path / "a.srt"
     path.write_bytes(b"\xff\x00\x80")

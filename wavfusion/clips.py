@@ -89,6 +89,7 @@ class FeatureSet:
         frame_rate: of the video.
         view: what of the picture is encoded: `frame`, all of it, or `face`, the speaker's.
         pretrained_rate, new_rate: the preset's learning rates.
+        precision: the preset's.
     """
 
     preset: str
@@ -101,6 +102,7 @@ class FeatureSet:
     audio_layers: list[int] = field(default_factory=list)
     text_layers: list[str] = field(default_factory=list)
     view: str = "frame"
+    precision: str = "fp32"
 
 
 def windows(duration: float) -> list[Window]:

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 import transformers
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -31,6 +31,7 @@ MAX_TOKENS = 192  # the longest utterances have 100 words (IEMOCAP) and 69 (MELD
 MIN_SAMPLES = 400  # what one step of the convolutions sees
 MAX_FRAME_RATE = 100.0  # frames a second; more is no recording of people
 FRAMES_AT_ONCE = {"cpu": 2, "cuda": 64}  # on a CPU what its caches hold
+PRECISIONS = ("fp32", "bf16")
 AUDIO_FAMILY = ("wav2vec2", "hubert", "wavlm")
 TEXT_FAMILY = ("roberta", "xlm-roberta", "camembert")
 # Tensors that no feature depends on; some checkpoints lack them, and they would be drawn at random.
@@ -66,6 +67,8 @@ class Preset:
         frame_rate: video frames per second.
         pretrained_rate: learning rate of the tensors that a checkpoint filled.
         new_rate: learning rate of everything else.
+        precision: `fp32`, or `bf16` for half the digits in the products of sound and words (not of pictures, whose
+            features it would harm), which GPUs and newer CPUs compute faster. Such features have names of their own.
     """
 
     audio: str
@@ -74,8 +77,11 @@ class Preset:
     frame_rate: float = 5.0
     pretrained_rate: float = 3e-5
     new_rate: float = 1e-4
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision: found {self.precision!r}; {nearest(str(self.precision), PRECISIONS)}")
         if not 0 < self.frame_rate <= MAX_FRAME_RATE:
             raise ConfigError(f"frame_rate: expected above 0 to {MAX_FRAME_RATE} a second, found {self.frame_rate}")
         for name in ("pretrained_rate", "new_rate"):
@@ -111,6 +117,8 @@ def read_preset(name: str) -> Preset:
 
 
 def _typed(key: str, value: Any) -> Any:
+    if key == "precision":
+        return value
     if key not in MODALITIES:
         return float(str(value))  # YAML 1.1 reads 1e-4 as a word, and yes as a truth
     if not isinstance(value, str) or not value:
@@ -125,6 +133,13 @@ def _twin(encoder: Encoder) -> Encoder:
     """A copy of everything but the tensors, which both have."""
     shared: dict[int, Any] = {id(x): x for x in (*encoder.parameters(), *encoder.buffers())}
     return copy.deepcopy(encoder, shared)
+
+
+def _products(encoder: Any) -> torch.autocast:
+    """Half the digits in an encoder's products where that is its precision; one that surrounds this stays."""
+    kind = next(encoder.parameters()).device.type
+    half = encoder.precision == "bf16" or torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, torch.bfloat16, enabled=half)
 
 
 class AudioEncoder(nn.Module):
@@ -142,6 +157,7 @@ class AudioEncoder(nn.Module):
             raise ConfigError(f"audio encoder {name!r}: expected a model of 16000 Hz, found {rate} Hz")
         self.fingerprint = fingerprint(model, {"do_normalize": self.do_normalize})
         self.together = False  # whether the convolutions take a padded batch
+        self.precision = "fp32"
 
     def hidden(
         self, waveforms: Sequence[Float[Tensor, " _"]], layers: Sequence[int]
@@ -152,20 +168,25 @@ class AudioEncoder(nn.Module):
         """
         self._check(layers)
         normalized = [self._normalized(waveform) for waveform in waveforms]
-        if self.together:
-            convolved, lengths = convolve_together(self.model.feature_extractor, normalized)
-        else:
-            alone = [self.model.feature_extractor(waveform[None])[0].T for waveform in normalized]
-            convolved = pad_sequence(alone, batch_first=True)
-            lengths = torch.tensor([len(steps) for steps in alone], device=convolved.device)
-        projected = self.model.feature_projection(convolved)
-        x = projected[0] if isinstance(projected, tuple) else projected
-        mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
-        with self._stack(max(1, *layers)) as stack, _outputs(stack, layers) as outputs, warnings.catch_warnings():
-            # WavLM's own code hands torch a bool and a float mask; the result is right.
-            warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask", UserWarning)
-            self.model.encoder(x, attention_mask=mask)
+        with _products(self):
+            convolved, lengths = self._convolved(normalized)
+            projected = self.model.feature_projection(convolved)
+            x = projected[0] if isinstance(projected, tuple) else projected
+            mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+            with self._stack(max(1, *layers)) as stack, _outputs(stack, layers) as outputs, warnings.catch_warnings():
+                # WavLM's own code hands torch a bool and a float mask; the result is right.
+                warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask", UserWarning)
+                self.model.encoder(x, attention_mask=mask)
         return outputs, mask
+
+    def _convolved(self, waveforms: Sequence[Float[Tensor, " _"]]) -> tuple[Float[Tensor, "B T D"], Int[Tensor, " B"]]:
+        """Run the convolutions; returns how many steps of each row are real, too."""
+        if self.together:
+            return convolve_together(self.model.feature_extractor, waveforms)
+        alone = [self.model.feature_extractor(waveform[None])[0].T for waveform in waveforms]
+        return pad_sequence(alone, batch_first=True), torch.tensor(
+            [len(each) for each in alone], device=alone[0].device
+        )
 
     @torch.inference_mode()
     def encode(
@@ -175,7 +196,9 @@ class AudioEncoder(nn.Module):
         device = next(self.model.parameters()).device
         outputs, mask = self.hidden([torch.from_numpy(x).to(device) for x in waveforms], layers)
         lengths = mask.sum(1).tolist()
-        return [{layer: outputs[layer][i, :length].cpu() for layer in layers} for i, length in enumerate(lengths)]
+        return [
+            {layer: outputs[layer][i, :length].float().cpu() for layer in layers} for i, length in enumerate(lengths)
+        ]
 
     def _check(self, layers: Sequence[int]) -> None:
         for layer in layers:
@@ -226,6 +249,7 @@ class TextEncoder(nn.Module):
         probe = tokenizer("Kids are talking by the door, aren't they? Ünïcode.")["input_ids"]
         vocabulary = hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
         self.fingerprint = fingerprint(model, {"vocabulary": vocabulary, "probe": probe, "tokens": MAX_TOKENS})
+        self.precision = "fp32"
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str], layers: Literal["last", "all"] = "last") -> list[Tensor]:
@@ -238,9 +262,10 @@ class TextEncoder(nn.Module):
         ids = pad_sequence([torch.tensor(row) for row in tokens], batch_first=True, padding_value=padding).to(device)
         lengths = torch.tensor([len(row) for row in tokens], device=device)
         mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]
-        output = self.model(input_ids=ids, attention_mask=mask.long(), output_hidden_states=layers == "all")
+        with _products(self):
+            output = self.model(input_ids=ids, attention_mask=mask.long(), output_hidden_states=layers == "all")
         features = torch.stack(output.hidden_states, 1) if layers == "all" else output.last_hidden_state
-        return [features[i, ..., : len(row), :].cpu() for i, row in enumerate(tokens)]
+        return [features[i, ..., : len(row), :].float().cpu() for i, row in enumerate(tokens)]
 
     def save(self, folder: Path) -> None:
         """Write model and tokenizer in the hub's file format, for `load_text`."""
@@ -380,6 +405,19 @@ def load_video(name: str) -> VideoEncoder:
 
 
 LOADERS: dict[str, Callable[[str], Any]] = {"audio": load_audio, "text": load_text, "video": load_video}
+
+
+def load(modality: str, name: str, precision: str = "fp32") -> Any:
+    """Load the encoder of a modality by its `LOADERS`, for a preset's precision; that is part of its fingerprint.
+
+    Raises:
+        ConfigError: as the loaders do.
+    """
+    encoder = LOADERS[modality](name)
+    if precision != "fp32" and modality != "video":
+        encoder.precision = precision
+        encoder.fingerprint = hashlib.sha256(f"{encoder.fingerprint} {precision}".encode()).hexdigest()[:32]
+    return encoder
 
 
 def fingerprint(model: Any, preprocessing: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from wavfusion import faces, media
 from wavfusion.clips import ABSENT, WINDOW, Clip, Encoded, FeatureSet, Media, plan, read_feature_sets
 from wavfusion.cluster import Lost, spread
-from wavfusion.encoders import LOADERS, MODALITIES, AudioEncoder, Encoders, Preset, TextEncoder, VideoEncoder
+from wavfusion.encoders import MODALITIES, AudioEncoder, Encoders, Preset, TextEncoder, VideoEncoder, load
 from wavfusion.errors import ConfigError, CorpusError, MediaError
 from wavfusion.files import append_line, read_lines, write_whole
 from wavfusion.manifest import Corpus, Utterance
@@ -112,7 +112,8 @@ def load_encoders(
     if view != "frame":
         faces.require_installed()
         name = f"{name}-{view}"
-    return Encoders(name, preset, **{each: LOADERS[each](getattr(preset, each)) for each in modalities}, view=view)
+    loaded = {each: load(each, getattr(preset, each), preset.precision) for each in modalities}
+    return Encoders(name, preset, **loaded, view=view)
 
 
 def _recipe(encoders: Encoders) -> Recipe:
@@ -144,6 +145,7 @@ def describe(encoders: Encoders, audio_layers: Sequence[int], text_layers: Seque
         pretrained_rate=encoders.preset.pretrained_rate,
         new_rate=encoders.preset.new_rate,
         view=encoders.view,
+        precision=encoders.preset.precision,
     )
 
 
@@ -378,13 +380,15 @@ def merge(old: FeatureSet, new: FeatureSet) -> FeatureSet:
     """Join what two extractions with one preset's name hold; an encoder that has changed replaces the old one.
 
     Raises:
-        ConfigError: they are of different views, of which one name can hold but one.
+        ConfigError: they are of different views or precisions, of which one name can hold but one.
     """
-    if old.view != new.view:
-        raise ConfigError(
-            f"preset {new.preset!r}: expected a name of its own in this store, found features of view {old.view!r} "
-            f"under it where view {new.view!r} is wanted; rename the preset's file"
-        )
+    for kind in ("view", "precision"):
+        held, asked = getattr(old, kind), getattr(new, kind)
+        if held != asked:
+            raise ConfigError(
+                f"preset {new.preset!r}: expected a name of its own in this store, found features of {kind} {held!r} "
+                f"under it where {kind} {asked!r} is wanted; rename the preset's file"
+            )
 
     def same(name: str) -> bool:
         before, after = getattr(old, name), getattr(new, name)

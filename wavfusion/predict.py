@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Real
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from wavfusion import extract, media
 from wavfusion.clips import WINDOW, Clip, Encoded, Medium, plan
 from wavfusion.dataset import Row, Sample, only, window_text
-from wavfusion.encoders import FRAMES_AT_ONCE, Encoders
+from wavfusion.encoders import FRAMES_AT_ONCE, PRECISIONS, Encoders
 from wavfusion.errors import ConfigError, MediaError, nearest
 from wavfusion.explain import contributions, warn_of_untrained_subsets
 from wavfusion.export import open_exported
@@ -38,10 +38,7 @@ from wavfusion.transcripts import Segment
 
 log = logging.getLogger(__name__)
 
-Features = TypeVar("Features")
-
 RUNTIMES = ("torch", "onnx")
-PRECISIONS = ("fp32", "bf16")
 AT_ONCE = FRAMES_AT_ONCE["cpu"]
 CONTEXT = 1.0  # seconds of sound that the encoder is given at least, where the recording has them
 SLACK = 0.1  # seconds that a transcript may end after its recording, as its times are rounded

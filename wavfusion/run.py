@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 from wavfusion import manifest
 from wavfusion.calibration import BOUNDS
 from wavfusion.clips import FeatureSet
-from wavfusion.encoders import LOADERS, Encoders, Preset, load_audio
+from wavfusion.encoders import LOADERS, Encoders, Preset, load
 from wavfusion.errors import ConfigError
 from wavfusion.familiarity import Familiarity
 from wavfusion.files import require_file, write_whole
@@ -93,7 +93,7 @@ class Run:
     def _encoder(self, modality: str) -> Any:
         about = getattr(self.features, modality)
         own = self.folder / "encoders" / modality
-        encoder = LOADERS[modality](str(own) if own.is_dir() else about["name"])
+        encoder = load(modality, str(own) if own.is_dir() else about["name"], self.features.precision)
         if encoder.fingerprint != about["fingerprint"]:
             raise ConfigError(
                 f"{self.folder}: expected the {modality} encoder {about['fingerprint']} that the model was trained on, "
@@ -110,6 +110,7 @@ def preset_of(features: FeatureSet) -> Preset:
         frame_rate=features.frame_rate,
         pretrained_rate=features.pretrained_rate,
         new_rate=features.new_rate,
+        precision=features.precision,
     )
 
 
@@ -181,7 +182,7 @@ def write_model(trained: Run, encoders: Encoders) -> None:
             encoder.save(own)
     if mode == "scratch" and features.audio is not None and encoders.audio is not None:
         # As it will be read: training has changed the tensors that its fingerprint was made from.
-        learned_fingerprint = load_audio(str(folder / "encoders" / "audio")).fingerprint
+        learned_fingerprint = load("audio", str(folder / "encoders" / "audio"), features.precision).fingerprint
         learned = {**features.audio, "name": "encoders/audio", "fingerprint": learned_fingerprint}
         features = replace(features, audio=learned)
     about = {key: getattr(features, key) for key in FeatureSet.__dataclass_fields__}

@@ -31,7 +31,7 @@ from wavfusion import evaluate as scoring
 from wavfusion.calibration import fit_temperature
 from wavfusion.clips import FeatureSet, Media
 from wavfusion.dataset import Features, LengthBatches, choose_features, collate, fill, model_config, model_inputs
-from wavfusion.encoders import LOADERS, AudioEncoder, Encoders
+from wavfusion.encoders import AudioEncoder, Encoders, load
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.experiment import Experiment, Training, read_yaml
 from wavfusion.familiarity import Familiarity
@@ -261,7 +261,7 @@ def load_trained_on(features: FeatureSet, config: WavFusionConfig) -> Encoders:
         # Only the audio encoder lends tensors to the model; the others are needed where no hub holds them.
         if name != "audio" and about["name"] != "tiny":
             continue
-        loaded[name] = LOADERS[name](about["name"])
+        loaded[name] = load(name, about["name"], features.precision)
         if loaded[name].fingerprint != about["fingerprint"]:
             raise ConfigError(
                 f"{name} encoder {about['name']!r}: expected {about['fingerprint']}, which made the stored features, "

@@ -74,7 +74,10 @@ def read_words(content: bytes) -> str:
     """
     if content.startswith(DOCUMENTS):
         raise CorpusError("expected plain text, found a document of an office program or a PDF: save it as .txt")
-    return decoded(content).strip()
+    text = decoded(content).strip()
+    if any(_CUE.match(line) for line in text.splitlines()):
+        raise CorpusError("expected plain text, found subtitles with times: give their file the ending .srt or .vtt")
+    return text
 
 
 def _whole(text: str | None) -> str | None:
