@@ -454,7 +454,7 @@ def test_a_preset_file_says_the_same_as_a_shipped_one(tmp_path):
         ("{audio: a, text: b, video: c, frame_rate: 1e9}", "frame_rate: expected above 0 to 100"),
         ("{audio: a, text: b, video: c, frame_rate: yes}", "'True'"),
         ("{audio: a, text: b, video: c, precision: bf61}", "precision: found 'bf61'; did you mean 'bf16'"),
-        ("{audio: a, text: b, video: c, precision: 16}", "precision: found 16"),
+        ("{audio: a, text: b, video: c, precision: 16}", "precision: found '16'"),
         ("{audio: a, text: b, video: c, new_rate: -1}", "new_rate: expected 0 or more"),
         ("{audio: a, text: b, video: c, pretrained_rate: nan}", "pretrained_rate: expected 0 or more"),
         ("audio: a\ntext: b\naudio: c\nvideo: d", r"mine.yaml:3: expected YAML; found 'audio' for the second time"),

@@ -509,6 +509,8 @@ def _extract(rows: Sequence[Utterance], job: Job, encoders: Encoders, folder: Pa
 
 def _extract_ours(job: Job) -> Work:
     encoders = encoders_of(job.preset, job.seed).to(job.device)
+    if job.device.startswith("cuda") and encoders.audio is not None and encoders.text is not None:
+        encoders.audio.precision = encoders.text.precision = "bf16"
 
     def work() -> None:
         folder = Path(mkdtemp(dir=job.folder))
