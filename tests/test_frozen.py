@@ -13,7 +13,7 @@ from tests.test_encoders import CONVOLUTIONS, FAMILIES, SMALL, largest_differenc
 from wavfusion import tiny
 from wavfusion.cli import main
 from wavfusion.encoders import AudioEncoder, VideoEncoder
-from wavfusion.frozen import FourierConv, fold_norms, quicken_positions
+from wavfusion.frozen import STEPS, FourierConv, WindowConvs, fold_norms, quicken_convolutions, quicken_positions
 
 pytest_plugins = ("corpus_fixture",)
 
@@ -52,13 +52,43 @@ def test_a_quick_audio_encoder_gives_the_library_s_hidden_states(name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("steps", [1, 2, STEPS - 1, STEPS, STEPS + 1, 3 * STEPS + 5])
+@pytest.mark.parametrize("more", [0, 319])
+def test_convolutions_of_windows_equal_the_library_s(name, steps, more):
+    """At the edges of a block, with and without samples left over; the waveform is loud and off its zero."""
+    model = long_family(name)
+    quick = AudioEncoder(model, {}, name).quick().model.feature_extractor
+    waveform = 3 + 5 * torch.randn(1, 400 + 320 * (steps - 1) + more, generator=torch.Generator().manual_seed(steps))
+    with torch.inference_mode():
+        expected, found = model.feature_extractor(waveform), quick(waveform)
+    assert isinstance(quick, WindowConvs) and expected.shape[-1] == steps
+    assert largest_difference(found, expected) < 2e-5 * max(1.0, float(expected.abs().max()))
+
+
+def test_silence_passes_the_norm_of_the_first_convolution():
+    model = long_family("hubert")
+    quick = AudioEncoder(model, {}, "x").quick().model.feature_extractor
+    with torch.inference_mode():
+        assert largest_difference(quick(torch.zeros(1, 4000)), model.feature_extractor(torch.zeros(1, 4000))) < 1e-5
+
+
+def test_convolutions_that_pad_or_dilate_stay_as_they_are():
+    for change in ({"padding": 1}, {"dilation": 2}, {"groups": 2}):
+        model = long_family("hubert")
+        front = model.feature_extractor
+        front.conv_layers[2].conv = nn.Conv1d(16, 16, 3, stride=2, **change)
+        quicken_convolutions(model)
+        assert model.feature_extractor is front
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_convolutions_of_a_padded_batch_give_what_each_waveform_alone_does(name):
     """As on a GPU: Hugging Face's group norm takes the mean of a padded row over its padding too."""
     model, clips = long_family(name), [tone(8.0), 0.2 + tone(0.4, 1), tone(0.03, 2)]
-    quick = AudioEncoder(model, {}, name).quick()
-    assert not quick.together  # on a CPU
-    quick.together = True
-    found = quick.encode(clips, [0, 2])
+    encoder = AudioEncoder(model, {}, name)
+    assert not encoder.quick().together  # on a CPU
+    encoder.together = True
+    found = encoder.encode(clips, [0, 2])
     expected = [reference_hidden(model, clip) for clip in clips]
     for one, other in zip(found, expected, strict=True):
         assert [len(one[i]) for i in (0, 2)] == [len(other[i]) for i in (0, 2)]
@@ -108,6 +138,7 @@ def test_one_switch_turns_every_fast_path_off(trained, made, tmp_path, monkeypat
     used = []
     watched = {
         "wavfusion.frozen.FourierConv.forward": "convolution",
+        "wavfusion.frozen.WindowConvs.forward": "windows",
         "wavfusion.encoders.fold_norms": "norms",
         "wavfusion.model.dropout.noise": "masks",
         "wavfusion.model.attention.attend": "attention",
@@ -135,7 +166,7 @@ def test_without_the_switch_the_fast_paths_are_used(trained, made, tmp_path, mon
     """The test above would pass, did its names watch nothing."""
     watched = {
         "extract": ["wavfusion.extract._encode_ahead"],
-        "predict": ["wavfusion.frozen.FourierConv.forward"],
+        "predict": ["wavfusion.frozen.FourierConv.forward", "wavfusion.frozen.WindowConvs.forward"],
         "train": [
             "wavfusion.model.dropout.noise",
             "wavfusion.model.attention.attend",

@@ -24,7 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 from wavfusion import tiny
 from wavfusion.errors import ConfigError, nearest
 from wavfusion.experiment import read_yaml
-from wavfusion.frozen import convolve_together, fold_norms, quicken_positions
+from wavfusion.frozen import convolve_together, fold_norms, quicken_convolutions, quicken_positions
 
 MODALITIES = ("audio", "text", "video")
 MAX_TOKENS = 192  # the longest utterances have 100 words (IEMOCAP) and 69 (MELD): design H.3, H.4
@@ -227,6 +227,8 @@ class AudioEncoder(nn.Module):
         quicken_positions(twin.model.encoder.pos_conv_embed)
         # A CPU's core is busy with one utterance, a GPU is not.
         twin.together = next(self.parameters()).device.type != "cpu"
+        if not twin.together:
+            quicken_convolutions(twin.model)
         return twin
 
     def save(self, folder: Path) -> None:

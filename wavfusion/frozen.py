@@ -1,6 +1,6 @@
 """Parts of the frozen encoders in the form that computes the same faster (docs/performance.md)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.rnn import pad_sequence
 
 BLOCK = 384  # steps of one Fourier transform: a kernel of 128 leaves 257 of them whole
+STEPS = 64  # of features that the convolutions make at once: what a CPU's caches hold
 LONG = 64  # taps from which on the Fourier transform is worth its way
 # Convolutions of Hugging Face's EfficientNet, each with the norm that follows it in the same module.
 FOLLOWED = (
@@ -54,6 +55,87 @@ class FourierConv(nn.Module):
         y = torch.fft.irfft(mixed.permute(1, 3, 2, 0), n=BLOCK)[..., :whole]
         y = y.unflatten(2, (len(x), blocks)).permute(2, 0, 1, 3, 4).flatten(1, 2).flatten(2, 3)
         return y[..., :length] + self.bias[:, None]
+
+
+class WindowConv(nn.Module):
+    """A convolution over time of a layer of wav2vec 2.0 as a product of windows with a matrix, its norm, its GELU."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.taps, self.stride = int(layer.conv.kernel_size[0]), int(layer.conv.stride[0])
+        bias, norm = layer.conv.bias, getattr(layer, "layer_norm", None)
+        self.register_buffer("weight", layer.conv.weight.detach().transpose(1, 2).flatten(1), persistent=False)
+        self.register_buffer("bias", None if bias is None else bias.detach(), persistent=False)
+        self.norm, self.activation = norm, layer.activation
+
+    def windows(self, x: Float[Tensor, "T D"]) -> Float[Tensor, "_ _"]:
+        """What each step sees of `x`, a row each, without a copy."""
+        width = x.shape[1]
+        shape = ((len(x) - self.taps) // self.stride + 1, self.taps * width)
+        return x.as_strided(shape, (self.stride * width, 1), x.storage_offset())
+
+    def over(self, windows: Float[Tensor, "T _"]) -> tuple[Tensor, Tensor | None]:
+        """Matrix and bias, with the group norm over all steps in them where there is one.
+
+        Mean and spread of a linear map follow from those of what it maps. A bias is part of the mean, and goes with it.
+        """
+        if not isinstance(self.norm, nn.GroupNorm):
+            return self.weight, self.bias
+        exact, mean = self.weight.double(), windows.double().mean(0)
+        apart = windows.double() - mean
+        spread = ((exact @ (apart.T @ apart / len(apart))) * exact).sum(1)
+        scale = self.norm.weight.double() * torch.rsqrt(spread + self.norm.eps)
+        return (exact * scale[:, None]).float(), (self.norm.bias - exact @ mean * scale).float()
+
+    def forward(self, windows: Float[Tensor, "T _"], weight: Tensor, bias: Tensor | None) -> Float[Tensor, "T D"]:
+        """Make the steps of some windows, by what `over` has said."""
+        y = nn.functional.linear(windows, weight, bias)
+        normed: Tensor = self.activation(self.norm(y) if isinstance(self.norm, nn.LayerNorm) else y)
+        return normed
+
+
+class WindowConvs(nn.Module):
+    """wav2vec 2.0's convolutions of one waveform, `STEPS` steps of what comes out at a time.
+
+    None of them pads, so that a step is a linear map of the window that it sees. oneDNN makes and keeps code for every
+    length that it convolves; products of matrices need none.
+    """
+
+    def __init__(self, layers: Iterable[Any]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(WindowConv(layer) for layer in layers)
+
+    def forward(self, waveform: Float[Tensor, "1 _"]) -> Float[Tensor, "1 D T"]:
+        """Convolve; gives what Hugging Face's feature encoder gives."""
+        layers: list[Any] = list(self.layers)
+        head, *rest = layers
+        first = head.windows(waveform[0, :, None])
+        weight, bias = head.over(first)
+        steps, needed, hop = len(first), STEPS, 1
+        for layer in rest:
+            steps, hop = (steps - layer.taps) // layer.stride + 1, hop * layer.stride
+        for layer in reversed(rest):
+            needed = (needed - 1) * layer.stride + layer.taps
+        blocks = []
+        for start in range(0, steps, STEPS):
+            x = head(first[start * hop : start * hop + needed], weight, bias)
+            for layer in rest:
+                x = layer(layer.windows(x), layer.weight, layer.bias)
+            blocks.append(x)
+        return torch.cat(blocks).T[None]
+
+
+def quicken_convolutions(model: Any) -> None:
+    """Put `WindowConvs` into a wav2vec 2.0, HuBERT or WavLM, where its convolutions are such."""
+    layers = list(getattr(model.feature_extractor, "conv_layers", ()))
+    plain = all((each.conv.padding, each.conv.dilation, each.conv.groups) == ((0,), (1,), 1) for each in layers)
+    norms = [getattr(layer, "layer_norm", None) for layer in layers]
+    first = [norm for norm in norms[:1] if not isinstance(norm, nn.GroupNorm) or norm.num_groups < norm.num_channels]
+    if layers and plain and all(norm is None or isinstance(norm, nn.LayerNorm) for norm in (*first, *norms[1:])):
+        model.feature_extractor = WindowConvs(layers)
 
 
 def convolve_together(
