@@ -8,12 +8,13 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from transformers.activations import GELUActivation
 
 from tests.test_encoders import CONVOLUTIONS, FAMILIES, SMALL, largest_difference, random_model, reference_hidden, tone
 from wavfusion import tiny
 from wavfusion.cli import main
-from wavfusion.encoders import AudioEncoder, VideoEncoder
-from wavfusion.frozen import STEPS, FourierConv, WindowConvs, fold_norms, quicken_convolutions, quicken_positions
+from wavfusion.encoders import AudioEncoder, VideoEncoder, load_text
+from wavfusion.frozen import STEPS, FourierConv, Gelu, WindowConvs, fold_norms, quicken_convolutions, quicken_positions
 
 pytest_plugins = ("corpus_fixture",)
 
@@ -93,6 +94,24 @@ def test_convolutions_of_a_padded_batch_give_what_each_waveform_alone_does(name)
     for one, other in zip(found, expected, strict=True):
         assert [len(one[i]) for i in (0, 2)] == [len(other[i]) for i in (0, 2)]
         assert max(largest_difference(one[i], other[i]) for i in (0, 2)) < 1e-5
+
+
+def test_gelus_of_quick_encoders_do_not_go_through_onednn():
+    """Its GELU took 1.2 MB for every length of an utterance, up to 1,024 of them."""
+    for encoder in (AudioEncoder(long_family("wavlm"), {}, "x"), load_text("tiny")):
+        assert any(isinstance(each, GELUActivation) for each in encoder.modules())
+        quick = encoder.quick()
+        assert not any(isinstance(each, GELUActivation) for each in quick.modules())
+        assert any(isinstance(each, Gelu) for each in quick.modules())
+    for shape in ((5, 3), (1, 5, 3), (2, 5, 3), (1, 1), (0, 3)):
+        x = 4 * torch.randn(shape)
+        assert torch.allclose(Gelu()(x), nn.functional.gelu(x), atol=1e-6) and Gelu()(x).is_contiguous()
+
+
+def test_a_quick_text_encoder_gives_the_same_features():
+    encoder = load_text("tiny")
+    one, other = (each.encode(["Oh no, not again!", "Well."], "all") for each in (encoder, encoder.quick()))
+    assert max(largest_difference(x, y) for x, y in zip(one, other, strict=True)) < 1e-5
 
 
 def test_a_quick_encoder_leaves_the_one_that_it_was_made_of_as_it_was():

@@ -24,7 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 from wavfusion import tiny
 from wavfusion.errors import ConfigError, nearest
 from wavfusion.experiment import read_yaml
-from wavfusion.frozen import convolve_together, fold_norms, quicken_convolutions, quicken_positions
+from wavfusion.frozen import convolve_together, fold_norms, quicken_convolutions, quicken_positions, spare_activations
 
 MODALITIES = ("audio", "text", "video")
 MAX_TOKENS = 192  # the longest utterances have 100 words (IEMOCAP) and 69 (MELD): design H.3, H.4
@@ -228,6 +228,7 @@ class AudioEncoder(nn.Module):
         # A CPU's core is busy with one utterance, a GPU is not.
         twin.together = next(self.parameters()).device.type != "cpu"
         if not twin.together:
+            spare_activations(twin.model)
             quicken_convolutions(twin.model)
         return twin
 
@@ -268,6 +269,13 @@ class TextEncoder(nn.Module):
             output = self.model(input_ids=ids, attention_mask=mask.long(), output_hidden_states=layers == "all")
         features = torch.stack(output.hidden_states, 1) if layers == "all" else output.last_hidden_state
         return [features[i, ..., : len(row), :].float().cpu() for i, row in enumerate(tokens)]
+
+    def quick(self) -> "TextEncoder":
+        """A twin that shares the tensors, and on a CPU takes no memory for every length that it meets."""
+        twin = _twin(self)
+        if next(self.parameters()).device.type == "cpu":
+            spare_activations(twin.model)
+        return twin
 
     def save(self, folder: Path) -> None:
         """Write model and tokenizer in the hub's file format, for `load_text`."""
@@ -352,8 +360,8 @@ class Encoders:
 
     def quick(self) -> "Encoders":
         """Twins that share the tensors and encode the same faster; each thread needs its own."""
-        audio = None if self.audio is None else self.audio.quick()
-        return replace(self, audio=audio, video=None if self.video is None else self.video.quick())
+        loaded = {name: getattr(self, name) for name in MODALITIES if getattr(self, name) is not None}
+        return replace(self, **{name: encoder.quick() for name, encoder in loaded.items()})
 
     def to(self, device: str) -> "Encoders":
         """Move the encoders to a device."""

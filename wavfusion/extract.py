@@ -238,12 +238,13 @@ def _fill(
     """Encode what a store lacks of some clips; with `progress` None nothing tells how far it is."""
     todo = [clip for clip in clips if any(_lacking(part, store) for part in (clip.audio, clip.video))]
     summary = Summary()
-    _extract_texts(utterances, clips, store, encoders, summary)
+    own = encoders.quick() if fast else encoders
+    _extract_texts(utterances, clips, store, own, summary)
     chunks = list(_cut(todo, workers))
     # Two extractions that start together take their work in different orders, and seldom do the same twice.
     random.Random().shuffle(chunks)
-    plain = (_encode(chunk, store, known, encoders, lambda: nullcontext(encoders)) for chunk in chunks)
-    made = _encode_ahead(chunks, store, known, encoders, workers) if fast else plain
+    plain = (_encode(chunk, store, known, own, lambda: nullcontext(own)) for chunk in chunks)
+    made = _encode_ahead(chunks, store, known, own, workers) if fast else plain
     for features, decoded in made if progress is None else _told(made, len(todo), progress):
         _write_chunk(features, decoded, store, encoders, summary)
     return summary
@@ -452,9 +453,8 @@ def _encode_ahead(
     thread's at a time, while others decode.
     """
     free: SimpleQueue[Encoders] = SimpleQueue()
-    quick = encoders.quick()
     for _ in range(workers if encoders.on_cpu else 1):
-        free.put(quick.quick())
+        free.put(encoders.quick())
 
     @contextmanager
     def borrow() -> Iterator[Encoders]:
@@ -468,7 +468,7 @@ def _encode_ahead(
         waiting: deque[Future[Chunk]] = deque()
         for chunk in chunks:
             store.refresh()
-            waiting.append(pool.submit(_encode, chunk, store, known, quick, borrow))
+            waiting.append(pool.submit(_encode, chunk, store, known, encoders, borrow))
             if len(waiting) > workers:
                 yield waiting.popleft().result()
         while waiting:
