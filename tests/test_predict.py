@@ -19,6 +19,7 @@ import wavfusion
 from wavfusion import evaluate, media, train
 from wavfusion.calibration import tempered
 from wavfusion.cli import main
+from wavfusion.encoders import VideoEncoder
 from wavfusion.errors import ConfigError, MediaError
 from wavfusion.inference import run
 from wavfusion.predict import EmotionRecognizer
@@ -135,6 +136,27 @@ def test_half_precision_changes_no_probability_by_more_than_two_hundredths(
     pairs = [[each.predict(clip, "I like it.")[0].probabilities for each in (recognizer, half)] for clip in clips]
     apart = [abs(exact[name] - rounded[name]) for exact, rounded in pairs for name in CLASSES]
     assert len(clips) == 6 and 0 < max(apart) <= 0.02
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_pictures_are_seen_in_single_precision_whatever_the_cores(
+    trained: Path, clip: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    """On one core they were seen in half precision: windows are encoded when the fusion asks for them."""
+    before, seen = torch.get_num_threads(), []
+    encode = VideoEncoder.encode
+
+    def watched(self: VideoEncoder, frames: np.ndarray) -> torch.Tensor:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return encode(self, frames)
+
+    monkeypatch.setattr(VideoEncoder, "encode", watched)
+    torch.set_num_threads(threads)
+    try:
+        EmotionRecognizer.from_pretrained(trained, precision="bf16").predict(clip)
+    finally:
+        torch.set_num_threads(before)
+    assert seen and not any(seen)
 
 
 def test_an_unknown_precision_names_the_nearest(trained: Path) -> None:
@@ -378,6 +400,7 @@ def test_arguments_of_another_kind_are_refused(trained: Path) -> None:
     """They came back as errors of numpy, torch and pathlib; without the run-time type check of the tests."""
     code = f"""
 import numpy as np, wavfusion
+from wavfusion.encoders import VideoEncoder
 from wavfusion.errors import ConfigError
 load = wavfusion.EmotionRecognizer.from_pretrained
 model, sound = load({str(trained)!r}), np.zeros(800, np.float32)
