@@ -14,7 +14,8 @@ from tests.test_encoders import CONVOLUTIONS, FAMILIES, SMALL, largest_differenc
 from wavfusion import tiny
 from wavfusion.cli import main
 from wavfusion.encoders import AudioEncoder, VideoEncoder, load_text
-from wavfusion.frozen import STEPS, FourierConv, Gelu, WindowConvs, fold_norms, quicken_convolutions, quicken_positions
+from wavfusion.frozen import STEPS, FourierConv, WindowConvs, fold_norms, quicken_convolutions, quicken_positions
+from wavfusion.model.fusion import Gelu
 
 pytest_plugins = ("corpus_fixture",)
 

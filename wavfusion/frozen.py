@@ -10,6 +10,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.rnn import pad_sequence
 from transformers.activations import GELUActivation
 
+from wavfusion.model.fusion import Gelu
+
 BLOCK = 384  # steps of one Fourier transform: a kernel of 128 leaves 257 of them whole
 STEPS = 64  # of features that the convolutions make at once: what a CPU's caches hold
 LONG = 64  # taps from which on the Fourier transform is worth its way
@@ -139,16 +141,8 @@ def quicken_convolutions(model: Any) -> None:
         model.feature_extractor = WindowConvs(layers)
 
 
-class Gelu(nn.Module):
-    """GELU by PyTorch's own kernel: oneDNN makes code for every shape that it meets, and keeps a megabyte for each."""
-
-    def forward(self, x: Float[Tensor, "... T D"]) -> Float[Tensor, "... T D"]:
-        """Activate; only what lies in memory row by row is given to oneDNN."""
-        return nn.functional.gelu(x.mT).mT
-
-
 def spare_activations(network: nn.Module) -> None:
-    """Put `Gelu` in the place of every GELU of a network."""
+    """Put the model's `Gelu` in the place of every GELU of a network."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, GELUActivation):
