@@ -282,7 +282,7 @@ def test_without_a_bar_a_line_tells_how_far_it_is(small, root, encoders, caplog,
 
 def test_a_line_is_logged_every_tenth_of_the_clips(caplog):
     with caplog.at_level("INFO"):
-        list(_told([({}, [Decoded(Clip("a", Window(0.0, 1.0)))])] * 100, 100, False))
+        list(_told([({}, [Decoded(Clip("a", Window(0.0, 1.0)))])] * 100, lambda each: len(each[1]), 100, False))
     assert len(caplog.messages) == 10
 
 
@@ -539,6 +539,12 @@ def test_a_run_of_features_in_half_precision_encodes_so_itself(tmp_path, capsys)
     given = ["--config", "paper", "--manifest", str(manifest), "--store", str(tmp_path / "store"), "--device", "cpu"]
     small = ["--preset", "half", "--train.epochs", "1", "--out", str(tmp_path / "RUN")]
     assert cli.main(["train", *given, *small]) == 0, capsys.readouterr().err
+    capsys.readouterr()
+    line[line.index(str(tmp_path / "half.yaml"))], line[line.index("--store") + 1] = "tiny", str(tmp_path / "full")
+    assert cli.main(line) == 0
+    scored = ["evaluate", str(tmp_path / "RUN"), "--manifest", str(manifest), "--store", str(tmp_path / "full")]
+    assert cli.main([*scored, "--out", str(tmp_path / "scores"), "--split", "valid", "--device", "cpu"]) != 0
+    assert "in precision bf16, which" in (told := capsys.readouterr().err) and "found tiny (fp32)" in told
     loaded = read_run(tmp_path / "RUN").encoders()
     assert (loaded.audio.precision, loaded.text.precision, loaded.preset.precision) == ("bf16", "bf16", "bf16")
     assert cli.main(["predict", str(tmp_path / "RUN"), str(tmp_path / "corpus" / "0.mp4"), "--device", "cpu"]) == 0

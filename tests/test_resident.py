@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from wavfusion import recorded, train
+from wavfusion import experiment, recorded, train
 from wavfusion.dataset import Features, Row, Sample, choose_features, collate, model_config, model_inputs
 from wavfusion.errors import ConfigError
 from wavfusion.model.config import MODALITIES, Switches
@@ -166,11 +166,26 @@ def test_training_in_few_shapes_gives_the_same_model_but_for_rounding(
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        ({"train__resident": True, "train__mode": "live"}, "train.resident: expected mode cached"),
-        ({"train__recorded": True, "train__fast": False}, "train.recorded: expected mode cached and fast"),
+        (
+            {"train__resident": True, "train__mode": "live"},
+            "train.resident: expected train.mode cached and train.fast true, found train.mode live",
+        ),
+        (
+            {"train__recorded": True, "train__fast": False},
+            "train.recorded: expected train.mode cached and train.fast true, found train.mode cached and",
+        ),
         ({"train__recorded": True, "train__resident": False}, "expected resident features"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(short: Any, chosen: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         short(**chosen)
+
+
+@pytest.mark.parametrize(
+    ("name", "valid"), [("train.resident", "true, false, null"), ("train.recorded", "true, false")]
+)
+def test_what_is_no_truth_value_is_named(name: str, valid: str) -> None:
+    with pytest.raises(ConfigError, match=f"^--{name}: found 'maybe'; valid: {valid}$"):
+        experiment.read("paper", {name: "maybe"})
+    assert not experiment.read("paper", {name: "False"}).train.recorded

@@ -22,6 +22,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Build = Callable[[], Callable[[Item], Result]]  # makes, once in every process, what works on one item
 
+log = logging.getLogger(__name__)
+
 ENGINES = ("processes", "ray")
 TRIES = 3  # times that an item is begun: one that always kills its process would be begun without end
 BLOCKS = 4096  # into which Ray divides the items; each is work that a lost machine costs
@@ -80,7 +82,7 @@ class Worker(Generic[Item, Result]):
 
     def do(self, item: Item) -> _Done[Result] | _Raised | Lost:
         """Work on one item."""
-        for _ in range(TRIES):
+        for left in reversed(range(TRIES)):
             try:
                 outcome: _Done[Result] | _Raised = self._ask(item)
                 return outcome
@@ -88,6 +90,8 @@ class Worker(Generic[Item, Result]):
                 self.clear()
             if self.ended:
                 break
+            if left:
+                log.warning("a process died (killed, or out of memory): what it was doing is done again")
         return Lost(f"the process that worked on it died {TRIES} times (killed, or out of memory)")
 
     def _ask(self, item: Item) -> Any:

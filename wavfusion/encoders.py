@@ -113,7 +113,7 @@ def read_preset(name: str) -> Preset:
     try:
         return Preset(**{key: _typed(key, value) for key, value in values.items()})
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: expected audio, text, video and numbers beside them; {error}") from None
+        raise ConfigError(f"{path}: expected audio, text, video and settings beside them; {error}") from None
 
 
 def _typed(key: str, value: Any) -> Any:

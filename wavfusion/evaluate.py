@@ -174,19 +174,25 @@ def samples_of(trained: Run, utterances: Sequence[Utterance], store: Store, medi
 
 
 def _other_encoder(trained: Run, store: Store) -> ConfigError | None:
-    """Say when the reason for absent features is that another encoder made those that are there."""
+    """Say when the reason for absent features is that those that are there were made otherwise."""
     from wavfusion.clips import made_by, read_feature_sets
 
-    for found in read_feature_sets(store).values():
-        if found.preset != trained.features.preset:
-            continue
-        for name in trained.model.config.modalities:
-            own, other = getattr(trained.features, name), getattr(found, name)
-            if own and other and made_by(own) != made_by(other):
-                return ConfigError(
-                    f"{store.folder}: expected features of the {name} encoder {made_by(own)} that "
-                    f"{trained.folder} was trained on, found {made_by(other)}; extract with the RUN's encoder"
-                )
+    wanted, sets = trained.features, read_feature_sets(store)
+    found = sets.get(wanted.preset)
+    same = [each for each in sets.values() if each.precision == wanted.precision]
+    if not same or (found is not None and found.precision != wanted.precision):
+        told = ", ".join(f"{name} ({each.precision})" for name, each in sets.items())
+        return ConfigError(
+            f"{store.folder}: expected features of preset {wanted.preset!r} in precision {wanted.precision}, which "
+            f"{trained.folder} was trained on, found {told}; extract with a preset of that precision"
+        )
+    for name in trained.model.config.modalities if found is not None else ():
+        own, other = getattr(wanted, name), getattr(found, name)
+        if own and other and made_by(own) != made_by(other):
+            return ConfigError(
+                f"{store.folder}: expected features of the {name} encoder {made_by(own)} that "
+                f"{trained.folder} was trained on, found {made_by(other)}; extract with the RUN's encoder"
+            )
     return None
 
 

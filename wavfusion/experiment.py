@@ -125,6 +125,10 @@ def read(name: str, overrides: dict[str, str] | None = None) -> Experiment:
     for key, value in (overrides or {}).items():
         if key not in known:
             raise ConfigError(f"--{key}: no such setting; {nearest(key, sorted(known))}")
+        if known[key] in (bool, bool | None):
+            valid = ["true", "false"] if known[key] is bool else ["true", "false", "null"]
+            if value.lower() not in valid:
+                raise ConfigError(f"--{key}: found {value!r}; {nearest(value, valid)}")
         bare = known[key] == list[str] and not value.startswith("[")
         typed[key] = f"[{value.replace('+', ',')}]" if bare else value
     return _parse(values, typed, name)

@@ -245,7 +245,7 @@ def _fill(
     random.Random().shuffle(chunks)
     plain = (_encode(chunk, store, known, own, lambda: nullcontext(own)) for chunk in chunks)
     made = _encode_ahead(chunks, store, known, own, workers) if fast else plain
-    for features, decoded in made if progress is None else _told(made, len(todo), progress):
+    for features, decoded in made if progress is None else _told(made, lambda each: len(each[1]), len(todo), progress):
         _write_chunk(features, decoded, store, encoders, summary)
     return summary
 
@@ -295,13 +295,11 @@ def _fill_spread(filler: Filler, utterances: Sequence[Utterance], workers: int, 
     size = min(CLIPS_AT_ONCE, 1 + len(utterances) // (4 * workers))
     parts, summary = list(batched(utterances, size)), Summary()
     found = spread(filler, parts, workers, engine, filler.recipe.device)
-    with tqdm(total=len(utterances), desc="extract", unit="utterance", disable=not progress) as bar:
-        for number, outcome in found:
-            if isinstance(outcome, Lost):
-                summary.bad += [(row.id, "any", outcome.reason) for row in parts[number]]
-            else:
-                summary.add(outcome)
-            bar.update(len(parts[number]))
+    for number, outcome in _told(found, lambda each: len(parts[each[0]]), len(utterances), progress):
+        if isinstance(outcome, Lost):
+            summary.bad += [(row.id, "any", outcome.reason) for row in parts[number]]
+        else:
+            summary.add(outcome)
     return summary
 
 
@@ -328,14 +326,14 @@ def _cut(clips: Sequence[Clip], workers: int) -> Iterator[list[Clip]]:
         yield chunk
 
 
-def _told(chunks: Iterable[Chunk], total: int, progress: bool) -> Iterator[Chunk]:
-    """Pass chunks on, and tell after each how far it is: a bar, or a line every tenth."""
+def _told(chunks: Iterable[Item], count: Callable[[Item], int], total: int, progress: bool) -> Iterator[Item]:
+    """Pass chunks on, and tell after each how far it is: a bar, or a line every tenth (`count`: of its clips)."""
     done = 0
     with tqdm(total=total, desc="extract", unit="clip", disable=not progress or total == 0) as bar:
         for chunk in chunks:
             yield chunk
-            before, done = done, done + len(chunk[1])
-            bar.update(len(chunk[1]))
+            before, done = done, done + count(chunk)
+            bar.update(count(chunk))
             if not progress and 10 * done // total > 10 * before // total:
                 log.info("extract: %d of %d clips", done, total)
 
