@@ -64,9 +64,8 @@ class Training:
             raise ConfigError(f"train.clip: expected more than 0, found {self.clip}")
         for name in ("resident", "recorded"):
             if getattr(self, name) and (self.mode != "cached" or not self.fast):
-                raise ConfigError(
-                    f"train.{name}: expected mode cached and fast, found {self.mode} and fast {self.fast}"
-                )
+                found = f"train.mode {self.mode} and train.fast {str(self.fast).lower()}"
+                raise ConfigError(f"train.{name}: expected train.mode cached and train.fast true, found {found}")
         if self.recorded and self.resident is False:
             raise ConfigError("train.recorded: expected resident features, found train.resident false")
 
