@@ -2,8 +2,8 @@
 
     python scripts/where_time_goes.py CLIP.mp4
 
-The best of three runs each, on all cores and on one, in fp32 and, but for pictures, in bf16; with the extra [face] also
-the search for faces.
+The best of three runs each, on all cores and on one, in fp32 and bf16 (pictures are in fp32 in both); with the extra
+[face] also the search for faces.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.set_num_threads(threads)
         for name, work in parts.items():
             told = []
-            for half in (False, True)[: 1 if name == "pictures" else 2]:
+            for half in (False, True):
                 with torch.autocast("cpu", torch.bfloat16, enabled=half):
                     told.append(f"{'bf16' if half else 'fp32'} {best(work)}")
             sys.stdout.write(f"{name}, {threads} cores: {', '.join(told)}\n")

@@ -144,13 +144,13 @@ def test_pictures_are_seen_in_single_precision_whatever_the_cores(
 ) -> None:
     """On one core they were seen in half precision: windows are encoded when the fusion asks for them."""
     before, seen = torch.get_num_threads(), []
-    encode = VideoEncoder.encode
+    pixel_values = VideoEncoder.pixel_values
 
-    def watched(self: VideoEncoder, frames: np.ndarray) -> torch.Tensor:
+    def watched(self: VideoEncoder, frames: torch.Tensor) -> torch.Tensor:
         seen.append(torch.is_autocast_enabled("cpu"))
-        return encode(self, frames)
+        return pixel_values(self, frames)
 
-    monkeypatch.setattr(VideoEncoder, "encode", watched)
+    monkeypatch.setattr(VideoEncoder, "pixel_values", watched)
     torch.set_num_threads(threads)
     try:
         EmotionRecognizer.from_pretrained(trained, precision="bf16").predict(clip)
@@ -400,7 +400,6 @@ def test_arguments_of_another_kind_are_refused(trained: Path) -> None:
     """They came back as errors of numpy, torch and pathlib; without the run-time type check of the tests."""
     code = f"""
 import numpy as np, wavfusion
-from wavfusion.encoders import VideoEncoder
 from wavfusion.errors import ConfigError
 load = wavfusion.EmotionRecognizer.from_pretrained
 model, sound = load({str(trained)!r}), np.zeros(800, np.float32)

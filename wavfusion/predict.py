@@ -358,10 +358,9 @@ class EmotionRecognizer:
             return None
         return _half(features)
 
-    def _in_precision(self, precision: str | None = None) -> torch.autocast:
-        """Compute in the precision that was asked for, or in the one that is given."""
-        half = (precision or self.precision) == "bf16"
-        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=half)
+    def _in_precision(self) -> torch.autocast:
+        """Compute in the precision that was asked for; pictures stay as they are."""
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def _hear(self, clip: Clip, windows: "Windows") -> Tensor | None:
         """Encode the sound of a window, with what is around it where it is short."""
@@ -392,7 +391,7 @@ class EmotionRecognizer:
             return window_text(self.encoders.text.encode([utterance.text], layers)[0], clip.share)
 
     def _see(self, clip: Clip, windows: "Windows") -> Tensor | None:
-        """Encode the pictures of a window, always in fp32: half the digits harm them ten times as much as all the rest.
+        """Encode the pictures of a window.
 
         On a CPU every core takes some of them, which wastes less than all cores on the same ones do.
         """
@@ -407,8 +406,7 @@ class EmotionRecognizer:
             windows.notes.seen.add(clip.window.end - clip.window.start, decoded.face)
         cores = torch.get_num_threads()
         if not (self.fast and self.encoders.on_cpu and cores > 1):
-            with self._in_precision("fp32"):  # what asks for windows may be in another
-                return video.encode(frames)
+            return video.encode(frames)
         with extract.threads(cores) as pool:
             return torch.cat(list(pool.map(video.encode, np.split(frames, range(AT_ONCE, len(frames), AT_ONCE)))))
 
