@@ -104,7 +104,7 @@ def test_rows_know_dialogue_position_and_speaker(features: Any) -> None:
 
 def test_a_sample_holds_what_the_store_holds(features: Any, made: Any) -> None:
     samples = features()
-    key = samples._clips[0][0].audio.keys[9]
+    key = samples._clip(samples._places[0]).audio.keys[9]
     assert torch.equal(samples[0].audio, Store(made.store).read(key))
 
 

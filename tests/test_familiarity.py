@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.covariance import LedoitWolf
 
 from wavfusion import familiarity, media
 from wavfusion.cli import main
@@ -24,6 +25,13 @@ def test_distances_are_mahalanobis_ones() -> None:
     x = np.array([[0.0, 0, 0, 0, 0], [2.0, 0, 0, 0, 0], [0, 0, 0, 0, 10.0], [1.0, 2.0, 3.0, 4.0, 5.0]])
     assert known.distances(x) == pytest.approx([0, 2, 2, np.sqrt(5)], abs=0.1)
     assert known.limit == pytest.approx(np.sqrt(15.09), rel=0.05)  # the 99th percentile of chi square with 5 degrees
+
+
+@pytest.mark.parametrize("count", [3, 40, 2_500])
+def test_the_covariance_is_shrunk_as_scikit_learn_shrinks_it(count: int) -> None:
+    vectors = drawn(count, 0, shift=3.0)
+    found = familiarity.shrunk_covariance(vectors, vectors.mean(0, dtype=np.float64))
+    assert found == pytest.approx(LedoitWolf().fit(vectors.astype(np.float64)).covariance_, rel=1e-9)
 
 
 def test_fewer_vectors_than_their_width_are_enough() -> None:

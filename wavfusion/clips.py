@@ -43,7 +43,7 @@ class Medium(NamedTuple):
     reason: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Encoded:
     """One modality of one window: what to decode, and the keys of its features by layer."""
 
@@ -54,7 +54,14 @@ class Encoded:
     setting: Any = None
 
 
-@dataclass(frozen=True)
+class Place(NamedTuple):
+    """One window of an utterance: little to hold, and all that `clip_at` needs to say the rest."""
+
+    utterance: Utterance
+    window: Window
+
+
+@dataclass(frozen=True, slots=True)
 class Clip:
     """One window of an utterance, with the modalities that it may have.
 
@@ -131,17 +138,19 @@ class Media:
         self.root, self.identity, self.note = Path(root), identity, note
         self._file = store.folder / "media.jsonl"
         needed = {"path", "signature", *Medium._fields}
+        # A JSON object a file would take five times the memory.
         self._known = {
-            row["path"]: row for row in read_lines(self._file) if row.get("root") == identity and needed <= row.keys()
+            row["path"]: _Look(tuple(row["signature"]), Medium(*(row[name] for name in Medium._fields)))
+            for row in read_lines(self._file)
+            if row.get("root") == identity and needed <= row.keys() and isinstance(row["signature"], list)
         }
-        self._checked: dict[str, Medium] = {}
-        self._signatures: dict[str, list[int]] = {}
+        self._looked_at: dict[str, _Look] = {}
 
     def __getitem__(self, path: str) -> Medium:
         """Describe a file; reads it only where it is new or changed."""
-        if path not in self._checked:
-            self._checked[path] = self._describe(path)
-        return self._checked[path]
+        if path not in self._looked_at:
+            self._looked_at[path] = self._look(path)
+        return self._looked_at[path].medium
 
     def locate(self, path: str) -> Path:
         """Where a file of the manifest lies."""
@@ -153,31 +162,42 @@ class Media:
         Raises:
             MediaError: it changed since.
         """
-        if path in self._signatures and _signature(os.stat(self.locate(path))) != self._signatures[path]:
+        look = self._looked_at.get(path)
+        seen = None if look is None else look.signature
+        if seen is not None and _signature(os.stat(self.locate(path))) != seen:
             raise MediaError(f"{path!r}: changed while it was read; run extract again")
 
-    def _describe(self, path: str) -> Medium:
+    def _look(self, path: str) -> "_Look":
         known = self._known.get(path)
         try:
             state = os.stat(self.locate(path))
         except (OSError, ValueError) as error:
             if known is not None and not self.root.exists():
-                return Medium(*(known[name] for name in Medium._fields))
-            return Medium(f"{ABSENT}:{path}", None, None, f"{path!r}: {getattr(error, 'strerror', None) or error}")
+                return known._replace(signature=None)
+            reason = f"{path!r}: {getattr(error, 'strerror', None) or error}"
+            return _Look(None, Medium(f"{ABSENT}:{path}", None, None, reason))
         if not stat.S_ISREG(state.st_mode):  # a pipe or a device would be read for ever
-            return Medium(f"{ABSENT}:{path}", None, None, f"{path!r}: expected a file, found a folder, pipe or device")
-        signature = self._signatures[path] = _signature(state)
-        if known is not None and known["signature"] == signature:
-            return Medium(*(known[name] for name in Medium._fields))
+            reason = f"{path!r}: expected a file, found a folder, pipe or device"
+            return _Look(None, Medium(f"{ABSENT}:{path}", None, None, reason))
+        signature = _signature(state)
+        if known is not None and known.signature == signature:
+            return known
         medium = examine(self.locate(path))
         if self.note:
             append_line(self._file, {"root": self.identity, "path": path, "signature": signature, **medium._asdict()})
-        return medium
+        return _Look(signature, medium)
 
 
-def _signature(state: os.stat_result) -> list[int]:
+class _Look(NamedTuple):
+    """A look at a file: what it was, and by what a change would show (None: it was not there)."""
+
+    signature: tuple[int, ...] | None
+    medium: Medium
+
+
+def _signature(state: os.stat_result) -> tuple[int, ...]:
     """What differs once a file was written to, also where its modification time was set back."""
-    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+    return state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
 
 
 def examine(path: Path) -> Medium:
@@ -197,21 +217,38 @@ def examine(path: Path) -> Medium:
 
 def plan(utterance: Utterance, media: Mapping[str, Medium] | Media, wanted: FeatureSet) -> list[Clip]:
     """Say what to decode of an utterance, window by window, and under which keys its features lie."""
-    spans = {"audio": _span(utterance, "audio", media), "video": _span(utterance, "video", media)}
-    lengths = [end - start for start, end in (span for span in spans.values() if span)]
-    duration = max(lengths, default=0.0)
-    text = _text(utterance, wanted)
-    return [
-        Clip(
-            utterance.id,
-            window,
-            (window.start / duration, window.end / duration) if duration > 0 else (0.0, 1.0),
-            audio=_part("audio", utterance, media, spans["audio"], window, wanted),
-            video=_part("video", utterance, media, spans["video"], window, wanted),
-            text=text,
-        )
-        for window in windows(duration)
-    ]
+    return [clip_at(place, media, wanted) for place in places(utterance, media)]
+
+
+def places(utterance: Utterance, media: Mapping[str, Medium] | Media) -> list[Place]:
+    """Cut an utterance into windows."""
+    return [Place(utterance, window) for window in windows(_duration(_spans(utterance, media)))]
+
+
+def clip_at(place: Place, media: Mapping[str, Medium] | Media, wanted: FeatureSet) -> Clip:
+    """Say what to decode of one window, and under which keys its features lie."""
+    utterance, window = place
+    spans = _spans(utterance, media)
+    duration = _duration(spans)
+    return Clip(
+        utterance.id,
+        window,
+        (window.start / duration, window.end / duration) if duration > 0 else (0.0, 1.0),
+        audio=_part("audio", utterance, media, spans["audio"], window, wanted),
+        video=_part("video", utterance, media, spans["video"], window, wanted),
+        text=spoken(utterance, wanted),
+    )
+
+
+Spans = dict[str, tuple[float, float] | None]
+
+
+def _spans(utterance: Utterance, media: Mapping[str, Medium] | Media) -> Spans:
+    return {"audio": _span(utterance, "audio", media), "video": _span(utterance, "video", media)}
+
+
+def _duration(spans: Spans) -> float:
+    return max((end - start for start, end in (span for span in spans.values() if span)), default=0.0)
 
 
 def _span(utterance: Utterance, modality: str, media: Mapping[str, Medium] | Media) -> tuple[float, float] | None:
@@ -254,7 +291,8 @@ def _part(
     return Encoded(source.path, *times, {"frames": key}, source.crop)
 
 
-def _text(utterance: Utterance, wanted: FeatureSet) -> Encoded | None:
+def spoken(utterance: Utterance, wanted: FeatureSet) -> Encoded | None:
+    """The words of an utterance, which are encoded whole; None where there are none or nobody wants them."""
     if wanted.text is None or utterance.text is None or not normalized(utterance.text) or "text" in utterance.missing:
         return None
     content = hashlib.sha256(normalized(utterance.text).encode("utf-8", "surrogatepass")).hexdigest()

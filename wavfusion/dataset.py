@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from wavfusion.clips import Clip, Encoded, FeatureSet, Media, plan, read_feature_sets
+from wavfusion.clips import Clip, Encoded, FeatureSet, Media, Place, clip_at, places, read_feature_sets
 from wavfusion.errors import ConfigError, CorpusError, MediaError, nearest
 from wavfusion.manifest import Utterance
 from wavfusion.model.config import MODALITIES, Switches, WavFusionConfig
@@ -129,41 +129,43 @@ class Features(Dataset[Sample]):
     ) -> None:
         self.store, self.media, self.config, self.live = store, media, config, live
         text = "all" if config.num_text_layers > 1 else "last"
-        self.view = features.view
-        wanted = replace(only(features, config.modalities), audio_layers=[config.input_layer], text_layers=[text])
-        self._clips: list[tuple[Clip, Utterance]] = []
-        for utterance in utterances:
-            clips = plan(utterance, media, wanted)
-            self._clips += [(clip, utterance) for clip in (clips[:1] if first_window else clips)]
+        self.wanted = replace(only(features, config.modalities), audio_layers=[config.input_layer], text_layers=[text])
+        cut = (places(utterance, media) for utterance in utterances)
+        self._places = [place for windows in cut for place in (windows[:1] if first_window else windows)]
         self._waveforms: dict[tuple[Any, ...], Tensor | None] = {}
         self._require_extracted()
         if first_window:
             self._leave_out_empty()
 
+    def _clip(self, place: Place) -> Clip:
+        """Say anew what a window is made of: to hold it for all of them takes eight times the memory."""
+        return clip_at(place, self.media, self.wanted)
+
     def _require_extracted(self) -> None:
-        for clip, _ in self._clips:
-            for part in (None if self.live else clip.audio, clip.text, clip.video):
+        for each in map(self._clip, self._places):
+            for part in (None if self.live else each.audio, each.text, each.video):
                 for layer, key in part.keys.items() if part else ():
                     if key not in self.store and key not in self.store.failures:
-                        what = key.partition("-")[0] + (f" of layer {layer}" if part is clip.audio else "")
+                        view = self.wanted.view
+                        what = key.partition("-")[0] + (f" of layer {layer}" if part is each.audio else "")
                         raise CorpusError(
-                            f"{self.store.folder}: expected {what} features of {clip.utterance!r}, found none (new, "
+                            f"{self.store.folder}: expected {what} features of {each.utterance!r}, found none (new, "
                             f"changed or not extracted); run extract"
-                            + (f" --layers {layer}" if part is clip.audio else "")
-                            + (f" --view {self.view}" if part is clip.video and self.view != "frame" else "")
+                            + (f" --layers {layer}" if part is each.audio else "")
+                            + (f" --view {view}" if part is each.video and view != "frame" else "")
                         )
 
     def _leave_out_empty(self) -> None:
         """Leave out what has none of the modalities: nothing can be learned from it."""
         names = self.config.modalities
-        kept = [(clip, utterance) for clip, utterance in self._clips if any(self._has(clip, name) for name in names)]
+        kept = [place for place in self._places if any(self._has(self._clip(place), name) for name in names)]
         if not kept:
             raise CorpusError(
                 f"{self.store.folder}: expected training utterances with {' or '.join(names)}, found none"
             )
-        if len(kept) < len(self._clips):
-            log.warning("%d training utterances left out: no %s", len(self._clips) - len(kept), ", ".join(names))
-        self._clips = kept
+        if len(kept) < len(self._places):
+            log.warning("%d training utterances left out: no %s", len(self._places) - len(kept), ", ".join(names))
+        self._places = kept
 
     def _has(self, clip: Clip, modality: str) -> bool:
         part: Encoded | None = getattr(clip, modality)
@@ -173,25 +175,29 @@ class Features(Dataset[Sample]):
 
     def absent(self) -> list[str]:
         """The model's modalities that no window has."""
-        return [name for name in self.config.modalities if not any(self._has(clip, name) for clip, _ in self._clips)]
+        lacking = list(self.config.modalities)
+        for each in map(self._clip, self._places):
+            lacking = [name for name in lacking if not self._has(each, name)]
+            if not lacking:
+                break
+        return lacking
 
     def __len__(self) -> int:
-        return len(self._clips)
+        return len(self._places)
 
     def __getitem__(self, number: int | None) -> Sample:
         if number is None:  # fills a batch, see `LengthBatches`
             none = [0.0] * len(self.config.classes) if self.config.task_loss == "soft" else 0
             return Sample(Row("", None, None, None, 0.0), label=none)
-        clip, utterance = self._clips[number]
-        row = Row(
-            clip.utterance, utterance.dialogue, utterance.index, utterance.speaker, clip.window.end - clip.window.start
-        )
+        utterance, window = place = self._places[number]
+        its = self._clip(place)
+        row = Row(utterance.id, utterance.dialogue, utterance.index, utterance.speaker, window.end - window.start)
         return Sample(
             row,
-            audio=None if self.live else self._read(clip.audio),
-            text=window_text(self._read(clip.text), clip.share),
-            video=self._read(clip.video),
-            waveform=self._waveform(clip.audio) if self.live else None,
+            audio=None if self.live else self._read(its.audio),
+            text=window_text(self._read(its.text), its.share),
+            video=self._read(its.video),
+            waveform=self._waveform(its.audio) if self.live else None,
             label=self._label(utterance),
         )
 
@@ -230,15 +236,15 @@ class Features(Dataset[Sample]):
     def emotions(self) -> dict[str, int]:
         """The number of each utterance's emotion."""
         classes = self.config.classes
-        return {row.id: classes.index(row.emotion) for _, row in self._clips if row.emotion in classes}
+        return {row.id: classes.index(row.emotion) for row, _ in self._places if row.emotion in classes}
 
     def lengths(self) -> list[float]:
         """Seconds of each window."""
-        return [clip.window.end - clip.window.start for clip, _ in self._clips]
+        return [window.end - window.start for _, window in self._places]
 
     def class_counts(self) -> list[int]:
         """How many windows each emotion has."""
-        return [sum(utterance.emotion == name for _, utterance in self._clips) for name in self.config.classes]
+        return [sum(utterance.emotion == name for utterance, _ in self._places) for name in self.config.classes]
 
 
 def soft_label(utterance: Utterance, classes: Sequence[str]) -> list[float]:

@@ -21,12 +21,25 @@ from torch import Tensor
 from tqdm import tqdm
 
 from wavfusion import faces, media
-from wavfusion.clips import ABSENT, WINDOW, Clip, Encoded, FeatureSet, Media, plan, read_feature_sets
+from wavfusion.clips import (
+    ABSENT,
+    WINDOW,
+    Clip,
+    Encoded,
+    FeatureSet,
+    Media,
+    Place,
+    clip_at,
+    places,
+    plan,
+    read_feature_sets,
+    spoken,
+)
 from wavfusion.cluster import Lost, spread
 from wavfusion.encoders import MODALITIES, AudioEncoder, Encoders, Preset, TextEncoder, VideoEncoder, load
 from wavfusion.errors import ConfigError, CorpusError, MediaError
 from wavfusion.files import append_line, read_lines, write_whole
-from wavfusion.manifest import Corpus, Utterance
+from wavfusion.manifest import Corpus, Utterance, write_lines
 from wavfusion.store import Store
 
 log = logging.getLogger(__name__)
@@ -213,36 +226,41 @@ def extract(
         summary = _fill_spread(filler, utterances, workers, engine, progress)
         store.refresh()
     known = Media(store, root, corpus.root, note=True)
-    clips = [clip for utterance in utterances for clip in plan(utterance, known, wanted)]
     if engine == "threads":
-        if any(key not in store for clip in clips for key in clip.keys):
+        if any(key not in store for clip in _planned(utterances, known, wanted) for key in clip.keys):
             _require_spread(encoders, wanted)
-        summary = _fill(utterances, clips, known, store, encoders, max(1, workers), fast, progress)
-    summary.wanted = len({key for clip in clips for key in clip.keys})
-    _write_index(store, clips)
+        summary = _fill(utterances, known, wanted, store, encoders, max(1, workers), fast, progress)
+    summary.wanted = len({key for clip in _planned(utterances, known, wanted) for key in clip.keys})
+    _write_index(store, utterances, _planned(utterances, known, wanted))
     if encoders.view != "frame":
-        summary.faces = _read_faces(store, clips)
+        summary.faces = _read_faces(store, _planned(utterances, known, wanted))
     return summary
+
+
+def _planned(utterances: Iterable[Utterance], known: Media, wanted: FeatureSet) -> Iterator[Clip]:
+    """Plan one utterance after the other: the clips of all together would take more memory than anything else."""
+    return (clip for utterance in utterances for clip in plan(utterance, known, wanted))
 
 
 def _fill(
     utterances: Sequence[Utterance],
-    clips: Sequence[Clip],
     known: Media,
+    wanted: FeatureSet,
     store: Store,
     encoders: Encoders,
     workers: int = 1,
     fast: bool = True,
     progress: bool | None = None,
 ) -> Summary:
-    """Encode what a store lacks of some clips; with `progress` None nothing tells how far it is."""
-    todo = [clip for clip in clips if any(_lacking(part, store) for part in (clip.audio, clip.video))]
+    """Encode what a store lacks of some utterances; with `progress` None nothing tells how far it is."""
+    todo = [place for utterance in utterances for place in _todo(utterance, known, wanted, store)]
     summary = Summary()
     own = encoders.quick() if fast else encoders
-    _extract_texts(utterances, clips, store, own, summary)
-    chunks = list(_cut(todo, workers))
+    _extract_texts(utterances, wanted, store, own, summary)
+    cut = list(_cut(todo, workers))
     # Two extractions that start together take their work in different orders, and seldom do the same twice.
-    random.Random().shuffle(chunks)
+    random.Random().shuffle(cut)
+    chunks = ([clip_at(place, known, wanted) for place in chunk] for chunk in cut)
     plain = (_encode(chunk, store, known, own, lambda: nullcontext(own)) for chunk in chunks)
     made = _encode_ahead(chunks, store, known, own, workers) if fast else plain
     for features, decoded in made if progress is None else _told(made, lambda each: len(each[1]), len(todo), progress):
@@ -284,8 +302,7 @@ class Filler:
 
         def fill(utterances: Sequence[Utterance]) -> Summary:
             store.refresh()
-            clips = [clip for utterance in utterances for clip in plan(utterance, known, self.wanted)]
-            return _fill(utterances, clips, known, store, encoders, fast=self.fast)
+            return _fill(utterances, known, self.wanted, store, encoders, fast=self.fast)
 
         return fill
 
@@ -310,17 +327,25 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield chunk
 
 
-def _cut(clips: Sequence[Clip], workers: int) -> Iterator[list[Clip]]:
-    """Cut clips into chunks that are decoded, encoded and written as one; a few for every worker."""
-    chunk: list[Clip] = []
-    most = min(CLIPS_AT_ONCE, 1 + len(clips) // (4 * workers))
+def _todo(utterance: Utterance, known: Media, wanted: FeatureSet, store: Store) -> Iterator[Place]:
+    """The windows of an utterance whose sound or picture a store lacks."""
+    for place in places(utterance, known):
+        clip = clip_at(place, known, wanted)
+        if _lacking(clip.audio, store) or _lacking(clip.video, store):
+            yield place
+
+
+def _cut(todo: Sequence[Place], workers: int) -> Iterator[list[Place]]:
+    """Cut windows into chunks that are decoded, encoded and written as one; a few for every worker."""
+    chunk: list[Place] = []
+    most = min(CLIPS_AT_ONCE, 1 + len(todo) // (4 * workers))
     seconds = 0.0
-    for clip in clips:
-        length = clip.window.end - clip.window.start
+    for place in todo:
+        length = place.window.end - place.window.start
         if chunk and (len(chunk) == most or seconds + length > SECONDS_AT_ONCE):
             yield chunk
             chunk, seconds = [], 0.0
-        chunk.append(clip)
+        chunk.append(place)
         seconds += length
     if chunk:
         yield chunk
@@ -404,19 +429,21 @@ def merge(old: FeatureSet, new: FeatureSet) -> FeatureSet:
 
 
 def _extract_texts(
-    utterances: Sequence[Utterance], clips: Sequence[Clip], store: Store, encoders: Encoders, summary: Summary
+    utterances: Iterable[Utterance], wanted: FeatureSet, store: Store, encoders: Encoders, summary: Summary
 ) -> None:
     """Encode the transcripts, each distinct one once."""
-    said = {utterance.id: utterance.text for utterance in utterances}
-    todo: dict[str, tuple[str, Any]] = {}
-    for clip in clips:
-        text = said[clip.utterance]
-        if clip.text is not None and text is not None and _lacking(clip.text, store):
-            todo.update({key: (text, layers) for layers, key in clip.text.keys.items()})
-    for chunk in batched(todo.items(), TEXTS_AT_ONCE):
+    lacking = (
+        (key, (utterance.text, layers))
+        for utterance in utterances
+        if utterance.text is not None and (part := spoken(utterance, wanted)) is not None
+        for layers, key in part.keys.items()
+        if key not in store
+    )
+    for chunk in batched(lacking, TEXTS_AT_ONCE):  # what is written is not lacking any more
         assert encoders.text is not None
-        rows = encoders.text.encode([text for _, (text, _) in chunk], chunk[0][1][1])
-        _write({key: row for (key, _), row in zip(chunk, rows, strict=True)}, store, encoders, summary)
+        new: dict[str, tuple[str, Any]] = dict(chunk)
+        rows = encoders.text.encode([text for text, _ in new.values()], chunk[0][1][1])
+        _write(dict(zip(new, rows, strict=True)), store, encoders, summary)
 
 
 Borrow = Callable[[], AbstractContextManager[Encoders]]  # of encoders that no other thread uses meanwhile
@@ -619,17 +646,18 @@ def _write(features: Mapping[str, Tensor], store: Store, encoders: Encoders, sum
         summary.made[key.partition("-")[0]] += 1
 
 
-def _write_index(store: Store, clips: Sequence[Clip]) -> None:
+def _write_index(store: Store, utterances: Iterable[Utterance], clips: Iterable[Clip]) -> None:
     """List the keys of every utterance, for readers that know nothing but safetensors (docs/store.md)."""
-    rows = []
-    for clip in clips:
-        parts = {"audio": clip.audio, "text": clip.text, "video": clip.video}
-        found = {
-            name: {str(layer): key for layer, key in part.keys.items() if key in store}
-            for name, part in parts.items()
-            if part is not None
-        }
-        rows.append(json.dumps({"id": clip.utterance, "window": list(clip.window), **found}, ensure_ascii=True))
-    name = hashlib.sha256("\n".join(sorted({clip.utterance for clip in clips})).encode("utf-8", "surrogatepass"))
+    name = hashlib.sha256("\n".join(sorted({each.id for each in utterances})).encode("utf-8", "surrogatepass"))
     with store.lock():
-        write_whole(store.folder / f"index-{name.hexdigest()[:12]}.jsonl", ("\n".join(rows) + "\n").encode())
+        write_lines(store.folder / f"index-{name.hexdigest()[:12]}.jsonl", (_index_row(each, store) for each in clips))
+
+
+def _index_row(clip: Clip, store: Store) -> str:
+    parts = {"audio": clip.audio, "text": clip.text, "video": clip.video}
+    found = {
+        name: {str(layer): key for layer, key in part.keys.items() if key in store}
+        for name, part in parts.items()
+        if part is not None
+    }
+    return json.dumps({"id": clip.utterance, "window": list(clip.window), **found}, ensure_ascii=True)

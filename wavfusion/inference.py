@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor, nn
 
 from wavfusion.calibration import tempered
@@ -87,16 +87,80 @@ def pick_device(name: str) -> str:
     return ("cuda" if count else "cpu") if name == "auto" else name
 
 
-@dataclass(frozen=True)
-class _Window:
-    """What a model says of one window."""
+class _Windows:
+    """What a model says of windows, in arrays that hold all of them from the start.
 
-    id: str
-    weight: float
-    probabilities: Float64[np.ndarray, " C"]
-    text_share: float | None
-    modalities: list[str]
-    vector: Float32[np.ndarray, " D"] | None
+    Small ones of a batch, kept among the tensors that come and go, would leave memory in pieces.
+    """
+
+    def __init__(self, count: int, classes: int) -> None:
+        self.ids: list[str] = []
+        self.weights = np.zeros(count)
+        self.probabilities = np.zeros((count, classes))
+        self.text_share = np.full(count, np.nan)
+        self.present = np.zeros((count, len(MODALITIES)), dtype=bool)
+        self.told = np.zeros(count, dtype=bool)  # whether there is a vector
+        self.vectors: Float32[np.ndarray, "N D"] | None = None
+
+    def add(self, batch: "_Batch", samples: Sequence[Sample]) -> None:
+        """Put a batch behind those that are there."""
+        rows = slice(len(self.ids), len(self.ids) + len(samples))
+        self.ids += [sample.row.id for sample in samples]
+        # A transcript alone has no duration; a window without evidence has no say.
+        seconds = np.array([max(sample.row.duration, 1e-6) for sample in samples])
+        self.weights[rows] = np.where(batch.present.any(1), seconds, 0.0)
+        self.probabilities[rows], self.present[rows] = batch.probabilities, batch.present
+        if batch.text_share is not None:
+            self.text_share[rows] = batch.text_share
+        if batch.vectors is not None:
+            if self.vectors is None:
+                self.vectors = np.zeros((len(self.weights), batch.vectors.shape[1]), dtype=np.float32)
+            self.told[rows], self.vectors[rows] = True, batch.vectors
+
+    def averaged(self, temperature: float) -> Utterances:
+        """Join the windows of each utterance, weighted by their seconds."""
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(self.ids))}
+        owner, count = np.array([numbers[name] for name in self.ids]), len(numbers)
+
+        def join(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+            found = np.zeros((count, *values.shape[1:]))
+            np.add.at(found, owner, values * weights.reshape(-1, *[1] * (values.ndim - 1)))
+            return found
+
+        seconds = join(self.weights, np.ones(len(owner)))[owner]
+        alike = 1 / np.bincount(owner)[owner]  # where no window has a say
+        shares = np.divide(self.weights, seconds, out=alike, where=seconds > 0)
+        present = join(self.present, np.ones(len(owner))) > 0
+        rows, there = join(self.probabilities, shares), present.any(1)
+        rows[there] = tempered(rows[there], temperature)
+        gated = ~np.isnan(self.text_share)
+        gates = join(np.where(gated, self.text_share, 0.0), self.weights)
+        of = join(gated, self.weights)
+        vectors = None
+        if self.vectors is not None and (join(self.told, np.ones(len(owner))) > 0).all():
+            vectors = join(self.vectors, shares).astype(np.float32)
+        return Utterances(
+            list(numbers),
+            rows,
+            [float(gate / weight) if weight > 0 else None for gate, weight in zip(gates, of, strict=True)],
+            [[name for name, has_it in zip(MODALITIES, row, strict=True) if has_it] for row in present.tolist()],
+            vectors,
+        )
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What a model says of a batch of windows.
+
+    Attributes:
+        text_share: NaN where text or video is absent; None where nothing was gated.
+        present: which of `MODALITIES` each window has.
+    """
+
+    probabilities: Float64[np.ndarray, "B C"]
+    present: Bool[np.ndarray, "B M"]
+    text_share: Float64[np.ndarray, " B"] | None = None
+    vectors: Float32[np.ndarray, "B D"] | None = None
 
 
 def run(
@@ -131,15 +195,15 @@ def run_sets(
         temperature: of the model (`calibration.tempered`); of utterances without evidence the prior is said.
     """
     model.eval()
-    windows: list[list[_Window]] = [[] for _ in modality_sets]
+    windows = [_Windows(len(samples), len(prior)) for _ in modality_sets]
     for batch in batches(samples):
-        said: dict[tuple[str, ...], list[_Window]] = {}
-        for modalities, rows in zip(modality_sets, windows, strict=True):
+        said: dict[tuple[str, ...], _Batch] = {}
+        for modalities, all_said in zip(modality_sets, windows, strict=True):
             there = tuple(name for name in modalities if any(has(sample, name) for sample in batch))
             if there not in said:
                 said[there] = _run_batch(model, batch, there, prior, device)
-            rows += said[there]
-    return [_average(rows, temperature) for rows in windows]
+            all_said.add(said[there], batch)
+    return [each.averaged(temperature) for each in windows]
 
 
 def batches(samples: Samples) -> Iterator[list[Sample]]:
@@ -155,30 +219,21 @@ def forward(model: nn.Module, batch: Sequence[Sample], modalities: Sequence[str]
 
 def _run_batch(
     model: nn.Module, batch: Sequence[Sample], modalities: Sequence[str], prior: Sequence[float], device: str
-) -> list[_Window]:
-    present = [[name for name in modalities if has(sample, name)] for sample in batch]
-    rows = [np.array(prior, dtype=np.float64) for _ in batch]
-    shares: list[float] | None = None
-    vectors: Float32[np.ndarray, "B D"] | None = None
-    if any(present):
-        output = forward(model, batch, modalities, device)
-        vectors = None if output.pooled is None else output.pooled.float().cpu().numpy()
-        said = output.logits.double().softmax(-1).cpu().numpy()
-        rows = [row if names else nothing for row, names, nothing in zip(said, present, rows, strict=True)]
-        each = layer_shares(output)
-        shares = None if each is None else each.mean(1).tolist()
-    return [
-        _Window(
-            sample.row.id,
-            # A transcript alone has no duration; a window without evidence has no say.
-            max(sample.row.duration, 1e-6) if names else 0.0,
-            row,
-            shares[i] if shares is not None and "text" in names and "video" in names else None,
-            names,
-            None if vectors is None else vectors[i],
-        )
-        for i, (sample, names, row) in enumerate(zip(batch, present, rows, strict=True))
-    ]
+) -> _Batch:
+    present = np.array([[name in modalities and has(sample, name) for name in MODALITIES] for sample in batch])
+    nothing = np.tile(np.array(prior, dtype=np.float64), (len(batch), 1))
+    if not present.any():
+        return _Batch(nothing, present)
+    output = forward(model, batch, modalities, device)
+    said = output.logits.double().softmax(-1).cpu().numpy()
+    both = present[:, MODALITIES.index("text")] & present[:, MODALITIES.index("video")]
+    each = layer_shares(output)
+    return _Batch(
+        np.where(present.any(1, keepdims=True), said, nothing),
+        present,
+        None if each is None else np.where(both, each.mean(1).double().cpu().numpy(), np.nan),
+        None if output.pooled is None else output.pooled.float().cpu().numpy(),
+    )
 
 
 def has(sample: Sample, modality: str) -> bool:
@@ -191,24 +246,3 @@ def layer_shares(output: WavFusionOutput) -> Float[Tensor, "B L"] | None:
     if not output.gates or output.steps is None:
         return None
     return torch.stack([masked_mean(gate, output.steps).mean(-1) for gate in output.gates], dim=1)
-
-
-def _average(windows: Sequence[_Window], temperature: float) -> Utterances:
-    """Join the windows of each utterance, weighted by their seconds."""
-    grouped: dict[str, list[_Window]] = {}
-    for window in windows:
-        grouped.setdefault(window.id, []).append(window)
-    rows, shares, modalities, vectors = [], [], [], []
-    for parts in grouped.values():
-        weights = np.array([part.weight for part in parts])
-        weights = weights / weights.sum() if weights.sum() > 0 else np.full(len(parts), 1 / len(parts))
-        row = weights @ np.stack([part.probabilities for part in parts])
-        rows.append(tempered(row, temperature) if any(part.modalities for part in parts) else row)
-        known = [(weight, part.vector) for weight, part in zip(weights, parts, strict=True) if part.vector is not None]
-        vectors.append(sum(weight * vector for weight, vector in known) if known else None)
-        gated = [(part.weight, part.text_share) for part in parts if part.text_share is not None]
-        shares.append(sum(w * x for w, x in gated) / sum(w for w, _ in gated) if gated else None)
-        modalities.append([name for name in MODALITIES if any(name in part.modalities for part in parts)])
-    told = [vector for vector in vectors if vector is not None]
-    stacked = np.stack(told).astype(np.float32) if len(told) == len(vectors) else None
-    return Utterances(list(grouped), np.stack(rows), shares, modalities, stacked)

@@ -110,9 +110,10 @@ def read(path: str | os.PathLike[str]) -> list[Utterance]:
 def stream(path: str | os.PathLike[str]) -> Iterator[Utterance]:
     """Read a manifest one utterance at a time, as strictly as `read`."""
     seen: dict[str, int] = {}
+    shared: dict[str, str] = {}  # one string in memory for equal names and paths
     for number, line in enumerate(_lines(Path(path)), start=1):
         try:
-            utterance = _parse_utterance(json.loads(line))
+            utterance = _parse_utterance(json.loads(line), shared)
             if utterance.id in seen:
                 raise ValueError(
                     f"expected unique ids, found {utterance.id!r} again, first on line {seen[utterance.id]}"
@@ -208,25 +209,33 @@ def _dump(row: dict[str, Any], indent: int | None = None) -> str:
     return json.dumps(row, ensure_ascii=False, allow_nan=False, indent=indent)
 
 
-def _parse_utterance(row: Any) -> Utterance:
+def _parse_utterance(row: Any, shared: dict[str, str]) -> Utterance:
     _check(row, Utterance, _UTTERANCE_RULES)
+    for name in _REPEATED:
+        row[name] = row[name] and shared.setdefault(row[name], row[name])
     for name in ("votes", "dimensions"):
         row[name] = row[name] and {key: float(value) for key, value in row[name].items()}
-    row["audio"] = _parse_span(row["audio"], "audio", AudioSpan)
-    row["video"] = _parse_span(row["video"], "video", VideoSpan)
+    row["audio"] = _parse_span(row["audio"], "audio", AudioSpan, shared)
+    row["video"] = _parse_span(row["video"], "video", VideoSpan, shared)
     return Utterance(**row)
 
 
-def _parse_span(row: Any, name: str, kind: type[_Span]) -> _Span | None:
+def _parse_span(row: Any, name: str, kind: type[_Span], shared: dict[str, str]) -> _Span | None:
     if row is None:
         return None
     _check(row, kind, _SPAN_RULES, where=f"{name}.")
+    row["path"] = shared.setdefault(row["path"], row["path"])
     for edge in ("start", "end"):
         row[edge] = None if row[edge] is None else float(row[edge])
     if row["end"] is not None and row["end"] <= (row["start"] or 0.0):
         raise ValueError(f"{name}: expected end after start, found start {row['start']}, end {row['end']}")
     return kind(**row)
 
+
+_REPEATED = (
+    *("corpus", "split", "session", "dialogue", "speaker"),
+    *("text_source", "language", "style", "emotion", "raw_label"),
+)
 
 Rule = tuple[Callable[[Any], bool], str]
 

@@ -27,6 +27,9 @@ from wavfusion.files import append_line, read_lines, require_file, write_whole
 
 log = logging.getLogger(__name__)
 
+_CHECKSUM_BITS = 32
+_CHECKSUM = (1 << _CHECKSUM_BITS) - 1
+_MOST_OPEN = 64  # shards: an open one takes some 30 kB, and 0.1 ms to be opened again
 _MAX_HEADER = 64 << 20  # bytes; a damaged length must not cost memory
 
 
@@ -42,8 +45,8 @@ class Store:
             raise CorpusError(
                 f"{self.folder}: expected a feature store (a folder with shards/), found none; run extract"
             )
-        self._places: dict[str, Path] = {}
-        self._checksums: dict[str, int] = {}
+        self._index: dict[str, int] = {}  # number of the shard and checksum in one: half the memory of a pair
+        self._paths: list[Path] = []
         self._seen: set[str] = set()
         self._open: dict[Path, Any] = {}
         self._sizes: dict[Path, int] = {}
@@ -65,18 +68,25 @@ class Store:
             log.warning("damaged shard %s: %s; the next extract makes its features anew", path, error)
             self.damaged.append(path)
             return
-        for key, checksum in checksums.items():
-            self._places[key], self._checksums[key] = path, checksum
+        self._place(path, checksums)
+
+    def _place(self, path: Path, checksums: Mapping[str, int]) -> None:
+        number = len(self._paths) << _CHECKSUM_BITS
+        self._paths.append(path)
+        self._index.update((key, number | checksum) for key, checksum in checksums.items())
+
+    def _path(self, key: str) -> Path:
+        return self._paths[self._index[key] >> _CHECKSUM_BITS]
 
     def __contains__(self, key: object) -> bool:
-        return key in self._places
+        return key in self._index
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._index)
 
     def keys(self) -> Iterator[str]:
         """Every key that can be read."""
-        return iter(self._places)
+        return iter(self._index)
 
     def read(self, key: str) -> Float16[Tensor, "..."]:
         """Read one tensor.
@@ -84,12 +94,14 @@ class Store:
         Raises:
             CorpusError: no such key, or bytes that are not those that were written; names the shard.
         """
-        if key not in self._places:
+        if key not in self._index:
             damaged = f" (damaged: {', '.join(map(str, self.damaged))})" if self.damaged else ""
             raise CorpusError(f"{self.folder}: expected features {key}, found none{damaged}; run extract")
-        path = self._places[key]
+        path = self._path(key)
         try:
             if path not in self._open:
+                if len(self._open) == _MOST_OPEN:  # the one that was opened first is closed
+                    self._open.pop(next(iter(self._open)))
                 self._open[path], self._sizes[path] = safe_open(path, "pt"), path.stat().st_size
             # To touch what is mapped beyond the end of a file is no exception but the end of the process.
             if path.stat().st_size != self._sizes[path]:
@@ -97,7 +109,7 @@ class Store:
             tensor: Tensor = self._open[path].get_tensor(key)
         except Exception as error:  # safetensors raises its own kind for a file that changed under us
             raise CorpusError(f"{path}: damaged shard ({error}); run extract to make its features anew") from None
-        if _checksum(tensor) != self._checksums[key]:
+        if _checksum(tensor) != self._index[key] & _CHECKSUM:
             raise CorpusError(f"{path}: damaged tensor {key}; run extract to make its features anew")
         return tensor
 
@@ -116,8 +128,7 @@ class Store:
             path = self.shards / f"shard-{os.getpid()}-{uuid.uuid4().hex[:12]}.safetensors"
             write_whole(path, save(new, {"layout": "1", "crc32": json.dumps(checksums)}))
             self._seen.add(path.name)
-            for key in new:
-                self._places[key], self._checksums[key] = path, checksums[key]
+            self._place(path, checksums)
         return list(new)
 
     def discard_damaged(self) -> list[Path]:
@@ -126,19 +137,19 @@ class Store:
             # All is written under the lock, so what is unfinished now was left by a kill.
             for unfinished in (*self.folder.glob("*.tmp"), *self.shards.glob("*.tmp")):
                 unfinished.unlink()
-            for key in list(self._places):
-                if self._places[key] not in self.damaged:
+            for key in self._index:
+                if self._path(key) not in self.damaged:
                     try:
                         self.read(key)
                     except CorpusError as error:
                         log.warning("%s", error)
-                        self.damaged.append(self._places[key])
+                        self.damaged.append(self._path(key))
             found, self.damaged = self.damaged, []
             for path in found:
                 self._open.pop(path, None)
                 if path.exists():
                     os.replace(path, path.with_suffix(".damaged"))
-                self._places = {key: place for key, place in self._places.items() if place != path}
+            self._index = {key: place for key, place in self._index.items() if self._path(key) not in found}
         return found
 
     @property
