@@ -39,6 +39,7 @@ from wavfusion.errors import ConfigError
 from wavfusion.extract import batched, describe, extract, load_encoders
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
 from wavfusion.media import SAMPLE_RATE, write_video
+from wavfusion.memory import anonymous_mb
 from wavfusion.model.config import WavFusionConfig
 from wavfusion.model.wavfusion import WavFusion
 from wavfusion.plain import PlainEncoders, decode_pictures, decode_sound
@@ -359,13 +360,6 @@ def _peak_memory() -> Iterator[list[float]]:
     finally:
         done.set()
         watcher.join()
-
-
-def anonymous_mb() -> float:
-    """Anonymous memory of this process in MB; 0 where the system does not tell."""
-    status = Path("/proc/self/status")
-    lines = status.read_text("utf-8").splitlines() if status.exists() else []
-    return sum(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon"))
 
 
 def _context() -> multiprocessing.context.ForkServerContext:

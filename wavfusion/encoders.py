@@ -357,10 +357,15 @@ class Encoders:
     view: str = "frame"
 
     @property
-    def on_cpu(self) -> bool:
-        """Where they compute."""
+    def kind(self) -> str:
+        """Of the device on which they compute: `cpu` or `cuda`."""
         loaded = [each for each in (self.audio, self.text, self.video) if each is not None]
-        return all(next(each.parameters()).device.type == "cpu" for each in loaded)
+        return next((next(each.parameters()).device.type for each in loaded), "cpu")
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether they compute on a CPU."""
+        return self.kind == "cpu"
 
     def quick(self) -> "Encoders":
         """Twins that share the tensors and encode the same faster; each thread needs its own."""

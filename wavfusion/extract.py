@@ -40,16 +40,18 @@ from wavfusion.encoders import MODALITIES, AudioEncoder, Encoders, Preset, TextE
 from wavfusion.errors import ConfigError, CorpusError, MediaError
 from wavfusion.files import append_line, read_lines, write_whole
 from wavfusion.manifest import Corpus, Utterance, write_lines
+from wavfusion.memory import give_back
 from wavfusion.store import Store
 
 log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
-CLIPS_AT_ONCE = 64  # windows to a shard: what a kill can lose
-SECONDS_AT_ONCE = 300.0  # of a shard's windows: 20 MB of sound and, at base's sizes, 60 MB of features
+CLIPS_AT_ONCE = 24  # windows to a shard: what a kill can lose, and what a thread has in hand
+SECONDS_AT_ONCE = 300.0  # of a shard's windows: at base's sizes 30 MB of features
 TEXTS_AT_ONCE = 64
 BATCH_SECONDS = {"cpu": WINDOW, "cuda": 8 * WINDOW}  # padded audio in one forward pass; on a CPU more is no faster
+BATCHES_AT_ONCE = 2  # of sound, formed together of like lengths
 MIN_SPREAD = 1e-3  # features below this standard deviation tell nothing (a random EfficientNet gives exact zeros)
 HALF_MAX = 65_504.0
 FACES = "faces.jsonl"  # in the store
@@ -109,6 +111,11 @@ class Decoded:
     errors: dict[str, str] = field(default_factory=dict)
     bad_packets: int = 0
     face: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Of its sound."""
+        return 0.0 if self.samples is None else len(self.samples) / media.SAMPLE_RATE
 
 
 Chunk = tuple[dict[str, Tensor], list[Decoded]]  # features by key, and what they came from
@@ -265,6 +272,7 @@ def _fill(
     made = _encode_ahead(chunks, store, known, own, workers) if fast else plain
     for features, decoded in made if progress is None else _told(made, lambda each: len(each[1]), len(todo), progress):
         _write_chunk(features, decoded, store, encoders, summary)
+        give_back()
     return summary
 
 
@@ -450,22 +458,26 @@ Borrow = Callable[[], AbstractContextManager[Encoders]]  # of encoders that no o
 
 
 def _encode(chunk: Sequence[Clip], store: Store, known: Media, encoders: Encoders, borrow: Borrow) -> Chunk:
-    """Decode and encode a chunk; of its pictures only one clip's are held at a time."""
+    """Decode and encode a chunk; of its pictures only one clip's are held at a time, of its sound some batches."""
     features: dict[str, Tensor] = {}
-    all_decoded = []
-    for clip in chunk:
+    all_decoded, first = [], 0
+    longest = BATCHES_AT_ONCE * BATCH_SECONDS[encoders.kind]
+    for number, clip in enumerate(chunk, start=1):
         decoded = decode(clip, store, known, encoders)
         if decoded.frames is not None:
             assert clip.video is not None
             with borrow() as own:
                 assert own.video is not None
-                features[clip.video.keys["frames"]] = own.video.encode(decoded.frames)
+                features[clip.video.keys["frames"]] = own.video.encode(decoded.frames).half()
             decoded.frames = None
         all_decoded.append(decoded)
-    with borrow() as own:
-        features |= _audio_features(all_decoded, own)
-    for decoded in all_decoded:
-        decoded.samples = None  # encoded; some chunks wait to be written
+        heard = [each for each in all_decoded[first:] if each.samples is not None]
+        if number == len(chunk) or sum(each.seconds for each in heard) >= longest:
+            with borrow() as own:
+                features |= _audio_features(heard, own)
+            for each in heard:
+                each.samples = None
+            first = number
     return features, all_decoded
 
 
@@ -504,8 +516,9 @@ def _encode_ahead(
 def threads(workers: int) -> Iterator[ThreadPoolExecutor]:
     """A pool whose threads share the cores; what waits is dropped when its user fails."""
     before = torch.get_num_threads()
-    torch.set_num_threads(max(1, before // workers))
-    pool = ThreadPoolExecutor(workers)
+    each = max(1, before // workers)
+    torch.set_num_threads(each)
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(each,))
     try:
         yield pool
     finally:
@@ -606,11 +619,11 @@ def fits_half(x: Tensor) -> bool:
 def _audio_features(chunk: Sequence[Decoded], encoders: Encoders) -> dict[str, Tensor]:
     heard = [(x.clip.audio.keys, x.samples) for x in chunk if x.clip.audio is not None and x.samples is not None]
     features: dict[str, Tensor] = {}
-    for batch in audio_batches([samples for _, samples in heard], BATCH_SECONDS["cpu" if encoders.on_cpu else "cuda"]):
+    for batch in audio_batches([samples for _, samples in heard], BATCH_SECONDS[encoders.kind]):
         assert encoders.audio is not None
         encoded = encoders.audio.encode([heard[i][1] for i in batch], sorted(heard[batch[0]][0]))
         for i, layers in zip(batch, encoded, strict=True):
-            features.update({heard[i][0][layer]: x for layer, x in layers.items()})
+            features.update({heard[i][0][layer]: x.half() for layer, x in layers.items()})
     return features
 
 

@@ -39,9 +39,7 @@ def fit(training: Float[np.ndarray, "N D"], chosen: Float[np.ndarray, "M D"]) ->
     return Familiarity(found.mean, found.precision, float(np.quantile(found.distances(chosen), SHARE)))
 
 
-def shrunk_covariance(
-    vectors: Float[np.ndarray, "N D"], mean: Float64[np.ndarray, " D"]
-) -> Float64[np.ndarray, "D D"]:
+def shrunk_covariance(vectors: Float[np.ndarray, "N D"], mean: Float64[np.ndarray, " D"]) -> Float64[np.ndarray, "D D"]:
     """Covariance, shrunk towards a multiple of the identity, since vectors are often wider than their number.
 
     Source: Ledoit and Wolf, A well-conditioned estimator for large-dimensional covariance matrices, J. Multivariate

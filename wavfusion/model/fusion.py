@@ -225,10 +225,10 @@ class DeepLayer(TransformerLayer):
         )
         if self.gate is None:
             return text_fused + video_fused, None
-        none = torch.zeros(query.shape[0], dtype=torch.bool, device=query.device)
-        has_text = with_text.mask.any(1) if with_text else none
-        has_video = with_video.mask.any(1) if with_video else none
-        fused, share = self.gate(text_fused, video_fused, has_text, has_video)
+        if with_text is None or with_video is None:  # nothing to mix: what the gate's override would say, at no cost
+            there = with_text.mask.any(1) if with_text else torch.zeros(len(query), device=query.device)
+            return text_fused + video_fused, there.to(query.dtype)[:, None, None].expand_as(query)
+        fused, share = self.gate(text_fused, video_fused, with_text.mask.any(1), with_video.mask.any(1))
         return fused, share
 
     def load_pretrained(
