@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -7,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,12 @@ import pytest
 import torch
 
 import wavfusion
-from wavfusion import evaluate, media, train
+from wavfusion import evaluate, media, timeline, train
 from wavfusion.calibration import tempered
 from wavfusion.cli import main
 from wavfusion.encoders import VideoEncoder
 from wavfusion.errors import ConfigError, MediaError
-from wavfusion.inference import run
+from wavfusion.inference import run, run_sets
 from wavfusion.predict import EmotionRecognizer
 from wavfusion.run import read_run
 from wavfusion.transcripts import Segment
@@ -75,6 +77,58 @@ def test_pictures_beside_sound_and_a_film_change_no_answer(
     for one, other in zip(found, plain.predict(clip, segments=times), strict=True):
         assert one.modalities == other.modalities == ["audio", "text", "video"]
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+
+
+def test_an_answer_is_the_same_without_contributions(recognizer: EmotionRecognizer, clip: Path) -> None:
+    (whole,), (bare,) = (recognizer.predict(clip, "good", contributions=asked) for asked in (True, False))
+    assert whole.contribution is not None and bare == dataclasses.replace(whole, contribution=None)
+
+
+def test_subsets_are_run_only_for_formats_that_show_contributions(
+    capfd: pytest.CaptureFixture[str], trained: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = []
+
+    def counted(model: Any, samples: Any, sets: Any, *rest: Any) -> Any:
+        counts.append(len(sets))
+        return run_sets(model, samples, sets, *rest)
+
+    monkeypatch.setattr("wavfusion.predict.run_sets", counted)
+    for kind in timeline.FORMATS:
+        assert shell(capfd, trained, clip, "--transcript", "good", "--format", kind, "--device", "cpu")[0] == 0
+    assert dict(zip(timeline.FORMATS, counts, strict=True)) == {
+        kind: 7 if kind in timeline.EXPLAINED else 1 for kind in timeline.FORMATS
+    }
+
+
+@pytest.mark.parametrize(
+    ("slowness", "apart", "chosen"), [(0.03, 0.001, "bf16"), (0.03, 0.1, "fp32"), (0.0, 0.001, "fp32")]
+)
+def test_half_precision_is_chosen_where_it_is_faster_and_keeps_the_answer(
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    slowness: float,
+    apart: float,
+    chosen: str,
+) -> None:
+    def tried(self: EmotionRecognizer) -> np.ndarray:
+        time.sleep(0.03 if self.precision == "bf16" else 0.03 + slowness)
+        return np.array([[0.5, 0.5]]) + (apart if self.precision == "bf16" else 0.0) * np.array([1, -1])
+
+    monkeypatch.setattr(EmotionRecognizer, "_try", tried)
+    with caplog.at_level("INFO", "wavfusion.predict"):
+        assert EmotionRecognizer.from_pretrained(trained, precision="auto").precision == chosen
+    assert f"precision {chosen}" in caplog.text and f"{apart:.4f} apart" in caplog.text
+
+
+def test_both_precisions_are_tried_on_the_model_itself(
+    recognizer: EmotionRecognizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "wavfusion.predict"):
+        assert recognizer.fastest_precision() in ("fp32", "bf16") and recognizer.precision == "fp32"
+    apart = float(caplog.text.split()[-2])
+    assert 0 < apart < 0.02
 
 
 def test_a_file_is_called_as_its_stored_features_are(recognizer: EmotionRecognizer, trained: Path, made: Any) -> None:

@@ -49,13 +49,18 @@ from wavfusion.run import Run
 from wavfusion.store import Store
 from wavfusion.train import stepper
 
-SUITES = {"train": ("train", "train_without_video"), "extract": ("extract",), "predict": ("predict", "predict_bf16")}
+SUITES = {
+    "train": ("train", "train_without_video"),
+    "extract": ("extract",),
+    "predict": ("predict", "predict_bf16", "predict_explained"),
+}
 UNITS = {
     "train": "utterances/s",
     "train_without_video": "utterances/s",
     "extract": "files/s",
     "predict": "clips/s",
     "predict_bf16": "clips/s",
+    "predict_explained": "clips/s",
 }
 POOL, FILES = 3, 2  # times the batch: utterances of an epoch, among which batches of like lengths are found, and files
 LAYER = 9  # shallow layers of the sound encoder
@@ -544,7 +549,7 @@ def _config(job: Job, encoders: Encoders) -> tuple[WavFusionConfig, FeatureSet]:
     return model_config(experiment.read("paper").model, features, CLASSES), features
 
 
-def _predict_ours(job: Job, precision: str = "fp32") -> Work:
+def _predict_ours(job: Job, precision: str = "fp32", contributions: bool = False) -> Work:
     encoders, row = encoders_of(job.preset, job.seed), _clip(job)
     config, features = _config(job, encoders)
     torch.manual_seed(job.seed)
@@ -552,7 +557,7 @@ def _predict_ours(job: Job, precision: str = "fp32") -> Work:
     recognizer = EmotionRecognizer(trained, encoders, job.device, precision=precision)
 
     def work() -> None:
-        recognizer.predict(job.folder / f"{row.id}.mp4", row.text)
+        recognizer.predict(job.folder / f"{row.id}.mp4", row.text, contributions=contributions)
 
     return work
 
@@ -579,6 +584,7 @@ OURS: dict[str, Callable[[Job], Work]] = {
     "extract": _extract_ours,
     "predict": _predict_ours,
     "predict_bf16": partial(_predict_ours, precision="bf16"),
+    "predict_explained": partial(_predict_ours, contributions=True),
 }
 PLAIN: dict[str, Callable[[Job], Work]] = {
     "train": _train_plain,
@@ -586,4 +592,5 @@ PLAIN: dict[str, Callable[[Job], Work]] = {
     "extract": _extract_plain,
     "predict": _predict_plain,
     "predict_bf16": _predict_plain,
+    "predict_explained": _predict_plain,
 }

@@ -488,8 +488,9 @@ def _add_runtime(verb: Parser) -> None:
     verb.add_argument(
         "--precision",
         default="fp32",
-        **_one_of("fp32", "bf16"),
-        help="bf16: faster on newer CPUs and GPUs, probabilities differ by some thousandths (default fp32)",
+        **_one_of("fp32", "bf16", "auto"),
+        help="bf16: faster on newer CPUs and GPUs, probabilities differ by some thousandths; auto: the faster of both, "
+        "tried here at the beginning (default fp32)",
     )
 
 
@@ -924,20 +925,27 @@ def _predict(options: argparse.Namespace) -> int:
         return _end(bad, False)
     settings = {"name": options.trained, "device": pick_device(options.device), "fast": not options.plain}
     settings |= {name: getattr(options, name) for name in ("runtime", "precision", "asr")}
-    if options.workers > 1 or options.engine != "processes":
-        trained, build = predict.find_run(options.trained), partial(_labeller, settings, options.speakers)
-        run = recordings.side_by_side(build, options.workers, options.engine, settings["device"])
+    how = {"speakers": options.speakers, "contributions": options.format in timeline.EXPLAINED}
+    several = options.workers > 1 or options.engine != "processes"
+    if several and options.precision != "auto":
+        trained = predict.find_run(options.trained)
     else:
         recognizer = predict.EmotionRecognizer.from_pretrained(**settings)
-        trained, run = recognizer.trained, recordings.in_turn(partial(_label, recognizer, options.speakers))
+        trained, settings["precision"] = recognizer.trained, recognizer.precision
+    if several:
+        build = partial(_labeller, settings, how)
+        run = recordings.side_by_side(build, options.workers, options.engine, settings["device"])
+    else:
+        run = recordings.in_turn(partial(_label, recognizer, how))
 
     def write(found: recordings.Labelled[predict.Prediction], place: Path) -> bytes:
         rows = timeline.abstained(found.rows, options.min_probability)
         return timeline.write(options.format, rows, trained.classes, place, found.warnings)
 
     if folder is not None:
-        names = ("transcript", "asr", "speakers", "format", "min_probability", "runtime", "precision")
+        names = ("transcript", "asr", "speakers", "format", "min_probability", "runtime")
         shared = {"weights": trained.weights_digest, **{name: getattr(options, name) for name in names}}
+        shared["precision"] = settings["precision"]
         recordings.begin(folder, shared, options.force)
     labelled = recordings.label(planned, run, bad, write, options.force, sys.stderr.isatty())
     # What is written is not kept.
@@ -955,18 +963,18 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _labeller(
-    settings: Mapping[str, Any], speakers: "Speakers"
+    settings: Mapping[str, Any], how: Mapping[str, Any]
 ) -> "Callable[[recordings.Recording], list[predict.Prediction]]":
     """Load a model in a process of several, and return what labels a recording with it."""
     from wavfusion import predict
 
-    return partial(_label, predict.EmotionRecognizer.from_pretrained(**settings), speakers)
+    return partial(_label, predict.EmotionRecognizer.from_pretrained(**settings), how)
 
 
 def _label(
-    recognizer: "predict.EmotionRecognizer", speakers: "Speakers", each: "recordings.Recording"
+    recognizer: "predict.EmotionRecognizer", how: Mapping[str, Any], each: "recordings.Recording"
 ) -> "list[predict.Prediction]":
-    return recognizer.predict(each.file, each.words, segments=each.segments, speakers=speakers)
+    return recognizer.predict(each.file, each.words, segments=each.segments, **how)
 
 
 def _serve(options: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -15,17 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wavfusion import extract, media
-from wavfusion.clips import WINDOW, Clip, Encoded, Medium, plan
+from wavfusion import explain, extract, media
+from wavfusion.clips import WINDOW, Clip, Encoded, Medium, Window, plan
 from wavfusion.dataset import Row, Sample, only, window_text
 from wavfusion.encoders import FRAMES_AT_ONCE, PRECISIONS, Encoders
 from wavfusion.errors import ConfigError, MediaError, nearest
-from wavfusion.explain import contributions, warn_of_untrained_subsets
 from wavfusion.export import open_exported
 from wavfusion.extract import Decoded, batched
 from wavfusion.faces import Sight
 from wavfusion.familiarity import UNLIKE
-from wavfusion.inference import BATCH, pick_device, run_sets, subsets
+from wavfusion.inference import BATCH, pick_device, run, run_sets, subsets
 from wavfusion.language import language_of
 from wavfusion.loudness import Loudness
 from wavfusion.manifest import AudioSpan, Utterance, VideoSpan
@@ -39,6 +39,10 @@ from wavfusion.transcripts import Segment
 log = logging.getLogger(__name__)
 
 RUNTIMES = ("torch", "onnx")
+CHOICES = (*PRECISIONS, "auto")
+TRIAL = 5.0  # seconds of sound on which precisions are tried
+KEPT = 0.02  # of probabilities that may differ between precisions
+WORTH = 0.9  # of the time that fp32 takes; what saves less is not worth another answer
 AT_ONCE = FRAMES_AT_ONCE["cpu"]
 CONTEXT = 1.0  # seconds of sound that the encoder is given at least, where the recording has them
 SLACK = 0.1  # seconds that a transcript may end after its recording, as its times are rounded
@@ -111,7 +115,7 @@ class EmotionRecognizer:
         self.trained, self.encoders, self.device = trained, loaded.quick() if fast else loaded, device
         self.model = trained.model.to(device) if model is None else model
         self.precision, self.fast, self.recogniser = precision, fast, recogniser
-        warn_of_untrained_subsets(trained.model.config)
+        explain.warn_of_untrained_subsets(trained.model.config)
 
     @classmethod
     def from_pretrained(
@@ -131,7 +135,8 @@ class EmotionRecognizer:
             runtime: of the fusion: `torch`, or `onnx` for the file that `export` has put into the RUN. The encoders
                 stay in torch.
             precision: `fp32`, or `bf16` for half the digits in products of sound, words and fusion, which newer CPUs
-                and GPUs compute faster: probabilities differ by some thousandths (docs/performance.md).
+                and GPUs compute faster: probabilities differ by some thousandths (docs/performance.md); or `auto`: the
+                faster of the two as `fastest_precision` finds it here.
             fast: False for the encoders as they were loaded, without what makes them faster.
             asr: model of the speech recogniser that hears the words where none are given (extra `[asr]`): a folder, or
                 a name that faster-whisper knows; None = no words.
@@ -144,13 +149,49 @@ class EmotionRecognizer:
             raise ConfigError(f"expected a RUN folder or a hub id, found {name!r}")
         if runtime not in RUNTIMES:
             raise ConfigError(f"runtime: found {runtime!r}; {nearest(str(runtime), RUNTIMES)}")
-        if precision not in PRECISIONS:
-            raise ConfigError(f"precision: found {precision!r}; {nearest(str(precision), PRECISIONS)}")
+        if precision not in CHOICES:
+            raise ConfigError(f"precision: found {precision!r}; {nearest(str(precision), CHOICES)}")
         device = pick_device(device)
         trained = find_run(name)
         model = open_exported(trained) if runtime == "onnx" else None
         recogniser = None if asr is None else Recogniser(asr, device)
-        return cls(trained, trained.encoders(), device, model, precision, fast, recogniser)
+        chosen = "fp32" if precision == "auto" else precision
+        found = cls(trained, trained.encoders(), device, model, chosen, fast, recogniser)
+        if precision == "auto":
+            found.precision = found.fastest_precision()
+        return found
+
+    def fastest_precision(self) -> str:
+        """Try both precisions on noise and a sentence: bf16 if it is faster here and keeps the probabilities.
+
+        Pictures are in fp32 in both.
+        """
+        seconds: dict[str, float] = {}
+        said: dict[str, np.ndarray] = {}
+        before = self.precision
+        for self.precision in PRECISIONS:
+            said[self.precision] = self._try()
+            started = time.perf_counter()
+            self._try()
+            seconds[self.precision] = time.perf_counter() - started
+        self.precision = before
+        apart = float(np.abs(said["bf16"] - said["fp32"]).max())
+        chosen = "bf16" if seconds["bf16"] < WORTH * seconds["fp32"] and apart <= KEPT else "fp32"
+        log.info(
+            "precision %s: %g s of sound and a sentence take %.2f s in fp32 and %.2f s in bf16, probabilities are %.4f "
+            "apart",
+            *(chosen, TRIAL, seconds["fp32"], seconds["bf16"], apart),
+        )
+        return chosen
+
+    def _try(self) -> np.ndarray:
+        """The probabilities of noise and a sentence."""
+        noise = np.random.default_rng(0).normal(0, 0.1, int(TRIAL * SAMPLE_RATE)).astype(np.float32)
+        clip = Clip("", Window(0.0, TRIAL), audio=Encoded("", 0.0, TRIAL, {}), text=Encoded("", 0.0, 0.0, {}))
+        utterance = Utterance("", "", text="I told you that I would be there in time.")
+        windows = Windows([(clip, utterance)], noise, 0.0, self, Notes())
+        with self._in_precision():
+            return run(self.model, windows, self.modalities, self.trained.prior, self.device).probabilities
 
     @property
     def classes(self) -> list[str]:
@@ -170,6 +211,7 @@ class EmotionRecognizer:
         segments: Sequence[Segment] | None = None,
         speakers: Speakers = None,
         progress: Callable[[float], None] = lambda seconds: None,
+        contributions: bool = True,
     ) -> list[Prediction]:
         """Label a recording: up to 15 s it is one utterance, a longer one is cut where nobody speaks.
 
@@ -184,6 +226,7 @@ class EmotionRecognizer:
             speakers: how many speak, who are then told apart (extra `[speakers]`); `auto` finds those that differ
                 clearly. None leaves the speaker of what is not told to None.
             progress: told the second up to which it is labelled, now and then.
+            contributions: False leaves them out, for which the fusion runs once and not on every subset.
 
         Raises:
             MediaError: the file cannot be used, or has nothing that the model can use; says why.
@@ -193,7 +236,7 @@ class EmotionRecognizer:
         notes = Notes()
         predictions = []
         for windows, group in self.utterances(source, transcript, sample_rate, segments, speakers, notes):
-            predictions += self._label(windows, group, file)
+            predictions += self._label(windows, group, file, contributions)
             progress(group[-1].end)
         self.conclude(file, [each.text for each in predictions], notes)
         return predictions
@@ -304,15 +347,17 @@ class EmotionRecognizer:
             return nullcontext()
         return media.Film(file, self.encoders.preset.frame_rate, video.size, interpolation=video.interpolation)
 
-    def _label(self, windows: "Windows", segments: Sequence[Segment], file: str) -> list[Prediction]:
-        """Label some utterances of a recording together, from all that there is and from every subset of it."""
+    def _label(
+        self, windows: "Windows", segments: Sequence[Segment], file: str, contributions: bool
+    ) -> list[Prediction]:
+        """Label some utterances of a recording together, from all that there is and where asked from every subset."""
         if not any(getattr(clip, name) for name in self.modalities for clip, _ in windows.parts):
             return []
-        sets = subsets(self.modalities)
+        sets = subsets(self.modalities) if contributions else [self.modalities]
         with self._in_precision():
             every = run_sets(self.model, windows, sets, self.trained.prior, self.device, self.trained.temperature)
         said = every[-1]
-        parts = contributions(sets, every, self.trained.prior)
+        parts = explain.contributions(sets, every, self.trained.prior) if contributions else [None] * len(segments)
         if said.vectors is not None:
             there = [bool(names) for names in said.modalities]
             self.compare(said.vectors[there], windows.notes)

@@ -208,6 +208,7 @@ SUBTITLES: dict[str, Callable[[Sequence[Prediction]], str]] = {
     "eaf": to_eaf,
 }
 FORMATS = ("table", "json", "csv", *SUBTITLES, "html")
+EXPLAINED = ("json", "csv", "html")  # they show the modalities' contributions
 SINGLE = (*SUBTITLES, "html")  # they describe one recording
 
 
