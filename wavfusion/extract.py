@@ -268,7 +268,7 @@ def _fill(
     # Two extractions that start together take their work in different orders, and seldom do the same twice.
     random.Random().shuffle(cut)
     chunks = ([clip_at(place, known, wanted) for place in chunk] for chunk in cut)
-    plain = (_encode(chunk, store, known, own, lambda: nullcontext(own)) for chunk in chunks)
+    plain = (_encode(chunk, store, known, own, lambda: nullcontext(own), fast) for chunk in chunks)
     made = _encode_ahead(chunks, store, known, own, workers) if fast else plain
     for features, decoded in made if progress is None else _told(made, lambda each: len(each[1]), len(todo), progress):
         _write_chunk(features, decoded, store, encoders, summary)
@@ -457,13 +457,15 @@ def _extract_texts(
 Borrow = Callable[[], AbstractContextManager[Encoders]]  # of encoders that no other thread uses meanwhile
 
 
-def _encode(chunk: Sequence[Clip], store: Store, known: Media, encoders: Encoders, borrow: Borrow) -> Chunk:
+def _encode(
+    chunk: Sequence[Clip], store: Store, known: Media, encoders: Encoders, borrow: Borrow, fast: bool = True
+) -> Chunk:
     """Decode and encode a chunk; of its pictures only one clip's are held at a time, of its sound some batches."""
     features: dict[str, Tensor] = {}
     all_decoded, first = [], 0
     longest = BATCHES_AT_ONCE * BATCH_SECONDS[encoders.kind]
     for number, clip in enumerate(chunk, start=1):
-        decoded = decode(clip, store, known, encoders)
+        decoded = decode(clip, store, known, encoders, fast)
         if decoded.frames is not None:
             assert clip.video is not None
             with borrow() as own:
@@ -526,7 +528,7 @@ def threads(workers: int) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(before)
 
 
-def decode(clip: Clip, store: Store, known: Media, encoders: Encoders) -> Decoded:
+def decode(clip: Clip, store: Store, known: Media, encoders: Encoders, fast: bool = True) -> Decoded:
     """Decode what a clip still lacks."""
     decoded = Decoded(clip)
     for modality, part in (("audio", clip.audio), ("video", clip.video)):
@@ -537,7 +539,9 @@ def decode(clip: Clip, store: Store, known: Media, encoders: Encoders) -> Decode
             decoded.errors[modality] = medium.reason or ABSENT
             continue
         try:
-            decoded.bad_packets += decode_part(decoded, modality, known.locate(part.path), part, encoders)
+            decoded.bad_packets += decode_part(
+                decoded, modality, known.locate(part.path), part, encoders, thorough=not fast
+            )
             known.require_unchanged(part.path)
         except (MediaError, OSError) as error:
             setattr(decoded, "samples" if modality == "audio" else "frames", None)
@@ -546,9 +550,17 @@ def decode(clip: Clip, store: Store, known: Media, encoders: Encoders) -> Decode
 
 
 def decode_part(
-    decoded: Decoded, modality: str, path: Path, part: Encoded, encoders: Encoders, film: media.Film | None = None
+    decoded: Decoded,
+    modality: str,
+    path: Path,
+    part: Encoded,
+    encoders: Encoders,
+    film: media.Film | None = None,
+    thorough: bool = False,
 ) -> int:
     """Decode one modality of a clip into `decoded`, out of a film where one is open; returns the damaged packets.
+
+    `thorough` is that of `media.decode_frames`.
 
     Raises:
         MediaError: nothing can be decoded there.
@@ -567,7 +579,8 @@ def decode_part(
         parts = None
         if encoders.view == "face":
             parts, decoded.face = faces.find(path, rate, part.start, part.end, part.setting)
-        frames = media.decode_frames(path, rate, size, part.start, part.end, part.setting, scaling, parts)
+        span = part.start, part.end
+        frames = media.decode_frames(path, rate, size, *span, part.setting, scaling, parts, thorough)
     decoded.frames = frames.pixels
     return frames.bad_packets
 

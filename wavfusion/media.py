@@ -10,6 +10,7 @@ import mmap
 import os
 import re
 import stat
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
@@ -39,6 +40,12 @@ Samples: TypeAlias = Float32[np.ndarray, " N"] | Float32[np.ndarray, "channels N
 _PREROLL = 1.0
 # Seconds that are sooner decoded onward than searched: encoders put a key frame every two to twelve seconds.
 _AHEAD = 10.0
+# Packets that may stand between two whose pictures follow each other: H.264 and HEVC keep 16 pictures back.
+_REORDER = 32
+# Seconds by which a packet's time may miss its picture's: containers round to a millisecond.
+_ROUNDED = 0.002
+# Pictures a second from which on those between may be left undecoded; fewer, and a gap would look like a hole.
+_DENSE = 2.0
 # soxr's longest filter (192 to 16 kHz) reaches less than this many seconds to either side of a sample.
 _FILTER_REACH = 0.1
 # Matroska and Flash round times to 1 ms; a lost packet of AAC, mp3 or Opus leaves a hole of 20 ms or more.
@@ -170,12 +177,13 @@ def decode_frames(
     crop: Sequence[int] | None = None,
     interpolation: str = "bicubic",
     parts: Sequence[Part] | None = None,
+    thorough: bool = False,
 ) -> Frames:
     """Decode the pictures that are on at start + (k + 0.5) / frame_rate, k = 0, 1, ... before the end.
 
     Times are presentation times, so 29.97 frames/s and variable rates do not drift. A stretch too short for one gets
     the picture nearest to the first of these times. Where the file notes a rotation, as phones do that film sideways,
-    pictures are turned upright.
+    pictures are turned upright. What damage there is in pictures between, on which no other rests, is not seen.
 
     Args:
         path: any container with a video track.
@@ -186,6 +194,7 @@ def decode_frames(
         crop: left, top, right, bottom in pixels of the upright picture, cut out before the resize.
         interpolation: of the resize: nearest, bilinear, bicubic or lanczos.
         parts: of each picture, the part that is cut out after the crop; the last one holds for what comes after.
+        thorough: decode every picture, those too that nobody asks for and on which no other rests.
 
     Raises:
         MediaError: no recording, no video track, nothing decodable, a stretch outside of the file or a crop outside
@@ -205,6 +214,7 @@ def decode_frames(
         return convert(frame, parts[min(number, len(parts) - 1)] if parts else None)
 
     for reader in _readers(path, "video", start, end):
+        reader.rate = None if thorough else frame_rate
         # Without parts a picture that is on at several times is converted once.
         if pixels := [*_pick(reader, frame_rate, cut if parts else _once(cut), _shown(reader))]:
             return Frames(np.stack(pixels), reader.bad)
@@ -246,6 +256,7 @@ class Film:
         if self._reader is not None and self._last is not None and start <= end:
             reader = self._reader
             reader.start, reader.end, reader.bad, reader.held = start, end, 0, 0.0
+            reader.rate = self.frame_rate
             convert = _once(lambda frame, _: self._convert(frame, None))
             if pixels := [*_pick(reader, self.frame_rate, convert, self._onward())]:
                 return Frames(np.stack(pixels), reader.bad)
@@ -503,6 +514,7 @@ class _Reader:
         good: decoded frames that hold numbers.
         bad: packets from `start` on that could not be decoded or not whole.
         until: when the last decoded frame ends, in seconds.
+        rate: pictures a second that are asked for; the others need not be decoded. None = all.
     """
 
     def __init__(
@@ -528,6 +540,7 @@ class _Reader:
         self.stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS), **checks}
         self.packets = self.good = self.bad = 0
         self.until = self.held = 0.0
+        self.rate: Real | None = None
 
     def time(self, stamped: Any) -> float | None:
         """A packet's or a frame's presentation time in seconds on the file's clock."""
@@ -543,12 +556,47 @@ class _Reader:
         try:
             if self.entry is not None:
                 self.container.seek(math.floor((self.entry + self.origin) / self.stream.time_base), stream=self.stream)
-            for packet in self.container.demux(self.stream):
+            for packet, asked in self._told_apart(self.container.demux(self.stream)):
                 self.packets += packet.size > 0
+                if self.kind == "video":
+                    self.stream.codec_context.skip_frame = "DEFAULT" if asked else "NONREF"
                 yield from self._decoded(packet)
         except av.error.FFmpegError:
             # The container itself is broken here: what came before is what there is.
             self.bad += self.entry is None
+
+    def _told_apart(self, packets: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
+        """Packets, and whether the picture of each is asked for: it is on until the next one of those around is."""
+        if self.kind == "audio":
+            yield from ((packet, True) for packet in packets)
+            return
+        ahead, around = deque[Any](), deque[float](maxlen=2 * _REORDER)
+        broken: Exception | None = None
+        try:
+            for packet in packets:
+                ahead.append(packet)
+                time = self.time(packet)
+                around.append(math.nan if time is None else time)
+                if len(ahead) > _REORDER:
+                    yield ahead[0], self._is_asked(ahead.popleft(), around)
+        except av.error.FFmpegError as error:
+            broken = error
+        while ahead:
+            yield ahead[0], self._is_asked(ahead.popleft(), around)
+        if broken is not None:
+            raise broken
+
+    def _is_asked(self, packet: Any, around: Iterable[float]) -> bool:
+        """Whether a packet's picture is on at one of the asked times, or at the ends of the stretch."""
+        on = self.time(packet)
+        if on is None or self.rate is None or self.rate < _DENSE or any(map(math.isnan, around)):
+            return True
+        off = min((time for time in around if time > on), default=math.inf) + _ROUNDED
+        on -= _ROUNDED
+        if on <= self.start <= off or off >= self.end:
+            return True
+        asked = self.start + (max(0.0, math.ceil((on - self.start) * self.rate - 0.5)) + 0.5) / self.rate
+        return off > self.start and asked <= off
 
     def _decoded(self, packet: Any) -> list[Any]:
         try:

@@ -463,7 +463,9 @@ class EmotionRecognizer:
             return torch.cat(list(pool.map(video.encode, np.split(frames, range(AT_ONCE, len(frames), AT_ONCE)))))
 
     def _decode(self, decoded: Decoded, modality: str, part: Encoded, windows: "Windows") -> None:
-        bad = extract.decode_part(decoded, modality, Path(part.path), part, self.encoders, windows.film)
+        bad = extract.decode_part(
+            decoded, modality, Path(part.path), part, self.encoders, windows.film, thorough=not self.fast
+        )
         if bad:
             log.warning("%r: %d damaged packets of its %s passed over", part.path, bad, modality)
 
