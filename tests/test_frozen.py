@@ -163,16 +163,16 @@ def test_one_switch_turns_every_fast_path_off(trained, made, tmp_path, monkeypat
         "wavfusion.model.dropout.noise": "masks",
         "wavfusion.model.attention.attend": "attention",
         "wavfusion.model.losses._sorted": "triplets",
-        "wavfusion.extract._encode_ahead": "threads",
+        "wavfusion.extract._encode_ahead": "ahead",
+        "wavfusion.extract.threads": "threads",
+        "wavfusion.media._Reader._is_asked": "pictures",
     }
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     for name, word in watched.items():
         monkeypatch.setattr(name, lambda *_, word=word, **__: used.append(word))
     monkeypatch.setattr("wavfusion.model.losses.CUBE", 2)
-    file, out, shared = (
-        made.root / made.data.part("test")[0].audio.path,
-        tmp_path / "run",
-        ["--plain", "--device", "cpu"],
-    )
+    file, out = made.root / made.data.part("test")[0].video.path, tmp_path / "run"
+    shared = ["--plain", "--device", "cpu"]
     assert main(["extract", str(made.manifest), "--store", str(tmp_path / "s"), "--preset", "tiny", *shared]) == 0
     assert main(["predict", str(trained), str(file), *shared]) == 0
     corpus = ["--manifest", str(made.manifest), "--store", str(made.store)]
@@ -185,8 +185,17 @@ def test_one_switch_turns_every_fast_path_off(trained, made, tmp_path, monkeypat
 def test_without_the_switch_the_fast_paths_are_used(trained, made, tmp_path, monkeypatch, verb):
     """The test above would pass, did its names watch nothing."""
     watched = {
-        "extract": ["wavfusion.extract._encode_ahead"],
-        "predict": ["wavfusion.frozen.FourierConv.forward", "wavfusion.frozen.WindowConvs.forward"],
+        "extract": [
+            "wavfusion.extract._encode_ahead",
+            "wavfusion.extract.threads",
+            "wavfusion.media._Reader._is_asked",
+        ],
+        "predict": [
+            "wavfusion.frozen.FourierConv.forward",
+            "wavfusion.frozen.WindowConvs.forward",
+            "wavfusion.extract.threads",
+            "wavfusion.media._Reader._is_asked",
+        ],
         "train": [
             "wavfusion.model.dropout.noise",
             "wavfusion.model.attention.attend",
@@ -201,7 +210,11 @@ def test_without_the_switch_the_fast_paths_are_used(trained, made, tmp_path, mon
         raise UsedError
 
     monkeypatch.setattr("wavfusion.model.losses.CUBE", 2)
-    file, corpus = made.root / "clips" / "long.wav", ["--manifest", str(made.manifest), "--store", str(made.store)]
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    file, corpus = (
+        made.root / made.data.part("test")[0].video.path,
+        ["--manifest", str(made.manifest), "--store", str(made.store)],
+    )
     ask = {
         "extract": ["extract", str(made.manifest), "--store", str(tmp_path / "s"), "--preset", "tiny"],
         "predict": ["predict", str(trained), str(file)],

@@ -766,14 +766,56 @@ def test_a_film_gives_the_pictures_of_every_stretch_as_if_it_were_searched(tmp_p
     path = ramp(tmp_path / f"a.{ending}", 20.0, keys, late=late)
     with media.Film(path, 5, (32, 32)) as film:
         for start, end in STRETCHES:
-            found, alone = film.frames(start, end), media.decode_frames(path, 5, (32, 32), start, end)
+            found, alone = film.frames(start, end), media.decode_frames(path, 5, (32, 32), start, end, thorough=True)
             np.testing.assert_array_equal(found.pixels, alone.pixels, f"{start} to {end}")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["mp4", "mkv", "avi", "ts"]),
+    st.floats(0, SECONDS - 0.5),
+    st.floats(0.01, 5),
+    st.sampled_from([0.7, 2, 5, 7.3, 12.5, 25, 60]),
+)
+def test_pictures_between_are_left_out_without_a_trace(folder, ending, start, seconds, rate):
+    path, end = folder / f"film.{ending}", min(SECONDS, start + seconds)
+    found, all_decoded = (
+        media.decode_frames(path, rate, (32, 32), start, end, thorough=thorough) for thorough in (False, True)
+    )
+    np.testing.assert_array_equal(found.pixels, all_decoded.pixels)
+
+
+def test_pictures_that_nobody_asks_for_are_not_decoded(folder, monkeypatch):
+    decoded, single = [], media._Reader._decoded
+
+    def counted(reader, packet):
+        frames = single(reader, packet)
+        decoded.extend(frames)
+        return frames
+
+    monkeypatch.setattr(media._Reader, "_decoded", counted)
+    counts = []
+    for thorough in (False, True):
+        media.decode_frames(folder / "film.mp4", 5, (32, 32), thorough=thorough)
+        counts.append(len(decoded))
+        decoded.clear()
+    assert SECONDS * 5 <= counts[0] < 0.8 * counts[1] and counts[1] == SECONDS * FRAME_RATE
+
+
+def test_what_comes_before_a_break_in_the_file_is_decoded(folder, tmp_path):
+    """Packets are looked at some ahead of what is decoded, and are not lost when the file ends within them."""
+    whole, path = (folder / "film.ts").read_bytes(), tmp_path / "cut.ts"
+    path.write_bytes(whole[: len(whole) // 2])
+    found, all_decoded = (media.decode_frames(path, 25, (32, 32), thorough=each) for each in (False, True))
+    assert numbers(found) == numbers(all_decoded) and len(found.pixels) > 100
 
 
 def test_a_film_searches_no_more_than_it_must(tmp_path, monkeypatch):
     path, searched = ramp(tmp_path / "a.mp4", 20.0, 250), []
     search = media.Film._search
-    monkeypatch.setattr(media.Film, "_search", lambda film, start: searched.append(start) or search(film, start))
+    monkeypatch.setattr(
+        media.Film, "_search", lambda film, start, end: searched.append(start) or search(film, start, end)
+    )
     with media.Film(path, 5, (32, 32)) as film:
         for start in np.arange(2.0, 18.0, 1.5):
             film.frames(float(start), float(start) + 1.0)

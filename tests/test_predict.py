@@ -76,7 +76,8 @@ def test_pictures_beside_sound_and_a_film_change_no_answer(
         torch.set_num_threads(before)
     for one, other in zip(found, plain.predict(clip, segments=times), strict=True):
         assert one.modalities == other.modalities == ["audio", "text", "video"]
-        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+        # Features are rounded as the store rounds: what differs in the seventh digit may fall to either side.
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-4)
 
 
 def test_an_answer_is_the_same_without_contributions(recognizer: EmotionRecognizer, clip: Path) -> None:

@@ -252,11 +252,10 @@ class Film:
     def frames(self, start: Real, end: Real) -> Frames:
         """The pictures between two times, in seconds; see `decode_frames`."""
         if self._last is None or not 0 <= start - self._last[0] <= _AHEAD:
-            self._search(start)
+            self._search(start, end)
         if self._reader is not None and self._last is not None and start <= end:
             reader = self._reader
             reader.start, reader.end, reader.bad, reader.held = start, end, 0, 0.0
-            reader.rate = self.frame_rate
             convert = _once(lambda frame, _: self._convert(frame, None))
             if pixels := [*_pick(reader, self.frame_rate, convert, self._onward())]:
                 return Frames(np.stack(pixels), reader.bad)
@@ -270,14 +269,15 @@ class Film:
             self._last = each
             yield each
 
-    def _search(self, start: Real) -> None:
+    def _search(self, start: Real, end: Real) -> None:
         """Open the file anew, shortly before a time; nothing is open where that fails."""
         self._open.close()
         self._reader = self._last = None
         entry = start - _PREROLL if start > 2 * _PREROLL else None
         with suppress(MediaError), ExitStack() as opened:
             container, tracks = opened.enter_context(_open(self.path))
-            self._reader = _Reader(container, tracks, "video", self.path, start, math.inf, entry)
+            self._reader = _Reader(container, tracks, "video", self.path, start, end, entry)
+            self._reader.rate = self.frame_rate
             self._shown = _shown(self._reader)
             self._last = next(self._shown, None)
             self._open = opened.pop_all()
@@ -578,24 +578,25 @@ class _Reader:
                 time = self.time(packet)
                 around.append(math.nan if time is None else time)
                 if len(ahead) > _REORDER:
-                    yield ahead[0], self._is_asked(ahead.popleft(), around)
+                    yield ahead[0], self.rate is None or self._is_asked(ahead[0], around)
+                    ahead.popleft()
         except av.error.FFmpegError as error:
             broken = error
-        while ahead:
-            yield ahead[0], self._is_asked(ahead.popleft(), around)
+        for packet in ahead:
+            yield packet, self.rate is None or self._is_asked(packet, around)
         if broken is not None:
             raise broken
 
     def _is_asked(self, packet: Any, around: Iterable[float]) -> bool:
         """Whether a packet's picture is on at one of the asked times, or at the ends of the stretch."""
-        on = self.time(packet)
-        if on is None or self.rate is None or self.rate < _DENSE or any(map(math.isnan, around)):
+        on, rate = self.time(packet), self.rate or 0.0
+        if on is None or rate < _DENSE or any(map(math.isnan, around)):
             return True
         off = min((time for time in around if time > on), default=math.inf) + _ROUNDED
         on -= _ROUNDED
         if on <= self.start <= off or off >= self.end:
             return True
-        asked = self.start + (max(0.0, math.ceil((on - self.start) * self.rate - 0.5)) + 0.5) / self.rate
+        asked = self.start + (max(0.0, math.ceil((on - self.start) * rate - 0.5)) + 0.5) / rate
         return off > self.start and asked <= off
 
     def _decoded(self, packet: Any) -> list[Any]:

@@ -387,7 +387,13 @@ class EmotionRecognizer:
         hear = [partial(self._hear, clip, windows) for clip, _ in parts]
         read = [partial(self._read, clip, utterance) for clip, utterance in parts]
         see = [partial(self._see, clip, windows) for clip, _ in parts]
-        audio, others = self._side_by_side(hear, read + see)
+        both = any(clip.audio for clip, _ in parts) and any(clip.video for clip, _ in parts)
+        if self.fast and self.encoders.on_cpu and both and torch.get_num_threads() > 1:
+            # Half of the cores each: fewer cores at one product waste less of each.
+            with extract.threads(2) as pool:
+                audio, others = pool.map(_made, (hear, read + see))
+        else:
+            audio, others = _made(hear), _made(read + see)
         samples = []
         for number, (clip, _) in enumerate(parts):
             made = (audio[number], *others[number :: len(parts)])
@@ -398,17 +404,6 @@ class EmotionRecognizer:
             sound, words, pictures = (each if isinstance(each, Tensor) else None for each in made)
             samples.append(Sample(row, sound, words, pictures))
         return samples
-
-    def _side_by_side(self, *lanes: "Sequence[Work]") -> "list[list[Made]]":
-        """Do what is to be done in two lanes, on a CPU at the same time with half of the cores each.
-
-        Fewer cores at one product waste less of each: on two cores together a clip takes a tenth longer.
-        """
-        both = {"audio", "video"} <= set(self.modalities)
-        if not (self.fast and self.encoders.on_cpu and both and torch.get_num_threads() > 1):
-            return [_made(lane) for lane in lanes]
-        with extract.threads(len(lanes)) as pool:
-            return list(pool.map(_made, lanes))
 
     def _in_precision(self) -> torch.autocast:
         """Compute in the precision that was asked for; pictures stay as they are."""
