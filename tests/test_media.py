@@ -756,7 +756,19 @@ def ramp(path: Path, seconds: float, keys: int, rate: int = 10, late: float = 0.
     return path
 
 
-STRETCHES = [(0.0, 0.7), (0.7, 1.1), (1.05, 2.0), (4.0, 6.5), (6.5, 6.55), (1.0, 1.5), (14.0, 15.0), (15.2, 99.0)]
+STRETCHES = [
+    (0.0, 0.7),
+    (0.7, 1.1),
+    (1.05, 2.0),
+    (1.96, 1.96),
+    (2.0, 2.5),
+    (2.1, 2.5),
+    (4.0, 6.5),
+    (6.5, 6.55),
+    (1.0, 1.5),
+    (14.0, 15.0),
+    (15.2, 99.0),
+]
 
 
 @pytest.mark.parametrize("late", [0.0, 3.0])
@@ -783,6 +795,72 @@ def test_pictures_between_are_left_out_without_a_trace(folder, ending, start, se
         media.decode_frames(path, rate, (32, 32), start, end, thorough=thorough) for thorough in (False, True)
     )
     np.testing.assert_array_equal(found.pixels, all_decoded.pixels)
+
+
+def coded(path: Path, codec: str, shifted: float = 0.0, dts_only: bool = False, **options: str) -> Path:
+    """Two hundred numbered pictures in a codec; with `dts_only` stamped in the order in which they are decoded."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, rate=25, options=options)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+
+        def mux(packets: list[av.Packet]) -> None:
+            for packet in packets:
+                packet.pts = packet.dts if dts_only else packet.pts
+                file.mux(packet)
+
+        for number, pixels in enumerate(numbered(200)):
+            frame = av.VideoFrame.from_ndarray(pixels, "rgb24")
+            frame.pts, frame.time_base = number + round(25 * shifted), Fraction(1, 25)
+            mux(stream.encode(frame))
+        mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("av1.mp4", "libsvtav1", {"preset": "10", "svtav1-params": "lp=1:keyint=40"}),
+        ("hevc.mp4", "libx265", {"x265-params": "log-level=none:bframes=4:pools=1"}),
+        ("late.mkv", "libx264", {"bf": "3", "shifted": 0.5}),
+        ("order.mp4", "libx264", {"bf": "3", "dts_only": True}),
+        ("mpeg2.mpg", "mpeg2video", {"bf": "2"}),
+        ("mpeg4.avi", "mpeg4", {"bf": "2"}),
+        ("vp9.webm", "libvpx-vp9", {"deadline": "realtime", "cpu-used": "8"}),
+    ],
+)
+def test_pictures_between_are_left_out_without_a_trace_in_any_codec(tmp_path, name, codec, options):
+    """AV1's decoder leaves out all that follows or nothing; times in the order of decoding do not tell what follows."""
+    if codec not in av.codecs_available:
+        pytest.skip(f"this FFmpeg has no {codec}")
+    path = coded(tmp_path / name, codec, **options)
+    for rate, start, end in ((6, 0.1, 4.1), (5, 0.0, None), (12.5, 3.3, 7.0), (3, 6.0, 6.2)):
+        found, all_decoded = (
+            media.decode_frames(path, rate, (32, 32), start, end, thorough=each) for each in (False, True)
+        )
+        np.testing.assert_array_equal(found.pixels, all_decoded.pixels, f"{rate} from {start} to {end}")
+
+
+def test_damage_is_made_up_for_from_the_pictures_that_were_before(tmp_path):
+    """A decoder shows what was there before; what was left out could not be shown."""
+    path = coded(tmp_path / "damaged.avi", "mpeg4", bf="2")
+    data, draw = bytearray(path.read_bytes()), random.Random(3)
+    for _ in range(8):
+        place = draw.randrange(len(data) // 4, len(data) * 3 // 4)
+        data[place : place + 20] = draw.randbytes(20)
+    path.write_bytes(data)
+    found, all_decoded = (media.decode_frames(path, 5, (32, 32), thorough=each) for each in (False, True))
+    np.testing.assert_array_equal(found.pixels, all_decoded.pixels)
+    assert found.bad_packets == all_decoded.bad_packets > 0
+
+
+@pytest.mark.parametrize("rate", [5, 12.5, 30])
+def test_a_stretch_that_is_sought_is_decoded_from_where_the_search_led(tmp_path, monkeypatch, rate):
+    """At half the file's rate or less the second picture was taken for the first, and the whole file was decoded."""
+    path, packets, single = ramp(tmp_path / "a.mp4", 60.0, 50, rate=25), [], media._Reader._decoded
+    monkeypatch.setattr(media._Reader, "_decoded", lambda reader, packet: packets.append(1) or single(reader, packet))
+    assert len(media.decode_frames(path, rate, (32, 32), 50.0, 52.0).pixels) == 2 * rate
+    assert len(packets) < 25 * 8
 
 
 def test_pictures_that_nobody_asks_for_are_not_decoded(folder, monkeypatch):

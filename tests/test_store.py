@@ -234,6 +234,27 @@ def another_metadata(content):
     return struct.pack("<Q", len(header)) + header
 
 
+def with_checksums(content, changed):
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    sums = json.loads(header["__metadata__"]["crc32"])
+    header["__metadata__"]["crc32"] = json.dumps({key: changed(each) for key, each in sums.items()})
+    written = json.dumps(header).encode()
+    return struct.pack("<Q", len(written)) + written + content[8 + length :]
+
+
+def checksums_of_more_bits(content):
+    return with_checksums(content, lambda checksum: checksum + (1 << 40))
+
+
+def checksums_below_zero(content):
+    return with_checksums(content, lambda checksum: -checksum - 1)
+
+
+def checksums_in_words(content):
+    return with_checksums(content, str)
+
+
 def emptied(content):
     return b""
 
@@ -248,6 +269,9 @@ DAMAGE = [
     a_list,
     deep,
     another_metadata,
+    checksums_of_more_bits,
+    checksums_below_zero,
+    checksums_in_words,
     emptied,
 ]
 

@@ -142,7 +142,8 @@ class Media:
         self._known = {
             row["path"]: _Look(tuple(row["signature"]), Medium(*(row[name] for name in Medium._fields)))
             for row in read_lines(self._file)
-            if row.get("root") == identity and needed <= row.keys() and isinstance(row["signature"], list)
+            if row.get("root") == identity and needed <= row.keys()
+            if isinstance(row["path"], str) and isinstance(row["signature"], list)
         }
         self._looked_at: dict[str, _Look] = {}
 

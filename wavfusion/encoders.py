@@ -194,7 +194,7 @@ class AudioEncoder(nn.Module):
     ) -> list[dict[int, Float[Tensor, "Ta D"]]]:
         """Encode 16 kHz waveforms; returns one {layer: features} each, 50 steps per second."""
         device = next(self.model.parameters()).device
-        outputs, mask = self.hidden([torch.from_numpy(x).to(device) for x in waveforms], layers)
+        outputs, mask = self.hidden([sent(torch.from_numpy(x), device) for x in waveforms], layers)
         lengths = mask.sum(1).tolist()
         return [
             {layer: outputs[layer][i, :length].float().cpu() for layer in layers} for i, length in enumerate(lengths)
@@ -303,7 +303,7 @@ class VideoEncoder(nn.Module):
         Always in fp32: half the digits in pictures move an answer ten times as much as in all the rest.
         """
         device = next(self.model.parameters()).device
-        chunks = torch.split(torch.from_numpy(frames).to(device), FRAMES_AT_ONCE[device.type])
+        chunks = torch.split(sent(torch.from_numpy(frames), device), FRAMES_AT_ONCE[device.type])
         with torch.autocast(device.type, enabled=False):
             return torch.cat([self.model(pixel_values=self.pixel_values(x)).pooler_output for x in chunks]).cpu()
 
@@ -378,6 +378,11 @@ class Encoders:
             if encoder is not None:
                 encoder.to(device)
         return self
+
+
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """Copy from the host to a device; from pinned memory the host does not wait for that."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def load_audio(name: str) -> AudioEncoder:

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from wavfusion.calibration import tempered
 from wavfusion.dataset import Sample, collate, model_inputs
 from wavfusion.errors import ConfigError, nearest
+from wavfusion.memory import give_back
 from wavfusion.model.config import MODALITIES
 from wavfusion.model.sequence import masked_mean
 from wavfusion.model.wavfusion import WavFusionOutput
 
 BATCH = 32
+TIDY = 50  # batches after which memory is given back, some milliseconds each time
 
 
 @runtime_checkable
@@ -136,9 +138,14 @@ class _Windows:
         gated = ~np.isnan(self.text_share)
         gates = join(np.where(gated, self.text_share, 0.0), self.weights)
         of = join(gated, self.weights)
-        vectors = None
-        if self.vectors is not None and (join(self.told, np.ones(len(owner))) > 0).all():
-            vectors = join(self.vectors, shares).astype(np.float32)
+        vectors = self.vectors
+        if vectors is not None and not (join(self.told, np.ones(len(owner))) > 0).all():
+            vectors = None
+        if vectors is not None and count < len(owner):
+            vectors *= shares[:, None].astype(np.float32)  # in place: there may be many
+            joined = np.zeros((count, vectors.shape[1]), dtype=np.float32)
+            np.add.at(joined, owner, vectors)
+            vectors = joined
         return Utterances(
             list(numbers),
             rows,
@@ -196,13 +203,15 @@ def run_sets(
     """
     model.eval()
     windows = [_Windows(len(samples), len(prior)) for _ in modality_sets]
-    for batch in batches(samples):
+    for number, batch in enumerate(batches(samples), start=1):
         said: dict[tuple[str, ...], _Batch] = {}
         for modalities, all_said in zip(modality_sets, windows, strict=True):
             there = tuple(name for name in modalities if any(has(sample, name) for sample in batch))
             if there not in said:
                 said[there] = _run_batch(model, batch, there, prior, device)
             all_said.add(said[there], batch)
+        if number % TIDY == 0:
+            give_back()
     return [each.averaged(temperature) for each in windows]
 
 

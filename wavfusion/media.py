@@ -44,6 +44,8 @@ _AHEAD = 10.0
 _REORDER = 32
 # Seconds by which a packet's time may miss its picture's: containers round to a millisecond.
 _ROUNDED = 0.002
+# Decoders that leave a picture out when they are told to, packet by packet; dav1d (AV1) asks but once.
+_SPARING = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vp9"}
 # Pictures a second from which on those between may be left undecoded; fewer, and a gap would look like a hole.
 _DENSE = 2.0
 # soxr's longest filter (192 to 16 kHz) reaches less than this many seconds to either side of a sample.
@@ -216,7 +218,10 @@ def decode_frames(
     for reader in _readers(path, "video", start, end):
         reader.rate = None if thorough else frame_rate
         # Without parts a picture that is on at several times is converted once.
-        if pixels := [*_pick(reader, frame_rate, cut if parts else _once(cut), _shown(reader))]:
+        pixels = [*_pick(reader, frame_rate, cut if parts else _once(cut), _shown(reader))]
+        if reader.bad and not thorough:  # a decoder makes up for what is damaged from what was shown before
+            return decode_frames(path, frame_rate, size, start, end, crop, interpolation, parts, thorough=True)
+        if pixels:
             return Frames(np.stack(pixels), reader.bad)
     raise reader.failure()
 
@@ -253,12 +258,14 @@ class Film:
         """The pictures between two times, in seconds; see `decode_frames`."""
         if self._last is None or not 0 <= start - self._last[0] <= _AHEAD:
             self._search(start, end)
-        if self._reader is not None and self._last is not None and start <= end:
+        if self._reader is not None and self._last is not None and start < end:
             reader = self._reader
             reader.start, reader.end, reader.bad, reader.held = start, end, 0, 0.0
             convert = _once(lambda frame, _: self._convert(frame, None))
-            if pixels := [*_pick(reader, self.frame_rate, convert, self._onward())]:
+            pixels = [*_pick(reader, self.frame_rate, convert, self._onward())]
+            if pixels and not reader.bad:
                 return Frames(np.stack(pixels), reader.bad)
+        self._last = None  # what was left out was left out for this stretch
         return decode_frames(self.path, start=start, end=end, **self._settings)
 
     def _onward(self) -> "Iterator[_Shown]":
@@ -587,13 +594,20 @@ class _Reader:
         if broken is not None:
             raise broken
 
-    def _is_asked(self, packet: Any, around: Iterable[float]) -> bool:
-        """Whether a packet's picture is on at one of the asked times, or at the ends of the stretch."""
+    def _is_asked(self, packet: Any, around: Sequence[float]) -> bool:
+        """Whether a packet's picture is on at an asked time, or at an end of the stretch, or nobody knows."""
         on, rate = self.time(packet), self.rate or 0.0
-        if on is None or rate < _DENSE or any(map(math.isnan, around)):
+        codec = self.stream.codec_context
+        if on is None or rate < _DENSE or codec.name not in _SPARING or any(map(math.isnan, around)):
             return True
-        off = min((time for time in around if time > on), default=math.inf) + _ROUNDED
-        on -= _ROUNDED
+        if codec.has_b_frames and all(one <= other for one, other in itertools.pairwise(around)):
+            return True  # the order of decoding: such files do not tell when pictures are shown
+        if self.entry is None and on == min(around):
+            return True  # stands in for what was before it
+        off = min((time for time in around if time > on), default=math.inf)
+        if off - on < 0.7 / (self.stream.average_rate or rate):
+            return True  # a field, which is half a picture
+        on, off = on - _ROUNDED, off + _ROUNDED
         if on <= self.start <= off or off >= self.end:
             return True
         asked = self.start + (max(0.0, math.ceil((on - self.start) * rate - 0.5)) + 0.5) / rate
@@ -813,9 +827,10 @@ def _pick(
     start, end = reader.start, reader.end
     count = 0
     frame = None
-    for time, until, frame in shown:
-        if reader.entry is not None and not count and time > start:
+    for time, until, next_frame in shown:
+        if reader.entry is not None and frame is None and time > start:
             return
+        frame = next_frame
         reader.hold(max(0.0, min(until, end) - max(time, start) - 1.0))
         while start + (count + 0.5) / frame_rate < min(until, end):
             yield convert(frame, count)

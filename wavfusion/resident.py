@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from wavfusion.dataset import Features, Sample
+from wavfusion.encoders import sent
 from wavfusion.model.config import MODALITIES
 
 LEVELS, STEP = 12, 0.8  # padded shapes, each of windows up to 0.8 of the next one's length: about 12 % more padding
@@ -97,9 +98,7 @@ class Resident(Dataset[int | None]):
         return batch
 
     def _sent(self, values: Sequence[Any]) -> Tensor:
-        """Copy numbers to the device; from pinned memory the host does not wait for that."""
-        here = torch.tensor(values)
-        return here.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else here
+        return sent(torch.tensor(values), self.device)
 
     def _shape(self, chosen: Sequence[int]) -> Mapping[str, int]:
         """Steps of each modality to which a batch is padded."""

@@ -196,6 +196,8 @@ def _header(path: Path) -> dict[str, int]:
         raise ValueError("no checksums in the header")
     checksums: dict[str, int] = json.loads(header.pop("__metadata__")["crc32"])
     end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if not all(type(each) is int and 0 <= each <= _CHECKSUM for each in checksums.values()):
+        raise ValueError("checksums in the header that are none")
     if size != 8 + length + end or set(checksums) != set(header):
         raise ValueError(f"{size} bytes where the header claims {8 + length + end}")
     return checksums

@@ -40,6 +40,7 @@ from wavfusion.inference import Utterances, run, subsets
 from wavfusion.live import LiveWavFusion
 from wavfusion.manifest import Corpus, Utterance
 from wavfusion.margin import pulls
+from wavfusion.memory import give_back
 from wavfusion.model.config import MODALITIES, WavFusionConfig
 from wavfusion.model.processes import num_processes, total
 from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
@@ -52,6 +53,7 @@ from wavfusion.version import __version__
 
 log = logging.getLogger(__name__)
 
+TIDY = 10  # steps
 READERS = 2  # processes that read batches ahead for a GPU
 
 
@@ -130,6 +132,7 @@ def train(
     mode = experiment.train.mode if live else "cached"
     languages = sorted({row.language for row in data.part("train") if row.language})
     trained = Run(out, model, features, mode, prior, data.protocol.to_json(), 1.0, languages)
+    give_back()
     _write(trained, network.to(device), sets, encoders, device)
     return _finish(out, data, device)
 
@@ -522,7 +525,7 @@ def _trainer(
         data_collator=collate if held is None else held.collate,
         train_dataset=sets["train"] if held is None else held,
         eval_dataset=sets["valid"],
-        callbacks=[checkpoints.Patience(settings.patience), checkpoints.Checkpoints(), History(out)],
+        callbacks=[checkpoints.Patience(settings.patience), checkpoints.Checkpoints(), History(out), Tidy()],
     )
     trainer.prior = prior
     if arguments.process_index > 0:
@@ -577,6 +580,19 @@ class Lines(TrainerCallback):
             said[checkpoints.BEST_BY],
             pace * (args.num_train_epochs - state.epoch),
         )
+
+
+class Tidy(TrainerCallback):
+    """Give memory back, some milliseconds each time: after some steps, and before the validation part is scored."""
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **rest: Any) -> None:
+        """Batches of other lengths leave other pieces."""
+        if state.global_step % TIDY == 0:
+            give_back()
+
+    def on_epoch_end(self, *given: Any, **rest: Any) -> None:
+        """The validation part has batches of its own."""
+        give_back()
 
 
 class History(TrainerCallback):
