@@ -132,7 +132,6 @@ def train(
     mode = experiment.train.mode if live else "cached"
     languages = sorted({row.language for row in data.part("train") if row.language})
     trained = Run(out, model, features, mode, prior, data.protocol.to_json(), 1.0, languages)
-    give_back()
     _write(trained, network.to(device), sets, encoders, device)
     return _finish(out, data, device)
 
@@ -302,6 +301,7 @@ def _prior(samples: Features) -> list[float]:
 
 def _write(trained: Run, network: nn.Module, sets: Mapping[str, Features], encoders: Encoders, device: str) -> None:
     """Calibrate the model, learn where its training data lie, and write it."""
+    give_back()  # what training has left
     names, prior = trained.model.config.modalities, trained.prior
     said = {role: run(network, samples, names, prior, device) for role, samples in sets.items()}
     temperature = _temperature(said["valid"], sets["valid"].emotions())
