@@ -56,10 +56,11 @@ class Store:
 
     def refresh(self) -> None:
         """Look for shards that others have written since."""
-        for path in sorted(self.shards.glob("*.safetensors")):
-            if path.name not in self._seen:
-                self._seen.add(path.name)
-                self._register(path)
+        with os.scandir(self.shards) as entries:
+            names = [each.name for each in entries if each.name not in self._seen]
+        for name in sorted(each for each in names if each.endswith(".safetensors")):
+            self._seen.add(name)
+            self._register(self.shards / name)
 
     def _register(self, path: Path) -> None:
         try:
