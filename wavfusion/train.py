@@ -40,7 +40,7 @@ from wavfusion.inference import Utterances, run, subsets
 from wavfusion.live import LiveWavFusion
 from wavfusion.manifest import Corpus, Utterance
 from wavfusion.margin import pulls
-from wavfusion.memory import give_back
+from wavfusion.memory import anonymous_mb, give_back
 from wavfusion.model.config import MODALITIES, WavFusionConfig
 from wavfusion.model.processes import num_processes, total
 from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
@@ -53,7 +53,7 @@ from wavfusion.version import __version__
 
 log = logging.getLogger(__name__)
 
-TIDY = 10  # steps
+GROWN = 1.03  # times the memory that a step leaves: pieces of others' are among it
 READERS = 2  # processes that read batches ahead for a GPU
 
 
@@ -583,12 +583,23 @@ class Lines(TrainerCallback):
 
 
 class Tidy(TrainerCallback):
-    """Give memory back, some milliseconds each time: after some steps, and before the validation part is scored."""
+    """Give memory back where it has grown beyond what a single step leaves, and before the validation part is scored.
 
-    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **rest: Any) -> None:
+    After every step would be too often: what a step is given anew costs it time.
+    """
+
+    def __init__(self) -> None:
+        self.left = 0.0  # MB, by the step that left the most of those that began tidily
+        self.tidy = True
+
+    def on_step_end(self, *given: Any, **rest: Any) -> None:
         """Batches of other lengths leave other pieces."""
-        if state.global_step % TIDY == 0:
+        now = anonymous_mb()
+        if self.tidy:
+            self.left, self.tidy = max(self.left, now), False
+        elif now > GROWN * self.left:
             give_back()
+            self.tidy = True
 
     def on_epoch_end(self, *given: Any, **rest: Any) -> None:
         """The validation part has batches of its own."""
