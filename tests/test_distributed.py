@@ -250,6 +250,11 @@ def test_two_processes_log_what_one_with_the_double_batch_does(two: Any) -> None
 
 def test_two_processes_learn_the_weights_of_one_with_the_double_batch(two: Any) -> None:
     one, both = (load_file(two.folder / name / "model.safetensors") for name in ("one", "two"))
+    moments = [name for name in one if name.endswith(("running_mean", "running_var"))]
+    # No weights, but moments of what 64 of them make together: on an AMD EPYC a variance is 1.6e-5 apart.
+    assert_close(
+        {name: both.pop(name) for name in moments}, {name: one.pop(name) for name in moments}, rtol=0, atol=5e-5
+    )
     assert_close(both, one, rtol=0, atol=1e-5)
 
 
