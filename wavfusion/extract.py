@@ -237,8 +237,7 @@ def extract(
         if any(key not in store for clip in _planned(utterances, known, wanted) for key in clip.keys):
             _require_spread(encoders, wanted)
         summary = _fill(utterances, known, wanted, store, encoders, max(1, workers), fast, progress)
-    summary.wanted = len({key for clip in _planned(utterances, known, wanted) for key in clip.keys})
-    _write_index(store, utterances, _planned(utterances, known, wanted))
+    summary.wanted = _write_index(store, utterances, _planned(utterances, known, wanted))
     if encoders.view != "frame":
         summary.faces = _read_faces(store, _planned(utterances, known, wanted))
     return summary
@@ -462,7 +461,8 @@ def _encode(
 ) -> Chunk:
     """Decode and encode a chunk; of its pictures only one clip's are held at a time, of its sound some batches."""
     features: dict[str, Tensor] = {}
-    all_decoded, first = [], 0
+    all_decoded: list[Decoded] = []
+    heard: list[Decoded] = []
     longest = BATCHES_AT_ONCE * BATCH_SECONDS[encoders.kind]
     for number, clip in enumerate(chunk, start=1):
         decoded = decode(clip, store, known, encoders, fast)
@@ -473,13 +473,13 @@ def _encode(
                 features[clip.video.keys["frames"]] = own.video.encode(decoded.frames).half()
             decoded.frames = None
         all_decoded.append(decoded)
-        heard = [each for each in all_decoded[first:] if each.samples is not None]
+        heard.append(decoded)
         if number == len(chunk) or sum(each.seconds for each in heard) >= longest:
             with borrow() as own:
                 features |= _audio_features(heard, own)
             for each in heard:
                 each.samples = None
-            first = number
+            heard = []
     return features, all_decoded
 
 
@@ -672,11 +672,23 @@ def _write(features: Mapping[str, Tensor], store: Store, encoders: Encoders, sum
         summary.made[key.partition("-")[0]] += 1
 
 
-def _write_index(store: Store, utterances: Iterable[Utterance], clips: Iterable[Clip]) -> None:
-    """List the keys of every utterance, for readers that know nothing but safetensors (docs/store.md)."""
+def _write_index(store: Store, utterances: Iterable[Utterance], clips: Iterable[Clip]) -> int:
+    """List the keys of every utterance, for readers that know nothing but safetensors (docs/store.md).
+
+    Returns:
+        How many distinct features the clips have, there or not.
+    """
+    keys: set[str] = set()
+
+    def rows() -> Iterator[str]:
+        for clip in clips:
+            keys.update(clip.keys)
+            yield _index_row(clip, store)
+
     name = hashlib.sha256("\n".join(sorted({each.id for each in utterances})).encode("utf-8", "surrogatepass"))
     with store.lock():
-        write_lines(store.folder / f"index-{name.hexdigest()[:12]}.jsonl", (_index_row(each, store) for each in clips))
+        write_lines(store.folder / f"index-{name.hexdigest()[:12]}.jsonl", rows())
+    return len(keys)
 
 
 def _index_row(clip: Clip, store: Store) -> str:

@@ -228,8 +228,8 @@ class DeepLayer(TransformerLayer):
         if with_text is None or with_video is None:  # nothing to mix: what the gate's override would say, at no cost
             there = with_text.mask.any(1) if with_text else torch.zeros(len(query), device=query.device)
             return text_fused + video_fused, there.to(query.dtype)[:, None, None].expand_as(query)
-        fused, share = self.gate(text_fused, video_fused, with_text.mask.any(1), with_video.mask.any(1))
-        return fused, share
+        mixed: tuple[Tensor, Tensor] = self.gate(text_fused, video_fused, with_text.mask.any(1), with_video.mask.any(1))
+        return mixed
 
     def load_pretrained(
         self,
