@@ -220,7 +220,7 @@ def test_an_absent_modality_leaves_the_other_stream_alone(kind, absent, stays):
 def test_gate_says_which_modality_was_absent(kind):
     layer, hidden, mask, sources = deep_inputs(kind, absent=[("text", 0), ("video", 1)])
     share = layer(hidden, mask, sources["text"], sources["video"])[1]
-    assert (share[0].unique().tolist(), share[1].unique().tolist()) == ([0.0], [1.0])
+    assert [share[i][mask[i]].unique().tolist() for i in (0, 1)] == [[0.0], [1.0]]
 
 
 @every_kind
@@ -229,6 +229,57 @@ def test_a_source_absent_from_the_batch_is_a_source_of_empty_rows(kind):
     whole, alone = (layer(hidden, mask, sources["text"], video) for video in (sources["video"], None))
     assert_close(alone[0], whole[0], atol=1e-6, rtol=1e-6)
     assert alone[1] is None or torch.equal(alone[1], whole[1])
+
+
+def with_gradients(layer, fast, hidden, run):
+    """What a layer makes of its audio, with the gradients of all tensors."""
+    layer.fast, hidden = fast, hidden.clone().requires_grad_()
+    layer.zero_grad()
+    found = list(run(hidden))
+    sum((x * torch.linspace(-1, 1, x.shape[-1])).sum() for x in found).backward()
+    return found, [hidden.grad, *(x.grad for x in layer.parameters())]
+
+
+def assert_padding_is_left_out(layer, hidden, mask, run):
+    """At real steps a layer says the same, whether or not it computes the others."""
+    real = mask[..., None]
+    plain, fast = (
+        with_gradients(layer, fast, hidden, lambda x: (y * real for y in run(x) if y is not None))
+        for fast in (False, True)
+    )
+    assert_close(fast, plain, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [(13, 5, 1), (4, 4, 4), (7, 0, 3), (0, 0, 0)])
+@every_kind
+def test_deep_layer_without_padding_says_the_same_with_the_same_gradients(kind, lengths):
+    layer, _, _, sources = deep_inputs(kind, absent=[("text", 0), ("video", 2)])
+    mask = torch.arange(13) < torch.tensor(lengths)[:, None]
+    hidden, clock = torch.randn(3, 13, WIDTH), torch.randn(3, 13, WIDTH)
+
+    def run(hidden):
+        fused, share = layer(hidden, mask, sources["text"], sources["video"], clock)
+        return fused, None if share is None else share.expand_as(fused)
+
+    assert_padding_is_left_out(layer, hidden, mask, run)
+
+
+@pytest.mark.parametrize("switches", [{}, {"pre_norm": True}, {"relative": True}])
+def test_self_attention_layer_without_padding_says_the_same_with_the_same_gradients(switches):
+    layer = shake(SelfAttentionLayer(*SHAPE, **switches))
+    hidden, _ = sound()
+    mask = torch.rand(3, 13) < 0.5
+    relative = RelativePositions(BUCKETS, DISTANCE, HEADS)(13).detach() if "relative" in switches else None
+    assert_padding_is_left_out(layer, hidden, mask, lambda x: [layer(x, mask, relative)])
+
+
+@every_kind
+def test_padding_costs_a_deep_layer_nothing_on_a_cpu(kind):
+    layer, hidden, mask, sources = deep_inputs(kind)
+    seen = []
+    layer.final_layer_norm.register_forward_hook(lambda module, given, made: seen.append(len(made)))
+    layer(hidden, mask, sources["text"], sources["video"])
+    assert seen == [int(mask.sum())]
 
 
 @every_kind

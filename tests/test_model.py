@@ -257,6 +257,19 @@ def batch_for_row(config, row):
     return batch
 
 
+@every_config
+def test_fast_paths_give_the_losses_and_gradients_of_the_plain_form(name):
+    found = []
+    for fast in (False, True):
+        model = build(name)
+        model.set_fast(fast)
+        output = model(**without(batch_for(model.config, extra=3), model.config.modalities[0], [1]))
+        output.loss.backward()
+        gradients = {name: x.grad for name, x in model.named_parameters() if x.grad is not None}
+        found.append((output.logits, output.losses, output.vectors, gradients))
+    assert_close(found[1], found[0], atol=1e-5, rtol=1e-4)
+
+
 @both_modes
 @every_config
 def test_gradients_on_padding_are_exactly_zero(name, training):

@@ -128,7 +128,7 @@ def test_both_precisions_are_tried_on_the_model_itself(
 ) -> None:
     with caplog.at_level("INFO", "wavfusion.predict"):
         assert recognizer.fastest_precision() in ("fp32", "bf16") and recognizer.precision == "fp32"
-    apart = float(caplog.text.split()[-2])
+    apart = float(caplog.text.split()[-5])
     assert 0 < apart < 0.02
 
 

@@ -9,7 +9,7 @@ import pytest
 from wavfusion import recordings
 from wavfusion.cli import main
 from wavfusion.errors import ConfigError, CorpusError, MediaError
-from wavfusion.predict import Prediction
+from wavfusion.predict import EmotionRecognizer, Prediction
 from wavfusion.transcripts import Segment
 
 pytest_plugins = ("corpus_fixture",)
@@ -146,6 +146,26 @@ def test_results_of_other_settings_are_not_mixed_into_a_folder(tmp_path: Path) -
         recordings.begin(tmp_path, {"weights": "two"}, force=False)
     recordings.begin(tmp_path, {"weights": "two"}, force=True)
     assert json.loads((tmp_path / recordings.SETTINGS).read_text()) == {"weights": "two"}
+
+
+def test_a_folder_is_filled_in_the_precision_that_was_measured_first(
+    trained: Path, made: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measured at every start, it came out otherwise at two of thirty, and the folder refused to be gone on with."""
+    measured: list[str] = []
+
+    def fastest(self: EmotionRecognizer) -> str:
+        measured.append("bf16" if not measured else "fp32")
+        return measured[-1]
+
+    monkeypatch.setattr(EmotionRecognizer, "fastest_precision", fastest)
+    sounds = sorted({str(made.root / row.audio.path) for row in made.data.part("test")})[:2]
+    more = ["--format", "json", "--out", str(tmp_path / "out"), "--precision", "auto", "--device", "cpu"]
+    for files in (sounds[:1], sounds, sounds):
+        assert main(["predict", str(trained), *files, *more]) == 0, capsys.readouterr().err
+    assert measured == ["bf16"] and recordings.noted(tmp_path / "out")["precision"] == "bf16"
+    assert main(["predict", str(trained), *sounds, *more, "--force"]) == 0
+    assert measured == ["bf16", "fp32"] and recordings.noted(tmp_path / "out")["precision"] == "fp32"
 
 
 def test_the_verb_labels_a_folder_and_goes_on_where_it_was(

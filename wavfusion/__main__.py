@@ -1,7 +1,17 @@
-"""Run the command line as `python -m wavfusion`."""
+"""Run the command line, as `wavfusion` or `python -m wavfusion`."""
 
 import sys
 
-from wavfusion.cli import main
+from wavfusion.memory import restart_without_cache
 
-sys.exit(main())
+
+def run() -> int:
+    """Begin as memory wants it, and run what the command line says; returns the exit status."""
+    restart_without_cache()
+    from wavfusion.cli import main
+
+    return main()
+
+
+if __name__ == "__main__":
+    sys.exit(run())

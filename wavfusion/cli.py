@@ -926,8 +926,11 @@ def _predict(options: argparse.Namespace) -> int:
     settings = {"name": options.trained, "device": pick_device(options.device), "fast": not options.plain}
     settings |= {name: getattr(options, name) for name in ("runtime", "precision", "asr")}
     how = {"speakers": options.speakers, "contributions": options.format in timeline.EXPLAINED}
+    if options.precision == "auto" and folder is not None and not options.force:
+        before = recordings.noted(folder).get("precision")  # measured again it could come out otherwise
+        settings["precision"] = before if before in predict.CHOICES else "auto"
     several = options.workers > 1 or options.engine != "processes"
-    if several and options.precision != "auto":
+    if several and settings["precision"] != "auto":
         trained = predict.find_run(options.trained)
     else:
         recognizer = predict.EmotionRecognizer.from_pretrained(**settings)

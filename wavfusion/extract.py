@@ -40,7 +40,6 @@ from wavfusion.encoders import MODALITIES, AudioEncoder, Encoders, Preset, TextE
 from wavfusion.errors import ConfigError, CorpusError, MediaError
 from wavfusion.files import append_line, read_lines, write_whole
 from wavfusion.manifest import Corpus, Utterance, write_lines
-from wavfusion.memory import give_back
 from wavfusion.store import Store
 
 log = logging.getLogger(__name__)
@@ -271,7 +270,6 @@ def _fill(
     made = _encode_ahead(chunks, store, known, own, workers) if fast else plain
     for features, decoded in made if progress is None else _told(made, lambda each: len(each[1]), len(todo), progress):
         _write_chunk(features, decoded, store, encoders, summary)
-        give_back()
     return summary
 
 

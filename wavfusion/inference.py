@@ -13,13 +13,11 @@ from torch import Tensor, nn
 from wavfusion.calibration import tempered
 from wavfusion.dataset import Sample, collate, model_inputs
 from wavfusion.errors import ConfigError, nearest
-from wavfusion.memory import give_back
 from wavfusion.model.config import MODALITIES
 from wavfusion.model.sequence import masked_mean
 from wavfusion.model.wavfusion import WavFusionOutput
 
 BATCH = 32
-TIDY = 50  # batches after which memory is given back, some milliseconds each time
 
 
 @runtime_checkable
@@ -203,15 +201,13 @@ def run_sets(
     """
     model.eval()
     windows = [_Windows(len(samples), len(prior)) for _ in modality_sets]
-    for number, batch in enumerate(batches(samples), start=1):
+    for batch in batches(samples):
         said: dict[tuple[str, ...], _Batch] = {}
         for modalities, all_said in zip(modality_sets, windows, strict=True):
             there = tuple(name for name in modalities if any(has(sample, name) for sample in batch))
             if there not in said:
                 said[there] = _run_batch(model, batch, there, prior, device)
             all_said.add(said[there], batch)
-        if number % TIDY == 0:
-            give_back()
     return [each.averaged(temperature) for each in windows]
 
 

@@ -125,7 +125,9 @@ def _said(transcript: str | None, files: Mapping[str, Path]) -> list[str | list[
             log.warning("%s: no transcript for %d of %d recordings: %s", transcript, len(lacking), len(files), few)
         return [None if path is None else _read(path) for path in paths]
     if len(files) > 1:
-        raise ConfigError(f"--transcript: expected one FILE with it, or a folder of transcripts, found {len(files)}")
+        raise ConfigError(
+            f"--transcript: expected one FILE with it, or a folder of transcripts, found {len(files)} recordings"
+        )
     try:
         if Path(transcript).is_file():
             return [_read(Path(transcript))]
@@ -165,6 +167,15 @@ def _read(path: Path) -> str | list[Segment]:
         raise CorpusError(f"{path}: {error}") from None
 
 
+def noted(folder: Path) -> dict[str, Any]:
+    """The settings of the results that a folder holds; none where it holds no results, or they cannot be read."""
+    try:
+        found = read_json(folder / SETTINGS)
+    except (OSError, ValueError, RecursionError, CorpusError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def begin(folder: Path, settings: dict[str, Any], force: bool) -> None:
     """Open a folder of results, to which only results of the same model and settings may be added.
 
@@ -172,11 +183,8 @@ def begin(folder: Path, settings: dict[str, Any], force: bool) -> None:
         CorpusError: it holds others, and `force` is not given.
     """
     path = folder / SETTINGS
-    if not force:
-        try:
-            before = read_json(path) if path.exists() else settings
-        except (OSError, ValueError, RecursionError):
-            before = {}
+    if not force and path.exists():
+        before = noted(folder)
         for name, value in settings.items():
             if before.get(name) != value:
                 raise CorpusError(

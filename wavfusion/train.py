@@ -40,7 +40,6 @@ from wavfusion.inference import Utterances, run, subsets
 from wavfusion.live import LiveWavFusion
 from wavfusion.manifest import Corpus, Utterance
 from wavfusion.margin import pulls
-from wavfusion.memory import anonymous_mb, give_back
 from wavfusion.model.config import MODALITIES, WavFusionConfig
 from wavfusion.model.processes import num_processes, total
 from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
@@ -53,7 +52,6 @@ from wavfusion.version import __version__
 
 log = logging.getLogger(__name__)
 
-GROWN = 1.03  # times the memory that a step leaves: pieces of others' are among it
 READERS = 2  # processes that read batches ahead for a GPU
 
 
@@ -301,7 +299,6 @@ def _prior(samples: Features) -> list[float]:
 
 def _write(trained: Run, network: nn.Module, sets: Mapping[str, Features], encoders: Encoders, device: str) -> None:
     """Calibrate the model, learn where its training data lie, and write it."""
-    give_back()  # what training has left
     names, prior = trained.model.config.modalities, trained.prior
     said = {role: run(network, samples, names, prior, device) for role, samples in sets.items()}
     temperature = _temperature(said["valid"], sets["valid"].emotions())
@@ -525,7 +522,7 @@ def _trainer(
         data_collator=collate if held is None else held.collate,
         train_dataset=sets["train"] if held is None else held,
         eval_dataset=sets["valid"],
-        callbacks=[checkpoints.Patience(settings.patience), checkpoints.Checkpoints(), History(out), Tidy()],
+        callbacks=[checkpoints.Patience(settings.patience), checkpoints.Checkpoints(), History(out)],
     )
     trainer.prior = prior
     if arguments.process_index > 0:
@@ -580,30 +577,6 @@ class Lines(TrainerCallback):
             said[checkpoints.BEST_BY],
             pace * (args.num_train_epochs - state.epoch),
         )
-
-
-class Tidy(TrainerCallback):
-    """Give memory back where it has grown beyond what a single step leaves, and before the validation part is scored.
-
-    After every step would be too often: what a step is given anew costs it time.
-    """
-
-    def __init__(self) -> None:
-        self.left = 0.0  # MB, by the step that left the most of those that began tidily
-        self.tidy = True
-
-    def on_step_end(self, *given: Any, **rest: Any) -> None:
-        """Batches of other lengths leave other pieces."""
-        now = anonymous_mb()
-        if self.tidy:
-            self.left, self.tidy = max(self.left, now), False
-        elif now > GROWN * self.left:
-            give_back()
-            self.tidy = True
-
-    def on_epoch_end(self, *given: Any, **rest: Any) -> None:
-        """The validation part has batches of its own."""
-        give_back()
 
 
 class History(TrainerCallback):

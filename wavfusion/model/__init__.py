@@ -2,7 +2,7 @@
 
 Axes, everywhere: `B` utterances, `Ta` audio steps (50 per s: 16,000 / 320), `Tt` sub-word tokens, `Tv` video frames,
 `D` hidden width, `E` a feature's own width, `L` stored layers, `C` emotions, `M` modalities, `K` LVC codewords,
-`N` waveform samples, `H W` pixels, `T` any of the three times.
+`N` waveform samples, `H W` pixels, `T` any of the three times, `R` the real steps of a batch one after the other.
 """
 
 from importlib import import_module

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from wavfusion.model.dropout import noise
+from wavfusion.model.steps import Steps
 
 # Sinusoids in seconds: from the fastest change that frames 20 ms apart can show to the length of a long utterance.
 SHORTEST_PERIOD, LONGEST_PERIOD = 0.1, 100.0
@@ -71,14 +72,20 @@ class Attention(nn.Module):
 
     def forward(
         self,
-        query: Float[Tensor, "B Tq D"],
-        source: Float[Tensor, "B Ts D"],
+        query: Float[Tensor, "... D"],
+        source: Float[Tensor, "... D"],
         mask: Bool[Tensor, "B Ts"],
-        query_positions: Float[Tensor, "B Tq D"] | None = None,
+        query_positions: Float[Tensor, "... D"] | None = None,
         source_positions: Float[Tensor, "B Ts D"] | None = None,
         bias: Float[Tensor, "B heads Tq Ts"] | None = None,
-    ) -> Float[Tensor, "B Tq D"]:
-        """Attend from `query` to the real steps of `source`; positions join queries and keys but not values."""
+        query_steps: Steps | None = None,
+        source_steps: Steps | None = None,
+    ) -> Float[Tensor, "... D"]:
+        """Attend from `query` to the real steps of `source`; positions join queries and keys but not values.
+
+        Either is packed where its steps are given; what comes out is as `query` is.
+        """
+        asked, told = query_steps or Steps(), source_steps or Steps()
         present = mask.any(dim=1)
         keys = source if source_positions is None else source + source_positions.to(source.dtype)
         query = query if query_positions is None else query + query_positions.to(query.dtype)
@@ -87,13 +94,13 @@ class Attention(nn.Module):
         if bias is not None:
             allowed = bias.masked_fill(~allowed, float("-inf"))
         chance = self.dropout if self.training else 0.0
-        parts = self._split(self.q_proj(query)), self._split(self.k_proj(keys)), self._split(self.v_proj(source))
+        of_query, of_keys, of_values = self.q_proj(query), self.k_proj(keys), self.v_proj(source)
+        parts = self._split(asked.pad(of_query)), self._split(told.pad(of_keys)), self._split(told.pad(of_values))
         if chance and self.fast and query.device.type == "cpu":
             heads = attend(*parts, allowed, chance)
         else:
             heads = F.scaled_dot_product_attention(*parts, attn_mask=allowed, dropout_p=chance)
-        attended = self.out_proj(heads.transpose(1, 2).flatten(2))
-        return attended.masked_fill(~present[:, None, None], 0.0)
+        return asked.fill(self.out_proj(asked.pack(heads.transpose(1, 2).flatten(2))), ~present, 0.0)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:-1], self.num_heads, x.shape[-1] // self.num_heads).transpose(1, 2)
@@ -135,10 +142,15 @@ class SelfAttention(Attention):
             self.gru_rel_pos_linear = nn.Linear(width // num_heads, 8)
 
     def attend(
-        self, x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"], relative: Float[Tensor, "heads T T"] | None
-    ) -> Float[Tensor, "B T D"]:
-        """Attend within `x`; `relative` is the output of `RelativePositions`."""
-        return self(x, x, mask, bias=None if relative is None else self._gated(x, relative))
+        self,
+        x: Float[Tensor, "... D"],
+        mask: Bool[Tensor, "B T"],
+        relative: Float[Tensor, "heads T T"] | None,
+        steps: Steps,
+    ) -> Float[Tensor, "... D"]:
+        """Attend within `x`; `relative` is the output of `RelativePositions`, `steps` say how `x` is packed."""
+        bias = None if relative is None else self._gated(steps.pad(x), relative)
+        return self(x, x, mask, bias=bias, query_steps=steps, source_steps=steps)
 
     def _gated(self, x: Tensor, relative: Tensor) -> Tensor:
         doors = self.gru_rel_pos_linear(self._split(x)).unflatten(-1, (2, 4)).sum(-1).sigmoid()

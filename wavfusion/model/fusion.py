@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from wavfusion.model.attention import Attention, SelfAttention
 from wavfusion.model.dropout import Dropout
+from wavfusion.model.steps import Steps
 
 
 @dataclass
@@ -26,10 +27,14 @@ class CrossModalAttention(Attention):
     """CM_{A-M}: audio asks, text or video answers (eq. 8-9); exactly 0 for a sample without that modality."""
 
     def fuse(
-        self, audio: Float[Tensor, "B Ta D"], source: Source, audio_positions: Float[Tensor, "B Ta D"] | None
-    ) -> Float[Tensor, "B Ta D"]:
-        """Return X^F1 or X^F2."""
-        return self(audio, source.hidden, source.mask, audio_positions, source.positions)
+        self,
+        audio: Float[Tensor, "... D"],
+        source: Source,
+        audio_positions: Float[Tensor, "... D"] | None,
+        steps: Steps | None = None,
+    ) -> Float[Tensor, "... D"]:
+        """Return X^F1 or X^F2; `steps` say how `audio` is packed."""
+        return self(audio, source.hidden, source.mask, audio_positions, source.positions, query_steps=steps)
 
 
 class Gate(nn.Module):
@@ -45,9 +50,7 @@ class Gate(nn.Module):
             nn.init.xavier_uniform_(self.fc.weight)
             nn.init.zeros_(self.fc.bias)
 
-    def share(
-        self, text_fused: Float[Tensor, "B Ta D"], video_fused: Float[Tensor, "B Ta D"]
-    ) -> Float[Tensor, "B Ta D"]:
+    def share(self, text_fused: Float[Tensor, "... D"], video_fused: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         """Return P of eq. 10: the share of the text stream."""
         if self.fc is None:
             return torch.full_like(text_fused, 0.5)
@@ -55,17 +58,21 @@ class Gate(nn.Module):
 
     def forward(
         self,
-        text_fused: Float[Tensor, "B Ta D"],
-        video_fused: Float[Tensor, "B Ta D"],
+        text_fused: Float[Tensor, "... D"],
+        video_fused: Float[Tensor, "... D"],
         has_text: Bool[Tensor, " B"] | None = None,
         has_video: Bool[Tensor, " B"] | None = None,
-    ) -> tuple[Float[Tensor, "B Ta D"], Float[Tensor, "B Ta D"]]:
-        """Mix the streams and return the share too; an absent modality is overridden, not learned from zeros."""
-        share = self.share(text_fused, video_fused)
+        steps: Steps | None = None,
+    ) -> tuple[Float[Tensor, "... D"], Float[Tensor, "... D"]]:
+        """Mix the streams and return the share too; an absent modality is overridden, not learned from zeros.
+
+        `steps` say how the streams are packed.
+        """
+        share, steps = self.share(text_fused, video_fused), steps or Steps()
         if has_video is not None:
-            share = share.masked_fill(~has_video[:, None, None], 1.0)
+            share = steps.fill(share, ~has_video, 1.0)
         if has_text is not None:
-            share = share.masked_fill(~has_text[:, None, None], 0.0)
+            share = steps.fill(share, ~has_text, 0.0)
         return share * text_fused + (1 - share) * video_fused, share
 
 
@@ -74,7 +81,7 @@ class Gelu(nn.Module):
 
     fast = True
 
-    def forward(self, x: Float[Tensor, "... T D"]) -> Float[Tensor, "... T D"]:
+    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         """Activate."""
         if not self.fast or x.device.type != "cpu" or torch.compiler.is_exporting():
             return F.gelu(x)
@@ -91,13 +98,15 @@ class FeedForward(nn.Module):
         self.activation = Gelu()
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         """Widen, GELU, narrow, drop."""
         return self.dropout(self.output_dense(self.activation(self.intermediate_dense(x))))
 
 
 class TransformerLayer(nn.Module):
     """What a wav2vec 2.0 layer has beside its attentions: norms and feed-forward, post-norm or "stable" pre-norm."""
+
+    fast = True  # on CPU nothing is computed at padding
 
     def __init__(
         self, width: int, inner: int, dropout: float, attention: SelfAttention | None, pre_norm: bool, eps: float
@@ -110,16 +119,25 @@ class TransformerLayer(nn.Module):
         self.feed_forward = FeedForward(width, inner, dropout)
         self.final_layer_norm = nn.LayerNorm(width, eps=eps)
 
+    def steps(self, mask: Bool[Tensor, "B T"]) -> Steps:
+        """The steps that are computed: the real ones, where counting them does not make a device wait."""
+        counted = self.fast and mask.device.type == "cpu" and not torch.compiler.is_compiling()
+        return Steps(mask if counted else None)
+
     def self_attend(
-        self, hidden: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"], relative: Float[Tensor, "heads T T"] | None
-    ) -> Float[Tensor, "B T D"]:
-        """Self-attention with its residual path and norm."""
+        self,
+        hidden: Float[Tensor, "... D"],
+        mask: Bool[Tensor, "B T"],
+        relative: Float[Tensor, "heads T T"] | None,
+        steps: Steps,
+    ) -> Float[Tensor, "... D"]:
+        """Self-attention with its residual path and norm; `steps` say how `hidden` is packed."""
         assert self.attention is not None
         if self.pre_norm:
-            return hidden + self.dropout(self.attention.attend(self.layer_norm(hidden), mask, relative))
-        return self.layer_norm(hidden + self.dropout(self.attention.attend(hidden, mask, relative)))
+            return hidden + self.dropout(self.attention.attend(self.layer_norm(hidden), mask, relative, steps))
+        return self.layer_norm(hidden + self.dropout(self.attention.attend(hidden, mask, relative, steps)))
 
-    def feed(self, hidden: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    def feed(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         """Feed-forward with its residual path and norm."""
         if self.pre_norm:
             return hidden + self.feed_forward(self.final_layer_norm(hidden))
@@ -149,7 +167,8 @@ class SelfAttentionLayer(TransformerLayer):
         relative: Float[Tensor, "heads Ta Ta"] | None = None,
     ) -> Float[Tensor, "B Ta D"]:
         """Self-attention, then feed-forward."""
-        return self.feed(self.self_attend(hidden, mask, relative))
+        steps = self.steps(mask)
+        return steps.pad(self.feed(self.self_attend(steps.pack(hidden), mask, relative, steps)))
 
     def load_pretrained(self, tensors: Mapping[str, Tensor]) -> None:
         """Take the tensors of one layer of a wav2vec 2.0, HuBERT or WavLM checkpoint."""
@@ -195,40 +214,43 @@ class DeepLayer(TransformerLayer):
         relative: Float[Tensor, "heads Ta Ta"] | None = None,
     ) -> tuple[Float[Tensor, "B Ta D"], Float[Tensor, "B Ta D"] | None]:
         """Fuse one layer; returns the new audio stream and the gate (None without both branches)."""
+        steps = self.steps(mask)
+        hidden, positions = steps.pack(hidden), None if positions is None else steps.pack(positions)
         if self.attention is not None:
-            hidden = self.self_attend(hidden, mask, relative)
+            hidden = self.self_attend(hidden, mask, relative, steps)
         query = self.layer_norm(hidden) if self.pre_norm else hidden
-        fused, share = self.cross(query, text, video, positions)
+        fused, share = self.cross(query, text, video, positions, steps)
         if self.cross_scale is not None:
             hidden = hidden + self.cross_scale * self.dropout(fused)
         elif self.pre_norm:
             hidden = hidden + self.dropout(fused)
         else:
             hidden = self.layer_norm(hidden + self.dropout(fused))
-        return self.feed(hidden), share
+        return steps.pad(self.feed(hidden)), None if share is None else steps.pad(share)
 
     def cross(
         self,
-        query: Float[Tensor, "B Ta D"],
+        query: Float[Tensor, "... D"],
         text: Source | None,
         video: Source | None,
-        positions: Float[Tensor, "B Ta D"] | None = None,
-    ) -> tuple[Float[Tensor, "B Ta D"], Float[Tensor, "B Ta D"] | None]:
-        """Return X^F of eq. 11 and the gate; 0 where neither text nor video is there."""
-        nothing = torch.zeros_like(query)
-        with_text, with_video = text if self.text_attention else None, video if self.video_attention else None
-        text_fused = (
-            self.text_attention.fuse(query, with_text, positions) if self.text_attention and with_text else nothing
-        )
-        video_fused = (
-            self.video_attention.fuse(query, with_video, positions) if self.video_attention and with_video else nothing
-        )
+        positions: Float[Tensor, "... D"] | None = None,
+        steps: Steps | None = None,
+    ) -> tuple[Float[Tensor, "... D"], Float[Tensor, "... D"] | None]:
+        """Return X^F of eq. 11 and the gate; 0 where neither text nor video is there.
+
+        `steps` say how `query` and `positions` are packed.
+        """
+        steps = steps or Steps()
+        fused = [
+            attention.fuse(query, source, positions, steps) if attention and source else torch.zeros_like(query)
+            for attention, source in ((self.text_attention, text), (self.video_attention, video))
+        ]
         if self.gate is None:
-            return text_fused + video_fused, None
-        if with_text is None or with_video is None:  # nothing to mix: what the gate's override would say, at no cost
-            there = with_text.mask.any(1) if with_text else torch.zeros(len(query), device=query.device)
-            return text_fused + video_fused, there.to(query.dtype)[:, None, None].expand_as(query)
-        mixed: tuple[Tensor, Tensor] = self.gate(text_fused, video_fused, with_text.mask.any(1), with_video.mask.any(1))
+            return fused[0] + fused[1], None
+        if text is None or video is None:  # nothing to mix: what the gate's override would say, at no cost
+            share = torch.zeros_like(query) if text is None else steps.spread(text.mask.any(1)).to(query.dtype)
+            return fused[0] + fused[1], share.expand_as(query)
+        mixed: tuple[Tensor, Tensor] = self.gate(*fused, text.mask.any(1), video.mask.any(1), steps)
         return mixed
 
     def load_pretrained(

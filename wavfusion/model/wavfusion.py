@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from wavfusion.model.attention import Attention, RelativePositions, positions
 from wavfusion.model.config import TEXT_HEADS, VIDEO_HEADS, WavFusionConfig
 from wavfusion.model.dropout import Dropout
-from wavfusion.model.fusion import DeepLayer, Gelu, SelfAttentionLayer, Source
+from wavfusion.model.fusion import DeepLayer, Gelu, SelfAttentionLayer, Source, TransformerLayer
 from wavfusion.model.losses import ABSENT, SharedEncoder, margin_loss, task_loss
 from wavfusion.model.mult import MulT
 from wavfusion.model.processes import gather
@@ -435,5 +435,5 @@ class WavFusion(nn.Module):
     def set_fast(self, fast: bool) -> None:
         """Switch all fast paths on or off: what is computed stays the same, random masks are drawn otherwise."""
         for module in self.modules():
-            if isinstance(module, Attention | Dropout | Gelu | SharedEncoder):
+            if isinstance(module, Attention | Dropout | Gelu | SharedEncoder | TransformerLayer):
                 module.fast = fast
