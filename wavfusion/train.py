@@ -351,7 +351,8 @@ class FusionTrainer(Trainer):
     ) -> None:
         self.fusion, self.rates = fusion, rates
         self.prior: list[float] = []
-        self._parts: dict[str, list[Tensor]] = {}
+        self._parts: dict[str, Tensor] = {}  # sums since the last log, of so many steps
+        self._steps = 0
         super().__init__(model=_Network(network, Recorded(fusion) if recorded else None), **rest)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthBatches:
@@ -374,15 +375,16 @@ class FusionTrainer(Trainer):
     ) -> Any:
         """Return the total loss of eq. 15, and keep its parts for the next log."""
         output = model(**inputs)
-        for name, value in output.losses.items():
-            self._parts.setdefault(name, []).append(value.detach())
+        for name, value in output.losses.items():  # a tensor kept of every step would cut the heap to pieces
+            self._parts.setdefault(name, torch.zeros_like(value, dtype=torch.float64)).add_(value.detach())
+        self._steps += 1
         return (output.loss, output) if return_outputs else output.loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the loss parts' means, the learning rates of the groups, and the margin loss's pull."""
         if "loss" in logs:
-            logs |= {f"loss_{name}": float(torch.stack(values).mean()) for name, values in self._parts.items()}
-            self._parts = {}
+            logs |= {f"loss_{name}": float(value) / self._steps for name, value in self._parts.items()}
+            self._parts, self._steps = {}, 0
             logs |= {f"lr_{group['name']}": group["lr"] for group in self.optimizer.param_groups}
             if self.fusion.shared_encoder is not None:
                 logs |= pulls(self.model.network, self._prepare_inputs(self._probe()), self.fusion)
