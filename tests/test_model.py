@@ -257,13 +257,14 @@ def batch_for_row(config, row):
     return batch
 
 
+@pytest.mark.parametrize("lacking", [[], [1], [0, 1, 2, 3]])
 @every_config
-def test_fast_paths_give_the_losses_and_gradients_of_the_plain_form(name):
+def test_fast_paths_give_the_losses_and_gradients_of_the_plain_form(name, lacking):
     found = []
     for fast in (False, True):
         model = build(name)
         model.set_fast(fast)
-        output = model(**without(batch_for(model.config, extra=3), model.config.modalities[0], [1]))
+        output = model(**without(batch_for(model.config, extra=3), model.config.modalities[0], lacking))
         output.loss.backward()
         gradients = {name: x.grad for name, x in model.named_parameters() if x.grad is not None}
         found.append((output.logits, output.losses, output.vectors, gradients))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wavfusion.model.attention import Attention, SelfAttention
 from wavfusion.model.dropout import Dropout
-from wavfusion.model.steps import Steps
+from wavfusion.model.steps import Steps, is_counted
 
 
 @dataclass
@@ -120,9 +120,8 @@ class TransformerLayer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(width, eps=eps)
 
     def steps(self, mask: Bool[Tensor, "B T"]) -> Steps:
-        """The steps that are computed: the real ones, where counting them does not make a device wait."""
-        counted = self.fast and mask.device.type == "cpu" and not torch.compiler.is_compiling()
-        return Steps(mask if counted else None)
+        """The steps that are computed: the real ones, where they can be counted."""
+        return Steps(mask if self.fast and is_counted(mask) else None)
 
     def self_attend(
         self,

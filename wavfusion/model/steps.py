@@ -1,7 +1,13 @@
 """The real steps of a batch one after the other, so that on a CPU nothing is computed at padding."""
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+
+def is_counted(mask: Bool[Tensor, "..."]) -> bool:
+    """Whether what is computed may hang on what a mask says: it makes a GPU wait, and ties a traced model to it."""
+    return mask.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 class Steps:

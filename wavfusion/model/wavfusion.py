@@ -17,6 +17,7 @@ from wavfusion.model.losses import ABSENT, SharedEncoder, margin_loss, task_loss
 from wavfusion.model.mult import MulT
 from wavfusion.model.processes import gather
 from wavfusion.model.sequence import AGRU, AGRULVC, masked_mean
+from wavfusion.model.steps import is_counted
 
 AUDIO_STEP = 320 / 16_000  # seconds between two steps of wav2vec 2.0
 AUDIO_CENTRE = 200 / 16_000  # seconds to the middle of the first step, which sees 400 samples
@@ -97,6 +98,8 @@ class WavFusion(nn.Module):
     Every subset of the modalities that it was built with can be given: absent for the batch is None, absent for a
     sample an all-False mask row.
     """
+
+    fast = True  # on CPU what nobody needs is not computed
 
     def __init__(self, config: WavFusionConfig) -> None:
         super().__init__()
@@ -252,7 +255,8 @@ class WavFusion(nn.Module):
             hidden.append(audio)
             if share is not None:
                 gates.append(share)
-        return masked_mean(audio if self.final_norm is None else self.final_norm(audio), mask), mask
+        pooled = masked_mean(audio if self.final_norm is None else self.final_norm(audio), mask)
+        return pooled + 0 * self.queries.sum(), mask  # queries that nobody needs have a gradient of 0, not none
 
     @staticmethod
     def _source(
@@ -272,6 +276,8 @@ class WavFusion(nn.Module):
             return self.queries.expand(size, -1, -1), mask
         audio, mask = streams["audio"], masks["audio"]
         absent = ~mask.any(1)[:, None]
+        if self.fast and is_counted(absent) and not bool(absent.any()):
+            return audio, mask  # which has no gradient then
         short = max(0, NUM_QUERIES - audio.shape[1])
         audio, mask = F.pad(audio, (0, 0, 0, short)), F.pad(mask, (0, short))
         stand_in = F.pad(self.queries, (0, 0, 0, audio.shape[1] - NUM_QUERIES))
@@ -435,5 +441,5 @@ class WavFusion(nn.Module):
     def set_fast(self, fast: bool) -> None:
         """Switch all fast paths on or off: what is computed stays the same, random masks are drawn otherwise."""
         for module in self.modules():
-            if isinstance(module, Attention | Dropout | Gelu | SharedEncoder | TransformerLayer):
+            if isinstance(module, Attention | Dropout | Gelu | SharedEncoder | TransformerLayer | WavFusion):
                 module.fast = fast
