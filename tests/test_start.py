@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from wavfusion import memory
+from wavfusion.version import __version__
 
 PROGRAM = """
 import json, os, sys
@@ -23,9 +24,9 @@ glibc = pytest.mark.skipif(
 )
 
 
-def began(tmp_path, *arguments, tunables=None):
-    """Run the program; returns what it saw, and how often it began."""
-    (tmp_path / "program.py").write_text(PROGRAM)
+def began(tmp_path, *arguments, tunables=None, program=PROGRAM):
+    """Run a program; returns what it saw, and how often it began."""
+    (tmp_path / "program.py").write_text(program)
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     environment |= {"PYTHONPATH": str(Path(memory.__file__).parents[1])}
     environment |= {} if tunables is None else {"GLIBC_TUNABLES": tunables}
@@ -65,3 +66,29 @@ def test_where_a_program_cannot_begin_anew_it_goes_on(monkeypatch):
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     memory.restart_without_cache()
+
+
+@glibc
+def test_a_privileged_program_whose_settings_glibc_drops_begins_anew_but_once(tmp_path):
+    """It began again without end."""
+    dropped = PROGRAM.replace("from wavfusion", 'os.environ.pop("GLIBC_TUNABLES", None)\nfrom wavfusion', 1)
+    assert began(tmp_path, program=dropped) == ([[], None, "words", 1], 2)
+
+
+def test_a_program_that_runs_the_command_line_itself_goes_on_after_it():
+    """Read from standard input, it ended in silence: its text was used up when it began anew."""
+    program = "import sys\nfrom wavfusion.__main__ import run\nsys.argv = ['wavfusion', '--version']\n"
+    program += "try:\n    run()\nexcept SystemExit:\n    pass\nprint('after')\n"
+    environment = {name: value for name, value in os.environ.items() if name not in ("GLIBC_TUNABLES", memory.BEGUN)}
+    done = subprocess.run([sys.executable], env=environment, input=program, capture_output=True, text=True)
+    assert done.stdout.split() == [__version__, "after"], done.stderr
+
+
+@glibc
+@pytest.mark.parametrize("command", [["-m", "wavfusion"], [str(Path(sys.executable).with_name("wavfusion"))]])
+def test_commands_run_without_the_cache(command):
+    tell = {"PYTHONPATH": "", "PYTHONVERBOSE": ""}
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"} | tell
+    line = [sys.executable, "-X", "importtime", *command, "--version"]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == [__version__] and done.stderr.count("wavfusion.memory") == 2

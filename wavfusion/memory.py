@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 CACHE = "glibc.malloc.tcache_count"
+BEGUN = "WAVFUSION_BEGUN"  # number of the process that has begun anew: a privileged one loses glibc's settings
 
 
 def anonymous_mb() -> float:
@@ -27,7 +28,9 @@ def restart_without_cache() -> None:
     except (AttributeError, ValueError, OSError):
         return
     given = os.environ.get("GLIBC_TUNABLES", "")
-    if glibc and sys.executable and CACHE not in given:
+    again = os.environ.get(BEGUN) == str(os.getpid())
+    if glibc and sys.executable and CACHE not in given and not again:
         os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (given, f"{CACHE}=0")))
+        os.environ[BEGUN] = str(os.getpid())
         with suppress(OSError):
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
