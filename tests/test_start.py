@@ -64,6 +64,7 @@ def test_with_another_c_library_nothing_happens(monkeypatch, error):
 @glibc
 def test_where_a_program_cannot_begin_anew_it_goes_on(monkeypatch):
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")
+    monkeypatch.setenv(memory.BEGUN, "")
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     memory.restart_without_cache()
 
@@ -87,8 +88,7 @@ def test_a_program_that_runs_the_command_line_itself_goes_on_after_it():
 @glibc
 @pytest.mark.parametrize("command", [["-m", "wavfusion"], [str(Path(sys.executable).with_name("wavfusion"))]])
 def test_commands_run_without_the_cache(command):
-    tell = {"PYTHONPATH": "", "PYTHONVERBOSE": ""}
-    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"} | tell
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     line = [sys.executable, "-X", "importtime", *command, "--version"]
     done = subprocess.run(line, env=environment, capture_output=True, text=True)
     assert done.stdout.split() == [__version__] and done.stderr.count("wavfusion.memory") == 2

@@ -18,7 +18,8 @@ class Steps:
     """
 
     def __init__(self, mask: Bool[Tensor, "B T"] | None = None) -> None:
-        self.mask = mask
+        self.counted = mask is not None
+        self.shape = torch.Size() if mask is None else mask.shape
         self.places = None if mask is None or bool(mask.all()) else mask.flatten().nonzero()[:, 0]
 
     def pack(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "R D"] | Float[Tensor, "B T D"]:
@@ -27,19 +28,17 @@ class Steps:
 
     def pad(self, x: Float[Tensor, "R D"] | Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Put packed steps where they were; 0 at padding."""
-        if self.places is None or self.mask is None:
+        if self.places is None:
             return x
-        whole = x.new_zeros(self.mask.numel(), x.shape[1])
-        return whole.index_copy(0, self.places, x).view(*self.mask.shape, x.shape[1])
+        whole = x.new_zeros(self.shape.numel(), x.shape[1])
+        return whole.index_copy(0, self.places, x).view(*self.shape, x.shape[1])
 
     def spread(self, x: Bool[Tensor, " B"]) -> Bool[Tensor, "R 1"] | Bool[Tensor, "B 1 1"]:
         """Give what is said of a sample to each of its steps."""
-        if self.places is None or self.mask is None:
-            return x[:, None, None]
-        return x[self.places // self.mask.shape[1], None]
+        return x[:, None, None] if self.places is None else x[self.places // self.shape[1], None]
 
     def fill(self, x: Float[Tensor, "..."], samples: Bool[Tensor, " B"], value: float) -> Float[Tensor, "..."]:
         """Fill all steps of some samples, packed or not."""
-        if self.mask is not None and not bool(samples.any()):
+        if self.counted and not bool(samples.any()):
             return x
         return x.masked_fill(self.spread(samples), value)
