@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from wavfusion.evaluate import evaluate, open_part
-from wavfusion.explain import gate_auc
-from wavfusion.run import read_run
+from wavfusion.evaluation.evaluate import evaluate, open_part
+from wavfusion.evaluation.explain import gate_auc
+from wavfusion.runs.folder import read_run
 
 
 def measure(run: Path, flags: dict[str, bool]) -> float:

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import torch
 
-from wavfusion import experiment, manifest
-from wavfusion.bench import LAYER, encoders_of
-from wavfusion.dataset import model_config
-from wavfusion.extract import describe
+from wavfusion import manifest
+from wavfusion.bench.suites import LAYER, encoders_of
+from wavfusion.experiments import experiment
+from wavfusion.features.dataset import model_config
+from wavfusion.features.extract import describe
 from wavfusion.model.wavfusion import WavFusion
-from wavfusion.predict import PRECISIONS, EmotionRecognizer
-from wavfusion.run import Run
+from wavfusion.prediction.recognizer import PRECISIONS, EmotionRecognizer
+from wavfusion.runs.folder import Run
 
 
 def both(name: str, classes: Sequence[str]) -> list[EmotionRecognizer]:

@@ -12,7 +12,7 @@ from math import sqrt
 import numpy as np
 from scipy import stats
 
-from wavfusion import tables
+from wavfusion.study import tables
 
 FIFTH, SMALLEST = 1476, 1475  # of 7380 utterances; the smallest fifth of 7379
 SIZES = {

@@ -14,8 +14,8 @@ import numpy as np
 from scipy import stats
 from scipy.special import expit
 
-from wavfusion.metrics import figures
-from wavfusion.statistics import Comparison, cluster_bootstrap, cluster_t, compare
+from wavfusion.metrics.comparison import Comparison, cluster_bootstrap, cluster_t, compare
+from wavfusion.metrics.scores import figures
 
 SHARES = np.array([0.09, 0.15, 0.23, 0.15, 0.14, 0.24])  # of IEMOCAP's six emotions
 EASE = np.array([-0.3, 1.2, 0.6, 0.9, 0.9, 0.5])  # of each, as logit of being recognised: 64 % on the whole

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import EfficientNetModel
 
-from wavfusion import tiny
+from wavfusion.encoders import tiny
 
 SIDE = 112
 SCALE = 2  # drawn at twice the size, for smooth edges

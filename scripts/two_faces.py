@@ -15,8 +15,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from wavfusion import faces, media
-from wavfusion.recordings import ENDINGS
+from wavfusion import media
+from wavfusion.media import faces
+from wavfusion.prediction.recordings import ENDINGS
 
 RATE, SIZE = 25, (288, 360)
 

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import torch
 
-from wavfusion import experiment, faces, media
-from wavfusion.bench import CLASSES, LAYER, encoders_of
-from wavfusion.dataset import Row, Sample, model_config
+from wavfusion import media
+from wavfusion.bench.suites import CLASSES, LAYER, encoders_of
 from wavfusion.errors import ConfigError
-from wavfusion.extract import describe
-from wavfusion.inference import run, run_sets, subsets
+from wavfusion.evaluation.inference import run, run_sets, subsets
+from wavfusion.experiments import experiment
+from wavfusion.features.dataset import Row, Sample, model_config
+from wavfusion.features.extract import describe
+from wavfusion.media import faces
 from wavfusion.model.wavfusion import WavFusion
 
 WORDS = "I never said that you should go there at all, did I?"

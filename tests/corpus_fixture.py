@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wavfusion import corpora, encoders, experiment, extract, manifest, media, train
-from wavfusion.store import Store
+from wavfusion import corpora, encoders, manifest, media
+from wavfusion.experiments import experiment
+from wavfusion.features import extract
+from wavfusion.features.store import Store
+from wavfusion.training import train
 
 EMOTIONS = ["angry", "happy", "neutral", "sad"]
 WORDS = {"angry": "stop shouting", "happy": "how wonderful", "neutral": "the train leaves", "sad": "we miss her"}

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import wavfusion
-from wavfusion import experiment
-from wavfusion.cli import main
+from wavfusion.cli.commands import main
+from wavfusion.experiments import experiment
 
 PACKAGE = Path(wavfusion.__file__).parent
 VERBS = ["demo", "prepare", "extract", "train", "evaluate", "predict", "export", "lookalike"]
@@ -43,9 +43,16 @@ def test_importing_the_package_imports_nothing_heavy():
 
 
 def test_the_rest_works_without_its_leaves():
-    leaves = ["wavfusion.demo", "wavfusion.report", "wavfusion.bundle", "wavfusion.hub", "wavfusion.lookalike"]
+    leaves = [
+        "wavfusion.cli.demo",
+        "wavfusion.report",
+        "wavfusion.runs.bundle",
+        "wavfusion.runs.hub",
+        "wavfusion.lookalike",
+    ]
     blocked = f"import sys; sys.modules.update(dict.fromkeys({leaves!r}))\n"
-    done = run_python(blocked + "from wavfusion import train, evaluate, predict, extract, corpora; print('here')")
+    done = run_python(blocked + "from wavfusion.training import train; from wavfusion.evaluation import evaluate; "
+        "from wavfusion.prediction import recognizer; from wavfusion.features import extract; from wavfusion import corpora; print('here')")
     assert done.stdout == "here\n"
 
 
@@ -80,7 +87,8 @@ def test_no_function_is_longer_than_a_screen():
 def test_no_module_sets_threads_or_seeds_when_it_is_imported():
     code = (
         "import torch; torch.manual_seed(7); before = torch.get_num_threads(), torch.initial_seed()\n"
-        "from wavfusion import cli, demo, train, predict, lookalike\n"
+        "from wavfusion import cli, lookalike\n"
+        "from wavfusion.cli import demo\nfrom wavfusion.training import train\nfrom wavfusion.prediction import recognizer\n"
         "print((torch.get_num_threads(), torch.initial_seed()) == before)"
     )
     assert run_python(code).stdout == "True\n"

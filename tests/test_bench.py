@@ -5,18 +5,18 @@ import numpy as np
 import pytest
 import torch
 
-from wavfusion import bench
-from wavfusion.bench import Job, encoders_of
-from wavfusion.cli import main
+from wavfusion.bench import suites
+from wavfusion.bench.baseline import PlainEncoders, decode_pictures, decode_sound
+from wavfusion.bench.suites import Job, encoders_of
+from wavfusion.cli.commands import main
 from wavfusion.media import decode_audio, decode_frames, write_video
-from wavfusion.plain import PlainEncoders, decode_pictures, decode_sound
 
 
 def test_bench_compares_all_suites_and_its_parts_add_up(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--preset", "tiny", "--repeats", "3", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["hardware"]["matmul_gflops"] > 0 and found["hardware"]["fit"] == (found["hardware"]["load"] <= 0.3)
-    for name in bench.UNITS:
+    for name in suites.UNITS:
         each = found[name]
         assert each["ratio"]["low"] <= each["ratio"]["median"] <= each["ratio"]["high"]
         assert min(each[key] for key in ("ours", "plain", "peak_memory_mb", "useful_seconds_per_s")) > 0
@@ -27,20 +27,20 @@ def test_bench_compares_all_suites_and_its_parts_add_up(capsys: pytest.CaptureFi
 
 @pytest.mark.slow
 def test_growth_measures_every_size_and_says_what_a_second_of_sound_costs() -> None:
-    found = bench.grow("train", "tiny", batch=2, repeats=1, times=(1, 2))
-    for name in bench.SUITES["train"]:
+    found = suites.grow("train", "tiny", batch=2, repeats=1, times=(1, 2))
+    for name in suites.SUITES["train"]:
         small, large = found["growth"][name]
         assert (small["times"], large["times"]) == (1, 2) and large["units"] == 2 * small["units"]
         assert min(each[key] for each in (small, large) for key in ("seconds", "useful_seconds", "peak_memory_mb")) > 0
     assert found["growth"]["extract"] is None
-    text = bench.to_text(found)
+    text = suites.to_text(found)
     assert text.count("ms a second of sound") == 4 and "2 x: 12 utterances" in text
 
 
 def test_an_unfit_machine_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     about = {"device": "x", "cores": 2, "threads": 2, "torch": "2", "matmul_gflops": 100.0, "precision": "fp32"}
-    found = {"preset": "tiny", "batch": 2, "repeats": 1, **dict.fromkeys(bench.UNITS)}
-    lines = {fit: bench.to_text({"hardware": {**about, "load": 1.5, "fit": fit}, **found}) for fit in (True, False)}
+    found = {"preset": "tiny", "batch": 2, "repeats": 1, **dict.fromkeys(suites.UNITS)}
+    lines = {fit: suites.to_text({"hardware": {**about, "load": 1.5, "fit": fit}, **found}) for fit in (True, False)}
     assert "UNFIT" in lines[False] and "UNFIT" not in lines[True]
 
 
@@ -76,7 +76,7 @@ def test_random_encoders_of_base_have_its_sizes_and_tell_something() -> None:
 
 def test_a_side_that_dies_is_named(tmp_path: Path) -> None:
     with (
-        pytest.raises(bench.ConfigError, match="died"),
-        bench._side(bench._train_ours, Job(tmp_path, "tiny", 2, True, "cpu")),
+        pytest.raises(suites.ConfigError, match="died"),
+        suites._side(suites._train_ours, Job(tmp_path, "tiny", 2, True, "cpu")),
     ):
         pass

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from wavfusion import bundle
-from wavfusion.cli import main
+from wavfusion.cli.commands import main
 from wavfusion.errors import ConfigError
+from wavfusion.runs import bundle
 
 pytest_plugins = ("corpus_fixture",)
 

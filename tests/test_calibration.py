@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 
-from wavfusion import evaluate
-from wavfusion.calibration import fit_temperature, tempered
 from wavfusion.errors import ConfigError
-from wavfusion.run import read_run
+from wavfusion.evaluation import evaluate
+from wavfusion.metrics.calibration import fit_temperature, tempered
+from wavfusion.runs.folder import read_run
 
 pytest_plugins = ("corpus_fixture",)
 

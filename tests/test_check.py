@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wavfusion import check, manifest, media, protocol
-from wavfusion.cli import main
+from wavfusion import manifest, media
+from wavfusion.cli.commands import main
+from wavfusion.corpora import protocol
 from wavfusion.corpora.scan import Look, Scan
+from wavfusion.evaluation import check
 from wavfusion.manifest import SPLITS, AudioSpan, Corpus, Utterance, VideoSpan
-from wavfusion.run import read_run
+from wavfusion.runs.folder import read_run
 
 pytest_plugins = ("corpus_fixture",)
 

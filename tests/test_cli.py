@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from wavfusion.cli import main
+from wavfusion.cli.commands import main
 
 pytest_plugins = ("corpus_fixture",)
 
@@ -78,7 +78,7 @@ def test_every_verb_that_computes_takes_a_device_and_a_seed(capfd: pytest.Captur
 def test_the_training_side_needs_no_media_and_no_parser_of_signatures() -> None:
     """A machine that trains on carried features has neither FFmpeg nor the readers of experiment files."""
     blocked = "import sys\nfor name in ('av', 'soxr', 'jsonargparse'): sys.modules[name] = None\n"
-    done = python(blocked + "import wavfusion.train, wavfusion.evaluate, wavfusion.experiment; print('here')")
+    done = python(blocked + "import wavfusion.training.train, wavfusion.evaluation.evaluate, wavfusion.experiments.experiment; print('here')")
     assert done.stdout == "here\n", done.stderr
 
 
@@ -97,7 +97,7 @@ def test_features_that_were_carried_here_train_without_media(made: Any, tmp_path
     (store / "media.jsonl").write_text(lines)
     code = (
         "import sys\nfor name in ('av', 'soxr', 'jsonargparse'): sys.modules[name] = None\n"
-        "from pathlib import Path\nfrom wavfusion import train\n"
+        "from pathlib import Path\nfrom wavfusion.training import train\n"
         "from wavfusion.experiment import Experiment, Training\n"
         "manifest, store, out = map(Path, sys.argv[1:])\n"
         "data = train.read_data(manifest, store)\n"

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wavfusion import media as media_files
-from wavfusion.clips import FeatureSet, Media, Medium, Window, examine, plan, read_feature_sets, windows
 from wavfusion.errors import CorpusError
+from wavfusion.features.clips import FeatureSet, Media, Medium, Window, examine, plan, read_feature_sets, windows
+from wavfusion.features.store import Store
 from wavfusion.manifest import AudioSpan, Utterance, VideoSpan
-from wavfusion.store import Store
 
 WANTED = FeatureSet(
     "tiny",

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 from tests.chores import never, squarer
-from wavfusion import cluster, extract, manifest
-from wavfusion.cli import main
-from wavfusion.cluster import Lost, spread
+from wavfusion import manifest
+from wavfusion.cli.commands import main
 from wavfusion.errors import ConfigError, MediaError
-from wavfusion.store import Store
+from wavfusion.features import extract
+from wavfusion.features.store import Store
+from wavfusion.processes import pool
+from wavfusion.processes.pool import Lost, spread
 
 pytest_plugins = ("corpus_fixture",)
 
@@ -54,7 +56,7 @@ def test_a_process_that_dies_costs_what_it_was_doing_and_that_is_done_again(
 def test_what_always_kills_its_process_is_given_up_and_the_others_are_done(tmp_path: Path, engine: str) -> None:
     found = dict(spread(partial(squarer, tmp_path), [1, 30, 2], 1, engine))
     assert isinstance(found[1], Lost) and "died 3 times" in found[1].reason
-    assert [found[i][0] for i in (0, 2)] == [1, 4] and len(list(tmp_path.glob("30-*"))) == cluster.TRIES
+    assert [found[i][0] for i in (0, 2)] == [1, 4] and len(list(tmp_path.glob("30-*"))) == pool.TRIES
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -2,7 +2,7 @@ import pytest
 
 from wavfusion import corpora
 from wavfusion.corpora.cremad import ACTORS, PUBLISHED, SENTENCES
-from wavfusion.emotions import CREMAD_CODES
+from wavfusion.corpora.emotions import CREMAD_CODES
 from wavfusion.errors import CorpusError
 from wavfusion.manifest import AudioSpan, VideoSpan
 

@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wavfusion import dataset, train
-from wavfusion.clips import Media
-from wavfusion.dataset import (
+from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.features import dataset
+from wavfusion.features.clips import Media
+from wavfusion.features.dataset import (
     Features,
     LengthBatches,
     Row,
@@ -20,10 +21,10 @@ from wavfusion.dataset import (
     model_inputs,
     window_text,
 )
-from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.features.store import Store
 from wavfusion.manifest import Utterance
 from wavfusion.model.config import Switches
-from wavfusion.store import Store
+from wavfusion.training import train
 
 pytest_plugins = ("corpus_fixture",)
 
@@ -205,7 +206,7 @@ def test_no_text_stays_no_text() -> None:
 @settings(deadline=None)
 @given(st.integers(1, 60), st.floats(15.1, 100.0), st.booleans())
 def test_windows_of_text_cover_every_token(tokens: int, seconds: float, layers: bool) -> None:
-    from wavfusion.clips import windows
+    from wavfusion.features.clips import windows
 
     text = torch.arange(tokens)[:, None].float()
     text = text.expand(2, tokens, 1) if layers else text

@@ -21,11 +21,11 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
-from wavfusion import train
-from wavfusion.dataset import LengthBatches, Row, Sample, collate, fill, model_inputs
 from wavfusion.errors import ConfigError
+from wavfusion.features.dataset import LengthBatches, Row, Sample, collate, fill, model_inputs
 from wavfusion.model import WavFusion, WavFusionConfig
 from wavfusion.model.sequence import MaskedBatchNorm
+from wavfusion.training import train
 
 pytest_plugins = ("corpus_fixture",)
 

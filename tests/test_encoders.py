@@ -10,7 +10,6 @@ from safetensors import safe_open
 from tokenizers import ByteLevelBPETokenizer
 from transformers.models.efficientnet.image_processing_pil_efficientnet import EfficientNetImageProcessorPil
 
-from wavfusion import tiny
 from wavfusion.encoders import (
     MAX_TOKENS,
     PRECISIONS,
@@ -25,6 +24,7 @@ from wavfusion.encoders import (
     load_video,
     normalized,
     read_preset,
+    tiny,
 )
 from wavfusion.errors import ConfigError
 

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from wavfusion import evaluate, manifest, train
-from wavfusion.cli import main
+from wavfusion import manifest
+from wavfusion.cli.commands import main
 from wavfusion.errors import ConfigError, CorpusError
-from wavfusion.inference import Utterances
+from wavfusion.evaluation import evaluate
+from wavfusion.evaluation.inference import Utterances
 from wavfusion.manifest import Utterance
-from wavfusion.predict import EmotionRecognizer
-from wavfusion.run import read_run
+from wavfusion.prediction.recognizer import EmotionRecognizer
+from wavfusion.runs.folder import read_run
+from wavfusion.training import train
 from wavfusion.transcripts import Segment
 
 pytest_plugins = ("corpus_fixture",)

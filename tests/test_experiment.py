@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from wavfusion import experiment
 from wavfusion.errors import ConfigError
-from wavfusion.experiment import Experiment, Training
+from wavfusion.experiments import experiment
+from wavfusion.experiments.experiment import Experiment, Training
 from wavfusion.model.config import Switches
 
 # Section K of the design, in the words of the experiment file.
@@ -61,7 +61,7 @@ def test_the_paper_is_what_the_dataclasses_say_by_default() -> None:
 
 
 def test_the_paper_file_writes_every_switch_out() -> None:
-    values = yaml.safe_load(Path(experiment.__file__).with_name("experiments").joinpath("paper.yaml").read_text())
+    values = yaml.safe_load(Path(experiment.__file__).with_name("paper.yaml").read_text())
     assert set(values["model"]) == set(Switches.__dataclass_fields__)
 
 

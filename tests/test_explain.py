@@ -16,10 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from wavfusion import evaluate, timeline, train
-from wavfusion.cli import main
-from wavfusion.dataset import Row, Sample, collate, model_inputs
-from wavfusion.explain import (
+from wavfusion.cli.commands import main
+from wavfusion.evaluation import evaluate
+from wavfusion.evaluation.explain import (
     Shifted,
     Watched,
     contributions,
@@ -30,11 +29,14 @@ from wavfusion.explain import (
     shifted_accuracy,
     watch,
 )
-from wavfusion.inference import Utterances, run, run_sets, subsets
+from wavfusion.evaluation.inference import Utterances, run, run_sets, subsets
+from wavfusion.features.dataset import Row, Sample, collate, model_inputs
 from wavfusion.model import WavFusion, WavFusionConfig
 from wavfusion.model.wavfusion import WavFusionOutput
-from wavfusion.predict import EmotionRecognizer
-from wavfusion.run import read_run
+from wavfusion.prediction import timeline
+from wavfusion.prediction.recognizer import EmotionRecognizer
+from wavfusion.runs.folder import read_run
+from wavfusion.training import train
 from wavfusion.transcripts import Segment
 
 pytest_plugins = ("corpus_fixture",)

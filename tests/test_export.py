@@ -16,16 +16,18 @@ from hypothesis import strategies as st
 from test_model import SUBSETS, build
 
 import wavfusion
-from wavfusion import encoders, export, extract
-from wavfusion.cli import main
-from wavfusion.dataset import model_config
+from wavfusion import encoders
+from wavfusion.cli.commands import main
+from wavfusion.corpora.protocol import SAID
 from wavfusion.errors import ConfigError
-from wavfusion.inference import layer_shares
+from wavfusion.evaluation.inference import layer_shares
+from wavfusion.features import extract
+from wavfusion.features.dataset import model_config
 from wavfusion.model import WavFusion
 from wavfusion.model.config import MODALITIES, Switches
-from wavfusion.predict import EmotionRecognizer
-from wavfusion.protocol import SAID
-from wavfusion.run import Run, read_run, write_json, write_model
+from wavfusion.prediction import export
+from wavfusion.prediction.recognizer import EmotionRecognizer
+from wavfusion.runs.folder import Run, read_run, write_json, write_model
 
 CLASSES, PRIOR = ["happy", "sad", "neutral", "angry"], [0.1, 0.2, 0.3, 0.4]
 TEMPERATURE = 1.7

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from sklearn.covariance import LedoitWolf
 
-from wavfusion import familiarity, media
-from wavfusion.cli import main
-from wavfusion.predict import EmotionRecognizer
-from wavfusion.run import FAMILIARITY, read_run
+from wavfusion import media
+from wavfusion.cli.commands import main
+from wavfusion.metrics import familiarity
+from wavfusion.prediction.recognizer import EmotionRecognizer
+from wavfusion.runs.folder import FAMILIARITY, read_run
 
 pytest_plugins = ("corpus_fixture",)
 

@@ -11,10 +11,9 @@ from torch import nn
 from transformers.activations import GELUActivation
 
 from tests.test_encoders import CONVOLUTIONS, FAMILIES, SMALL, largest_difference, random_model, reference_hidden, tone
-from wavfusion import tiny
-from wavfusion.cli import main
-from wavfusion.encoders import AudioEncoder, VideoEncoder, load_text
-from wavfusion.frozen import STEPS, FourierConv, WindowConvs, fold_norms, quicken_convolutions, quicken_positions
+from wavfusion.cli.commands import main
+from wavfusion.encoders import AudioEncoder, VideoEncoder, load_text, tiny
+from wavfusion.encoders.fast import STEPS, FourierConv, WindowConvs, fold_norms, quicken_convolutions, quicken_positions
 from wavfusion.model.fusion import Gelu
 
 pytest_plugins = ("corpus_fixture",)
@@ -157,14 +156,14 @@ def test_one_switch_turns_every_fast_path_off(trained, made, tmp_path, monkeypat
     """`--plain`: nothing that is faster is made or used, by extraction, prediction or training."""
     used = []
     watched = {
-        "wavfusion.frozen.FourierConv.forward": "convolution",
-        "wavfusion.frozen.WindowConvs.forward": "windows",
+        "wavfusion.encoders.fast.FourierConv.forward": "convolution",
+        "wavfusion.encoders.fast.WindowConvs.forward": "windows",
         "wavfusion.encoders.fold_norms": "norms",
         "wavfusion.model.dropout.noise": "masks",
         "wavfusion.model.attention.attend": "attention",
         "wavfusion.model.losses._sorted": "triplets",
-        "wavfusion.extract._encode_ahead": "ahead",
-        "wavfusion.extract.threads": "threads",
+        "wavfusion.features.extract._encode_ahead": "ahead",
+        "wavfusion.features.extract.threads": "threads",
         "wavfusion.media._Reader._is_asked": "pictures",
     }
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
@@ -186,14 +185,14 @@ def test_without_the_switch_the_fast_paths_are_used(trained, made, tmp_path, mon
     """The test above would pass, did its names watch nothing."""
     watched = {
         "extract": [
-            "wavfusion.extract._encode_ahead",
-            "wavfusion.extract.threads",
+            "wavfusion.features.extract._encode_ahead",
+            "wavfusion.features.extract.threads",
             "wavfusion.media._Reader._is_asked",
         ],
         "predict": [
-            "wavfusion.frozen.FourierConv.forward",
-            "wavfusion.frozen.WindowConvs.forward",
-            "wavfusion.extract.threads",
+            "wavfusion.encoders.fast.FourierConv.forward",
+            "wavfusion.encoders.fast.WindowConvs.forward",
+            "wavfusion.features.extract.threads",
             "wavfusion.media._Reader._is_asked",
         ],
         "train": [

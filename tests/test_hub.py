@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from wavfusion import hub, provenance
-from wavfusion.cli import main
+from wavfusion.cli.commands import main
 from wavfusion.errors import ConfigError
-from wavfusion.predict import EmotionRecognizer
+from wavfusion.evaluation import provenance
+from wavfusion.prediction.recognizer import EmotionRecognizer
+from wavfusion.runs import hub
 
 pytest_plugins = ("corpus_fixture",)
 
@@ -235,7 +236,7 @@ def test_the_card_forbids_what_the_page_on_responsible_use_forbids(pushed):
 
 
 def test_the_cards_licences_are_those_of_the_page_on_responsible_use():
-    template = (Path(hub.__file__).parent / "pages/model_card.md").read_text()
+    template = (Path(hub.__file__).parents[1] / "pages/model_card.md").read_text()
     page = (DOCS / "responsible_use.md").read_text()
     terms = [
         "GPL-3.0",
@@ -248,6 +249,6 @@ def test_the_cards_licences_are_those_of_the_page_on_responsible_use():
 
 
 def test_every_encoder_with_a_licence_in_the_card_is_one_of_known_provenance():
-    template = (Path(hub.__file__).parent / "pages/model_card.md").read_text()
+    template = (Path(hub.__file__).parents[1] / "pages/model_card.md").read_text()
     names = re.findall(r'^  "([^"]+)": "', template, re.MULTILINE)
     assert len(names) > 3 and [name for name in names if name.lower() not in provenance.CHECKPOINTS] == []

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from wavfusion import corpora, manifest
+from wavfusion.corpora.emotions import DIALOGUERNN_HAPPY, IEMOCAP_CODES
 from wavfusion.corpora.iemocap import PUBLISHED
-from wavfusion.emotions import DIALOGUERNN_HAPPY, IEMOCAP_CODES
+from wavfusion.corpora.protocol import divide
 from wavfusion.errors import CorpusError
 from wavfusion.lookalike import faults
 from wavfusion.manifest import AudioSpan, VideoSpan
 from wavfusion.media import decode_audio, decode_frames
-from wavfusion.protocol import divide
 
 CODES = {emotion: code for code, emotion in IEMOCAP_CODES.items()}
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wavfusion import evaluate
-from wavfusion.dataset import Row, Sample
 from wavfusion.errors import ConfigError
-from wavfusion.inference import Utterances, parse_subset, run, subsets
+from wavfusion.evaluation import evaluate
+from wavfusion.evaluation.inference import Utterances, parse_subset, run, subsets
+from wavfusion.features.dataset import Row, Sample
 from wavfusion.model.wavfusion import WavFusionOutput
-from wavfusion.run import read_run
+from wavfusion.runs.folder import read_run
 
 pytest_plugins = ("corpus_fixture",)
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from wavfusion.language import language_of
-from wavfusion.predict import EmotionRecognizer
-from wavfusion.run import read_run, write_model
+from wavfusion.prediction.recognizer import EmotionRecognizer
+from wavfusion.runs.folder import read_run, write_model
+from wavfusion.speech.language import language_of
 
 pytest_plugins = ("corpus_fixture",)
 

@@ -16,7 +16,8 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from wavfusion import corpora, lookalike, manifest, tiny
+from wavfusion import corpora, lookalike, manifest
+from wavfusion.encoders import tiny
 from wavfusion.errors import ConfigError
 from wavfusion.lookalike import face, faults, words
 from wavfusion.lookalike.world import GROUPS, SIGNS, World, additive, bayes, draw, reached

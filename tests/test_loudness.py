@@ -7,7 +7,7 @@ import pytest
 import soxr
 
 from wavfusion import media
-from wavfusion.loudness import Loudness
+from wavfusion.speech.loudness import Loudness
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 

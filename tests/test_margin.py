@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from wavfusion.margin import judge, post_hoc, pulls, retrieve, violations
+from wavfusion.evaluation.shared_space import judge, post_hoc, pulls, retrieve, violations
 from wavfusion.model import WavFusion, WavFusionConfig, margin_loss
 
 NAMES = ["audio", "text", "video"]

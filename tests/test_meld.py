@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from wavfusion import corpora
-from wavfusion.clips import WINDOW
 from wavfusion.corpora.meld import LONGEST, PUBLISHED
 from wavfusion.encoders import normalized
 from wavfusion.errors import CorpusError
+from wavfusion.features.clips import WINDOW
 from wavfusion.media import write_video
 
 TEST = "output_repeated_splits_test"

@@ -11,7 +11,8 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_recall
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 
 from wavfusion.errors import ConfigError
-from wavfusion.metrics import (
+from wavfusion.metrics.comparison import cluster_t
+from wavfusion.metrics.scores import (
     class_figures,
     confusion_matrix,
     confusions_by_group,
@@ -19,7 +20,6 @@ from wavfusion.metrics import (
     independent_speakers,
     score,
 )
-from wavfusion.statistics import cluster_t
 
 CLASSES = ["happy", "sad", "neutral", "angry", "excited", "frustrated"]
 

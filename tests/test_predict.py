@@ -18,14 +18,17 @@ import pytest
 import torch
 
 import wavfusion
-from wavfusion import evaluate, media, timeline, train
-from wavfusion.calibration import tempered
-from wavfusion.cli import main
+from wavfusion import media
+from wavfusion.cli.commands import main
 from wavfusion.encoders import VideoEncoder
 from wavfusion.errors import ConfigError, MediaError
-from wavfusion.inference import run, run_sets
-from wavfusion.predict import EmotionRecognizer
-from wavfusion.run import read_run
+from wavfusion.evaluation import evaluate
+from wavfusion.evaluation.inference import run, run_sets
+from wavfusion.metrics.calibration import tempered
+from wavfusion.prediction import timeline
+from wavfusion.prediction.recognizer import EmotionRecognizer
+from wavfusion.runs.folder import read_run
+from wavfusion.training import train
 from wavfusion.transcripts import Segment
 
 pytest_plugins = ("corpus_fixture",)
@@ -94,7 +97,7 @@ def test_subsets_are_run_only_for_formats_that_show_contributions(
         counts.append(len(sets))
         return run_sets(model, samples, sets, *rest)
 
-    monkeypatch.setattr("wavfusion.predict.run_sets", counted)
+    monkeypatch.setattr("wavfusion.prediction.recognizer.run_sets", counted)
     for kind in timeline.FORMATS:
         assert shell(capfd, trained, clip, "--transcript", "good", "--format", kind, "--device", "cpu")[0] == 0
     assert dict(zip(timeline.FORMATS, counts, strict=True)) == {
@@ -118,7 +121,7 @@ def test_half_precision_is_chosen_where_it_is_faster_and_keeps_the_answer(
         return np.array([[0.5, 0.5]]) + (apart if self.precision == "bf16" else 0.0) * np.array([1, -1])
 
     monkeypatch.setattr(EmotionRecognizer, "_try", tried)
-    with caplog.at_level("INFO", "wavfusion.predict"):
+    with caplog.at_level("INFO", "wavfusion.prediction.recognizer"):
         assert EmotionRecognizer.from_pretrained(trained, precision="auto").precision == chosen
     assert f"precision {chosen}" in caplog.text and f"{apart:.4f} apart" in caplog.text
 
@@ -126,7 +129,7 @@ def test_half_precision_is_chosen_where_it_is_faster_and_keeps_the_answer(
 def test_both_precisions_are_tried_on_the_model_itself(
     recognizer: EmotionRecognizer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level("INFO", "wavfusion.predict"):
+    with caplog.at_level("INFO", "wavfusion.prediction.recognizer"):
         assert recognizer.fastest_precision() in ("fp32", "bf16") and recognizer.precision == "fp32"
     apart = float(caplog.text.split()[-5])
     assert 0 < apart < 0.02

@@ -3,7 +3,7 @@ from itertools import permutations
 
 import pytest
 
-from wavfusion import protocol
+from wavfusion.corpora import protocol
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.manifest import SPLITS, Utterance
 

@@ -1,8 +1,8 @@
 import pytest
 
-from wavfusion.emotions import EMOTIONS
+from wavfusion.corpora.emotions import EMOTIONS
 from wavfusion.encoders import PRESETS
-from wavfusion.provenance import CHECKPOINTS, saw
+from wavfusion.evaluation.provenance import CHECKPOINTS, saw
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from wavfusion import corpora
-from wavfusion.emotions import EMOTIONS
+from wavfusion.corpora.emotions import EMOTIONS
 from wavfusion.manifest import AudioSpan, VideoSpan
 
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data" / "ravdess"

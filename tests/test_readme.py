@@ -36,7 +36,7 @@ def test_every_linked_file_exists():
 
 
 def test_every_shell_line_names_a_real_verb_and_real_flags():
-    from wavfusion.cli import _parsers
+    from wavfusion.cli.commands import _parsers
 
     _, verbs = _parsers()
     wrong = []
@@ -49,7 +49,7 @@ def test_every_shell_line_names_a_real_verb_and_real_flags():
 
 @pytest.mark.slow
 def test_the_python_example_runs_on_the_demo(tmp_path, monkeypatch):
-    from wavfusion import demo
+    from wavfusion.cli import demo
 
     monkeypatch.chdir(tmp_path)
     demo.run(Path("runs/demo"), clips=110)

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from wavfusion import media
-from wavfusion.cli import main
+from wavfusion.cli.commands import main
 from wavfusion.errors import ConfigError
-from wavfusion.predict import EmotionRecognizer
-from wavfusion.recognition import STRETCH, Recogniser, _stretches
-from wavfusion.segmentation import Sound
+from wavfusion.prediction.recognizer import EmotionRecognizer
+from wavfusion.speech.recognition import STRETCH, Recogniser, _stretches
+from wavfusion.speech.segmentation import Sound
 from wavfusion.transcripts import Segment
 
 pytest_plugins = ("corpus_fixture",)

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from wavfusion import recordings
-from wavfusion.cli import main
+from wavfusion.cli.commands import main
 from wavfusion.errors import ConfigError, CorpusError, MediaError
-from wavfusion.predict import EmotionRecognizer, Prediction
+from wavfusion.prediction import recordings
+from wavfusion.prediction.recognizer import EmotionRecognizer, Prediction
 from wavfusion.transcripts import Segment
 
 pytest_plugins = ("corpus_fixture",)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from wavfusion import manifest
-from wavfusion.cli import main
+from wavfusion.cli.commands import main
 from wavfusion.corpora.scan import Look
 from wavfusion.manifest import AudioSpan, Corpus, Utterance
 from wavfusion.report.corpus import write_corpus

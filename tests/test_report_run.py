@@ -11,13 +11,16 @@ import pytest
 from chromium import Page
 from test_report import cells
 
-from wavfusion import experiment, manifest, media, metrics, statistics, train
-from wavfusion.cli import main
+from wavfusion import manifest, media
+from wavfusion.cli.commands import main
+from wavfusion.corpora.protocol import Protocol, hash_of
 from wavfusion.errors import ConfigError
+from wavfusion.experiments import experiment
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
-from wavfusion.protocol import Protocol, hash_of
+from wavfusion.metrics import comparison, scores
 from wavfusion.report.runs import write_runs
-from wavfusion.run import write_json
+from wavfusion.runs.folder import write_json
+from wavfusion.training import train
 
 CLASSES = ["angry", "happy", "sad"]
 MARKUP = "</script><img src=x onerror=alert(1)> & <b>bold</b>"
@@ -52,7 +55,7 @@ def make_run(folder: Path, rows: Sequence[dict[str, str]], selected_on: str = "v
     truth, said = [row["truth"] for row in rows], [row["predicted"] for row in rows]
     p = np.array([[float(row[f"p_{name}"]) for name in CLASSES] for row in rows])
     groups, speakers = ([row[name] or None for row in rows] for name in ("dialogue", "speaker"))
-    figures = metrics.score(truth, said, CLASSES, groups, p, speakers=speakers)
+    figures = scores.score(truth, said, CLASSES, groups, p, speakers=speakers)
     about = {"classes": CLASSES, "modalities": ["audio"], "encoders": encoder, "contaminated": [], "part": "test"}
     write_json(folder / "protocol.json", protocol)
     write_json(folder / "metrics.json", {**figures, **about, "subsets": {}, "protocol": protocol, **changed})
@@ -101,7 +104,7 @@ def run(tmp_path: Path) -> Path:
 def test_the_figures_stand_with_both_intervals(run: Path) -> None:
     rows = answers(60, 0)
     truth, said, speakers = ([row[name] for row in rows] for name in ("truth", "predicted", "speaker"))
-    found = metrics.score(truth, said, CLASSES, [row["dialogue"] for row in rows], speakers=speakers)
+    found = scores.score(truth, said, CLASSES, [row["dialogue"] for row in rows], speakers=speakers)
     bounds = found["interval"]["uar"]
     expected = [
         f"{100 * low:.1f} – {100 * high:.1f}" for low, high in (bounds["this_test_set"], bounds["new_speakers"])
@@ -267,11 +270,11 @@ def test_two_runs_are_compared_by_whole_dialogues_in_whatever_order_they_stand(t
     rows, others = answers(60, 0), answers(60, 1, 4.0)
     runs = make_run(tmp_path / "a", rows), make_run(tmp_path / "b", others[::-1])
     counts = [
-        metrics.confusions_by_group(*([row[name] for row in each] for name in ("truth", "predicted")), CLASSES,
+        scores.confusions_by_group(*([row[name] for row in each] for name in ("truth", "predicted")), CLASSES,
                                     [row["dialogue"] for row in each])
         for each in (others, rows)
     ]  # fmt: skip
-    found = statistics.compare(counts[0][None], counts[1][None], metrics.figures)["accuracy"]
+    found = comparison.compare(counts[0][None], counts[1][None], scores.figures)["accuracy"]
     low, high = found.interval
     table = cells(page_of(tmp_path / "r.html", *runs))
     row = table[table.index(["b"]) + 1]

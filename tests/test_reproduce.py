@@ -17,10 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wavfusion import extract, manifest, metrics, study, tables
-from wavfusion.cli import main
+from wavfusion import manifest
+from wavfusion.cli.commands import main
 from wavfusion.errors import ConfigError, CorpusError
-from wavfusion.store import Store
+from wavfusion.features import extract
+from wavfusion.features.store import Store
+from wavfusion.metrics import scores
+from wavfusion.study import tables, trainings
 
 pytest_plugins = ("corpus_fixture",)
 
@@ -101,8 +104,8 @@ def test_the_interval_of_a_row_is_that_of_the_counts_of_its_seeds(done: Path) ->
         said = list(csv.DictReader(io.StringIO((done / "runs" / name / "predictions.csv").read_text())))
         truth, predicted, dialogues = ([each[key] for each in said] for key in ("truth", "predicted", "dialogue"))
         classes = json.loads((done / "runs" / name / "metrics.json").read_text())["classes"]
-        counts.append(metrics.confusions_by_group(truth, predicted, classes, dialogues))
-    expected = metrics.intervals(np.mean(counts, axis=0))["accuracy"]
+        counts.append(scores.confusions_by_group(truth, predicted, classes, dialogues))
+    expected = scores.intervals(np.mean(counts, axis=0))["accuracy"]
     assert row["ours"]["figures"]["accuracy"]["this_test_set"] == pytest.approx(expected)
 
 
@@ -183,7 +186,7 @@ def test_trainings_of_other_labels_are_not_taken_for_these(corpus: Any, tmp_path
     manifest.write(other, [replace(row, emotion=swap.get(row.emotion or "", row.emotion)) for row in rows])
     manifest.write_corpus(other, manifest.read_corpus(corpus.table))
     plans = [
-        study.plan(study.Study(each, corpus.store), [tables.read(str(corpus.mine))], tmp_path)
+        trainings.plan(trainings.Study(each, corpus.store), [tables.read(str(corpus.mine))], tmp_path)
         for each in (corpus.table, other)
     ]
     assert not plans[0].jobs.keys() & plans[1].jobs.keys()
@@ -211,20 +214,20 @@ def test_the_same_table_or_fold_twice_is_refused(corpus: Any, tmp_path: Path) ->
     """Twice the same table gave twice as many seeds, with no spread."""
     mine = tables.read(str(corpus.mine))
     with pytest.raises(ConfigError, match="each table once, found table mine 2 times"):
-        study.plan(study.Study(corpus.table, corpus.store), [mine, mine], tmp_path)
+        trainings.plan(trainings.Study(corpus.table, corpus.store), [mine, mine], tmp_path)
     with pytest.raises(ConfigError, match="each fold once, found fold 1 2 times"):
-        study.plan(study.Study(corpus.table, corpus.store, folds=[1, 1]), [mine], tmp_path)
+        trainings.plan(trainings.Study(corpus.table, corpus.store, folds=[1, 1]), [mine], tmp_path)
 
 
 def test_a_table_without_a_row_to_train_is_refused(corpus: Any, tmp_path: Path) -> None:
     empty = replace(tables.read(str(corpus.mine)), rows=[], claims=[])
     with pytest.raises(ConfigError, match="mine: expected a row to train, found none"):
-        study.plan(study.Study(corpus.table, corpus.store), [empty], tmp_path)
+        trainings.plan(trainings.Study(corpus.table, corpus.store), [empty], tmp_path)
 
 
 def test_seeds_are_counted_from_the_one_that_is_given(corpus: Any, tmp_path: Path) -> None:
-    asked = study.Study(corpus.table, corpus.store, seeds=2, first_seed=9)
-    made = study.plan(asked, [tables.read(str(corpus.mine))], tmp_path)
+    asked = trainings.Study(corpus.table, corpus.store, seeds=2, first_seed=9)
+    made = trainings.plan(asked, [tables.read(str(corpus.mine))], tmp_path)
     assert {job.experiment.seed for job in made.jobs.values()} == {9, 10}
 
 
@@ -251,14 +254,14 @@ def test_a_dry_run_lists_the_trainings_and_makes_nothing(
 def test_layers_that_the_store_lacks_are_named_before_anything_is_trained(
     made: Any, corpus: Any, tmp_path: Path
 ) -> None:
-    asked = study.Study(corpus.iemocap, made.store, protocol="manifest")
+    asked = trainings.Study(corpus.iemocap, made.store, protocol="manifest")
     with pytest.raises(CorpusError, match="run extract --layers 8,9,10,11"):
-        study.plan(asked, [tables.read("6")], tmp_path)
+        trainings.plan(asked, [tables.read("6")], tmp_path)
 
 
 def test_a_table_of_another_corpus_is_refused(corpus: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="table2: expected a manifest of meld, found iemocap"):
-        study.plan(study.Study(corpus.iemocap, corpus.store, protocol="manifest"), [tables.read("2")], tmp_path)
+        trainings.plan(trainings.Study(corpus.iemocap, corpus.store, protocol="manifest"), [tables.read("2")], tmp_path)
 
 
 @pytest.mark.parametrize("name", ["iemocap", pytest.param("meld", marks=SLOW)])

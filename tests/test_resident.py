@@ -6,13 +6,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from wavfusion import experiment, recorded, train
-from wavfusion.dataset import Features, Row, Sample, choose_features, collate, model_config, model_inputs
 from wavfusion.errors import ConfigError
+from wavfusion.experiments import experiment
+from wavfusion.features.dataset import Features, Row, Sample, choose_features, collate, model_config, model_inputs
 from wavfusion.model.config import MODALITIES, Switches
 from wavfusion.model.wavfusion import WavFusion
-from wavfusion.recorded import Losses, Recorded, record
-from wavfusion.resident import LEVELS, Resident
+from wavfusion.training import recorded, train
+from wavfusion.training.recorded import Losses, Recorded, record
+from wavfusion.training.resident import LEVELS, Resident
 
 pytest_plugins = ("corpus_fixture",)
 

@@ -16,7 +16,7 @@ QUOTED = re.findall(r"```text\n\$ python scripts/recompute_paper.py (\w+)\n(.*?)
 sys.path.insert(0, str(SCRIPT.parent))
 import recompute_paper as paper  # noqa: E402
 
-from wavfusion import experiment  # noqa: E402
+from wavfusion.experiments import experiment  # noqa: E402
 
 
 @pytest.mark.parametrize(("section", "quoted"), QUOTED, ids=[section for section, _ in QUOTED])
@@ -60,7 +60,7 @@ def test_disagreements_are_those_of_the_exact_mcnemar_test():
 
 
 def test_every_shell_line_names_a_real_verb_and_real_flags():
-    from wavfusion.cli import _parsers
+    from wavfusion.cli.commands import _parsers
 
     _, verbs = _parsers()
     lines = [

@@ -20,13 +20,15 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from server import Server, form
 
-from wavfusion import jobs as jobs_module
-from wavfusion import media, serve, timeline, transcripts, uploads
-from wavfusion.cli import main
-from wavfusion.jobs import Jobs, Limits
-from wavfusion.predict import EmotionRecognizer, Prediction
-from wavfusion.serve import Guard
-from wavfusion.uploads import Folder, Form, RefusedError
+from wavfusion import media, transcripts
+from wavfusion.cli.commands import main
+from wavfusion.prediction import timeline
+from wavfusion.prediction.recognizer import EmotionRecognizer, Prediction
+from wavfusion.serve import app, uploads
+from wavfusion.serve import jobs as jobs_module
+from wavfusion.serve.app import Guard
+from wavfusion.serve.jobs import Jobs, Limits
+from wavfusion.serve.uploads import Folder, Form, RefusedError
 
 pytest_plugins = ("corpus_fixture",)
 
@@ -547,7 +549,7 @@ def refusal(capfd: pytest.CaptureFixture[str], *arguments: Any) -> str:
 def test_a_port_that_is_taken_and_a_model_that_is_none_get_one_line(
     trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with serve.listen("127.0.0.1", 0) as taken:
+    with app.listen("127.0.0.1", 0) as taken:
         taken.listen()
         assert "expected a free port" in refusal(capfd, trained, "--port", taken.getsockname()[1])
     assert "expected" in refusal(capfd, tmp_path / "none", "--port", 0)

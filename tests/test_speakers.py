@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from wavfusion import media, segmentation, speakers, speech
+from wavfusion import media
 from wavfusion.errors import ConfigError
-from wavfusion.segmentation import Sound
-from wavfusion.speakers import Turn
-from wavfusion.speech import Span
+from wavfusion.speech import activity, segmentation, speakers
+from wavfusion.speech.activity import Span
+from wavfusion.speech.segmentation import Sound
+from wavfusion.speech.speakers import Turn
 from wavfusion.transcripts import Segment
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -120,7 +121,7 @@ def test_utterances_are_divided_where_the_speaker_changes_and_segments_get_names
     sound = Sound(str(DATA / "conversation" / "sample.wav"))
     whole = segmentation.divide(sound, sound.file, 30.0, None, 2)
     assert {each.speaker for each in whole} == {"speaker 1", "speaker 2"}
-    assert all(0 < each.end - each.start <= speech.LONGEST for each in whole)
+    assert all(0 < each.end - each.start <= activity.LONGEST for each in whole)
     given_ = [Segment(10.9, 14.0, None, "a"), Segment(22.0, 27.0, None, "b"), Segment(8.4, 9.8, "Ann", "c")]
     found = [each.speaker for each in segmentation.named(given_, sound, 2)]
     assert found[2] == "Ann" and None not in found and found[0] != found[1]

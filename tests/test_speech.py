@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wavfusion import media, speech, transcripts
+from wavfusion import media, transcripts
+from wavfusion.speech import activity
 
 CONVERSATION = Path(__file__).parents[2] / "shared" / "data" / "conversation"
 real = pytest.mark.skipif(not CONVERSATION.is_dir(), reason="needs ../shared/data, which is not in the repository")
@@ -25,37 +26,37 @@ def marked(spans, end):
 @real
 def test_a_conversation_s_speech_is_covered_and_little_else():
     truth = marked(transcripts.read(CONVERSATION / "sample.rttm"), 30.0)
-    spans = speech.utterances(speech.hear(CONVERSATION / "sample.wav"))
+    spans = activity.utterances(activity.hear(CONVERSATION / "sample.wav"))
     found = marked(spans, 30.0)
     assert (truth & found).sum() >= 0.98 * truth.sum() and (found & ~truth).sum() <= 0.03 * found.sum()
-    assert max(span.end - span.start for span in spans) <= speech.LONGEST
+    assert max(span.end - span.start for span in spans) <= activity.LONGEST
 
 
 @real
 def test_speech_is_found_as_well_in_stretches_as_in_one(monkeypatch):
     path = CONVERSATION / "sample.wav"
-    whole = speech.utterances(speech.hear_samples(media.decode_audio(path).samples))
-    monkeypatch.setattr(speech, "STRETCH", 100 * speech.STEP_SECONDS)
-    assert np.allclose(np.array(speech.utterances(speech.hear(path))), np.array(whole), atol=speech.STEP_SECONDS)
+    whole = activity.utterances(activity.hear_samples(media.decode_audio(path).samples))
+    monkeypatch.setattr(activity, "STRETCH", 100 * activity.STEP_SECONDS)
+    assert np.allclose(np.array(activity.utterances(activity.hear(path))), np.array(whole), atol=activity.STEP_SECONDS)
 
 
 def test_silence_has_no_utterance():
-    assert speech.utterances(speech.hear_samples(np.zeros(32_000, np.float32))) == []
+    assert activity.utterances(activity.hear_samples(np.zeros(32_000, np.float32))) == []
 
 
 def test_nothing_at_all_has_no_utterance():
-    assert speech.utterances(speech.hear_samples(np.zeros(0, np.float32))) == []
+    assert activity.utterances(activity.hear_samples(np.zeros(0, np.float32))) == []
 
 
 def test_a_stretch_without_any_sound_costs_the_network_no_time(monkeypatch):
     """A file of three seconds with two hours between its timestamps was listened to for two hours."""
     sound = (0.1 * np.random.default_rng(0).normal(size=16_000)).astype(np.float32)
-    plain = speech.activity([sound])
+    plain = activity.activity([sound])
     still = np.zeros(960_000, np.float32)
-    later = speech.activity(iter([still, sound]))
+    later = activity.activity(iter([still, sound]))
     assert not later[:1875].any() and np.array_equal(later[1875:], plain)
-    monkeypatch.setattr(speech, "_session", lambda: None)
-    assert len(speech.activity([still] * 10)) == 18_750
+    monkeypatch.setattr(activity, "_session", lambda: None)
+    assert len(activity.activity([still] * 10)) == 18_750
 
 
 def test_looking_for_speech_leaves_torch_its_threads():
@@ -63,7 +64,7 @@ def test_looking_for_speech_leaves_torch_its_threads():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        speech.utterances(speech.hear_samples(np.zeros(1600, np.float32)))
+        activity.utterances(activity.hear_samples(np.zeros(1600, np.float32)))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -71,15 +72,15 @@ def test_looking_for_speech_leaves_torch_its_threads():
 
 def test_a_breath_does_not_end_an_utterance():
     active = np.repeat([0.0, 0.9, 0.1, 0.9, 0.1, 0.9, 0.0], [10, 20, 5, 20, 30, 20, 10]).astype(np.float32)
-    spans = speech.spoken(active, len(active) * speech.STEP_SECONDS)
-    assert [tuple(round(x / speech.STEP_SECONDS) for x in span) for span in spans] == [(8, 57), (83, 107)]
+    spans = activity.spoken(active, len(active) * activity.STEP_SECONDS)
+    assert [tuple(round(x / activity.STEP_SECONDS) for x in span) for span in spans] == [(8, 57), (83, 107)]
 
 
 @given(active=st.lists(st.floats(0, 1, width=32), min_size=1, max_size=600), longest=st.floats(2.0, 15.0))
 def test_utterances_are_in_order_within_the_recording_and_none_is_too_long(active, longest):
     values = np.array(active, np.float32)
-    end = len(values) * speech.STEP_SECONDS
-    spans = [part for span in speech.spoken(values, end) for part in speech.cut(span, values, longest)]
+    end = len(values) * activity.STEP_SECONDS
+    spans = [part for span in activity.spoken(values, end) for part in activity.cut(span, values, longest)]
     edges = [edge for span in spans for edge in span]
     assert edges == sorted(edges) and all(0 <= edge <= end for edge in edges)
     assert all(0 < span.end - span.start <= longest + 1e-6 for span in spans)

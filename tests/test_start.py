@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from wavfusion import memory
+from wavfusion.processes import memory
 from wavfusion.version import __version__
 
 PROGRAM = """
 import json, os, sys
 print("began", file=sys.stderr)
-from wavfusion.memory import restart_without_cache
+from wavfusion.processes.memory import restart_without_cache
 restart_without_cache()
 print(json.dumps([sys.argv[1:], os.environ.get("GLIBC_TUNABLES"), sys.stdin.read(), sys.flags.utf8_mode]))
 sys.exit(3)
@@ -28,7 +28,7 @@ def began(tmp_path, *arguments, tunables=None, program=PROGRAM):
     """Run a program; returns what it saw, and how often it began."""
     (tmp_path / "program.py").write_text(program)
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
-    environment |= {"PYTHONPATH": str(Path(memory.__file__).parents[1])}
+    environment |= {"PYTHONPATH": str(Path(memory.__file__).parents[2])}
     environment |= {} if tunables is None else {"GLIBC_TUNABLES": tunables}
     line = [sys.executable, "-X", "utf8", str(tmp_path / "program.py"), *arguments]
     done = subprocess.run(line, env=environment, input="words", capture_output=True, text=True)
@@ -91,4 +91,4 @@ def test_commands_run_without_the_cache(command):
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     line = [sys.executable, "-X", "importtime", *command, "--version"]
     done = subprocess.run(line, env=environment, capture_output=True, text=True)
-    assert done.stdout.split() == [__version__] and done.stderr.count("wavfusion.memory") == 2
+    assert done.stdout.split() == [__version__] and done.stderr.count("wavfusion.processes.memory") == 2

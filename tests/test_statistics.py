@@ -12,8 +12,7 @@ from scipy import stats
 from scipy.special import expit, logit
 
 from wavfusion.errors import ConfigError
-from wavfusion.metrics import figures
-from wavfusion.statistics import (
+from wavfusion.metrics.comparison import (
     MANY_GROUPS,
     Comparison,
     Verdict,
@@ -26,6 +25,7 @@ from wavfusion.statistics import (
     judge_better,
     judge_equal,
 )
+from wavfusion.metrics.scores import figures
 
 
 def right_or_wrong(right, per_group):

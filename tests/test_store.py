@@ -19,13 +19,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from wavfusion.errors import CorpusError
+from wavfusion.features.store import Store
 from wavfusion.files import append_line, read_lines, require_free, write_whole
-from wavfusion.store import Store
 
 KILLS = int(os.environ.get("WAVFUSION_KILLS", "3"))
 WRITER = """
 import sys, torch
-from wavfusion.store import Store
+from wavfusion.features.store import Store
 store = Store(sys.argv[1], create=True)
 for i in range(int(sys.argv[2])):
     store.write({f"audio-{8 * i + j}": torch.full((50, 64), float(8 * i + j)).half() for j in range(8)})

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wavfusion import corpora, manifest
-from wavfusion.cli import main
-from wavfusion.emotions import EMOTIONS
+from wavfusion.cli.commands import main
+from wavfusion.corpora.emotions import EMOTIONS
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.manifest import AudioSpan, VideoSpan
 

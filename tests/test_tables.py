@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from wavfusion import experiment, tables
 from wavfusion.errors import ConfigError
+from wavfusion.experiments import experiment
+from wavfusion.study import tables
 
 # Table 3 of arXiv 2412.05558 and the four other tables' rows that are trainings: 15 on IEMOCAP, 1 on MELD.
 TRAININGS = {"iemocap": 15, "meld": 1}

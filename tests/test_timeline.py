@@ -15,8 +15,9 @@ import webvtt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wavfusion import media, timeline, transcripts
-from wavfusion.predict import Prediction
+from wavfusion import media, transcripts
+from wavfusion.prediction import timeline
+from wavfusion.prediction.recognizer import Prediction
 
 EVIL = [
     "a, b; \"c\" 'd'",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from wavfusion import tiny
+from wavfusion.encoders import tiny
 
 
 def digest(model: torch.nn.Module, name: str) -> str:

@@ -21,14 +21,16 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from wavfusion import checkpoints as kept
-from wavfusion import evaluate, experiment, train
-from wavfusion.clips import FeatureSet
-from wavfusion.dataset import choose_features, model_config
 from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.evaluation import evaluate
+from wavfusion.experiments import experiment
+from wavfusion.features.clips import FeatureSet
+from wavfusion.features.dataset import choose_features, model_config
 from wavfusion.model.config import Switches
-from wavfusion.predict import EmotionRecognizer
-from wavfusion.run import read_run
+from wavfusion.prediction.recognizer import EmotionRecognizer
+from wavfusion.runs.folder import read_run
+from wavfusion.training import checkpoints as kept
+from wavfusion.training import train
 
 pytest_plugins = ("corpus_fixture",)
 

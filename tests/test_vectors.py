@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from wavfusion import media, vectors
-from wavfusion.cli import main
+from wavfusion import media
+from wavfusion.cli.commands import main
 from wavfusion.model.wavfusion import AUDIO_CENTRE, AUDIO_STEP
-from wavfusion.predict import EmotionRecognizer
+from wavfusion.prediction import vectors
+from wavfusion.prediction.recognizer import EmotionRecognizer
 from wavfusion.transcripts import Segment
 
 pytest_plugins = ("corpus_fixture",)

@@ -7,12 +7,12 @@ from wavfusion.version import __version__
 __all__ = ["EmotionRecognizer", "Prediction", "__version__"]
 
 if TYPE_CHECKING:
-    from wavfusion.predict import EmotionRecognizer, Prediction
+    from wavfusion.prediction.recognizer import EmotionRecognizer, Prediction
 
 
 def __getattr__(name: str) -> Any:
     if name in {"EmotionRecognizer", "Prediction"}:
-        from wavfusion import predict
+        from wavfusion.prediction import recognizer
 
-        return getattr(predict, name)
+        return getattr(recognizer, name)
     raise AttributeError(f"module 'wavfusion' has no attribute {name!r}")

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from wavfusion import manifest
 from wavfusion.corpora.cremad import read_cremad
+from wavfusion.corpora.emotions import LABEL_SETS
 from wavfusion.corpora.iemocap import read_iemocap
 from wavfusion.corpora.meld import read_meld
 from wavfusion.corpora.ravdess import read_ravdess
 from wavfusion.corpora.reading import Exclusion, Reading, Rows, Source, join_reasons, strip
 from wavfusion.corpora.scan import Looking, Scan
 from wavfusion.corpora.table import COLUMNS, read_table
-from wavfusion.emotions import LABEL_SETS
 from wavfusion.errors import ConfigError, CorpusError, nearest
 from wavfusion.manifest import CHANNELS, Channel, Corpus, Utterance
 from wavfusion.version import __version__

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from wavfusion.corpora.emotions import CREMAD_CODES, EMOTIONS
 from wavfusion.corpora.reading import (
     Exclusion,
     Reading,
@@ -23,7 +24,6 @@ from wavfusion.corpora.reading import (
     open_lines,
     unknown_code,
 )
-from wavfusion.emotions import CREMAD_CODES, EMOTIONS
 from wavfusion.errors import CorpusError
 from wavfusion.manifest import AudioSpan, Channel, Utterance, VideoSpan
 

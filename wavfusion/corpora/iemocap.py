@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from wavfusion.corpora.emotions import DIALOGUERNN_HAPPY, EMOTIONS, IEMOCAP_CODES, IEMOCAP_WORDS, LABEL_SETS, MERGED
 from wavfusion.corpora.reading import (
     Exclusion,
     Reading,
@@ -21,7 +22,6 @@ from wavfusion.corpora.reading import (
     only_of_each,
     open_lines,
 )
-from wavfusion.emotions import DIALOGUERNN_HAPPY, EMOTIONS, IEMOCAP_CODES, IEMOCAP_WORDS, LABEL_SETS, MERGED
 from wavfusion.errors import CorpusError, nearest
 from wavfusion.manifest import AudioSpan, Channel, Utterance, VideoSpan
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeAlias
 
+from wavfusion.corpora.emotions import EMOTIONS
 from wavfusion.corpora.reading import (
     Reading,
     Source,
@@ -24,7 +25,6 @@ from wavfusion.corpora.reading import (
     open_lines,
 )
 from wavfusion.corpora.scan import Look
-from wavfusion.emotions import EMOTIONS
 from wavfusion.errors import CorpusError, nearest
 from wavfusion.manifest import AudioSpan, Channel, Utterance, VideoSpan
 

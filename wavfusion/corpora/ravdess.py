@@ -3,6 +3,7 @@
 import re
 from pathlib import PurePosixPath
 
+from wavfusion.corpora.emotions import EMOTIONS, RAVDESS_CODES
 from wavfusion.corpora.reading import (
     Exclusion,
     Reading,
@@ -15,7 +16,6 @@ from wavfusion.corpora.reading import (
     mark_missing,
     unknown_code,
 )
-from wavfusion.emotions import EMOTIONS, RAVDESS_CODES
 from wavfusion.errors import CorpusError
 from wavfusion.manifest import AudioSpan, Channel, Utterance, VideoSpan
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, cast
 
+from wavfusion.corpora.emotions import EMOTIONS, LABEL_SETS
 from wavfusion.corpora.reading import (
     Exclusion,
     Reading,
@@ -19,7 +20,6 @@ from wavfusion.corpora.reading import (
     mark_missing,
     open_lines,
 )
-from wavfusion.emotions import EMOTIONS, LABEL_SETS
 from wavfusion.errors import ConfigError, CorpusError, nearest
 from wavfusion.manifest import CHANNELS, SPLITS, AudioSpan, Channel, Utterance, VideoSpan
 

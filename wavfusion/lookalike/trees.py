@@ -11,7 +11,7 @@ import numpy as np
 import soxr
 from jaxtyping import Float32, UInt8
 
-from wavfusion.emotions import IEMOCAP_CODES, IEMOCAP_WORDS
+from wavfusion.corpora.emotions import IEMOCAP_CODES, IEMOCAP_WORDS
 from wavfusion.lookalike.face import FRAME_RATE, SIDE, Picture, animate
 from wavfusion.lookalike.plan import Dialogue, Speaker, Turn
 from wavfusion.lookalike.voice import Espeak, speak

@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from scipy.stats import norm
 
-from wavfusion.emotions import EMOTIONS
+from wavfusion.corpora.emotions import EMOTIONS
 
 Corpus = Literal["iemocap", "meld"]
 Priors = Literal["true", "sqrt"]

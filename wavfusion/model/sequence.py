@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from wavfusion.model.attention import Attention
+from wavfusion.model.distributed import total
 from wavfusion.model.dropout import Dropout
-from wavfusion.model.processes import total
 
 
 def masked_mean(x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B D"]:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from wavfusion.model.attention import Attention, RelativePositions, positions
 from wavfusion.model.config import TEXT_HEADS, VIDEO_HEADS, WavFusionConfig
+from wavfusion.model.distributed import gather
 from wavfusion.model.dropout import Dropout
 from wavfusion.model.fusion import DeepLayer, Gelu, SelfAttentionLayer, Source, TransformerLayer
 from wavfusion.model.losses import ABSENT, SharedEncoder, margin_loss, task_loss
 from wavfusion.model.mult import MulT
-from wavfusion.model.processes import gather
 from wavfusion.model.sequence import AGRU, AGRULVC, masked_mean
 from wavfusion.model.steps import is_counted
 

@@ -15,7 +15,7 @@ from wavfusion.corpora import cremad, iemocap, meld, ravdess
 from wavfusion.corpora.scan import Look
 from wavfusion.errors import CorpusError
 from wavfusion.manifest import SPLITS, Corpus, Utterance
-from wavfusion.report import write_page
+from wavfusion.pages.fill import write_page
 
 SHOWN_SPEAKERS = 30
 SECONDS = (0, 0.5, 1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 30)

@@ -10,15 +10,17 @@ import numpy as np
 import yaml
 from markupsafe import Markup
 
-from wavfusion import metrics, tables
-from wavfusion import statistics as stats
-from wavfusion.checkpoints import BEST_BY
+from wavfusion.corpora.protocol import SAID, describe
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.manifest import MODALITIES, Utterance
-from wavfusion.protocol import SAID, describe
-from wavfusion.report import plots, script, write_page
-from wavfusion.report.shown import Shown, read_shown, short_names
-from wavfusion.run import published, read_json
+from wavfusion.metrics import comparison as stats
+from wavfusion.metrics import scores
+from wavfusion.pages.fill import script, write_page
+from wavfusion.report import plots
+from wavfusion.report.contents import Shown, read_shown, short_names
+from wavfusion.runs.folder import published, read_json
+from wavfusion.study import tables
+from wavfusion.training.checkpoints import BEST_BY
 
 FIGURES = {"accuracy": "accuracy", "weighted_f1": "weighted F1", "macro_f1": "macro F1", "uar": "UAR"}
 SHARE = (0.0, 1.0)  # the ends of an axis
@@ -135,14 +137,14 @@ def _emotion_intervals(run: Shown) -> dict[str, dict[str, list[float] | None]]:
     """95 % intervals of each emotion's F1, for other dialogues and for other speakers."""
 
     def f1(counts: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(zip(run.classes, np.moveaxis(metrics.class_figures(counts)["f1"], -1, 0), strict=True))
+        return dict(zip(run.classes, np.moveaxis(scores.class_figures(counts)["f1"], -1, 0), strict=True))
 
     said, speakers = ([name or None for name in run.column(column)] for column in ("dialogue", "speaker"))
     dialogues = run.confusions(said)
     here = stats.cluster_interval(dialogues, f1, dialogues.sum((1, 2)))
-    independent = metrics.independent_speakers(said, speakers)
+    independent = scores.independent_speakers(said, speakers)
     apart = run.confusions(independent) if independent else dialogues[:0]
-    new = stats.cluster_t(apart, f1, apart.sum((1, 2))) if len(apart) >= metrics.MIN_SPEAKERS else {}
+    new = stats.cluster_t(apart, f1, apart.sum((1, 2))) if len(apart) >= scores.MIN_SPEAKERS else {}
     return {name: {"this_test_set": here[name], "new_speakers": new.get(name)} for name in run.classes}
 
 
@@ -164,11 +166,11 @@ def _calibration(run: Shown) -> list[dict[str, float]]:
     """The bins of the calibration error that hold an answer."""
     confidence = np.array([float(row[f"p_{row['predicted']}"]) for row in run.results.rows])
     right = np.array([row["truth"] == row["predicted"] for row in run.results.rows])
-    number = np.clip(np.ceil(confidence * metrics.NUM_BINS).astype(int) - 1, 0, metrics.NUM_BINS - 1)
+    number = np.clip(np.ceil(confidence * scores.NUM_BINS).astype(int) - 1, 0, scores.NUM_BINS - 1)
     return [
         {
-            "low": each / metrics.NUM_BINS,
-            "high": (each + 1) / metrics.NUM_BINS,
+            "low": each / scores.NUM_BINS,
+            "high": (each + 1) / scores.NUM_BINS,
             "count": int((number == each).sum()),
             "confidence": float(confidence[number == each].mean()),
             "right": float(right[number == each].mean()),
@@ -302,8 +304,8 @@ def _paired(run: Shown, first: Shown) -> dict[str, stats.Comparison]:
     order = {name: number for number, name in enumerate(first.column("id"))}
     rows = sorted(run.results.rows, key=lambda row: order[row["id"]])
     groups = [value or None for value in first.column("dialogue")]
-    own = metrics.confusions_by_group(first.column("truth"), [row["predicted"] for row in rows], run.classes, groups)
-    return stats.compare(own[None], first.confusions(first.column("dialogue"))[None], metrics.figures)
+    own = scores.confusions_by_group(first.column("truth"), [row["predicted"] for row in rows], run.classes, groups)
+    return stats.compare(own[None], first.confusions(first.column("dialogue"))[None], scores.figures)
 
 
 # ---------------------------------------------------------------------- the utterances

@@ -1,0 +1,275 @@
+"""The figures of ``metrics.json``, all from one confusion matrix (rows = truth) and, where given, probabilities."""
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Int64, Integer, Real
+
+from wavfusion.errors import ConfigError, nearest
+from wavfusion.metrics.comparison import cluster_interval, cluster_t
+
+NUM_BINS = 15  # of the expected calibration error, as in Guo et al. 2017
+
+MIN_SPEAKERS = 3  # with two, an interval for others fills most of [0, 1]
+
+_LARGEST_NLL = float(-np.log(np.finfo(np.float64).eps))  # of an utterance whose p is held above 2.2e-16
+
+_SUM_TOLERANCE = 1e-3  # half precision and rounded CSV columns stay inside, logits do not
+
+
+def confusion_matrix(
+    truth: Integer[np.ndarray, " N"], predicted: Integer[np.ndarray, " N"], num_classes: int
+) -> Int64[np.ndarray, "C C"]:
+    """Count how often each true class (row) was called each class (column)."""
+    cells = np.bincount(truth * num_classes + predicted, minlength=num_classes**2)
+    return cells.reshape(num_classes, num_classes).astype(np.int64)
+
+
+def class_figures(confusion: Real[np.ndarray, "*B C C"]) -> dict[str, Float64[np.ndarray, "*B C"]]:
+    """Precision, recall and F1 of every class; 0 where nothing was called, or was, that class."""
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    called, support = confusion.sum(axis=-2), confusion.sum(axis=-1)
+    return {
+        "precision": _share(hits, called),
+        "recall": _share(hits, support),
+        "f1": _share(2 * hits, called + support),
+    }
+
+
+def figures(confusion: Real[np.ndarray, "*B C C"]) -> dict[str, Float64[np.ndarray, "*B"]]:
+    """Accuracy, weighted F1, macro F1 and UAR of one confusion matrix or of any stack of them.
+
+    F1 as scikit-learn's with ``labels=classes, zero_division=0``: macro F1 counts a class without support as 0. UAR is
+    the mean recall over the classes *with* support, so it equals scikit-learn's ``balanced_accuracy_score``, and not
+    ``recall_score(average="macro")``, which counts an absent class that was predicted as 0.
+    """
+    per_class = class_figures(confusion)
+    support = confusion.sum(axis=-1)
+    n = support.sum(axis=-1)
+    hits = np.trace(confusion, axis1=-2, axis2=-1)
+    return {
+        "accuracy": _share(hits, n),
+        "weighted_f1": _share((per_class["f1"] * support).sum(axis=-1), n),
+        "macro_f1": np.asarray(per_class["f1"].mean(axis=-1)),
+        "uar": _share(per_class["recall"].sum(axis=-1), (support > 0).sum(axis=-1)),
+    }
+
+
+def score(
+    truth: Sequence[str],
+    predicted: Sequence[str],
+    classes: Sequence[str],
+    groups: Sequence[Hashable] | None = None,
+    probabilities: Real[np.ndarray, "N C"] | None = None,
+    seed: int = 0,
+    speakers: Sequence[Hashable] | None = None,
+) -> dict[str, Any]:
+    """Score predicted emotions against the true ones: the figures of ``metrics.json``, in plain Python numbers.
+
+    Args:
+        truth: emotion of each utterance, by name.
+        predicted: what it was called, in the same order.
+        classes: all emotions, in the order of `confusion` and of the columns of `probabilities`.
+        groups: dialogue of each utterance, resampled whole for the intervals; None, for all or for one, means that an
+            utterance is its own group.
+        probabilities: adds `nll`, mean -log p(truth) in nats with p held above 2.2e-16, and `ece`, the expected
+            calibration error of the predicted class over 15 bins of equal width.
+        seed: of the bootstrap.
+        speakers: of each utterance, for the interval of new speakers. None, for all or for one, gives no such interval.
+
+    Returns:
+        `n`, `accuracy`, `weighted_f1`, `macro_f1`, `uar`, `per_class`, `confusion` (rows = truth), `interval` (95 %;
+        with a single group nothing is known of the spread between groups, and the interval is [0, 1]), and `nll`, `ece`
+        with probabilities. `this_test_set` holds for other dialogues of the speakers tested, `new_speakers` for others
+        (None below `MIN_SPEAKERS` of those that `independent_speakers` tells apart). `ece` has no interval: resampling
+        adds to its upward bias.
+
+    Raises:
+        ConfigError: nothing to score, lengths that differ, a name outside `classes`, or no probabilities.
+    """
+    _require_lengths(truth, predicted, classes, {"group": groups, "speaker": speakers})
+    rows, columns = _ids("truth", truth, classes), _ids("predicted", predicted, classes)
+    num_classes = len(classes)
+    confusion = confusion_matrix(rows, columns, num_classes)
+    per_class = class_figures(confusion)
+    result: dict[str, Any] = {"n": len(truth)}
+    result |= {name: float(value) for name, value in figures(confusion).items()}
+    losses = None
+    if probabilities is not None:
+        checked = _require_probabilities(probabilities, len(truth), num_classes)
+        losses = _losses(checked, rows)
+        result |= _of_probabilities(losses, checked, rows, columns)
+    result["per_class"] = {
+        emotion: {name: float(values[i]) for name, values in per_class.items()} | {"support": int(confusion[i].sum())}
+        for i, emotion in enumerate(classes)
+    }
+    result["confusion"] = confusion.tolist()
+    here = intervals(_by_group(rows, columns, num_classes, groups), seed) | _nll_interval(losses, groups)
+    new = None
+    if speakers is not None and (apart := independent_speakers(groups, speakers)):
+        new = speaker_intervals(_by_group(rows, columns, num_classes, apart))
+        new = new and new | _nll_interval(losses, apart)
+    result["interval"] = {name: {"this_test_set": here[name], "new_speakers": new and new[name]} for name in here}
+    return result
+
+
+def calibration(
+    truth: Sequence[str], predicted: Sequence[str], classes: Sequence[str], probabilities: Real[np.ndarray, "N C"]
+) -> dict[str, float]:
+    """Compute `nll` and `ece` alone, as `score` does, without the intervals that take its time."""
+    rows, columns = _ids("truth", truth, classes), _ids("predicted", predicted, classes)
+    checked = _require_probabilities(probabilities, len(truth), len(classes))
+    return _of_probabilities(_losses(checked, rows), checked, rows, columns)
+
+
+def independent_speakers(groups: Sequence[Hashable] | None, speakers: Sequence[Hashable]) -> list[Hashable] | None:
+    """Tell for each utterance which of the independent speakers it is of: those who talk with each other count as one.
+
+    IEMOCAP's become its sessions. Where more than half of all speakers hang together through their dialogues (MELD's
+    friends), each counts alone, for want of better. None where a speaker is not known.
+    """
+    if None in speakers:
+        return None
+    circle = {speaker: {speaker} for speaker in speakers}
+    first: dict[Hashable, Hashable] = {}
+    for group, speaker in zip([None] * len(speakers) if groups is None else groups, speakers, strict=True):
+        met = circle[speaker if group is None else first.setdefault(group, speaker)]
+        if met is not circle[speaker]:
+            met |= circle[speaker]
+            circle.update(dict.fromkeys(met, met))
+    if 2 * max(len(each) for each in circle.values()) > len(circle):
+        return list(speakers)
+    return [min(circle[speaker], key=str) for speaker in speakers]
+
+
+def confusions_by_group(
+    truth: Sequence[str], predicted: Sequence[str], classes: Sequence[str], groups: Sequence[Hashable] | None
+) -> Int64[np.ndarray, "G C C"]:
+    """Count one confusion matrix a group, in the order in which they come; an utterance without one is its own."""
+    return _by_group(_ids("truth", truth, classes), _ids("predicted", predicted, classes), len(classes), groups)
+
+
+def intervals(confusions: Real[np.ndarray, "G C C"], seed: int = 0) -> dict[str, list[float]]:
+    """95 % intervals of the four figures for other groups (dialogues) like these."""
+    counts = _ordered(confusions)
+    return cluster_interval(counts, figures, counts.sum((1, 2)), seed)
+
+
+def speaker_intervals(confusions: Real[np.ndarray, "G C C"]) -> dict[str, list[float]] | None:
+    """95 % intervals of the four figures for other speakers, from one confusion matrix each; None below three."""
+    counts = _ordered(confusions)
+    return cluster_t(counts, figures, counts.sum((1, 2))) if len(counts) >= MIN_SPEAKERS else None
+
+
+def _ordered(confusions: Real[np.ndarray, "G C C"]) -> Real[np.ndarray, "G C C"]:
+    """In an order of their own, so that the order of utterances does not reach the last digit of a sum."""
+    order: Int64[np.ndarray, " G"] = np.lexsort(confusions.reshape(len(confusions), -1).T)
+    return confusions[order]
+
+
+def _share(part: Any, whole: Any) -> Float64[np.ndarray, "..."]:
+    """Part / whole, 0 where the whole is 0."""
+    part, whole = np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
+    share = np.zeros(part.shape)
+    np.divide(part, whole, out=share, where=whole > 0)
+    return share
+
+
+def _by_group(
+    rows: Int64[np.ndarray, " N"],
+    columns: Int64[np.ndarray, " N"],
+    num_classes: int,
+    groups: Sequence[Hashable] | None,
+) -> Int64[np.ndarray, "G C C"]:
+    number = _group_numbers(groups, len(rows))
+    confusions = np.zeros((number.max() + 1, num_classes, num_classes), dtype=np.int64)
+    np.add.at(confusions, (number, rows, columns), 1)
+    return confusions
+
+
+def _group_numbers(groups: Sequence[Hashable] | None, num_rows: int) -> Int64[np.ndarray, " N"]:
+    names: Iterable[Hashable] = [None] * num_rows if groups is None else groups
+    # a group's name is tagged, so that a dialogue called 3 is not the fourth utterance
+    keys = [("alone", i) if name is None else ("group", name) for i, name in enumerate(names)]
+    number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    return np.array([number[key] for key in keys], dtype=np.int64)
+
+
+def _losses(probabilities: Float64[np.ndarray, "N C"], rows: Int64[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
+    chosen = probabilities[np.arange(len(rows)), rows]
+    return np.asarray(-np.log(np.maximum(chosen, np.finfo(np.float64).eps)))
+
+
+def _of_probabilities(
+    losses: Float64[np.ndarray, " N"],
+    probabilities: Float64[np.ndarray, "N C"],
+    rows: Int64[np.ndarray, " N"],
+    columns: Int64[np.ndarray, " N"],
+) -> dict[str, float]:
+    return {"nll": float(losses.mean()), "ece": _ece(probabilities, rows, columns)}
+
+
+def _nll_interval(
+    losses: Float64[np.ndarray, " N"] | None, groups: Sequence[Hashable] | None
+) -> dict[str, list[float]]:
+    """Interval of `nll` by `cluster_t` as a share of the largest; nothing without losses."""
+    if losses is None:
+        return {}
+    number = _group_numbers(groups, len(losses))
+    counts = np.stack([np.bincount(number, losses), np.bincount(number)], axis=1)
+    if len(counts) < 2:
+        return {"nll": [0.0, _LARGEST_NLL]}
+    share = cluster_t(counts, lambda sums: {"nll": sums[:, 0] / sums[:, 1] / _LARGEST_NLL}, counts[:, 1])["nll"]
+    return {"nll": [_LARGEST_NLL * end for end in share]}
+
+
+def _ece(
+    probabilities: Float64[np.ndarray, "N C"], rows: Int64[np.ndarray, " N"], columns: Int64[np.ndarray, " N"]
+) -> float:
+    """Mean over utterances of |share right - mean confidence| of their bin (Guo et al., ICML 2017, eq. 3)."""
+    confidence = probabilities[np.arange(len(columns)), columns]
+    bins = np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
+    gaps = np.bincount(bins, weights=(rows == columns) - confidence, minlength=NUM_BINS)
+    return float(np.abs(gaps).sum() / len(rows))
+
+
+def _ids(what: str, names: Sequence[str], classes: Sequence[str]) -> Int64[np.ndarray, " N"]:
+    number = {emotion: i for i, emotion in enumerate(classes)}
+    for position, name in enumerate(names):
+        if name not in number:
+            raise ConfigError(f"{what}[{position}]: expected an emotion, found {name!r}; {nearest(str(name), classes)}")
+    return np.array([number[name] for name in names], dtype=np.int64)
+
+
+def _require_lengths(
+    truth: Sequence[str],
+    predicted: Sequence[str],
+    classes: Sequence[str],
+    names: Mapping[str, Sequence[Hashable] | None],
+) -> None:
+    if len(truth) == 0:
+        raise ConfigError("score: expected at least one utterance, found none")
+    if len(predicted) != len(truth):
+        raise ConfigError(f"score: expected one prediction per truth, found {len(predicted)} for {len(truth)}")
+    for what, given in names.items():
+        if given is not None and len(given) != len(truth):
+            raise ConfigError(f"score: expected one {what} per truth, found {len(given)} for {len(truth)}")
+    if len(set(classes)) != len(classes):
+        raise ConfigError(f"score: expected each class once, found {', '.join(classes)}")
+
+
+def _require_probabilities(
+    probabilities: Real[np.ndarray, "..."], num_rows: int, num_classes: int
+) -> Float64[np.ndarray, "N C"]:
+    if probabilities.shape != (num_rows, num_classes):
+        raise ConfigError(f"probabilities: expected shape ({num_rows}, {num_classes}), found {probabilities.shape}")
+    probabilities = probabilities.astype(np.float64)
+    bad = ~np.isfinite(probabilities).all(axis=1)
+    bad |= (probabilities < 0).any(axis=1)
+    bad |= np.abs(np.nansum(probabilities, axis=1) - 1) > _SUM_TOLERANCE
+    if bad.any():
+        row = int(bad.argmax())
+        found = ", ".join(f"{p:.4g}" for p in probabilities[row])
+        raise ConfigError(f"probabilities[{row}]: expected finite values >= 0 that sum to 1, found {found}")
+    return probabilities

@@ -1,0 +1,267 @@
+"""A trained model as an ONNX file, which runs without this package (docs/export.md)."""
+
+import copy
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from wavfusion.errors import ConfigError
+from wavfusion.evaluation.inference import layer_shares, subsets
+from wavfusion.model.config import MODALITIES, WavFusionConfig
+from wavfusion.model.sequence import GRU
+from wavfusion.model.wavfusion import AUDIO_CENTRE, AUDIO_STEP, WavFusion, WavFusionOutput
+from wavfusion.runs.folder import Run, published, read_run
+from wavfusion.version import __version__
+
+FILE = "model.onnx"  # in a RUN: what `predict --runtime onnx` runs
+OPSET = 18  # what PyTorch's exporter writes without a conversion
+LARGEST = 2_100_000_000  # bytes; a file ends at 2 GiB
+TOLERANCE = 1e-4  # between torch and onnxruntime, of logits and of the text's share
+LONGEST = {"audio": 120, "text": 24, "video": 40}  # steps of the lengths that the two are compared at
+INPUTS = [name for modality in MODALITIES for name in (modality, f"{modality}_mask")]
+
+
+class OnnxGRU(nn.Module):
+    """A GRU of one layer and one direction as ONNX's own operator, where the exporter would write a loop of steps."""
+
+    def __init__(self, gru: nn.Module) -> None:
+        super().__init__()
+        rows = {name: self._ordered(x.detach()) for name, x in gru.named_parameters()}
+        self.size = rows["weight_hh_l0"].shape[1]
+        self.register_buffer("entry", rows["weight_ih_l0"][None])
+        self.register_buffer("recurrence", rows["weight_hh_l0"][None])
+        self.register_buffer("biases", torch.cat([rows["bias_ih_l0"], rows["bias_hh_l0"]])[None])
+
+    @staticmethod
+    def _ordered(rows: Tensor) -> Tensor:
+        """From torch's order of the gates (reset, update, new) to ONNX's (update, reset, new)."""
+        reset, update, new = rows.chunk(3)
+        return torch.cat([update, reset, new])
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> tuple[Float[Tensor, "B T H"]]:
+        """Stand for the operator while a model is exported; it computes nothing."""
+        hidden = torch.onnx.ops.symbolic(
+            "GRU",
+            (x.transpose(0, 1), *self.buffers()),
+            {"hidden_size": self.size, "linear_before_reset": 1},
+            dtype=x.dtype,
+            shape=(x.shape[1], 1, x.shape[0], self.size),
+            version=OPSET,
+        )
+        return (hidden.squeeze(1).transpose(0, 1),)
+
+
+class _Answers(nn.Module):
+    """What the file computes, in the order of its outputs."""
+
+    def __init__(self, model: WavFusion, temperature: float) -> None:
+        super().__init__()
+        self.model, self.temperature = model, temperature
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        given: dict[str, Any] = dict.fromkeys(INPUTS)
+        output = self.model(**given | dict(zip(_names(self.model.config), tensors, strict=True)))
+        answers, shares = ((output.logits / self.temperature).softmax(-1), output.logits), layer_shares(output)
+        return answers if shares is None else (*answers, shares.mean(1))
+
+
+class OnnxWavFusion(nn.Module):
+    """An exported model in the place of its `WavFusion`: the same arguments, its logits and its text's share."""
+
+    def __init__(self, session: Any, config: WavFusionConfig) -> None:
+        super().__init__()
+        self.session, self.config = session, config
+        self.answers = [each.name for each in session.get_outputs()]
+
+    def forward(self, labels: None = None, **given: Tensor | None) -> WavFusionOutput:
+        """Run the file, on the CPU."""
+        size = next(x.shape[0] for x in given.values() if x is not None)
+        feed: dict[str, np.ndarray] = {}
+        for name in self.config.modalities:
+            tensors = given[name], given[f"{name}_mask"]
+            if tensors[0] is None:
+                tensors = _drawn(self.config, name, [0] * size)  # one step, which is not real
+            feed |= {
+                key: x.cpu().numpy() for key, x in zip((name, f"{name}_mask"), tensors, strict=True) if x is not None
+            }
+        said = {key: torch.from_numpy(x) for key, x in zip(self.answers, self.session.run(None, feed), strict=True)}
+        output = WavFusionOutput(said["logits"])
+        if "text_share" in said:
+            # One step and one channel, whose mean is the mean over all that the file has taken.
+            output.gates, output.steps = [said["text_share"][:, None, None]], torch.ones(size, 1, dtype=torch.bool)
+        return output
+
+
+def make(folder: Path) -> tuple[bytes, float]:
+    """Translate the model of a RUN; returns the file and the largest difference from torch that was found.
+
+    Raises:
+        ConfigError: not a whole RUN, one too large for a file, or the `[export]` extra is missing.
+    """
+    _require("onnx", "onnxscript", "onnxruntime")
+    trained = read_run(folder)
+    content = translate(trained.model, describe(trained), trained.temperature)
+    return content, difference(trained.model, start(content), trained.temperature)
+
+
+def translate(model: WavFusion, about: Mapping[str, str], temperature: float) -> bytes:
+    """Write a model as ONNX, for any lengths and any batch, with `about` as its metadata.
+
+    Raises:
+        ConfigError: more weights than one ONNX file holds.
+    """
+    weight = sum(x.nbytes for x in model.state_dict().values())
+    if weight > LARGEST:
+        raise ConfigError(f"expected up to {LARGEST} bytes of weights, what one ONNX file holds, found {weight}")
+    config, copied = model.config, copy.deepcopy(model).cpu().eval()
+    for part in [each for each in copied.modules() if isinstance(each, GRU)]:
+        for name, gru in list(part.named_children()):
+            part.add_module(name, OnnxGRU(gru))
+    names = _names(config)
+    example = [x for name in config.modalities for x in _drawn(config, name, [LONGEST[name], 3, 1])]
+    # A mask's second axis is its steps, and so is the last but one of features.
+    axes = {
+        name: {0: "batch", (1 if x.dtype == torch.bool else x.dim() - 2): f"{name.removesuffix('_mask')}_steps"}
+        for name, x in zip(names, example, strict=True)
+    }
+    gated = config.num_deep > 0 and {"text", "video"} <= set(config.modalities)
+    free = {axis: torch.export.Dim(axis) for named in axes.values() for axis in named.values()}
+    shapes = tuple({number: free[axis] for number, axis in named.items()} for named in axes.values())
+    # Of attention's kernels, MATH alone lays its output out in memory as the exporter does.
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
+        warnings.simplefilter("ignore")  # of PyTorch about its own parts
+        program: Any = torch.onnx.export(
+            # Traced here, since torch.onnx tries other ways first, which fail on these lengths and take longer.
+            torch.export.export(_Answers(copied, temperature), tuple(example), dynamic_shapes=(shapes,), strict=False),
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=names,
+            output_names=["probabilities", "logits", *(["text_share"] if gated else [])],
+        )
+    # The exporter notes the source line of every node, with the paths of the machine that it ran on.
+    import_module("onnx_ir.passes.common").ClearMetadataAndDocStringPass()(program.model)
+    program.model.metadata_props.update(about)
+    return _with_axes(program.model_proto, axes)
+
+
+def _with_axes(proto: Any, axes: Mapping[str, Mapping[int, str]]) -> bytes:
+    """Name the free axes of inputs and outputs, which PyTorch numbers, and leave the shapes between them out."""
+    del proto.graph.value_info[:]
+    for value in (*proto.graph.input, *proto.graph.output):
+        for number, axis in axes.get(value.name, {0: "batch"}).items():
+            value.type.tensor_type.shape.dim[number].dim_param = axis
+    content: bytes = proto.SerializeToString()
+    return content
+
+
+def describe(trained: Run) -> dict[str, str]:
+    """What a reader of the file needs to know without this package, each value as JSON."""
+    config, features = trained.model.config, trained.features
+    spacing: dict[str, dict[str, Any]] = {
+        "audio": {
+            "width": config.hidden_size,
+            "layer": config.input_layer,
+            "sample_rate": 16_000,
+            "seconds_between_steps": AUDIO_STEP,
+            "middle_of_first_step": AUDIO_CENTRE,
+        },
+        "text": {"width": config.text_size, "layers": config.num_text_layers, "step": "sub-word token, in order"},
+        "video": {"width": config.video_size, "frames_per_second": config.frame_rate, "view": features.view},
+    }
+    inputs = {}
+    for name in config.modalities:
+        about = getattr(features, name)
+        encoder = {"encoder": published(about["name"]), "fingerprint": about["fingerprint"], "rounded_to": "float16"}
+        inputs[name] = encoder | spacing[name]
+    values = {
+        "wavfusion": __version__,
+        "weights": trained.weights_digest,
+        "classes": config.classes,
+        "prior": trained.prior,
+        "temperature": trained.temperature,
+        "modalities": config.modalities,
+        "inputs": inputs,
+    }
+    return {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
+
+
+def start(content: bytes) -> Any:
+    """Open an exported file in onnxruntime, with torch's number of threads, which sleep while they wait."""
+    runtime: Any = _require("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+@torch.inference_mode()
+def difference(model: WavFusion, session: Any, temperature: float, repeats: int = 3, seed: int = 0) -> float:
+    """The largest difference of logits and text's share from torch, over all subsets at random lengths."""
+    random, answers = np.random.default_rng(seed), _Answers(model.cpu().eval(), temperature)
+    found = []
+    for subset in subsets(model.config.modalities):
+        for _ in range(repeats):
+            size, inputs = int(random.integers(1, 5)), list[Tensor]()
+            for name in model.config.modalities:
+                lengths = random.integers(0, LONGEST[name] + 1, size).tolist()
+                inputs += _drawn(
+                    model.config, name, lengths if name in subset else [0] * size, int(random.integers(2**31))
+                )
+            fed = {name: x.numpy() for name, x in zip(_names(model.config), inputs, strict=True)}
+            pairs = zip(answers(*inputs), session.run(None, fed), strict=True)
+            found += [np.abs(expected.numpy() - said).max() for expected, said in pairs]
+    return float(np.max(found))
+
+
+def open_exported(trained: Run) -> OnnxWavFusion:
+    """Open the file that `export` has put into a RUN.
+
+    Raises:
+        ConfigError: none there, one that cannot be read or of other weights, or onnxruntime is missing.
+    """
+    path, remedy = trained.folder / FILE, f"wavfusion export {trained.folder} --out {trained.folder / FILE}"
+    if not path.is_file():
+        raise ConfigError(f"{path}: expected what `{remedy}` writes, found no file")
+    _require("onnxruntime")
+    try:
+        session = start(path.read_bytes())
+        weights = json.loads(session.get_modelmeta().custom_metadata_map["weights"])
+    except Exception as error:  # a damaged file shows in many ways
+        reason = " ".join(str(error).split())[:120]
+        raise ConfigError(f"{path}: expected what `{remedy}` writes, found {type(error).__name__}: {reason}") from None
+    if weights != trained.weights_digest:
+        raise ConfigError(f"{path}: expected the weights of this RUN, found other ones; `{remedy} --force` renews it")
+    return OnnxWavFusion(session, trained.model.config)
+
+
+def _require(*names: str) -> Any:
+    """Import packages of the extra and return the last."""
+    try:
+        return [import_module(name) for name in names][-1]
+    except ImportError as error:
+        raise ConfigError(f"expected {error.name}, found it not installed: pip install 'wavfusion[export]'") from None
+
+
+def _names(config: WavFusionConfig) -> list[str]:
+    return [name for name in INPUTS if name.removesuffix("_mask") in config.modalities]
+
+
+def _drawn(
+    config: WavFusionConfig, name: str, lengths: Sequence[int], seed: int = 0
+) -> tuple[Float[Tensor, "B *L T E"], Bool[Tensor, "B T"]]:
+    """Random features of some lengths, padded with noise, and their mask."""
+    width = {"audio": config.hidden_size, "text": config.text_size, "video": config.video_size}[name]
+    layers = [config.num_text_layers] if name == "text" and config.num_text_layers > 1 else []
+    steps = max(1, *lengths)
+    x = torch.randn(len(lengths), *layers, steps, width, generator=torch.Generator().manual_seed(seed))
+    return x, torch.arange(steps) < torch.tensor(lengths)[:, None]

@@ -1,0 +1,313 @@
+"""What a model says of recordings, written: for a terminal, programs, subtitles, Praat, ELAN and a browser."""
+
+import csv
+import html
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from xml.sax.saxutils import escape, quoteattr
+
+from wavfusion.manifest import MODALITIES
+from wavfusion.pages.fill import fill, script
+from wavfusion.prediction.recognizer import Prediction
+
+UNSURE = "?"  # written in the place of an emotion that was not probable enough
+COLOURS = (33, 34, 32, 31, 35, 36, 95, 96, 94)  # a terminal's, for the emotions in class order
+
+
+def abstained(predictions: Sequence[Prediction], least: float) -> list[Prediction]:
+    """Take the emotion from what is less probable than `least`."""
+    return [each if each.probability >= least else replace(each, emotion=None) for each in predictions]
+
+
+def to_json(predictions: Sequence[Prediction]) -> str:
+    """Write predictions as a list of objects."""
+    return json.dumps([asdict(each) for each in predictions], indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_csv(predictions: Sequence[Prediction], classes: Sequence[str]) -> str:
+    """Write predictions as a table with a column for each emotion's probability and each modality's contribution."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    fields = ["file", "start", "end", "speaker", "text", "emotion", "probability", "modalities", "text_share"]
+    writer.writerow([*fields, *(f"p_{name}" for name in classes), *(f"contribution_{name}" for name in MODALITIES)])
+    for each in predictions:
+        values: list[Any] = [getattr(each, name) for name in fields]
+        values[fields.index("modalities")] = "+".join(each.modalities)
+        values += [each.probabilities[name] for name in classes]
+        values += [(each.contribution or {}).get(name) for name in MODALITIES]
+        writer.writerow(["" if value is None else value for value in values])
+    return file.getvalue()
+
+
+def to_table(predictions: Sequence[Prediction], width: int | None = None, colour: bool = False) -> str:
+    """Lay predictions out for a terminal, below the name of each recording.
+
+    Args:
+        predictions: of any recordings, one after the other.
+        width: columns of the terminal, to which words are cut; None = not at all.
+        colour: whether emotions are coloured, by escape sequences.
+    """
+    lines = []
+    for file, group in groupby(predictions, lambda each: each.file):
+        rows = list(group)
+        lines.append(file if file.isprintable() else file.encode("unicode_escape").decode())
+        longest = max(len(each.emotion or UNSURE) for each in rows)
+        for each in rows:
+            order = sorted(each.probabilities.items(), key=lambda item: -item[1])
+            number = list(each.probabilities).index(order[0][0])
+            emotion = (each.emotion or UNSURE).ljust(longest)
+            others = "  ".join(f"{name} {p:.0%}" for name, p in order[1:3])
+            said = ": ".join(" ".join(part.split()) for part in (each.speaker, each.text) if part)
+            times, used = f"{_short(each.start)} - {_short(each.end)}", "+".join(each.modalities)
+            plain = f"  {times:>19}  {emotion} {each.probability:>4.0%}  ({others})  {used}  {said}".rstrip()
+            if width is not None and len(plain) > width:
+                plain = plain[: max(0, width - 1)] + "…"
+            if colour and each.emotion:
+                tinted = f"\x1b[{COLOURS[number % len(COLOURS)]}m{emotion}\x1b[0m"
+                plain = plain.replace(emotion, tinted, 1)
+            lines.append(plain)
+    return "\n".join(lines) + "\n"
+
+
+def to_srt(predictions: Sequence[Prediction]) -> str:
+    """Write SubRip: emotion and probability on the first line, then the words."""
+    cues = [
+        f"{number}\n{_clock(each.start, ',')} --> {_clock(each.end, ',')}\n{_title(each)}\n{_lines(each.text)}"
+        for number, each in enumerate(predictions, 1)
+    ]
+    return "\n".join(cues)
+
+
+def to_vtt(predictions: Sequence[Prediction]) -> str:
+    """Write WebVTT, with the speaker as its voice."""
+    cues = ["WEBVTT\n"]
+    for each in predictions:
+        voice = f"<v {html.escape(_line(each.speaker), quote=False)}>" if each.speaker else ""
+        words = html.escape(_lines(each.text), quote=False)
+        title = html.escape(_said(each), quote=False)
+        cues.append(f"{_clock(each.start, '.')} --> {_clock(each.end, '.')}\n{voice}{title}\n{words}")
+    return "\n".join(cues)
+
+
+def to_textgrid(predictions: Sequence[Prediction]) -> str:
+    """Write Praat's long form: for each speaker a tier of emotions and, where there are words, one of words."""
+    end = max([each.end for each in predictions], default=0.0)
+    tiers = _tiers(predictions)
+    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {end:.3f}"]
+    lines += ["tiers? <exists>", f"size = {len(tiers)}", "item []:"]
+    for number, (name, rows) in enumerate(tiers, 1):
+        filled = _filled(rows, end)
+        lines += [f"    item [{number}]:", '        class = "IntervalTier"', f"        name = {_quoted(name)}"]
+        lines += ["        xmin = 0", f"        xmax = {end:.3f}", f"        intervals: size = {len(filled)}"]
+        for i, (start, stop, text) in enumerate(filled, 1):
+            lines += [f"        intervals [{i}]:", f"            xmin = {start:.3f}", f"            xmax = {stop:.3f}"]
+            lines += [f"            text = {_quoted(text)}"]
+    return "\n".join([*lines, ""])
+
+
+def to_eaf(predictions: Sequence[Prediction]) -> str:
+    """Write ELAN's annotations (EAF 3.0): the tiers of `to_textgrid`, with the recording linked by its name."""
+    slots: list[str] = []
+    tiers: list[str] = []
+    count = 0
+    for name, rows in _tiers(predictions):
+        tiers.append(f'  <TIER LINGUISTIC_TYPE_REF="default-lt" TIER_ID={quoteattr(_legal(name))}>')
+        for start, stop, text in rows:
+            count += 1
+            ids = [f"ts{2 * count - 1}", f"ts{2 * count}"]
+            slots += [
+                f'    <TIME_SLOT TIME_SLOT_ID="{slot}" TIME_VALUE="{round(1000 * value)}"/>'
+                for slot, value in zip(ids, (start, stop), strict=True)
+            ]
+            tiers.append(
+                f'    <ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="a{count}" TIME_SLOT_REF1="{ids[0]}" '
+                f'TIME_SLOT_REF2="{ids[1]}"><ANNOTATION_VALUE>{escape(_legal(text))}</ANNOTATION_VALUE>'
+                "</ALIGNABLE_ANNOTATION></ANNOTATION>"
+            )
+        tiers.append("  </TIER>")
+    file = next((each.file for each in predictions), "")
+    return "\n".join(
+        [
+            '<?xml version="1.0" encoding="UTF-8"?>',
+            '<ANNOTATION_DOCUMENT AUTHOR="" DATE="1970-01-01T00:00:00+00:00" FORMAT="3.0" VERSION="3.0" '
+            'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" '
+            'xsi:noNamespaceSchemaLocation="http://www.mpi.nl/tools/elan/EAFv3.0.xsd">',
+            '  <HEADER MEDIA_FILE="" TIME_UNITS="milliseconds">',
+            f'    <MEDIA_DESCRIPTOR MEDIA_URL={quoteattr(_legal(file))} MIME_TYPE="unknown"/>',
+            "  </HEADER>",
+            "  <TIME_ORDER>",
+            *slots,
+            "  </TIME_ORDER>",
+            *tiers,
+            '  <LINGUISTIC_TYPE GRAPHIC_REFERENCES="false" LINGUISTIC_TYPE_ID="default-lt" TIME_ALIGNABLE="true"/>',
+            "</ANNOTATION_DOCUMENT>",
+            "",
+        ]
+    )
+
+
+def to_html(
+    predictions: Sequence[Prediction],
+    classes: Sequence[str],
+    media: str | None,
+    warnings: Sequence[str] = (),
+    template: str = "timeline.html",
+) -> str:
+    """Write a page with the recording, its timeline and what it can be saved as.
+
+    Args:
+        predictions: of one recording.
+        classes: the emotions of the model.
+        media: where the page finds the recording; empty where a script sets it, None = nowhere.
+        warnings: about the recording.
+        template: of `pages/`; `timeline_body.html` is the part that another page may take in.
+    """
+    path = next((each.file for each in predictions), "")
+    file = Path(path).name
+    speakers = list(dict.fromkeys(each.speaker for each in sorted(predictions, key=lambda each: each.start)))
+    saved = {f"{file}.{ending(name)}": text(predictions) for name, text in SUBTITLES.items()}
+    saved |= {f"{file}.json": to_json(predictions), f"{file}.csv": to_csv(predictions, classes)}
+    values: dict[str, Any] = dict(
+        name=file,
+        kind="video" if any("video" in each.modalities for each in predictions) else "audio",
+        classes=list(classes),
+        speakers=speakers,
+        length=max([each.end for each in predictions], default=0.0),
+        warnings=[each.replace(path, file) for each in warnings],
+        rows=[{**asdict(each), "clock": _short(each.start), "said": each.emotion or UNSURE} for each in predictions],
+        seconds={name: sum(each.end - each.start for each in predictions if each.emotion == name) for name in classes},
+        **script("timeline.js"),
+    )
+    if template != "timeline.html":
+        page = fill("timeline.html", media=quote(file), saved=saved, **values)
+        saved = {**saved, f"{file}.html": page}
+    return fill(template, media=media, saved=saved, **values)
+
+
+def _place(predictions: Sequence[Prediction], folder: Path | None) -> str | None:
+    """The recording's address, seen from a page in a folder; without one it lies beside the page."""
+    file = next((each.file for each in predictions), "")
+    if folder is None:
+        return quote(file)
+    return quote(os.fsencode(os.path.relpath(file, folder))) if file and Path(file).is_file() else None
+
+
+SUBTITLES: dict[str, Callable[[Sequence[Prediction]], str]] = {
+    "srt": to_srt,
+    "vtt": to_vtt,
+    "textgrid": to_textgrid,
+    "eaf": to_eaf,
+}
+FORMATS = ("table", "json", "csv", *SUBTITLES, "html")
+EXPLAINED = ("json", "csv", "html")  # they show the modalities' contributions
+SINGLE = (*SUBTITLES, "html")  # they describe one recording
+
+
+def ending(kind: str) -> str:
+    """The ending of a format's files."""
+    return {"table": "txt", "textgrid": "TextGrid"}.get(kind, kind)
+
+
+def write(
+    kind: str,
+    predictions: Sequence[Prediction],
+    classes: Sequence[str],
+    folder: Path | None,
+    warnings: Sequence[str] = (),
+) -> bytes:
+    """Write predictions in a format, with the warnings about the recording where it shows them.
+
+    `folder` is where the file will lie, None = beside the recording.
+    """
+    writers: dict[str, Callable[[Sequence[Prediction]], str]] = {
+        **SUBTITLES,
+        "json": to_json,
+        "csv": partial(to_csv, classes=classes),
+        "html": partial(to_html, classes=classes, media=_place(predictions, folder), warnings=warnings),
+        "table": to_table,
+    }
+    return writers[kind](predictions).encode("utf-8", "replace" if kind in SINGLE else "surrogateescape")
+
+
+Row = tuple[float, float, str]
+
+
+def _tiers(predictions: Sequence[Prediction]) -> list[tuple[str, list[Row]]]:
+    """Emotions and words by speaker; what overlaps with the same speaker goes into a second pair: no tier overlaps."""
+    lanes: dict[tuple[str | None, int], list[Prediction]] = {}
+    for each in sorted(predictions, key=lambda each: (each.start, each.end)):
+        lane = 0
+        while (rows := lanes.get((each.speaker, lane))) and rows[-1].end > each.start:
+            lane += 1
+        lanes.setdefault((each.speaker, lane), []).append(each)
+    tiers: list[tuple[str, list[Row]]] = []
+    for (speaker, lane), rows in lanes.items():
+        of = (f" of {_line(speaker)}" if speaker else "") + (f" ({lane + 1})" if lane else "")
+        tiers.append((f"emotion{of}", [(each.start, each.end, each.emotion or UNSURE) for each in rows]))
+        words = [(each.start, each.end, each.text) for each in rows if each.text]
+        if words:
+            tiers.append((f"words{of}", words))
+    return tiers
+
+
+def _filled(rows: Sequence[Row], end: float) -> list[Row]:
+    """Praat's intervals leave no gap: what lies between is empty."""
+    filled: list[Row] = []
+    at = 0.0
+    for start, stop, text in rows:
+        if round(start, 3) > round(at, 3):
+            filled.append((at, start, ""))
+        filled.append((start, stop, text))
+        at = stop
+    return [*filled, (at, end, "")] if round(end, 3) > round(at, 3) else filled
+
+
+def _clock(seconds: float, point: str) -> str:
+    """Hours, minutes, seconds and thousandths; hours have as many digits as they need."""
+    rest, thousandths = divmod(round(1000 * seconds), 1000)
+    return f"{rest // 3600:02d}:{rest // 60 % 60:02d}:{rest % 60:02d}{point}{thousandths:03d}"
+
+
+def _short(seconds: float) -> str:
+    """Minutes and seconds, hours where there are any."""
+    tenths = round(10 * seconds)
+    hours, minutes = tenths // 36_000, tenths // 600 % 60
+    rest = f"{tenths // 10 % 60:02d}.{tenths % 10}"
+    return f"{hours}:{minutes:02d}:{rest}" if hours else f"{minutes}:{rest}"
+
+
+def _said(each: Prediction) -> str:
+    return f"{each.emotion} {each.probability:.0%}" if each.emotion else UNSURE
+
+
+def _title(each: Prediction) -> str:
+    return f"{_line(each.speaker)}: {_said(each)}" if each.speaker else _said(each)
+
+
+def _line(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+def _lines(text: str | None) -> str:
+    """Words over as many lines as they have; an empty one would end a cue, and an arrow begin one."""
+    kept = [line.replace("-->", "→") for line in (text or "").splitlines() if line.strip()]
+    return "".join(f"{line}\n" for line in kept)
+
+
+def _quoted(text: str) -> str:
+    doubled = text.replace('"', '""')
+    return f'"{doubled}"'
+
+
+def _legal(text: str) -> str:
+    """Leave out what no XML may hold: control characters, halves of surrogate pairs."""
+    return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]", "", text)

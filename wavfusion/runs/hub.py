@@ -1,0 +1,90 @@
+"""A RUN for others, with a model card: in a folder, or on a hub."""
+
+import re
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.files import require_writable, write_whole
+from wavfusion.corpora.protocol import describe
+from wavfusion.runs.folder import FAMILIARITY, HUB_ID, corpus_of, published, read_json, read_run, write_json
+
+
+def push(folder: Path, place: str, public: bool = False, force: bool = False) -> str:
+    """Put a RUN where `from_pretrained` finds it, and say where; no utterance of its corpus goes along.
+
+    A place is a hub id, where only a `public` model is open to all, or a folder: one that is there, or `./name`.
+
+    Raises:
+        ConfigError: not a whole RUN, an encoder that others cannot have, or a hub that cannot be reached.
+        CorpusError: a folder with something in it.
+    """
+    if Path(place).exists() or not re.fullmatch(HUB_ID, place):
+        out = Path(place)
+        require_writable(out)
+        if out.is_dir() and any(out.iterdir()) and (not force or out.samefile(folder)):
+            raise CorpusError(f"{place}: expected nothing there, found a folder with files; name another, or --force")
+        write(folder, out, out.name)
+        return place
+    from huggingface_hub import HfApi
+
+    with TemporaryDirectory() as scratch:
+        write(folder, Path(scratch), place)
+        try:
+            address = HfApi().create_repo(place, private=not public, exist_ok=force)
+            said, old = "A WavFusion model", ["encoders/*", FAMILIARITY]  # of an earlier model
+            HfApi().upload_folder(repo_id=place, folder_path=scratch, commit_message=said, delete_patterns=old)
+        except Exception as error:  # the hub's client raises many kinds
+            reason = " ".join(str(error).split())[:120]
+            raise ConfigError(f"expected a hub that takes {place!r} (./{place} is a folder), found {reason}") from None
+    return str(address)
+
+
+def write(folder: Path, out: Path, title: str) -> None:
+    """Write what is published of a RUN into a folder, the weights last."""
+    trained = read_run(folder)
+    names = {name: getattr(trained.features, name)["name"] for name in trained.model.config.modalities}
+    own = {name: folder / "encoders" / name for name in names if (folder / "encoders" / name).is_dir()}
+    for name, checkpoint in names.items():
+        if name not in own and (Path(checkpoint).is_absolute() or Path(checkpoint).exists()):
+            raise ConfigError(
+                f"expected encoders that others can have, found {name} in {checkpoint!r}; train with its hub id, or, "
+                f"where its licence lets it be passed on, copy it to {folder / 'encoders' / name}"
+            )
+    try:
+        files = ("config.json", "protocol.json", "metrics.json", "environment.json")
+        abouts = {file: published(read_json(folder / file)) for file in files}
+        bases = [name for name in names.values() if re.fullmatch(HUB_ID, name)]
+        setting = (folder / "experiment.yaml").read_bytes()
+        detector = (trained.features.video or {}).get("detector") if "video" in names else None
+        card = _card(abouts["metrics.json"], title=title, corpus=corpus_of(folder), bases=bases, detector=detector)
+    except Exception as error:  # a damaged file shows in many ways
+        raise ConfigError(f"{folder}: expected a whole RUN, found {type(error).__name__}: {error}") from None
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(out / "encoders", ignore_errors=True)  # those of an earlier model
+    for name, encoder in own.items():
+        shutil.copytree(encoder, out / "encoders" / name, dirs_exist_ok=True)
+    for file, values in abouts.items():
+        write_json(out / file, values)
+    write_whole(out / "README.md", card.encode("utf-8", "backslashreplace"))
+    write_whole(out / "experiment.yaml", setting)
+    (out / FAMILIARITY).unlink(missing_ok=True)
+    for file in (FAMILIARITY, "model.safetensors"):
+        if (folder / file).exists():
+            shutil.copyfile(folder / file, out / file)
+
+
+def _card(metrics: dict[str, Any], **about: Any) -> str:
+    loader = PackageLoader("wavfusion", "pages")
+    pages = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, finalize=_cell)
+    protocol = describe(metrics["protocol"])
+    return pages.get_template("model_card.md").render(metrics=metrics, protocol=protocol, **about) + "\n"
+
+
+def _cell(value: object) -> object:
+    """Keep a name from breaking out of its table."""
+    return " ".join(value.split()).replace("|", "\\|").replace("<", "&lt;") if isinstance(value, str) else value

@@ -1,0 +1,409 @@
+"""A page and an HTTP API that label recordings for whoever may reach them: on this machine only, unless told."""
+
+import asyncio
+import ipaddress
+import logging
+import re
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote, urlsplit
+
+import uvicorn
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, generate_latest
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from wavfusion.errors import ConfigError, nearest
+from wavfusion.pages.fill import fill, script
+from wavfusion.prediction import timeline
+from wavfusion.serve.jobs import DONE, RUNNING, STATES, WAITING, Job, Jobs, Limits
+from wavfusion.serve.uploads import TEXT, Folder, RefusedError, paced, receive, too_large
+from wavfusion.speech.segmentation import read_count
+from wavfusion.version import __version__
+
+log = logging.getLogger(__name__)
+
+MANY = 512  # requests at a time; more are turned away with 503
+HERE = ("127.0.0.1", "::1", "localhost")
+OPEN = ("/", "/health", "/openapi.json")  # what is answered without the token
+TYPES = {
+    "json": "application/json",
+    "csv": "text/csv",
+    "html": "text/html",
+    "vtt": "text/vtt",
+    "eaf": "application/xml",
+}
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+# OpenAPI's word for the form, which is read as it comes and not by FastAPI.
+FORM: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary", "description": "audio or video"},
+                        "transcript": {"type": "string", "description": "words, or a file of them with times"},
+                        "speakers": {"type": "string", "description": "auto or a number; empty = not told apart"},
+                    },
+                }
+            }
+        },
+    }
+}
+
+Format = Annotated[str, Query(description=", ".join(timeline.FORMATS))]
+Least = Annotated[float, Query(ge=0, le=1, description="no emotion is named that is less probable")]
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Answers nobody but pages of its own and programs that name it, and with a token only who has it.
+
+    Attributes:
+        names: host names by which the server may be called, besides addresses. A page elsewhere whose name was made to
+            point here is refused, since its name is none of them.
+        token: that every request but for the page has to bear; None = none.
+    """
+
+    app: ASGIApp
+    names: frozenset[str]
+    token: str | None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or let the application answer."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        begun = False
+
+        async def send_guarded(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                message["headers"] += [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+            await send(message)
+
+        answer = self._refusal(Headers(scope=scope), scope["path"]) or self.app
+        try:
+            await answer(scope, receive, send_guarded)
+        except asyncio.CancelledError:  # by the end of the server, which would log where each request was
+            if not begun:
+                await _refused(503, "expected a server that goes on, found it being stopped")(
+                    scope, receive, send_guarded
+                )
+
+    def _refusal(self, headers: Headers, path: str) -> Response | None:
+        host = headers.get("host", "")
+        if not self._is_known(host):
+            known = ", ".join(sorted(self.names))
+            return _refused(421, f"expected a Host of this server ({known}, or an address), found {host[:80]!r}")
+        origin = headers.get("origin")
+        foreign = origin is not None and origin.lower().partition("://")[2] != host.lower()
+        if foreign or headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+            return _refused(403, "expected a request of this server's own page, found one of another site")
+        given = headers.get("authorization", "").encode()
+        if self.token and path not in OPEN and not secrets.compare_digest(given, f"Bearer {self.token}".encode()):
+            return _refused(
+                401, "expected the token of this server (Authorization: Bearer TOKEN), found none or another"
+            )
+        return None
+
+    def _is_known(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+            ipaddress.ip_address(name)
+        except ValueError:
+            return re.sub(r":\d{1,5}$", "", host.lower()) in self.names
+        return True
+
+
+def _refused(status: int, message: str) -> Response:
+    """One line; what is still coming is not read, so the connection ends with it."""
+    challenge = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    headers = {"Connection": "close", **challenge} if status != 404 else {}
+    return JSONResponse({"error": message}, status, headers)
+
+
+def make_app(jobs: Jobs, names: frozenset[str] = frozenset(HERE), token: str | None = None) -> FastAPI:
+    """The page and the API over some jobs."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await jobs.close()
+
+    app = FastAPI(title="WavFusion", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.add_middleware(Guard, names=names, token=token)
+    _answer_errors(app)
+    _answer_visitors(app, jobs, locked=token is not None)
+    _answer_jobs(app, jobs)
+    return app
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """One line for whatever is refused or goes wrong."""
+
+    @app.exception_handler(RefusedError)
+    async def refused(_: Request, error: RefusedError) -> Response:
+        return _refused(error.status, str(error))
+
+    @app.exception_handler(HTTPException)
+    async def unknown(_: Request, error: HTTPException) -> Response:
+        return _refused(error.status_code, f"expected a request that /openapi.json names, found: {error.detail}")
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        return _refused(422, f"{first['loc'][-1]}: {first['msg']}, found {str(first.get('input'))[:40]!r}")
+
+    @app.exception_handler(Exception)
+    async def failed(_: Request, error: Exception) -> Response:
+        return _refused(500, "the server failed on this request; its log says how")
+
+
+def _answer_visitors(app: FastAPI, jobs: Jobs, locked: bool) -> None:
+    """The page, and how the server is."""
+    registry, page = _registry(jobs), _page(jobs, locked)
+
+    @app.get("/", response_class=HTMLResponse, summary="The page")
+    def index() -> str:
+        return page
+
+    @app.get("/health", summary="Whether recordings are taken")
+    def health() -> dict[str, Any]:
+        return {"status": "ok", "version": __version__, **{state: jobs.count(state) for state in (WAITING, RUNNING)}}
+
+    @app.get("/metrics", summary="Figures for Prometheus")
+    def metrics() -> Response:
+        return Response(generate_latest(registry), media_type="text/plain; version=0.0.4")
+
+
+def _answer_jobs(app: FastAPI, jobs: Jobs) -> None:
+    """What becomes of recordings."""
+
+    @app.post("/jobs", status_code=202, summary="Line a recording up", openapi_extra=FORM)
+    async def add(request: Request) -> dict[str, Any]:
+        return describe(jobs, await _take(jobs, request))
+
+    @app.get("/jobs/{job_id}", summary="What becomes of it")
+    def look(job_id: str) -> dict[str, Any]:
+        return describe(jobs, jobs.find(job_id))
+
+    @app.delete("/jobs/{job_id}", summary="Stop it, if it is not over, and forget it")
+    async def remove(job_id: str) -> dict[str, Any]:
+        job = jobs.find(job_id)
+        jobs.remove(job)
+        await job.over.wait()
+        return describe(jobs, job)
+
+    @app.get("/jobs/{job_id}/result", summary="Its utterances, in any format")
+    def result(job_id: str, format: Format = "json", min_probability: Least = 0.0) -> Response:
+        return _result(jobs, jobs.find(job_id), format, min_probability)
+
+    @app.get("/jobs/{job_id}/timeline", response_class=HTMLResponse, summary="The part of the page that shows it")
+    def shown(job_id: str) -> str:
+        job = _done(jobs.find(job_id))
+        return timeline.to_html(job.rows, jobs.classes, "", job.warnings, "timeline_body.html")
+
+    @app.post("/predict", summary="Label a recording and wait for the result", openapi_extra=FORM)
+    async def predict(request: Request, format: Format = "json", min_probability: Least = 0.0) -> Response:
+        _require_format(format)
+        job = await _take(jobs, request)
+        try:
+            over, gone = asyncio.create_task(job.over.wait()), asyncio.create_task(_gone(request))
+            await asyncio.wait({over, gone}, return_when=asyncio.FIRST_COMPLETED)
+            over.cancel()
+            gone.cancel()
+            return await asyncio.to_thread(_result, jobs, job, format, min_probability)
+        finally:
+            jobs.remove(job)
+
+
+def describe(jobs: Jobs, job: Job) -> dict[str, Any]:
+    """What is told of a job, in `GET /jobs/ID`."""
+    return {
+        "id": job.id,
+        "name": job.form.name,
+        "state": job.state,
+        "before": jobs.place(job),
+        "progress": job.progress,
+        "warnings": job.warnings,
+        "error": job.error,
+    }
+
+
+async def _take(jobs: Jobs, request: Request) -> Job:
+    """Take in a recording and line it up."""
+    most = round(1e6 * jobs.limits.megabytes) + TEXT
+    length = request.headers.get("content-length", "0")
+    if not length.isdecimal() or int(length) > most:
+        raise too_large(most)
+    with jobs.reserved() as folder:
+        try:
+            form = await receive(paced(request.stream(), most), request.headers.get("content-type", ""), folder)
+        except ClientDisconnect:
+            raise RefusedError(400, "expected a whole form, found one that is cut off") from None
+        try:
+            read_count(form.speakers)
+        except ConfigError as error:
+            raise RefusedError(422, str(error)) from None
+        return jobs.add(folder, form)
+
+
+async def _gone(request: Request) -> None:
+    """Return when nobody waits for the answer any more."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _done(job: Job) -> Job:
+    """A job that has a result.
+
+    Raises:
+        RefusedError: it has none, and why.
+    """
+    if job.error:
+        raise RefusedError(422, job.error)
+    if job.state != DONE:
+        raise RefusedError(409, f"expected a recording that is done, found it {job.state}")
+    return job
+
+
+def _require_format(kind: str) -> None:
+    if kind not in timeline.FORMATS:
+        raise RefusedError(422, f"format: found {kind[:40]!r}; {nearest(kind[:40], timeline.FORMATS)}")
+
+
+def _result(jobs: Jobs, job: Job, kind: str, least: float) -> Response:
+    """A job's utterances in a format, as a file to save."""
+    _require_format(kind)
+    rows = timeline.abstained(_done(job).rows, least)
+    content = timeline.write(kind, rows, jobs.classes, None, job.warnings)
+    name = f"{job.form.name}.{timeline.ending(kind)}"
+    headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}"}
+    return Response(content, 200, headers, f"{TYPES.get(kind, 'text/plain')}; charset=utf-8")
+
+
+def _registry(jobs: Jobs) -> CollectorRegistry:
+    """What Prometheus is told."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    for state in (WAITING, RUNNING):
+        gauge = Gauge(f"wavfusion_{state}", f"Recordings that are {state}", registry=registry)
+        gauge.set_function(partial(jobs.count, state))
+    ended = Gauge("wavfusion_ended", "Recordings since the start, by how they ended", ["state"], registry=registry)
+    for state in STATES:
+        if state not in (WAITING, RUNNING):
+            ended.labels(state).set_function(partial(jobs.ended.__getitem__, state))
+    seconds = Gauge("wavfusion_labelled_seconds", "Seconds of speech labelled since the start", registry=registry)
+    seconds.set_function(lambda: jobs.seconds)
+    return registry
+
+
+def _page(jobs: Jobs, locked: bool) -> str:
+    return fill(
+        "serve.html",
+        modalities=jobs.modalities,
+        classes=jobs.classes,
+        limits=jobs.limits,
+        kept=jobs.keep is not None,
+        hears=jobs.worker.settings.get("asr") is not None,
+        locked=locked,
+        **script("timeline.js", "serve.js"),
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the port.
+
+    Raises:
+        ConfigError: it is taken, or the machine has no such address.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with ExitStack() as failed:
+            opened = failed.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            opened.bind(address)
+            failed.pop_all()
+    except (OSError, UnicodeError) as error:
+        found = getattr(error, "strerror", None) or "no name of a host"
+        raise ConfigError(f"--host {host} --port {port}: expected a free port, found: {found}") from None
+    return opened
+
+
+def serve(
+    settings: Mapping[str, Any],
+    host: str,
+    port: int,
+    limits: Limits,
+    names: frozenset[str],
+    token: str | None = None,
+    keep: Path | None = None,
+) -> None:
+    """Serve until a signal ends it.
+
+    Args:
+        settings: of the model, as `EmotionRecognizer.from_pretrained` takes them.
+        host: address to listen on.
+        port: 0 = any that is free.
+        limits: what is taken on.
+        names: host names by which it may be called, besides its own and addresses.
+        token: that requests have to bear.
+        keep: folder for finished recordings and results.
+
+    Raises:
+        ConfigError: the port is taken or the model cannot be loaded.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(0))  # so that what is below ends as it should
+    opened = listen(host, port)
+    folder = Folder()
+    try:
+        asyncio.run(_serve(opened, Jobs(settings, folder.path, limits, keep), names | {*HERE, host}, token))
+    finally:
+        folder.close()
+        opened.close()
+
+
+async def _serve(opened: socket.socket, jobs: Jobs, names: frozenset[str], token: str | None) -> None:
+    host, port = opened.getsockname()[:2]
+    try:
+        await jobs.open()
+        opened.listen()
+        if host not in HERE:
+            safe = "with" if token else "without"
+            log.warning("serve: whoever reaches %s can send recordings, %s a token and unencrypted", host, safe)
+        log.info("serve: http://%s:%d", f"[{host}]" if ":" in host else host, port)
+        app = make_app(jobs, names, token)
+        quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "log_config": None}
+        config = uvicorn.Config(app, limit_concurrency=MANY, timeout_graceful_shutdown=3, server_header=False, **quiet)
+        server = uvicorn.Server(config)
+        signal.signal(signal.SIGHUP, server.handle_exit)  # as it does with SIGTERM
+        await server.serve([opened])
+    finally:
+        await jobs.close()

@@ -1,0 +1,324 @@
+"""The paper's tables, or the user's: what came of a study's trainings, with intervals and a verdict for each claim."""
+
+import csv
+import hashlib
+import io
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from wavfusion.comparators import baselines as controls
+from wavfusion.corpora.protocol import SAID, describe
+from wavfusion.errors import ConfigError
+from wavfusion.features.clips import FeatureSet
+from wavfusion.features.dataset import Features, choose_features, model_config
+from wavfusion.files import write_whole
+from wavfusion.metrics import comparison as stats
+from wavfusion.metrics import scores as metrics
+from wavfusion.model.config import WavFusionConfig
+from wavfusion.pages import fill
+from wavfusion.runs.folder import write_json
+from wavfusion.study.tables import FIGURES, Claim, Table
+from wavfusion.study.trainings import Plan, Study, data_of, read_run_results
+from wavfusion.training import train
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one seed's models said of all test utterances of the folds.
+
+    Attributes:
+        rows: of predictions.csv, folds one after the other.
+        classes: emotions in class order.
+        validation: the weighted F1 that chose the epoch, mean of the folds; what configurations may be chosen by.
+    """
+
+    rows: list[dict[str, str]]
+    classes: list[str]
+    validation: float
+
+    def column(self, name: str) -> list[str]:
+        """One column."""
+        return [row[name] for row in self.rows]
+
+    @property
+    def probabilities(self) -> Float64[np.ndarray, "N C"]:
+        """Of the emotions, in class order."""
+        return np.array([[float(row[f"p_{name}"]) for name in self.classes] for row in self.rows])
+
+    @property
+    def groups(self) -> list[str | None]:
+        """The dialogue of each utterance; None where it has none."""
+        return [row["dialogue"] or None for row in self.rows]
+
+    @property
+    def speakers(self) -> list[str | None]:
+        """The speaker of each utterance; None where it is not known."""
+        return [row["speaker"] or None for row in self.rows]
+
+    def confusions(self, groups: Sequence[Hashable]) -> Int64[np.ndarray, "G C C"]:
+        """One confusion matrix a group, in the order in which they come; an utterance without one is a group."""
+        return metrics.confusions_by_group(self.column("truth"), self.column("predicted"), self.classes, groups)
+
+
+def read_said(folders: Sequence[Path]) -> Said:
+    """Pool the test parts of a row's folds.
+
+    Raises:
+        ConfigError: an utterance is tested twice: the folds are not of one protocol.
+        CorpusError: a RUN is damaged.
+    """
+    found = [read_run_results(folder) for folder in folders]
+    rows = [row for each, _, _ in found for row in each]
+    ids = {row["id"] for row in rows}
+    if len(ids) < len(rows):
+        raise ConfigError(
+            f"{folders[0].parent}: expected each utterance to be tested once, found {len(rows)} of {len(ids)}"
+        )
+    return Said(rows, found[0][1], float(np.mean([validation for _, _, validation in found])))
+
+
+PRIMARY = "accuracy"  # the figure that verdicts go by; the other stands beside it
+
+
+def results(plan: Plan, tables: Sequence[Table], failed: Mapping[str, str]) -> dict[str, Any]:
+    """Figures of every row over its folds and seeds, and a verdict for every claim.
+
+    Rows with a failed training have no figures; claims about them have no verdict.
+    """
+    found: dict[str, Any] = {}
+    for table in tables:
+        said = {
+            row: [read_said([plan.jobs[name].folder for name in names]) for names in seeds]
+            for (of, row), seeds in plan.rows.items()
+            if of == table.name and not any(name in failed for names in seeds for name in names)
+        }
+        rows = []
+        for row in table.rows:
+            runs = plan.rows.get((table.name, row.name), [])
+            if row.extra and not runs:
+                continue
+            ours = _figures(said[row.name]) if row.name in said else None
+            failures = sorted({failed[name] for names in runs for name in names if name in failed})
+            about = {"name": row.name, "stated": row.stated, "trained": row.settings is not None, "extra": row.extra}
+            rows.append({**about, "ours": ours, "runs": runs, "failed": failures})
+        found[table.name] = {"title": table.title, "rows": rows, "claims": _claims(table, said)}
+    return found
+
+
+def _figures(said: Sequence[Said]) -> dict[str, Any]:
+    """Mean and spread over seeds of every figure, with intervals of the mean."""
+    scores = [
+        metrics.score(
+            each.column("truth"),
+            each.column("predicted"),
+            each.classes,
+            each.groups,
+            each.probabilities,
+            speakers=each.speakers,
+        )
+        for each in said
+    ]
+    names = ("accuracy", "weighted_f1", "macro_f1", "uar", "nll", "ece")
+    figures: dict[str, Any] = {}
+    for name in names:
+        values = [score[name] for score in scores]
+        spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        figures[name] = {"mean": float(np.mean(values)), "seed_sd": spread}
+    for name, bounds in _intervals(said).items():
+        figures[name] |= bounds
+    per_class = {
+        emotion: float(np.mean([score["per_class"][emotion]["f1"] for score in scores])) for emotion in said[0].classes
+    }
+    worst = min(per_class, key=lambda emotion: per_class[emotion])
+    return {
+        "n": len(said[0].rows),
+        "seeds": len(said),
+        "validation_weighted_f1": float(np.mean([each.validation for each in said])),
+        "figures": figures,
+        "per_class_f1": per_class,
+        "worst_class": worst,
+    }
+
+
+def _intervals(said: Sequence[Said]) -> dict[str, dict[str, list[float] | None]]:
+    """Intervals of the mean over seeds, from counts that are averaged over them."""
+
+    def averaged(groups: Sequence[Hashable]) -> np.ndarray:
+        return np.asarray(np.mean([each.confusions(groups) for each in said], axis=0))
+
+    here = metrics.intervals(averaged(said[0].groups))
+    apart = metrics.independent_speakers(said[0].groups, said[0].speakers)
+    new = metrics.speaker_intervals(averaged(apart)) if apart else None
+    return {name: {"this_test_set": here[name], "new_speakers": None if new is None else new[name]} for name in here}
+
+
+def score_controls(study: Study, plan: Plan) -> dict[str, Any]:
+    """Figures of the controls on the features of the first row that has all modalities, over the same folds."""
+    most = max(plan.jobs.values(), key=lambda job: len(job.experiment.model.modalities))
+    folds = {job.protocol.fold: job for job in plan.jobs.values() if job.experiment == most.experiment}
+    said: dict[str, list[Float64[np.ndarray, "N C"]]] = {}
+    truth: list[str] = []
+    groups: list[str | None] = []
+    for job in folds.values():
+        data = data_of(study, job)
+        features = choose_features(data.store, job.experiment.preset)
+        config = model_config(job.experiment.model, features, data.protocol.classes)
+        train_ids, train_pooled = controls.pool(_samples(data, "train", config, features), config.modalities)
+        test_ids, test_pooled = controls.pool(_samples(data, "test", config, features), config.modalities)
+        rows = {row.id: row for row in data.utterances}
+        labels = [config.classes.index(str(rows[key].emotion)) for key in train_ids]
+        found = controls.predict(train_pooled, labels, test_pooled, len(config.classes), config.task_loss == "balanced")
+        for name, probabilities in found.items():
+            said.setdefault(name, []).append(probabilities)
+        truth += [str(rows[key].emotion) for key in test_ids]
+        groups += [rows[key].dialogue for key in test_ids]
+    classes = most.protocol.classes
+    scores = {}
+    for name, parts in said.items():
+        pooled = np.vstack(parts)
+        predicted = [classes[i] for i in pooled.argmax(1)]
+        scores[name] = metrics.score(truth, predicted, classes, groups, pooled)
+    return scores
+
+
+def _samples(data: train.Data, part: str, config: WavFusionConfig, features: FeatureSet) -> Features:
+    return Features(data.part(part), data.store, data.media, features, config)
+
+
+def _claims(table: Table, said: Mapping[str, Sequence[Said]]) -> list[dict[str, Any]]:
+    """Compare the two rows of each claim, utterance by utterance; p-values are adjusted for the table's claims."""
+    tested = [claim for claim in table.claims if claim.better in said and claim.than in said]
+    compared = [_compare(said[claim.better], said[claim.than]) for claim in tested]
+    adjusted = {
+        figure: stats.holm([each[figure].p_value for each in compared]) for figure in (compared[0] if compared else {})
+    }
+    found = []
+    for number, (claim, each) in enumerate(zip(tested, compared, strict=True)):
+        figures = {}
+        for figure in FIGURES:
+            p_value = adjusted[figure][number]
+            judged = stats.judge_better(each[figure], p_value=p_value)
+            about = {"verdict": str(judged.verdict), "reason": judged.reason, "p_adjusted": p_value}
+            figures[figure] = {**asdict(each[figure]), **about}
+        stated = _stated_difference(table, claim)
+        found.append({**asdict(claim), "stated": stated, "verdict": figures[PRIMARY]["verdict"], "figures": figures})
+    return found
+
+
+def _stated_difference(table: Table, claim: Claim) -> dict[str, float]:
+    """The paper's difference in points."""
+    stated = {row.name: row.stated for row in table.rows}
+    better, than = stated[claim.better], stated[claim.than]
+    return {
+        figure: round(better[figure] - than[figure], 2) for figure in FIGURES if figure in better and figure in than
+    }
+
+
+def _compare(first: Sequence[Said], second: Sequence[Said]) -> dict[str, stats.Comparison]:
+    one, other = (np.stack([each.confusions(each.groups) for each in system]) for system in (first, second))
+    return stats.compare(one, other, metrics.figures)
+
+
+# ---------------------------------------------------------------------- files
+
+
+def stem(names: Sequence[str], smoke: bool) -> str:
+    """How the files of results are called: other tables, and a smoke run, never overwrite each other's.
+
+    Args:
+        names: of the tables that were asked for; none = all of the corpus.
+        smoke: whether the figures mean nothing.
+    """
+    return "-".join(["results", *names, *(["smoke"] if smoke else [])])
+
+
+def write(
+    out: Path,
+    name: str,
+    study: Study,
+    plan: Plan,
+    found: Mapping[str, Any],
+    controls: Mapping[str, Any],
+    failed: Mapping[str, str],
+) -> dict[str, Any]:
+    """Write JSON, CSV and a page of one name (see `stem`) beside each other; returns what the first holds."""
+    folds = {job.protocol.fold: job.protocol for job in plan.jobs.values()}
+    first = next(iter(folds.values())).to_json()
+    seeds = len(next(iter(plan.rows.values())))
+    about = {
+        **asdict(study),
+        "seeds": seeds,
+        "manifest": study.manifest.name,
+        "store": study.store.name,
+        "common": study.common or {},
+    }
+    protocol = {**{name: first[name] for name in SAID if name != "fold"}, "tested": sorted(folds)}
+    protocol["hash"] = hashlib.sha256("".join(folds[number].hash for number in sorted(folds)).encode()).hexdigest()
+    every = {"study": about, "protocol": protocol, "tables": found, "controls": controls, "failed": failed}
+    write_json(out / f"{name}.json", every)
+    write_whole(out / f"{name}.csv", to_csv(found, protocol).encode("utf-8", "surrogatepass"))
+    words = describe({**first, "folds": 1})
+    fill.write_tables(out / f"{name}.html", {**every, "said": words, "same_within": 100 * stats.SAME_WITHIN})
+    return every
+
+
+COLUMNS = (
+    *("table", "row", "figure", "stated", "mean", "seed_sd", "low", "high", "low_new_speakers", "high_new_speakers"),
+    *("n", "seeds", "protocol", "hash"),
+)
+
+
+def to_csv(found: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
+    """One line a row and figure, all in percent."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for name, table in found.items():
+        for row in table["rows"]:
+            for figure in FIGURES:
+                ours = row["ours"] and row["ours"]["figures"][figure]
+                if ours is None and figure not in row["stated"]:
+                    continue
+                line = [name, row["name"], figure, row["stated"].get(figure)]
+                if ours:
+                    bounds = [*ours["this_test_set"], *(ours["new_speakers"] or (None, None))]
+                    numbers = [ours["mean"], ours["seed_sd"], *bounds]
+                    line += [None if number is None else round(100 * number, 2) for number in numbers]
+                    line += [row["ours"]["n"], row["ours"]["seeds"], protocol["name"], protocol["hash"]]
+                writer.writerow(["" if cell is None else cell for cell in line + [None] * (len(COLUMNS) - len(line))])
+    return file.getvalue()
+
+
+def to_text(every: Mapping[str, Any]) -> str:
+    """Lay what `write` returned out for a terminal."""
+    lines = ["a smoke run: its figures mean nothing"] if every["study"]["smoke"] else []
+    for name, table in every["tables"].items():
+        lines.append(f"{name}: {table['title']}")
+        for row in table["rows"]:
+            stated = "  ".join(f"{figure} {row['stated'][figure]:.2f}" for figure in FIGURES if figure in row["stated"])
+            lines.append(f"  {row['name']:<36} stated {stated or '-':<34} {_ours(row)}")
+        lines += [
+            f"  {each['better']} better than {each['than']}: {each['verdict']}; {each['figures'][PRIMARY]['reason']}"
+            for each in table["claims"]
+        ]
+    lines += [f"control {name}: accuracy {100 * found['accuracy']:.2f}" for name, found in every["controls"].items()]
+    lines += [f"failed: {name}: {reason}" for name, reason in every["failed"].items()]
+    return "\n".join(lines)
+
+
+def _ours(row: Mapping[str, Any]) -> str:
+    if row["ours"] is None:
+        return f"failed: {row['failed'][0]}" if row["failed"] else "not run" if row["trained"] else "another system"
+    words = []
+    for figure in FIGURES:
+        found = row["ours"]["figures"][figure]
+        low, high = found["this_test_set"]
+        spread = "" if found["seed_sd"] is None else f" ± {100 * found['seed_sd']:.2f}"
+        words.append(f"{figure} {100 * found['mean']:.2f}{spread} [{100 * low:.2f}, {100 * high:.2f}]")
+    chosen = f"validation weighted_f1 {100 * row['ours']['validation_weighted_f1']:.2f}"
+    return "ours " + "  ".join(words) + f"  n {row['ours']['n']}, {row['ours']['seeds']} seeds, {chosen}"

@@ -1,0 +1,112 @@
+"""Checkpoints of a training: marked when all of one is on disk, gone on from, and the epoch that is kept."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from safetensors.torch import load_file
+from torch import nn
+from transformers import TrainerCallback, TrainingArguments
+
+from wavfusion.files import require_file, write_whole
+from wavfusion.runs.folder import read_json
+
+log = logging.getLogger(__name__)
+
+COMPLETE = "complete"  # written last into a checkpoint, with a digest of each of its files
+BEST_BY = "eval_weighted_f1"
+KEPT = 3  # the best, the newest, and one before it while the newest is not yet whole
+
+
+class Checkpoints(TrainerCallback):
+    """Mark a checkpoint as complete when all of it is on disk."""
+
+    def on_save(self, args: TrainingArguments, state: Any, control: Any, **rest: Any) -> None:
+        """Flush every file, those of the other processes too, then write the marker."""
+        PartialState().wait_for_everyone()
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        digests = {path.name: _digest(path, flush=True) for path in folder.iterdir()}
+        write_whole(folder / COMPLETE, json.dumps(digests).encode())
+
+
+def _digest(path: Path, flush: bool = False) -> str:
+    with open(require_file(path), "rb") as file:
+        if flush:
+            os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Patience(TrainerCallback):
+    """Stop when the validation figure has not risen for some epochs.
+
+    The count is read from the log, which a checkpoint holds, so that a resumed training stops where it would have.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+
+    def on_evaluate(self, args: TrainingArguments, state: Any, control: Any, **rest: Any) -> None:
+        """Look at all epochs so far."""
+        if epochs_since_best(state.log_history) >= self.patience:
+            control.should_training_stop = True
+
+
+def epochs_since_best(log_history: Sequence[Mapping[str, Any]]) -> int:
+    """How many epochs ago the validation weighted F1 was highest for the first time."""
+    scores = [entry[BEST_BY] for entry in log_history if BEST_BY in entry]
+    return len(scores) - 1 - scores.index(max(scores)) if scores else 0
+
+
+def newest(out: Path) -> Path | None:
+    """The newest checkpoint that is whole, as is that of its best epoch; later ones are removed."""
+    steps = {path.name.removeprefix("checkpoint-"): path for path in (out / "checkpoints").glob("checkpoint-*/")}
+    found = [steps[step] for step in sorted(filter(str.isdecimal, steps), key=int, reverse=True)]
+    for folder in found:
+        damaged = next((each for each in _needed(folder) if not _is_whole(each)), None)
+        if damaged is None:
+            return folder
+        log.warning("%s: passed over, since %s was cut short by a kill or damaged", folder, damaged.name)
+        shutil.rmtree(folder)
+    if found:
+        log.warning("%s: no whole checkpoint is left; training begins at the start", out)
+    return None
+
+
+def _needed(checkpoint: Path) -> Iterator[Path]:
+    """What is read to go on from a checkpoint: itself, then the one of the best epoch so far."""
+    yield checkpoint
+    yield _best(checkpoint)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether every file has the digest that the marker, which is written last, gives it."""
+    try:
+        digests = read_json(checkpoint / COMPLETE)
+        return bool(digests) and digests == {name: _digest(checkpoint / name) for name in digests}
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _best(checkpoint: Path) -> Path:
+    state = read_json(checkpoint / "trainer_state.json")
+    return checkpoint.with_name(f"checkpoint-{state['best_global_step']}")
+
+
+def has_ended(checkpoint: Path, patience: int) -> bool:
+    """Whether the training had come to its end with this checkpoint; the Trainer would begin another epoch."""
+    state = read_json(checkpoint / "trainer_state.json")
+    return state["global_step"] >= state["max_steps"] or epochs_since_best(state["log_history"]) >= patience
+
+
+def load_best(network: nn.Module, checkpoint: Path) -> None:
+    """Load the best epoch, as the last checkpoint knows it."""
+    tensors = load_file(_best(checkpoint) / "model.safetensors")
+    network.load_state_dict({name.removeprefix("network."): tensor for name, tensor in tensors.items()})
