@@ -18,7 +18,7 @@ from wavfusion import manifest
 from wavfusion.bench.suites import LAYER, encoders_of
 from wavfusion.experiments import experiment
 from wavfusion.features.dataset import model_config
-from wavfusion.features.extract import describe
+from wavfusion.features.extract import describe_features
 from wavfusion.model.wavfusion import WavFusion
 from wavfusion.prediction.recognizer import PRECISIONS, EmotionRecognizer
 from wavfusion.runs.folder import Run
@@ -29,8 +29,8 @@ def both(name: str, classes: Sequence[str]) -> list[EmotionRecognizer]:
     if name != "base":
         return [EmotionRecognizer.from_pretrained(name, precision=each) for each in PRECISIONS]
     encoders = encoders_of("base")
-    features = describe(encoders, [LAYER], ["last"])
-    model = WavFusion(model_config(experiment.read("paper").model, features, classes)).eval()
+    features = describe_features(encoders, [LAYER], ["last"])
+    model = WavFusion(model_config(experiment.read_experiment("paper").model, features, classes)).eval()
     # Logits that spread over about 2, as those of a trained model do; its own start makes all emotions equal.
     torch.nn.init.normal_(model.head.weight, std=2 / model.head.in_features**0.5)
     trained = Run(Path("base"), model, features, "cached", [1 / len(classes)] * len(classes), {}, 1.0)

@@ -42,7 +42,7 @@ NEIGHBOURS = [
 ]
 
 
-read = functools.cache(tables.read)
+read = functools.cache(tables.read_table_file)
 
 
 def stated(table: str, row: str, figure: str = "accuracy") -> float:

@@ -17,10 +17,10 @@ import torch
 from wavfusion import media
 from wavfusion.bench.suites import CLASSES, LAYER, encoders_of
 from wavfusion.errors import ConfigError
-from wavfusion.evaluation.inference import run, run_sets, subsets
+from wavfusion.evaluation.inference import classify, classify_subsets, subsets
 from wavfusion.experiments import experiment
-from wavfusion.features.dataset import Row, Sample, model_config
-from wavfusion.features.extract import describe
+from wavfusion.features.dataset import Sample, SampleOrigin, model_config
+from wavfusion.features.extract import describe_features
 from wavfusion.media import faces
 from wavfusion.model.wavfusion import WavFusion
 
@@ -49,9 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rate, size = encoders.preset.frame_rate, video.size
     samples, frames = media.decode_audio(clip).samples, media.decode_frames(clip, rate, size).pixels
     model = WavFusion(
-        model_config(experiment.read("paper").model, describe(encoders, [LAYER], ["last"]), CLASSES)
+        model_config(experiment.read_experiment("paper").model, describe_features(encoders, [LAYER], ["last"]), CLASSES)
     ).eval()
-    row = Row("clip", None, None, None, len(samples) / media.SAMPLE_RATE)
+    row = SampleOrigin("clip", None, None, None, len(samples) / media.SAMPLE_RATE)
     features = audio.encode([samples], [LAYER])[0][LAYER], text.encode([WORDS])[0], video.encode(frames)
     sample, every, prior = (
         [Sample(row, *features)],
@@ -62,14 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "sound": lambda: audio.encode([samples], [LAYER]),
         "words": lambda: text.encode([WORDS]),
         "pictures": lambda: video.encode(frames),
-        "the fusion, for the answer": lambda: run(model, sample, every[-1], prior),
-        "the fusion, for all subsets": lambda: run_sets(model, sample, every, prior),
+        "the fusion, for the answer": lambda: classify(model, sample, every[-1], prior),
+        "the fusion, for all subsets": lambda: classify_subsets(model, sample, every, prior),
     }
     sys.stdout.write(f"{clip.name}, {row.duration:.1f} s, {cores} cores\n")
     sys.stdout.write(f"decoding sound {best(lambda: media.decode_audio(clip))}\n")
     sys.stdout.write(f"decoding pictures {best(lambda: media.decode_frames(clip, rate, size))}\n")
     try:
-        sys.stdout.write(f"finding faces {best(lambda: faces.find(clip, rate))}\n")
+        sys.stdout.write(f"finding faces {best(lambda: faces.detect_faces(clip, rate))}\n")
     except ConfigError as error:
         sys.stdout.write(f"finding faces: {error}\n")
     for threads in dict.fromkeys((cores, 1)):

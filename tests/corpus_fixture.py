@@ -85,7 +85,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The corpus: `root`, `manifest` (a path), `store` (a path), `data` for training."""
     folder = tmp_path_factory.mktemp("corpus")
     write_table(folder / "raw")
-    corpora.write(corpora.prepare("table", folder / "raw"), folder / "manifest")
+    corpora.write_prepared(corpora.prepare("table", folder / "raw"), folder / "manifest")
     path = folder / "manifest" / "manifest.jsonl"
     loaded = extract.load_encoders("tiny", encoders.PRESETS["tiny"])
     rows, about = manifest.read(path), manifest.read_corpus(path)
@@ -102,7 +102,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def setting(**overrides: Any) -> experiment.Experiment:
     """An experiment that ends in seconds; dotted names with `__` for the dot."""
     values = {"train.epochs": 5, "train.batch_size": 8} | {k.replace("__", "."): v for k, v in overrides.items()}
-    return experiment.read("paper", {key: str(value) for key, value in values.items()})
+    return experiment.read_experiment("paper", {key: str(value) for key, value in values.items()})
 
 
 @pytest.fixture(scope="session")

@@ -51,8 +51,11 @@ def test_the_rest_works_without_its_leaves():
         "wavfusion.lookalike",
     ]
     blocked = f"import sys; sys.modules.update(dict.fromkeys({leaves!r}))\n"
-    done = run_python(blocked + "from wavfusion.training import train; from wavfusion.evaluation import evaluate; "
-        "from wavfusion.prediction import recognizer; from wavfusion.features import extract; from wavfusion import corpora; print('here')")
+    done = run_python(
+        blocked + "from wavfusion.training import train; from wavfusion.evaluation import evaluate; "
+        "from wavfusion.prediction import recognizer; from wavfusion.features import extract; "
+        "from wavfusion import corpora; print('here')"
+    )
     assert done.stdout == "here\n"
 
 
@@ -62,7 +65,7 @@ def test_help_of_the_whole_names_every_verb():
 
 
 def test_every_shipped_experiment_parses():
-    assert {name: experiment.read(name).train.epochs for name in experiment.shipped()} == {
+    assert {name: experiment.read_experiment(name).train.epochs for name in experiment.shipped_experiments()} == {
         "paper": 30,
         "recommended": 30,
     }
@@ -88,7 +91,8 @@ def test_no_module_sets_threads_or_seeds_when_it_is_imported():
     code = (
         "import torch; torch.manual_seed(7); before = torch.get_num_threads(), torch.initial_seed()\n"
         "from wavfusion import cli, lookalike\n"
-        "from wavfusion.cli import demo\nfrom wavfusion.training import train\nfrom wavfusion.prediction import recognizer\n"
+        "from wavfusion.cli import demo\nfrom wavfusion.training import train\n"
+        "from wavfusion.prediction import recognizer\n"
         "print((torch.get_num_threads(), torch.initial_seed()) == before)"
     )
     assert run_python(code).stdout == "True\n"

@@ -7,7 +7,7 @@ import torch
 
 from wavfusion.bench import suites
 from wavfusion.bench.baseline import PlainEncoders, decode_pictures, decode_sound
-from wavfusion.bench.suites import Job, encoders_of
+from wavfusion.bench.suites import Measurement, encoders_of
 from wavfusion.cli.commands import main
 from wavfusion.media import decode_audio, decode_frames, write_video
 
@@ -27,20 +27,23 @@ def test_bench_compares_all_suites_and_its_parts_add_up(capsys: pytest.CaptureFi
 
 @pytest.mark.slow
 def test_growth_measures_every_size_and_says_what_a_second_of_sound_costs() -> None:
-    found = suites.grow("train", "tiny", batch=2, repeats=1, times=(1, 2))
+    found = suites.measure_growth("train", "tiny", batch=2, repeats=1, times=(1, 2))
     for name in suites.SUITES["train"]:
         small, large = found["growth"][name]
         assert (small["times"], large["times"]) == (1, 2) and large["units"] == 2 * small["units"]
         assert min(each[key] for each in (small, large) for key in ("seconds", "useful_seconds", "peak_memory_mb")) > 0
     assert found["growth"]["extract"] is None
-    text = suites.to_text(found)
+    text = suites.measurements_to_text(found)
     assert text.count("ms a second of sound") == 4 and "2 x: 12 utterances" in text
 
 
 def test_an_unfit_machine_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     about = {"device": "x", "cores": 2, "threads": 2, "torch": "2", "matmul_gflops": 100.0, "precision": "fp32"}
     found = {"preset": "tiny", "batch": 2, "repeats": 1, **dict.fromkeys(suites.UNITS)}
-    lines = {fit: suites.to_text({"hardware": {**about, "load": 1.5, "fit": fit}, **found}) for fit in (True, False)}
+    lines = {
+        fit: suites.measurements_to_text({"hardware": {**about, "load": 1.5, "fit": fit}, **found})
+        for fit in (True, False)
+    }
     assert "UNFIT" in lines[False] and "UNFIT" not in lines[True]
 
 
@@ -77,6 +80,6 @@ def test_random_encoders_of_base_have_its_sizes_and_tell_something() -> None:
 def test_a_side_that_dies_is_named(tmp_path: Path) -> None:
     with (
         pytest.raises(suites.ConfigError, match="died"),
-        suites._side(suites._train_ours, Job(tmp_path, "tiny", 2, True, "cpu")),
+        suites._side(suites._train_ours, Measurement(tmp_path, "tiny", 2, True, "cpu")),
     ):
         pass

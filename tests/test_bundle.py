@@ -43,7 +43,7 @@ def predictions_of(folder: Path) -> list[dict[str, str]]:
 
 
 def write_rows(files: dict[str, bytes], rows: list[dict[str, str]], name: str = "predictions.csv") -> None:
-    files[name] = bundle.to_csv(rows)
+    files[name] = bundle.predictions_to_csv(rows)
 
 
 def change_json(name: str, **values: Any) -> Change:
@@ -133,7 +133,7 @@ def test_the_labels_go_along_where_anybody_has_them(confused, tmp_path, corpus, 
         (tmp_path / "world.json").write_text("{}")
     environment = json.loads((run / "environment.json").read_text())
     (run / "environment.json").write_text(json.dumps({**environment, "manifest": str(tmp_path / "manifest.jsonl")}))
-    assert bundle.make(run)[1] is labels
+    assert bundle.make_bundle(run)[1] is labels
 
 
 def test_an_encoder_in_a_folder_of_the_holder_keeps_its_last_name_only(confused, tmp_path):
@@ -161,7 +161,7 @@ def test_figures_of_another_evaluation_make_no_bundle(confused, trained, tmp_pat
     run = shutil.copytree(confused, tmp_path / "run")
     shutil.copy(trained / "metrics.json", run / "metrics.json")
     with pytest.raises(ConfigError, match="predictions and figures of one evaluation"):
-        bundle.make(run)
+        bundle.make_bundle(run)
 
 
 # ------------------------------------------------------------------ recomputing
@@ -394,7 +394,7 @@ def test_a_bomb_takes_little_memory(open_bundle, tmp_path, lie):
     tracemalloc.start()
     try:
         with pytest.raises(ConfigError):
-            bundle.read(path)
+            bundle.read_bundle(path)
         assert tracemalloc.get_traced_memory()[1] < 100e6
     finally:
         tracemalloc.stop()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from wavfusion import manifest, media
 from wavfusion.cli.commands import main
 from wavfusion.corpora import protocol
-from wavfusion.corpora.scan import Look, Scan
+from wavfusion.corpora.scan import MediaFacts, Scan
 from wavfusion.evaluation import check
 from wavfusion.manifest import SPLITS, AudioSpan, Corpus, Utterance, VideoSpan
 from wavfusion.runs.folder import read_run
@@ -76,7 +76,7 @@ def planted(kind: str, folder: Path, one: Utterance, other: Utterance, tag: str)
 @pytest.mark.parametrize("name", sorted(protocol.PROTOCOLS.keys() - {"official", "manifest", "session5"}))
 def test_nothing_is_found_in_a_clean_corpus(corpus: Any, name: str) -> None:
     folder, rows = corpus
-    assert checked(folder, rows, protocol.divide(name, rows, CLASSES)).problems == []
+    assert checked(folder, rows, protocol.divide_parts(name, rows, CLASSES)).problems == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -86,7 +86,7 @@ def test_every_planted_leak_is_found(corpus: Any, kind: str) -> None:
     draw = random.Random(kind)
     missed = []
     for plant in range(34):
-        fold = draw.choice(protocol.divide("text-disjoint", rows, CLASSES))
+        fold = draw.choice(protocol.divide_parts("text-disjoint", rows, CLASSES))
         one, other = draw.sample(rows, 2)
         while fold.parts[one.id] == fold.parts[other.id]:
             one, other = draw.sample(rows, 2)
@@ -108,14 +108,14 @@ def test_a_split_file_passes_only_where_no_speaker_is_in_two_parts(
     rows = [Utterance(f"u{i}", "table", speaker=each, text="x", emotion="sad") for i, each in enumerate(speakers)]
     path = tmp_path_factory.mktemp("split") / "split.csv"
     path.write_text("id,split\n" + "".join(f"u{i},{part}\n" for i, part in enumerate(parts)))
-    found = check.check(rows, CORPUS, {}, path.parent, protocol.divide(str(path), rows, CLASSES))
+    found = check.check(rows, CORPUS, {}, path.parent, protocol.divide_parts(str(path), rows, CLASSES))
     shared = any(len({part for part, each in zip(parts, speakers, strict=True) if each == who}) > 1 for who in "abcd")
     assert (found.problems != []) == shared
 
 
 def test_what_a_protocol_does_not_rule_out_is_a_note(corpus: Any) -> None:
     folder, rows = corpus
-    found = checked(folder, rows, protocol.divide("random5", rows, CLASSES)[:1])
+    found = checked(folder, rows, protocol.divide_parts("random5", rows, CLASSES)[:1])
     assert not found.problems and "random5, fold 1: 6 speakers in train and test, which it does not rule out" in (
         found.notes
     )
@@ -140,7 +140,7 @@ def test_a_row_that_is_not_as_it_should_be_is_named(corpus: Any, change: dict[st
 def test_a_modality_that_is_marked_missing_is_no_problem(corpus: Any) -> None:
     folder, rows = corpus
     marked = replace(rows[0], audio=AudioSpan("gone.wav"), missing=["audio"])
-    assert check.check([marked], CORPUS, {"gone.wav": Look(reason="gone")}, folder).problems == []
+    assert check.check([marked], CORPUS, {"gone.wav": MediaFacts(reason="gone")}, folder).problems == []
 
 
 def test_the_two_halves_of_one_picture_are_two_recordings(corpus: Any) -> None:
@@ -149,7 +149,7 @@ def test_the_two_halves_of_one_picture_are_two_recordings(corpus: Any) -> None:
         replace(row, audio=None, video=VideoSpan("a.avi", 0.0, 1.0, crop))
         for row, crop in zip(rows[:2], ([0, 0, 360, 480], [360, 0, 720, 480]), strict=True)
     )
-    assert check.check([left, right], CORPUS, {"a.avi": Look(1.0, 1.0)}, folder).problems == []
+    assert check.check([left, right], CORPUS, {"a.avi": MediaFacts(1.0, 1.0)}, folder).problems == []
 
 
 # ---------------------------------------------------------------------- the command
@@ -203,7 +203,7 @@ def test_nearly_the_same_stretch_of_a_file_is_one_recording(corpus: Any, span: A
     """A hostile test hid a recording behind a millisecond, and behind another channel of a mono file."""
     folder, rows = corpus
     leaking = [replace(rows[0], audio=span), *rows[1:]]
-    fold = protocol.divide("loso5", rows, CLASSES)[0]
+    fold = protocol.divide_parts("loso5", rows, CLASSES)[0]
     found = checked(folder, leaking, [fold]).problems
     assert [sorted(each.ids) for each in found if each.kind == "recording"] == [["u0", "u8"]]
 
@@ -218,14 +218,14 @@ def test_neighbours_that_touch_in_one_file_are_two_recordings(corpus: Any) -> No
 @pytest.mark.parametrize("name", ["ses0f", "Ses0F ", "SES0F"])
 def test_a_speaker_in_another_case_is_the_same_speaker(corpus: Any, name: str) -> None:
     folder, rows = corpus
-    fold = protocol.divide("loso5", rows, CLASSES)[0]
+    fold = protocol.divide_parts("loso5", rows, CLASSES)[0]
     leaking = [*rows[:-1], replace(rows[-1], speaker=name)]
     assert [each.kind for each in checked(folder, leaking, [fold]).problems] == ["speaker"]
 
 
 def test_a_promise_about_unknown_speakers_cannot_be_shown(corpus: Any) -> None:
     folder, rows = corpus
-    fold = protocol.divide("loso5", rows, CLASSES)[0]
+    fold = protocol.divide_parts("loso5", rows, CLASSES)[0]
     found = checked(folder, [replace(rows[0], speaker=None), *rows[1:]], [fold]).problems
     assert [each.text for each in found] == ["loso5, fold 1: 1 rows without a speaker: the promise cannot be shown"]
 

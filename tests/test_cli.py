@@ -78,7 +78,11 @@ def test_every_verb_that_computes_takes_a_device_and_a_seed(capfd: pytest.Captur
 def test_the_training_side_needs_no_media_and_no_parser_of_signatures() -> None:
     """A machine that trains on carried features has neither FFmpeg nor the readers of experiment files."""
     blocked = "import sys\nfor name in ('av', 'soxr', 'jsonargparse'): sys.modules[name] = None\n"
-    done = python(blocked + "import wavfusion.training.train, wavfusion.evaluation.evaluate, wavfusion.experiments.experiment; print('here')")
+    done = python(
+        blocked
+        + "import wavfusion.training.train, wavfusion.evaluation.evaluate\n"
+        + "import wavfusion.experiments.experiment; print('here')"
+    )
     assert done.stdout == "here\n", done.stderr
 
 

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from wavfusion import media as media_files
 from wavfusion.errors import CorpusError
-from wavfusion.features.clips import FeatureSet, Media, Medium, Window, examine, plan, read_feature_sets, windows
+from wavfusion.features.clips import (
+    FeatureSet,
+    Media,
+    Medium,
+    Window,
+    examine,
+    plan_windows,
+    read_feature_sets,
+    windows,
+)
 from wavfusion.features.store import Store
 from wavfusion.manifest import AudioSpan, Utterance, VideoSpan
 
@@ -33,11 +42,11 @@ def utterance(**values):
 
 
 def heard(start=None, end=None, channel="mix", path="x.wav", known=KNOWN, wanted=WANTED):
-    return plan(utterance(audio=AudioSpan(path, start, end, channel)), known, wanted)
+    return plan_windows(utterance(audio=AudioSpan(path, start, end, channel)), known, wanted)
 
 
 def seen(start=None, end=None, crop=None, wanted=WANTED):
-    return plan(utterance(video=VideoSpan("v.mp4", start, end, crop)), KNOWN, wanted)[0]
+    return plan_windows(utterance(video=VideoSpan("v.mp4", start, end, crop)), KNOWN, wanted)[0]
 
 
 # ---------------------------------------------------------------------- windows
@@ -106,7 +115,7 @@ SHOWN = {
 def video_key(content, start, end, crop, rate, fingerprint, name):
     wanted = dataclasses.replace(WANTED, video={"fingerprint": fingerprint}, frame_rate=rate)
     spans = utterance(video=VideoSpan(name, start, end, crop))
-    return plan(spans, {name: Medium(content, None, 4.0)}, wanted)[0].video.keys["frames"]
+    return plan_windows(spans, {name: Medium(content, None, 4.0)}, wanted)[0].video.keys["frames"]
 
 
 @given(st.fixed_dictionaries(SHOWN), st.fixed_dictionaries(SHOWN), st.text(min_size=1), st.text(min_size=1))
@@ -116,7 +125,9 @@ def test_a_video_key_changes_exactly_when_its_inputs_do(one, other, name, rename
 
 
 def test_a_text_key_changes_with_the_words_and_not_with_their_typography():
-    said = [plan(utterance(text=x), {}, WANTED)[0].text.keys["last"] for x in ("It’s  me", "It's me", "It's you")]
+    said = [
+        plan_windows(utterance(text=x), {}, WANTED)[0].text.keys["last"] for x in ("It’s  me", "It's me", "It's you")
+    ]
     assert said[0] == said[1] != said[2]
 
 
@@ -126,7 +137,7 @@ def test_layers_have_keys_of_their_own():
 
 
 def test_sound_and_picture_of_one_file_have_keys_of_their_own():
-    clip = plan(utterance(audio=AudioSpan("v.mp4"), video=VideoSpan("v.mp4")), KNOWN, WANTED)[0]
+    clip = plan_windows(utterance(audio=AudioSpan("v.mp4"), video=VideoSpan("v.mp4")), KNOWN, WANTED)[0]
     assert len(set(clip.keys)) == 2
 
 
@@ -153,32 +164,32 @@ def test_a_crop_and_a_channel_are_handed_to_the_decoder():
 
 def test_a_long_utterance_shares_its_transcript_by_time():
     known = {"x.wav": Medium("h", 20.0, None)}
-    clips = plan(utterance(audio=AudioSpan("x.wav"), text="a b c"), known, WANTED)
+    clips = plan_windows(utterance(audio=AudioSpan("x.wav"), text="a b c"), known, WANTED)
     assert [clip.share for clip in clips] == [(0.0, 0.75), (0.75, 1.0)]
     assert clips[0].text == clips[1].text
 
 
 def test_sound_that_is_over_before_a_window_is_absent_there():
     known = {"x.wav": Medium("h", 12.0, None), "v.mp4": Medium("f", None, 20.0)}
-    clips = plan(utterance(audio=AudioSpan("x.wav"), video=VideoSpan("v.mp4")), known, WANTED)
+    clips = plan_windows(utterance(audio=AudioSpan("x.wav"), video=VideoSpan("v.mp4")), known, WANTED)
     assert [clip.audio is None for clip in clips] == [False, True]
 
 
 def test_a_rest_of_sound_below_a_tenth_of_a_millisecond_is_absent():
     """It was planned as a stretch without a length, which no file can give."""
     known = {"x.wav": Medium("h", 15.00001, None), "v.mp4": Medium("f", None, 20.0)}
-    clips = plan(utterance(audio=AudioSpan("x.wav"), video=VideoSpan("v.mp4")), known, WANTED)
+    clips = plan_windows(utterance(audio=AudioSpan("x.wav"), video=VideoSpan("v.mp4")), known, WANTED)
     assert clips[1].audio is None
 
 
 @pytest.mark.parametrize("text", [None, "", "  \n"])
 def test_no_words_are_no_text(text):
-    assert plan(utterance(audio=AudioSpan("x.wav"), text=text), KNOWN, WANTED)[0].text is None
+    assert plan_windows(utterance(audio=AudioSpan("x.wav"), text=text), KNOWN, WANTED)[0].text is None
 
 
 def test_a_modality_known_to_be_missing_is_not_looked_for():
     row = utterance(audio=AudioSpan("gone.wav"), video=VideoSpan("gone.mp4"), text="Hi", missing=["audio", "video"])
-    (clip,) = plan(row, {}, WANTED)
+    (clip,) = plan_windows(row, {}, WANTED)
     assert (clip.audio, clip.video) == (None, None) and clip.text
 
 

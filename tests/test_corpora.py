@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from wavfusion import corpora, manifest
 from wavfusion.corpora import reading
-from wavfusion.corpora.scan import Look, Scan
+from wavfusion.corpora.scan import MediaFacts, Scan
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.media import write_audio
 
@@ -73,8 +73,8 @@ def test_a_root_of_another_corpus_says_what_was_looked_for(tmp_path, corpus, exp
 
 def test_preparing_twice_writes_the_same_bytes(tmp_path):
     root = plant(tmp_path / "raw", trial(1), trial(2), trial(2, "02-01", "mp4"), trial(9))
-    corpora.write(corpora.prepare("ravdess", root), tmp_path / "one")
-    corpora.write(corpora.prepare("ravdess", root), tmp_path / "two")
+    corpora.write_prepared(corpora.prepare("ravdess", root), tmp_path / "one")
+    corpora.write_prepared(corpora.prepare("ravdess", root), tmp_path / "two")
     names = ("manifest.jsonl", "corpus.json", "exclusions.json")
     assert [(tmp_path / "one" / name).read_bytes() for name in names] == [
         (tmp_path / "two" / name).read_bytes() for name in names
@@ -83,7 +83,7 @@ def test_preparing_twice_writes_the_same_bytes(tmp_path):
 
 def test_what_is_written_reads_as_what_was_prepared(tmp_path):
     prepared = corpora.prepare("ravdess", plant(tmp_path / "raw", trial(1), trial(2)))
-    corpora.write(prepared, tmp_path / "out")
+    corpora.write_prepared(prepared, tmp_path / "out")
     path = tmp_path / "out" / "manifest.jsonl"
     assert (manifest.read(path), manifest.read_corpus(path)) == (prepared.utterances, prepared.corpus)
 
@@ -97,7 +97,7 @@ def test_the_root_of_a_corpus_is_absolute(tmp_path, monkeypatch):
 def test_hostile_folder_names_break_no_reader(tmp_path):
     for number, name in enumerate(HOSTILE, start=1):
         plant(tmp_path / "raw", f"{name}/{trial(1 + number % 2, f'03-0{1 + number // 2 % 2}')}")
-    corpora.write(corpora.prepare("ravdess", tmp_path / "raw"), tmp_path / "out")
+    corpora.write_prepared(corpora.prepare("ravdess", tmp_path / "raw"), tmp_path / "out")
     paths = [each.audio.path for each in manifest.read(tmp_path / "out" / "manifest.jsonl")]
     assert len(paths) == 4 and all((tmp_path / "raw" / path).is_file() for path in paths)
 
@@ -118,7 +118,7 @@ def test_a_link_to_itself_is_passed_over(tmp_path):
 def test_a_corpus_of_exclusions_alone_is_not_written(tmp_path):
     prepared = corpora.prepare("ravdess", plant(tmp_path / "raw", trial(9)))
     with pytest.raises(CorpusError, match="expected at least one row in .*raw, found none, 1 excluded"):
-        corpora.write(prepared, tmp_path / "out")
+        corpora.write_prepared(prepared, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -258,7 +258,7 @@ def test_a_killed_scan_goes_on_where_it_was(tmp_path):
     # What was noted is believed.
     notes.write_text("".join(json.dumps(row | {"audio": 5.0}) + "\n" for row in kept))
     looks = Scan(tmp_path / "raw", notes).look(paths)
-    assert sorted(looks.values()).count(Look(5.0)) == len(kept) and len(looks) == 400
+    assert sorted(looks.values()).count(MediaFacts(5.0)) == len(kept) and len(looks) == 400
 
 
 def test_preparing_twice_with_a_scan_writes_the_same_bytes(tmp_path):
@@ -268,7 +268,7 @@ def test_preparing_twice_with_a_scan_writes_the_same_bytes(tmp_path):
     found = []
     for _ in range(2):
         prepared = corpora.prepare("ravdess", tmp_path / "raw", scan=tmp_path / "out" / "media.jsonl")
-        corpora.write(prepared, tmp_path / "out")
+        corpora.write_prepared(prepared, tmp_path / "out")
         found.append({path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()})
     assert found[0] == found[1] and len(found[0]) == 4
 

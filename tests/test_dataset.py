@@ -13,8 +13,8 @@ from wavfusion.features.clips import Media
 from wavfusion.features.dataset import (
     Features,
     LengthBatches,
-    Row,
     Sample,
+    SampleOrigin,
     choose_features,
     collate,
     model_config,
@@ -29,7 +29,7 @@ from wavfusion.training import train
 pytest_plugins = ("corpus_fixture",)
 
 CLASSES = ["angry", "happy"]
-ROW = Row("a", None, None, None, 1.0)
+ROW = SampleOrigin("a", None, None, None, 1.0)
 
 
 def sample(audio: int | None = None, text: int | None = None, label: int | list[float] | None = 0) -> Sample:

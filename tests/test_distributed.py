@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
 from wavfusion.errors import ConfigError
-from wavfusion.features.dataset import LengthBatches, Row, Sample, collate, fill, model_inputs
+from wavfusion.features.dataset import LengthBatches, Sample, SampleOrigin, add_absent_modalities, collate, model_inputs
 from wavfusion.model import WavFusion, WavFusionConfig
 from wavfusion.model.sequence import MaskedBatchNorm
 from wavfusion.training import train
@@ -53,7 +53,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 # The second process has every second sample: no video in them, and one fewer.
 LENGTHS = {"audio": [40, 17, 33, 5, 36, 8, 0], "text": [6, 3, 1, 9, 0, 2, 4], "video": [4, 0, 1, 0, 7, 0, 2]}
-NOTHING = Row("", None, None, None, 0.0)
+NOTHING = SampleOrigin("", None, None, None, 0.0)
 
 
 def build(case: str) -> tuple[WavFusion, list[Sample]]:
@@ -87,7 +87,9 @@ def learned(case: str, rank: int | None = None) -> dict[str, Any]:
         samples = samples[rank::2]
         network = DistributedDataParallel(model, find_unused_parameters=True)
     inputs = model_inputs(collate(samples), model.config.modalities, "cpu")
-    output = network(**(inputs if rank is None else fill(inputs, model.config.modalities, model.config)))
+    output = network(
+        **(inputs if rank is None else add_absent_modalities(inputs, model.config.modalities, model.config))
+    )
     output.loss.backward()
     gradients = {name: x.grad for name, x in model.named_parameters() if x.grad is not None}
     return {

@@ -18,8 +18,8 @@ from wavfusion.encoders import (
     AudioEncoder,
     TextEncoder,
     VideoEncoder,
-    load,
     load_audio,
+    load_encoder,
     load_text,
     load_video,
     normalized,
@@ -413,21 +413,21 @@ def test_sound_and_words_in_half_precision_differ_a_little_and_have_another_fing
         "text": lambda each: each.encode(["Oh no."])[0],
     }
     for modality, encode in inputs.items():
-        full, half = (load(modality, "tiny", precision) for precision in PRECISIONS)
-        assert full.fingerprint != half.fingerprint == load(modality, "tiny", "bf16").fingerprint
+        full, half = (load_encoder(modality, "tiny", precision) for precision in PRECISIONS)
+        assert full.fingerprint != half.fingerprint == load_encoder(modality, "tiny", "bf16").fingerprint
         assert encode(half).dtype == torch.float32
         assert 0 < largest_difference(encode(full), encode(half)) < 0.1
 
 
 def test_a_quick_twin_keeps_the_precision():
-    encoder = load("audio", "tiny", "bf16")
+    encoder = load_encoder("audio", "tiny", "bf16")
     one, other = (each.encode([tone(1.0)], [9])[0][9] for each in (encoder, encoder.quick()))
     assert largest_difference(one, other) < 0.1 and encoder.quick().precision == "bf16"
-    assert largest_difference(load("audio", "tiny").encode([tone(1.0)], [9])[0][9], other) > 0
+    assert largest_difference(load_encoder("audio", "tiny").encode([tone(1.0)], [9])[0][9], other) > 0
 
 
 def test_pictures_stay_in_single_precision(pictures):
-    full, half = (load("video", "tiny", precision) for precision in PRECISIONS)
+    full, half = (load_encoder("video", "tiny", precision) for precision in PRECISIONS)
     assert full.fingerprint == half.fingerprint
     assert torch.equal(full.encode(pictures), half.encode(pictures))
 

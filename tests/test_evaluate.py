@@ -184,62 +184,64 @@ def row(name: str, emotion: str | None, split: str | None) -> Utterance:
 
 def test_rows_of_another_corpus_keep_their_own_split() -> None:
     rows = [row("a", "happy", "test"), row("b", "sad", "train")]
-    assert [each.id for each in evaluate.choose(rows, CLASSES, "test", {"x": "test"}).utterances] == ["a"]
+    assert [each.id for each in evaluate.choose_part(rows, CLASSES, "test", {"x": "test"}).utterances] == ["a"]
 
 
 def test_rows_that_the_runs_protocol_left_out_stay_out() -> None:
     """A row that a split file does not name has still the manifest's own split."""
     rows = [row("a", "happy", "test"), row("b", "sad", "test")]
-    assert [each.id for each in evaluate.choose(rows, CLASSES, "test", {"a": "test"}).utterances] == ["a"]
+    assert [each.id for each in evaluate.choose_part(rows, CLASSES, "test", {"a": "test"}).utterances] == ["a"]
 
 
 def test_the_runs_split_comes_before_the_manifests() -> None:
     rows = [row("a", "happy", "train"), row("b", "sad", "test")]
-    found = evaluate.choose(rows, CLASSES, "test", {"a": "test", "b": "train"})
+    found = evaluate.choose_part(rows, CLASSES, "test", {"a": "test", "b": "train"})
     assert [each.id for each in found.utterances] == ["a"]
 
 
 def test_the_training_part_comes_along_unless_it_is_what_is_looked_at() -> None:
     rows = [row("a", "happy", "test"), row("b", "joy", "train"), row("c", "bored", "train")]
-    found = {part: evaluate.choose(rows, CLASSES, part, {}, {"joy": "happy"}) for part in ("test", "train", "all")}
+    found = {part: evaluate.choose_part(rows, CLASSES, part, {}, {"joy": "happy"}) for part in ("test", "train", "all")}
     assert [each.id for each in found["test"].training] == ["b"]
     assert found["train"].training == found["all"].training == []
 
 
 def test_a_corpus_without_a_split_is_taken_whole() -> None:
-    assert len(evaluate.choose([row("a", "happy", None), row("b", "sad", None)], CLASSES, "test", {}).utterances) == 2
+    assert (
+        len(evaluate.choose_part([row("a", "happy", None), row("b", "sad", None)], CLASSES, "test", {}).utterances) == 2
+    )
 
 
 def test_emotions_that_the_model_does_not_know_are_counted_and_left_out() -> None:
     rows = [row("a", "happy", "test"), row("b", "bored", "test"), row("c", None, "test"), row("d", "bored", "train")]
-    found = evaluate.choose(rows, CLASSES, "test", {})
+    found = evaluate.choose_part(rows, CLASSES, "test", {})
     assert (len(found.utterances), found.unknown, found.unlabelled) == (1, {"bored": 1}, 1)
 
 
 def test_a_map_names_the_corpus_emotions_as_the_model_does() -> None:
-    found = evaluate.choose([row("a", "joy", "test")], CLASSES, "test", {}, {"joy": "happy"})
+    found = evaluate.choose_part([row("a", "joy", "test")], CLASSES, "test", {}, {"joy": "happy"})
     assert found.utterances[0].emotion == "happy"
 
 
 def test_a_map_to_an_unknown_emotion_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'happy'"):
-        evaluate.choose([row("a", "joy", "test")], CLASSES, "test", {}, {"joy": "hapy"})
+        evaluate.choose_part([row("a", "joy", "test")], CLASSES, "test", {}, {"joy": "hapy"})
 
 
 def test_a_map_of_an_emotion_that_no_row_has_is_said(caplog: pytest.LogCaptureFixture) -> None:
     """A key that was spelt wrong was passed over in silence."""
-    evaluate.choose([row("a", "happy", "test")], CLASSES, "test", {}, {"jjoy": "happy"})
+    evaluate.choose_part([row("a", "happy", "test")], CLASSES, "test", {}, {"jjoy": "happy"})
     assert caplog.messages == ["--map: no row of the manifest is 'jjoy'"]
 
 
 def test_an_unknown_split_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'test'"):
-        evaluate.choose([row("a", "happy", "test")], CLASSES, "tset", {})
+        evaluate.choose_part([row("a", "happy", "test")], CLASSES, "tset", {})
 
 
 def test_no_row_with_a_known_emotion_is_refused() -> None:
     with pytest.raises(CorpusError, match="happy, sad"):
-        evaluate.choose([row("a", "joy", "test")], CLASSES, "test", {})
+        evaluate.choose_part([row("a", "joy", "test")], CLASSES, "test", {})
 
 
 # ------------------------------------------------------------------ another corpus

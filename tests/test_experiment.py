@@ -47,17 +47,17 @@ def written(folder: Path, text: str) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("name", experiment.shipped())
+@pytest.mark.parametrize("name", experiment.shipped_experiments())
 def test_every_shipped_experiment_parses(name: str) -> None:
-    assert isinstance(experiment.read(name), Experiment)
+    assert isinstance(experiment.read_experiment(name), Experiment)
 
 
 def test_paper_and_recommended_ship() -> None:
-    assert {"paper", "recommended"} <= set(experiment.shipped())
+    assert {"paper", "recommended"} <= set(experiment.shipped_experiments())
 
 
 def test_the_paper_is_what_the_dataclasses_say_by_default() -> None:
-    assert experiment.read("paper") == Experiment()
+    assert experiment.read_experiment("paper") == Experiment()
 
 
 def test_the_paper_file_writes_every_switch_out() -> None:
@@ -67,13 +67,13 @@ def test_the_paper_file_writes_every_switch_out() -> None:
 
 @pytest.mark.parametrize(("name", "switches"), [("paper", PAPER), ("recommended", RECOMMENDED)])
 def test_a_shipped_experiment_has_the_switches_of_the_design(name: str, switches: dict[str, object]) -> None:
-    found = asdict(experiment.read(name).model)
+    found = asdict(experiment.read_experiment(name).model)
     assert {key: found[key] for key in switches} == switches
 
 
 @pytest.mark.parametrize("name", ["paper", "recommended"])
 def test_a_shipped_experiment_has_the_optimiser_of_the_design(name: str) -> None:
-    found = asdict(experiment.read(name).train)
+    found = asdict(experiment.read_experiment(name).train)
     assert {key: found[key] for key in OPTIMISER} == OPTIMISER
 
 
@@ -88,7 +88,7 @@ def test_a_shipped_experiment_has_the_optimiser_of_the_design(name: str) -> None
 )
 def test_an_unknown_key_at_any_depth_names_the_nearest(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        experiment.read(written(tmp_path, text))
+        experiment.read_experiment(written(tmp_path, text))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_an_unknown_key_at_any_depth_names_the_nearest(tmp_path: Path, text: str
 )
 def test_a_value_of_the_wrong_kind_names_its_key_in_one_line(tmp_path: Path, text: str, key: str) -> None:
     with pytest.raises(ConfigError, match=key) as caught:
-        experiment.read(written(tmp_path, text))
+        experiment.read_experiment(written(tmp_path, text))
     assert "\n" not in str(caught.value)
 
 
@@ -128,7 +128,7 @@ def test_a_value_of_the_wrong_kind_names_its_key_in_one_line(tmp_path: Path, tex
 )
 def test_what_is_no_experiment_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        experiment.read(written(tmp_path, text))
+        experiment.read_experiment(written(tmp_path, text))
     assert "\n" not in str(caught.value)
 
 
@@ -142,66 +142,69 @@ def test_what_is_no_experiment_is_refused_in_one_line(tmp_path: Path, text: str)
 def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path, text: str, said: str) -> None:
     """YAML's readers take the last and say nothing."""
     with pytest.raises(ConfigError, match=said):
-        experiment.read(written(tmp_path, text))
+        experiment.read_experiment(written(tmp_path, text))
 
 
 def test_a_file_that_is_not_there_names_the_shipped_ones() -> None:
     with pytest.raises(ConfigError, match="did you mean 'paper'"):
-        experiment.read("papr")
+        experiment.read_experiment("papr")
 
 
 def test_an_empty_file_is_the_paper(tmp_path: Path) -> None:
-    assert experiment.read(written(tmp_path, "")) == Experiment()
+    assert experiment.read_experiment(written(tmp_path, "")) == Experiment()
 
 
 def test_1e_4_is_a_number_in_a_file(tmp_path: Path) -> None:
     """YAML 1.1 reads 1e-4 as a word."""
-    assert experiment.read(written(tmp_path, "train: {new_rate: 1e-4}")).train.new_rate == 1e-4
+    assert experiment.read_experiment(written(tmp_path, "train: {new_rate: 1e-4}")).train.new_rate == 1e-4
 
 
 def test_1e_4_is_a_number_in_an_override() -> None:
-    assert experiment.read("paper", {"train.new_rate": "1e-4"}).train.new_rate == 1e-4
+    assert experiment.read_experiment("paper", {"train.new_rate": "1e-4"}).train.new_rate == 1e-4
 
 
 def test_overrides_reach_every_depth() -> None:
-    found = experiment.read("paper", {"seed": "7", "model.margin.weight": "0.5", "model.lvc": "false"})
+    found = experiment.read_experiment("paper", {"seed": "7", "model.margin.weight": "0.5", "model.lvc": "false"})
     assert (found.seed, found.model.margin.weight, found.model.lvc) == (7, 0.5, False)
 
 
 def test_an_override_leaves_its_neighbours_alone() -> None:
-    found = experiment.read("recommended", {"model.margin.weight": "0.5"})
+    found = experiment.read_experiment("recommended", {"model.margin.weight": "0.5"})
     assert found.model.margin.reduction == "anchor"
 
 
 @pytest.mark.parametrize("value", ["[audio, video]", "audio,video", "audio, video", "audio+video"])
 def test_a_list_can_be_overridden(value: str) -> None:
     """A plain list, as every other flag takes it, was refused."""
-    assert experiment.read("paper", {"model.modalities": value}).model.modalities == ["audio", "video"]
+    assert experiment.read_experiment("paper", {"model.modalities": value}).model.modalities == ["audio", "video"]
 
 
 def test_an_override_by_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="modalities"):
-        experiment.read("paper", {"model.modalities": ""})
+        experiment.read_experiment("paper", {"model.modalities": ""})
 
 
 def test_modalities_are_kept_in_their_order() -> None:
-    assert experiment.read("paper", {"model.modalities": "[video, audio]"}).model.modalities == ["audio", "video"]
+    assert experiment.read_experiment("paper", {"model.modalities": "[video, audio]"}).model.modalities == [
+        "audio",
+        "video",
+    ]
 
 
 def test_an_unknown_override_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"did you mean 'model\.margin\.weight'"):
-        experiment.read("paper", {"model.margin.wight": "1"})
+        experiment.read_experiment("paper", {"model.margin.wight": "1"})
 
 
 def test_an_override_of_the_wrong_kind_is_refused() -> None:
     with pytest.raises(ConfigError, match="epochs"):
-        experiment.read("paper", {"train.epochs": "soon"})
+        experiment.read_experiment("paper", {"train.epochs": "soon"})
 
 
-@pytest.mark.parametrize("name", experiment.shipped())
+@pytest.mark.parametrize("name", experiment.shipped_experiments())
 def test_what_is_written_is_read_again(tmp_path: Path, name: str) -> None:
-    wanted = experiment.read(name, {"train.new_rate": "3e-05", "preset": "tiny"})
-    assert experiment.read(written(tmp_path, wanted.to_yaml())) == wanted
+    wanted = experiment.read_experiment(name, {"train.new_rate": "3e-05", "preset": "tiny"})
+    assert experiment.read_experiment(written(tmp_path, wanted.to_yaml())) == wanted
 
 
 def test_settings_lists_what_can_be_overridden() -> None:

@@ -29,8 +29,8 @@ from wavfusion.evaluation.explain import (
     shifted_accuracy,
     watch,
 )
-from wavfusion.evaluation.inference import Utterances, run, run_sets, subsets
-from wavfusion.features.dataset import Row, Sample, collate, model_inputs
+from wavfusion.evaluation.inference import Utterances, classify, classify_subsets, subsets
+from wavfusion.features.dataset import Sample, SampleOrigin, collate, model_inputs
 from wavfusion.model import WavFusion, WavFusionConfig
 from wavfusion.model.wavfusion import WavFusionOutput
 from wavfusion.prediction import timeline
@@ -68,12 +68,12 @@ def configure(**switches: Any) -> WavFusionConfig:
 def sample(name: str, seed: int, present: Sequence[str] = NAMES, seconds: float = 1.0) -> Sample:
     chance = torch.Generator().manual_seed(seed)
     made = {each: 3 * torch.randn(STEPS[each] + seed % 3, WIDTHS[each], generator=chance) for each in NAMES}
-    return Sample(Row(name, None, None, None, seconds), **{each: made[each] for each in present})
+    return Sample(SampleOrigin(name, None, None, None, seconds), **{each: made[each] for each in present})
 
 
 def explained(model: nn.Module, samples: list[Sample], names: Sequence[str] = NAMES) -> list[dict[str, float]]:
     sets = subsets(names)
-    return contributions(sets, run_sets(model, samples, sets, PRIOR), PRIOR)
+    return contributions(sets, classify_subsets(model, samples, sets, PRIOR), PRIOR)
 
 
 # ------------------------------------------------------------------ Shapley values
@@ -143,7 +143,7 @@ def test_contributions_add_up_to_the_difference_to_the_prior(
     torch.manual_seed(seed)
     model = WavFusion(configure(**switches))
     samples = [sample(f"u{i // 2}", seed + i, names, 1.0 + i) for i, names in enumerate(present)]
-    whole = run(model, samples, NAMES, PRIOR)
+    whole = classify(model, samples, NAMES, PRIOR)
     for shares, chances, there in zip(explained(model, samples), whole.probabilities, whole.modalities, strict=True):
         emotion = chances.argmax()
         assert abs(sum(shares.values()) - math.log(chances[emotion] / PRIOR[emotion])) < 1e-5
@@ -154,7 +154,7 @@ def test_contributions_add_up_to_the_difference_to_the_prior(
 def test_contributions_of_a_model_of_some_modalities_add_up(names: list[str]) -> None:
     torch.manual_seed(0)
     model = WavFusion(configure(modalities=names))
-    chances = run(model, [sample("a", 1)], names, PRIOR).probabilities[0]
+    chances = classify(model, [sample("a", 1)], names, PRIOR).probabilities[0]
     wanted = math.log(chances.max() / PRIOR[chances.argmax()])
     assert sum(explained(model, [sample("a", 1)], names)[0].values()) == pytest.approx(wanted, abs=1e-5)
 
@@ -179,7 +179,7 @@ def test_contributions_name_the_only_modality_that_matters(modality: str) -> Non
     rest = {name: 0.0 for name in NAMES if name != modality}
     for shares, chances in zip(
         explained(OneMatters(modality), samples),
-        run(OneMatters(modality), samples, NAMES, PRIOR).probabilities,
+        classify(OneMatters(modality), samples, NAMES, PRIOR).probabilities,
         strict=True,
     ):
         wanted = {modality: math.log(chances.max() / PRIOR[chances.argmax()]), **rest}
@@ -207,7 +207,7 @@ def test_contributions_of_a_trained_model_name_the_modality_that_was_planted(mod
 def test_windows_are_averaged_before_the_logarithm() -> None:
     long = [sample("a", 1, seconds=15.0), sample("a", 2, ["audio"], seconds=5.0)]
     model = OneMatters("audio")
-    one, other = (run(model, [each], ["audio"], PRIOR).probabilities[0] for each in long)
+    one, other = (classify(model, [each], ["audio"], PRIOR).probabilities[0] for each in long)
     mean = (15 * one + 5 * other) / 20
     assert explained(model, long)[0]["audio"] == pytest.approx(math.log(mean.max() / PRIOR[mean.argmax()]), abs=1e-6)
 
@@ -241,7 +241,7 @@ def test_shares_by_layer_average_to_the_text_share() -> None:
     samples = [sample(f"u{i // 2}", i, names, 1.0 + i) for i, names in enumerate([*present, *present])]
     truth = {each.row.id: "sad" for each in samples}
     found = gate_statistics(watch(model, samples, NAMES), truth, CLASSES)
-    shares = [share for share in run(model, samples, NAMES, PRIOR).text_share if share is not None]
+    shares = [share for share in classify(model, samples, NAMES, PRIOR).text_share if share is not None]
     assert found is not None and len(found["by_layer"]) == 2
     assert np.mean(found["by_layer"]) == found["by_emotion"]["sad"] == pytest.approx(np.mean(shares), abs=1e-6)
 
@@ -251,8 +251,8 @@ def test_a_padded_sample_is_gated_as_alone() -> None:
     torch.manual_seed(0)
     model = WavFusion(configure())
     samples = [sample("a", 1, ["text", "video"]), sample("b", 2), sample("c", 3)]
-    together = run(model, samples, NAMES, PRIOR).text_share
-    alone = [run(model, [each], NAMES, PRIOR).text_share[0] for each in samples]
+    together = classify(model, samples, NAMES, PRIOR).text_share
+    alone = [classify(model, [each], NAMES, PRIOR).text_share[0] for each in samples]
     assert together == pytest.approx(alone, abs=1e-6)
 
 
@@ -303,7 +303,7 @@ def test_no_shift_is_the_plain_evaluation() -> None:
     config = configure(time_positions=True)
     model = WavFusion(config)
     samples = [sample(f"u{i}", i, names) for i, names in enumerate(subsets(NAMES) * 3)]
-    said = run(model, samples, NAMES, PRIOR)
+    said = classify(model, samples, NAMES, PRIOR)
     truth = {name: CLASSES[i % 3] for i, name in enumerate(said.ids)}
     found = shifted_accuracy(model, samples, truth, config, PRIOR, shifts=[0.0])
     right = float(np.mean(said.probabilities.argmax(1) == np.arange(len(said.ids)) % 3))

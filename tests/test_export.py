@@ -47,7 +47,7 @@ def write_run(folder: Path, **switches: Any) -> Path:
     sizes = {"fusion_layers": 1, "trainable_layers": 2, "margin_audio_layer": 11, "modality_dropout": 0.2}
     chosen = Switches(**sizes | switches)
     loaded = extract.load_encoders("tiny", encoders.PRESETS["tiny"])
-    features = extract.describe(loaded, [10], ["last"])
+    features = extract.describe_features(loaded, [10], ["last"])
     torch.manual_seed(len(switches))
     model = WavFusion(model_config(chosen, features, CLASSES))
     with torch.no_grad():

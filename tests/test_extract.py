@@ -19,7 +19,7 @@ from wavfusion import corpora, media
 from wavfusion.cli import commands
 from wavfusion.encoders import MAX_TOKENS, PRESETS, VideoEncoder, tiny
 from wavfusion.errors import ConfigError
-from wavfusion.features.clips import Clip, FeatureSet, Media, Window, plan, read_feature_sets
+from wavfusion.features.clips import Clip, FeatureSet, Media, Window, plan_windows, read_feature_sets
 from wavfusion.features.extract import Decoded, _told, audio_batches, batched, decode, extract, load_encoders, merge
 from wavfusion.features.store import Store
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
@@ -86,7 +86,7 @@ def of(store, root, rows, **settings):
     """The clips of utterances, with the keys that the store's notes give them."""
     wanted = dataclasses.replace(read_feature_sets(store)["tiny"], **settings)
     known = Media(store, root, str(root), note=True)
-    return [clip for row in rows for clip in plan(row, known, wanted)]
+    return [clip for row in rows for clip in plan_windows(row, known, wanted)]
 
 
 def tensors(folder):
@@ -194,7 +194,7 @@ def test_a_file_that_changes_during_extraction_is_not_stored_as_the_old_one(smal
     """What was decoded got the key of what had been hashed before."""
     store, _ = run(small[:1], root, encoders)
     known = Media(store, root, str(root), note=True)
-    (clip,) = plan(small[1], known, read_feature_sets(store)["tiny"])
+    (clip,) = plan_windows(small[1], known, read_feature_sets(store)["tiny"])
     write_wav(root / "b.wav", sound(0.3, 310))
     decoded = decode(clip, store, known, encoders)
     assert decoded.samples is None and "changed while it was read" in decoded.errors["audio"]
@@ -499,7 +499,7 @@ def table(root, count, films=0):
         media.write_video(root / f"{i}.mp4", pictures(4, i), 4, sound(1.0, 200 + i), 16_000)
         lines.append(f"v{i},{i}.mp4,{i}.mp4,film number {i},sad")
     (root / "table.csv").write_text("\n".join(lines) + "\n")
-    corpora.write(corpora.prepare("table", root), root.parent / "prepared")
+    corpora.write_prepared(corpora.prepare("table", root), root.parent / "prepared")
     return root.parent / "prepared" / "manifest.jsonl"
 
 
@@ -527,7 +527,7 @@ def test_a_run_of_features_in_half_precision_encodes_so_itself(tmp_path, capsys)
     lines = (root / "table.csv").read_text().splitlines()
     parts = ["split", "train", "train", "train", "valid", "train", "valid"]
     (root / "table.csv").write_text("".join(f"{line},{part}\n" for line, part in zip(lines, parts, strict=True)))
-    corpora.write(corpora.prepare("table", root), tmp_path / "parted")
+    corpora.write_prepared(corpora.prepare("table", root), tmp_path / "parted")
     manifest = tmp_path / "parted" / "manifest.jsonl"
     (tmp_path / "half.yaml").write_text("{audio: tiny, text: tiny, video: tiny, precision: bf16}")
     line = command(manifest, tmp_path / "store")

@@ -23,12 +23,12 @@ from wavfusion.encoders import PRESETS
 from wavfusion.errors import ConfigError
 from wavfusion.evaluation import evaluate, inference
 from wavfusion.experiments import experiment
-from wavfusion.features.clips import FeatureSet, Medium, plan, read_feature_sets
+from wavfusion.features.clips import FeatureSet, Medium, plan_windows, read_feature_sets
 from wavfusion.features.extract import Summary, extract, load_encoders, merge
 from wavfusion.features.store import Store
 from wavfusion.manifest import Utterance, VideoSpan
 from wavfusion.media import faces
-from wavfusion.media.faces import Face, Track
+from wavfusion.media.faces import Face, FaceTrack
 from wavfusion.prediction.recognizer import EmotionRecognizer
 from wavfusion.runs import hub
 from wavfusion.runs.folder import read_run
@@ -50,7 +50,7 @@ def grid(name: str) -> Path:
 @real
 @pytest.mark.parametrize("path", [*GRID, *RAVDESS], ids=lambda path: path.stem)
 def test_a_speaker_before_the_camera_is_found_in_every_picture(path: Path) -> None:
-    parts, share = faces.find(path, 5.0)
+    parts, share = faces.detect_faces(path, 5.0)
     assert share == 1.0 and parts is not None
     pictures = media.decode_frames(path, 5.0, (64, 64)).pixels
     assert len(parts) == len(pictures)
@@ -60,14 +60,14 @@ def test_a_speaker_before_the_camera_is_found_in_every_picture(path: Path) -> No
 @pytest.mark.parametrize("name", ["no_face.mp4", "nasa_13013.mp4"])
 def test_without_a_face_the_whole_picture_is_taken(name: str) -> None:
     """In the second a head of 8 pixels is found now and then."""
-    parts, share = faces.find(DATA / "misc" / name, 5.0, 0.0, 15.0)
+    parts, share = faces.detect_faces(DATA / "misc" / name, 5.0, 0.0, 15.0)
     assert parts is None and share < faces.LEAST
 
 
 @real
 def test_two_extractions_see_the_same() -> None:
     path = GRID[0]
-    assert faces.find(path, 5.0, 0.5, 2.0) == faces.find(path, 5.0, 0.5, 2.0)
+    assert faces.detect_faces(path, 5.0, 0.5, 2.0) == faces.detect_faces(path, 5.0, 0.5, 2.0)
 
 
 def beside(left: Path, right: Path, sound: Path | None, out: Path) -> Path:
@@ -78,7 +78,7 @@ def beside(left: Path, right: Path, sound: Path | None, out: Path) -> Path:
     return out
 
 
-def centre(seen: faces.Seen) -> float:
+def centre(seen: faces.Sighting) -> float:
     """Where the crops lie, from left 0 to right 1."""
     assert seen.parts is not None
     return float(np.mean([(left + right) / 2 for left, _, right, _ in seen.parts]))
@@ -89,7 +89,7 @@ def centre(seen: faces.Seen) -> float:
 @pytest.mark.parametrize("pair", [("bbaf2n", "lbbc2a"), ("lwbsza", "brbk7n"), ("swiz3n", "lrwp9a")], ids="-".join)
 def test_of_two_who_talk_the_one_who_is_heard_is_taken(pair: tuple[str, str], heard: int, tmp_path: Path) -> None:
     left, right = map(grid, pair)
-    seen = faces.find(beside(left, right, (left, right)[heard], tmp_path / "two.mkv"), 5.0)
+    seen = faces.detect_faces(beside(left, right, (left, right)[heard], tmp_path / "two.mkv"), 5.0)
     assert seen.share == 1.0 and (centre(seen) > 0.5) == bool(heard)
 
 
@@ -100,7 +100,7 @@ def test_however_short_a_stretch_of_two_is_each_picture_has_its_part(
 ) -> None:
     """One too short for the encoder's rate has a picture all the same, but none of the quicker rate's lies there."""
     path = beside(grid("bbaf2n"), grid("lbbc2a"), grid("bbaf2n"), tmp_path / "two.mkv")
-    seen = faces.find(path, 5.0, 1.0, 1.0 + seconds)
+    seen = faces.detect_faces(path, 5.0, 1.0, 1.0 + seconds)
     assert seen.parts is not None and len(seen.parts) == pictures
 
 
@@ -110,7 +110,7 @@ def test_however_short_a_stretch_of_two_is_each_picture_has_its_part(
 def test_of_all_pairs_nearly_all_are_told_apart(tmp_path: Path) -> None:
     """Eleven people side by side in all 55 pairs, once with the sound of each; both talk all the time."""
     right_ones = [
-        (centre(faces.find(beside(one, other, heard, tmp_path / "two.mkv"), 5.0)) < 0.5) == (heard == one)
+        (centre(faces.detect_faces(beside(one, other, heard, tmp_path / "two.mkv"), 5.0)) < 0.5) == (heard == one)
         for one, other in itertools.combinations(GRID, 2)
         for heard in (one, other)
     ]
@@ -123,7 +123,7 @@ def test_without_sound_the_larger_face_is_taken(tmp_path: Path) -> None:
     small = media.decode_frames(grid("lbbc2a"), 25, (144, 180)).pixels
     small = np.pad(small, ((0, 0), (72, 72), (90, 90), (0, 0)))
     media.write_video(tmp_path / "two.mkv", (np.concatenate(pair, 1) for pair in zip(small, large, strict=True)), 25)
-    assert centre(faces.find(tmp_path / "two.mkv", 5.0)) > 0.5
+    assert centre(faces.detect_faces(tmp_path / "two.mkv", 5.0)) > 0.5
 
 
 @real
@@ -131,8 +131,12 @@ def test_the_manifest_s_crop_is_where_the_face_is_looked_for(tmp_path: Path) -> 
     """IEMOCAP shows both speakers side by side, and a manifest says which of them an utterance is of."""
     path = beside(grid("bbaf2n"), grid("lbbc2a"), grid("bbaf2n"), tmp_path / "two.mkv")
     crop = [360, 0, 720, 288]
-    cropped = media.decode_frames(path, 5.0, (96, 96), crop=crop, parts=faces.find(path, 5.0, crop=crop).parts).pixels
-    alone = media.decode_frames(grid("lbbc2a"), 5.0, (96, 96), parts=faces.find(grid("lbbc2a"), 5.0).parts).pixels
+    cropped = media.decode_frames(
+        path, 5.0, (96, 96), crop=crop, parts=faces.detect_faces(path, 5.0, crop=crop).parts
+    ).pixels
+    alone = media.decode_frames(
+        grid("lbbc2a"), 5.0, (96, 96), parts=faces.detect_faces(grid("lbbc2a"), 5.0).parts
+    ).pixels
     assert np.abs(cropped.astype(float) - alone).mean() < 12  # written anew, and cut out a pixel beside
 
 
@@ -143,32 +147,32 @@ def at(x: float, y: float = 0.0, size: float = 10.0) -> Face:
     return Face(np.array([x, y, x + size, y + size]))
 
 
-def steps(tracks: list[Track]) -> list[list[int]]:
+def steps(tracks: list[FaceTrack]) -> list[list[int]]:
     return [track.steps for track in tracks]
 
 
 def test_a_face_that_moves_on_is_one_track() -> None:
-    assert steps(faces.follow([[at(3.0 * i)] for i in range(6)], gap=2)) == [[0, 1, 2, 3, 4, 5]]
+    assert steps(faces.track_faces([[at(3.0 * i)] for i in range(6)], gap=2)) == [[0, 1, 2, 3, 4, 5]]
 
 
 def test_a_face_that_jumps_is_two() -> None:
-    assert steps(faces.follow([[at(0)], [at(0)], [at(50)], [at(50)]], gap=2)) == [[0, 1], [2, 3]]
+    assert steps(faces.track_faces([[at(0)], [at(0)], [at(50)], [at(50)]], gap=2)) == [[0, 1], [2, 3]]
 
 
 def test_two_faces_keep_their_tracks_whatever_the_order() -> None:
-    tracks = faces.follow([[at(0), at(30)], [at(31), at(1)], [at(2), at(32)]], gap=2)
+    tracks = faces.track_faces([[at(0), at(30)], [at(31), at(1)], [at(2), at(32)]], gap=2)
     assert [[face.box[0] for face in track.faces] for track in tracks] == [[0, 1, 2], [30, 31, 32]]
 
 
 def test_the_nearest_of_two_faces_goes_on_with_a_track() -> None:
-    tracks = faces.follow([[at(0)], [at(6), at(1)]], gap=2)
+    tracks = faces.track_faces([[at(0)], [at(6), at(1)]], gap=2)
     assert [face.box[0] for face in tracks[0].faces] == [0, 1] and steps(tracks[1:]) == [[1]]
 
 
 @pytest.mark.parametrize(("lost", "found"), [(2, [[0, 1, 4, 5]]), (3, [[0, 1], [5, 6]])])
 def test_a_lost_face_is_found_again_within_the_gap(lost: int, found: list[list[int]]) -> None:
     seen: list[list[Face]] = [[at(0)], [at(0)], *([[]] * lost), [at(0)], [at(0)]]
-    assert steps(faces.follow(seen, gap=3)) == found
+    assert steps(faces.track_faces(seen, gap=3)) == found
 
 
 def test_overlap_is_intersection_over_union() -> None:
@@ -176,29 +180,29 @@ def test_overlap_is_intersection_over_union() -> None:
     assert [faces.overlap(boxes[0], box) for box in boxes] == pytest.approx([1.0, 1 / 3, 0.0])
 
 
-def track(first: int, last: int, x: float = 0.0, size: float = 10.0) -> Track:
-    return Track(list(range(first, last + 1)), [at(x, size=size) for _ in range(first, last + 1)])
+def track(first: int, last: int, x: float = 0.0, size: float = 10.0) -> FaceTrack:
+    return FaceTrack(list(range(first, last + 1)), [at(x, size=size) for _ in range(first, last + 1)])
 
 
 def test_faces_that_were_beside_the_chosen_one_are_another_s() -> None:
     """Where a film cuts from the speaker to who listens, both are taken in turn; of two at one time only one is."""
     large, beside_it, later = track(0, 9, size=20), track(5, 14, x=50), track(20, 24, x=30)
-    assert faces.choose([beside_it, large, later], None, 5.0) == [large, later]
+    assert faces.choose_face([beside_it, large, later], None, 5.0) == [large, later]
 
 
 def test_a_gap_is_bridged_and_the_ends_are_held() -> None:
-    one = Track([2, 3, 7], [at(0), at(0), at(40)])
-    assert faces.fill([one], 10, 1)[:, 0].tolist() == [0, 0, 0, 0, 10, 20, 30, 40, 40, 40]
+    one = FaceTrack([2, 3, 7], [at(0), at(0), at(40)])
+    assert faces.interpolate([one], 10, 1)[:, 0].tolist() == [0, 0, 0, 0, 10, 20, 30, 40, 40, 40]
 
 
 def test_between_two_faces_the_nearer_in_time_is_held() -> None:
     """A crop that wandered from one to the other would show neither."""
-    assert faces.fill([track(0, 1), track(6, 7, x=60)], 8, 1)[:, 0].tolist() == [0, 0, 0, 0, 60, 60, 60, 60]
+    assert faces.interpolate([track(0, 1), track(6, 7, x=60)], 8, 1)[:, 0].tolist() == [0, 0, 0, 0, 60, 60, 60, 60]
 
 
 def test_boxes_are_smoothed_within_a_track() -> None:
-    shaken = Track(list(range(5)), [at(x) for x in (0, 0, 4, 0, 0)])
-    assert faces.fill([shaken], 5, 3)[:, 0] == pytest.approx([0, 1, 2, 1, 0])
+    shaken = FaceTrack(list(range(5)), [at(x) for x in (0, 0, 4, 0, 0)])
+    assert faces.interpolate([shaken], 5, 3)[:, 0] == pytest.approx([0, 1, 2, 1, 0])
 
 
 @given(
@@ -227,7 +231,7 @@ def test_the_quicker_rate_is_the_next_odd_multiple(low: float) -> None:
 # ---------------------------------------------------------------------- mouths
 
 
-def talking(openness: np.ndarray, shift: np.ndarray) -> Track:
+def talking(openness: np.ndarray, shift: np.ndarray) -> FaceTrack:
     """A mouth whose lips are soft edges around a dark opening, on a head that moves up and down."""
     rows = np.arange(24)[:, None] + np.zeros((1, 32))
     pictures = [
@@ -235,7 +239,7 @@ def talking(openness: np.ndarray, shift: np.ndarray) -> Track:
         for wide, move in zip(openness, shift, strict=True)
     ]
     mouths = [np.round(picture).astype(np.uint8) for picture in pictures]
-    return Track(list(range(len(mouths))), [Face(at(0).box, mouth) for mouth in mouths])
+    return FaceTrack(list(range(len(mouths))), [Face(at(0).box, mouth) for mouth in mouths])
 
 
 @pytest.fixture
@@ -300,14 +304,14 @@ def features(view: str, **video: str) -> FeatureSet:
 def test_frames_faces_and_faces_of_another_detector_have_keys_of_their_own() -> None:
     row, known = Utterance("a", "table", video=VideoSpan("a.mp4")), {"a.mp4": Medium("content", None, 2.0)}
     wanted = [features("frame"), features("face", detector="1"), features("face", detector="2")]
-    keys = [plan(row, known, each)[0].video.keys["frames"] for each in wanted]
+    keys = [plan_windows(row, known, each)[0].video.keys["frames"] for each in wanted]
     assert len(set(keys)) == 3
 
 
 def test_the_key_of_frames_is_what_it_was_without_faces() -> None:
     """Stores that were filled before stay good."""
     row, known = Utterance("a", "table", video=VideoSpan("a.mp4")), {"a.mp4": Medium("content", None, 2.0)}
-    key = plan(row, known, features("frame"))[0].video.keys["frames"]
+    key = plan_windows(row, known, features("frame"))[0].video.keys["frames"]
     assert key == "video-d92af6fce82fb80babb8759ce4bbb3f026c8e2b7"
 
 
@@ -333,7 +337,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         part = ("train", "train", "train", "train", "valid", "test")[i % 6]
         lines.append(f"{path.stem},{sound},{path.name},words {i},{('happy', 'sad')[i % 2]},{part},0.5,2.0")
     (root / "raw" / "table.csv").write_text("\n".join(lines) + "\n")
-    corpora.write(corpora.prepare("table", root / "raw"), root / "manifest")
+    corpora.write_prepared(corpora.prepare("table", root / "raw"), root / "manifest")
     return root / "manifest" / "manifest.jsonl"
 
 
@@ -377,7 +381,7 @@ def test_both_views_of_a_preset_have_names(stored: Path) -> None:
 
 def test_where_both_views_are_stored_one_must_be_named(corpus: Path, stored: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected one preset, named in the experiment, found tiny, tiny-face"):
-        train.train(experiment.read("paper"), train.read_data(corpus, stored), tmp_path / "run")
+        train.train(experiment.read_experiment("paper"), train.read_data(corpus, stored), tmp_path / "run")
 
 
 def test_a_second_extraction_says_the_same_of_the_faces_and_does_nothing(
@@ -396,14 +400,14 @@ def test_a_second_extraction_says_the_same_of_the_faces_and_does_nothing(
 def trained(corpus: Path, stored: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A RUN of faces."""
     out = tmp_path_factory.mktemp("runs") / "face"
-    setting = experiment.read("paper", {"train.epochs": "1", "train.batch_size": "8", "preset": "tiny-face"})
+    setting = experiment.read_experiment("paper", {"train.epochs": "1", "train.batch_size": "8", "preset": "tiny-face"})
     train.train(setting, train.read_data(corpus, stored), out)
     return out
 
 
 def test_a_run_knows_its_view_and_its_detector(trained: Path) -> None:
     known = read_run(trained).features
-    assert (known.view, known.video["detector"]) == ("face", faces.fingerprint())
+    assert (known.view, known.video["detector"]) == ("face", faces.detector_fingerprint())
 
 
 def test_a_file_is_called_as_its_stored_faces_are(corpus: Path, stored: Path, trained: Path, tmp_path: Path) -> None:
@@ -417,7 +421,7 @@ def test_a_file_is_called_as_its_stored_faces_are(corpus: Path, stored: Path, tr
     known = read_run(trained)
     samples = evaluate.samples_of(known, rows, store, train.Media(store, str(root), str(root)))
     modalities = ["audio", "video"]
-    expected = inference.run(known.model, samples, modalities, known.prior, temperature=known.temperature)
+    expected = inference.classify(known.model, samples, modalities, known.prior, temperature=known.temperature)
     recognizer = EmotionRecognizer.from_pretrained(trained)
     called = [list(recognizer.predict(root / name)[0].probabilities.values()) for name in names]
     np.testing.assert_allclose(called, expected.probabilities, atol=1e-5)
@@ -444,8 +448,8 @@ def test_faces_that_were_not_extracted_are_asked_for(
 
 
 def test_the_model_card_names_the_detector(trained: Path, tmp_path: Path) -> None:
-    hub.write(trained, tmp_path / "out", "somebody/model")
-    assert f"| face detector | YuNet, {faces.fingerprint()}: " in (tmp_path / "out" / "README.md").read_text()
+    hub.write_hub_folder(trained, tmp_path / "out", "somebody/model")
+    assert f"| face detector | YuNet, {faces.detector_fingerprint()}: " in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_a_run_of_another_detector_is_refused(trained: Path, tmp_path: Path) -> None:
@@ -467,13 +471,13 @@ def test_the_view_changes_the_features(stored: Path) -> None:
 def test_a_picture_is_encoded_as_its_cut_out_square_is(stored: Path, corpus: Path) -> None:
     loaded = load_encoders("tiny", PRESETS["tiny"], ["video"], "face")
     path, size = GRID[0], loaded.video.size
-    parts = faces.find(path, 5.0, 0.5, 2.0).parts
+    parts = faces.detect_faces(path, 5.0, 0.5, 2.0).parts
     frames = media.decode_frames(path, 5.0, size, 0.5, 2.0, None, loaded.video.interpolation, parts).pixels
     direct = loaded.video.encode(frames).half()
     rows = [row for row in manifest.read(corpus) if row.id == path.stem]
     root = manifest.read_corpus(corpus).root
     store = Store(stored)
-    (clip,) = plan(rows[0], train.Media(store, root, root), read_feature_sets(store)["tiny-face"])
+    (clip,) = plan_windows(rows[0], train.Media(store, root, root), read_feature_sets(store)["tiny-face"])
     torch.testing.assert_close(store.read(clip.video.keys["frames"]).float(), direct.float(), atol=2e-3, rtol=2e-3)
 
 

@@ -13,7 +13,14 @@ from transformers.activations import GELUActivation
 from tests.test_encoders import CONVOLUTIONS, FAMILIES, SMALL, largest_difference, random_model, reference_hidden, tone
 from wavfusion.cli.commands import main
 from wavfusion.encoders import AudioEncoder, VideoEncoder, load_text, tiny
-from wavfusion.encoders.fast import STEPS, FourierConv, WindowConvs, fold_norms, quicken_convolutions, quicken_positions
+from wavfusion.encoders.fast import (
+    STEPS,
+    FourierConv,
+    WindowConvs,
+    fold_norms,
+    replace_convolutions,
+    replace_positional_convolution,
+)
 from wavfusion.model.fusion import Gelu
 
 pytest_plugins = ("corpus_fixture",)
@@ -78,7 +85,7 @@ def test_convolutions_that_pad_or_dilate_stay_as_they_are():
         model = long_family("hubert")
         front = model.feature_extractor
         front.conv_layers[2].conv = nn.Conv1d(16, 16, 3, stride=2, **change)
-        quicken_convolutions(model)
+        replace_convolutions(model)
         assert model.feature_extractor is front
 
 
@@ -131,7 +138,7 @@ def test_short_or_striding_convolutions_stay_as_they_are():
     positions = nn.Module()
     for conv in (nn.Conv1d(4, 4, 16, padding=8), nn.Conv1d(4, 4, 128, stride=2), nn.Conv1d(4, 4, 128, dilation=2)):
         positions.conv = conv
-        quicken_positions(positions)
+        replace_positional_convolution(positions)
         assert positions.conv is conv
 
 

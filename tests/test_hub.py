@@ -42,7 +42,7 @@ def card(run: Path, tmp_path: Path) -> Callable[..., str]:
     def write(**values: Any) -> str:
         figures = json.loads((run / "metrics.json").read_text())
         (run / "metrics.json").write_text(json.dumps({**figures, **values}))
-        hub.write(run, tmp_path / "out", "somebody/model")
+        hub.write_hub_folder(run, tmp_path / "out", "somebody/model")
         return (tmp_path / "out/README.md").read_text()
 
     return write

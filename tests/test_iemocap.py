@@ -6,7 +6,7 @@ import pytest
 from wavfusion import corpora, manifest
 from wavfusion.corpora.emotions import DIALOGUERNN_HAPPY, IEMOCAP_CODES
 from wavfusion.corpora.iemocap import PUBLISHED
-from wavfusion.corpora.protocol import divide
+from wavfusion.corpora.protocol import divide_parts
 from wavfusion.errors import CorpusError
 from wavfusion.lookalike import faults
 from wavfusion.manifest import AudioSpan, VideoSpan
@@ -248,7 +248,7 @@ def test_a_row_without_emotion_is_in_no_part(release):
     """`raw` keeps what the annotators did not agree on; nothing may be trained on it."""
     prepared = corpora.prepare("iemocap", release, "raw")
     unlabelled = {each.id for each in prepared.utterances if each.emotion is None}
-    folds = divide("loso5", prepared.utterances, prepared.corpus.classes)
+    folds = divide_parts("loso5", prepared.utterances, prepared.corpus.classes)
     assert len(unlabelled) == 2507 and all(unlabelled.isdisjoint(fold.parts) for fold in folds)
 
 
@@ -258,7 +258,7 @@ def test_equal_start_and_end_keep_the_row_and_name_it(tmp_path):
     add(tmp_path, f"Session1/dialog/wav/{DIALOGUE}.wav")
     add(tmp_path, f"Session1/dialog/avi/DivX/{DIALOGUE}.avi")
     prepared = corpora.prepare("iemocap", tmp_path)
-    corpora.write(prepared, tmp_path / "out")
+    corpora.write_prepared(prepared, tmp_path / "out")
     (found,) = manifest.read(tmp_path / "out" / "manifest.jsonl")
     assert found.missing == ["audio", "text", "video"]
     assert prepared.differences[-1] == f"1 rows last nothing by their labels: {DIALOGUE}_F000"

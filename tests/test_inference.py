@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from wavfusion.errors import ConfigError
 from wavfusion.evaluation import evaluate
-from wavfusion.evaluation.inference import Utterances, parse_subset, run, subsets
-from wavfusion.features.dataset import Row, Sample
+from wavfusion.evaluation.inference import Utterances, classify, parse_subset, subsets
+from wavfusion.features.dataset import Sample, SampleOrigin
 from wavfusion.model.wavfusion import WavFusionOutput
 from wavfusion.runs.folder import read_run
 
@@ -38,11 +38,11 @@ class Told(nn.Module):
 
 def window(name: str, seconds: float, first: float, steps: int = 2, **rest: Any) -> Sample:
     """A window that says `first` for the first emotion."""
-    return Sample(Row(name, None, None, None, seconds), torch.tensor([[first, 1 - first]] * steps), **rest)
+    return Sample(SampleOrigin(name, None, None, None, seconds), torch.tensor([[first, 1 - first]] * steps), **rest)
 
 
 def said(samples: list[Sample], modalities: list[str] | None = None) -> Utterances:
-    return run(Told(), samples, modalities or NAMES, PRIOR)
+    return classify(Told(), samples, modalities or NAMES, PRIOR)
 
 
 def test_windows_are_averaged_by_their_length() -> None:
@@ -51,21 +51,21 @@ def test_windows_are_averaged_by_their_length() -> None:
 
 
 def test_a_window_without_evidence_has_no_say() -> None:
-    silent = Sample(Row("a", None, None, None, 15.0))
+    silent = Sample(SampleOrigin("a", None, None, None, 15.0))
     assert said([silent, window("a", 5.0, 0.4)]).probabilities.round(6).tolist() == [[0.4, 0.6]]
 
 
 def test_an_utterance_without_evidence_has_the_prior() -> None:
-    found = said([Sample(Row("a", None, None, None, 3.0)), window("b", 1.0, 0.4)])
+    found = said([Sample(SampleOrigin("a", None, None, None, 3.0)), window("b", 1.0, 0.4)])
     assert found.probabilities.round(6).tolist() == [PRIOR, [0.4, 0.6]]
 
 
 def test_a_batch_without_evidence_has_the_prior() -> None:
-    assert said([Sample(Row("a", None, None, None, 3.0))]).probabilities.tolist() == [PRIOR]
+    assert said([Sample(SampleOrigin("a", None, None, None, 3.0))]).probabilities.tolist() == [PRIOR]
 
 
 def test_a_transcript_alone_has_a_say() -> None:
-    lone = Sample(Row("a", None, None, None, 0.0), text=torch.tensor([[0.9, 0.1]]))
+    lone = Sample(SampleOrigin("a", None, None, None, 0.0), text=torch.tensor([[0.9, 0.1]]))
     assert said([lone]).probabilities.round(6).tolist() == [[0.9, 0.1]]
 
 
@@ -119,26 +119,26 @@ def samples(model: Any, made: Any) -> list[Sample]:
 def test_the_order_of_samples_changes_nothing(model: Any, samples: list[Sample]) -> None:
     shuffled = samples[:]
     random.Random(0).shuffle(shuffled)
-    one, other = (run(model.model, rows, NAMES, model.prior) for rows in (samples, shuffled))
+    one, other = (classify(model.model, rows, NAMES, model.prior) for rows in (samples, shuffled))
     rows = [other.ids.index(name) for name in one.ids]
     np.testing.assert_allclose(other.probabilities[rows], one.probabilities, atol=1e-5)
 
 
 @pytest.mark.parametrize("modalities", subsets(NAMES), ids="+".join)
 def test_a_sample_alone_is_called_as_in_a_batch(model: Any, samples: list[Sample], modalities: list[str]) -> None:
-    together = run(model.model, samples[3:9], modalities, model.prior).probabilities
-    alone = [run(model.model, [sample], modalities, model.prior).probabilities[0] for sample in samples[3:9]]
+    together = classify(model.model, samples[3:9], modalities, model.prior).probabilities
+    alone = [classify(model.model, [sample], modalities, model.prior).probabilities[0] for sample in samples[3:9]]
     np.testing.assert_allclose(together, np.stack(alone), atol=1e-5)
 
 
 def test_leaving_a_modality_out_equals_a_sample_without_it(model: Any, samples: list[Sample]) -> None:
     cut = [replace(sample, video=None) for sample in samples[:4]]
     np.testing.assert_allclose(
-        run(model.model, samples[:4], ["audio", "text"], model.prior).probabilities,
-        run(model.model, cut, NAMES, model.prior).probabilities,
+        classify(model.model, samples[:4], ["audio", "text"], model.prior).probabilities,
+        classify(model.model, cut, NAMES, model.prior).probabilities,
         atol=1e-5,
     )
 
 
 def test_probabilities_add_up_to_one(model: Any, samples: list[Sample]) -> None:
-    np.testing.assert_allclose(run(model.model, samples, NAMES, model.prior).probabilities.sum(1), 1, atol=1e-6)
+    np.testing.assert_allclose(classify(model.model, samples, NAMES, model.prior).probabilities.sum(1), 1, atol=1e-6)

@@ -134,7 +134,7 @@ def test_flits_are_drawn_over_the_whole_turn():
 def test_a_folder_with_files_is_refused(tmp_path: Path):
     (tmp_path / "mine.txt").touch()
     with pytest.raises(ConfigError, match="empty or absent"):
-        lookalike.make("iemocap", tmp_path, clips=12)
+        lookalike.make_lookalike("iemocap", tmp_path, clips=12)
 
 
 @pytest.mark.parametrize(
@@ -147,14 +147,14 @@ def test_a_folder_with_files_is_refused(tmp_path: Path):
 )
 def test_sizes_that_cannot_be_split_are_refused(tmp_path: Path, corpus: Any, settings: Any, message: str):
     with pytest.raises(ConfigError, match=message):
-        lookalike.make(corpus, tmp_path / "out", **settings)
+        lookalike.make_lookalike(corpus, tmp_path / "out", **settings)
 
 
 @pytest.fixture(scope="module", params=["iemocap", "meld"])
 def tree(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("espeakng_loader", reason="voices need the [demo] extra")
     root = tmp_path_factory.mktemp("lookalike") / request.param
-    lookalike.make(request.param, root, speakers=12 if request.param == "iemocap" else 9, parts=(8, 2, 2))
+    lookalike.make_lookalike(request.param, root, speakers=12 if request.param == "iemocap" else 9, parts=(8, 2, 2))
     return root
 
 
@@ -200,7 +200,7 @@ def faulty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     pytest.importorskip("espeakng_loader", reason="voices need the [demo] extra")
     root = tmp_path_factory.mktemp("faulty") / request.param
     people, parts = {"iemocap": (10, (9, 1, 2)), "meld": (3, (3, 1, 7))}[request.param]
-    lookalike.make(request.param, root, speakers=people, parts=parts, faults=True)
+    lookalike.make_lookalike(request.param, root, speakers=people, parts=parts, faults=True)
     planted = json.loads((root / "faults.json").read_text(encoding="utf-8"))
     found = corpora.prepare(request.param, root, scan=root.with_name("media.jsonl"))
     return SimpleNamespace(root=root, planted=planted, found=found, rows={each.id: each for each in found.utterances})
@@ -279,7 +279,9 @@ def test_speech_in_the_centre_is_heard_through_the_centre_alone(faulty: Any):
 
 def test_a_damaged_tree_is_prepared_to_the_same_bytes_and_survives_a_round_trip(faulty: Any, tmp_path: Path):
     for name in ("one", "two"):
-        corpora.write(corpora.prepare(faulty.root.name, faulty.root, scan=tmp_path / "media.jsonl"), tmp_path / name)
+        corpora.write_prepared(
+            corpora.prepare(faulty.root.name, faulty.root, scan=tmp_path / "media.jsonl"), tmp_path / name
+        )
     assert hashes(tmp_path / "one") == hashes(tmp_path / "two")
     assert manifest.read(tmp_path / "one" / "manifest.jsonl") == list(faulty.rows.values())
 
@@ -287,7 +289,7 @@ def test_a_damaged_tree_is_prepared_to_the_same_bytes_and_survives_a_round_trip(
 @pytest.mark.parametrize("corpus", ["iemocap", "meld"])
 def test_a_tree_too_small_for_the_defects_is_refused(tmp_path: Path, corpus: Any):
     with pytest.raises(ConfigError, match="--faults: expected clips for all"):
-        lookalike.make(corpus, tmp_path, speakers=6, parts=(2, 1, 1), faults=True)
+        lookalike.make_lookalike(corpus, tmp_path, speakers=6, parts=(2, 1, 1), faults=True)
 
 
 def hashes(root: Path) -> dict[str, str]:
@@ -301,7 +303,7 @@ def test_files_do_not_depend_on_the_number_of_workers(tmp_path: Path, corpus: An
     """espeak-ng's samples change from call to call unless a fresh process speaks the same things in order."""
     pytest.importorskip("espeakng_loader", reason="voices need the [demo] extra")
     for workers in (1, 3):
-        lookalike.make(corpus, tmp_path / str(workers), speakers=6, parts=(26, 4, 4), workers=workers)
+        lookalike.make_lookalike(corpus, tmp_path / str(workers), speakers=6, parts=(26, 4, 4), workers=workers)
     assert hashes(tmp_path / "1") == hashes(tmp_path / "3")
 
 
@@ -310,7 +312,7 @@ def pooled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     """The tiny encoders' features of 540 clips, means over thirds, beside what is planted."""
     pytest.importorskip("espeakng_loader", reason="voices need the [demo] extra")
     root = tmp_path_factory.mktemp("readable") / "iemocap"
-    lookalike.make("iemocap", root, clips=540, speakers=36)
+    lookalike.make_lookalike("iemocap", root, clips=540, speakers=36)
     planted = {row["id"]: row for row in truth(root)}
     models = tiny.audio_model(), tiny.text_model(), tiny.video_model()
     rows: dict[str, list[Any]] = {"audio": [], "text": [], "video": []}

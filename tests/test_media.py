@@ -733,7 +733,7 @@ def test_real_recordings_decode_without_a_bad_packet(pattern: str) -> None:
     found = {}
     for path in sorted(SHARED.glob(pattern)):
         tracks = media.probe(path)
-        sound = media.decode_audio(path) if tracks.audio else media.Sound(np.zeros(0, np.float32), 0)
+        sound = media.decode_audio(path) if tracks.audio else media.DecodedAudio(np.zeros(0, np.float32), 0)
         frames = media.decode_frames(path, 1, (32, 32)).bad_packets if tracks.video else 0
         off = abs((tracks.audio or 0) - len(sound.samples) / media.SAMPLE_RATE)
         found[path.name] = sound.bad_packets == frames == 0 and off < 0.05

@@ -41,7 +41,7 @@ def corpus(folder: Path, count: int) -> Path:
         part = ("valid", "test")[number % 2] if number % 10 < 2 else "train"
         rows.append(f"u{number},{name},{name},sentence number {number},{('happy', 'sad')[number % 3 % 2]},{part}")
     (folder / "table.csv").write_text("\n".join(rows) + "\n")
-    corpora.write(corpora.prepare("table", folder), folder / "prepared")
+    corpora.write_prepared(corpora.prepare("table", folder), folder / "prepared")
     return folder / "prepared" / "manifest.jsonl"
 
 
@@ -68,7 +68,7 @@ def long_corpus(folder: Path, hours: float) -> Path:
         emotion = ("happy", "sad")[number % 3 % 2]
         rows.append(f"u{number},long.wav,{number * SPAN},{(number + 1) * SPAN},{emotion},{part}")
     (folder / "table.csv").write_text("\n".join(rows) + "\n")
-    corpora.write(corpora.prepare("table", folder), folder / "prepared")
+    corpora.write_prepared(corpora.prepare("table", folder), folder / "prepared")
     return folder / "prepared" / "manifest.jsonl"
 
 

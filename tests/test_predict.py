@@ -23,7 +23,7 @@ from wavfusion.cli.commands import main
 from wavfusion.encoders import VideoEncoder
 from wavfusion.errors import ConfigError, MediaError
 from wavfusion.evaluation import evaluate
-from wavfusion.evaluation.inference import run, run_sets
+from wavfusion.evaluation.inference import classify, classify_subsets
 from wavfusion.metrics.calibration import tempered
 from wavfusion.prediction import timeline
 from wavfusion.prediction.recognizer import EmotionRecognizer
@@ -95,9 +95,9 @@ def test_subsets_are_run_only_for_formats_that_show_contributions(
 
     def counted(model: Any, samples: Any, sets: Any, *rest: Any) -> Any:
         counts.append(len(sets))
-        return run_sets(model, samples, sets, *rest)
+        return classify_subsets(model, samples, sets, *rest)
 
-    monkeypatch.setattr("wavfusion.prediction.recognizer.run_sets", counted)
+    monkeypatch.setattr("wavfusion.prediction.recognizer.classify_subsets", counted)
     for kind in timeline.FORMATS:
         assert shell(capfd, trained, clip, "--transcript", "good", "--format", kind, "--device", "cpu")[0] == 0
     assert dict(zip(timeline.FORMATS, counts, strict=True)) == {
@@ -140,7 +140,7 @@ def test_a_file_is_called_as_its_stored_features_are(recognizer: EmotionRecogniz
     loaded = read_run(trained)
     samples = evaluate.samples_of(loaded, rows, made.data.store, made.data.media)
     names, temperature = ["audio", "text", "video"], loaded.temperature
-    stored = run(loaded.model, samples, names, loaded.prior, temperature=temperature).probabilities
+    stored = classify(loaded.model, samples, names, loaded.prior, temperature=temperature).probabilities
     called = [recognizer.predict(made.root / row.audio.path, row.text)[0].probabilities for row in rows]
     np.testing.assert_allclose([list(p.values()) for p in called], stored, atol=1e-5)
 

@@ -226,7 +226,7 @@ def test_the_lists_of_dialogxl_validate_on_the_end_of_session_four():
 def test_session5_says_that_its_validation_shares_speakers():
     rows = iemocap()
     rows += [replace(rows[0], id="Ses04M_impro01_F000", session="Ses04", dialogue="Ses04M_impro01", speaker="Ses04F")]
-    said = protocol.describe(protocol.resolve("session5", rows, CLASSES).to_json())
+    said = protocol.describe_protocol(protocol.resolve("session5", rows, CLASSES).to_json())
     assert said == "session5, speakers shared between train and valid, selected on valid"
 
 
@@ -265,7 +265,7 @@ def test_a_fold_that_does_not_exist_is_refused(fold):
 
 def test_selecting_on_test_changes_the_hash_and_is_said():
     honest, cheating = (protocol.resolve("loso5", iemocap(), CLASSES, selected_on=part) for part in ("valid", "test"))
-    assert (honest.hash != cheating.hash, protocol.describe(cheating.to_json())) == (
+    assert (honest.hash != cheating.hash, protocol.describe_protocol(cheating.to_json())) == (
         True,
         "loso5, fold 1 of 5, speakers disjoint, SELECTED ON TEST",
     )
@@ -294,7 +294,7 @@ def test_a_corpus_without_labels_says_so():
 def test_unknown_speakers_are_neither_disjoint_nor_shared():
     rows = [utterance("a", "train"), utterance("b", "valid"), utterance("c", "test")]
     found = protocol.resolve(None, rows, CLASSES)
-    assert (found.speakers_disjoint, protocol.describe(found.to_json())) == (
+    assert (found.speakers_disjoint, protocol.describe_protocol(found.to_json())) == (
         None,
         "manifest, speakers unknown, selected on valid",
     )

@@ -2,7 +2,7 @@ import pytest
 
 from wavfusion.corpora.emotions import EMOTIONS
 from wavfusion.encoders import PRESETS
-from wavfusion.evaluation.provenance import CHECKPOINTS, saw
+from wavfusion.evaluation.provenance import CHECKPOINTS, trained_on
 
 
 @pytest.mark.parametrize(
@@ -17,13 +17,13 @@ from wavfusion.evaluation.provenance import CHECKPOINTS, saw
     ],
 )
 def test_a_checkpoint_is_known_to_have_met_a_corpus_or_not_or_unknown(checkpoint, corpus, expected):
-    assert saw(checkpoint, [corpus]) == expected
+    assert trained_on(checkpoint, [corpus]) == expected
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS.keys())
 @pytest.mark.parametrize("modality", ["audio", "text", "video"])
 def test_the_encoders_of_a_preset_have_met_none_of_the_corpora(preset, modality):
-    assert saw(getattr(preset, modality), EMOTIONS) == "no"
+    assert trained_on(getattr(preset, modality), EMOTIONS) == "no"
 
 
 def test_checkpoints_are_listed_in_the_case_that_they_are_looked_up_in():

@@ -52,7 +52,7 @@ def test_the_python_example_runs_on_the_demo(tmp_path, monkeypatch):
     from wavfusion.cli import demo
 
     monkeypatch.chdir(tmp_path)
-    demo.run(Path("runs/demo"), clips=110)
+    demo.run_demo(Path("runs/demo"), clips=110)
     Path("runs/demo/work/clip.mp4").rename("clip.mp4")
     names: dict[str, object] = {}
     exec(blocks("python")[0], names)

@@ -16,7 +16,7 @@ from wavfusion.cli.commands import main
 from wavfusion.errors import ConfigError
 from wavfusion.prediction.recognizer import EmotionRecognizer
 from wavfusion.speech.recognition import STRETCH, Recogniser, _stretches
-from wavfusion.speech.segmentation import Sound
+from wavfusion.speech.segmentation import RecordingAudio
 from wavfusion.transcripts import Segment
 
 pytest_plugins = ("corpus_fixture",)
@@ -105,7 +105,7 @@ def noise() -> np.ndarray:
 def test_words_are_those_of_faster_whisper(whisper: Path, recogniser: Recogniser, noise: np.ndarray) -> None:
     from faster_whisper import WhisperModel
 
-    found, language = recogniser.fill(Sound("", noise), [Segment(0.0, 5.0)])
+    found, language = recogniser.fill(RecordingAudio("", noise), [Segment(0.0, 5.0)])
     asked = {"temperature": 0.0, "condition_on_previous_text": False, "word_timestamps": True}
     parts, _ = WhisperModel(str(whisper), "cpu").transcribe(noise[: 5 * 16_000], **asked)
     assert found == [Segment(0.0, 5.0, None, "".join(part.text for part in parts).strip())]
@@ -114,7 +114,7 @@ def test_words_are_those_of_faster_whisper(whisper: Path, recogniser: Recogniser
 
 def test_each_word_is_given_once_to_the_utterance_that_is_nearest(recogniser: Recogniser, noise: np.ndarray) -> None:
     segments = [Segment(1.0, 3.0, "Ann"), Segment(4.0, 9.0, "Bo"), Segment(31.0, 33.0, "Ann")]
-    found, _ = recogniser.fill(Sound("", noise), segments)
+    found, _ = recogniser.fill(RecordingAudio("", noise), segments)
     assert [(each.start, each.end, each.speaker) for each in found] == [(s.start, s.end, s.speaker) for s in segments]
     for first, last in ((0, 2), (2, 3)):
         start = segments[first].start
@@ -170,14 +170,14 @@ def test_parts_of_different_models_are_one_line(whisper: Path, noise: np.ndarray
     about = json.loads((mixed / "preprocessor_config.json").read_text())
     (mixed / "preprocessor_config.json").write_text(json.dumps({**about, "feature_size": 128}))
     with pytest.raises(ConfigError, match=r"--asr .*mixed: expected a whole Whisper model .*, found: Invalid input"):
-        Recogniser(str(mixed)).fill(Sound("", noise), [Segment(0.0, 5.0)])
+        Recogniser(str(mixed)).fill(RecordingAudio("", noise), [Segment(0.0, 5.0)])
 
 
 @pytest.mark.parametrize("count", [0, 1, 160, 319, 1599])
 def test_sound_that_is_too_short_for_a_word_has_none(recogniser: Recogniser, noise: np.ndarray, count: int) -> None:
     """Ten milliseconds ended the labelling of all recordings with a trace of faster-whisper's."""
     segments = [Segment(0.0, count / 16_000)]
-    assert recogniser.fill(Sound("", noise[:count]), segments) == (segments, None)
+    assert recogniser.fill(RecordingAudio("", noise[:count]), segments) == (segments, None)
 
 
 def test_pictures_that_go_on_after_the_sound_are_labelled(whisper: Path, trained: Path, tmp_path: Path) -> None:

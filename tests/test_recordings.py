@@ -46,33 +46,35 @@ def run(planned: list[recordings.Recording], force: bool = False) -> tuple[list[
 
 
 def test_a_folder_stands_for_the_recordings_below_it(folder: Path) -> None:
-    found = recordings.find([str(folder / "talks"), str(folder / "one.ogg")], [])
+    found = recordings.find_recordings([str(folder / "talks"), str(folder / "one.ogg")], [])
     assert [str(name) for name in found.values()] == ["talks/a.mp4", "talks/b.WAV", "talks/deep/a.mp4", "one.ogg"]
 
 
 def test_a_folder_without_a_recording_does_not_stop_the_others(folder: Path) -> None:
     (folder / "empty").mkdir()
     bad: list[str] = []
-    assert len(recordings.find([str(folder / "empty"), str(folder / "one.ogg")], bad)) == 1
+    assert len(recordings.find_recordings([str(folder / "empty"), str(folder / "one.ogg")], bad)) == 1
     assert len(bad) == 1 and "found none in this folder" in bad[0]
 
 
 def test_what_is_named_twice_is_labelled_once(folder: Path) -> None:
-    assert len(recordings.find([str(folder / "one.ogg"), str(folder / "one.ogg")], [])) == 1
+    assert len(recordings.find_recordings([str(folder / "one.ogg"), str(folder / "one.ogg")], [])) == 1
 
 
 def test_every_recording_has_its_own_file_of_results(folder: Path) -> None:
-    planned = recordings.plan(recordings.find([str(folder / "talks")], []), None, folder / "out", "TextGrid")
+    planned = recordings.plan_recordings(
+        recordings.find_recordings([str(folder / "talks")], []), None, folder / "out", "TextGrid"
+    )
     assert [str(each.out and each.out.relative_to(folder)) for each in planned] == [
         "out/talks/a.mp4.TextGrid", "out/talks/b.WAV.TextGrid", "out/talks/deep/a.mp4.TextGrid"
     ]  # fmt: skip
 
 
 def test_two_of_one_name_are_refused_where_each_has_a_file(folder: Path) -> None:
-    files = recordings.find([str(folder / "talks" / "a.mp4"), str(folder / "talks" / "deep" / "a.mp4")], [])
+    files = recordings.find_recordings([str(folder / "talks" / "a.mp4"), str(folder / "talks" / "deep" / "a.mp4")], [])
     with pytest.raises(ConfigError, match="of different names, found .*talks/a.mp4 and .*deep/a.mp4"):
-        recordings.plan(files, None, folder / "out", "csv")
-    assert len(recordings.plan(files, None, None, "csv")) == 2
+        recordings.plan_recordings(files, None, folder / "out", "csv")
+    assert len(recordings.plan_recordings(files, None, None, "csv")) == 2
 
 
 def test_a_folder_of_transcripts_has_one_for_each_by_its_name(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -80,7 +82,7 @@ def test_a_folder_of_transcripts_has_one_for_each_by_its_name(folder: Path, capl
     words.mkdir()
     (words / "ONE.ogg.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nhello\n")
     (words / "b.txt").write_text("good morning\n")
-    planned = recordings.plan(recordings.find([str(folder)], []), str(words), None, "csv")
+    planned = recordings.plan_recordings(recordings.find_recordings([str(folder)], []), str(words), None, "csv")
     assert [each.said for each in planned] == [[Segment(0.0, 1.0, None, "hello")], None, "good morning", None]
     assert "no transcript for 2 of 4 recordings" in caplog.text and "a.mp4" in caplog.text
 
@@ -91,7 +93,9 @@ def test_transcripts_of_one_name_lie_as_their_recordings_do(folder: Path, places
     for place, said in zip(places, ("above", "below"), strict=True):
         (folder / "words" / place).mkdir(parents=True, exist_ok=True)
         (folder / "words" / place / "a.txt").write_text(said)
-    planned = recordings.plan(recordings.find([str(folder / "talks")], []), str(folder / "words"), None, "csv")
+    planned = recordings.plan_recordings(
+        recordings.find_recordings([str(folder / "talks")], []), str(folder / "words"), None, "csv"
+    )
     expected = ["above" if places[0] else None, None, "below"]  # at once in the folder it could be either's
     assert [each.said for each in planned] == expected
 
@@ -99,11 +103,15 @@ def test_transcripts_of_one_name_lie_as_their_recordings_do(folder: Path, places
 def test_words_that_are_no_text_are_one_line_that_names_the_file(folder: Path) -> None:
     (folder / "said.docx").write_bytes(b"PK\3\4")
     with pytest.raises(CorpusError, match=f"^{folder}/said.docx: expected plain text, found a document"):
-        recordings.plan(recordings.find([str(folder / "one.ogg")], []), str(folder / "said.docx"), None, "csv")
+        recordings.plan_recordings(
+            recordings.find_recordings([str(folder / "one.ogg")], []), str(folder / "said.docx"), None, "csv"
+        )
 
 
 def test_what_is_done_is_not_done_again(folder: Path) -> None:
-    planned = recordings.plan(recordings.find([str(folder / "talks")], []), None, folder / "out", "json")
+    planned = recordings.plan_recordings(
+        recordings.find_recordings([str(folder / "talks")], []), None, folder / "out", "json"
+    )
     first, _, found = run(planned)
     assert (len(first), len(found)) == (3, 3)
     assert planned[1].out is not None

@@ -7,9 +7,9 @@ import pytest
 
 from wavfusion import manifest
 from wavfusion.cli.commands import main
-from wavfusion.corpora.scan import Look
+from wavfusion.corpora.scan import MediaFacts
 from wavfusion.manifest import AudioSpan, Corpus, Utterance
-from wavfusion.report.corpus import write_corpus
+from wavfusion.report.corpus import write_corpus_page
 
 CLASSES = ["happy", "sad"]
 ROWS = [
@@ -25,7 +25,7 @@ def page_of(folder: Path, rows: list[Utterance] = ROWS, corpus: str = "table", l
     manifest.write_corpus(path, Corpus(corpus, str(folder), labels, CLASSES, "0"))
     left_out = {"excluded": [], "stripped": [{"id": "c", "reason": "audio: no such file: 'x 1.wav'"}]}
     (folder / "exclusions.json").write_text(json.dumps(left_out))
-    write_corpus(path, folder / "report.html", {"a.wav": Look(5.0)})
+    write_corpus_page(path, folder / "report.html", {"a.wav": MediaFacts(5.0)})
     return (folder / "report.html").read_text("utf-8")
 
 

@@ -18,7 +18,7 @@ from wavfusion.errors import ConfigError
 from wavfusion.experiments import experiment
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
 from wavfusion.metrics import comparison, scores
-from wavfusion.report.runs import write_runs
+from wavfusion.report.runs import write_run_page
 from wavfusion.runs.folder import write_json
 from wavfusion.training import train
 
@@ -84,7 +84,7 @@ def make_corpus(folder: Path, rows: Sequence[dict[str, str]], text: str = "well"
 
 
 def page_of(out: Path, *runs: Path) -> str:
-    write_runs(runs, out)
+    write_run_page(runs, out)
     return out.read_text("utf-8")
 
 
@@ -213,7 +213,7 @@ def test_the_papers_row_that_is_most_like_a_run_stands_beside_it(tmp_path: Path)
     make_corpus(tmp_path, rows)
     manifest.write_corpus(tmp_path / "manifest.jsonl", Corpus("iemocap", str(tmp_path), None, CLASSES, "0"))
     chosen = {"model.modalities": "audio,text", "model.margin.weight": "2"}
-    (run / "experiment.yaml").write_text(experiment.read("paper", chosen).to_yaml())
+    (run / "experiment.yaml").write_text(experiment.read_experiment("paper", chosen).to_yaml())
     page = page_of(tmp_path / "beside.html", run)
     assert ["Modalities: A+T", "67.75", "", "67.45", "", "margin.weight 2.0 (1.0)"] in cells(page)
     write_json(tmp_path / "world.json", {})
@@ -345,7 +345,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     rows = answers(MANY, 0)
     make_corpus(folder, rows, MARKUP)
     runs = [make_run(folder / "a", rows), make_run(folder / "b", answers(MANY, 1))]
-    write_runs(runs, folder / "page.html")
+    write_run_page(runs, folder / "page.html")
     return (folder / "page.html").as_uri()
 
 

@@ -186,7 +186,9 @@ def test_trainings_of_other_labels_are_not_taken_for_these(corpus: Any, tmp_path
     manifest.write(other, [replace(row, emotion=swap.get(row.emotion or "", row.emotion)) for row in rows])
     manifest.write_corpus(other, manifest.read_corpus(corpus.table))
     plans = [
-        trainings.plan(trainings.Study(each, corpus.store), [tables.read(str(corpus.mine))], tmp_path)
+        trainings.plan_trainings(
+            trainings.Study(each, corpus.store), [tables.read_table_file(str(corpus.mine))], tmp_path
+        )
         for each in (corpus.table, other)
     ]
     assert not plans[0].jobs.keys() & plans[1].jobs.keys()
@@ -212,22 +214,22 @@ def test_a_damaged_training_is_made_again(corpus: Any, done: Path, tmp_path: Pat
 
 def test_the_same_table_or_fold_twice_is_refused(corpus: Any, tmp_path: Path) -> None:
     """Twice the same table gave twice as many seeds, with no spread."""
-    mine = tables.read(str(corpus.mine))
+    mine = tables.read_table_file(str(corpus.mine))
     with pytest.raises(ConfigError, match="each table once, found table mine 2 times"):
-        trainings.plan(trainings.Study(corpus.table, corpus.store), [mine, mine], tmp_path)
+        trainings.plan_trainings(trainings.Study(corpus.table, corpus.store), [mine, mine], tmp_path)
     with pytest.raises(ConfigError, match="each fold once, found fold 1 2 times"):
-        trainings.plan(trainings.Study(corpus.table, corpus.store, folds=[1, 1]), [mine], tmp_path)
+        trainings.plan_trainings(trainings.Study(corpus.table, corpus.store, folds=[1, 1]), [mine], tmp_path)
 
 
 def test_a_table_without_a_row_to_train_is_refused(corpus: Any, tmp_path: Path) -> None:
-    empty = replace(tables.read(str(corpus.mine)), rows=[], claims=[])
+    empty = replace(tables.read_table_file(str(corpus.mine)), rows=[], claims=[])
     with pytest.raises(ConfigError, match="mine: expected a row to train, found none"):
-        trainings.plan(trainings.Study(corpus.table, corpus.store), [empty], tmp_path)
+        trainings.plan_trainings(trainings.Study(corpus.table, corpus.store), [empty], tmp_path)
 
 
 def test_seeds_are_counted_from_the_one_that_is_given(corpus: Any, tmp_path: Path) -> None:
     asked = trainings.Study(corpus.table, corpus.store, seeds=2, first_seed=9)
-    made = trainings.plan(asked, [tables.read(str(corpus.mine))], tmp_path)
+    made = trainings.plan_trainings(asked, [tables.read_table_file(str(corpus.mine))], tmp_path)
     assert {job.experiment.seed for job in made.jobs.values()} == {9, 10}
 
 
@@ -256,12 +258,14 @@ def test_layers_that_the_store_lacks_are_named_before_anything_is_trained(
 ) -> None:
     asked = trainings.Study(corpus.iemocap, made.store, protocol="manifest")
     with pytest.raises(CorpusError, match="run extract --layers 8,9,10,11"):
-        trainings.plan(asked, [tables.read("6")], tmp_path)
+        trainings.plan_trainings(asked, [tables.read_table_file("6")], tmp_path)
 
 
 def test_a_table_of_another_corpus_is_refused(corpus: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="table2: expected a manifest of meld, found iemocap"):
-        trainings.plan(trainings.Study(corpus.iemocap, corpus.store, protocol="manifest"), [tables.read("2")], tmp_path)
+        trainings.plan_trainings(
+            trainings.Study(corpus.iemocap, corpus.store, protocol="manifest"), [tables.read_table_file("2")], tmp_path
+        )
 
 
 @pytest.mark.parametrize("name", ["iemocap", pytest.param("meld", marks=SLOW)])

@@ -8,7 +8,15 @@ from safetensors.torch import load_file
 
 from wavfusion.errors import ConfigError
 from wavfusion.experiments import experiment
-from wavfusion.features.dataset import Features, Row, Sample, choose_features, collate, model_config, model_inputs
+from wavfusion.features.dataset import (
+    Features,
+    Sample,
+    SampleOrigin,
+    choose_features,
+    collate,
+    model_config,
+    model_inputs,
+)
 from wavfusion.model.config import MODALITIES, Switches
 from wavfusion.model.wavfusion import WavFusion
 from wavfusion.training import recorded, train
@@ -57,7 +65,7 @@ def test_gathered_layers_of_text_stand_before_its_steps() -> None:
             return 3
 
         def __getitem__(self, number: int | None) -> Sample:
-            row = Row(str(number), None, None, None, 1.0)
+            row = SampleOrigin(str(number), None, None, None, 1.0)
             return Sample(row, text=None if number is None else self.text[number], label=[0.5, 0.5])
 
     samples = Layers()
@@ -188,5 +196,5 @@ def test_settings_that_contradict_each_other_are_refused(short: Any, chosen: dic
 )
 def test_what_is_no_truth_value_is_named(name: str, valid: str) -> None:
     with pytest.raises(ConfigError, match=f"^--{name}: found 'maybe'; valid: {valid}$"):
-        experiment.read("paper", {name: "maybe"})
-    assert not experiment.read("paper", {name: "False"}).train.recorded
+        experiment.read_experiment("paper", {name: "maybe"})
+    assert not experiment.read_experiment("paper", {name: "False"}).train.recorded

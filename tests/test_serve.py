@@ -105,7 +105,7 @@ def test_every_format_is_what_the_shell_writes(server: Server, clip: Path, kind:
     rows = [Prediction(**row) for row in server.ask("GET", f"/jobs/{job}/result").json]
     answer = server.ask("GET", f"/jobs/{job}/result?format={kind}&min_probability=1")
     warned = server.ask("GET", f"/jobs/{job}").json["warnings"]
-    wanted = timeline.write(kind, timeline.abstained(rows, 1.0), list(rows[0].probabilities), None, warned)
+    wanted = timeline.write_predictions(kind, timeline.abstained(rows, 1.0), list(rows[0].probabilities), None, warned)
     assert (answer.status, answer.body) == (200, wanted)
     assert answer.headers["content-disposition"].startswith("attachment; filename*=UTF-8''test00.mp4.")
 

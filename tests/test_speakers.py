@@ -14,14 +14,14 @@ from wavfusion import media
 from wavfusion.errors import ConfigError
 from wavfusion.speech import activity, segmentation, speakers
 from wavfusion.speech.activity import Span
-from wavfusion.speech.segmentation import Sound
-from wavfusion.speech.speakers import Turn
+from wavfusion.speech.segmentation import RecordingAudio
+from wavfusion.speech.speakers import SpeakerTurn
 from wavfusion.transcripts import Segment
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 CHANGES = [7.33, 8.34, 9.97, 10.8, 14.59, 17.98, 21.6, 28.18]  # seconds, of conversation/sample.wav
 real = pytest.mark.skipif(not DATA.is_dir(), reason="the real recordings are not there")
-installed = pytest.mark.skipif(not speakers.is_installed(), reason="the extra [speakers] is not installed")
+installed = pytest.mark.skipif(not speakers.has_voice_encoder(), reason="the extra [speakers] is not installed")
 
 
 def test_mel_spectra_are_librosas() -> None:
@@ -46,11 +46,11 @@ def test_the_path_is_the_cheapest_of_all(costs: np.ndarray, price: float) -> Non
         return float(own + price * sum(a != b for a, b in itertools.pairwise(path)))
 
     every = itertools.product(range(costs.shape[1]), repeat=len(costs))
-    assert total(speakers.follow(costs, price)) == pytest.approx(min(map(total, every)), abs=1e-9)
+    assert total(speakers.cheapest_path(costs, price)) == pytest.approx(min(map(total, every)), abs=1e-9)
 
 
 def test_who_speaks_most_of_a_span_is_its_speaker() -> None:
-    said = [Turn(0.0, 1.0, 0), Turn(1.0, 1.6, 1), Turn(2.0, 2.5, 0), Turn(2.5, 3.2, 1)]
+    said = [SpeakerTurn(0.0, 1.0, 0), SpeakerTurn(1.0, 1.6, 1), SpeakerTurn(2.0, 2.5, 0), SpeakerTurn(2.5, 3.2, 1)]
     spans = [Span(0.2, 1.5), Span(0.5, 3.2), Span(1.7, 1.9)]
     assert [speakers.speaker_of(span, said) for span in spans] == [0, 1, None]
 
@@ -62,9 +62,9 @@ def test_where_nobody_speaks_there_is_no_turn() -> None:
 
 def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speakers, "find_spec", lambda name: None)
-    speakers.load.cache_clear()
+    speakers.load_voice_encoder.cache_clear()
     with pytest.raises(ConfigError, match=r"pip install 'wavfusion\[speakers\]'"):
-        speakers.load()
+        speakers.load_voice_encoder()
 
 
 @pytest.mark.parametrize("count", [0, -1, 21, True, "many", 1.5])
@@ -77,7 +77,7 @@ def test_a_number_of_speakers_that_is_none_is_refused(count: Any) -> None:
 @installed
 def test_the_conversation_changes_where_its_annotation_says() -> None:
     path = DATA / "conversation" / "sample.wav"
-    sound = Sound(str(path))
+    sound = RecordingAudio(str(path))
     said = sound.turns(sound.hear().spans, 2)
     edges = np.array([edge for turn in said for edge in (turn.start, turn.end)])
     assert sum(np.abs(edges - change).min() <= 0.5 for change in CHANGES) >= 7
@@ -99,7 +99,7 @@ def test_the_conversation_changes_where_its_annotation_says() -> None:
 def test_a_man_and_a_woman_are_found_to_be_two() -> None:
     files = [sorted((DATA / "ravdess" / "speech").rglob(f"*-{who}.wav"))[:4] for who in ("01", "02")]
     parts = [media.decode_audio(path).samples for pair in zip(*files, strict=True) for path in pair]
-    sound, at, expected = Sound("", np.concatenate(parts)), 0.0, []
+    sound, at, expected = RecordingAudio("", np.concatenate(parts)), 0.0, []
     for number, part in enumerate(parts):
         expected.append(Span(at, at + len(part) / media.SAMPLE_RATE))
         at = expected[number].end
@@ -111,15 +111,15 @@ def test_a_man_and_a_woman_are_found_to_be_two() -> None:
 @installed
 @pytest.mark.parametrize("name", ["misc/nasa_13013.mp4"])
 def test_one_voice_is_found_to_be_one(name: str) -> None:
-    sound = Sound(str(DATA / name))
+    sound = RecordingAudio(str(DATA / name))
     assert {turn.speaker for turn in sound.turns(sound.hear().spans, "auto")} == {0}
 
 
 @real
 @installed
 def test_utterances_are_divided_where_the_speaker_changes_and_segments_get_names() -> None:
-    sound = Sound(str(DATA / "conversation" / "sample.wav"))
-    whole = segmentation.divide(sound, sound.file, 30.0, None, 2)
+    sound = RecordingAudio(str(DATA / "conversation" / "sample.wav"))
+    whole = segmentation.segment_recording(sound, sound.file, 30.0, None, 2)
     assert {each.speaker for each in whole} == {"speaker 1", "speaker 2"}
     assert all(0 < each.end - each.start <= activity.LONGEST for each in whole)
     given_ = [Segment(10.9, 14.0, None, "a"), Segment(22.0, 27.0, None, "b"), Segment(8.4, 9.8, "Ann", "c")]
@@ -131,7 +131,7 @@ def test_utterances_are_divided_where_the_speaker_changes_and_segments_get_names
 @installed
 def test_long_segments_that_are_given_are_said_not_to_be_divided(caplog: pytest.LogCaptureFixture) -> None:
     """Both of two who speak in one long cue were the one who speaks more, without a word."""
-    sound = Sound(str(DATA / "conversation" / "sample.wav"))
+    sound = RecordingAudio(str(DATA / "conversation" / "sample.wav"))
     given_ = [Segment(0.0, 14.0), Segment(14.0, 28.0, "Ann"), Segment(28.0, 30.0)]
     assert len(segmentation.named(given_, sound, 2)) == 3
     (said,) = caplog.messages

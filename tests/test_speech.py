@@ -26,7 +26,7 @@ def marked(spans, end):
 @real
 def test_a_conversation_s_speech_is_covered_and_little_else():
     truth = marked(transcripts.read(CONVERSATION / "sample.rttm"), 30.0)
-    spans = activity.utterances(activity.hear(CONVERSATION / "sample.wav"))
+    spans = activity.utterances(activity.detect_speech(CONVERSATION / "sample.wav"))
     found = marked(spans, 30.0)
     assert (truth & found).sum() >= 0.98 * truth.sum() and (found & ~truth).sum() <= 0.03 * found.sum()
     assert max(span.end - span.start for span in spans) <= activity.LONGEST
@@ -35,17 +35,19 @@ def test_a_conversation_s_speech_is_covered_and_little_else():
 @real
 def test_speech_is_found_as_well_in_stretches_as_in_one(monkeypatch):
     path = CONVERSATION / "sample.wav"
-    whole = activity.utterances(activity.hear_samples(media.decode_audio(path).samples))
+    whole = activity.utterances(activity.detect_speech_in_samples(media.decode_audio(path).samples))
     monkeypatch.setattr(activity, "STRETCH", 100 * activity.STEP_SECONDS)
-    assert np.allclose(np.array(activity.utterances(activity.hear(path))), np.array(whole), atol=activity.STEP_SECONDS)
+    assert np.allclose(
+        np.array(activity.utterances(activity.detect_speech(path))), np.array(whole), atol=activity.STEP_SECONDS
+    )
 
 
 def test_silence_has_no_utterance():
-    assert activity.utterances(activity.hear_samples(np.zeros(32_000, np.float32))) == []
+    assert activity.utterances(activity.detect_speech_in_samples(np.zeros(32_000, np.float32))) == []
 
 
 def test_nothing_at_all_has_no_utterance():
-    assert activity.utterances(activity.hear_samples(np.zeros(0, np.float32))) == []
+    assert activity.utterances(activity.detect_speech_in_samples(np.zeros(0, np.float32))) == []
 
 
 def test_a_stretch_without_any_sound_costs_the_network_no_time(monkeypatch):
@@ -64,7 +66,7 @@ def test_looking_for_speech_leaves_torch_its_threads():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        activity.utterances(activity.hear_samples(np.zeros(1600, np.float32)))
+        activity.utterances(activity.detect_speech_in_samples(np.zeros(1600, np.float32)))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -72,7 +74,7 @@ def test_looking_for_speech_leaves_torch_its_threads():
 
 def test_a_breath_does_not_end_an_utterance():
     active = np.repeat([0.0, 0.9, 0.1, 0.9, 0.1, 0.9, 0.0], [10, 20, 5, 20, 30, 20, 10]).astype(np.float32)
-    spans = activity.spoken(active, len(active) * activity.STEP_SECONDS)
+    spans = activity.speech_spans(active, len(active) * activity.STEP_SECONDS)
     assert [tuple(round(x / activity.STEP_SECONDS) for x in span) for span in spans] == [(8, 57), (83, 107)]
 
 
@@ -80,7 +82,7 @@ def test_a_breath_does_not_end_an_utterance():
 def test_utterances_are_in_order_within_the_recording_and_none_is_too_long(active, longest):
     values = np.array(active, np.float32)
     end = len(values) * activity.STEP_SECONDS
-    spans = [part for span in activity.spoken(values, end) for part in activity.cut(span, values, longest)]
+    spans = [part for span in activity.speech_spans(values, end) for part in activity.cut(span, values, longest)]
     edges = [edge for span in spans for edge in span]
     assert edges == sorted(edges) and all(0 <= edge <= end for edge in edges)
     assert all(0 < span.end - span.start <= longest + 1e-6 for span in spans)

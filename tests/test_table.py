@@ -237,7 +237,7 @@ def test_rows_are_read_anew_each_time(tmp_path):
 def test_what_prepare_wrote_into_the_folder_is_no_table(tmp_path):
     for _ in range(2):
         prepared = corpora.prepare("table", plant(tmp_path, "text\nhi\n", "mine.csv"), scan=tmp_path / "media.jsonl")
-        corpora.write(prepared, tmp_path)
+        corpora.write_prepared(prepared, tmp_path)
     assert manifest.read(tmp_path / "manifest.jsonl") == list(prepared.utterances)
 
 
@@ -362,11 +362,11 @@ def test_the_user_s_own_table_is_not_written_over(tmp_path, name):
 def test_a_table_that_changes_before_it_is_written_replaces_nothing(tmp_path, text):
     """Rows are read again when they are written: corpus.json and exclusions.json were new by then."""
     table = plant(tmp_path / "raw", "text\nhi\n") / "table.csv"
-    corpora.write(corpora.prepare("table", table), tmp_path / "out")
+    corpora.write_prepared(corpora.prepare("table", table), tmp_path / "out")
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     plant(tmp_path / "raw", "text\nhi\nho\nhu\n")
     prepared = corpora.prepare("table", table)
     table.write_text(text) if text else table.unlink()
     with pytest.raises(CorpusError, match=r"table\.csv"):
-        corpora.write(prepared, tmp_path / "out")
+        corpora.write_prepared(prepared, tmp_path / "out")
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before

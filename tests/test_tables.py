@@ -15,8 +15,8 @@ TRAININGS = {"iemocap": 15, "meld": 1}
 def test_rows_that_tables_share_are_one_training(corpus: str) -> None:
     found = {
         each.to_yaml()
-        for name in tables.shipped()
-        if (table := tables.read(name)).corpus == corpus
+        for name in tables.shipped_tables()
+        if (table := tables.read_table_file(name)).corpus == corpus
         for each in table.experiments("paper", 0, {}, extra=False).values()
     }
     assert len(found) == TRAININGS[corpus]
@@ -35,18 +35,22 @@ def test_rows_that_tables_share_are_one_training(corpus: str) -> None:
     ],
 )
 def test_the_papers_numbers_are_those_printed(table: str, row: str, accuracy: float, weighted_f1: float) -> None:
-    found = next(each for each in tables.read(table).rows if each.name == row)
+    found = next(each for each in tables.read_table_file(table).rows if each.name == row)
     assert found.stated == {"accuracy": accuracy, "weighted_f1": weighted_f1}
 
 
 def test_the_full_model_of_every_table_is_the_base_experiment() -> None:
-    base = experiment.read("paper", {"seed": "3"})
+    base = experiment.read_experiment("paper", {"seed": "3"})
     full = {"3": "A+V+T", "4": "with LVC", "5": "lambda = 1", "6": "attention 9/3"}
-    assert all(tables.read(name).experiments("paper", 3, {}, False)[row] == base for name, row in full.items())
+    assert all(
+        tables.read_table_file(name).experiments("paper", 3, {}, False)[row] == base for name, row in full.items()
+    )
 
 
 def test_a_setting_of_all_rows_yields_to_a_rows_own() -> None:
-    found = tables.read("5").experiments("paper", 0, {"model.margin.weight": "3.0", "train.epochs": "2"}, False)
+    found = tables.read_table_file("5").experiments(
+        "paper", 0, {"model.margin.weight": "3.0", "train.epochs": "2"}, False
+    )
     assert {row: (each.model.margin.weight, each.train.epochs) for row, each in found.items()} == {
         "lambda = 0": (0.0, 2),
         "lambda = 0.01": (0.01, 2),
@@ -57,7 +61,7 @@ def test_a_setting_of_all_rows_yields_to_a_rows_own() -> None:
 
 
 def test_rows_that_are_not_printed_are_trained_on_request() -> None:
-    table = tables.read("3")
+    table = tables.read_table_file("3")
     assert set(table.experiments("paper", 0, {}, True)) - set(table.experiments("paper", 0, {}, False)) == {"T+V"}
 
 
@@ -92,22 +96,22 @@ ROW = "{name: a, settings: {}}"
 def test_a_wrong_table_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
-        tables.read(str(tmp_path / "mine.yaml"))
+        tables.read_table_file(str(tmp_path / "mine.yaml"))
 
 
 def test_empty_settings_are_those_of_the_base_experiment(tmp_path: Path) -> None:
     """A row with nothing after `settings:` was taken for another system, and never trained."""
     (tmp_path / "mine.yaml").write_text("title: x\ncorpus: any\nrows:\n  - name: a\n    settings:\n")
-    assert tables.read(str(tmp_path / "mine.yaml")).rows[0].settings == {}
+    assert tables.read_table_file(str(tmp_path / "mine.yaml")).rows[0].settings == {}
 
 
 def test_an_unknown_table_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'table3'"):
-        tables.read("tabel3")
+        tables.read_table_file("tabel3")
 
 
 def test_the_row_most_like_a_model_is_found_with_what_differs() -> None:
-    paper = asdict(experiment.read("paper").model)
+    paper = asdict(experiment.read_experiment("paper").model)
     rows, stated, differs = tables.beside("iemocap", paper) or ([], {}, [""])
     assert len(rows) == 5 and stated["accuracy"] == 70.53 and differs == []
     shallow = {**paper, "fusion_layers": 1, "trainable_layers": 1, "margin_audio_layer": 11, "lvc_pool": "mean"}
@@ -120,6 +124,6 @@ def test_the_row_most_like_a_model_is_found_with_what_differs() -> None:
 
 
 def test_a_model_of_other_modalities_stands_beside_a_row_of_as_many_differences_with_its_own() -> None:
-    pair = asdict(experiment.read("recommended", {"model.modalities": "audio,video"}).model)
+    pair = asdict(experiment.read_experiment("recommended", {"model.modalities": "audio,video"}).model)
     rows, stated, differs = tables.beside("iemocap", pair) or ([], {}, [])
     assert rows == ["Modalities: A+V"] and stated["accuracy"] == 66.33 and "modality_dropout 0.15 (0.0)" in differs

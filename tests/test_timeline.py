@@ -112,7 +112,7 @@ def test_our_own_reader_finds_the_times_again(tmp_path, name):
 
 @pytest.mark.parametrize("name", timeline.FORMATS)
 def test_nothing_said_is_a_file_too(name):
-    written = timeline.write(name, [], ["sad", "happy"], Path())
+    written = timeline.write_predictions(name, [], ["sad", "happy"], Path())
     assert not written.strip() if name in ("srt", "table") else written
 
 
@@ -124,7 +124,7 @@ def test_nothing_said_is_a_file_too(name):
 def test_any_words_and_names_survive_with_their_times(tmp_path_factory, texts, name, speaker):
     path = Path(tmp_path_factory.getbasetemp()) / f"any.{name}"
     rows = [said(float(i), i + 0.5, text, speaker) for i, text in enumerate(texts)]
-    path.write_bytes(timeline.write(name, rows, ["sad", "happy"], path.parent))
+    path.write_bytes(timeline.write_predictions(name, rows, ["sad", "happy"], path.parent))
     assert {(each.start, each.end) for each in transcripts.read(path)} == {(each.start, each.end) for each in rows}
 
 
@@ -169,18 +169,18 @@ def test_the_page_shows_what_was_warned_of(tmp_path):
     """A saved page looked as if nothing had been odd."""
     row = replace(said(0.0, 1.0, None), file="/home/ann/<b>talk.wav")
     warned = ["/home/ann/<b>talk.wav: it is very quiet"]
-    page = timeline.write("html", [row], ["sad", "happy"], tmp_path, warned).decode()
+    page = timeline.write_predictions("html", [row], ["sad", "happy"], tmp_path, warned).decode()
     assert '<p class="warning">&lt;b&gt;talk.wav: it is very quiet</p>' in page
-    assert timeline.write("csv", [row], ["sad", "happy"], tmp_path, warned).count(b"quiet") == 0
+    assert timeline.write_predictions("csv", [row], ["sad", "happy"], tmp_path, warned).count(b"quiet") == 0
 
 
 def test_the_page_plays_the_recording_from_where_it_lies(tmp_path):
     (tmp_path / "a b#1.wav").write_bytes(b"")
     row = replace(said(0.0, 1.0, None), file=str(tmp_path / "a b#1.wav"))
     classes = ["happy", "sad"]
-    assert b'src="../a%20b%231.wav"' in timeline.write("html", [row], classes, tmp_path / "pages")
-    assert b'src="a%20b%231.wav"' in timeline.write("html", [replace(row, file="a b#1.wav")], classes, None)
-    assert b"<audio" not in timeline.write("html", [said(0.0, 1.0, None)], classes, tmp_path)
+    assert b'src="../a%20b%231.wav"' in timeline.write_predictions("html", [row], classes, tmp_path / "pages")
+    assert b'src="a%20b%231.wav"' in timeline.write_predictions("html", [replace(row, file="a b#1.wav")], classes, None)
+    assert b"<audio" not in timeline.write_predictions("html", [said(0.0, 1.0, None)], classes, tmp_path)
 
 
 # ------------------------------------------------------------------ the page in a browser
@@ -196,7 +196,7 @@ def address(tmp_path_factory):
     media.write_audio(folder / "a b#1.wav", sound, media.SAMPLE_RATE)
     rows = [said(0.5, 2.0, WORDS, "Ann"), said(3.0, 6.0, None, "Bo", "happy"), said(5.0, 7.5, "yes", "Ann", None)]
     rows = [replace(row, file=str(folder / "a b#1.wav"), contribution={"audio": 0.25}) for row in rows]
-    (folder / "page.html").write_bytes(timeline.write("html", rows, ["sad", "happy"], folder))
+    (folder / "page.html").write_bytes(timeline.write_predictions("html", rows, ["sad", "happy"], folder))
     return (folder / "page.html").as_uri()
 
 

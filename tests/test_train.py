@@ -307,7 +307,7 @@ def test_the_experiment_of_a_run_is_read_again_as_resolved(ran: Path, short: Any
         train__pretrained_rate=3e-3,
         train__new_rate=3e-3,
     )
-    assert experiment.read(str(ran / "experiment.yaml")) == wanted
+    assert experiment.read_experiment(str(ran / "experiment.yaml")) == wanted
 
 
 def test_the_protocol_of_a_run_says_what_its_figures_mean(ran: Path, made: Any) -> None:

@@ -85,7 +85,7 @@ def test_a_recording_is_warned_of_as_when_it_is_labelled(
 def test_both_formats_hold_the_same_and_no_pickle(recognizer: EmotionRecognizer, file: str, tmp_path: Path) -> None:
     found = vectors.embed(recognizer, file, segments=[Segment(0.0, 1.0, "Ann", "שלום"), Segment(1.0, 3.0, None, None)])
     for ending in vectors.ENDINGS:
-        (tmp_path / f"a{ending}").write_bytes(vectors.write(found, ending))
+        (tmp_path / f"a{ending}").write_bytes(vectors.write_vectors(found, ending))
     with np.load(tmp_path / "a.npz", allow_pickle=False) as npz, safe_open(tmp_path / "a.safetensors", "np") as tensors:
         assert set(npz.files) == {*tensors.keys(), "about"}
         assert all((npz[name] == tensors.get_tensor(name)).all() for name in tensors.keys())  # noqa: SIM118

@@ -17,14 +17,14 @@ class ConfigError(ValueError):
     """A setting, name or argument that does not exist or does not fit."""
 
 
-class Warned(logging.Handler):
+class CollectedWarnings(logging.Handler):
     """Keeps what is warned of while it is open, each once."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.said: list[str] = []
 
-    def __enter__(self) -> "Warned":
+    def __enter__(self) -> "CollectedWarnings":
         logging.getLogger("wavfusion").addHandler(self)
         return self
 

@@ -38,7 +38,7 @@ from wavfusion.errors import ConfigError
 from wavfusion.experiments import experiment
 from wavfusion.features.clips import FeatureSet, Media
 from wavfusion.features.dataset import Features, LengthBatches, choose_features, collate, model_config, model_inputs
-from wavfusion.features.extract import batched, describe, extract, load_encoders
+from wavfusion.features.extract import batched, describe_features, extract, load_encoders
 from wavfusion.features.store import Store
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
 from wavfusion.media import SAMPLE_RATE, write_video
@@ -77,7 +77,7 @@ Work = Callable[[], None]
 
 
 @dataclass(frozen=True)
-class Job:
+class Measurement:
     """What both sides of a comparison are given.
 
     Attributes:
@@ -110,7 +110,7 @@ class Job:
         return self.rows[: FILES * self.batch * self.times]
 
 
-def run(
+def run_suites(
     suite: str = "all",
     preset: str = "base",
     batch: int = 8,
@@ -135,7 +135,7 @@ def run(
     """
     names, hardware = _chosen(suite, preset), describe_hardware(device)
     found: dict[str, Any] = dict.fromkeys(UNITS)
-    with _prepared(Job(Path(), preset, batch, True, device, seed), told) as job:
+    with _prepared(Measurement(Path(), preset, batch, True, device, seed), told) as job:
         for name in names:
             told(f"{name}: {repeats} repeats of ours and of the plain way")
             found[name] = _compare(name, _for(name, job), repeats)
@@ -144,7 +144,7 @@ def run(
     return {"hardware": hardware, "preset": preset, "batch": batch, "repeats": repeats, **found}
 
 
-def grow(
+def measure_growth(
     suite: str = "all",
     preset: str = "base",
     batch: int = 8,
@@ -163,7 +163,7 @@ def grow(
     names, hardware = _chosen(suite, preset), describe_hardware(device)
     found: dict[str, Any] = dict.fromkeys(UNITS) | {name: [] for name in names}
     for size in times:
-        with _prepared(Job(Path(), preset, batch, True, device, seed, size), told) as job:
+        with _prepared(Measurement(Path(), preset, batch, True, device, seed, size), told) as job:
             for name in names:
                 told(f"{name}: {size} times the data")
                 count, useful = _useful(name, job)
@@ -185,7 +185,7 @@ def _chosen(suite: str, preset: str) -> list[str]:
 
 
 @contextmanager
-def _prepared(job: Job, told: Callable[[str], None]) -> Iterator[Job]:
+def _prepared(job: Measurement, told: Callable[[str], None]) -> Iterator[Measurement]:
     """Generate a job's recordings and their features in a folder that is removed again."""
     folder = Path(mkdtemp(prefix="wavfusion-bench-"))
     job = replace(job, folder=folder)
@@ -197,11 +197,11 @@ def _prepared(job: Job, told: Callable[[str], None]) -> Iterator[Job]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _for(name: str, job: Job) -> Job:
+def _for(name: str, job: Measurement) -> Measurement:
     return replace(job, with_video=name != "train_without_video")
 
 
-def to_text(found: Mapping[str, Any]) -> str:
+def measurements_to_text(found: Mapping[str, Any]) -> str:
     """Lay what `run` or `grow` returned out for a terminal."""
     about = found["hardware"]
     lines = [
@@ -275,7 +275,7 @@ def _seconds(work: Callable[[], object], device: str = "cpu") -> float:
 # ---------------------------------------------------------------------- two processes in turns
 
 
-def _compare(name: str, job: Job, repeats: int) -> dict[str, Any]:
+def _compare(name: str, job: Measurement, repeats: int) -> dict[str, Any]:
     """Run both sides in turns; only one computes at a time."""
     count, seconds = _useful(name, job)
     with _side(OURS[name], job) as ours, _side(PLAIN[name], job) as plain:
@@ -294,7 +294,7 @@ def _compare(name: str, job: Job, repeats: int) -> dict[str, Any]:
     }
 
 
-def _useful(name: str, job: Job) -> tuple[int, float]:
+def _useful(name: str, job: Measurement) -> tuple[int, float]:
     """Utterances of one measurement, and the seconds of sound in them."""
     told = json.loads((job.folder / "seconds.json").read_text("utf-8"))
     told = told[: len(job.files)] if name == "extract" else told
@@ -305,7 +305,7 @@ Measured = tuple[float, float, float]  # seconds, peak of anonymous memory in MB
 
 
 @contextmanager
-def _side(build: Callable[[Job], Work], job: Job) -> Iterator[Callable[[], Measured]]:
+def _side(build: Callable[[Measurement], Work], job: Measurement) -> Iterator[Callable[[], Measured]]:
     """Hold one side ready in a process of its own."""
     context = _context()
     here, there = context.Pipe()
@@ -329,7 +329,7 @@ def _side(build: Callable[[Job], Work], job: Job) -> Iterator[Callable[[], Measu
         process.kill()
 
 
-def _serve(pipe: Connection, build: Callable[[Job], Work], job: Job) -> None:
+def _serve(pipe: Connection, build: Callable[[Measurement], Work], job: Measurement) -> None:
     """Make a side ready, warm it and count what it does, and measure whenever asked to."""
     work = build(job)
     counter = FlopCounterMode(display=False)
@@ -375,7 +375,7 @@ def _context() -> multiprocessing.context.ForkServerContext:
     return context
 
 
-def _in_process(work: Callable[[Job], None], job: Job) -> None:
+def _in_process(work: Callable[[Measurement], None], job: Measurement) -> None:
     """Do something whose memory shall not stay."""
     process = _context().Process(target=work, args=(job,))
     process.start()
@@ -387,7 +387,7 @@ def _in_process(work: Callable[[Job], None], job: Job) -> None:
 # ---------------------------------------------------------------------- data and encoders
 
 
-def _prepare(job: Job) -> None:
+def _prepare(job: Measurement) -> None:
     """Generate recordings with a manifest, and fill the store that training reads."""
     rng = np.random.default_rng(job.seed)
     lengths = np.clip(rng.lognormal(np.log(2.5), 0.5, POOL * job.batch * job.times), 1.0, 8.0).round(2).tolist()
@@ -447,17 +447,19 @@ def _spread(model: nn.Module) -> nn.Module:
 # ---------------------------------------------------------------------- training
 
 
-def _samples(job: Job) -> tuple[Features, WavFusionConfig]:
+def _samples(job: Measurement) -> tuple[Features, WavFusionConfig]:
     """The training part from the store, and the model's configuration."""
     store, corpus = Store(job.folder / "store"), manifest.read_corpus(job.manifest)
     modalities = "audio,text,video" if job.with_video else "audio,text"
     features = choose_features(store, None)
-    config = model_config(experiment.read("paper", {"model.modalities": modalities}).model, features, CLASSES)
+    config = model_config(
+        experiment.read_experiment("paper", {"model.modalities": modalities}).model, features, CLASSES
+    )
     known = Media(store, corpus.root, corpus.root)
     return Features(job.rows, store, known, features, config, first_window=True), config
 
 
-def _step(job: Job, config: WavFusionConfig, fast: bool) -> Callable[[Mapping[str, Any]], None]:
+def _step(job: Measurement, config: WavFusionConfig, fast: bool) -> Callable[[Mapping[str, Any]], None]:
     """Make the model, with equal weights for both sides; returns a step of its training."""
     torch.manual_seed(job.seed)
     model = WavFusion(config).to(job.device)
@@ -466,7 +468,7 @@ def _step(job: Job, config: WavFusionConfig, fast: bool) -> Callable[[Mapping[st
     return stepper(model, model, (1e-5, 1e-4), clip=1.0, fused=fast or None, recorded=recorded)
 
 
-def _train_ours(job: Job) -> Work:
+def _train_ours(job: Measurement) -> Work:
     samples, config = _samples(job)
     step = _step(job, config, fast=True)
     order = list(LengthBatches(samples.lengths(), job.batch, job.seed))
@@ -480,7 +482,7 @@ def _train_ours(job: Job) -> Work:
     return work
 
 
-def _train_plain(job: Job) -> Work:
+def _train_plain(job: Measurement) -> Work:
     samples, config = _samples(job)
     step = _step(job, config, fast=False)
     encoders = PlainEncoders(encoders_of(job.preset, job.seed), config.input_layer, job.device)
@@ -502,12 +504,12 @@ def _train_plain(job: Job) -> Work:
 # ---------------------------------------------------------------------- extraction and prediction
 
 
-def _extract(rows: Sequence[Utterance], job: Job, encoders: Encoders, folder: Path) -> None:
+def _extract(rows: Sequence[Utterance], job: Measurement, encoders: Encoders, folder: Path) -> None:
     corpus, store = manifest.read_corpus(job.manifest), Store(folder, create=True)
     extract(rows, corpus, store, encoders, audio_layers=[LAYER], workers=os.cpu_count() or 1)
 
 
-def _extract_ours(job: Job) -> Work:
+def _extract_ours(job: Measurement) -> Work:
     encoders = encoders_of(job.preset, job.seed).to(job.device)
     if job.device.startswith("cuda") and encoders.audio is not None and encoders.text is not None:
         encoders.audio.precision = encoders.text.precision = "bf16"
@@ -520,7 +522,7 @@ def _extract_ours(job: Job) -> Work:
     return work
 
 
-def _extract_plain(job: Job) -> Work:
+def _extract_plain(job: Measurement) -> Work:
     encoders = PlainEncoders(encoders_of(job.preset, job.seed), LAYER, job.device)
     rows = job.files
     encoders.tune(_decoded(job, rows[0], encoders)[1], lambda work: _seconds(work, job.device))
@@ -536,21 +538,21 @@ def _extract_plain(job: Job) -> Work:
     return work
 
 
-def _decoded(job: Job, row: Utterance, encoders: PlainEncoders) -> tuple[np.ndarray, np.ndarray]:
+def _decoded(job: Measurement, row: Utterance, encoders: PlainEncoders) -> tuple[np.ndarray, np.ndarray]:
     path = job.folder / f"{row.id}.mp4"
     return decode_sound(path), decode_pictures(path, PRESETS[job.preset].frame_rate, encoders.video.size)
 
 
-def _clip(job: Job) -> Utterance:
+def _clip(job: Measurement) -> Utterance:
     return next(row for row in manifest.read(job.manifest) if row.split == "test")
 
 
-def _config(job: Job, encoders: Encoders) -> tuple[WavFusionConfig, FeatureSet]:
-    features = describe(encoders, [LAYER], ["last"])
-    return model_config(experiment.read("paper").model, features, CLASSES), features
+def _config(job: Measurement, encoders: Encoders) -> tuple[WavFusionConfig, FeatureSet]:
+    features = describe_features(encoders, [LAYER], ["last"])
+    return model_config(experiment.read_experiment("paper").model, features, CLASSES), features
 
 
-def _predict_ours(job: Job, precision: str = "fp32", contributions: bool = False) -> Work:
+def _predict_ours(job: Measurement, precision: str = "fp32", contributions: bool = False) -> Work:
     encoders, row = encoders_of(job.preset, job.seed), _clip(job)
     config, features = _config(job, encoders)
     torch.manual_seed(job.seed)
@@ -563,7 +565,7 @@ def _predict_ours(job: Job, precision: str = "fp32", contributions: bool = False
     return work
 
 
-def _predict_plain(job: Job) -> Work:
+def _predict_plain(job: Measurement) -> Work:
     plain, row = encoders_of(job.preset, job.seed), _clip(job)
     config, _ = _config(job, plain)
     torch.manual_seed(job.seed)
@@ -579,7 +581,7 @@ def _predict_plain(job: Job) -> Work:
     return work
 
 
-OURS: dict[str, Callable[[Job], Work]] = {
+OURS: dict[str, Callable[[Measurement], Work]] = {
     "train": _train_ours,
     "train_without_video": _train_ours,
     "extract": _extract_ours,
@@ -587,7 +589,7 @@ OURS: dict[str, Callable[[Job], Work]] = {
     "predict_bf16": partial(_predict_ours, precision="bf16"),
     "predict_explained": partial(_predict_ours, contributions=True),
 }
-PLAIN: dict[str, Callable[[Job], Work]] = {
+PLAIN: dict[str, Callable[[Measurement], Work]] = {
     "train": _train_plain,
     "train_without_video": _train_plain,
     "extract": _extract_plain,

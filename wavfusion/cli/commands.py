@@ -13,11 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from wavfusion.errors import ConfigError, CorpusError, MediaError, Warned, nearest
+from wavfusion.errors import CollectedWarnings, ConfigError, CorpusError, MediaError, nearest
 from wavfusion.version import __version__
 
 if TYPE_CHECKING:
-    from wavfusion.corpora.scan import Look
     from wavfusion.manifest import Utterance
     from wavfusion.prediction import recognizer as predict
     from wavfusion.prediction import recordings
@@ -578,9 +577,9 @@ def _demo(options: argparse.Namespace) -> int:
     from wavfusion.cli import demo
     from wavfusion.evaluation.inference import pick_device
 
-    summary = demo.run(options.out, options.clips, options.seed or 0, pick_device(options.device), options.force)
+    summary = demo.run_demo(options.out, options.clips, options.seed or 0, pick_device(options.device), options.force)
     page = f"page: {options.out / 'report.html'}"
-    _print(json.dumps(summary, indent=2) if options.json else f"{demo.to_text(summary)}\n{page}")
+    _print(json.dumps(summary, indent=2) if options.json else f"{demo.demo_to_text(summary)}\n{page}")
     return DONE
 
 
@@ -598,7 +597,7 @@ def _prepare(options: argparse.Namespace) -> int:
         scan=None if options.no_scan else options.out / "media.jsonl",
         progress=sys.stderr.isatty(),
     )
-    counts = corpora.write(prepared, options.out)
+    counts = corpora.write_prepared(prepared, options.out)
     result: dict[str, Any] = {
         "rows": len(prepared.utterances),
         "excluded": len(prepared.excluded),
@@ -633,10 +632,10 @@ def _check(options: argparse.Namespace) -> int:
             raise ConfigError("check: expected --protocol or --against (a RUN has its own division), found both")
         found = check.check_against(read_run(options.against), utterances, root)
     else:
-        from wavfusion.corpora.protocol import divide
+        from wavfusion.corpora.protocol import divide_parts
 
         unsplit = options.protocol is None and not any(row.split for row in utterances) and corpus.corpus == "table"
-        folds = [] if unsplit or not corpus.classes else divide(options.protocol, utterances, corpus.classes)
+        folds = [] if unsplit or not corpus.classes else divide_parts(options.protocol, utterances, corpus.classes)
         found = check.check(utterances, corpus, _looks(options.manifest, root, utterances), root, folds)
     if options.json:
         problems = [each._asdict() for each in found.problems]
@@ -660,20 +659,20 @@ def _report(options: argparse.Namespace) -> int:
     out = options.out or (first / name if runs else first.with_name(name))
     require_free([out], options.force)
     if runs:
-        from wavfusion.report.runs import write_runs
+        from wavfusion.report.runs import write_run_page
 
-        write_runs(runs, out, options.root)
+        write_run_page(runs, out, options.root)
     else:
         from wavfusion import manifest
-        from wavfusion.report.corpus import write_corpus
+        from wavfusion.report.corpus import write_corpus_page
 
         rows, corpus = manifest.read(first), manifest.read_corpus(first)
-        write_corpus(first, out, _looks(first, options.root or Path(corpus.root), rows))
+        write_corpus_page(first, out, _looks(first, options.root or Path(corpus.root), rows))
     _print(str(out))
     return DONE
 
 
-def _looks(path: Path, root: Path, rows: Sequence["Utterance"]) -> Mapping[str, "Look"]:
+def _looks(path: Path, root: Path, rows: Sequence["Utterance"]) -> Mapping[str, "MediaFacts"]:
     """Open the files that rows name, or take what the scan of `prepare` noted beside the manifest."""
     from wavfusion.corpora.scan import Scan
 
@@ -744,7 +743,7 @@ def _train(options: argparse.Namespace) -> int:
     from wavfusion.experiments import experiment
 
     overrides = _plainly(options) | ({"seed": str(options.seed)} if options.seed is not None else {})
-    setting = experiment.read(options.config, overrides)
+    setting = experiment.read_experiment(options.config, overrides)
     from wavfusion.evaluation.inference import pick_device
     from wavfusion.files import require_writable
     from wavfusion.training import train
@@ -767,8 +766,8 @@ def _reproduce(options: argparse.Namespace) -> int:
     from wavfusion.study import reproduce, tables, trainings
 
     corpus = manifest.read_corpus(options.manifest).corpus
-    shipped = [each for each in map(tables.read, tables.shipped()) if each.corpus == corpus]
-    chosen = [tables.read(name) for name in options.tables] or shipped
+    shipped = [each for each in map(tables.read_table_file, tables.shipped_tables()) if each.corpus == corpus]
+    chosen = [tables.read_table_file(name) for name in options.tables] or shipped
     if not chosen:
         raise ConfigError(f"reproduce: no shipped table is of corpus {corpus!r}; name a file of your own")
     asked = trainings.Study(
@@ -778,7 +777,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         base=options.config,
         common=_plainly(options),
     )
-    planned = trainings.plan(asked, chosen, options.out)
+    planned = trainings.plan_trainings(asked, chosen, options.out)
     jobs, device = list(planned.jobs.values()), pick_device(options.device)
     workers = options.workers or os.cpu_count() or 1
     if options.dry_run:
@@ -790,12 +789,16 @@ def _reproduce(options: argparse.Namespace) -> int:
     for place in (options.out / f"{name}.{ending}" for ending in ("json", "csv", "html")):
         if place.is_dir():
             raise ConfigError(f"{place}: expected a place for a file, found a folder")
-    failed = trainings.run(asked, jobs, workers, device, sys.stderr.isatty())
+    failed = trainings.run_trainings(asked, jobs, workers, device, sys.stderr.isatty())
     found = reproduce.results(planned, chosen, failed)
     controls = {} if failed else reproduce.score_controls(asked, planned)
-    every = reproduce.write(options.out, name, asked, planned, found, controls, failed)
+    every = reproduce.write_results_folder(options.out, name, asked, planned, found, controls, failed)
     page = f"page: {options.out / name}.html"
-    _print(json.dumps(every, indent=2, ensure_ascii=False) if options.json else f"{reproduce.to_text(every)}\n{page}")
+    _print(
+        json.dumps(every, indent=2, ensure_ascii=False)
+        if options.json
+        else f"{reproduce.results_to_text(every)}\n{page}"
+    )
     return PARTLY if failed else DONE
 
 
@@ -841,17 +844,17 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _evaluate_bundle(options: argparse.Namespace) -> int:
     from wavfusion.files import require_free, write_whole
     from wavfusion.runs import bundle
-    from wavfusion.runs.folder import to_json
+    from wavfusion.runs.folder import json_bytes
 
     if options.store or options.modalities or options.map or options.explain or options.split != "test":
         raise ConfigError("expected only --manifest, --out and --json with a bundle, found a flag of a RUN")
     outs = [options.out / name for name in ("metrics.json", "predictions.csv")] if options.out else []
     require_free(outs, options.force)
-    result, labelled, differences = bundle.recompute(bundle.read(options.trained), options.manifest)
+    result, labelled, differences = bundle.recompute(bundle.read_bundle(options.trained), options.manifest)
     made_by = labelled.environment["wavfusion"]
     if differences and made_by != __version__:
         log.warning("made by version %r, here is %s: intervals may be other ones", made_by, __version__)
-    for out, content in zip(outs, (to_json(result), bundle.to_csv(labelled.rows)), strict=False):
+    for out, content in zip(outs, (json_bytes(result), bundle.predictions_to_csv(labelled.rows)), strict=False):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, content)
     if options.json:
@@ -873,7 +876,7 @@ def _bundle(options: argparse.Namespace) -> int:
     from wavfusion.runs import bundle
 
     require_free([options.out], options.force)
-    content, truth = bundle.make(options.trained, options.with_truth)
+    content, truth = bundle.make_bundle(options.trained, options.with_truth)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(options.out, content)
     labels = "with the labels" if truth else "without the labels: `evaluate` takes them from --manifest"
@@ -889,7 +892,7 @@ def _export(options: argparse.Namespace) -> int:
     if options.out.suffix != ".onnx":
         raise ConfigError(f"--out: expected a name that ends in .onnx, found {str(options.out)!r}")
     require_free([options.out], options.force)
-    content, difference = export.make(options.trained)
+    content, difference = export.export_run(options.trained)
     if not difference <= export.TOLERANCE:
         log.error("%s: not written, since onnxruntime differs from torch by %.1e", options.out, difference)
         return PARTLY
@@ -916,7 +919,7 @@ def _predict(options: argparse.Namespace) -> int:
     from wavfusion.prediction import recordings, timeline
 
     bad: list[str] = []
-    files, out = recordings.find(options.files, bad), options.out
+    files, out = recordings.find_recordings(options.files, bad), options.out
     ended = [kind for kind in timeline.FORMATS if out and out.suffix == f".{timeline.ending(kind)}"]
     options.format = options.format or (ended or ["table"])[0]
     folder = out if out and (out.is_dir() or not out.suffix) else None
@@ -925,7 +928,7 @@ def _predict(options: argparse.Namespace) -> int:
         raise ConfigError(f"--format {options.format}: expected {wish}, found {out or 'no --out'}")
     if out and folder is None:
         require_free([out], options.force)
-    named = recordings.plan(files, options.transcript, folder, timeline.ending(options.format))
+    named = recordings.plan_recordings(files, options.transcript, folder, timeline.ending(options.format))
     if not (planned := recordings.there(named, bad)):
         return _end(bad, False)
     settings = {"name": options.trained, "device": pick_device(options.device), "fast": not options.plain}
@@ -948,7 +951,7 @@ def _predict(options: argparse.Namespace) -> int:
 
     def write(found: recordings.Labelled[predict.Prediction], place: Path) -> bytes:
         rows = timeline.abstained(found.rows, options.min_probability)
-        return timeline.write(options.format, rows, trained.classes, place, found.warnings)
+        return timeline.write_predictions(options.format, rows, trained.classes, place, found.warnings)
 
     if folder is not None:
         names = ("transcript", "asr", "speakers", "format", "min_probability", "runtime")
@@ -960,7 +963,7 @@ def _predict(options: argparse.Namespace) -> int:
     found = [each if folder is None else replace(each, rows=[max(each.rows, key=_richness)]) for each in labelled]
     order = {each.file: number for number, each in enumerate(planned)}
     found.sort(key=lambda each: order[each.rows[0].file])  # several workers end as they like
-    with Warned() as lacks:
+    with CollectedWarnings() as lacks:
         _warn_of_lacks(trained.model.config.modalities, [each.rows for each in found])
     if found and folder is None:
         warnings = [line for each in found for line in each.warnings]
@@ -1046,7 +1049,7 @@ def _embed(options: argparse.Namespace) -> int:
     vectors.require_ending(options.out)
     require_free([options.out], options.force)
     bad: list[str] = []
-    named = recordings.plan(recordings.find(options.files, bad), options.transcript, None, "")
+    named = recordings.plan_recordings(recordings.find_recordings(options.files, bad), options.transcript, None, "")
     if not (planned := recordings.there(named, bad)):
         return _end(bad, False)
     device, fast = pick_device(options.device), not options.plain
@@ -1061,7 +1064,7 @@ def _embed(options: argparse.Namespace) -> int:
     _warn_of_lacks(recognizer.modalities, embedded)
     if found := [each for rows in embedded for each in rows]:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(options.out, vectors.write(found, options.out.suffix))
+        write_whole(options.out, vectors.write_vectors(found, options.out.suffix))
         frames = sum(len(each.frames) for each in found)
         _print(f"{options.out}: {len(found)} utterances, {frames} frames, {len(found[0].vector)} numbers each")
     return _end(bad, bool(found))
@@ -1084,7 +1087,7 @@ def _lookalike(options: argparse.Namespace) -> int:
     from wavfusion.files import require_free
 
     require_free([options.out / "world.json"], options.force)
-    world = lookalike.make(
+    world = lookalike.make_lookalike(
         options.corpus,
         options.out,
         clips=options.clips,
@@ -1106,9 +1109,9 @@ def _bench(options: argparse.Namespace) -> int:
     from wavfusion.evaluation.inference import pick_device
 
     settings = (options.preset, options.batch, options.repeats, pick_device(options.device), options.seed or 0)
-    measure = bench.grow if options.growth else bench.run
+    measure = bench.measure_growth if options.growth else bench.run_suites
     found = measure(options.suite, *settings, told=lambda line: log.info("bench: %s", line))
-    _print(json.dumps(found, indent=2) if options.json else bench.to_text(found))
+    _print(json.dumps(found, indent=2) if options.json else bench.measurements_to_text(found))
     return DONE
 
 
@@ -1128,9 +1131,9 @@ def _print(text: str) -> None:
 
 
 def _figures(result: dict[str, Any], where: str) -> str:
-    from wavfusion.corpora.protocol import describe
+    from wavfusion.corpora.protocol import describe_protocol
 
-    lines = [f"{where}: {result['n']} utterances; protocol {_line(describe(result['protocol']))}"]
+    lines = [f"{where}: {result['n']} utterances; protocol {_line(describe_protocol(result['protocol']))}"]
     lines += [
         _line(f"CONTAMINATED: the {name} encoder {result['encoders'][name]['name']} was trained on this corpus")
         for name in result["contaminated"]

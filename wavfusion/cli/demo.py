@@ -20,7 +20,7 @@ from wavfusion.features.store import Store
 from wavfusion.files import require_writable
 from wavfusion.manifest import Utterance
 from wavfusion.prediction.recognizer import EmotionRecognizer, Prediction
-from wavfusion.report.runs import write_runs
+from wavfusion.report.runs import write_run_page
 from wavfusion.runs.folder import write_json
 from wavfusion.training import train
 
@@ -31,7 +31,7 @@ CLIP_RATE = 10  # frames per second of the clip that is cut out for `predict`
 CLIP_SIZE = (256, 256)
 
 
-def run(out: Path, clips: int = 1100, seed: int = 0, device: str = "cpu", force: bool = False) -> dict[str, Any]:
+def run_demo(out: Path, clips: int = 1100, seed: int = 0, device: str = "cpu", force: bool = False) -> dict[str, Any]:
     """Run the whole of WavFusion on a generated corpus.
 
     Args:
@@ -53,9 +53,9 @@ def run(out: Path, clips: int = 1100, seed: int = 0, device: str = "cpu", force:
     _make_room(out, force)
     work = out / "work"
     log.info("demo: making a corpus of %d clips", clips)
-    world = lookalike.make("iemocap", work / "corpus", clips=clips, priors="sqrt", seed=seed)
+    world = lookalike.make_lookalike("iemocap", work / "corpus", clips=clips, priors="sqrt", seed=seed)
     prepared = corpora.prepare("iemocap", work / "corpus")
-    corpora.write(prepared, work / "manifest")
+    corpora.write_prepared(prepared, work / "manifest")
     log.info("demo: extracting features with the tiny encoders")
     store = Store(work / "store", create=True)
     corpus = prepared.corpus
@@ -65,13 +65,13 @@ def run(out: Path, clips: int = 1100, seed: int = 0, device: str = "cpu", force:
     parts = protocol.split_file(work / "corpus" / "split.csv", prepared.utterances, corpus.classes)
     path = work / "manifest" / "manifest.jsonl"
     data = train.Data(prepared.utterances, corpus, parts, store, Media(store, corpus.root, corpus.root), str(path))
-    setting = experiment.read("recommended", {"train.epochs": str(EPOCHS), "seed": str(seed)})
+    setting = experiment.read_experiment("recommended", {"train.epochs": str(EPOCHS), "seed": str(seed)})
     result = train.train(setting, data, out, device)
     example = next(row for row in data.part("test") if row.video is not None)
     prediction = _predict(out, work, Path(corpus.root), example, device)
     summary = _summary(world, result, example, prediction, time.monotonic() - started)
     write_json(work / "summary.json", summary)
-    write_runs([out], out / "report.html", demo=summary)
+    write_run_page([out], out / "report.html", demo=summary)
     return summary
 
 
@@ -116,7 +116,7 @@ def _summary(
     }
 
 
-def to_text(summary: dict[str, Any]) -> str:
+def demo_to_text(summary: dict[str, Any]) -> str:
     """Lay the summary out for a terminal."""
     lines = [
         f"{summary['clips']['test']} generated test clips of new speakers, one model: accuracy [95 % interval]",

@@ -14,14 +14,14 @@ from wavfusion.corpora.emotions import LABEL_SETS
 from wavfusion.corpora.iemocap import read_iemocap
 from wavfusion.corpora.meld import read_meld
 from wavfusion.corpora.ravdess import read_ravdess
-from wavfusion.corpora.reading import Exclusion, Reading, Rows, Source, join_reasons, strip
+from wavfusion.corpora.reading import Exclusion, ReaderInput, Reading, Rows, join_reasons, strip
 from wavfusion.corpora.scan import Looking, Scan
 from wavfusion.corpora.table import COLUMNS, read_table
 from wavfusion.errors import ConfigError, CorpusError, nearest
 from wavfusion.manifest import CHANNELS, Channel, Corpus, Utterance
 from wavfusion.version import __version__
 
-READERS: dict[str, Callable[[Source], Reading]] = {
+READERS: dict[str, Callable[[ReaderInput], Reading]] = {
     "iemocap": read_iemocap,
     "meld": read_meld,
     "ravdess": read_ravdess,
@@ -85,7 +85,7 @@ def prepare(
         if scan:
             _keep_table(root, Path(scan))
         look: Looking = Scan(folder, Path(scan), progress).look if scan else lambda paths: {}
-        reading = READERS[corpus](Source(root, labels, down_mix, columns or {}, look))
+        reading = READERS[corpus](ReaderInput(root, labels, down_mix, columns or {}, look))
         assert len(reading.utterances) + len(reading.excluded) == reading.rows, "a row of the source was lost"
         if scan:
             reading = _strip(reading, look)
@@ -121,7 +121,7 @@ def _strip(reading: Reading, look: Looking) -> Reading:
     return replace(reading, utterances=kept, stripped=[*reading.stripped, *lost])
 
 
-def write(prepared: Prepared, out: str | os.PathLike[str]) -> dict[str, Counter[str]]:
+def write_prepared(prepared: Prepared, out: str | os.PathLike[str]) -> dict[str, Counter[str]]:
     """Write manifest.jsonl, corpus.json and exclusions.json into a folder; the same corpus gives the same bytes.
 
     Returns:

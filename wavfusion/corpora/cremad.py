@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 from wavfusion.corpora.emotions import CREMAD_CODES, EMOTIONS
 from wavfusion.corpora.reading import (
     Exclusion,
+    ReaderInput,
     Reading,
-    Source,
     broken_row,
     compare_counts,
     compare_encodings,
@@ -55,7 +55,7 @@ VOTES, MAJORITIES = "tabulatedVotes.csv", "summaryTable.csv"
 BOTH = "3"
 
 
-def read_cremad(source: Source) -> Reading:
+def read_cremad(source: ReaderInput) -> Reading:
     """Read CREMA-D from its recordings and tables of votes anywhere below the root; any of them may be absent.
 
     The emotion is the one that the actor was to play; `votes` are the shares of those who heard and saw it.

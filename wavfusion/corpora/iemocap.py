@@ -9,8 +9,8 @@ from typing import NamedTuple
 from wavfusion.corpora.emotions import DIALOGUERNN_HAPPY, EMOTIONS, IEMOCAP_CODES, IEMOCAP_WORDS, LABEL_SETS, MERGED
 from wavfusion.corpora.reading import (
     Exclusion,
+    ReaderInput,
     Reading,
-    Source,
     compare_counts,
     compare_encodings,
     count_emotions,
@@ -52,7 +52,7 @@ HALF_WIDTH = 360  # pixels; both actors share a picture of 720 x 480
 HALF_CROP = (52, 112, 308, 368)
 
 
-class Row(NamedTuple):
+class IemocapRow(NamedTuple):
     """One utterance of an EmoEvaluation file; times in seconds of the dialogue."""
 
     id: str
@@ -76,7 +76,7 @@ class Files(NamedTuple):
     pictures: dict[str, str]
 
 
-def read_iemocap(source: Source) -> Reading:
+def read_iemocap(source: ReaderInput) -> Reading:
     """Read IEMOCAP as released, or any part of it that has EmoEvaluation files.
 
     An utterance with a label outside the label set is excluded. The down-mix is for the sentence wavs: a dialogue wav
@@ -135,7 +135,7 @@ def _sort_files(root: Path, paths: list[str]) -> Files:
     return Files(*(dict(sorted(kind.items())) for kind in found))
 
 
-def _read_labels(path: Path) -> Iterator[Row]:
+def _read_labels(path: Path) -> Iterator[IemocapRow]:
     head: tuple[int, str] | None = None
     votes: list[str] = []
     for number, line in enumerate(open_lines(path), start=1):
@@ -151,7 +151,7 @@ def _read_labels(path: Path) -> Iterator[Row]:
     yield _parse_row(path, *head, votes)
 
 
-def _parse_row(path: Path, number: int, line: str, votes: list[str]) -> Row:
+def _parse_row(path: Path, number: int, line: str, votes: list[str]) -> IemocapRow:
     found = LABEL.fullmatch(line)
     if not found:
         raise CorpusError(f"{path}:{number}: expected `[start - end] id label [v, a, d]` with tabs, found {line!r}")
@@ -162,7 +162,7 @@ def _parse_row(path: Path, number: int, line: str, votes: list[str]) -> Row:
     if label not in IEMOCAP_CODES:
         raise CorpusError(f"{path}:{number}: unknown label {label!r} of {key}: {nearest(label, IEMOCAP_CODES)}")
     dialogue, session, captured, speaker = name.groups()
-    return Row(
+    return IemocapRow(
         id=key,
         dialogue=dialogue,
         session=session,
@@ -196,7 +196,7 @@ def _read_transcript(path: Path) -> Iterator[tuple[str, str]]:
             yield found[1], found[2].strip()
 
 
-def _refuse_doubles(rows: list[Row]) -> None:
+def _refuse_doubles(rows: list[IemocapRow]) -> None:
     seen: set[str] = set()
     for row in rows:
         if row.id in seen:
@@ -204,12 +204,12 @@ def _refuse_doubles(rows: list[Row]) -> None:
         seen.add(row.id)
 
 
-def _no_length(row: Row) -> str:
+def _no_length(row: IemocapRow) -> str:
     fault = "start and end are equal" if row.end == row.start else "the end is before the start"
     return f"{fault} in the labels, or no file was found below the root"
 
 
-def _compare_times(rows: list[Row]) -> list[str]:
+def _compare_times(rows: list[IemocapRow]) -> list[str]:
     notes = {
         "rows last nothing by their labels": [row.id for row in rows if row.end == row.start],
         "rows end before they start by their labels": [row.id for row in rows if row.end < row.start],
@@ -217,8 +217,8 @@ def _compare_times(rows: list[Row]) -> list[str]:
     return [f"{len(names):,} {line}: {name_some(names)}" for line, names in notes.items() if names]
 
 
-def _with_index(rows: list[Row]) -> Iterator[tuple[Row, int]]:
-    dialogues: dict[str, list[Row]] = defaultdict(list)
+def _with_index(rows: list[IemocapRow]) -> Iterator[tuple[IemocapRow, int]]:
+    dialogues: dict[str, list[IemocapRow]] = defaultdict(list)
     for row in rows:
         dialogues[row.dialogue].append(row)
     for dialogue in dialogues.values():
@@ -226,7 +226,7 @@ def _with_index(rows: list[Row]) -> Iterator[tuple[Row, int]]:
         yield from ((row, index) for index, row in enumerate(in_time))
 
 
-def _emotion(row: Row, labels: str) -> str | None:
+def _emotion(row: IemocapRow, labels: str) -> str | None:
     if labels == "six-dialoguernn" and row.id in DIALOGUERNN_HAPPY:
         return "happy"
     emotion = IEMOCAP_CODES[row.label]
@@ -234,7 +234,7 @@ def _emotion(row: Row, labels: str) -> str | None:
 
 
 def _to_utterance(
-    row: Row, index: int, emotion: str | None, text: str | None, files: Files, down_mix: Channel
+    row: IemocapRow, index: int, emotion: str | None, text: str | None, files: Files, down_mix: Channel
 ) -> Utterance:
     return mark_missing(
         Utterance(
@@ -258,7 +258,7 @@ def _to_utterance(
     )
 
 
-def _audio(row: Row, files: Files, down_mix: Channel) -> AudioSpan | None:
+def _audio(row: IemocapRow, files: Files, down_mix: Channel) -> AudioSpan | None:
     if row.id in files.sounds:
         return AudioSpan(files.sounds[row.id], channel=down_mix)
     if row.dialogue in files.sounds and row.end > row.start:
@@ -266,7 +266,7 @@ def _audio(row: Row, files: Files, down_mix: Channel) -> AudioSpan | None:
     return None
 
 
-def _video(row: Row, files: Files) -> VideoSpan | None:
+def _video(row: IemocapRow, files: Files) -> VideoSpan | None:
     if row.dialogue not in files.pictures or row.end <= row.start:
         return None
     left, top, right, bottom = HALF_CROP
@@ -281,7 +281,7 @@ def _compare(utterances: list[Utterance], labels: str) -> list[str]:
         found = count_emotions(
             each for each in utterances if each.session == session and each.emotion not in (None, *PUBLISHED_OTHERS)
         )
-        lines += compare_counts(session, found, published(session, labels))
+        lines += compare_counts(session, found, published_counts(session, labels))
     further = [each.session for each in utterances if each.session and each.session not in PUBLISHED]
     if further:
         lines.append(
@@ -293,7 +293,7 @@ def _compare(utterances: list[Utterance], labels: str) -> list[str]:
     return lines
 
 
-def published(session: str, labels: str) -> dict[str, int]:
+def published_counts(session: str, labels: str) -> dict[str, int]:
     """Return the published counts of a session by the emotions of a label set."""
     counts = dict(PUBLISHED[session])
     if labels == "six-dialoguernn":

@@ -9,8 +9,8 @@ from typing import NamedTuple, TypeAlias
 
 from wavfusion.corpora.emotions import EMOTIONS
 from wavfusion.corpora.reading import (
+    ReaderInput,
     Reading,
-    Source,
     broken_row,
     compare_counts,
     compare_encodings,
@@ -24,7 +24,7 @@ from wavfusion.corpora.reading import (
     only_of_each,
     open_lines,
 )
-from wavfusion.corpora.scan import Look
+from wavfusion.corpora.scan import MediaFacts
 from wavfusion.errors import CorpusError, nearest
 from wavfusion.manifest import AudioSpan, Channel, Utterance, VideoSpan
 
@@ -60,7 +60,7 @@ NAMES = ("the final_videos_test file", "the plain one")  # of two clips of one u
 Key: TypeAlias = tuple[str, int, int]
 
 
-class Row(NamedTuple):
+class MeldRow(NamedTuple):
     """One row of an annotation table; `duration` in seconds as the table has it."""
 
     split: str
@@ -87,7 +87,7 @@ def _name(split: str, dialogue: int, utterance: int) -> str:
     return f"{split}_dia{dialogue}_utt{utterance}"
 
 
-def read_meld(source: Source) -> Reading:
+def read_meld(source: ReaderInput) -> Reading:
     """Read MELD: tables and clips are found anywhere below the root.
 
     Raises:
@@ -129,7 +129,7 @@ def read_meld(source: Source) -> Reading:
 
 
 def _choose_twins(
-    rows: Mapping[Key, Row], plain: Mapping[Key, str], twins: Mapping[Key, str], looks: Mapping[str, Look]
+    rows: Mapping[Key, MeldRow], plain: Mapping[Key, str], twins: Mapping[Key, str], looks: Mapping[str, MediaFacts]
 ) -> tuple[dict[Key, str], list[str]]:
     """Return the clip of each row, and how many of those that exist twice agree with the table in length."""
     chosen: dict[Key, str] = {}
@@ -156,7 +156,7 @@ def _choose_twins(
     return chosen, [line]
 
 
-def _compare_lengths(rows: list[Row], lengths: Mapping[Key, float | None]) -> list[str]:
+def _compare_lengths(rows: list[MeldRow], lengths: Mapping[Key, float | None]) -> list[str]:
     """Say which rows last nothing, which clips are longer than is trained on, and which contradict their row."""
     long = [row.id for row in rows if (lengths.get(row.key) or row.duration) > LONGEST]
     wrong = [
@@ -186,7 +186,7 @@ def _find_tables(root: Path, files: list[str]) -> dict[str, str]:
     return {found[name]: split for name, split in TABLES.items() if name in found}
 
 
-def _read_table(path: Path, split: str) -> Iterator[Row]:
+def _read_table(path: Path, split: str) -> Iterator[MeldRow]:
     reader = csv.DictReader(open_lines(path), strict=True)
     seen: dict[Key, int] = {}
     try:
@@ -207,12 +207,12 @@ def _read_table(path: Path, split: str) -> Iterator[Row]:
         raise broken_row(path, reader.reader.line_num, error) from error
 
 
-def _parse_row(cells: dict[str, str], split: str) -> Row:
+def _parse_row(cells: dict[str, str], split: str) -> MeldRow:
     emotion = cells["Emotion"].strip().lower()
     if emotion not in EMOTIONS["meld"]:
         raise ValueError(f"unknown emotion {emotion!r}: {nearest(emotion, EMOTIONS['meld'])}")
     season, episode = cells.get("Season", ""), cells.get("Episode", "")
-    return Row(
+    return MeldRow(
         split=split,
         dialogue=_number(cells, "Dialogue_ID"),
         utterance=_number(cells, "Utterance_ID"),
@@ -266,7 +266,7 @@ def _split_of(path: str) -> str | None:
     return None
 
 
-def _with_index(rows: list[Row]) -> Iterator[tuple[Row, int]]:
+def _with_index(rows: list[MeldRow]) -> Iterator[tuple[MeldRow, int]]:
     dialogues: dict[tuple[str, int], list[int]] = defaultdict(list)
     for row in rows:
         dialogues[row.split, row.dialogue].append(row.utterance)
@@ -278,7 +278,7 @@ def _with_index(rows: list[Row]) -> Iterator[tuple[Row, int]]:
         yield row, positions[row.split, row.dialogue][row.utterance]
 
 
-def _to_utterance(row: Row, index: int, clip: str | None, down_mix: Channel) -> Utterance:
+def _to_utterance(row: MeldRow, index: int, clip: str | None, down_mix: Channel) -> Utterance:
     return mark_missing(
         Utterance(
             id=row.id,

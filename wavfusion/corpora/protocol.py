@@ -84,7 +84,7 @@ class Protocol:
 SAID = ("name", "fold", "folds", "hash", "speakers_disjoint", "speakers_shared", "selected_on")
 
 
-def describe(said: Mapping[str, Any]) -> str:
+def describe_protocol(said: Mapping[str, Any]) -> str:
     """Say in a few words how a figure was obtained: `loso5, fold 1 of 5, speakers disjoint, selected on valid`."""
     words = [str(said["name"])]
     if said.get("folds", 1) > 1:
@@ -115,13 +115,13 @@ def resolve(
     Raises:
         ConfigError: no such fold; and what `divide` raises.
     """
-    folds = divide(name_or_path, utterances, classes, selected_on)
+    folds = divide_parts(name_or_path, utterances, classes, selected_on)
     if not 1 <= fold <= len(folds):
         raise ConfigError(f"--fold: expected 1 to {len(folds)} of protocol {folds[0].name}, found {fold}")
     return folds[fold - 1]
 
 
-def divide(
+def divide_parts(
     name_or_path: str | None, utterances: Sequence[Utterance], classes: Sequence[str], selected_on: str = "valid"
 ) -> list[Protocol]:
     """Divide a corpus into all folds of a protocol.

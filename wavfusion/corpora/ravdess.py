@@ -6,8 +6,8 @@ from pathlib import PurePosixPath
 from wavfusion.corpora.emotions import EMOTIONS, RAVDESS_CODES
 from wavfusion.corpora.reading import (
     Exclusion,
+    ReaderInput,
     Reading,
-    Source,
     compare_counts,
     count_emotions,
     first_of_each,
@@ -33,7 +33,7 @@ PUBLISHED: dict[str, dict[str, int]] = {
 }
 
 
-def read_ravdess(source: Source) -> Reading:
+def read_ravdess(source: ReaderInput) -> Reading:
     """Read RAVDESS from the recordings anywhere below the root; one trial in several files is one utterance.
 
     Raises:

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, overload
 
-from wavfusion.corpora.scan import Look, Looking
+from wavfusion.corpora.scan import Looking, MediaFacts
 from wavfusion.errors import CorpusError
 from wavfusion.manifest import MODALITIES, AudioSpan, Channel, Utterance, VideoSpan
 
@@ -52,7 +52,7 @@ class Rows(Sequence[Utterance]):
 
 
 @dataclass(frozen=True)
-class Source:
+class ReaderInput:
     """What a reader is given.
 
     Attributes:
@@ -207,7 +207,7 @@ def join_reasons(stripped: Iterable[Exclusion]) -> list[Exclusion]:
     return [Exclusion(key, "; ".join(dict.fromkeys(said))) for key, said in reasons.items()]
 
 
-def strip(utterance: Utterance, looks: Mapping[str, Look]) -> tuple[Utterance, str | None]:
+def strip(utterance: Utterance, looks: Mapping[str, MediaFacts]) -> tuple[Utterance, str | None]:
     """Take away the spans of files without such a track and say why; those of files that were not opened stay."""
     lost: dict[str, list[str]] = {}
     for name, span in (("audio", utterance.audio), ("video", utterance.video)):
@@ -220,7 +220,7 @@ def strip(utterance: Utterance, looks: Mapping[str, Look]) -> tuple[Utterance, s
     return mark_missing(replace(utterance, **nothing)), said
 
 
-def _unusable(name: str, span: AudioSpan | VideoSpan, look: Look) -> str | None:
+def _unusable(name: str, span: AudioSpan | VideoSpan, look: MediaFacts) -> str | None:
     until = look.audio if name == "audio" else look.video
     if look.reason:
         return look.reason

@@ -17,7 +17,7 @@ from wavfusion.manifest import write_lines
 CHUNK = 64  # files between two writes of the notes: what a kill can lose
 
 
-class Look(NamedTuple):
+class MediaFacts(NamedTuple):
     """When each track of a file ends, in seconds (None: there is no such track), or why it cannot be read."""
 
     audio: float | None = None
@@ -31,7 +31,7 @@ class Look(NamedTuple):
 
 
 # From paths to what the files hold; a file that was not opened is not in there.
-Looking: TypeAlias = Callable[[Iterable[str]], Mapping[str, Look]]
+Looking: TypeAlias = Callable[[Iterable[str]], Mapping[str, MediaFacts]]
 
 
 class Scan:
@@ -41,12 +41,12 @@ class Scan:
         self.root, self.notes, self.progress = root, notes, progress
         self._rows = {row["path"]: row for row in _read_notes(notes)}
         self._looks = {
-            path: Look(*(row[name] for name in Look._fields))
+            path: MediaFacts(*(row[name] for name in MediaFacts._fields))
             for path, row in self._rows.items()
             if row["stamp"] == self._stamp(path)
         }
 
-    def look(self, paths: Iterable[str]) -> Mapping[str, Look]:
+    def look(self, paths: Iterable[str]) -> Mapping[str, MediaFacts]:
         """Return what all files hold that were asked for so far, and these."""
         todo = [path for path in dict.fromkeys(paths) if path not in self._looks]
         if not todo:
@@ -76,12 +76,12 @@ class Scan:
             return None
         return [status.st_size, status.st_mtime_ns]
 
-    def _open(self, path: str) -> Look:
+    def _open(self, path: str) -> MediaFacts:
         try:
-            return Look(*media.probe(self.root / path))
+            return MediaFacts(*media.probe(self.root / path))
         except MediaError as error:
             # Told by the path below the root: the words are the same wherever the corpus lies.
-            return Look(reason=str(error).replace(repr(os.fspath(self.root / path)), repr(path)))
+            return MediaFacts(reason=str(error).replace(repr(os.fspath(self.root / path)), repr(path)))
 
 
 def _read_notes(path: Path) -> Iterator[dict[str, Any]]:
@@ -102,7 +102,7 @@ def _read_notes(path: Path) -> Iterator[dict[str, Any]]:
 
 def _is_note(row: Any) -> bool:
     """Tell whether a row is as `Scan` writes it: what is not is no reason to fail, the file is opened again."""
-    if not isinstance(row, dict) or not {"path", "stamp", *Look._fields} <= row.keys():
+    if not isinstance(row, dict) or not {"path", "stamp", *MediaFacts._fields} <= row.keys():
         return False
     times, stamp = [row["audio"], row["video"]], row["stamp"]
     return (

@@ -11,9 +11,9 @@ from typing import Any, Literal, NamedTuple, cast
 from wavfusion.corpora.emotions import EMOTIONS, LABEL_SETS
 from wavfusion.corpora.reading import (
     Exclusion,
+    ReaderInput,
     Reading,
     Rows,
-    Source,
     broken_row,
     compare_encodings,
     is_count,
@@ -32,14 +32,14 @@ COLUMNS = (
 )
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """A row of the table: the number of its line and its non-empty cells as text."""
 
     line: int
     cells: dict[str, str]
 
 
-def read_table(source: Source) -> Reading:
+def read_table(source: ReaderInput) -> Reading:
     """Read a table that lies in the root, or is it; its rows are checked once and read again when they are used.
 
     The down-mix is for rows without a `channel`.
@@ -108,11 +108,11 @@ def _naming(path: Path, columns: Mapping[str, str]) -> Literal["id", "stem", "nu
     return "stem" if unique else "number"
 
 
-def _stem(row: Row) -> str:
+def _stem(row: TableRow) -> str:
     return PurePosixPath(row.cells.get("audio") or row.cells.get("video") or "").stem
 
 
-def _read_utterances(path: Path, source: Source, naming: str) -> Iterator[tuple[Row, Utterance]]:
+def _read_utterances(path: Path, source: ReaderInput, naming: str) -> Iterator[tuple[TableRow, Utterance]]:
     for number, row in enumerate(_read_rows(path, source.columns), start=1):
         try:
             key = row.cells.get("id") if naming == "id" else _stem(row) if naming == "stem" else str(number)
@@ -126,11 +126,11 @@ def _read_utterances(path: Path, source: Source, naming: str) -> Iterator[tuple[
         yield row, utterance
 
 
-def _read_rows(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
+def _read_rows(path: Path, columns: Mapping[str, str]) -> Iterator[TableRow]:
     return {".jsonl": _read_json, ".parquet": _read_parquet}.get(path.suffix.lower(), _read_csv)(path, columns)
 
 
-def _read_csv(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
+def _read_csv(path: Path, columns: Mapping[str, str]) -> Iterator[TableRow]:
     reader = csv.reader(open_lines(path), "excel-tab" if path.suffix.lower() == ".tsv" else "excel", strict=True)
     try:
         header = next(reader, [])
@@ -140,12 +140,12 @@ def _read_csv(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
                 raise ValueError(f"expected {len(header)} cells, found {len(cells)}")
             if any(cells):
                 filled = ((field, cells[place]) for field, place in places.items() if cells[place].strip())
-                yield Row(reader.line_num, dict(filled))
+                yield TableRow(reader.line_num, dict(filled))
     except (ValueError, csv.Error) as error:
         raise broken_row(path, reader.line_num, error) from error
 
 
-def _read_json(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
+def _read_json(path: Path, columns: Mapping[str, str]) -> Iterator[TableRow]:
     unseen = set(columns.values())
     known: dict[tuple[str, ...], dict[str, str]] = {}
     for number, line in enumerate(open_lines(path), start=1):
@@ -157,7 +157,9 @@ def _read_json(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
                 unseen -= cells.keys()
                 # An object may leave out what is empty.
                 known[keys] = _fields(list(dict.fromkeys([*keys, *columns.values()])), columns)
-            row = Row(number, {field: text for field, name in known[keys].items() if (text := _cell(cells.get(name)))})
+            row = TableRow(
+                number, {field: text for field, name in known[keys].items() if (text := _cell(cells.get(name)))}
+            )
         except ValueError as error:
             raise broken_row(path, number, error) from error
         yield row
@@ -179,7 +181,7 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 80 else f"{text[:77]}...")
 
 
-def _read_parquet(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
+def _read_parquet(path: Path, columns: Mapping[str, str]) -> Iterator[TableRow]:
     try:
         from pyarrow import parquet
     except ImportError:
@@ -190,7 +192,7 @@ def _read_parquet(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
             batches = file.iter_batches(batch_size=1024, columns=list(fields.values()))
             rows = (row for batch in batches for row in batch.to_pylist())
             for number, row in enumerate(rows, start=1):
-                yield Row(number, {field: text for field, name in fields.items() if (text := _cell(row[name]))})
+                yield TableRow(number, {field: text for field, name in fields.items() if (text := _cell(row[name]))})
     except (ValueError, OSError) as error:
         raise error if isinstance(error, CorpusError) else CorpusError(f"cannot read {path}: {error}") from error
 

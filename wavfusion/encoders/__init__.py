@@ -25,9 +25,9 @@ from wavfusion.encoders import tiny
 from wavfusion.encoders.fast import (
     convolve_together,
     fold_norms,
-    quicken_convolutions,
-    quicken_positions,
-    spare_activations,
+    replace_convolutions,
+    replace_positional_convolution,
+    skip_onednn_gelu,
 )
 from wavfusion.errors import ConfigError, nearest
 from wavfusion.experiments.experiment import read_yaml
@@ -230,12 +230,12 @@ class AudioEncoder(nn.Module):
     def quick(self) -> "AudioEncoder":
         """A twin that shares the tensors and computes the same faster; for one thread at a time, and only to encode."""
         twin = _twin(self)
-        quicken_positions(twin.model.encoder.pos_conv_embed)
+        replace_positional_convolution(twin.model.encoder.pos_conv_embed)
         # A CPU's core is busy with one utterance, a GPU is not.
         twin.together = next(self.parameters()).device.type != "cpu"
         if not twin.together:
-            spare_activations(twin.model)
-            quicken_convolutions(twin.model)
+            skip_onednn_gelu(twin.model)
+            replace_convolutions(twin.model)
         return twin
 
     def save(self, folder: Path) -> None:
@@ -280,7 +280,7 @@ class TextEncoder(nn.Module):
         """A twin that shares the tensors, and on a CPU takes no memory for every length that it meets."""
         twin = _twin(self)
         if next(self.parameters()).device.type == "cpu":
-            spare_activations(twin.model)
+            skip_onednn_gelu(twin.model)
         return twin
 
     def save(self, folder: Path) -> None:
@@ -437,7 +437,7 @@ def load_video(name: str) -> VideoEncoder:
 LOADERS: dict[str, Callable[[str], Any]] = {"audio": load_audio, "text": load_text, "video": load_video}
 
 
-def load(modality: str, name: str, precision: str = "fp32") -> Any:
+def load_encoder(modality: str, name: str, precision: str = "fp32") -> Any:
     """Load the encoder of a modality by its `LOADERS`, for a preset's precision; that is part of its fingerprint.
 
     Raises:

@@ -131,7 +131,7 @@ class WindowConvs(nn.Module):
         return torch.cat(blocks).T[None]
 
 
-def quicken_convolutions(model: Any) -> None:
+def replace_convolutions(model: Any) -> None:
     """Put `WindowConvs` into a wav2vec 2.0, HuBERT or WavLM, where its convolutions are such."""
     layers = list(getattr(model.feature_extractor, "conv_layers", ()))
     plain = all((each.conv.padding, each.conv.dilation, each.conv.groups) == ((0,), (1,), 1) for each in layers)
@@ -141,7 +141,7 @@ def quicken_convolutions(model: Any) -> None:
         model.feature_extractor = WindowConvs(layers)
 
 
-def spare_activations(network: nn.Module) -> None:
+def skip_onednn_gelu(network: nn.Module) -> None:
     """Put the model's `Gelu` in the place of every GELU of a network."""
     for module in list(network.modules()):
         for name, child in module.named_children():
@@ -182,7 +182,7 @@ def _normed(x: Float[Tensor, "B D T"], lengths: Int[Tensor, " B"], norm: nn.Grou
     return (x - mean) * torch.rsqrt(spread + norm.eps) * norm.weight[:, None] + norm.bias[:, None]
 
 
-def quicken_positions(positions: nn.Module) -> None:
+def replace_positional_convolution(positions: nn.Module) -> None:
     """Put a `FourierConv` into a positional convolution, where it has one long kernel."""
     conv = getattr(positions, "conv", None)
     plain = isinstance(conv, nn.Conv1d) and conv.stride == (1,) and conv.dilation == (1,)

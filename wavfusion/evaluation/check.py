@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 from wavfusion import manifest
 from wavfusion.corpora import protocol
 from wavfusion.corpora.protocol import PAIRS, Promises, Protocol
-from wavfusion.corpora.scan import Look
+from wavfusion.corpora.scan import MediaFacts
 from wavfusion.errors import ConfigError, CorpusError, MediaError
 from wavfusion.evaluation.evaluate import encoders_met, own_parts, read_origin
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
@@ -50,7 +50,7 @@ class Checked:
 def check(
     utterances: Sequence[Utterance],
     corpus: Corpus,
-    files: Mapping[str, Look],
+    files: Mapping[str, MediaFacts],
     root: Path,
     folds: Sequence[Protocol] = (),
 ) -> Checked:
@@ -179,7 +179,9 @@ def _copies(rows: Sequence[Utterance]) -> tuple[dict[str, str], list[str]]:
     return contents, [f"{lost} files cannot be read: copies of them would not be seen"] if lost else []
 
 
-def _invalid(utterances: Sequence[Utterance], classes: Sequence[str], files: Mapping[str, Look]) -> Iterator[Finding]:
+def _invalid(
+    utterances: Sequence[Utterance], classes: Sequence[str], files: Mapping[str, MediaFacts]
+) -> Iterator[Finding]:
     for row in utterances:
         if row.emotion is not None and row.emotion not in classes:
             yield Finding("label", f"{row.emotion!r} is none of {', '.join(classes)}", [row.id])

@@ -15,9 +15,9 @@ from wavfusion import manifest
 from wavfusion.corpora.protocol import row_digest
 from wavfusion.encoders.live import LiveWavFusion
 from wavfusion.errors import ConfigError, CorpusError, nearest
-from wavfusion.evaluation.explain import contributions, mean_contributions, study
-from wavfusion.evaluation.inference import Samples, Utterances, run_sets, subsets
-from wavfusion.evaluation.provenance import saw
+from wavfusion.evaluation.explain import contributions, explain_parts, mean_contributions
+from wavfusion.evaluation.inference import Samples, Utterances, classify_subsets, subsets
+from wavfusion.evaluation.provenance import trained_on
 from wavfusion.features.clips import Media
 from wavfusion.features.dataset import Features
 from wavfusion.features.store import Store
@@ -48,7 +48,7 @@ class Part:
     training: list[Utterance] = field(default_factory=list)
 
 
-def choose(
+def choose_part(
     utterances: Sequence[Utterance],
     classes: Sequence[str],
     split: str,
@@ -120,7 +120,7 @@ def open_part(
     if parts and (others := sum(row.id in told and row.id not in parts for row in utterances)):
         log.warning("%d rows are left out: under ids of the RUN's rows they hold something else", others)
     return (
-        choose(utterances, trained.classes, split, parts, renamed),
+        choose_part(utterances, trained.classes, split, parts, renamed),
         features,
         Media(features, corpus.root, corpus.root),
     )
@@ -220,7 +220,7 @@ def score_all(
 
     Where all subsets are scored, the mean contribution of each modality is told for every emotion that was predicted.
     """
-    every = run_sets(model, samples, modality_sets, prior, device, temperature)
+    every = classify_subsets(model, samples, modality_sets, prior, device, temperature)
     figures = {
         "+".join(names): _figures(said, utterances, classes) for names, said in zip(modality_sets, every, strict=True)
     }
@@ -303,7 +303,7 @@ def explain(
         learned = None
     model = network(trained).to(device)
     config, prior = trained.model.config, trained.prior
-    return study(model, samples, truth, config, prior, learned, device, trained.temperature)
+    return explain_parts(model, samples, truth, config, prior, learned, device, trained.temperature)
 
 
 def _calibration(
@@ -333,7 +333,9 @@ def by_style(said: Utterances, utterances: Sequence[Utterance], classes: Sequenc
 def encoders_met(trained: Run, corpora: set[str]) -> dict[str, Any]:
     """Say of each encoder whether it was trained on the corpus that it is tested on."""
     names = {name: getattr(trained.features, name)["name"] for name in trained.model.config.modalities}
-    met = {name: {"name": checkpoint, "saw_corpus": saw(checkpoint, corpora)} for name, checkpoint in names.items()}
+    met = {
+        name: {"name": checkpoint, "saw_corpus": trained_on(checkpoint, corpora)} for name, checkpoint in names.items()
+    }
     return {"encoders": met, "contaminated": [name for name, each in met.items() if each["saw_corpus"] == "yes"]}
 
 

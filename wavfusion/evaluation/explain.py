@@ -16,11 +16,11 @@ from wavfusion.evaluation.inference import (
     Samples,
     Utterances,
     batches,
+    classify,
+    classify_subsets,
     forward,
     has,
     layer_shares,
-    run,
-    run_sets,
     subsets,
 )
 from wavfusion.evaluation.shared_space import judge, post_hoc
@@ -266,7 +266,7 @@ def shifted_accuracy(
     """
 
     def accuracy(moved: Samples) -> float:
-        said = run(model, moved, config.modalities, prior, device)
+        said = classify(model, moved, config.modalities, prior, device)
         called = [config.classes[number] for number in said.probabilities.argmax(1)]
         return float(np.mean([truth[name] == emotion for name, emotion in zip(said.ids, called, strict=True)]))
 
@@ -276,7 +276,7 @@ def shifted_accuracy(
     return found
 
 
-def study(
+def explain_parts(
     model: nn.Module,
     samples: Samples,
     truth: Mapping[str, str],
@@ -292,7 +292,7 @@ def study(
     """
     names, classes = config.modalities, config.classes
     sets = subsets(names)
-    said = run_sets(model, samples, sets, prior, device, temperature)
+    said = classify_subsets(model, samples, sets, prior, device, temperature)
     parts = contributions(sets, said, prior)
     predicted = [classes[row.argmax()] for row in said[-1].probabilities]
     watched = watch(model, samples, names, device)

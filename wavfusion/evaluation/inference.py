@@ -168,7 +168,7 @@ class _Batch:
     vectors: Float32[np.ndarray, "B D"] | None = None
 
 
-def run(
+def classify(
     model: nn.Module,
     samples: Samples,
     modalities: Sequence[str],
@@ -177,11 +177,11 @@ def run(
     temperature: float = 1.0,
 ) -> Utterances:
     """Classify samples from the given modalities alone; see `run_sets`."""
-    return run_sets(model, samples, [modalities], prior, device, temperature)[0]
+    return classify_subsets(model, samples, [modalities], prior, device, temperature)[0]
 
 
 @torch.inference_mode()
-def run_sets(
+def classify_subsets(
     model: nn.Module,
     samples: Samples,
     modality_sets: Sequence[Sequence[str]],

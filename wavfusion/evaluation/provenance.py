@@ -53,7 +53,7 @@ CHECKPOINTS: dict[str, Provenance] = {
 }
 
 
-def saw(checkpoint: str, corpora: Iterable[str]) -> Saw:
+def trained_on(checkpoint: str, corpora: Iterable[str]) -> Saw:
     """Say whether a checkpoint was trained on one of the corpora; `unknown` for one that nobody has looked into."""
     known = CHECKPOINTS.get(checkpoint.lower())
     if known is None:

@@ -95,14 +95,14 @@ class Experiment:
         return yaml.safe_dump(asdict(self), sort_keys=False)
 
 
-def shipped() -> list[str]:
+def shipped_experiments() -> list[str]:
     """Names of the experiments in the package."""
     folder = importlib.resources.files("wavfusion") / "experiments"
     names = [entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")]
     return sorted(name for name in names if not name.startswith("table"))
 
 
-def read(name: str, overrides: dict[str, str] | None = None) -> Experiment:
+def read_experiment(name: str, overrides: dict[str, str] | None = None) -> Experiment:
     """Read an experiment.
 
     Args:
@@ -113,10 +113,12 @@ def read(name: str, overrides: dict[str, str] | None = None) -> Experiment:
         ConfigError: no such file or name, an unknown key (the nearest is named), or a value of the wrong kind.
     """
     path: Path | Traversable = Path(name)
-    if name in shipped():
+    if name in shipped_experiments():
         path = importlib.resources.files("wavfusion") / "experiments" / f"{name}.yaml"
     elif not path.is_file():
-        raise ConfigError(f"experiment {name!r}: expected a file or a shipped name; {nearest(name, shipped())}")
+        raise ConfigError(
+            f"experiment {name!r}: expected a file or a shipped name; {nearest(name, shipped_experiments())}"
+        )
     values = read_yaml(path)
     _check_keys(values, Experiment, name)
     known = dict(_leaves(Experiment))

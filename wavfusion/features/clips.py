@@ -216,7 +216,7 @@ def examine(path: Path) -> Medium:
     return Medium(content, tracks.audio, tracks.video)
 
 
-def plan(utterance: Utterance, media: Mapping[str, Medium] | Media, wanted: FeatureSet) -> list[Clip]:
+def plan_windows(utterance: Utterance, media: Mapping[str, Medium] | Media, wanted: FeatureSet) -> list[Clip]:
     """Say what to decode of an utterance, window by window, and under which keys its features lie."""
     return [clip_at(place, media, wanted) for place in places(utterance, media)]
 
@@ -237,7 +237,7 @@ def clip_at(place: Place, media: Mapping[str, Medium] | Media, wanted: FeatureSe
         (window.start / duration, window.end / duration) if duration > 0 else (0.0, 1.0),
         audio=_part("audio", utterance, media, spans["audio"], window, wanted),
         video=_part("video", utterance, media, spans["video"], window, wanted),
-        text=spoken(utterance, wanted),
+        text=encoded_text(utterance, wanted),
     )
 
 
@@ -292,7 +292,7 @@ def _part(
     return Encoded(source.path, *times, {"frames": key}, source.crop)
 
 
-def spoken(utterance: Utterance, wanted: FeatureSet) -> Encoded | None:
+def encoded_text(utterance: Utterance, wanted: FeatureSet) -> Encoded | None:
     """The words of an utterance, which are encoded whole; None where there are none or nobody wants them."""
     if wanted.text is None or utterance.text is None or not normalized(utterance.text) or "text" in utterance.missing:
         return None

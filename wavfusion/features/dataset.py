@@ -22,7 +22,7 @@ MEGABATCH = 16  # batches that are sorted by length together: little padding, ye
 
 
 @dataclass(frozen=True)
-class Row:
+class SampleOrigin:
     """Whose sample it is.
 
     Attributes:
@@ -48,7 +48,7 @@ class Sample:
         label: the emotion's number, or the shares of all; None where it is not known.
     """
 
-    row: Row
+    row: SampleOrigin
     audio: Tensor | None = None
     text: Tensor | None = None
     video: Tensor | None = None
@@ -188,10 +188,12 @@ class Features(Dataset[Sample]):
     def __getitem__(self, number: int | None) -> Sample:
         if number is None:  # fills a batch, see `LengthBatches`
             none = [0.0] * len(self.config.classes) if self.config.task_loss == "soft" else 0
-            return Sample(Row("", None, None, None, 0.0), label=none)
+            return Sample(SampleOrigin("", None, None, None, 0.0), label=none)
         utterance, window = place = self._places[number]
         its = self._clip(place)
-        row = Row(utterance.id, utterance.dialogue, utterance.index, utterance.speaker, window.end - window.start)
+        row = SampleOrigin(
+            utterance.id, utterance.dialogue, utterance.index, utterance.speaker, window.end - window.start
+        )
         return Sample(
             row,
             audio=None if self.live else self._read(its.audio),
@@ -350,7 +352,9 @@ def model_inputs(batch: Mapping[str, Any], modalities: Iterable[str], device: to
     return inputs
 
 
-def fill(inputs: Mapping[str, Any], present: Collection[str], config: WavFusionConfig) -> dict[str, Any]:
+def add_absent_modalities(
+    inputs: Mapping[str, Any], present: Collection[str], config: WavFusionConfig
+) -> dict[str, Any]:
     """Give a model one masked step of each modality that is present elsewhere and that its own inputs lack."""
     shapes: dict[str, tuple[int, ...]] = {"audio": (1, config.hidden_size), "video": (1, config.video_size)}
     shapes["text"] = (*([config.num_text_layers] if config.num_text_layers > 1 else []), 1, config.text_size)

@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from wavfusion import media
-from wavfusion.encoders import MODALITIES, AudioEncoder, Encoders, Preset, TextEncoder, VideoEncoder, load
+from wavfusion.encoders import MODALITIES, AudioEncoder, Encoders, Preset, TextEncoder, VideoEncoder, load_encoder
 from wavfusion.errors import ConfigError, CorpusError, MediaError
 from wavfusion.features.clips import (
     ABSENT,
@@ -32,10 +32,10 @@ from wavfusion.features.clips import (
     Media,
     Place,
     clip_at,
+    encoded_text,
     places,
-    plan,
+    plan_windows,
     read_feature_sets,
-    spoken,
 )
 from wavfusion.features.store import Store
 from wavfusion.files import append_line, read_lines, write_whole
@@ -132,7 +132,7 @@ def load_encoders(
     if view != "frame":
         faces.require_installed()
         name = f"{name}-{view}"
-    loaded = {each: load(each, getattr(preset, each), preset.precision) for each in modalities}
+    loaded = {each: load_encoder(each, getattr(preset, each), preset.precision) for each in modalities}
     return Encoders(name, preset, **loaded, view=view)
 
 
@@ -143,7 +143,7 @@ def _recipe(encoders: Encoders) -> Recipe:
     return Recipe(name, encoders.preset, tuple(loaded), encoders.view, device)
 
 
-def describe(encoders: Encoders, audio_layers: Sequence[int], text_layers: Sequence[str]) -> FeatureSet:
+def describe_features(encoders: Encoders, audio_layers: Sequence[int], text_layers: Sequence[str]) -> FeatureSet:
     """Say which features a set of encoders gives.
 
     Raises:
@@ -153,7 +153,7 @@ def describe(encoders: Encoders, audio_layers: Sequence[int], text_layers: Seque
     for layer in audio_layers if audio else ():
         if audio is not None and not 0 <= layer <= audio.num_layers:
             raise ConfigError(f"--layers: expected 0 to {audio.num_layers} for {audio.name!r}, found {layer}")
-    detector = {} if encoders.view == "frame" else {"detector": faces.fingerprint()}
+    detector = {} if encoders.view == "frame" else {"detector": faces.detector_fingerprint()}
     return FeatureSet(
         encoders.name,
         audio=_about_audio(audio) if audio else None,
@@ -222,7 +222,7 @@ def extract(
         ConfigError: features without spread, or too large for half precision, or a name that is taken by another view;
             no extra `[ray]`, or a machine of its cluster that has other encoders.
     """
-    wanted = describe(encoders, audio_layers, [text_layers])
+    wanted = describe_features(encoders, audio_layers, [text_layers])
     root = root or Path(corpus.root)
     store.discard_damaged()
     _remember(store, wanted)
@@ -245,7 +245,7 @@ def extract(
 
 def _planned(utterances: Iterable[Utterance], known: Media, wanted: FeatureSet) -> Iterator[Clip]:
     """Plan one utterance after the other: the clips of all together would take more memory than anything else."""
-    return (clip for utterance in utterances for clip in plan(utterance, known, wanted))
+    return (clip for utterance in utterances for clip in plan_windows(utterance, known, wanted))
 
 
 def _fill(
@@ -299,7 +299,7 @@ class Filler:
             ConfigError: the encoders that are loaded here are others.
         """
         encoders, store = load_encoders(*self.recipe[:4]).to(self.recipe.device), Store(self.folder)
-        found = describe(encoders, self.wanted.audio_layers, self.wanted.text_layers)
+        found = describe_features(encoders, self.wanted.audio_layers, self.wanted.text_layers)
         if found != self.wanted:
             raise ConfigError(
                 f"preset {self.wanted.preset!r}: expected the same encoders in every process, found others"
@@ -441,7 +441,7 @@ def _extract_texts(
     lacking = (
         (key, (utterance.text, layers))
         for utterance in utterances
-        if utterance.text is not None and (part := spoken(utterance, wanted)) is not None
+        if utterance.text is not None and (part := encoded_text(utterance, wanted)) is not None
         for layers, key in part.keys.items()
         if key not in store
     )
@@ -577,7 +577,7 @@ def decode_part(
     else:
         parts = None
         if encoders.view == "face":
-            parts, decoded.face = faces.find(path, rate, part.start, part.end, part.setting)
+            parts, decoded.face = faces.detect_faces(path, rate, part.start, part.end, part.setting)
         span = part.start, part.end
         frames = media.decode_frames(path, rate, size, *span, part.setting, scaling, parts, thorough)
     decoded.frames = frames.pixels

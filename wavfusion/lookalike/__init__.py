@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
-def make(
+def make_lookalike(
     corpus: Corpus,
     out: Path,
     clips: int | None = None,
@@ -89,13 +89,13 @@ def make(
     if faults:
         plant(dialogues, out)
     tested = [(turn.clip, turn.speaker.offset) for each in dialogues if each.part == "test" for turn in each.turns]
-    summary = describe(world) | {"clips": sizes, "speakers": people, "seed": seed}
+    summary = describe_world(world) | {"clips": sizes, "speakers": people, "seed": seed}
     summary["bayes"]["test_clips"] = reached(world, tested)
     (out / WHOLE).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
 
 
-def describe(world: World) -> dict[str, Any]:
+def describe_world(world: World) -> dict[str, Any]:
     """A world's settings and what can be reached in it: Bayes accuracies, majority share, the best additive rule."""
     return {
         "corpus": world.corpus,

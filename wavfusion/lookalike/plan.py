@@ -9,7 +9,7 @@ import numpy as np
 from wavfusion.lookalike.face import Identity, draw_identity
 from wavfusion.lookalike.voice import Timbre, draw_timbre
 from wavfusion.lookalike.words import sentence
-from wavfusion.lookalike.world import Clip, World, draw
+from wavfusion.lookalike.world import PlantedClip, World, draw
 
 TURNS = 12  # utterances in a dialogue
 CAST = 3  # speakers of one MELD dialogue
@@ -36,7 +36,7 @@ class Turn:
 
     id: str
     speaker: Speaker
-    clip: Clip
+    clip: PlantedClip
     text: str
     seed: tuple[int, ...]
 

@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from scipy.signal import butter, lfilter
 
 from wavfusion.errors import ConfigError
-from wavfusion.lookalike.world import Clip
+from wavfusion.lookalike.world import PlantedClip
 from wavfusion.media import SAMPLE_RATE
 
 VOICES = tuple(f"en-us{variant}" for variant in ("", "+m2", "+m3", "+m4", "+m5", "+m6", "+m7", "+m8"))
@@ -97,7 +97,7 @@ def speak(
     pitches: dict[str, list[float]],
     text: str,
     timbre: Timbre,
-    clip: Clip,
+    clip: PlantedClip,
     offset: float,
     rng: np.random.Generator,
 ) -> Float32[np.ndarray, " N"]:

@@ -102,7 +102,7 @@ class World:
 
 
 @dataclass(frozen=True)
-class Clip:
+class PlantedClip:
     """Everything planted in one clip; what is shown, not what the emotion would show undisturbed.
 
     `arousal` is the level shown (class level + noise, or drawn anew in a noisy clip), without the speaker's `offset`.
@@ -121,14 +121,14 @@ class Clip:
     wide: bool
 
 
-def draw(world: World, rng: np.random.Generator) -> Clip:
+def draw(world: World, rng: np.random.Generator) -> PlantedClip:
     """Draw one clip of the world."""
     classes = rng.choice(len(world.prior), size=3, p=world.prior)
     own, heard, seen = (world.signs[index] for index in classes)
     irony, camera, noisy = rng.random(3) < (world.irony, world.camera, world.noisy)
     said = SWAPPED[own.group] if irony else own.group
     shown = seen if camera else own
-    return Clip(
+    return PlantedClip(
         emotion=world.emotions[classes[0]],
         irony=bool(irony),
         camera=bool(camera),
@@ -154,7 +154,7 @@ def bayes(world: World, speakers_shared: bool = False) -> dict[str, float]:
     return {name: float(joint.sum(axis=hidden).max(axis=0).sum()) for name, hidden in _subsets()}
 
 
-def reached(world: World, clips: Sequence[tuple[Clip, float]]) -> dict[str, float]:
+def reached(world: World, clips: Sequence[tuple[PlantedClip, float]]) -> dict[str, float]:
     """How often the best rule for unknown speakers is right on these very clips, by subset of modalities.
 
     Beside `bayes` it tells how lucky the draw of a test part was: a handful of voices far from the mean makes it hard.
@@ -250,7 +250,7 @@ def _edges(step: float) -> Float64[np.ndarray, " E"]:
     return np.arange(-3.5, 3.5 + step / 2, step)
 
 
-def _cells(clip: Clip, offset: float) -> tuple[int, int, int]:
+def _cells(clip: PlantedClip, offset: float) -> tuple[int, int, int]:
     """Where a clip lies in `_joint`: its sound, its words, its picture."""
     edges = _edges(STEP)
     heard = int(np.searchsorted(edges, clip.arousal + offset))

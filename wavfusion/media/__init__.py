@@ -85,7 +85,7 @@ _H264 = "libx264" if "libx264" in av.codecs_available else "mpeg4"
 _VIDEO_CODECS = {".mp4": _H264, ".mkv": _H264, ".avi": "mpeg4"}
 
 
-class Sound(NamedTuple):
+class DecodedAudio(NamedTuple):
     """One stretch of sound in mono.
 
     Attributes:
@@ -143,7 +143,7 @@ def decode_audio(
     end: Real | None = None,
     channel: str = "mix",
     sample_rate: int = SAMPLE_RATE,
-) -> Sound:
+) -> DecodedAudio:
     """Decode one stretch of any media file to mono at one rate.
 
     Sound that starts later than the pictures is led in by silence. A stretch too short for one sample gets the one at
@@ -166,7 +166,7 @@ def decode_audio(
     for reader in _readers(path, "audio", start, end):
         samples = _read_sound(reader, channel, sample_rate)
         if samples is not None and len(samples) and (reader.good or not reader.bad):
-            return Sound(samples, reader.bad)
+            return DecodedAudio(samples, reader.bad)
     raise reader.failure()
 
 

@@ -53,7 +53,7 @@ class Face(NamedTuple):
 
 
 @dataclass
-class Track:
+class FaceTrack:
     """One face over time: the numbers of the pictures in which it was found, and what was found."""
 
     steps: list[int] = field(default_factory=list)
@@ -64,12 +64,12 @@ class Track:
         """Pixels of all its boxes together."""
         return float(sum((right - left) * (bottom - top) for left, top, right, bottom in (x.box for x in self.faces)))
 
-    def is_beside(self, other: "Track") -> bool:
+    def is_beside(self, other: "FaceTrack") -> bool:
         """Whether both are there at one time: then they are of two people."""
         return self.steps[0] <= other.steps[-1] and other.steps[0] <= self.steps[-1]
 
 
-class Seen(NamedTuple):
+class Sighting(NamedTuple):
     """The speaker's face in one window.
 
     Attributes:
@@ -101,7 +101,7 @@ class Sight:
             )
 
 
-def fingerprint() -> str:
+def detector_fingerprint() -> str:
     """Hash the detector and everything that a crop depends on."""
     digest = hashlib.sha256(json.dumps([METHOD, SETTINGS]).encode())
     digest.update(WEIGHTS.read_bytes())
@@ -120,13 +120,13 @@ def require_installed() -> Any:
         raise ConfigError(f"expected OpenCV, found it not installed ({error}): pip install 'wavfusion[face]'") from None
 
 
-def find(
+def detect_faces(
     path: media.PathLike,
     frame_rate: media.Real,
     start: media.Real = 0.0,
     end: media.Real | None = None,
     crop: Sequence[int] | None = None,
-) -> Seen:
+) -> Sighting:
     """Find the speaker's face in every picture of a window of 15 s at most; the arguments are `media.decode_frames`'s.
 
     Where several faces are there at one time, it is the one whose mouth opens as the file's own sound swells; where
@@ -146,12 +146,12 @@ def find(
         if envelope is not None:
             every = quick
             shape, seen = _look(path, every * frame_rate, start, end, crop)
-    chosen = choose(_followed(seen, every * frame_rate), envelope, every * frame_rate)
+    chosen = choose_face(_followed(seen, every * frame_rate), envelope, every * frame_rate)
     share = sum(len(track.steps) for track in chosen) / len(seen)
     if share < LEAST:
-        return Seen(None, share)
-    boxes = fill(chosen, len(seen), _steps(every * frame_rate))[every // 2 :: every]
-    return Seen([square(box, shape) for box in boxes], share)
+        return Sighting(None, share)
+    boxes = interpolate(chosen, len(seen), _steps(every * frame_rate))[every // 2 :: every]
+    return Sighting([square(box, shape) for box in boxes], share)
 
 
 def odd_from(low: float) -> int:
@@ -222,20 +222,20 @@ def _envelope(
 # ---------------------------------------------------------------------- what belongs together
 
 
-def _followed(seen: Sequence[Sequence[Face]], frame_rate: media.Real) -> list[Track]:
+def _followed(seen: Sequence[Sequence[Face]], frame_rate: media.Real) -> list[FaceTrack]:
     """The faces that are there in more than one picture, if there is more than one."""
-    tracks = follow(seen, max(1, round(GAP * frame_rate)))
+    tracks = track_faces(seen, max(1, round(GAP * frame_rate)))
     return [track for track in tracks if len(track.steps) >= min(2, len(seen))]
 
 
-def follow(seen: Sequence[Sequence[Face]], gap: int) -> list[Track]:
+def track_faces(seen: Sequence[Sequence[Face]], gap: int) -> list[FaceTrack]:
     """Link faces of pictures that follow each other where they overlap, the best pairs first.
 
     Args:
         seen: the faces of every picture.
         gap: after how many pictures without it a face is lost.
     """
-    tracks: list[Track] = []
+    tracks: list[FaceTrack] = []
     for step, faces in enumerate(seen):
         live = [track for track in tracks if step - track.steps[-1] <= gap]
         pairs = [
@@ -243,13 +243,13 @@ def follow(seen: Sequence[Sequence[Face]], gap: int) -> list[Track]:
             for i, track in enumerate(live)
             for j, face in enumerate(faces)
         ]
-        taken: dict[int, Track] = {}
+        taken: dict[int, FaceTrack] = {}
         for likeness, i, j in sorted(pairs):
             if -likeness >= OVERLAP and j not in taken and live[i].steps[-1] < step:
                 live[i].steps.append(step)
                 live[i].faces.append(faces[j])
                 taken[j] = live[i]
-        tracks += [Track([step], [face]) for j, face in enumerate(faces) if j not in taken]
+        tracks += [FaceTrack([step], [face]) for j, face in enumerate(faces) if j not in taken]
     return tracks
 
 
@@ -261,17 +261,19 @@ def overlap(one: Float[np.ndarray, "4"], other: Float[np.ndarray, "4"]) -> float
     return both / union if union > 0 else 0.0
 
 
-def choose(tracks: Sequence[Track], envelope: Float[np.ndarray, " n"] | None, frame_rate: media.Real) -> list[Track]:
+def choose_face(
+    tracks: Sequence[FaceTrack], envelope: Float[np.ndarray, " n"] | None, frame_rate: media.Real
+) -> list[FaceTrack]:
     """The faces of the speaker: the best of all, then others, of which none was there beside one that is chosen."""
     ranks = {id(track): (_evidence(track, envelope, frame_rate), track.area) for track in tracks}
-    chosen: list[Track] = []
+    chosen: list[FaceTrack] = []
     for track in sorted(tracks, key=lambda each: ranks[id(each)], reverse=True):
         if not any(track.is_beside(other) for other in chosen):
             chosen.append(track)
     return sorted(chosen, key=lambda track: track.steps[0])
 
 
-def _evidence(track: Track, envelope: Float[np.ndarray, " n"] | None, frame_rate: media.Real) -> float:
+def _evidence(track: FaceTrack, envelope: Float[np.ndarray, " n"] | None, frame_rate: media.Real) -> float:
     """How clearly a mouth follows the sound; 0 where it does not clearly."""
     if envelope is None:
         return 0.0
@@ -279,7 +281,7 @@ def _evidence(track: Track, envelope: Float[np.ndarray, " n"] | None, frame_rate
     return evidence if evidence >= HEARD else 0.0
 
 
-def opening(track: Track) -> Float[np.ndarray, " n"]:
+def opening(track: FaceTrack) -> Float[np.ndarray, " n"]:
     """How far a mouth is open in every picture from a track's first to its last, up to a constant, in its own pixels.
 
     Between two pictures it opens by what the lower half moves down more than the upper one: the vertical motion that
@@ -324,7 +326,7 @@ def smooth(x: Float[np.ndarray, "n c"], steps: int) -> Float[np.ndarray, "n c"]:
     return np.stack([np.convolve(column, bell / bell.sum(), "valid") for column in padded.T], axis=1)
 
 
-def fill(tracks: Sequence[Track], count: int, steps: int) -> Float[np.ndarray, "n 4"]:
+def interpolate(tracks: Sequence[FaceTrack], count: int, steps: int) -> Float[np.ndarray, "n 4"]:
     """A box for every picture: smoothed within a track, and beyond it that of the picture which is nearest in time.
 
     Args:

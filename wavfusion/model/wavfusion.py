@@ -53,7 +53,7 @@ class WavFusionOutput:
     vectors: dict[str, Tensor] = field(default_factory=dict)
 
 
-class TextEncoder(nn.Module):
+class TextBranch(nn.Module):
     """Text features to X^t: a weighting of the stored layers where there are several, then A-GRU (eq. 6)."""
 
     def __init__(self, config: WavFusionConfig) -> None:
@@ -72,7 +72,7 @@ class TextEncoder(nn.Module):
         return self.agru(text, mask)
 
 
-class VideoEncoder(nn.Module):
+class VideoBranch(nn.Module):
     """Frame vectors to X^v: narrowed to e^v, then A-GRU-LVC (eq. 2-4), or A-GRU alone (table 4)."""
 
     def __init__(self, config: WavFusionConfig) -> None:
@@ -105,8 +105,8 @@ class WavFusion(nn.Module):
         super().__init__()
         self.config = config
         width, names = config.hidden_size, config.modalities
-        self.text_encoder = TextEncoder(config) if "text" in names else None
-        self.video_encoder = VideoEncoder(config) if "video" in names else None
+        self.text_encoder = TextBranch(config) if "text" in names else None
+        self.video_encoder = VideoBranch(config) if "video" in names else None
         widths = {
             "audio": width,
             "text": config.text_size,

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from wavfusion.files import write_whole
 
 
-def fill(template: str, **values: Any) -> str:
+def fill_page(template: str, **values: Any) -> str:
     """Fill a template of `pages/`; values are escaped."""
     pages = Environment(
         loader=PackageLoader("wavfusion", "pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -32,7 +32,7 @@ def script(*names: str) -> dict[str, str]:
 
 def write_page(out: Path, template: str, **values: Any) -> None:
     """Fill a template and write it."""
-    page = fill(template, **values)
+    page = fill_page(template, **values)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, page.encode("utf-8", "surrogatepass"))
 

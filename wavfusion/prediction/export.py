@@ -19,7 +19,7 @@ from wavfusion.evaluation.inference import layer_shares, subsets
 from wavfusion.model.config import MODALITIES, WavFusionConfig
 from wavfusion.model.sequence import GRU
 from wavfusion.model.wavfusion import AUDIO_CENTRE, AUDIO_STEP, WavFusion, WavFusionOutput
-from wavfusion.runs.folder import Run, published, read_run
+from wavfusion.runs.folder import Run, read_run, without_absolute_paths
 from wavfusion.version import __version__
 
 FILE = "model.onnx"  # in a RUN: what `predict --runtime onnx` runs
@@ -101,7 +101,7 @@ class OnnxWavFusion(nn.Module):
         return output
 
 
-def make(folder: Path) -> tuple[bytes, float]:
+def export_run(folder: Path) -> tuple[bytes, float]:
     """Translate the model of a RUN; returns the file and the largest difference from torch that was found.
 
     Raises:
@@ -109,7 +109,7 @@ def make(folder: Path) -> tuple[bytes, float]:
     """
     _require("onnx", "onnxscript", "onnxruntime")
     trained = read_run(folder)
-    content = translate(trained.model, describe(trained), trained.temperature)
+    content = translate(trained.model, describe_graph(trained), trained.temperature)
     return content, difference(trained.model, start(content), trained.temperature)
 
 
@@ -164,7 +164,7 @@ def _with_axes(proto: Any, axes: Mapping[str, Mapping[int, str]]) -> bytes:
     return content
 
 
-def describe(trained: Run) -> dict[str, str]:
+def describe_graph(trained: Run) -> dict[str, str]:
     """What a reader of the file needs to know without this package, each value as JSON."""
     config, features = trained.model.config, trained.features
     spacing: dict[str, dict[str, Any]] = {
@@ -181,7 +181,11 @@ def describe(trained: Run) -> dict[str, str]:
     inputs = {}
     for name in config.modalities:
         about = getattr(features, name)
-        encoder = {"encoder": published(about["name"]), "fingerprint": about["fingerprint"], "rounded_to": "float16"}
+        encoder = {
+            "encoder": without_absolute_paths(about["name"]),
+            "fingerprint": about["fingerprint"],
+            "rounded_to": "float16",
+        }
         inputs[name] = encoder | spacing[name]
     values = {
         "wavfusion": __version__,

@@ -20,10 +20,10 @@ from wavfusion import media
 from wavfusion.encoders import FRAMES_AT_ONCE, PRECISIONS, Encoders
 from wavfusion.errors import ConfigError, MediaError, nearest
 from wavfusion.evaluation import explain
-from wavfusion.evaluation.inference import BATCH, pick_device, run, run_sets, subsets
+from wavfusion.evaluation.inference import BATCH, classify, classify_subsets, pick_device, subsets
 from wavfusion.features import extract
-from wavfusion.features.clips import WINDOW, Clip, Encoded, Medium, Window, plan
-from wavfusion.features.dataset import Row, Sample, only, window_text
+from wavfusion.features.clips import WINDOW, Clip, Encoded, Medium, Window, plan_windows
+from wavfusion.features.dataset import Sample, SampleOrigin, only, window_text
 from wavfusion.features.extract import Decoded, batched
 from wavfusion.manifest import AudioSpan, Utterance, VideoSpan
 from wavfusion.media import SAMPLE_RATE
@@ -35,7 +35,7 @@ from wavfusion.runs.folder import HUB_ID, Run, read_run
 from wavfusion.speech.language import language_of
 from wavfusion.speech.loudness import Loudness
 from wavfusion.speech.recognition import Recogniser
-from wavfusion.speech.segmentation import Sound, Speakers, divide, named, require_count
+from wavfusion.speech.segmentation import RecordingAudio, Speakers, named, require_count, segment_recording
 from wavfusion.transcripts import Segment
 
 log = logging.getLogger(__name__)
@@ -194,7 +194,7 @@ class EmotionRecognizer:
         utterance = Utterance("", "", text="I told you that I would be there in time.")
         windows = Windows([(clip, utterance)], noise, 0.0, self, Notes())
         with self._in_precision():
-            return run(self.model, windows, self.modalities, self.trained.prior, self.device).probabilities
+            return classify(self.model, windows, self.modalities, self.trained.prior, self.device).probabilities
 
     @property
     def classes(self) -> list[str]:
@@ -320,9 +320,9 @@ class EmotionRecognizer:
             found = f"found timestamps up to {length / 3600:.0f}"
             raise MediaError(f"{file!r}: expected a recording of at most {LONGEST / 3600:g} hours, {found}")
         whole = segments is None and length <= WINDOW
-        sound = Sound(file, samples) if "audio" in tracks else None
+        sound = RecordingAudio(file, samples) if "audio" in tracks else None
         if segments is None:
-            segments = divide(sound, file, length, transcript, speakers, "video" in tracks)
+            segments = segment_recording(sound, file, length, transcript, speakers, "video" in tracks)
         else:
             segments = named(_within(segments, length, file), sound, speakers)
         # All tracks count for the windows, those that the model cannot use too: as in `evaluate`.
@@ -334,7 +334,9 @@ class EmotionRecognizer:
                 if hears is not None and sound is not None:
                     group, language = hears.fill(sound, group, language)
                 utterances = [_utterance(file, number, each, tracks, whole) for number, each in enumerate(group)]
-                parts = [(clip, utterance) for utterance in utterances for clip in plan(utterance, known, wanted)]
+                parts = [
+                    (clip, utterance) for utterance in utterances for clip in plan_windows(utterance, known, wanted)
+                ]
                 yield Windows(parts, samples, 0.0 if whole else length, self, notes, film), group
 
     def _film(self, file: str, tracks: Mapping[str, float]) -> AbstractContextManager[media.Film | None]:
@@ -358,7 +360,9 @@ class EmotionRecognizer:
             return []
         sets = subsets(self.modalities) if contributions else [self.modalities]
         with self._in_precision():
-            every = run_sets(self.model, windows, sets, self.trained.prior, self.device, self.trained.temperature)
+            every = classify_subsets(
+                self.model, windows, sets, self.trained.prior, self.device, self.trained.temperature
+            )
         said = every[-1]
         parts = explain.contributions(sets, every, self.trained.prior) if contributions else [None] * len(segments)
         if said.vectors is not None:
@@ -403,7 +407,7 @@ class EmotionRecognizer:
             for error in (str(each) for each in made if isinstance(each, Exception)):
                 if error not in windows.notes.errors:
                     windows.notes.errors.append(error)
-            row = Row(clip.utterance, None, None, None, clip.window.end - clip.window.start)
+            row = SampleOrigin(clip.utterance, None, None, None, clip.window.end - clip.window.start)
             sound, words, pictures = (each if isinstance(each, Tensor) else None for each in made)
             samples.append(Sample(row, sound, words, pictures))
         return samples

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from tqdm import tqdm
 
 from wavfusion import media, transcripts
-from wavfusion.errors import ConfigError, CorpusError, MediaError, Warned
+from wavfusion.errors import CollectedWarnings, ConfigError, CorpusError, MediaError
 from wavfusion.files import require_free, write_whole
 from wavfusion.processes.pool import Lost, spread
 from wavfusion.runs.folder import read_json, write_json
@@ -56,7 +56,7 @@ class Recording:
         return self.said if isinstance(self.said, list) else None
 
 
-def find(names: Sequence[str], bad: list[str]) -> dict[str, Path]:
+def find_recordings(names: Sequence[str], bad: list[str]) -> dict[str, Path]:
     """Take files as they are, and of folders the recordings below them, in order.
 
     Args:
@@ -80,7 +80,9 @@ def find(names: Sequence[str], bad: list[str]) -> dict[str, Path]:
     return found
 
 
-def plan(files: Mapping[str, Path], transcript: str | None, folder: Path | None, ending: str) -> list[Recording]:
+def plan_recordings(
+    files: Mapping[str, Path], transcript: str | None, folder: Path | None, ending: str
+) -> list[Recording]:
     """Find the transcript of each recording and the place of its results.
 
     Args:
@@ -235,7 +237,7 @@ def _ready(
 
 
 def _found(work: Callable[[Recording], list[Found]], each: Recording) -> Labelled[Found] | MediaError:
-    with Warned() as warned:
+    with CollectedWarnings() as warned:
         try:
             return Labelled(work(each), warned.said)
         except MediaError as error:

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from xml.sax.saxutils import escape, quoteattr
 
 from wavfusion.manifest import MODALITIES
-from wavfusion.pages.fill import fill, script
+from wavfusion.pages.fill import fill_page, script
 from wavfusion.prediction.recognizer import Prediction
 
 UNSURE = "?"  # written in the place of an emotion that was not probable enough
@@ -188,9 +188,9 @@ def to_html(
         **script("timeline.js"),
     )
     if template != "timeline.html":
-        page = fill("timeline.html", media=quote(file), saved=saved, **values)
+        page = fill_page("timeline.html", media=quote(file), saved=saved, **values)
         saved = {**saved, f"{file}.html": page}
-    return fill(template, media=media, saved=saved, **values)
+    return fill_page(template, media=media, saved=saved, **values)
 
 
 def _place(predictions: Sequence[Prediction], folder: Path | None) -> str | None:
@@ -217,7 +217,7 @@ def ending(kind: str) -> str:
     return {"table": "txt", "textgrid": "TextGrid"}.get(kind, kind)
 
 
-def write(
+def write_predictions(
     kind: str,
     predictions: Sequence[Prediction],
     classes: Sequence[str],

@@ -100,7 +100,7 @@ def _joined(
     return Embedding(file, segment, names, vector, np.concatenate(frames), np.concatenate(times))
 
 
-def write(found: Sequence[Embedding], ending: str) -> bytes:
+def write_vectors(found: Sequence[Embedding], ending: str) -> bytes:
     """Write embeddings as `.safetensors` or `.npz`, with equal names in both (docs/predict.md).
 
     `utterances` (N, D), `start` and `end` (N), `frames` (T, D), `frame_time` (T) and `frame_utterance` (T), the row of

@@ -71,7 +71,7 @@ def read_shown(folder: Path, name: str, root: Path | None) -> Shown:
     Raises:
         ConfigError: not a whole RUN, or its files are not of one evaluation.
     """
-    results = bundle.read(folder)
+    results = bundle.read_bundle(folder)
     corpus, own_root = _read_corpus(results.environment)
     history, explained = _read_history(folder), _read_explained(folder, results.metrics)
     shown = Shown(name, results, history, explained, corpus, root or own_root, corpus_of(folder))

@@ -12,7 +12,7 @@ import numpy as np
 
 from wavfusion import manifest
 from wavfusion.corpora import cremad, iemocap, meld, ravdess
-from wavfusion.corpora.scan import Look
+from wavfusion.corpora.scan import MediaFacts
 from wavfusion.errors import CorpusError
 from wavfusion.manifest import SPLITS, Corpus, Utterance
 from wavfusion.pages.fill import write_page
@@ -23,7 +23,7 @@ WORDS = (0, 1, 2, 3, 5, 8, 10, 15, 20, 30, 50, 100)
 VOTES = (0, 40, 50, 60, 70, 80, 90, 100)
 
 
-def write_corpus(manifest_path: Path, out: Path, looks: Mapping[str, Look]) -> None:
+def write_corpus_page(manifest_path: Path, out: Path, looks: Mapping[str, MediaFacts]) -> None:
     """Write the statistics page of a corpus: emotions, durations, words, agreement, speakers, what was left out.
 
     Args:
@@ -62,12 +62,12 @@ def write_corpus(manifest_path: Path, out: Path, looks: Mapping[str, Look]) -> N
     )
 
 
-def _seconds(row: Utterance, looks: Mapping[str, Look]) -> float | None:
+def _seconds(row: Utterance, looks: Mapping[str, MediaFacts]) -> float | None:
     """How long an utterance is, by its longest modality."""
     found = []
     for name, span in (("audio", row.audio), ("video", row.video)):
         if span is not None:
-            length = getattr(looks.get(span.path, Look()), name)
+            length = getattr(looks.get(span.path, MediaFacts()), name)
             ends = [end for end in (span.end, length) if end is not None]
             found += [min(ends) - (span.start or 0.0)] if ends else []
     return max(found, default=None)
@@ -79,7 +79,7 @@ Grouping = Callable[[Utterance], str]
 def _published(corpus: Corpus) -> tuple[str, Grouping, dict[str, dict[str, int]]]:
     """What a corpus's published counts go by, the group of a row, and the counts."""
     if corpus.corpus == "iemocap" and corpus.labels:
-        counts = {session: iemocap.published(session, corpus.labels) for session in iemocap.PUBLISHED}
+        counts = {session: iemocap.published_counts(session, corpus.labels) for session in iemocap.PUBLISHED}
         return "session", lambda row: str(row.session), counts
     if corpus.corpus == "ravdess":
         names = ravdess.CHANNELS

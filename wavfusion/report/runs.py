@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 from markupsafe import Markup
 
-from wavfusion.corpora.protocol import SAID, describe
+from wavfusion.corpora.protocol import SAID, describe_protocol
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.manifest import MODALITIES, Utterance
 from wavfusion.metrics import comparison as stats
@@ -18,7 +18,7 @@ from wavfusion.metrics import scores
 from wavfusion.pages.fill import script, write_page
 from wavfusion.report import plots
 from wavfusion.report.contents import Shown, read_shown, short_names
-from wavfusion.runs.folder import published, read_json
+from wavfusion.runs.folder import read_json, without_absolute_paths
 from wavfusion.study import tables
 from wavfusion.training.checkpoints import BEST_BY
 
@@ -27,7 +27,7 @@ SHARE = (0.0, 1.0)  # the ends of an axis
 PARTS = {"text_agru": "text A-GRU", "video_agru": "video A-GRU", "lvc": "LVC"}
 
 
-def write_runs(
+def write_run_page(
     folders: Sequence[Path], out: Path, root: Path | None = None, demo: Mapping[str, Any] | None = None
 ) -> None:
     """Write the page of one RUN or several.
@@ -88,7 +88,7 @@ def _about(run: Shown) -> dict[str, Any]:
         "name": run.name,
         "figures": figures,
         "protocol": shown,
-        "words": describe(protocol),
+        "words": describe_protocol(protocol),
         "warnings": _warnings(run),
         "classes": run.classes,
         "worst": min(supported, key=lambda name: figures["per_class"][name]["f1"]),
@@ -101,7 +101,9 @@ def _about(run: Shown) -> dict[str, Any]:
         "plots": {"calibration": plots.reliability(f"{run.name}: calibration", calibration), **_training(run), **parts},
         "contributions": _contributions(run),
         "explained": bool(run.explained),
-        "environment": {key: value for key, value in published(run.results.environment).items() if value is not None},
+        "environment": {
+            key: value for key, value in without_absolute_paths(run.results.environment).items() if value is not None
+        },
         "experiment": run.results.experiment,
         "texts": sum(bool(row.text) for row in run.corpus.values()),
     }

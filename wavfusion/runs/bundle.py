@@ -18,8 +18,8 @@ from wavfusion import manifest
 from wavfusion.metrics import scores as metrics
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.files import require_file
-from wavfusion.corpora.protocol import SAID, describe, hash_of, shared
-from wavfusion.runs.folder import corpus_of, published, to_json
+from wavfusion.corpora.protocol import SAID, describe_protocol, hash_of, shared
+from wavfusion.runs.folder import corpus_of, without_absolute_paths, json_bytes
 
 MEMBERS = ("predictions.csv", "split.csv", "metrics.json", "protocol.json", "environment.json", "experiment.yaml")
 BYTES, LINES, CELLS = 1 << 24, 200_000, 5_000_000  # of a bundle and each member, a table, confusions one an utterance
@@ -79,7 +79,7 @@ class Bundle:
             yield "metrics.json: the columns of its confusion matrix do not count the predictions"
 
 
-def read(path: Path) -> Bundle:
+def read_bundle(path: Path) -> Bundle:
     """Read a bundle from anybody, or a RUN; nothing is unpacked to disk, nor more than BYTES to memory.
 
     Raises:
@@ -99,7 +99,7 @@ def read(path: Path) -> Bundle:
     return bundle
 
 
-def make(folder: Path, with_truth: bool = False) -> tuple[bytes, bool]:
+def make_bundle(folder: Path, with_truth: bool = False) -> tuple[bytes, bool]:
     """Pack the results of a RUN, equal ones in equal bytes; returns the archive and whether it holds the labels.
 
     These go in only where anybody has them, or where told to. Figures are those of predictions.csv and its decimals.
@@ -107,15 +107,15 @@ def make(folder: Path, with_truth: bool = False) -> tuple[bytes, bool]:
     Raises:
         ConfigError: not a whole RUN, or its files are not of one evaluation.
     """
-    run = read(folder)
+    run = read_bundle(folder)
     found = run.figures(run.truth or []) | run.said()
     for problem in (*run.problems(), *_differences(run.metrics["confusion"], found["confusion"], "confusion")):
         raise ConfigError(f"{folder}: expected predictions and figures of one evaluation, found {problem}")
     truth = with_truth or corpus_of(folder) in OPEN_LABELS
     abouts = {"metrics": found, "protocol": run.protocol, "environment": run.environment}
-    files = {f"{name}.json": to_json(published(values)) for name, values in abouts.items()}
-    files["predictions.csv"] = to_csv(run.rows, () if truth else ("truth",))
-    files["split.csv"] = to_csv([{"id": key, "split": part} for key, part in run.parts.items()])
+    files = {f"{name}.json": json_bytes(without_absolute_paths(values)) for name, values in abouts.items()}
+    files["predictions.csv"] = predictions_to_csv(run.rows, () if truth else ("truth",))
+    files["split.csv"] = predictions_to_csv([{"id": key, "split": part} for key, part in run.parts.items()])
     files["experiment.yaml"] = run.experiment.encode()
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
@@ -151,7 +151,7 @@ def recompute(bundle: Bundle, manifest_path: Path | None = None) -> tuple[dict[s
     return {"nll": None, "ece": None, "interval": None} | found | bundle.said(), bundle, differences
 
 
-def to_csv(rows: Sequence[Mapping[str, str]], without: Sequence[str] = ()) -> bytes:
+def predictions_to_csv(rows: Sequence[Mapping[str, str]], without: Sequence[str] = ()) -> bytes:
     """Write a table, without some of its columns."""
     file, columns = io.StringIO(), [name for name in rows[0] if name not in without]
     lines = [columns, *([row[name] for name in columns] for row in rows)]
@@ -162,7 +162,7 @@ def to_csv(rows: Sequence[Mapping[str, str]], without: Sequence[str] = ()) -> by
 def _check(bundle: Bundle) -> None:
     """Refuse what no RUN writes; raises whatever it meets."""
     said, classes, first = bundle.said(), bundle.protocol["classes"], bundle.rows[0]
-    (describe(said["protocol"]), "+".join(said["modalities"]), list(bundle.problems()), bundle.environment["wavfusion"])
+    (describe_protocol(said["protocol"]), "+".join(said["modalities"]), list(bundle.problems()), bundle.environment["wavfusion"])
     (first["dialogue"], first["speaker"], [said["encoders"][name]["name"] for name in said["contaminated"]])
     names = [name for name in first if name[:2] == "p_"]
     if not 0 <= bundle.confusion.min() <= bundle.confusion.max() <= len(bundle.rows):

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 from wavfusion import manifest
 from wavfusion.metrics.calibration import BOUNDS
 from wavfusion.features.clips import FeatureSet
-from wavfusion.encoders import LOADERS, Encoders, Preset, load
+from wavfusion.encoders import LOADERS, Encoders, Preset, load_encoder
 from wavfusion.errors import ConfigError
 from wavfusion.metrics.familiarity import Familiarity
 from wavfusion.files import require_file, write_whole
@@ -83,7 +83,7 @@ class Run:
         from wavfusion.media import faces  # neither FFmpeg nor OpenCV is needed to train on stored features
 
         faces.require_installed()
-        expected, found = (self.features.video or {})["detector"], faces.fingerprint()
+        expected, found = (self.features.video or {})["detector"], faces.detector_fingerprint()
         if expected != found:
             raise ConfigError(
                 f"{self.folder}: expected the face detector {expected} that the model was trained on, found {found}, "
@@ -93,7 +93,7 @@ class Run:
     def _encoder(self, modality: str) -> Any:
         about = getattr(self.features, modality)
         own = self.folder / "encoders" / modality
-        encoder = load(modality, str(own) if own.is_dir() else about["name"], self.features.precision)
+        encoder = load_encoder(modality, str(own) if own.is_dir() else about["name"], self.features.precision)
         if encoder.fingerprint != about["fingerprint"]:
             raise ConfigError(
                 f"{self.folder}: expected the {modality} encoder {about['fingerprint']} that the model was trained on, "
@@ -182,7 +182,7 @@ def write_model(trained: Run, encoders: Encoders) -> None:
             encoder.save(own)
     if mode == "scratch" and features.audio is not None and encoders.audio is not None:
         # As it will be read: training has changed the tensors that its fingerprint was made from.
-        learned_fingerprint = load("audio", str(folder / "encoders" / "audio"), features.precision).fingerprint
+        learned_fingerprint = load_encoder("audio", str(folder / "encoders" / "audio"), features.precision).fingerprint
         learned = {**features.audio, "name": "encoders/audio", "fingerprint": learned_fingerprint}
         features = replace(features, audio=learned)
     about = {key: getattr(features, key) for key in FeatureSet.__dataclass_fields__}
@@ -207,20 +207,20 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, values: Any) -> None:
     """Write a result; equal values give equal bytes."""
-    write_whole(path, to_json(values))
+    write_whole(path, json_bytes(values))
 
 
-def to_json(values: Any) -> bytes:
+def json_bytes(values: Any) -> bytes:
     """The bytes of a result."""
     return (json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def published(values: Any) -> Any:
+def without_absolute_paths(values: Any) -> Any:
     """What of a RUN's JSON others may see: of absolute paths, which tell of the user's machine, the last name only."""
     if isinstance(values, dict):
-        return {key: published(each) for key, each in values.items()}
+        return {key: without_absolute_paths(each) for key, each in values.items()}
     if isinstance(values, list):
-        return [published(each) for each in values]
+        return [without_absolute_paths(each) for each in values]
     absolute = isinstance(values, str) and re.match(r"[/\\~]|[A-Za-z]:[/\\]", values)
     return re.split(r"[/\\]", values.rstrip("/\\"))[-1] if absolute else values
 

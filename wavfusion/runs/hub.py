@@ -10,8 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.files import require_writable, write_whole
-from wavfusion.corpora.protocol import describe
-from wavfusion.runs.folder import FAMILIARITY, HUB_ID, corpus_of, published, read_json, read_run, write_json
+from wavfusion.corpora.protocol import describe_protocol
+from wavfusion.runs.folder import FAMILIARITY, HUB_ID, corpus_of, without_absolute_paths, read_json, read_run, write_json
 
 
 def push(folder: Path, place: str, public: bool = False, force: bool = False) -> str:
@@ -28,12 +28,12 @@ def push(folder: Path, place: str, public: bool = False, force: bool = False) ->
         require_writable(out)
         if out.is_dir() and any(out.iterdir()) and (not force or out.samefile(folder)):
             raise CorpusError(f"{place}: expected nothing there, found a folder with files; name another, or --force")
-        write(folder, out, out.name)
+        write_hub_folder(folder, out, out.name)
         return place
     from huggingface_hub import HfApi
 
     with TemporaryDirectory() as scratch:
-        write(folder, Path(scratch), place)
+        write_hub_folder(folder, Path(scratch), place)
         try:
             address = HfApi().create_repo(place, private=not public, exist_ok=force)
             said, old = "A WavFusion model", ["encoders/*", FAMILIARITY]  # of an earlier model
@@ -44,7 +44,7 @@ def push(folder: Path, place: str, public: bool = False, force: bool = False) ->
     return str(address)
 
 
-def write(folder: Path, out: Path, title: str) -> None:
+def write_hub_folder(folder: Path, out: Path, title: str) -> None:
     """Write what is published of a RUN into a folder, the weights last."""
     trained = read_run(folder)
     names = {name: getattr(trained.features, name)["name"] for name in trained.model.config.modalities}
@@ -57,7 +57,7 @@ def write(folder: Path, out: Path, title: str) -> None:
             )
     try:
         files = ("config.json", "protocol.json", "metrics.json", "environment.json")
-        abouts = {file: published(read_json(folder / file)) for file in files}
+        abouts = {file: without_absolute_paths(read_json(folder / file)) for file in files}
         bases = [name for name in names.values() if re.fullmatch(HUB_ID, name)]
         setting = (folder / "experiment.yaml").read_bytes()
         detector = (trained.features.video or {}).get("detector") if "video" in names else None
@@ -81,7 +81,7 @@ def write(folder: Path, out: Path, title: str) -> None:
 def _card(metrics: dict[str, Any], **about: Any) -> str:
     loader = PackageLoader("wavfusion", "pages")
     pages = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, finalize=_cell)
-    protocol = describe(metrics["protocol"])
+    protocol = describe_protocol(metrics["protocol"])
     return pages.get_template("model_card.md").render(metrics=metrics, protocol=protocol, **about) + "\n"
 
 

@@ -27,7 +27,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wavfusion.errors import ConfigError, nearest
-from wavfusion.pages.fill import fill, script
+from wavfusion.pages.fill import fill_page, script
 from wavfusion.prediction import timeline
 from wavfusion.serve.jobs import DONE, RUNNING, STATES, WAITING, Job, Jobs, Limits
 from wavfusion.serve.uploads import TEXT, Folder, RefusedError, paced, receive, too_large
@@ -207,18 +207,18 @@ def _answer_jobs(app: FastAPI, jobs: Jobs) -> None:
 
     @app.post("/jobs", status_code=202, summary="Line a recording up", openapi_extra=FORM)
     async def add(request: Request) -> dict[str, Any]:
-        return describe(jobs, await _take(jobs, request))
+        return describe_service(jobs, await _take(jobs, request))
 
     @app.get("/jobs/{job_id}", summary="What becomes of it")
     def look(job_id: str) -> dict[str, Any]:
-        return describe(jobs, jobs.find(job_id))
+        return describe_service(jobs, jobs.find(job_id))
 
     @app.delete("/jobs/{job_id}", summary="Stop it, if it is not over, and forget it")
     async def remove(job_id: str) -> dict[str, Any]:
         job = jobs.find(job_id)
         jobs.remove(job)
         await job.over.wait()
-        return describe(jobs, job)
+        return describe_service(jobs, job)
 
     @app.get("/jobs/{job_id}/result", summary="Its utterances, in any format")
     def result(job_id: str, format: Format = "json", min_probability: Least = 0.0) -> Response:
@@ -243,7 +243,7 @@ def _answer_jobs(app: FastAPI, jobs: Jobs) -> None:
             jobs.remove(job)
 
 
-def describe(jobs: Jobs, job: Job) -> dict[str, Any]:
+def describe_service(jobs: Jobs, job: Job) -> dict[str, Any]:
     """What is told of a job, in `GET /jobs/ID`."""
     return {
         "id": job.id,
@@ -302,7 +302,7 @@ def _result(jobs: Jobs, job: Job, kind: str, least: float) -> Response:
     """A job's utterances in a format, as a file to save."""
     _require_format(kind)
     rows = timeline.abstained(_done(job).rows, least)
-    content = timeline.write(kind, rows, jobs.classes, None, job.warnings)
+    content = timeline.write_predictions(kind, rows, jobs.classes, None, job.warnings)
     name = f"{job.form.name}.{timeline.ending(kind)}"
     headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}"}
     return Response(content, 200, headers, f"{TYPES.get(kind, 'text/plain')}; charset=utf-8")
@@ -325,7 +325,7 @@ def _registry(jobs: Jobs) -> CollectorRegistry:
 
 
 def _page(jobs: Jobs, locked: bool) -> str:
-    return fill(
+    return fill_page(
         "serve.html",
         modalities=jobs.modalities,
         classes=jobs.classes,

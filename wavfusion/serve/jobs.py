@@ -70,7 +70,7 @@ class Job:
     unwanted: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class Worker:
+class LabellingProcess:
     """The process of `worker.py`, started again whenever it had to be stopped."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
@@ -134,7 +134,7 @@ class Jobs:
 
     def __init__(self, settings: Mapping[str, Any], folder: Path, limits: Limits, keep: Path | None = None) -> None:
         self.folder, self.limits, self.keep = folder, limits, keep
-        self.worker = Worker({**settings, "folder": str(folder)})
+        self.worker = LabellingProcess({**settings, "folder": str(folder)})
         self.ended: Counter[str] = Counter()  # by state
         self.seconds = 0.0  # of speech that was labelled
         self.classes: list[str] = []  # of the model, as its modalities, once it is loaded

@@ -15,14 +15,14 @@ from queue import SimpleQueue
 from typing import Any
 
 from wavfusion import media, transcripts
-from wavfusion.errors import ConfigError, CorpusError, MediaError, Warned
+from wavfusion.errors import CollectedWarnings, ConfigError, CorpusError, MediaError
 from wavfusion.prediction.recognizer import EmotionRecognizer
 
 OVERLAPPING = 4  # times a recording's length that segments may last together: that many speak at once
 Tell = Callable[[Mapping[str, Any]], None]
 
 
-def main() -> None:
+def serve_requests() -> None:
     """Load a model by the first line, answer each other one, and end with the server."""
     answers = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # whatever else prints
@@ -62,7 +62,7 @@ def answer(recognizer: EmotionRecognizer, asked: Mapping[str, Any], tell: Tell) 
         tell: takes the share that is done, as `progress`.
     """
     try:
-        with Warned() as warned:
+        with CollectedWarnings() as warned:
             length = max((end for end in media.probe(asked["file"]) if end is not None), default=0.0)
             if length > asked["longest"]:
                 raise MediaError(f"expected at most {asked['longest'] / 60:g} minutes, found {length / 60:.1f}")
@@ -86,4 +86,4 @@ def answer(recognizer: EmotionRecognizer, asked: Mapping[str, Any], tell: Tell) 
 
 
 if __name__ == "__main__":
-    main()
+    serve_requests()

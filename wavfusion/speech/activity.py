@@ -34,19 +34,19 @@ class Span(NamedTuple):
     end: float
 
 
-def is_installed() -> bool:
+def has_activity_model() -> bool:
     """Whether the extra `[vad]` is there."""
     return find_spec("silero_vad") is not None and find_spec("onnxruntime") is not None
 
 
-class Heard(NamedTuple):
+class SpeechActivity(NamedTuple):
     """What was heard of a recording: where somebody speaks, and how likely at every `STEP`."""
 
     spans: list[Span]
     active: Float32[np.ndarray, " T"]
 
 
-def hear(path: media.PathLike) -> Heard:
+def detect_speech(path: media.PathLike) -> SpeechActivity:
     """Find where somebody speaks in a recording of any length.
 
     Raises:
@@ -57,16 +57,16 @@ def hear(path: media.PathLike) -> Heard:
     if end is None:
         raise MediaError(f"{str(path)!r}: expected sound, found no audio track")
     active = activity(_stretches(path, end))
-    return Heard(spoken(active, end), active)
+    return SpeechActivity(speech_spans(active, end), active)
 
 
-def hear_samples(samples: Float32[np.ndarray, " N"]) -> Heard:
+def detect_speech_in_samples(samples: Float32[np.ndarray, " N"]) -> SpeechActivity:
     """Find where somebody speaks in samples of 16 kHz; see `hear`."""
     active = activity([samples])
-    return Heard(spoken(active, len(samples) / media.SAMPLE_RATE), active)
+    return SpeechActivity(speech_spans(active, len(samples) / media.SAMPLE_RATE), active)
 
 
-def utterances(heard: Heard, longest: float = LONGEST) -> list[Span]:
+def utterances(heard: SpeechActivity, longest: float = LONGEST) -> list[Span]:
     """The utterances of a recording, in order, none longer than `longest` seconds; none where nobody speaks."""
     return [part for span in heard.spans for part in cut(span, heard.active, longest)]
 
@@ -108,7 +108,7 @@ def _beginning() -> tuple[Float32[np.ndarray, "2 1 128"], Float32[np.ndarray, " 
 
 def _session() -> Any:
     """Open the network on one thread: it is too small for more."""
-    if not is_installed():
+    if not has_activity_model():
         raise ConfigError("expected silero-vad and onnxruntime, found them not installed: pip install 'wavfusion[vad]'")
     spec, runtime = find_spec("silero_vad"), import_module("onnxruntime")
     assert spec is not None and spec.origin is not None
@@ -119,7 +119,7 @@ def _session() -> Any:
     return runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 
-def spoken(active: Float32[np.ndarray, " T"], end: float) -> list[Span]:
+def speech_spans(active: Float32[np.ndarray, " T"], end: float) -> list[Span]:
     """Where somebody speaks: from an onset until the activity has gone, with short pauses closed.
 
     Args:

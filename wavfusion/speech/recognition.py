@@ -10,7 +10,7 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from wavfusion.errors import ConfigError
-from wavfusion.speech.segmentation import Sound
+from wavfusion.speech.segmentation import RecordingAudio
 from wavfusion.transcripts import Segment
 
 STRETCH = 28.0  # seconds: Whisper hears 30 at a time, and as much for one word
@@ -53,7 +53,7 @@ class Recogniser:
         return ConfigError(f"--asr {self.name}: expected a whole Whisper model of faster-whisper, found: {found}")
 
     def fill(
-        self, sound: Sound, segments: Sequence[Segment], language: str | None = None
+        self, sound: RecordingAudio, segments: Sequence[Segment], language: str | None = None
     ) -> tuple[list[Segment], str | None]:
         """Give their words to segments, in order of time; what is heard goes to the nearest.
 

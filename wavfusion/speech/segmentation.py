@@ -13,7 +13,7 @@ from wavfusion import media
 from wavfusion.errors import ConfigError, MediaError
 from wavfusion.features.clips import WINDOW, windows
 from wavfusion.speech import activity, speakers
-from wavfusion.speech.activity import Heard, Span
+from wavfusion.speech.activity import Span, SpeechActivity
 from wavfusion.transcripts import Segment
 
 log = logging.getLogger(__name__)
@@ -22,15 +22,19 @@ Speakers = int | Literal["auto"] | None  # how many speak; None = nobody is told
 
 
 @dataclass(frozen=True)
-class Sound:
+class RecordingAudio:
     """The sound of a recording: a file's, or samples of 16 kHz."""
 
     file: str
     samples: Float32[np.ndarray, " N"] | None = None
 
-    def hear(self) -> Heard:
+    def hear(self) -> SpeechActivity:
         """Find where somebody speaks."""
-        return activity.hear(self.file) if self.samples is None else activity.hear_samples(self.samples)
+        return (
+            activity.detect_speech(self.file)
+            if self.samples is None
+            else activity.detect_speech_in_samples(self.samples)
+        )
 
     def heard(self, start: float, end: float) -> Float32[np.ndarray, " n"]:
         """The samples between two times; silence where there are none, as where only the pictures go on."""
@@ -56,13 +60,13 @@ class Sound:
         except MediaError:
             return False
 
-    def turns(self, spans: Sequence[Span], count: Speakers) -> list[speakers.Turn]:
+    def turns(self, spans: Sequence[Span], count: Speakers) -> list[speakers.SpeakerTurn]:
         """Tell speakers apart."""
         return speakers.turns(self.heard, spans, None if count == "auto" else count)
 
 
-def divide(
-    sound: Sound | None, file: str, length: float, transcript: str | None, count: Speakers, seen: bool = False
+def segment_recording(
+    sound: RecordingAudio | None, file: str, length: float, transcript: str | None, count: Speakers, seen: bool = False
 ) -> list[Segment]:
     """Find the utterances of a recording of `length` seconds; the words are shared out by seconds.
 
@@ -74,9 +78,9 @@ def divide(
     """
     if length <= WINDOW:
         return [Segment(0.0, length, None, transcript)]
-    spans = [] if sound is None or not activity.is_installed() else _spoken(sound, count)
+    spans = [] if sound is None or not activity.has_activity_model() else _spoken(sound, count)
     if not spans:
-        why = "nobody speaks" if activity.is_installed() else "the extra [vad] is not installed"
+        why = "nobody speaks" if activity.has_activity_model() else "the extra [vad] is not installed"
         every = [Span(each.start, each.end) for each in windows(length)]
         heard = [] if sound is None or seen else [span for span in every if not sound.is_still(span)]
         spans = [(span, None) for span in heard or every]
@@ -91,7 +95,7 @@ def divide(
     return [Segment(*span, who, text) for (span, who), text in zip(spans, said, strict=True)]
 
 
-def _spoken(sound: Sound, count: Speakers) -> list[tuple[Span, str | None]]:
+def _spoken(sound: RecordingAudio, count: Speakers) -> list[tuple[Span, str | None]]:
     """Where somebody speaks, and who, in utterances of at most 12 s."""
     heard = sound.hear()
     if count is None:
@@ -102,7 +106,7 @@ def _spoken(sound: Sound, count: Speakers) -> list[tuple[Span, str | None]]:
     ]
 
 
-def named(segments: Sequence[Segment], sound: Sound | None, count: Speakers) -> list[Segment]:
+def named(segments: Sequence[Segment], sound: RecordingAudio | None, count: Speakers) -> list[Segment]:
     """Name who speaks in segments that do not say: in each the one who speaks most of it, with a warning of long ones.
 
     Raises:

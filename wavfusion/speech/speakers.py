@@ -46,13 +46,13 @@ class Voice(nn.Module):
         return nn.functional.normalize(torch.relu(self.linear(hidden[-1])), dim=1)
 
 
-def is_installed() -> bool:
+def has_voice_encoder() -> bool:
     """Whether the extra `[speakers]` is there."""
     return find_spec("resemblyzer") is not None
 
 
 @cache
-def load() -> Voice:
+def load_voice_encoder() -> Voice:
     """Read the network; nothing but tensors is unpickled.
 
     Raises:
@@ -80,7 +80,7 @@ def mels(samples: Float32[np.ndarray, " N"]) -> Float32[Tensor, "T 40"]:
     return spectrum.abs().square().T @ torch.from_numpy(bank).float()
 
 
-class Turn(NamedTuple):
+class SpeakerTurn(NamedTuple):
     """A stretch in which one person speaks, in seconds; persons are numbered as they come."""
 
     start: float
@@ -90,7 +90,7 @@ class Turn(NamedTuple):
 
 def turns(
     decode: Callable[[float, float], Float32[np.ndarray, " n"]], spans: Sequence[Span], count: int | None = None
-) -> list[Turn]:
+) -> list[SpeakerTurn]:
     """Cut speech where the speaker changes.
 
     Voices are found by k-means on windows of 1.6 s, then followed through windows of 0.6 s at a price for every
@@ -104,7 +104,7 @@ def turns(
     Raises:
         ConfigError: the extra `[speakers]` is missing.
     """
-    network = load()
+    network = load_voice_encoder()
     centres = [np.arange(span.start + HOP / 2, span.end, HOP) for span in spans]
     centres = [each if len(each) else np.array([(s.start + s.end) / 2]) for each, s in zip(centres, spans, strict=True)]
     times = np.concatenate(centres) if centres else np.zeros(0)
@@ -113,20 +113,22 @@ def turns(
     long, short = _voices(network, decode, times)
     labels = _told_apart(long, count)
     voices = np.stack([_direction(short[labels == number].sum(0)) for number in np.unique(labels)])
-    path = follow(1 - short @ voices.T, SWITCH)
-    found, first = list[Turn](), 0
+    path = cheapest_path(1 - short @ voices.T, SWITCH)
+    found, first = list[SpeakerTurn](), 0
     for span, own in zip(spans, centres, strict=True):
         said = path[first : first + len(own)]
         edges = [i for i in range(1, len(said)) if said[i] != said[i - 1]]
         bounds = [span.start, *((own[i] + own[i - 1]) / 2 for i in edges), span.end]
         speakers = [int(said[i]) for i in (0, *edges)]
-        found += [Turn(float(a), float(b), who) for a, b, who in zip(bounds[:-1], bounds[1:], speakers, strict=True)]
+        found += [
+            SpeakerTurn(float(a), float(b), who) for a, b, who in zip(bounds[:-1], bounds[1:], speakers, strict=True)
+        ]
         first += len(own)
     order = {who: number for number, who in enumerate(dict.fromkeys(turn.speaker for turn in found))}
     return [turn._replace(speaker=order[turn.speaker]) for turn in found]
 
 
-def speaker_of(span: Span, said: Sequence[Turn]) -> int | None:
+def speaker_of(span: Span, said: Sequence[SpeakerTurn]) -> int | None:
     """Who speaks most of a span; None where nobody does."""
     seconds: dict[int, float] = {}
     for turn in said:
@@ -136,7 +138,7 @@ def speaker_of(span: Span, said: Sequence[Turn]) -> int | None:
     return max(seconds, key=lambda who: seconds[who]) if seconds else None
 
 
-def follow(costs: Float[np.ndarray, "T K"], price: float) -> Int64[np.ndarray, " T"]:
+def cheapest_path(costs: Float[np.ndarray, "T K"], price: float) -> Int64[np.ndarray, " T"]:
     """Choose one of K at every step so that the costs, and a price for every change, add up to the least (Viterbi)."""
     total, came = costs[0].copy(), np.zeros(costs.shape, np.int64)
     for step in range(1, len(costs)):

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from wavfusion.comparators import baselines as controls
-from wavfusion.corpora.protocol import SAID, describe
+from wavfusion.corpora.protocol import SAID, describe_protocol
 from wavfusion.errors import ConfigError
 from wavfusion.features.clips import FeatureSet
 from wavfusion.features.dataset import Features, choose_features, model_config
@@ -237,7 +237,7 @@ def stem(names: Sequence[str], smoke: bool) -> str:
     return "-".join(["results", *names, *(["smoke"] if smoke else [])])
 
 
-def write(
+def write_results_folder(
     out: Path,
     name: str,
     study: Study,
@@ -261,8 +261,8 @@ def write(
     protocol["hash"] = hashlib.sha256("".join(folds[number].hash for number in sorted(folds)).encode()).hexdigest()
     every = {"study": about, "protocol": protocol, "tables": found, "controls": controls, "failed": failed}
     write_json(out / f"{name}.json", every)
-    write_whole(out / f"{name}.csv", to_csv(found, protocol).encode("utf-8", "surrogatepass"))
-    words = describe({**first, "folds": 1})
+    write_whole(out / f"{name}.csv", results_to_csv(found, protocol).encode("utf-8", "surrogatepass"))
+    words = describe_protocol({**first, "folds": 1})
     fill.write_tables(out / f"{name}.html", {**every, "said": words, "same_within": 100 * stats.SAME_WITHIN})
     return every
 
@@ -273,7 +273,7 @@ COLUMNS = (
 )
 
 
-def to_csv(found: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
+def results_to_csv(found: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
     """One line a row and figure, all in percent."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -294,7 +294,7 @@ def to_csv(found: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
     return file.getvalue()
 
 
-def to_text(every: Mapping[str, Any]) -> str:
+def results_to_text(every: Mapping[str, Any]) -> str:
     """Lay what `write` returned out for a terminal."""
     lines = ["a smoke run: its figures mean nothing"] if every["study"]["smoke"] else []
     for name, table in every["tables"].items():

@@ -15,7 +15,7 @@ FIGURES = ("accuracy", "weighted_f1")
 
 
 @dataclass(frozen=True)
-class Row:
+class TableSetting:
     """One line of a table.
 
     Attributes:
@@ -45,7 +45,7 @@ class Table:
     name: str
     title: str
     corpus: str
-    rows: list[Row]
+    rows: list[TableSetting]
     claims: list[Claim]
 
     def experiments(self, base: str, seed: int, common: Mapping[str, str], extra: bool) -> dict[str, Experiment]:
@@ -62,13 +62,13 @@ class Table:
             if row.settings is None or (row.extra and not extra):
                 continue
             try:
-                found[row.name] = experiment.read(base, {**common, **row.settings, "seed": str(seed)})
+                found[row.name] = experiment.read_experiment(base, {**common, **row.settings, "seed": str(seed)})
             except ConfigError as error:
                 raise ConfigError(f"{self.name}, row {row.name!r}: {error}") from None
         return found
 
 
-def shipped() -> list[str]:
+def shipped_tables() -> list[str]:
     """Names of the tables in the package."""
     return sorted(entry.name.removesuffix(".yaml") for entry in _folder().iterdir() if entry.name.startswith("table"))
 
@@ -86,7 +86,7 @@ def beside(corpus: str, model: Mapping[str, Any]) -> tuple[list[str], dict[str, 
     """
     found: dict[tuple[str, ...], tuple[list[str], dict[str, float]]] = {}
     own = flat(model)
-    for table in (each for each in map(read, shipped()) if each.corpus == corpus):
+    for table in (each for each in map(read_table_file, shipped_tables()) if each.corpus == corpus):
         stated = {row.name: row.stated for row in table.rows if row.settings is not None}
         for name, each in table.experiments("paper", 0, {}, extra=False).items():
             paper = flat(asdict(each.model))
@@ -107,7 +107,7 @@ def flat(settings: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def read(name: str) -> Table:
+def read_table_file(name: str) -> Table:
     """Read a table.
 
     Args:
@@ -118,10 +118,10 @@ def read(name: str) -> Table:
     """
     known = f"table{name}" if name.isdecimal() else name
     path: Traversable | Path = Path(name)
-    if known in shipped():
+    if known in shipped_tables():
         path = _folder() / f"{known}.yaml"
     elif not path.is_file():
-        raise ConfigError(f"no table and no file {name!r}: {nearest(name, shipped())}")
+        raise ConfigError(f"no table and no file {name!r}: {nearest(name, shipped_tables())}")
     try:
         return _parse(Path(str(path)).stem, read_yaml(path))
     except ConfigError as error:
@@ -160,7 +160,7 @@ def _claim(values: Mapping[str, Any], names: list[str], where: str) -> Claim:
     return claim
 
 
-def _row(values: Mapping[str, Any]) -> Row:
+def _row(values: Mapping[str, Any]) -> TableSetting:
     name = str(values["name"])
     _known(values, ("name", "settings", "paper", "published", "extra"), name)
     if ("settings" in values) == ("published" in values):
@@ -173,7 +173,7 @@ def _row(values: Mapping[str, Any]) -> Row:
     extra = values.get("extra", False)
     if not isinstance(extra, bool):
         raise ConfigError(f"{name}: expected extra true or false, found {extra!r}")
-    return Row(
+    return TableSetting(
         name,
         None if settings is None else {str(key): _text(value) for key, value in settings.items()},
         {figure: _percent(number, f"{name}: {figure}") for figure, number in stated.items()},

@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from wavfusion import manifest
-from wavfusion.corpora.protocol import Protocol, divide, row_digest
+from wavfusion.corpora.protocol import Protocol, divide_parts, row_digest
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.experiments.experiment import Experiment
 from wavfusion.features.clips import Media, read_feature_sets
@@ -65,7 +65,7 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Job:
+class PlannedTraining:
     """One training: an experiment under one fold."""
 
     experiment: Experiment
@@ -111,11 +111,11 @@ class Plan:
         rows: (table, row) -> for every seed the names of its jobs, a fold each.
     """
 
-    jobs: dict[str, Job]
+    jobs: dict[str, PlannedTraining]
     rows: dict[tuple[str, str], list[list[str]]]
 
 
-def plan(study: Study, tables: Sequence[Table], out: Path) -> Plan:
+def plan_trainings(study: Study, tables: Sequence[Table], out: Path) -> Plan:
     """Lay out the trainings; rows with equal experiments share them.
 
     Raises:
@@ -128,7 +128,7 @@ def plan(study: Study, tables: Sequence[Table], out: Path) -> Plan:
             raise ConfigError(f"{table.name}: expected a manifest of {table.corpus}, found {corpus.corpus}")
     _require_once([table.name for table in tables], "table")
     _require_once(list(study.folds), "fold")
-    folds = divide(study.protocol, utterances, corpus.classes)
+    folds = divide_parts(study.protocol, utterances, corpus.classes)
     chosen = [1] if study.smoke and not study.folds else study.folds or range(1, len(folds) + 1)
     for number in chosen:
         if not 1 <= number <= len(folds):
@@ -136,7 +136,7 @@ def plan(study: Study, tables: Sequence[Table], out: Path) -> Plan:
     parts = [_thinned(folds[number - 1]) if study.smoke else folds[number - 1] for number in chosen]
     common = {**(study.common or {}), **({"train.epochs": str(SMOKE_EPOCHS)} if study.smoke else {})}
     data = _digest(utterances, study.store)
-    jobs: dict[str, Job] = {}
+    jobs: dict[str, PlannedTraining] = {}
     rows: dict[tuple[str, str], list[list[str]]] = {}
     for table in tables:
         for seed in range(study.first_seed, study.first_seed + (1 if study.smoke else study.seeds)):
@@ -168,10 +168,10 @@ def _digest(utterances: Sequence[Utterance], store: Path) -> str:
     return hashlib.sha256(json.dumps([rows, encoders], sort_keys=True).encode()).hexdigest()
 
 
-def _job(experiment: Experiment, fold: Protocol, data: str, out: Path) -> Job:
+def _job(experiment: Experiment, fold: Protocol, data: str, out: Path) -> PlannedTraining:
     """A training's folder is named by everything that decides it."""
     said = hashlib.sha256(f"{experiment.to_yaml()}{fold.hash}{data}".encode()).hexdigest()[:10]
-    return Job(experiment, fold, out / "runs" / f"{said}-fold{fold.fold}-seed{experiment.seed}")
+    return PlannedTraining(experiment, fold, out / "runs" / f"{said}-fold{fold.fold}-seed{experiment.seed}")
 
 
 def _thinned(fold: Protocol) -> Protocol:
@@ -198,7 +198,9 @@ def _require_features(store: Path, experiments: Sequence[Experiment], classes: S
 # ---------------------------------------------------------------------- running
 
 
-def run(study: Study, jobs: Sequence[Job], workers: int, device: str = "cpu", progress: bool = False) -> dict[str, str]:
+def run_trainings(
+    study: Study, jobs: Sequence[PlannedTraining], workers: int, device: str = "cpu", progress: bool = False
+) -> dict[str, str]:
     """Train what has not been trained yet, several at once; one that fails does not stop the others.
 
     Args:
@@ -223,14 +225,14 @@ def run(study: Study, jobs: Sequence[Job], workers: int, device: str = "cpu", pr
 
 
 def _run_pool(
-    study: Study, jobs: Sequence[Job], workers: int, device: str, failed: dict[str, str], bar: Any
-) -> list[Job]:
+    study: Study, jobs: Sequence[PlannedTraining], workers: int, device: str, failed: dict[str, str], bar: Any
+) -> list[PlannedTraining]:
     """Run jobs in a pool; returns those that a dead worker left."""
     if not jobs:
         return []
-    left: list[Job] = []
+    left: list[PlannedTraining] = []
     with _pool(workers) as pool:
-        waiting: dict[Future[float], Job] = {pool.submit(_train, study, job, device): job for job in jobs}
+        waiting: dict[Future[float], PlannedTraining] = {pool.submit(_train, study, job, device): job for job in jobs}
         try:
             for future in as_completed(waiting):
                 job = waiting[future]
@@ -270,7 +272,7 @@ def _start(parent: int, threads: int) -> None:
     threading.Thread(target=look, daemon=True).start()
 
 
-def _train(study: Study, job: Job, device: str) -> float:
+def _train(study: Study, job: PlannedTraining, device: str) -> float:
     """Train one job to its end in this process; returns the seconds that it took."""
     started = time.monotonic()
     with _alone(job.folder):
@@ -280,7 +282,7 @@ def _train(study: Study, job: Job, device: str) -> float:
     return time.monotonic() - started
 
 
-def data_of(study: Study, job: Job) -> train.Data:
+def data_of(study: Study, job: PlannedTraining) -> train.Data:
     """Open what a training reads."""
     utterances, corpus = manifest.read(study.manifest), manifest.read_corpus(study.manifest)
     store = Store(study.store)
@@ -309,12 +311,12 @@ FILES = 3.0  # times the seconds that a training's data and model take to open: 
 STEPS = 4  # timed training steps of each experiment
 
 
-def estimate(study: Study, jobs: Sequence[Job], workers: int, device: str = "cpu") -> dict[str, float]:
+def estimate(study: Study, jobs: Sequence[PlannedTraining], workers: int, device: str = "cpu") -> dict[str, float]:
     """Seconds that each training will take at most, from a few steps of it beside `workers` - 1 others.
 
     Early stopping is not foreseen.
     """
-    kinds: dict[str, Job] = {}
+    kinds: dict[str, PlannedTraining] = {}
     for job in jobs:
         kinds.setdefault(replace(job.experiment, seed=0).to_yaml(), job)
     with _pool(workers) as pool:
@@ -347,7 +349,7 @@ def to_costs(planned: Plan, costs: Mapping[str, float], workers: int) -> str:
     return "\n".join([*lines, f"{len(left)} trainings to do, {workers} at once: at most about {hours:.2f} hours"])
 
 
-def _time_step(study: Study, job: Job, device: str) -> tuple[float, float]:
+def _time_step(study: Study, job: PlannedTraining, device: str) -> tuple[float, float]:
     """Seconds to open data and model, and mean seconds of a training step on batches of all lengths."""
     opened = time.monotonic()
     data = data_of(study, job)

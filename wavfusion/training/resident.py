@@ -19,7 +19,7 @@ SHARE = 0.5  # of a device's free memory; the rest is the model's and its activa
 
 
 @dataclass
-class Track:
+class ResidentTrack:
     """One modality of all samples, one after the other.
 
     Attributes:
@@ -121,11 +121,13 @@ class Resident(Dataset[int | None]):
         return {name: max(1, *(track.lengths[number] for number in within)) for name, track in self.tracks.items()}
 
 
-def _track(tensors: Sequence[Tensor | None], device: torch.device) -> Track | None:
+def _track(tensors: Sequence[Tensor | None], device: torch.device) -> ResidentTrack | None:
     """Put one modality of all samples on a device; None where no sample has it."""
     there = [x.movedim(-2, 0) for x in tensors if x is not None]
     if not there:
         return None
     lengths = [0 if x is None else x.shape[-2] for x in tensors]
     counts = torch.tensor(lengths)
-    return Track(torch.cat(there).to(device), (counts.cumsum(0) - counts).to(device), counts.to(device), lengths)
+    return ResidentTrack(
+        torch.cat(there).to(device), (counts.cumsum(0) - counts).to(device), counts.to(device), lengths
+    )

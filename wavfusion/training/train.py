@@ -28,20 +28,20 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from wavfusion import manifest
 from wavfusion.corpora.protocol import Protocol, resolve, row_digest
-from wavfusion.encoders import AudioEncoder, Encoders, load
+from wavfusion.encoders import AudioEncoder, Encoders, load_encoder
 from wavfusion.encoders.live import LiveWavFusion
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.evaluation import evaluate as scoring
-from wavfusion.evaluation.inference import Utterances, run, subsets
+from wavfusion.evaluation.inference import Utterances, classify, subsets
 from wavfusion.evaluation.shared_space import pulls
 from wavfusion.experiments.experiment import Experiment, Training, read_yaml
 from wavfusion.features.clips import FeatureSet, Media
 from wavfusion.features.dataset import (
     Features,
     LengthBatches,
+    add_absent_modalities,
     choose_features,
     collate,
-    fill,
     model_config,
     model_inputs,
 )
@@ -271,7 +271,7 @@ def load_trained_on(features: FeatureSet, config: WavFusionConfig) -> Encoders:
         # Only the audio encoder lends tensors to the model; the others are needed where no hub holds them.
         if name != "audio" and about["name"] != "tiny":
             continue
-        loaded[name] = load(name, about["name"], features.precision)
+        loaded[name] = load_encoder(name, about["name"], features.precision)
         if loaded[name].fingerprint != about["fingerprint"]:
             raise ConfigError(
                 f"{name} encoder {about['name']!r}: expected {about['fingerprint']}, which made the stored features, "
@@ -310,7 +310,7 @@ def _prior(samples: Features) -> list[float]:
 def _write(trained: Run, network: nn.Module, sets: Mapping[str, Features], encoders: Encoders, device: str) -> None:
     """Calibrate the model, learn where its training data lie, and write it."""
     names, prior = trained.model.config.modalities, trained.prior
-    said = {role: run(network, samples, names, prior, device) for role, samples in sets.items()}
+    said = {role: classify(network, samples, names, prior, device) for role, samples in sets.items()}
     temperature = _temperature(said["valid"], sets["valid"].emotions())
     write_model(replace(trained, temperature=temperature, familiarity=_familiarity(**said)), encoders)
 
@@ -378,7 +378,9 @@ class FusionTrainer(Trainer):
         waveforms = any(x is not None for x in ready.get("waveforms", ()))
         own = [ready[name] is not None or (name == "audio" and waveforms) for name in MODALITIES]
         there = total(torch.tensor(own, dtype=torch.int32, device=self.args.device)).tolist()
-        return fill(ready, [name for name, count in zip(MODALITIES, there, strict=True) if count], self.fusion.config)
+        return add_absent_modalities(
+            ready, [name for name, count in zip(MODALITIES, there, strict=True) if count], self.fusion.config
+        )
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -420,7 +422,7 @@ class FusionTrainer(Trainer):
         """Score the validation part by whole utterances; every process does, and the first one's figures count."""
         samples: Features = eval_dataset or self.eval_dataset
         names = self.fusion.config.modalities
-        said = run(self.model, samples, names, self.prior, str(self.args.device))
+        said = classify(self.model, samples, names, self.prior, str(self.args.device))
         if not math.isfinite(float(said.probabilities.sum())):
             raise ConfigError(
                 f"epoch {self.state.epoch or 0:.0f}: expected finite probabilities, found NaN: the training diverged; "
