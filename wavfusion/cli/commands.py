@@ -17,6 +17,7 @@ from wavfusion.errors import CollectedWarnings, ConfigError, CorpusError, MediaE
 from wavfusion.version import __version__
 
 if TYPE_CHECKING:
+    from wavfusion.corpora.scan import MediaFacts
     from wavfusion.manifest import Utterance
     from wavfusion.prediction import recognizer as predict
     from wavfusion.prediction import recordings
