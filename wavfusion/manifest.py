@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
 
 from wavfusion.errors import CorpusError, nearest
+from wavfusion.files import write_lines
 
 MODALITIES = ("audio", "text", "video")
 SPLITS = ("train", "valid", "test")
@@ -132,7 +133,7 @@ def write(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> None
     Raises:
         CorpusError: an id occurs twice.
     """
-    write_lines(path, _unique_rows(utterances))
+    write_lines(Path(path), _unique_rows(utterances))
 
 
 def read_corpus(manifest_path: str | os.PathLike[str]) -> Corpus:
@@ -153,24 +154,6 @@ def read_corpus(manifest_path: str | os.PathLike[str]) -> Corpus:
 def write_corpus(manifest_path: str | os.PathLike[str], corpus: Corpus) -> None:
     """Write the corpus.json beside a manifest."""
     write_lines(Path(manifest_path).with_name("corpus.json"), [_dump(asdict(corpus), indent=2)])
-
-
-def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
-    """Replace a text file as a whole, so that a kill leaves the old one or the new one.
-
-    A lone surrogate (an undecodable byte of a file name) is written as its JSON escape.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("wb") as file:
-            file.writelines(f"{line}\n".encode("utf-8", "backslashreplace") for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -18,6 +18,7 @@ from wavfusion.corpora.reading import Exclusion, ReaderInput, Reading, Rows, joi
 from wavfusion.corpora.scan import Looking, Scan
 from wavfusion.corpora.table import COLUMNS, read_table
 from wavfusion.errors import ConfigError, CorpusError, nearest
+from wavfusion.files import write_lines
 from wavfusion.manifest import CHANNELS, Channel, Corpus, Utterance
 from wavfusion.version import __version__
 
@@ -156,7 +157,7 @@ def write_prepared(prepared: Prepared, out: str | os.PathLike[str]) -> dict[str,
             if found != expected:
                 raise CorpusError(f"expected {expected} rows in {where} as a moment ago, found {found}")
             manifest.write_corpus(path, prepared.corpus)
-            manifest.write_lines(path.with_name("exclusions.json"), _exclusion_lines(prepared))
+            write_lines(path.with_name("exclusions.json"), _exclusion_lines(prepared))
             # The manifest last, so that it never stands without what belongs to it.
             for name in names:
                 path.with_name(name).replace(out / name)

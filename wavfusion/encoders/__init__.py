@@ -30,7 +30,7 @@ from wavfusion.encoders.fast import (
     skip_onednn_gelu,
 )
 from wavfusion.errors import ConfigError, nearest
-from wavfusion.experiments.experiment import read_yaml
+from wavfusion.files import read_yaml
 
 MODALITIES = ("audio", "text", "video")
 MAX_TOKENS = 192  # the longest utterances have 100 words (IEMOCAP) and 69 (MELD): design H.3, H.4

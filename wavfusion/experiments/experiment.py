@@ -12,6 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from wavfusion.errors import ConfigError, nearest
+from wavfusion.files import read_yaml
 from wavfusion.model.config import Switches
 
 
@@ -133,37 +134,6 @@ def read_experiment(name: str, overrides: dict[str, str] | None = None) -> Exper
         bare = known[key] == list[str] and not value.startswith("[")
         typed[key] = f"[{value.replace('+', ',')}]" if bare else value
     return _parse(values, typed, name)
-
-
-class _OneOfEach(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML would take the last."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            name = str(key.value)
-            if name in seen:
-                raise yaml.MarkedYAMLError(problem=f"found {name!r} for the second time", problem_mark=key.start_mark)
-            seen.add(name)
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path | Traversable) -> dict[Any, Any]:
-    """Read a file of keys and values; an empty one has none.
-
-    Raises:
-        ConfigError: no YAML, something else than keys and values, or a key twice; one line that names the place.
-    """
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _OneOfEach)
-    except yaml.MarkedYAMLError as error:
-        line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
-        raise ConfigError(f"{path}{line}: expected YAML; {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: expected YAML, found {' '.join(str(error).split())[:200]}") from None
-    if values is not None and not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected keys and values, found {type(values).__name__}")
-    return values or {}
 
 
 def _leaves(kind: Any, prefix: str = "") -> list[tuple[str, Any]]:

@@ -14,9 +14,8 @@ from tqdm import tqdm
 
 from wavfusion import media, transcripts
 from wavfusion.errors import CollectedWarnings, ConfigError, CorpusError, MediaError
-from wavfusion.files import require_free, write_whole
+from wavfusion.files import read_json, require_free, write_atomic, write_json
 from wavfusion.processes.pool import Lost, spread
-from wavfusion.runs.folder import read_json, write_json
 from wavfusion.transcripts import Segment
 
 log = logging.getLogger(__name__)
@@ -276,6 +275,6 @@ def label(
                 if out is not None and write is not None:
                     require_free([out], force)
                     out.parent.mkdir(parents=True, exist_ok=True)
-                    write_whole(out, write(found, out.parent))
+                    write_atomic(out, write(found, out.parent))
                 yield found
             bar.update()

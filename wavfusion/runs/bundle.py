@@ -17,9 +17,9 @@ from jaxtyping import Int64
 from wavfusion import manifest
 from wavfusion.metrics import scores as metrics
 from wavfusion.errors import ConfigError, CorpusError
-from wavfusion.files import require_file
+from wavfusion.files import json_bytes, require_file
 from wavfusion.corpora.protocol import SAID, describe_protocol, hash_of, shared
-from wavfusion.runs.folder import corpus_of, without_absolute_paths, json_bytes
+from wavfusion.runs.folder import corpus_of, without_absolute_paths
 
 MEMBERS = ("predictions.csv", "split.csv", "metrics.json", "protocol.json", "environment.json", "experiment.yaml")
 BYTES, LINES, CELLS = 1 << 24, 200_000, 5_000_000  # of a bundle and each member, a table, confusions one an utterance

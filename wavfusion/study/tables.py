@@ -9,7 +9,8 @@ from typing import Any
 
 from wavfusion.errors import ConfigError, nearest
 from wavfusion.experiments import experiment
-from wavfusion.experiments.experiment import Experiment, read_yaml
+from wavfusion.experiments.experiment import Experiment
+from wavfusion.files import read_yaml
 
 FIGURES = ("accuracy", "weighted_f1")
 

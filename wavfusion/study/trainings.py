@@ -29,8 +29,8 @@ from wavfusion.experiments.experiment import Experiment
 from wavfusion.features.clips import Media, read_feature_sets
 from wavfusion.features.dataset import Features, LengthBatches, choose_features, collate, model_config, model_inputs
 from wavfusion.features.store import Store
+from wavfusion.files import read_json
 from wavfusion.manifest import Utterance
-from wavfusion.runs.folder import read_json
 from wavfusion.study.tables import Table
 from wavfusion.training import checkpoints, train
 

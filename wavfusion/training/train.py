@@ -34,7 +34,7 @@ from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.evaluation import evaluate as scoring
 from wavfusion.evaluation.inference import Utterances, classify, subsets
 from wavfusion.evaluation.shared_space import pulls
-from wavfusion.experiments.experiment import Experiment, Training, read_yaml
+from wavfusion.experiments.experiment import Experiment, Training
 from wavfusion.features.clips import FeatureSet, Media
 from wavfusion.features.dataset import (
     Features,
@@ -46,7 +46,7 @@ from wavfusion.features.dataset import (
     model_inputs,
 )
 from wavfusion.features.store import Store
-from wavfusion.files import require_file, write_whole
+from wavfusion.files import read_json, read_yaml, require_file, write_atomic, write_json
 from wavfusion.manifest import Corpus, Utterance
 from wavfusion.metrics import familiarity, scores
 from wavfusion.metrics.calibration import fit_temperature
@@ -54,7 +54,7 @@ from wavfusion.metrics.familiarity import Familiarity
 from wavfusion.model.config import MODALITIES, WavFusionConfig
 from wavfusion.model.distributed import num_processes, total
 from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
-from wavfusion.runs.folder import FAMILIARITY, Run, preset_of, read_json, read_run, write_json, write_model
+from wavfusion.runs.folder import FAMILIARITY, Run, preset_of, read_run, write_model
 from wavfusion.training import checkpoints
 from wavfusion.training.recorded import Recorded
 from wavfusion.training.resident import SHARE, Resident
@@ -613,7 +613,7 @@ class History(TrainerCallback):
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows.values())
-        write_whole(self.out / "history.csv", file.getvalue().encode())
+        write_atomic(self.out / "history.csv", file.getvalue().encode())
         if self.writer is None:
             self.writer = SummaryWriter(str(self.out / "tensorboard"))
         for key, value in (logs or {}).items():
@@ -631,13 +631,13 @@ class History(TrainerCallback):
 
 def _write_setting(out: Path, experiment: Experiment, data: Data) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "experiment.yaml", experiment.to_yaml().encode())
+    write_atomic(out / "experiment.yaml", experiment.to_yaml().encode())
     write_json(out / "protocol.json", data.protocol.to_json())
     file = io.StringIO()
     rows = {row.id: row for row in data.utterances}
     told = ((key, part, row_digest(rows[key])) for key, part in data.protocol.parts.items())
     csv.writer(file, lineterminator="\n").writerows([("id", "split", "digest"), *told])
-    write_whole(out / "split.csv", file.getvalue().encode("utf-8", "surrogatepass"))
+    write_atomic(out / "split.csv", file.getvalue().encode("utf-8", "surrogatepass"))
     write_json(out / "environment.json", {**environment(), "seed": experiment.seed, **_places(data)})
 
 
