@@ -192,9 +192,9 @@ def test_settings_that_contradict_each_other_are_refused(short: Any, chosen: dic
 
 
 @pytest.mark.parametrize(
-    ("name", "valid"), [("train.resident", "true, false, null"), ("train.recorded", "true, false")]
+    ("name", "valid"), [("train.resident", "true or false or null"), ("train.recorded", "true or false")]
 )
 def test_what_is_no_truth_value_is_named(name: str, valid: str) -> None:
-    with pytest.raises(ConfigError, match=f"^--{name}: found 'maybe'; valid: {valid}$"):
+    with pytest.raises(ConfigError, match=f"^paper and --{name}: field '{name}': expected {valid}, found 'maybe'$"):
         experiment.read_experiment("paper", {name: "maybe"})
     assert not experiment.read_experiment("paper", {name: "False"}).train.recorded

@@ -12,8 +12,6 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
 from wavfusion.errors import ConfigError, CorpusError, nearest
 
 T = TypeVar("T")
@@ -236,8 +234,10 @@ def parse_yaml(content: str | bytes, where: object) -> Any:
     Raises:
         ConfigError: see `read_yaml`.
     """
+    import yaml
+
     try:
-        values = yaml.load(content, _PlainYAML)
+        values = yaml.load(content, _plain_loader())
         _require_plain(values)
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
@@ -247,33 +247,36 @@ def parse_yaml(content: str | bytes, where: object) -> Any:
     return values
 
 
-class _PlainYAML(yaml.SafeLoader):
-    """Without aliases, which grow without bound, and double keys, of which YAML would take the last."""
+@cache
+def _plain_loader() -> Any:
+    """Make a safe loader without aliases, which grow without bound, and double keys, of which YAML takes the last."""
+    import yaml  # kept out of `--help`
 
-    # Dates stay strings; 1e-4, which YAML 1.1 takes for one, is a number.
-    yaml_implicit_resolvers = {
-        first: [rule for rule in rules if rule[0] != "tag:yaml.org,2002:timestamp"]
-        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+    class PlainLoader(yaml.SafeLoader):
+        # Dates stay strings; 1e-4, which YAML 1.1 takes for one, is a number.
+        yaml_implicit_resolvers = {
+            first: [rule for rule in rules if rule[0] != "tag:yaml.org,2002:timestamp"]
+            for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(problem="found an alias", problem_mark=self.peek_event().start_mark)
-        return super().compose_node(parent, index)
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.MarkedYAMLError(problem="found an alias", problem_mark=self.peek_event().start_mark)
+            return super().compose_node(parent, index)
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        known: set[str] = set()
-        for key, _ in node.value:
-            name = str(key.value)
-            if name in known:
-                raise yaml.MarkedYAMLError(problem=f"found {name!r} for the second time", problem_mark=key.start_mark)
-            known.add(name)
-        return super().construct_mapping(node, deep)
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            known: set[str] = set()
+            for key, _ in node.value:
+                name = str(key.value)
+                if name in known:
+                    mark = key.start_mark
+                    raise yaml.MarkedYAMLError(problem=f"found {name!r} for the second time", problem_mark=mark)
+                known.add(name)
+            return super().construct_mapping(node, deep)
 
-
-_PlainYAML.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+\Z"), list("-+0123456789")
-)
+    number = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+\Z")
+    PlainLoader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    return PlainLoader
 
 
 def _bounded(path: Path | Traversable, refuse: type[ValueError]) -> bytes:
