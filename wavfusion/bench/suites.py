@@ -42,6 +42,7 @@ from wavfusion.features.extract import batched, describe_features, extract, load
 from wavfusion.features.store import Store
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
 from wavfusion.media import SAMPLE_RATE, write_video
+from wavfusion.fast.network import accelerate
 from wavfusion.model.config import WavFusionConfig
 from wavfusion.model.wavfusion import WavFusion
 from wavfusion.prediction.recognizer import EmotionRecognizer
@@ -463,7 +464,8 @@ def _step(job: Measurement, config: WavFusionConfig, fast: bool) -> Callable[[Ma
     """Make the model, with equal weights for both sides; returns a step of its training."""
     torch.manual_seed(job.seed)
     model = WavFusion(config).to(job.device)
-    model.set_fast(fast)
+    if fast:
+        accelerate(model)
     recorded = fast and job.device.startswith("cuda")
     return stepper(model, model, (1e-5, 1e-4), clip=1.0, fused=fast or None, recorded=recorded)
 

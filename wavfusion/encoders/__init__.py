@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from wavfusion.encoders import tiny
-from wavfusion.encoders.fast import (
+from wavfusion.fast.encoders import (
     convolve_together,
     fold_norms,
     replace_convolutions,

@@ -35,6 +35,7 @@ from wavfusion.evaluation import evaluate as scoring
 from wavfusion.evaluation.inference import Utterances, classify, subsets
 from wavfusion.evaluation.shared_space import pulls
 from wavfusion.experiments.experiment import Experiment, Training, read_yaml
+from wavfusion.fast.network import accelerate
 from wavfusion.features.clips import FeatureSet, Media
 from wavfusion.features.dataset import (
     Features,
@@ -52,10 +53,10 @@ from wavfusion.metrics import familiarity, scores
 from wavfusion.metrics.calibration import fit_temperature
 from wavfusion.metrics.familiarity import Familiarity
 from wavfusion.model.config import MODALITIES, WavFusionConfig
-from wavfusion.model.distributed import num_processes, total
 from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
 from wavfusion.runs.folder import FAMILIARITY, Run, preset_of, read_json, read_run, write_json, write_model
 from wavfusion.training import checkpoints
+from wavfusion.training.distributed import num_processes, total
 from wavfusion.training.recorded import Recorded
 from wavfusion.training.resident import SHARE, Resident
 from wavfusion.version import __version__
@@ -283,7 +284,8 @@ def load_trained_on(features: FeatureSet, config: WavFusionConfig) -> Encoders:
 def build(setting: Training, config: WavFusionConfig, encoders: Encoders) -> tuple[WavFusion, nn.Module]:
     """Make the model with its pretrained tensors, and the network that is trained: it, or an encoder before it."""
     model = WavFusion(config)
-    model.set_fast(setting.fast)
+    if setting.fast:
+        accelerate(model)
     audio, mode = encoders.audio, setting.mode
     if audio is not None and mode == "scratch":
         _draw_anew(audio)
