@@ -72,8 +72,8 @@ class FastCrossModalAttention(FastAttention, CrossModalAttention):
         """Return X^F1 or X^F2; `audio` is packed where the source is a `PackedSource`."""
         if not isinstance(source, PackedSource):
             return super().fuse(audio, source, audio_positions)
-        query, key = added(audio, audio_positions), added(source.hidden, source.positions)
-        query, value = source.rows.pad(self.q_proj(query)), self.v_proj(source.hidden)
-        heads = source.rows.pack(self.heads(query, self.k_proj(key), value, source.mask, None))
-        fused: Tensor = self.out_proj(heads).masked_fill(~source.present, 0.0)
+        rows, key = source.rows, added(source.hidden, source.positions)
+        query = rows.pad(self.q_proj(added(audio, audio_positions)))
+        heads = self.heads(query, self.k_proj(key), self.v_proj(source.hidden), source.mask, None)
+        fused: Tensor = self.out_proj(rows.pack(heads)).masked_fill(~source.present, 0.0)
         return fused

@@ -1,10 +1,13 @@
-"""Transformer layers that on a CPU compute nothing at padding."""
+"""The network and its transformer layers, which on a CPU compute nothing at padding and no stand-ins without need."""
+
+from collections.abc import Mapping
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wavfusion.fast.rows import PackedSource, Rows
 from wavfusion.model.fusion import DeepLayer, SelfAttentionLayer, Source
+from wavfusion.model.wavfusion import WavFusion
 
 
 def rows_of(mask: Bool[Tensor, "B T"]) -> Rows | None:
@@ -51,3 +54,15 @@ class FastDeepLayer(DeepLayer):
         packed = None if positions is None else rows.pack(positions)
         fused, gate = super().forward(rows.pack(hidden), mask, *sources, packed, relative)
         return rows.pad(fused), None if gate is None else rows.pad(gate)
+
+
+class FastWavFusion(WavFusion):
+    """`WavFusion` without stand-in queries for a batch in which every sample has audio."""
+
+    def with_queries(
+        self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor]
+    ) -> tuple[Float[Tensor, "B Ta D"], Bool[Tensor, "B Ta"]]:
+        """Let the learned queries stand in where a sample has no audio."""
+        if "audio" in streams and masks["audio"].device.type == "cpu" and bool(masks["audio"].any(1).all()):
+            return streams["audio"], masks["audio"]
+        return super().with_queries(streams, masks)

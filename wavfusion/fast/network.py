@@ -8,11 +8,12 @@ from torch import nn
 from wavfusion.fast.attention import FastAttention, FastCrossModalAttention, FastSelfAttention
 from wavfusion.fast.dropout import FastDropout
 from wavfusion.fast.gelu import FastGELU
-from wavfusion.fast.layers import FastDeepLayer, FastSelfAttentionLayer
+from wavfusion.fast.layers import FastDeepLayer, FastSelfAttentionLayer, FastWavFusion
 from wavfusion.fast.margin import SortedMarginLoss
 from wavfusion.model.attention import Attention, SelfAttention
 from wavfusion.model.fusion import CrossModalAttention, DeepLayer, SelfAttentionLayer
 from wavfusion.model.losses import MarginLoss
+from wavfusion.model.wavfusion import WavFusion
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -24,6 +25,7 @@ FASTER: dict[type[nn.Module], type[nn.Module]] = {
     CrossModalAttention: FastCrossModalAttention,
     SelfAttentionLayer: FastSelfAttentionLayer,
     DeepLayer: FastDeepLayer,
+    WavFusion: FastWavFusion,
     MarginLoss: SortedMarginLoss,
 }
 

@@ -268,7 +268,7 @@ class WavFusion(nn.Module):
         self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor], hidden: list[Tensor], gates: list[Tensor]
     ) -> tuple[Float[Tensor, "B D"], Bool[Tensor, "B Ta"]]:
         """Run the deep layers (eq. 8-11) and pool; appends to `hidden` and `gates`, and returns the real steps too."""
-        audio, mask = self._with_queries(streams, masks)
+        audio, mask = self.with_queries(streams, masks)
         hidden[:] = hidden or [audio]
         times = self._clock(masks, mask) if self.config.time_positions else {}
         clock = {name: positions(seconds, self.config.hidden_size) for name, seconds in times.items()}
@@ -293,7 +293,9 @@ class WavFusion(nn.Module):
     ) -> Source | None:
         return Source(to_width(streams[name]), masks[name], clock.get(name)) if name in streams else None
 
-    def _with_queries(self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def with_queries(
+        self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor]
+    ) -> tuple[Float[Tensor, "B Ta D"], Bool[Tensor, "B Ta"]]:
         """Let the learned queries stand in where a sample has no audio."""
         if "audio" not in streams:
             size = next(iter(masks.values())).shape[0]

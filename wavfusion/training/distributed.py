@@ -4,8 +4,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
+from wavfusion.fast.layers import FastWavFusion
 from wavfusion.fast.network import Network, swap_classes
 from wavfusion.model.sequence import MaskedBatchNorm
 from wavfusion.model.wavfusion import WavFusion
@@ -74,6 +75,17 @@ class JointWavFusion(WavFusion):
         return super().losses(gather(logits)[real], joined, present[:, real], gather(labels)[real])
 
 
+class FastJointWavFusion(JointWavFusion, FastWavFusion):
+    """`JointWavFusion` of an accelerated model."""
+
+
+JOINT: dict[type[nn.Module], type[nn.Module]] = {
+    MaskedBatchNorm: JointBatchNorm,
+    WavFusion: JointWavFusion,
+    FastWavFusion: FastJointWavFusion,
+}
+
+
 def synchronise(network: Network) -> Network:
     """Make losses and batch norms those of all processes together, in place."""
-    return swap_classes(network, {MaskedBatchNorm: JointBatchNorm, WavFusion: JointWavFusion})
+    return swap_classes(network, JOINT)
