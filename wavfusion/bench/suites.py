@@ -36,6 +36,7 @@ from wavfusion.bench.baseline import PlainEncoders, decode_pictures, decode_soun
 from wavfusion.encoders import PRESETS, AudioEncoder, Encoders, TextEncoder, VideoEncoder, tiny
 from wavfusion.errors import ConfigError
 from wavfusion.experiments import experiment
+from wavfusion.fast.network import accelerate
 from wavfusion.features.clips import FeatureSet, Media
 from wavfusion.features.dataset import Features, LengthBatches, choose_features, collate, model_config, model_inputs
 from wavfusion.features.extract import batched, describe_features, extract, load_encoders
@@ -48,7 +49,7 @@ from wavfusion.prediction.recognizer import EmotionRecognizer
 from wavfusion.processes.memory import anonymous_mb
 from wavfusion.runs.folder import Run
 from wavfusion.training.resident import Resident
-from wavfusion.training.train import stepper
+from wavfusion.training.trainer import stepper
 
 SUITES = {
     "train": ("train", "train_without_video"),
@@ -336,8 +337,6 @@ def _serve(pipe: Connection, build: Callable[[Measurement], Work], job: Measurem
     # The counter does not get along with weight norm in inference mode; the plain way has the same operations there.
     with counter if build in PLAIN.values() or build is _train_ours else nullcontext():
         work()
-    if job.device.startswith("cuda"):
-        work()  # shapes that come again are recorded
     pipe.send(True)
     try:
         while pipe.recv():
@@ -463,16 +462,16 @@ def _step(job: Measurement, config: WavFusionConfig, fast: bool) -> Callable[[Ma
     """Make the model, with equal weights for both sides; returns a step of its training."""
     torch.manual_seed(job.seed)
     model = WavFusion(config).to(job.device)
-    model.set_fast(fast)
-    recorded = fast and job.device.startswith("cuda")
-    return stepper(model, model, (1e-5, 1e-4), clip=1.0, fused=fast or None, recorded=recorded)
+    if fast:
+        accelerate(model)
+    return stepper(model, model, (1e-5, 1e-4), clip=1.0, fused=fast or None)
 
 
 def _train_ours(job: Measurement) -> Work:
     samples, config = _samples(job)
     step = _step(job, config, fast=True)
     order = list(LengthBatches(samples.lengths(), job.batch, job.seed))
-    held = Resident(samples, job.device, few_shapes=True) if job.device.startswith("cuda") else None
+    held = Resident(samples, job.device) if job.device.startswith("cuda") else None
 
     def work() -> None:
         for batch in batched(order, job.batch):

@@ -32,7 +32,6 @@ class Training:
             `scratch` = audio encoder and all layers learn from random weights.
         fast: false = the baseline (docs/performance.md), which draws its random masks in another order.
         resident: hold the stored features of the training part in the device's memory; None = on a GPU where they fit.
-        recorded: record the steps as CUDA graphs, one for each of a few padded shapes (docs/performance.md).
     """
 
     batch_size: int = 32
@@ -47,7 +46,6 @@ class Training:
     mode: Literal["cached", "live", "scratch"] = "cached"
     fast: bool = True
     resident: bool | None = None
-    recorded: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "patience"):
@@ -61,12 +59,9 @@ class Training:
             raise ConfigError(f"train.warmup: expected a share from 0 to below 1, found {self.warmup}")
         if not self.clip > 0:
             raise ConfigError(f"train.clip: expected more than 0, found {self.clip}")
-        for name in ("resident", "recorded"):
-            if getattr(self, name) and (self.mode != "cached" or not self.fast):
-                found = f"train.mode {self.mode} and train.fast {str(self.fast).lower()}"
-                raise ConfigError(f"train.{name}: expected train.mode cached and train.fast true, found {found}")
-        if self.recorded and self.resident is False:
-            raise ConfigError("train.recorded: expected resident features, found train.resident false")
+        if self.resident and (self.mode != "cached" or not self.fast):
+            found = f"train.mode {self.mode} and train.fast {str(self.fast).lower()}"
+            raise ConfigError(f"train.resident: expected train.mode cached and train.fast true, found {found}")
 
 
 @dataclass(frozen=True)
@@ -118,11 +113,19 @@ def read_experiment(name: str, overrides: dict[str, str] | None = None) -> Exper
         raise ConfigError(
             f"experiment {name!r}: expected a file or a shipped name; {nearest(name, shipped_experiments())}"
         )
-    values = read_yaml(path)
+    values = without_retired(read_yaml(path))
     for key, text in (overrides or {}).items():
         _override(values, key, text)
     where = " and ".join([name, ", ".join(f"--{key}" for key in overrides)] if overrides else [name])
     return validated(Experiment, values, where)
+
+
+def without_retired(values: dict[str, Any]) -> dict[str, Any]:
+    """Drop the settings that an older version wrote into RUNs and that changed nothing in what is learned."""
+    found = dict(values)
+    if isinstance(found.get("train"), dict):
+        found["train"] = {key: value for key, value in found["train"].items() if key != "recorded"}
+    return found
 
 
 def settings() -> list[str]:

@@ -13,15 +13,16 @@ import torch
 from safetensors.torch import load_file, save
 
 from wavfusion import manifest
-from wavfusion.metrics.calibration import BOUNDS
-from wavfusion.features.clips import FeatureSet
+from wavfusion.corpora.protocol import SAID
 from wavfusion.encoders import LOADERS, Encoders, Preset, load_encoder
 from wavfusion.errors import ConfigError
-from wavfusion.metrics.familiarity import Familiarity
+from wavfusion.fast.network import accelerate
+from wavfusion.features.clips import FeatureSet
 from wavfusion.files import read_json, require_file, write_atomic, write_json
+from wavfusion.metrics.calibration import BOUNDS
+from wavfusion.metrics.familiarity import Familiarity
 from wavfusion.model.config import WavFusionConfig
 from wavfusion.model.wavfusion import WavFusion
-from wavfusion.corpora.protocol import SAID
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ def read_run(folder: str | Path) -> Run:
     except Exception as error:  # a damaged file shows in as many ways as there are parsers
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{str(folder)!r}: expected a RUN, found {type(error).__name__}: {reason}") from None
-    return Run(folder, model.eval(), features, mode, prior, protocol, temperature, languages, familiarity)
+    return Run(folder, accelerate(model.eval()), features, mode, prior, protocol, temperature, languages, familiarity)
 
 
 def _read_familiarity(path: Path) -> Familiarity | None:

@@ -8,10 +8,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from wavfusion.corpora.protocol import describe_protocol
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.files import read_json, require_writable, write_atomic, write_json
-from wavfusion.corpora.protocol import describe_protocol
-from wavfusion.runs.folder import FAMILIARITY, HUB_ID, corpus_of, without_absolute_paths, read_run
+from wavfusion.runs.folder import FAMILIARITY, HUB_ID, corpus_of, read_run, without_absolute_paths
 
 
 def push(folder: Path, place: str, public: bool = False, force: bool = False) -> str:

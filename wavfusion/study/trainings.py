@@ -33,6 +33,7 @@ from wavfusion.files import read_json
 from wavfusion.manifest import Utterance
 from wavfusion.study.tables import Table
 from wavfusion.training import checkpoints, train
+from wavfusion.training.trainer import stepper
 
 log = logging.getLogger(__name__)
 
@@ -359,7 +360,7 @@ def _time_step(study: Study, job: PlannedTraining, device: str) -> tuple[float, 
     live = experiment.train.mode != "cached" and "audio" in config.modalities
     samples = Features(data.part("train"), data.store, data.media, features, config, first_window=True, live=live)
     model, network = train.build(experiment.train, config, train.load_trained_on(features, config))
-    step = train.stepper(network.to(device), model, (0.0, 0.0), experiment.train.clip)
+    step = stepper(network.to(device), model, (0.0, 0.0), experiment.train.clip)
     size = experiment.train.batch_size
     order = list(LengthBatches(samples.lengths(), size, 0))
     opening, seconds = time.monotonic() - opened, []
