@@ -20,7 +20,7 @@ from wavfusion.files import write_json
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
 from wavfusion.metrics import comparison, scores
 from wavfusion.report.runs import write_run_page
-from wavfusion.training import train
+from wavfusion.runs.folder import remove_run
 
 CLASSES = ["angry", "happy", "sad"]
 MARKUP = "</script><img src=x onerror=alert(1)> & <b>bold</b>"
@@ -228,7 +228,7 @@ def test_a_run_without_dialogues_and_speakers_has_a_page(tmp_path: Path) -> None
 def test_a_page_goes_with_the_run_that_it_shows(run: Path) -> None:
     """`train --force` left the page of the model before it."""
     page_of(run / "report.html", run)
-    train.remove_run(run)
+    remove_run(run)
     assert not (run / "report.html").exists()
 
 

@@ -809,13 +809,14 @@ def _evaluate(options: argparse.Namespace) -> int:
     from wavfusion.evaluation import evaluate
     from wavfusion.evaluation.explain import warn_of_untrained_subsets
     from wavfusion.evaluation.inference import parse_subset, pick_device, subsets
-    from wavfusion.files import require_free, write_json
+    from wavfusion.files import require_free
+    from wavfusion.runs import results
     from wavfusion.runs.folder import read_run
 
     trained = read_run(options.trained)
     out = options.out or options.trained / "evaluate"
-    explained = (options.out or options.trained) / "explain.json"
-    wanted = [out / "metrics.json", out / "predictions.csv", *([explained] if options.explain else [])]
+    explained = (options.out or options.trained) / results.EXPLAINED
+    wanted = [out / results.METRICS, out / results.PREDICTIONS, *([explained] if options.explain else [])]
     require_free(wanted, options.force)
     own = trained.model.config.modalities
     every = options.modalities in (None, "all-subsets")
@@ -831,11 +832,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     part, store, media = evaluate.open_part(trained, options.manifest, options.store, options.split, renamed)
     result, said = evaluate.evaluate(trained, part.utterances, store, media, sets, device)
     result |= {"split": options.split, "left_out": {"unknown": part.unknown, "unlabelled": part.unlabelled}}
-    result |= {} if part.met else {"protocol": evaluate.elsewhere(trained)}
-    evaluate.write_results(out, result, said, part.utterances, trained.classes)
+    result |= {} if part.in_domain else {"protocol": evaluate.out_of_domain_protocol(trained)}
+    results.write_results(out, result, part.utterances, said.probabilities)
     if options.explain:
         found = evaluate.explain(trained, part.utterances, store, media, part.training, device)
-        write_json(explained, {"split": options.split, "protocol": trained.protocol, **found})
+        results.write_explained(explained, {"split": options.split, "protocol": trained.protocol, **found})
     for emotion, count in part.unknown.items():
         log.warning("%d rows left out: the model does not know %r", count, emotion)
     _print(json.dumps(result, indent=2) if options.json else _figures(result, str(out)))
@@ -843,20 +844,21 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _evaluate_bundle(options: argparse.Namespace) -> int:
-    from wavfusion.files import json_bytes, require_free, write_atomic
-    from wavfusion.runs import bundle
+    from wavfusion.files import require_free, write_json
+    from wavfusion.runs import bundle, results
 
     if options.store or options.modalities or options.map or options.explain or options.split != "test":
         raise ConfigError("expected only --manifest, --out and --json with a bundle, found a flag of a RUN")
-    outs = [options.out / name for name in ("metrics.json", "predictions.csv")] if options.out else []
+    outs = [options.out / name for name in (results.METRICS, results.PREDICTIONS)] if options.out else []
     require_free(outs, options.force)
     result, labelled, differences = bundle.recompute(bundle.read_bundle(options.trained), options.manifest)
     made_by = labelled.environment["wavfusion"]
     if differences and made_by != __version__:
         log.warning("made by version %r, here is %s: intervals may be other ones", made_by, __version__)
-    for out, content in zip(outs, (json_bytes(result), bundle.predictions_to_csv(labelled.rows)), strict=False):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(out, content)
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        results.write_predictions(options.out, labelled.rows)
+        write_json(options.out / results.METRICS, result)
     if options.json:
         _print(json.dumps(result | {"differences": differences}, indent=2))
     else:

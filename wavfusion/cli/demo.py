@@ -21,6 +21,7 @@ from wavfusion.files import require_writable, write_json
 from wavfusion.manifest import Utterance
 from wavfusion.prediction.recognizer import EmotionRecognizer, Prediction
 from wavfusion.report.runs import write_run_page
+from wavfusion.runs.folder import remove_run
 from wavfusion.training import train
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ def _make_room(out: Path, force: bool) -> None:
     if out.exists() and any(out.iterdir()):
         if not force:
             raise CorpusError(f"{out}: expected an empty or absent folder, found files; choose another or give --force")
-        train.remove_run(out)
+        remove_run(out)
         shutil.rmtree(out / "work", ignore_errors=True)
 
 

@@ -20,7 +20,8 @@ from wavfusion.fast.network import restore
 from wavfusion.model.config import MODALITIES, WavFusionConfig
 from wavfusion.model.sequence import GRU
 from wavfusion.model.wavfusion import AUDIO_CENTRE, AUDIO_STEP, WavFusion, WavFusionOutput
-from wavfusion.runs.folder import Run, read_run, without_absolute_paths
+from wavfusion.runs.folder import Run, read_run
+from wavfusion.runs.origin import without_absolute_paths
 from wavfusion.version import __version__
 
 FILE = "model.onnx"  # in a RUN: what `predict --runtime onnx` runs
