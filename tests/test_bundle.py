@@ -161,7 +161,7 @@ def test_a_run_that_lacks_a_file_makes_no_bundle(confused, tmp_path, capsys, nam
 def test_figures_of_another_evaluation_make_no_bundle(confused, trained, tmp_path):
     run = shutil.copytree(confused, tmp_path / "run")
     shutil.copy(trained / "metrics.json", run / "metrics.json")
-    with pytest.raises(ConfigError, match="predictions and figures of one evaluation"):
+    with pytest.raises(ConfigError, match="predictions and metrics of one evaluation"):
         bundle.make_bundle(run)
 
 

@@ -70,7 +70,7 @@ def check(
         notes.append("no labelled rows under a protocol: validity alone was checked")
     for fold in folds:
         where = f"{fold.name}, fold {fold.fold}" if fold.folds > 1 else fold.name
-        problems += _broken_promises(rows, fold.parts, fold.promises, where)
+        problems += _broken(rows, fold.parts, fold.promises, where)
         problems += _recordings_in_two_parts(rows, fold.parts, contents, where)
         notes += _unpromised_sharing(rows, fold, where)
     return Checked(problems, notes)
@@ -116,7 +116,7 @@ def check_against(trained: Run, utterances: Sequence[Utterance], root: Path) -> 
     contents, unread = _copies([*kept, *others])
     where = f"RUN {trained.folder.name}"
     problems = [
-        *_broken_promises(kept, {**parts, **tested}, promises, where),
+        *_broken(kept, {**parts, **tested}, promises, where),
         *_recordings_in_two_parts([*kept, *others], {**parts, **tested}, contents, where),
     ]
     for name, each in encoder_provenance(trained, {row.corpus for row in utterances})["encoders"].items():
@@ -243,9 +243,7 @@ def _duplicates(rows: Sequence[Utterance], contents: Mapping[str, str]) -> Itera
         yield Finding("duplicate", "one recording in several rows", [row.id for row in same])
 
 
-def _broken_promises(
-    rows: Sequence[Utterance], parts: Mapping[str, str], promises: Promises, where: str
-) -> Iterator[Finding]:
+def _broken(rows: Sequence[Utterance], parts: Mapping[str, str], promises: Promises, where: str) -> Iterator[Finding]:
     """Find values that two parts share against a promise, and rows for which it cannot be verified."""
     for field, pairs in promises.items():
         unknown = [row.id for row in rows if row.id in parts and field != "text" and getattr(row, field) is None]

@@ -27,9 +27,7 @@ _IMAGENET = Provenance(("imagenet-1k",), _CARD)
 
 # By hub id in lower case; `tiny` is ours. Any other checkpoint is unknown.
 CHECKPOINTS: dict[str, Provenance] = {
-    "tiny": Provenance(
-        ("random tensors", "drawn faces without emotions"), "wavfusion/encoders/tiny.py, scripts/tiny_video.py"
-    ),
+    "tiny": Provenance(("random tensors", "drawn faces without emotions"), "encoders/tiny.py, scripts/tiny_video.py"),
     "facebook/wav2vec2-base": _LIBRISPEECH,
     "facebook/wav2vec2-base-960h": _LIBRISPEECH,
     "facebook/hubert-base-ls960": _LIBRISPEECH,
