@@ -339,7 +339,7 @@ class EmotionRecognizer:
                 ]
                 yield Windows(parts, samples, 0.0 if whole else length, self, notes, film), group
 
-    def _film(self, file: str, tracks: Mapping[str, float]) -> AbstractContextManager[media.Film | None]:
+    def _film(self, file: str, tracks: Mapping[str, float]) -> AbstractContextManager[media.VideoReader | None]:
         """The pictures of a recording, for one utterance after the other."""
         video = self.encoders.video
         if (
@@ -350,7 +350,7 @@ class EmotionRecognizer:
             or "video" not in self.modalities
         ):
             return nullcontext()
-        return media.Film(file, self.encoders.preset.frame_rate, video.size, interpolation=video.interpolation)
+        return media.VideoReader(file, self.encoders.preset.frame_rate, video.size, interpolation=video.interpolation)
 
     def _label(
         self, windows: "Windows", segments: Sequence[Segment], file: str, contributions: bool
@@ -505,7 +505,7 @@ class Windows:
         length: float,
         recognizer: EmotionRecognizer,
         notes: Notes,
-        film: media.Film | None = None,
+        film: media.VideoReader | None = None,
     ) -> None:
         self.parts, self.samples, self.length, self.recognizer = parts, samples, length, recognizer
         self.notes, self.film = notes, film
