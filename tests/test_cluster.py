@@ -46,7 +46,7 @@ def test_a_process_that_dies_costs_what_it_was_doing_and_that_is_done_again(
 ) -> None:
     found = dict(spread(partial(squarer, tmp_path), [1, 20, 2, 3, 4], 2, engine))
     if engine == "processes":  # an actor of Ray says it on its own machine
-        assert caplog.text.count("a process died (killed, or out of memory): what it was doing is done again") == 1
+        assert caplog.text.count("a process died (killed, or out of memory): its item is started again") == 1
     assert [found[i][0] for i in range(5)] == [1, 400, 4, 9, 16]
     begun = [path.name.split("-")[0] for path in tmp_path.iterdir()]
     assert sorted(begun) == ["1", "2", "20", "20", "3", "4"]
@@ -87,7 +87,7 @@ def test_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     program = (
         "import sys; from functools import partial; from pathlib import Path\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from chores import sleeper; from wavfusion.cluster import spread\n"
+        "from chores import sleeper; from wavfusion.processes.pool import spread\n"
         f"if __name__ == '__main__': list(spread(partial(sleeper, Path({str(tmp_path)!r})), [1], 1))\n"
     )
     (tmp_path / "program.py").write_text(program)
