@@ -387,7 +387,9 @@ def _add_reproduce(verb: Parser) -> None:
         "--seeds", type=_count(1), default=3, metavar="N", help="trainings of each row and fold (default 3)"
     )
     verb.add_argument("--extra", action="store_true", help="also the rows that are not printed in the paper")
-    verb.add_argument("--workers", type=_count(1), metavar="N", help="trainings at once (default: one a core)")
+    verb.add_argument(
+        "--workers", type=_count(1), metavar="N", help="trainings at once (default: one a core; one on a GPU)"
+    )
     verb.add_argument("--smoke", action="store_true", help="one epoch on a few utterances: does everything run?")
     verb.add_argument("--dry-run", action="store_true", help="list the trainings and what they will cost")
     verb.epilog = "any setting can follow for all rows as --dotted.key VALUE, such as --train.epochs 12"
@@ -780,7 +782,7 @@ def _reproduce(options: argparse.Namespace) -> int:
     )
     planned = trainings.plan_trainings(asked, chosen, options.out)
     jobs, device = list(planned.jobs.values()), pick_device(options.device)
-    workers = options.workers or os.cpu_count() or 1
+    workers = options.workers or trainings.default_workers(device)
     if options.dry_run:
         costs = trainings.estimate(asked, jobs, workers, device)
         _print(json.dumps(costs, indent=2) if options.json else trainings.to_costs(planned, costs, workers))

@@ -1,5 +1,6 @@
 """Items worked on in several processes, of this machine or of a Ray cluster; one that dies costs its item only."""
 
+import atexit
 import logging
 import multiprocessing
 import os
@@ -7,7 +8,7 @@ import pickle
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ def spread(
     device: str = "cpu",
     preload: str | None = None,
     fresh: bool = False,
-) -> Iterator[tuple[int, Result | Lost]]:
+) -> Generator[tuple[int, Result | Lost], None, None]:
     """Work on items in several processes; gives each one's number and result as they come.
 
     The processes end with the iterator, on Ctrl-C, and when this process is killed.
@@ -133,8 +134,9 @@ class Worker(Generic[Item, Result]):
                 context.set_forkserver_preload([self.preload])
             self._pipe, childs = context.Pipe()
             arguments = (childs, self.build, self.threads, logging.getLogger("wavfusion").level)
-            process = context.Process(target=_work, args=arguments, daemon=True)
+            process = context.Process(target=_work, args=arguments)  # a daemon could have no processes itself
             process.start()
+            atexit.register(process.kill)  # else the end of this program would wait for it
             childs.close()
             self._process = process
             if self.ended:  # meanwhile
@@ -154,6 +156,7 @@ class Worker(Generic[Item, Result]):
         if process is not None:
             process.kill()
             process.join()
+            atexit.unregister(process.kill)
         if pipe is not None:
             pipe.close()
 

@@ -13,7 +13,9 @@ BLOCKS = 4096  # into which Ray divides the items; each is work that a dead mach
 Row = dict[str, Any]
 
 
-def map_actors(actor: type, arguments: tuple[Any, ...], rows: Sequence[Row], workers: int, device: str) -> Iterator[Row]:
+def map_actors(
+    actor: type, arguments: tuple[Any, ...], rows: Sequence[Row], workers: int, device: str
+) -> Iterator[Row]:
     """Call `actor(*arguments)` with each row, on `workers` actors; gives what they return, as it comes.
 
     Raises:

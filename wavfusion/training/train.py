@@ -515,7 +515,8 @@ def _trainer(
         load_best_model_at_end=True,
         metric_for_best_model=checkpoints.BEST_BY,
         greater_is_better=True,
-        bf16=settings.precision == "bf16" or (settings.precision == "auto" and cuda and torch.cuda.is_bf16_supported()),
+        bf16=settings.precision == "bf16"
+        or (settings.precision == "auto" and cuda and torch.cuda.is_bf16_supported(False)),
         use_cpu=not cuda,
         dataloader_pin_memory=cuda and held is None,
         dataloader_num_workers=READERS if cuda and held is None and settings.mode == "cached" else 0,
