@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from wavfusion import manifest
-from wavfusion.bench.suites import LAYER, encoders_of
+from wavfusion.bench.data import LAYER, encoders_of
 from wavfusion.experiments import experiment
 from wavfusion.features.dataset import model_config
 from wavfusion.features.extract import describe_features

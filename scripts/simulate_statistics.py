@@ -14,7 +14,8 @@ import numpy as np
 from scipy import stats
 from scipy.special import expit
 
-from wavfusion.metrics.comparison import Comparison, cluster_bootstrap, cluster_t, compare
+from wavfusion.metrics.comparison import Comparison, compare
+from wavfusion.metrics.intervals import cluster_bootstrap, cluster_t
 from wavfusion.metrics.scores import figures
 
 SHARES = np.array([0.09, 0.15, 0.23, 0.15, 0.14, 0.24])  # of IEMOCAP's six emotions

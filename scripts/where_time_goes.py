@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from wavfusion import media
-from wavfusion.bench.suites import CLASSES, LAYER, encoders_of
+from wavfusion.bench.data import CLASSES, LAYER, encoders_of
 from wavfusion.errors import ConfigError
 from wavfusion.evaluation.inference import classify, classify_subsets, subsets
 from wavfusion.experiments import experiment

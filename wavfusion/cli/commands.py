@@ -270,7 +270,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     _add_bundle(verb("bundle", _bundle, "results of a RUN that others can recompute, without its corpus", as_json))
     _add_export(verb("export", _export, "the trained model as an ONNX file, compared with torch", as_json))
     _add_push(verb("push", _push, "a RUN with its model card to a hub or into a folder", as_json))
-    _add_bench(verb("bench", _bench, "speed and memory against the plain way, in one run", compute, as_json))
+    _add_bench(verb("bench", _bench, "speed and memory against a baseline, in one run", compute, as_json))
     _add_lookalike(verb("lookalike", _lookalike, "a generated corpus whose truth is known", as_json))
     return parser, verbs
 
@@ -1108,13 +1108,13 @@ def _lookalike(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from wavfusion.bench import suites as bench
+    from wavfusion.bench import growth, suites
     from wavfusion.evaluation.inference import pick_device
 
     settings = (options.preset, options.batch, options.repeats, pick_device(options.device), options.seed or 0)
-    measure = bench.measure_growth if options.growth else bench.run_suites
-    found = measure(options.suite, *settings, told=lambda line: log.info("bench: %s", line))
-    _print(json.dumps(found, indent=2) if options.json else bench.measurements_to_text(found))
+    measure = growth.measure_growth if options.growth else suites.run_suites
+    found = measure(options.suite, *settings)
+    _print(json.dumps(found, indent=2) if options.json else suites.measurements_to_text(found))
     return DONE
 
 

@@ -71,9 +71,7 @@ def spread(
         outcomes = _on_processes(build, items, workers, preload, fresh)
     with closing(outcomes):
         for number, outcome in outcomes:
-            if isinstance(outcome, _Raised):
-                raise outcome.error
-            yield number, outcome.result if isinstance(outcome, _Done) else outcome
+            yield number, _unpacked(outcome)
 
 
 def require_result(outcome: Result | Lost, what: str) -> Result:
@@ -95,6 +93,12 @@ class _Done(Generic[Result]):
 @dataclass(frozen=True)
 class _Raised:
     error: Exception
+
+
+def _unpacked(outcome: _Done[Result] | _Raised | Lost) -> Result | Lost:
+    if isinstance(outcome, _Raised):
+        raise outcome.error
+    return outcome.result if isinstance(outcome, _Done) else outcome
 
 
 class Worker(Generic[Item, Result]):
@@ -125,6 +129,15 @@ class Worker(Generic[Item, Result]):
             if left:
                 log.warning("a process died (killed, or out of memory): its item is started again")
         return Lost(f"the process that worked on it died {TRIES} times (killed, or out of memory)")
+
+    def ask(self, item: Item) -> Result:
+        """Work on one item and return its result.
+
+        Raises:
+            ConfigError: every process that worked on it died.
+            Exception: what the work raised.
+        """
+        return require_result(_unpacked(self.do(item)), "a process")
 
     def _send(self, item: Item) -> Any:
         if self._pipe is None:

@@ -14,7 +14,7 @@ from wavfusion.corpora.protocol import SAID, describe_protocol
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.manifest import MODALITIES, Utterance
 from wavfusion.metrics import comparison as stats
-from wavfusion.metrics import scores
+from wavfusion.metrics import intervals, scores
 from wavfusion.pages.fill import script, write_page
 from wavfusion.report import plots
 from wavfusion.report.contents import Shown, read_shown, short_names
@@ -143,10 +143,10 @@ def _emotion_intervals(run: Shown) -> dict[str, dict[str, list[float] | None]]:
 
     said, speakers = ([name or None for name in run.column(column)] for column in ("dialogue", "speaker"))
     dialogues = run.confusions(said)
-    here = stats.cluster_interval(dialogues, f1, dialogues.sum((1, 2)))
+    here = intervals.cluster_interval(dialogues, f1, dialogues.sum((1, 2)))
     independent = scores.independent_speakers(said, speakers)
     apart = run.confusions(independent) if independent else dialogues[:0]
-    new = stats.cluster_t(apart, f1, apart.sum((1, 2))) if len(apart) >= scores.MIN_SPEAKERS else {}
+    new = intervals.cluster_t(apart, f1, apart.sum((1, 2))) if len(apart) >= scores.MIN_SPEAKERS else {}
     return {name: {"this_test_set": here[name], "new_speakers": new.get(name)} for name in run.classes}
 
 
