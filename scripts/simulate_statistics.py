@@ -183,8 +183,8 @@ def systems(rng: np.random.Generator, pair: Pair, better: float = 0.0, num: int 
         tables = []
         for _ in range(pair.trainings):
             own = pair.seeds * rng.standard_normal() + pair.shared * rng.standard_normal(num)[group]
-            said = np.where(of_system + own + 0.6 * rng.standard_normal(size) > 0, emotion, mistake)
-            tables.append(np.bincount((group * 6 + emotion) * 6 + said, minlength=num * 36).reshape(num, 6, 6))
+            predicted = np.where(of_system + own + 0.6 * rng.standard_normal(size) > 0, emotion, mistake)
+            tables.append(np.bincount((group * 6 + emotion) * 6 + predicted, minlength=num * 36).reshape(num, 6, 6))
         found.append(np.stack(tables))
     return found
 

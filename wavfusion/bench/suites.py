@@ -19,12 +19,9 @@ SUITES = {
     "predict": ("predict", "predict_bf16", "predict_explained"),
 }
 UNITS = {
-    "train": "utterances/s",
-    "train_without_video": "utterances/s",
-    "extract": "files/s",
-    "predict": "clips/s",
-    "predict_bf16": "clips/s",
-    "predict_explained": "clips/s",
+    name: {"train": "utterances/s", "extract": "files/s", "predict": "clips/s"}[suite]
+    for suite, names in SUITES.items()
+    for name in names
 }
 
 
