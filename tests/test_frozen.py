@@ -9,10 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from transformers.activations import GELUActivation
-
-from tests.test_encoders import CONVOLUTIONS, FAMILIES, SMALL, largest_difference, random_model, reference_hidden, tone
-from wavfusion.cli.commands import main
-from wavfusion.encoders import AudioEncoder, VideoEncoder, load_text, tiny
 from wavfusion.encoders.fast import (
     STEPS,
     FourierConv,
@@ -21,6 +17,10 @@ from wavfusion.encoders.fast import (
     replace_convolutions,
     replace_positional_convolution,
 )
+
+from tests.test_encoders import CONVOLUTIONS, FAMILIES, SMALL, largest_difference, random_model, reference_hidden, tone
+from wavfusion.cli.commands import main
+from wavfusion.encoders import AudioEncoder, VideoEncoder, load_text, tiny
 from wavfusion.model.fusion import Gelu
 
 pytest_plugins = ("corpus_fixture",)

@@ -188,7 +188,7 @@ def test_sound_within_its_picture_is_played_once(run: Path) -> None:
 
 def test_a_run_without_its_manifest_still_has_a_page(run: Path) -> None:
     (run.parent / "manifest.jsonl").unlink()
-    assert "its manifest is not there any more" in page_of(run / "r.html", run)
+    assert "its manifest is missing" in page_of(run / "r.html", run)
 
 
 def test_the_kept_epoch_is_the_best_of_the_history(run: Path) -> None:

@@ -270,7 +270,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     _add_bundle(verb("bundle", _bundle, "results of a RUN that others can recompute, without its corpus", as_json))
     _add_export(verb("export", _export, "the trained model as an ONNX file, compared with torch", as_json))
     _add_push(verb("push", _push, "a RUN with its model card to a hub or into a folder", as_json))
-    _add_bench(verb("bench", _bench, "speed and memory against the plain way, in one run", compute, as_json))
+    _add_bench(verb("bench", _bench, "speed and memory against a baseline, in one run", compute, as_json))
     _add_lookalike(verb("lookalike", _lookalike, "a generated corpus whose truth is known", as_json))
     return parser, verbs
 
@@ -387,7 +387,9 @@ def _add_reproduce(verb: Parser) -> None:
         "--seeds", type=_count(1), default=3, metavar="N", help="trainings of each row and fold (default 3)"
     )
     verb.add_argument("--extra", action="store_true", help="also the rows that are not printed in the paper")
-    verb.add_argument("--workers", type=_count(1), metavar="N", help="trainings at once (default: one a core)")
+    verb.add_argument(
+        "--workers", type=_count(1), metavar="N", help="trainings at once (default: one a core; one on a GPU)"
+    )
     verb.add_argument("--smoke", action="store_true", help="one epoch on a few utterances: does everything run?")
     verb.add_argument("--dry-run", action="store_true", help="list the trainings and what they will cost")
     verb.epilog = "any setting can follow for all rows as --dotted.key VALUE, such as --train.epochs 12"
@@ -780,7 +782,7 @@ def _reproduce(options: argparse.Namespace) -> int:
     )
     planned = trainings.plan_trainings(asked, chosen, options.out)
     jobs, device = list(planned.jobs.values()), pick_device(options.device)
-    workers = options.workers or os.cpu_count() or 1
+    workers = options.workers or trainings.default_workers(device)
     if options.dry_run:
         costs = trainings.estimate(asked, jobs, workers, device)
         _print(json.dumps(costs, indent=2) if options.json else trainings.to_costs(planned, costs, workers))
@@ -1105,13 +1107,13 @@ def _lookalike(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from wavfusion.bench import suites as bench
+    from wavfusion.bench import growth, suites
     from wavfusion.evaluation.inference import pick_device
 
     settings = (options.preset, options.batch, options.repeats, pick_device(options.device), options.seed or 0)
-    measure = bench.measure_growth if options.growth else bench.run_suites
-    found = measure(options.suite, *settings, told=lambda line: log.info("bench: %s", line))
-    _print(json.dumps(found, indent=2) if options.json else bench.measurements_to_text(found))
+    measure = growth.measure_growth if options.growth else suites.run_suites
+    found = measure(options.suite, *settings)
+    _print(json.dumps(found, indent=2) if options.json else suites.measurements_to_text(found))
     return DONE
 
 

@@ -28,7 +28,7 @@ from wavfusion.features.extract import Decoded, batched
 from wavfusion.manifest import AudioSpan, Utterance, VideoSpan
 from wavfusion.media import SAMPLE_RATE
 from wavfusion.media.faces import Sight
-from wavfusion.metrics.familiarity import UNLIKE
+from wavfusion.metrics.familiarity import WARN_SHARE
 from wavfusion.model.wavfusion import AUDIO_STEP
 from wavfusion.prediction.export import open_exported
 from wavfusion.runs.folder import HUB_ID, Run, read_run
@@ -277,7 +277,7 @@ class EmotionRecognizer:
         if known is None:
             return
         beyond = [each for each in distances if each > known.limit]
-        if len(beyond) > UNLIKE * len(distances):
+        if len(beyond) > WARN_SHARE * len(distances):
             log.warning(
                 "%s: %d of %d utterances are unlike what the model was trained on: distances of up to %.1f, where "
                 "99 %% of its validation part lies within %.1f",
