@@ -491,9 +491,8 @@ def _add_runtime(verb: Parser) -> None:
     verb.add_argument(
         "--precision",
         default="fp32",
-        **_one_of("fp32", "bf16", "auto"),
-        help="bf16: faster on newer CPUs and GPUs, probabilities differ by some thousandths; auto: the faster of both, "
-        "tried here at the beginning (default fp32)",
+        **_one_of("fp32", "bf16"),
+        help="bf16: faster on newer CPUs and GPUs, probabilities differ by some thousandths (default fp32)",
     )
 
 
@@ -931,24 +930,19 @@ def _predict(options: argparse.Namespace) -> int:
     if out and folder is None:
         require_free([out], options.force)
     named = recordings.plan_recordings(files, options.transcript, folder, timeline.ending(options.format))
-    if not (planned := recordings.there(named, bad)):
+    if not (planned := recordings.existing(named, bad)):
         return _end(bad, False)
     settings = {"name": options.trained, "device": pick_device(options.device), "fast": not options.plain}
     settings |= {name: getattr(options, name) for name in ("runtime", "precision", "asr")}
     how = {"speakers": options.speakers, "contributions": options.format in timeline.EXPLAINED}
-    if options.precision == "auto" and folder is not None and not options.force:
-        before = recordings.noted(folder).get("precision")  # measured again it could come out otherwise
-        settings["precision"] = before if before in predict.CHOICES else "auto"
     several = options.workers > 1 or options.engine != "processes"
-    if several and settings["precision"] != "auto":
-        trained = predict.find_run(options.trained)
-    else:
-        recognizer = predict.EmotionRecognizer.from_pretrained(**settings)
-        trained, settings["precision"] = recognizer.trained, recognizer.precision
     if several:
+        trained = predict.find_run(options.trained)
         build = partial(_labeller, settings, how)
         run = recordings.side_by_side(build, options.workers, options.engine, settings["device"])
     else:
+        recognizer = predict.EmotionRecognizer.from_pretrained(**settings)
+        trained = recognizer.trained
         run = recordings.in_turn(partial(_label, recognizer, how))
 
     def write(found: recordings.Labelled[predict.Prediction], place: Path) -> bytes:
@@ -956,10 +950,9 @@ def _predict(options: argparse.Namespace) -> int:
         return timeline.write_predictions(options.format, rows, trained.classes, place, found.warnings)
 
     if folder is not None:
-        names = ("transcript", "asr", "speakers", "format", "min_probability", "runtime")
+        names = ("transcript", "asr", "speakers", "format", "min_probability", "runtime", "precision")
         shared = {"weights": trained.weights_digest, **{name: getattr(options, name) for name in names}}
-        shared["precision"] = settings["precision"]
-        recordings.begin(folder, shared, options.force)
+        recordings.open_results(folder, shared, options.force)
     labelled = recordings.label(planned, run, bad, write, options.force, sys.stderr.isatty())
     # What is written is not kept.
     found = [each if folder is None else replace(each, rows=[max(each.rows, key=_richness)]) for each in labelled]
@@ -987,7 +980,7 @@ def _labeller(
 def _label(
     recognizer: "predict.EmotionRecognizer", how: Mapping[str, Any], each: "recordings.Recording"
 ) -> "list[predict.Prediction]":
-    return recognizer.predict(each.file, each.words, segments=each.segments, **how)
+    return recognizer.predict(each.file, each.text, segments=each.segments, **how)
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -1052,13 +1045,13 @@ def _embed(options: argparse.Namespace) -> int:
     require_free([options.out], options.force)
     bad: list[str] = []
     named = recordings.plan_recordings(recordings.find_recordings(options.files, bad), options.transcript, None, "")
-    if not (planned := recordings.there(named, bad)):
+    if not (planned := recordings.existing(named, bad)):
         return _end(bad, False)
     device, fast = pick_device(options.device), not options.plain
     recognizer = predict.EmotionRecognizer.from_pretrained(options.trained, device, fast=fast, asr=options.asr)
 
     def work(each: recordings.Recording) -> list[vectors.Embedding]:
-        return vectors.embed(recognizer, each.file, each.words, each.segments, options.speakers)
+        return vectors.embed(recognizer, each.file, each.text, each.segments, options.speakers)
 
     embedded = [
         each.rows for each in recordings.label(planned, recordings.in_turn(work), bad, progress=sys.stderr.isatty())
