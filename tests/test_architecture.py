@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import wavfusion
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.experiments import experiment
 
 PACKAGE = Path(wavfusion.__file__).parent

@@ -8,7 +8,7 @@ import torch
 from wavfusion.bench import suites
 from wavfusion.bench.baseline import PlainEncoders, decode_pictures, decode_sound
 from wavfusion.bench.suites import Measurement, encoders_of
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.media import decode_audio, decode_frames, write_video
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 
 pytest_plugins = ("corpus_fixture",)
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.chores import never, squarer
 from wavfusion import manifest
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.errors import ConfigError, MediaError
 from wavfusion.features import extract
 from wavfusion.features.store import Store

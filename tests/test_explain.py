@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.evaluation import evaluate
 from wavfusion.evaluation.explain import (
     Shifted,

@@ -17,7 +17,7 @@ from test_model import SUBSETS, build
 
 import wavfusion
 from wavfusion import encoders
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.corpora.protocol import SAID
 from wavfusion.errors import ConfigError
 from wavfusion.evaluation.inference import layer_shares

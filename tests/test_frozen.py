@@ -11,7 +11,7 @@ from torch import nn
 from transformers.activations import GELUActivation
 
 from tests.test_encoders import CONVOLUTIONS, FAMILIES, SMALL, largest_difference, random_model, reference_hidden, tone
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.encoders import AudioEncoder, VideoEncoder, load_text, tiny
 from wavfusion.encoders.fast import (
     STEPS,

@@ -19,7 +19,7 @@ import torch
 
 import wavfusion
 from wavfusion import media
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.encoders import VideoEncoder
 from wavfusion.errors import ConfigError, MediaError
 from wavfusion.evaluation import evaluate

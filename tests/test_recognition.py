@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from wavfusion import media
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.errors import ConfigError
 from wavfusion.prediction.recognizer import EmotionRecognizer
 from wavfusion.speech.recognition import STRETCH, Recogniser, _stretches

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.errors import ConfigError, CorpusError, MediaError
 from wavfusion.prediction import recordings
 from wavfusion.prediction.recognizer import EmotionRecognizer, Prediction

@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from server import Server, form
 
 from wavfusion import media, transcripts
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.prediction import timeline
 from wavfusion.prediction.recognizer import EmotionRecognizer, Prediction
 from wavfusion.serve import app, uploads

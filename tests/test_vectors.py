@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 
 from wavfusion import media
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.model.wavfusion import AUDIO_CENTRE, AUDIO_STEP
 from wavfusion.prediction import vectors
 from wavfusion.prediction.recognizer import EmotionRecognizer
