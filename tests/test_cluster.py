@@ -140,7 +140,7 @@ def test_several_processes_label_as_one_does(
     files = [str(made.root / path) for path in sounds]
     files.insert(1, str(tmp_path / "bad.wav"))
     (tmp_path / "bad.wav").write_text("no sound")
-    ask = ["predict", str(trained), *files, "--format", "json", "--device", "cpu"]
+    ask = ["predict", "--model", str(trained), *files, "--format", "json", "--device", "cpu"]
     assert main(ask) == 1
     alone = capsysbinary.readouterr()
     assert main([*ask, "--workers", "2", "--engine", engine]) == 1

@@ -548,7 +548,9 @@ def test_a_run_of_features_in_half_precision_encodes_so_itself(tmp_path, capsys)
     assert "in precision bf16, which" in (told := capsys.readouterr().err) and "found tiny (fp32)" in told
     loaded = read_run(tmp_path / "RUN").encoders()
     assert (loaded.audio.precision, loaded.text.precision, loaded.preset.precision) == ("bf16", "bf16", "bf16")
-    assert main(["predict", str(tmp_path / "RUN"), str(tmp_path / "corpus" / "0.mp4"), "--device", "cpu"]) == 0
+    assert (
+        main(["predict", "--model", str(tmp_path / "RUN"), str(tmp_path / "corpus" / "0.mp4"), "--device", "cpu"]) == 0
+    )
 
 
 def launch(manifest, store):

@@ -135,7 +135,7 @@ def test_a_recording_without_words_is_labelled_with_those_that_are_recognised(
     trained: Path, whisper: Path, made: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     clip = made.root / "clips/test00.mp4"
-    assert main(["predict", str(trained), str(clip), "--asr", str(whisper), "--format", "json"]) == 0
+    assert main(["predict", "--model", str(trained), str(clip), "--asr", str(whisper), "--format", "json"]) == 0
     (row,) = json.loads(capfd.readouterr().out)
     assert WORDS.split()[0] in row["text"] and row["modalities"] == ["audio", "text", "video"]
     given = EmotionRecognizer.from_pretrained(trained).predict(clip, row["text"])[0]

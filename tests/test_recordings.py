@@ -9,7 +9,7 @@ import pytest
 from wavfusion.cli.app import main
 from wavfusion.errors import ConfigError, CorpusError, MediaError
 from wavfusion.prediction import recordings
-from wavfusion.prediction.recognizer import EmotionRecognizer, Prediction
+from wavfusion.prediction.recognizer import Prediction
 from wavfusion.transcripts import Segment
 
 pytest_plugins = ("corpus_fixture",)
@@ -131,7 +131,7 @@ def test_a_file_that_is_not_there_is_said_before_a_model_is_loaded(
 ) -> None:
     """It took the seconds of loading a model to hear of a mistyped name."""
     for ask in (["predict"], ["embed", "--out", str(tmp_path / "a.npz")]):
-        assert main([*ask, str(tmp_path / "no-run"), str(tmp_path / "none.wav")]) == 2
+        assert main([*ask, "--model", str(tmp_path / "no-run"), str(tmp_path / "none.wav")]) == 2
         found = capsys.readouterr().err
         wish = f"wavfusion: expected an audio or video file at '{tmp_path}/none.wav', found none: "
         assert found.startswith(wish) and found.count("\n") == 1
@@ -156,26 +156,6 @@ def test_results_of_other_settings_are_not_mixed_into_a_folder(tmp_path: Path) -
     assert json.loads((tmp_path / recordings.SETTINGS).read_text()) == {"weights": "two"}
 
 
-def test_a_folder_is_filled_in_the_precision_that_was_measured_first(
-    trained: Path, made: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Measured at every start, it came out otherwise at two of thirty, and the folder refused to be gone on with."""
-    measured: list[str] = []
-
-    def fastest(self: EmotionRecognizer) -> str:
-        measured.append("bf16" if not measured else "fp32")
-        return measured[-1]
-
-    monkeypatch.setattr(EmotionRecognizer, "fastest_precision", fastest)
-    sounds = sorted({str(made.root / row.audio.path) for row in made.data.part("test")})[:2]
-    more = ["--format", "json", "--out", str(tmp_path / "out"), "--precision", "auto", "--device", "cpu"]
-    for files in (sounds[:1], sounds, sounds):
-        assert main(["predict", str(trained), *files, *more]) == 0, capsys.readouterr().err
-    assert measured == ["bf16"] and recordings.noted(tmp_path / "out")["precision"] == "bf16"
-    assert main(["predict", str(trained), *sounds, *more, "--force"]) == 0
-    assert measured == ["bf16", "fp32"] and recordings.noted(tmp_path / "out")["precision"] == "fp32"
-
-
 def test_the_verb_labels_a_folder_and_goes_on_where_it_was(
     trained: Path, made: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -183,7 +163,18 @@ def test_the_verb_labels_a_folder_and_goes_on_where_it_was(
     sounds = sorted({row.audio.path for row in made.data.part("test")})[:2]
     files = [str(made.root / path) for path in sounds] + [str(tmp_path / "bad.wav")]
     (tmp_path / "bad.wav").write_text("no sound")
-    ask = ["predict", str(trained), *files, "--format", "json", "--out", str(tmp_path / "out"), "--device", "cpu"]
+    ask = [
+        "predict",
+        "--model",
+        str(trained),
+        *files,
+        "--format",
+        "json",
+        "--out",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+    ]
     assert main(ask) == 1
     said = capsys.readouterr()
     assert said.err.rstrip().splitlines()[-1].startswith("wavfusion: ") and "bad.wav" in said.err.splitlines()[-1]

@@ -99,7 +99,7 @@ def test_the_verb_writes_them_and_names_what_is_bad(
     trained: Path, file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bad.wav").write_text("no sound")
-    ask = ["embed", str(trained), file, str(tmp_path / "bad.wav"), "--device", "cpu", "--out"]
+    ask = ["embed", "--model", str(trained), file, str(tmp_path / "bad.wav"), "--device", "cpu", "--out"]
     assert main([*ask, str(tmp_path / "a.pt")]) == 2
     assert main([*ask, str(tmp_path / "a.npz")]) == 1
     said = capsys.readouterr()

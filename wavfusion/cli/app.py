@@ -144,7 +144,7 @@ def flags(verb: str) -> list[str]:
     """List all flags of a verb, settings of experiments included."""
     command: Any = typer.main.get_command(_app())
     found = [each for parameter in command.commands[verb].params for each in parameter.opts if each.startswith("--")]
-    return [*found, "--help", DEBUG, *(_settings() if verb in CONFIGURABLE else [])]
+    return list(dict.fromkeys([*found, "--help", DEBUG, *(_settings() if verb in CONFIGURABLE else [])]))
 
 
 def _settings() -> list[str]:
@@ -190,8 +190,9 @@ def _explain(error: typer.TyperException, verb: str) -> str:
         if name not in known:
             message = f"{name!r} is not known; {nearest(name, known)}"
     elif parameter is not None:
-        shown = next(iter(each for each in parameter.opts if each.startswith("--")), parameter.metavar)
-        message = f"{shown}: {error.message or 'expected a value, found none'}"
+        shown = next((each for each in parameter.opts if each.startswith("--")), "")
+        message = f"{shown}: {error.message}" if error.message else f"expected {shown} {parameter.metavar}, found none"
+        message = " ".join(message.removeprefix(": ").split())
     else:
         message = error.message
     return f"{verb}{': ' if verb else ''}{message} (see wavfusion {verb}{' ' if verb else ''}--help)"

@@ -1,6 +1,7 @@
 """`evaluate`: figures of a RUN or of a results bundle."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 Emotions = Annotated[
-    dict[str, str] | None,
+    Mapping[str, str] | None,
     option(
         "names of the corpus's emotions in the RUN", "joy=happy,...", as_pairs("joy=happy,...", "emotion of the corpus")
     ),
@@ -35,7 +36,7 @@ def evaluate(
     seed: Seed = None,
     json: Json = False,
 ) -> int:
-    """Score a trained model on a corpus, or recompute a results bundle."""
+    """Score a trained model, or recompute a results bundle."""
     if trained.is_file():
         if store or modalities or map or explain or split != "test":
             raise ConfigError("expected only --manifest, --out and --json with a bundle, found a flag of a RUN")

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 Layers = Annotated[
-    tuple[int, ...] | None,
+    Sequence[int] | None,
     option("audio layers to keep, such as 8,9,10 (default 9)", "9", as_numbers("9 or 8,9,10")),
 ]
 TextLayers = Annotated[str | None, choice("of the text encoder (default last)", "last", "all")]
@@ -61,7 +61,7 @@ def extract(
     seed: Seed = None,
     json: Json = False,
 ) -> int:
-    """Encode a corpus with frozen encoders and store the features; can be stopped and started again at any time."""
+    """Store a corpus's frozen features; resumable."""
     from wavfusion import encoders
     from wavfusion.evaluation.inference import pick_device
     from wavfusion.features import extract

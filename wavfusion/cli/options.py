@@ -9,9 +9,13 @@ import typer
 from wavfusion.errors import ConfigError, nearest
 
 
-def option(help: str, metavar: str | None = None, read: Callable[[str], Any] = str, name: str | None = None) -> Any:
-    """Describe an option that takes a value; its name is that of the parameter unless `name` is given."""
-    return typer.Option(*([name] if name else []), help=help, metavar=metavar, parser=read, show_default=False)
+def option(help: str, metavar: str | None = None, read: Callable[[str], Any] = str) -> Any:
+    """Describe an option that takes a value."""
+
+    def parse(value: Any) -> Any:
+        return read(value) if isinstance(value, str) else value  # a default is no text
+
+    return typer.Option(help=help, metavar=metavar, parser=parse, show_default=False)
 
 
 def flag(name: str, help: str) -> Any:

@@ -226,7 +226,7 @@ def embed(
     device: Device = "auto",
     seed: Seed = None,
 ) -> int:
-    """Write vectors of the utterances and frames of your own recordings."""
+    """Write vectors of utterances and frames."""
     from wavfusion.evaluation.inference import pick_device
     from wavfusion.files import require_free, write_whole
     from wavfusion.prediction import recordings, vectors

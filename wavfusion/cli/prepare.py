@@ -37,7 +37,7 @@ def prepare(
     labels: Annotated[str | None, option("for IEMOCAP six, six-dialoguernn, four or raw", "SET")] = None,
     down_mix: Annotated[str | None, option("mix, left, right or centre (default mix)", "POLICY")] = None,
     columns: Annotated[
-        dict[str, str] | None,
+        Mapping[str, str] | None,
         option(
             "columns of a table that have other names",
             "audio=wav_path,...",
@@ -72,13 +72,11 @@ def prepare(
 def check(
     manifest: Annotated[Path, argument("what `prepare` wrote", "MANIFEST", as_path)],
     protocol: ProtocolName = None,
-    against: Annotated[
-        Path | None, option("compare the manifest with what a RUN was trained on", "RUN", as_path)
-    ] = None,
+    against: Annotated[Path | None, option("compare with what a RUN was trained on", "RUN", as_path)] = None,
     root: MovedRoot = None,
     json: Json = False,
 ) -> int:
-    """Check that a corpus is valid and that training and test parts share nothing that they should not."""
+    """Check that a corpus is valid and free of leakage."""
     from wavfusion.evaluation import check
     from wavfusion.manifest import read, read_corpus
 
@@ -114,7 +112,7 @@ def media_facts(manifest: Path, root: Path, rows: Sequence["Utterance"]) -> Mapp
 
 Clips = Annotated[int | None, option("of all parts together (default 1100: 800,100,200)", "N", as_count(6))]
 Parts = Annotated[
-    tuple[int, int, int] | None,
+    Sequence[int] | None,
     option("clips of each part, instead of --clips", "TRAIN,VALID,TEST", as_numbers("800,100,200", 3)),
 ]
 Null = Annotated[bool, flag("--null", "the matched null: audio, text and video carry no information")]

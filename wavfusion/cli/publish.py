@@ -25,7 +25,7 @@ def report(
     root: MovedRoot = None,
     force: Force = False,
 ) -> int:
-    """Write a page about a trained RUN, several RUNs compared, or a corpus."""
+    """Write a page about a RUN, several RUNs compared, or a corpus."""
     from wavfusion.files import require_free
 
     first = places[0]
@@ -58,7 +58,7 @@ def bundle(
     force: Force = False,
     json: Json = False,
 ) -> int:
-    """Pack results of a RUN that others can recompute, without its corpus."""
+    """Pack a RUN's results for others to recompute."""
     from wavfusion.files import require_free
     from wavfusion.runs.bundle import make_bundle
 
@@ -77,7 +77,7 @@ def export(
     force: Force = False,
     json: Json = False,
 ) -> int:
-    """Write the trained model as an ONNX file and compare it with torch."""
+    """Write the model as an ONNX file, compared with torch."""
     from wavfusion.files import require_free
     from wavfusion.prediction.export import TOLERANCE, export_run
 
@@ -102,7 +102,7 @@ def push(
     force: Annotated[bool, flag("--force", "overwrite a model that is there")] = False,
     json: Json = False,
 ) -> int:
-    """Upload a RUN with its model card to a hub, or write both into a folder."""
+    """Upload a RUN with its model card to a hub."""
     from wavfusion.runs import hub
 
     written = hub.push(trained, place, public, force)

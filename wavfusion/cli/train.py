@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,9 +28,7 @@ from wavfusion.cli.options import (
 from wavfusion.cli.output import DONE, PARTLY, figures_to_text, show
 from wavfusion.errors import ConfigError
 
-Preset = Annotated[
-    str | None, option("whose features are used, where the store holds those of several", "NAME", as_name)
-]
+Preset = Annotated[str | None, option("whose features are used, if the store holds several", "NAME", as_name)]
 
 
 def train(
@@ -73,9 +72,7 @@ def train(
 
 
 Tables = Annotated[list[str] | None, argument("1 to 6, or a file (default: all of the corpus)", "TABLE")]
-Folds = Annotated[
-    tuple[int, ...] | None, option("folds of the protocol (default all)", "K,...", as_numbers("1 or 1,3"))
-]
+Folds = Annotated[Sequence[int] | None, option("of the protocol (default all)", "K,...", as_numbers("1 or 1,3"))]
 Extra = Annotated[bool, flag("--extra", "also the rows that are not printed in the paper")]
 Smoke = Annotated[bool, flag("--smoke", "one epoch on a few utterances: does everything run?")]
 DryRun = Annotated[bool, flag("--dry-run", "list the trainings and what they will cost")]
@@ -101,7 +98,7 @@ def reproduce(
     seed: Seed = None,
     json: Json = False,
 ) -> int:
-    """Train what the paper's tables or your own need, and compare, with intervals.
+    """Reproduce the paper's tables, or your own.
 
     Any setting can follow for all rows as --dotted.key VALUE, such as --train.epochs 12
     """
