@@ -8,7 +8,7 @@ import pytest
 from sklearn.covariance import LedoitWolf
 
 from wavfusion import media
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.metrics import familiarity
 from wavfusion.prediction.recognizer import EmotionRecognizer
 from wavfusion.runs.folder import FAMILIARITY, read_run

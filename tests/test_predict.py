@@ -19,7 +19,7 @@ import torch
 
 import wavfusion
 from wavfusion import media
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.encoders import VideoEncoder
 from wavfusion.errors import ConfigError, MediaError
 from wavfusion.evaluation import evaluate
@@ -56,8 +56,8 @@ def sound(made: Any) -> Path:
 
 
 def shell(capfd: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, list[str]]:
-    """Exit status, stdout and the lines of stderr of `predict`."""
-    status = main(["predict", *map(str, arguments)])
+    """Exit status, stdout and the lines of stderr of `predict`; the first argument is the model."""
+    status = main(["predict", "--model", *map(str, arguments)])
     said = capfd.readouterr()
     return status, said.out, said.err.strip().splitlines()
 
@@ -613,7 +613,7 @@ def test_the_ending_of_the_results_says_their_format(trained: Path, sound: Path,
         ("a.TextGrid", "File type"),
         ("a.txt", str(sound)),
     ):
-        assert main(["predict", str(trained), str(sound), "--out", str(tmp_path / name)]) == 0
+        assert main(["predict", "--model", str(trained), str(sound), "--out", str(tmp_path / name)]) == 0
         assert (tmp_path / name).read_text().startswith(begins)
 
 
