@@ -1,4 +1,4 @@
-"""The pages on results: what they quote is what their script prints, and the paper's numbers are those of the tables."""
+"""The pages on results: what they quote is what their script prints; the paper's numbers are the tables'."""
 
 import re
 import subprocess
