@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from wavfusion.training.recorded import Losses, Recorded, record
 
 from wavfusion.errors import ConfigError
 from wavfusion.experiments import experiment
@@ -20,7 +21,6 @@ from wavfusion.features.dataset import (
 from wavfusion.model.config import MODALITIES, Switches
 from wavfusion.model.wavfusion import WavFusion
 from wavfusion.training import recorded, train
-from wavfusion.training.recorded import Losses, Recorded, record
 from wavfusion.training.resident import LEVELS, Resident
 
 pytest_plugins = ("corpus_fixture",)

@@ -121,18 +121,18 @@ def test_an_unknown_table_names_the_nearest() -> None:
 
 def test_the_row_most_like_a_model_is_found_with_what_differs() -> None:
     paper = asdict(experiment.read_experiment("paper").model)
-    rows, stated, differs = tables.beside("iemocap", paper) or ([], {}, [""])
+    rows, stated, differs = tables.closest_row("iemocap", paper) or ([], {}, [""])
     assert len(rows) == 5 and stated["accuracy"] == 70.53 and differs == []
     shallow = {**paper, "fusion_layers": 1, "trainable_layers": 1, "margin_audio_layer": 11, "lvc_pool": "mean"}
-    assert tables.beside("iemocap", shallow) == (
+    assert tables.closest_row("iemocap", shallow) == (
         ["Deep layers: attention 11/1"],
         {"accuracy": 68.61, "weighted_f1": 68.55},
         ["lvc_pool mean (sum)"],
     )
-    assert tables.beside("generated", paper) is None
+    assert tables.closest_row("generated", paper) is None
 
 
 def test_a_model_of_other_modalities_stands_beside_a_row_of_as_many_differences_with_its_own() -> None:
     pair = asdict(experiment.read_experiment("recommended", {"model.modalities": "audio,video"}).model)
-    rows, stated, differs = tables.beside("iemocap", pair) or ([], {}, [])
+    rows, stated, differs = tables.closest_row("iemocap", pair) or ([], {}, [])
     assert rows == ["Modalities: A+V"] and stated["accuracy"] == 66.33 and "modality_dropout 0.15 (0.0)" in differs

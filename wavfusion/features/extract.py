@@ -554,7 +554,7 @@ def decode_part(
     path: Path,
     part: Encoded,
     encoders: Encoders,
-    film: media.Film | None = None,
+    film: media.VideoReader | None = None,
     thorough: bool = False,
 ) -> int:
     """Decode one modality of a clip into `decoded`, out of a film where one is open; returns the damaged packets.

@@ -38,7 +38,7 @@ def write_page(out: Path, template: str, **values: Any) -> None:
 
 
 def write_tables(out: Path, found: Mapping[str, Any]) -> None:
-    """Write the page of a reproduction: `found` is what `reproduce.write` writes, and the words for its protocol."""
+    """Write the page of a reproduction: `found` is what `reproduce` writes as JSON, and its protocol `described`."""
     test = found["protocol"]["selected_on"] == "test"
     warnings = {"SELECTED ON TEST:": "these figures are not comparable with honest ones."} if test else {}
     write_page(out, "tables.html", **{**found, "protocol": {**found["protocol"], "warnings": warnings}})

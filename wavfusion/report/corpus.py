@@ -27,7 +27,7 @@ def write_corpus_page(manifest_path: Path, out: Path, looks: Mapping[str, MediaF
     Args:
         manifest_path: what `prepare` wrote, with corpus.json and exclusions.json beside it.
         out: the page.
-        looks: how long each file is; a row whose file is not known and has no times is left out of the durations.
+        looks: duration of each file; a row without times whose file is unknown is left out of the durations.
     """
     rows, corpus = manifest.read(manifest_path), manifest.read_corpus(manifest_path)
     left_out = manifest.read_exclusions(manifest_path)
@@ -62,7 +62,7 @@ def write_corpus_page(manifest_path: Path, out: Path, looks: Mapping[str, MediaF
 
 
 def _seconds(row: Utterance, looks: Mapping[str, MediaFacts]) -> float | None:
-    """How long an utterance is, by its longest modality."""
+    """Duration of an utterance, by its longest modality."""
     found = []
     for name, span in (("audio", row.audio), ("video", row.video)):
         if span is not None:
@@ -76,7 +76,7 @@ Grouping = Callable[[Utterance], str]
 
 
 def _published(corpus: Corpus) -> tuple[str, Grouping, dict[str, dict[str, int]]]:
-    """What a corpus's published counts go by, the group of a row, and the counts."""
+    """The grouping of a corpus's published counts: its name, the group of a row, and the counts."""
     if corpus.corpus == "iemocap" and corpus.labels:
         counts = {session: iemocap.published_counts(session, corpus.labels) for session in iemocap.PUBLISHED}
         return "session", lambda row: str(row.session), counts
@@ -119,11 +119,11 @@ def _histogram(title: str, values: Sequence[float | int], edges: Sequence[float 
 
 
 def _words(rows: Sequence[Utterance]) -> dict[str, Any] | None:
-    said = [re.findall(r"[\w']+", row.text.lower()) for row in rows if row.text]
-    found = _histogram("words", [len(words) for words in said], WORDS)
+    texts = [re.findall(r"[\w']+", row.text.lower()) for row in rows if row.text]
+    found = _histogram("words", [len(words) for words in texts], WORDS)
     labels = [f"{low}–{high - 1}" if high - low > 1 else str(low) for low, high in pairwise(WORDS)]
     labels.append(f"from {WORDS[-1]}")
-    return found and {**found, "labels": labels, "vocabulary": len({word for words in said for word in words})}
+    return found and {**found, "labels": labels, "vocabulary": len({word for words in texts for word in words})}
 
 
 def _agreement(rows: Sequence[Utterance]) -> dict[str, Any] | None:

@@ -32,7 +32,6 @@ def write_results(
         utterances: the labelled utterances that were classified.
         probabilities: of the emotions in class order.
     """
-    out.mkdir(parents=True, exist_ok=True)
     classes, protocol = metrics["classes"], metrics["protocol"]["hash"][:16]
     rows = []
     for each, row in zip(utterances, probabilities, strict=True):
@@ -40,8 +39,7 @@ def write_results(
         about["predicted"] = classes[row.argmax()]
         shares = {f"p_{name}": f"{share:.6f}" for name, share in zip(classes, row, strict=True)}
         rows.append({name: value or "" for name, value in about.items()} | shares | {"protocol": protocol})
-    write_predictions(out, rows)
-    write_json(out / METRICS, dict(metrics))
+    write_recomputed(out, metrics, rows)
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
@@ -60,9 +58,11 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     return metrics
 
 
-def write_predictions(out: Path, rows: Sequence[CsvRow]) -> None:
-    """Write predictions.csv."""
+def write_recomputed(out: Path, metrics: Mapping[str, Any], rows: Sequence[CsvRow]) -> None:
+    """Write metrics.json and predictions.csv, the latter from rows as they were read."""
+    out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / PREDICTIONS, to_csv(rows))
+    write_json(out / METRICS, dict(metrics))
 
 
 def read_predictions(folder: Path) -> list[CsvRow]:

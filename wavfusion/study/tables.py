@@ -19,7 +19,7 @@ Percent = Annotated[float, Rule("percent from 0 to 100", lambda value: 0 <= valu
 
 @dataclass(frozen=True)
 class TableSetting:
-    """One line of a table.
+    """One row of a table.
 
     Attributes:
         settings: what differs from the base experiment, by dotted key; None = another system, which is not trained.
@@ -80,8 +80,8 @@ def shipped_tables() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in _folder().iterdir() if entry.name.startswith("table"))
 
 
-def beside(corpus: str, model: Mapping[str, Any]) -> tuple[list[str], dict[str, float], list[str]] | None:
-    """Find the paper's printed row that is nearest to a model.
+def closest_row(corpus: str, model: Mapping[str, Any]) -> tuple[list[str], dict[str, float], list[str]] | None:
+    """Find the paper's printed row that is closest to a model.
 
     Args:
         corpus: the corpus that the model was trained on.
@@ -92,12 +92,12 @@ def beside(corpus: str, model: Mapping[str, Any]) -> tuple[list[str], dict[str, 
         differ, `lvc_pool mean (sum)` with the paper's in brackets; None where the paper has no such corpus.
     """
     found: dict[tuple[str, ...], tuple[list[str], dict[str, float]]] = {}
-    own = flat(model)
+    values = flat(model)
     for table in (each for each in map(read_table_file, shipped_tables()) if each.corpus == corpus):
         stated = {row.name: row.stated for row in table.rows if row.settings is not None}
         for name, each in table.experiments("paper", 0, {}, extra=False).items():
             paper = flat(asdict(each.model))
-            differs = tuple(f"{key} {own.get(key)} ({paper[key]})" for key in paper if own.get(key) != paper[key])
+            differs = tuple(f"{key} {values.get(key)} ({paper[key]})" for key in paper if values.get(key) != paper[key])
             found.setdefault(differs, ([], stated[name]))[0].append(f"{table.title}: {name}")
     if not found:
         return None
