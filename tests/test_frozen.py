@@ -12,7 +12,8 @@ from transformers.activations import GELUActivation
 
 from tests.test_encoders import CONVOLUTIONS, FAMILIES, SMALL, largest_difference, random_model, reference_hidden, tone
 from wavfusion.cli.commands import main
-from wavfusion.encoders import AudioEncoder, VideoEncoder, load_text, tiny
+from wavfusion.encoders import load_text, tiny
+from wavfusion.encoders.audio import AudioEncoder
 from wavfusion.encoders.fast import (
     STEPS,
     FourierConv,
@@ -21,6 +22,7 @@ from wavfusion.encoders.fast import (
     replace_convolutions,
     replace_positional_convolution,
 )
+from wavfusion.encoders.video import VideoEncoder
 from wavfusion.model.fusion import Gelu
 
 pytest_plugins = ("corpus_fixture",)
@@ -165,7 +167,7 @@ def test_one_switch_turns_every_fast_path_off(trained, made, tmp_path, monkeypat
     watched = {
         "wavfusion.encoders.fast.FourierConv.forward": "convolution",
         "wavfusion.encoders.fast.WindowConvs.forward": "windows",
-        "wavfusion.encoders.fold_norms": "norms",
+        "wavfusion.encoders.video.fold_norms": "norms",
         "wavfusion.model.dropout.noise": "masks",
         "wavfusion.model.attention.attend": "attention",
         "wavfusion.model.losses._sorted": "triplets",

@@ -33,12 +33,17 @@ from transformers import (
 
 from wavfusion import manifest
 from wavfusion.bench.baseline import PlainEncoders, decode_pictures, decode_sound
-from wavfusion.encoders import PRESETS, AudioEncoder, Encoders, TextEncoder, VideoEncoder, tiny
+from wavfusion.encoders import tiny
+from wavfusion.encoders.audio import AudioEncoder
+from wavfusion.encoders.bundle import Encoders, load_encoders
+from wavfusion.encoders.presets import PRESETS
+from wavfusion.encoders.text import TextEncoder
+from wavfusion.encoders.video import VideoEncoder
 from wavfusion.errors import ConfigError
 from wavfusion.experiments import experiment
 from wavfusion.features.clips import FeatureSet, Media
 from wavfusion.features.dataset import Features, LengthBatches, choose_features, collate, model_config, model_inputs
-from wavfusion.features.extract import batched, describe_features, extract, load_encoders
+from wavfusion.features.extract import batched, describe_features, extract
 from wavfusion.features.store import Store
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
 from wavfusion.media import SAMPLE_RATE, write_video

@@ -682,7 +682,9 @@ def _looks(path: Path, root: Path, rows: Sequence["Utterance"]) -> Mapping[str, 
 
 
 def _extract(options: argparse.Namespace) -> int:
-    from wavfusion import encoders, manifest
+    from wavfusion import manifest
+    from wavfusion.encoders.bundle import load_encoders
+    from wavfusion.encoders.presets import read_preset
     from wavfusion.evaluation.inference import pick_device
     from wavfusion.features import extract
     from wavfusion.features.store import Store
@@ -692,9 +694,9 @@ def _extract(options: argparse.Namespace) -> int:
     _require_media(utterances, Path(corpus.root), options.root, options.store)
     require_writable(options.store)
     layers, device = _layers(options.layers), pick_device(options.device)
-    preset = encoders.read_preset(options.preset)
-    needed = [name for name in encoders.MODALITIES if any(getattr(row, name) is not None for row in utterances)]
-    loaded = extract.load_encoders(Path(options.preset).stem, preset, needed, options.view).to(device)
+    preset = read_preset(options.preset)
+    needed = [name for name in manifest.MODALITIES if any(getattr(row, name) is not None for row in utterances)]
+    loaded = load_encoders(Path(options.preset).stem, preset, needed, options.view).to(device)
     summary = extract.extract(
         utterances,
         corpus,

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from wavfusion import media
-from wavfusion.encoders import FRAMES_AT_ONCE, PRECISIONS, Encoders
+from wavfusion.encoders.bundle import Encoders
+from wavfusion.encoders.presets import PRECISIONS
+from wavfusion.encoders.video import FRAMES_AT_ONCE
 from wavfusion.errors import ConfigError, MediaError, nearest
 from wavfusion.evaluation import explain
 from wavfusion.evaluation.inference import BATCH, classify, classify_subsets, pick_device, subsets
@@ -27,7 +29,7 @@ from wavfusion.features.dataset import Sample, SampleOrigin, only, window_text
 from wavfusion.features.extract import Decoded, batched
 from wavfusion.manifest import AudioSpan, Utterance, VideoSpan
 from wavfusion.media import SAMPLE_RATE
-from wavfusion.media.faces import Sight
+from wavfusion.media.faces import FaceCoverage
 from wavfusion.metrics.familiarity import UNLIKE
 from wavfusion.model.wavfusion import AUDIO_STEP
 from wavfusion.prediction.export import open_exported
@@ -97,7 +99,7 @@ class Notes:
 
     errors: list[str] = field(default_factory=list)
     heard: Loudness = field(default_factory=Loudness)
-    seen: Sight = field(default_factory=Sight)
+    seen: FaceCoverage = field(default_factory=FaceCoverage)
     distances: list[float] = field(default_factory=list)
 
 

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save
 from wavfusion import manifest
 from wavfusion.metrics.calibration import BOUNDS
 from wavfusion.features.clips import FeatureSet
-from wavfusion.encoders import LOADERS, Encoders, Preset, load_encoder
+from wavfusion.encoders.bundle import LOADERS, Encoders, load_encoder
+from wavfusion.encoders.presets import Preset
 from wavfusion.errors import ConfigError
 from wavfusion.metrics.familiarity import Familiarity
 from wavfusion.files import require_file, write_whole

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Float16, Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from wavfusion.encoders import sent
+from wavfusion.encoders.checkpoint import send
 from wavfusion.features.dataset import Features, Sample
 from wavfusion.model.config import MODALITIES
 
@@ -98,7 +98,7 @@ class Resident(Dataset[int | None]):
         return batch
 
     def _sent(self, values: Sequence[Any]) -> Tensor:
-        return sent(torch.tensor(values), self.device)
+        return send(torch.tensor(values), self.device)
 
     def _shape(self, chosen: Sequence[int]) -> Mapping[str, int]:
         """Steps of each modality to which a batch is padded."""

@@ -28,7 +28,8 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from wavfusion import manifest
 from wavfusion.corpora.protocol import Protocol, resolve, row_digest
-from wavfusion.encoders import AudioEncoder, Encoders, load_encoder
+from wavfusion.encoders.audio import AudioEncoder
+from wavfusion.encoders.bundle import Encoders, load_encoder
 from wavfusion.encoders.live import LiveWavFusion
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.evaluation import evaluate as scoring
