@@ -14,13 +14,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from wavfusion.encoders import tiny
 from wavfusion.encoders.checkpoint import FrozenEncoder, load_model, load_preprocessor, save_checkpoint, send
-from wavfusion.encoders.fast import (
+from wavfusion.errors import ConfigError
+from wavfusion.fast.encoders import (
     convolve_together,
     replace_convolutions,
     replace_positional_convolution,
     skip_onednn_gelu,
 )
-from wavfusion.errors import ConfigError
 from wavfusion.media import SAMPLE_RATE
 
 MIN_SAMPLES = 400  # receptive field of one step of the convolutions

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wavfusion.errors import ConfigError, nearest
-from wavfusion.experiments.experiment import read_yaml
+from wavfusion.files import read_yaml
 from wavfusion.manifest import MODALITIES
 
 MAX_FRAME_RATE = 100.0  # frames per second; more is no recording of people

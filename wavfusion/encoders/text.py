@@ -13,8 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from wavfusion.encoders import tiny
 from wavfusion.encoders.checkpoint import FrozenEncoder, load_model, loading, save_checkpoint
-from wavfusion.encoders.fast import skip_onednn_gelu
 from wavfusion.errors import ConfigError
+from wavfusion.fast.encoders import skip_onednn_gelu
 
 MAX_TOKENS = 192  # the longest utterances have 100 words (IEMOCAP) and 69 (MELD)
 FAMILY = ("roberta", "xlm-roberta", "camembert")

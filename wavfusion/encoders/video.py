@@ -10,8 +10,8 @@ from torch import Tensor
 
 from wavfusion.encoders import tiny
 from wavfusion.encoders.checkpoint import FrozenEncoder, load_model, load_preprocessor, save_checkpoint, send
-from wavfusion.encoders.fast import fold_norms
 from wavfusion.errors import ConfigError
+from wavfusion.fast.encoders import fold_norms
 
 FRAMES_AT_ONCE = {"cpu": 2, "cuda": 64}  # on a CPU what its caches hold
 FAMILY = ("efficientnet",)

@@ -42,8 +42,8 @@ from wavfusion.features.clips import (
     read_feature_sets,
 )
 from wavfusion.features.store import Store
-from wavfusion.files import append_line, read_lines, write_whole
-from wavfusion.manifest import Corpus, Utterance, write_lines
+from wavfusion.files import append_line, read_lines, write_atomic, write_lines
+from wavfusion.manifest import Corpus, Utterance
 from wavfusion.media import faces
 from wavfusion.processes.pool import Lost, spread
 
@@ -390,7 +390,7 @@ def _remember(store: Store, wanted: FeatureSet) -> None:
         content = {
             name: {key: x for key, x in asdict(values).items() if key != "preset"} for name, values in sets.items()
         }
-        write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+        write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def merge(old: FeatureSet, new: FeatureSet) -> FeatureSet:
