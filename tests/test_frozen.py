@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from transformers.activations import GELUActivation
-from wavfusion.encoders.fast import (
+
+from tests.test_encoders import CONVOLUTIONS, FAMILIES, SMALL, largest_difference, random_model, reference_hidden, tone
+from wavfusion.cli.app import main
+from wavfusion.encoders import load_text, tiny
+from wavfusion.encoders.audio import AudioEncoder
+from wavfusion.encoders.video import VideoEncoder
+from wavfusion.fast.encoders import (
     STEPS,
     FourierConv,
     WindowConvs,
@@ -17,10 +23,6 @@ from wavfusion.encoders.fast import (
     replace_convolutions,
     replace_positional_convolution,
 )
-
-from tests.test_encoders import CONVOLUTIONS, FAMILIES, SMALL, largest_difference, random_model, reference_hidden, tone
-from wavfusion.cli.app import main
-from wavfusion.encoders import AudioEncoder, VideoEncoder, load_text, tiny
 from wavfusion.model.fusion import Gelu
 
 pytest_plugins = ("corpus_fixture",)
@@ -163,9 +165,9 @@ def test_one_switch_turns_every_fast_path_off(trained, made, tmp_path, monkeypat
     """`--plain`: nothing that is faster is made or used, by extraction, prediction or training."""
     used = []
     watched = {
-        "wavfusion.encoders.fast.FourierConv.forward": "convolution",
-        "wavfusion.encoders.fast.WindowConvs.forward": "windows",
-        "wavfusion.encoders.fold_norms": "norms",
+        "wavfusion.fast.encoders.FourierConv.forward": "convolution",
+        "wavfusion.fast.encoders.WindowConvs.forward": "windows",
+        "wavfusion.encoders.video.fold_norms": "norms",
         "wavfusion.model.dropout.noise": "masks",
         "wavfusion.model.attention.attend": "attention",
         "wavfusion.model.losses._sorted": "triplets",
@@ -197,8 +199,8 @@ def test_without_the_switch_the_fast_paths_are_used(trained, made, tmp_path, mon
             "wavfusion.media.decoder.TrackReader._is_needed",
         ],
         "predict": [
-            "wavfusion.encoders.fast.FourierConv.forward",
-            "wavfusion.encoders.fast.WindowConvs.forward",
+            "wavfusion.fast.encoders.FourierConv.forward",
+            "wavfusion.fast.encoders.WindowConvs.forward",
             "wavfusion.features.extract.threads",
             "wavfusion.media.decoder.TrackReader._is_needed",
         ],

@@ -58,7 +58,8 @@ def run_demo(out: Path, clips: int = 1100, seed: int = 0, device: str = "cpu", f
     """
     from wavfusion import corpora, lookalike
     from wavfusion.corpora import protocol
-    from wavfusion.encoders import PRESETS
+    from wavfusion.encoders.bundle import load_encoders
+    from wavfusion.encoders.presets import PRESETS
     from wavfusion.experiments import experiment
     from wavfusion.features import extract
     from wavfusion.features.clips import Media
@@ -77,7 +78,7 @@ def run_demo(out: Path, clips: int = 1100, seed: int = 0, device: str = "cpu", f
     log.info("demo: extracting features with the tiny encoders")
     store = Store(work / "store", create=True)
     corpus = prepared.corpus
-    encoders = extract.load_encoders("tiny", PRESETS["tiny"]).to(device)
+    encoders = load_encoders("tiny", PRESETS["tiny"]).to(device)
     extract.extract(prepared.utterances, corpus, store, encoders)
     log.info("demo: training one model for all seven subsets")
     parts = protocol.split_file(work / "corpus" / "split.csv", prepared.utterances, corpus.classes)

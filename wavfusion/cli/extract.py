@@ -62,20 +62,21 @@ def extract(
     json: Json = False,
 ) -> int:
     """Store a corpus's frozen features; resumable."""
-    from wavfusion import encoders
+    from wavfusion.encoders.bundle import load_encoders
+    from wavfusion.encoders.presets import read_preset
     from wavfusion.evaluation.inference import pick_device
     from wavfusion.features import extract
     from wavfusion.features.store import Store
     from wavfusion.files import require_writable
-    from wavfusion.manifest import read, read_corpus
+    from wavfusion.manifest import MODALITIES, read, read_corpus
 
     utterances, corpus = read(manifest), read_corpus(manifest)
     _require_media(utterances, Path(corpus.root), root, store)
     require_writable(store)
     device = pick_device(device)
-    about = encoders.read_preset(preset)
-    needed = [each for each in encoders.MODALITIES if any(getattr(row, each) is not None for row in utterances)]
-    loaded = extract.load_encoders(Path(preset).stem, about, needed, **supplied(view=view)).to(device)
+    about = read_preset(preset)
+    needed = [each for each in MODALITIES if any(getattr(row, each) is not None for row in utterances)]
+    loaded = load_encoders(Path(preset).stem, about, needed, **supplied(view=view)).to(device)
     chosen: dict[str, Any] = supplied(audio_layers=layers, text_layers=text_layers, workers=workers, engine=engine)
     filled = Store(store, create=True)
     summary = extract.extract(

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from wavfusion.encoders import PRECISIONS, Encoders
+from wavfusion.encoders.bundle import Encoders
+from wavfusion.encoders.presets import PRECISIONS
 from wavfusion.errors import ConfigError, MediaError, nearest
 from wavfusion.evaluation import explain
 from wavfusion.evaluation.inference import BATCH, Classifier, Utterances, pick_device, subsets

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save
 
 from wavfusion.corpora.protocol import SAID
-from wavfusion.encoders import LOADERS, Encoders, Preset, load_encoder
+from wavfusion.encoders.bundle import LOADERS, Encoders, load_encoder
+from wavfusion.encoders.presets import Preset
 from wavfusion.errors import ConfigError
 from wavfusion.fast.network import accelerate
 from wavfusion.features.clips import FeatureSet

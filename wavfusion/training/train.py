@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from wavfusion import manifest
 from wavfusion.corpora.protocol import Protocol, resolve
-from wavfusion.encoders import AudioEncoder, Encoders, load_encoder
+from wavfusion.encoders.audio import AudioEncoder
+from wavfusion.encoders.bundle import Encoders, load_encoder
 from wavfusion.encoders.live import LiveWavFusion
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.evaluation import evaluate as scoring
