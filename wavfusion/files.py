@@ -23,11 +23,11 @@ SHOWN = 200  # characters of a value in a message
 
 
 @dataclass(frozen=True)
-class Rule:
+class Constraint:
     """What a value must be beyond its type, for `Annotated`; `validated` holds values to it.
 
     Attributes:
-        expected: the rule as a message says it: "seconds >= 0".
+        expected: the constraint as a message says it: "seconds >= 0".
         holds: called with a value of the annotated type.
     """
 
@@ -35,25 +35,25 @@ class Rule:
     holds: Callable[[Any], bool]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
-        """Check the rule after the type."""
+        """Check the constraint after the type."""
         from pydantic_core import PydanticCustomError, core_schema
 
         def check(value: Any) -> Any:
             if not self.holds(value):
-                raise PydanticCustomError("rule", "broken")
+                raise PydanticCustomError("constraint", "broken")
             return value
 
         return core_schema.no_info_after_validator_function(check, handler(source))
 
 
-def one_of(*choices: str) -> Rule:
-    """Make the rule that a value is one of several strings."""
-    return Rule(" | ".join(choices), frozenset(choices).__contains__)
+def choice_of(*choices: str) -> Constraint:
+    """Make the constraint that a value is one of several strings."""
+    return Constraint(" | ".join(choices), frozenset(choices).__contains__)
 
 
-NonEmpty = Annotated[str, Rule("a non-empty string", bool)]
-Count = Annotated[int, Rule("an integer >= 0", lambda value: value >= 0)]
-Share = Annotated[float, Rule("a number from 0 to 1", lambda value: 0 <= value <= 1)]
+NonEmpty = Annotated[str, Constraint("a non-empty string", bool)]
+Count = Annotated[int, Constraint("an integer >= 0", lambda value: value >= 0)]
+Share = Annotated[float, Constraint("a number from 0 to 1", lambda value: 0 <= value <= 1)]
 
 
 def validated(
@@ -149,7 +149,7 @@ def _type_at(kind: Any, path: Sequence[Any]) -> Any:
 
 
 def _bare(kind: Any) -> Any:
-    """A type without its rules and without None."""
+    """A type without its constraints and without None."""
     if get_origin(kind) is Annotated:
         return _bare(get_args(kind)[0])
     if get_origin(kind) in (Union, types.UnionType):
@@ -179,8 +179,8 @@ def _describe(kind: Any) -> str:
     """Say what a value of a type is."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        rules = [each.expected for each in kind.__metadata__ if isinstance(each, Rule)]
-        return rules[-1] if rules else _describe(inner[0])
+        constraints = [each.expected for each in kind.__metadata__ if isinstance(each, Constraint)]
+        return constraints[-1] if constraints else _describe(inner[0])
     if origin in (Union, types.UnionType):
         return " or ".join(_describe(each) for each in inner)
     if origin is Literal:

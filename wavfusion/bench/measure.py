@@ -18,7 +18,7 @@ from wavfusion.processes.timing import timed
 
 
 @dataclass(frozen=True)
-class Turn:
+class Timing:
     """One measurement: seconds, peak of anonymous memory in MB, and floating-point operations (0: not counted)."""
 
     seconds: float
@@ -27,7 +27,7 @@ class Turn:
 
 
 @contextmanager
-def measured_side(side: str, name: str, job: Measurement) -> Iterator[Callable[[], Turn]]:
+def measured_side(side: str, name: str, job: Measurement) -> Iterator[Callable[[], Timing]]:
     """Hold one side of a comparison ready in a process of its own; gives what measures it once.
 
     Args:
@@ -55,7 +55,7 @@ def useful_work(name: str, job: Measurement) -> tuple[int, float]:
     return len(seconds), sum(seconds)
 
 
-def _measurer(side: str, name: str, job: Measurement) -> Callable[[bool], Turn]:
+def _measurer(side: str, name: str, job: Measurement) -> Callable[[bool], Timing]:
     """Make a side ready, warm it and count its operations; gives what measures it if asked to."""
     work = sides.SIDES[side][name](job)
     counter = FlopCounterMode(display=False)
@@ -65,10 +65,10 @@ def _measurer(side: str, name: str, job: Measurement) -> Callable[[bool], Turn]:
     if job.device.startswith("cuda"):
         work()  # recorded steps need a second pass
 
-    def measure(wanted: bool) -> Turn:
+    def measure(wanted: bool) -> Timing:
         with _peak_memory() as peak:
             seconds = timed(work, job.device) if wanted else 0.0
-        return Turn(seconds, peak[0], float(counter.get_total_flops()))
+        return Timing(seconds, peak[0], float(counter.get_total_flops()))
 
     return measure
 

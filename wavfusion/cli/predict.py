@@ -28,7 +28,7 @@ from wavfusion.cli.options import (
     choice,
     option,
 )
-from wavfusion.cli.output import first_three, list_failures, one_line, print_text
+from wavfusion.cli.output import first_three, list_failures, print_text, printable_line
 from wavfusion.errors import CollectedWarnings, ConfigError
 
 if TYPE_CHECKING:
@@ -272,5 +272,9 @@ def _warn_of_missing(modalities: Sequence[str], found: Sequence[Sequence[Any]]) 
         without = [rows[0].file for rows in found if not any(modality in each.modalities for each in rows)]
         if without:
             log.warning(
-                "%d of %d files without %s: %s", len(without), len(found), modality, one_line(first_three(without))
+                "%d of %d files without %s: %s",
+                len(without),
+                len(found),
+                modality,
+                printable_line(first_three(without)),
             )

@@ -22,9 +22,9 @@ from wavfusion.metrics.familiarity import WARN_SHARE
 from wavfusion.prediction.export import open_exported
 from wavfusion.prediction.windows import (
     Diagnostics,
+    MediaSource,
     RecordingDecoder,
     RecordingWindow,
-    Source,
     WindowEncoder,
     cut_windows,
     open_source,
@@ -207,7 +207,7 @@ class EmotionRecognizer:
 
     def encode(
         self,
-        source: Source,
+        source: MediaSource,
         transcript: str | None,
         segments: Sequence[Segment] | None,
         speakers: Speakers,
@@ -279,7 +279,7 @@ class EmotionRecognizer:
         if self.trained.familiarity is not None:
             diagnostics.distances += self.trained.familiarity.distances(vectors).tolist()
 
-    def report(self, source: Source, texts: Sequence[str | None], diagnostics: Diagnostics) -> None:
+    def report(self, source: MediaSource, texts: Sequence[str | None], diagnostics: Diagnostics) -> None:
         """Warn of what is unusual in a recording.
 
         Args:
@@ -324,7 +324,7 @@ class EmotionRecognizer:
             )
 
 
-def _within(segments: Sequence[Segment], source: Source) -> list[Segment]:
+def _within(segments: Sequence[Segment], source: MediaSource) -> list[Segment]:
     """Leave out segments that start after the recording has ended, and cut off what lasts longer."""
     length = source.length
     kept = [replace(each, end=min(each.end, length)) for each in segments if each.start < length or length == 0]

@@ -25,7 +25,7 @@ from wavfusion.runs.origin import (
     corpus_of,
     without_absolute_paths,
 )
-from wavfusion.runs.results import METRICS, PREDICTIONS, CsvRow, parse_csv, to_csv
+from wavfusion.runs.results import METRICS, PREDICTIONS, CsvRow, encode_csv, parse_csv
 
 MEMBERS = (PREDICTIONS, SPLIT, METRICS, PROTOCOL, ENVIRONMENT, EXPERIMENT)
 BYTES, LINES, CELLS = 1 << 24, 200_000, 5_000_000  # of a bundle and each member, a table, confusions one an utterance
@@ -130,8 +130,8 @@ def make_bundle(folder: Path, with_truth: bool = False) -> tuple[bytes, bool]:
     truth = with_truth or corpus_of(folder) in OPEN_LABELS
     abouts = {"metrics": found, "protocol": run.protocol, "environment": run.environment}
     files = {f"{name}.json": json_bytes(without_absolute_paths(values)) for name, values in abouts.items()}
-    files[PREDICTIONS] = to_csv(run.rows, [name for name in run.rows[0] if truth or name != "truth"])
-    files[SPLIT] = to_csv([{"id": key, "split": part} for key, part in run.parts.items()])
+    files[PREDICTIONS] = encode_csv(run.rows, [name for name in run.rows[0] if truth or name != "truth"])
+    files[SPLIT] = encode_csv([{"id": key, "split": part} for key, part in run.parts.items()])
     files[EXPERIMENT] = run.experiment.encode()
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:

@@ -16,7 +16,7 @@ from wavfusion.encoders.presets import Preset
 from wavfusion.errors import ConfigError
 from wavfusion.fast.network import accelerate
 from wavfusion.features.clips import FeatureSet
-from wavfusion.files import SHOWN, Rule, Share, read_json, require_file, validated, write_atomic, write_json
+from wavfusion.files import SHOWN, Constraint, Share, read_json, require_file, validated, write_atomic, write_json
 from wavfusion.metrics.calibration import BOUNDS
 from wavfusion.metrics.familiarity import Familiarity
 from wavfusion.model.config import WavFusionConfig
@@ -121,7 +121,7 @@ class _Config:
     features: FeatureSet
     mode: Literal["cached", "live", "scratch"]
     prior: list[Share]
-    temperature: Annotated[float, Rule(f"{LOW} to {HIGH}", lambda value: LOW <= value <= HIGH)]
+    temperature: Annotated[float, Constraint(f"{LOW} to {HIGH}", lambda value: LOW <= value <= HIGH)]
     languages: list[str]
 
     def __post_init__(self) -> None:

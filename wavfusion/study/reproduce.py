@@ -167,7 +167,9 @@ def score_controls(study: Study, plan: Plan) -> dict[str, Any]:
         test_ids, test_pooled = controls.pool(_samples(data, "test", config, features), config.modalities)
         rows = {row.id: row for row in data.utterances}
         labels = [config.classes.index(str(rows[key].emotion)) for key in train_ids]
-        found = controls.predict(train_pooled, labels, test_pooled, len(config.classes), config.task_loss == "balanced")
+        found = controls.predict_baselines(
+            train_pooled, labels, test_pooled, len(config.classes), config.task_loss == "balanced"
+        )
         for name, probabilities in found.items():
             predicted.setdefault(name, []).append(probabilities)
         truth += [str(rows[key].emotion) for key in test_ids]
