@@ -366,7 +366,7 @@ def test_what_training_lacks_is_said(made: Any, short: Any, tmp_path: Path, capl
     data = replace(made.data, utterances=rows, protocol=replace(made.data.protocol, parts=parts))
     train.train(short(train__epochs=1), data, tmp_path / "run")
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        "all training utterances are sad: there is nothing to tell apart",
+        "all training utterances are sad: expected two emotions or more to learn from",
         "the part that chooses the epoch has no utterance that is sad",
         "no training utterance has video",
     ]
