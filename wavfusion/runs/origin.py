@@ -14,10 +14,9 @@ import torch
 
 from wavfusion.corpora.protocol import Protocol, row_digest
 from wavfusion.errors import CorpusError
-from wavfusion.experiments.experiment import Experiment, read_yaml, without_retired
-from wavfusion.files import require_file, write_whole
+from wavfusion.experiments.experiment import Experiment, without_retired
+from wavfusion.files import read_json, read_yaml, require_file, write_atomic, write_json
 from wavfusion.manifest import Utterance
-from wavfusion.runs.folder import read_json, write_json
 from wavfusion.version import __version__
 
 
@@ -32,13 +31,13 @@ def write_origin(
 ) -> None:
     """Write experiment.yaml, protocol.json, split.csv and environment.json of a training into its RUN."""
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "experiment.yaml", experiment.to_yaml().encode())
+    write_atomic(out / "experiment.yaml", experiment.to_yaml().encode())
     write_json(out / "protocol.json", protocol.to_json())
     file = io.StringIO()
     rows = {row.id: row for row in utterances}
     parts = ((key, part, row_digest(rows[key])) for key, part in protocol.parts.items())
     csv.writer(file, lineterminator="\n").writerows([("id", "split", "digest"), *parts])
-    write_whole(out / "split.csv", file.getvalue().encode("utf-8", "surrogatepass"))
+    write_atomic(out / "split.csv", file.getvalue().encode("utf-8", "surrogatepass"))
     places = {"manifest": os.path.abspath(manifest_path), "store": str(store.absolute())}
     write_json(out / "environment.json", {**environment(num_processes), "seed": experiment.seed, **places})
 

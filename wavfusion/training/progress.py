@@ -11,7 +11,7 @@ from tensorboardX import SummaryWriter
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
-from wavfusion.files import write_whole
+from wavfusion.files import write_atomic
 from wavfusion.training.checkpoints import BEST_BY
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class History(TrainerCallback):
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows.values())
-        write_whole(self.out / "history.csv", file.getvalue().encode())
+        write_atomic(self.out / "history.csv", file.getvalue().encode())
         if self.writer is None:
             self.writer = SummaryWriter(str(self.out / "tensorboard"))
         for key, value in (logs or {}).items():

@@ -38,13 +38,14 @@ from wavfusion.fast.network import accelerate
 from wavfusion.features.clips import FeatureSet, Media
 from wavfusion.features.dataset import Features, choose_features, model_config
 from wavfusion.features.store import Store
+from wavfusion.files import read_json
 from wavfusion.manifest import Corpus, Utterance
 from wavfusion.metrics import familiarity
 from wavfusion.metrics.calibration import fit_temperature
 from wavfusion.metrics.familiarity import Familiarity
 from wavfusion.model.config import WavFusionConfig
 from wavfusion.model.wavfusion import WavFusion
-from wavfusion.runs.folder import FAMILIARITY, Run, preset_of, read_json, read_run, write_model
+from wavfusion.runs.folder import FAMILIARITY, Run, preset_of, read_run, write_model
 from wavfusion.runs.origin import num_processes_of, read_settings, write_origin
 from wavfusion.training import checkpoints
 from wavfusion.training.distributed import num_processes
