@@ -286,5 +286,6 @@ def test_an_absent_recording_is_said(browser, address, tmp_path):
     page = Path(address.removeprefix("file://")).read_text(encoding="utf-8")
     (tmp_path / "moved.html").write_text(page, encoding="utf-8")
     browser.open((tmp_path / "moved.html").as_uri())
-    lost = "const l = document.querySelector('#unplayable'); l.hidden ? setTimeout(() => done(!l.hidden), 1500) : done(true)"
-    assert browser.run(f"new Promise(done => {{ {lost} }})")
+    hidden = "document.querySelector('#unplayable').hidden"
+    wait = f"{hidden} ? setTimeout(() => done(!{hidden}), 1500) : done(true)"
+    assert browser.run(f"new Promise(done => {{ {wait} }})")
