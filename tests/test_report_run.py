@@ -382,7 +382,7 @@ def test_a_clip_begins_where_its_utterance_does(opened: Page) -> None:
 
 @pytest.mark.slow
 def test_words_with_markup_stay_text_in_the_browser(opened: Page) -> None:
-    shown = opened.run("document.querySelector('#utterance-list .words').textContent")
+    shown = opened.run("document.querySelector('#utterance-list .text').textContent")
     assert (shown, opened.run("document.querySelectorAll('#utterance-list img, #utterance-list b').length")) == (
         MARKUP,
         0,
@@ -412,7 +412,7 @@ def test_a_number_of_the_confusion_leads_to_its_utterances(opened: Page) -> None
     count = opened.run(
         "(() => { const link = document.querySelector('a[data-run=\"1\"]'); link.click(); return link.textContent; })()"
     )
-    assert opened.run("document.querySelector('#said').textContent").startswith(
+    assert opened.run("document.querySelector('#count').textContent").startswith(
         f"{int(count):,} of {MANY:,} utterances"
     )
 
