@@ -260,7 +260,7 @@ def test_the_index_names_the_keys_of_every_utterance(small, root, encoders):
 def test_the_documented_lines_read_a_store(small, root, encoders, monkeypatch):
     run(small, root, encoders)
     monkeypatch.chdir(root.parent)
-    text = (Path(__file__).parents[1] / "docs" / "store.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[1] / "docs" / "reference" / "store.md").read_text(encoding="utf-8")
     names = {}
     exec(re.findall(r"```python\n(.*?)```", text, re.S)[0], names)
     assert names["features"].shape == (24, 64) and names["features"].dtype == np.float16

@@ -9,10 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from transformers.activations import GELUActivation
-
-from tests.test_encoders import CONVOLUTIONS, FAMILIES, SMALL, largest_difference, random_model, reference_hidden, tone
-from wavfusion.cli.app import main
-from wavfusion.encoders import AudioEncoder, VideoEncoder, load_text, tiny
 from wavfusion.encoders.fast import (
     STEPS,
     FourierConv,
@@ -21,6 +17,10 @@ from wavfusion.encoders.fast import (
     replace_convolutions,
     replace_positional_convolution,
 )
+
+from tests.test_encoders import CONVOLUTIONS, FAMILIES, SMALL, largest_difference, random_model, reference_hidden, tone
+from wavfusion.cli.app import main
+from wavfusion.encoders import AudioEncoder, VideoEncoder, load_text, tiny
 from wavfusion.model.fusion import Gelu
 
 pytest_plugins = ("corpus_fixture",)
@@ -171,7 +171,7 @@ def test_one_switch_turns_every_fast_path_off(trained, made, tmp_path, monkeypat
         "wavfusion.model.losses._sorted": "triplets",
         "wavfusion.features.extract._encode_ahead": "ahead",
         "wavfusion.features.extract.threads": "threads",
-        "wavfusion.media._Reader._is_asked": "pictures",
+        "wavfusion.media.decoder.TrackReader._is_needed": "pictures",
     }
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     for name, word in watched.items():
@@ -180,7 +180,7 @@ def test_one_switch_turns_every_fast_path_off(trained, made, tmp_path, monkeypat
     file, out = made.root / made.data.part("test")[0].video.path, tmp_path / "run"
     shared = ["--plain", "--device", "cpu"]
     assert main(["extract", str(made.manifest), "--store", str(tmp_path / "s"), "--preset", "tiny", *shared]) == 0
-    assert main(["predict", "--model", str(trained), str(file), *shared]) == 0
+    assert main(["predict", str(trained), str(file), *shared]) == 0
     corpus = ["--manifest", str(made.manifest), "--store", str(made.store)]
     setting = ["--config", "paper", "--train.epochs", "1", "--train.batch_size", "8"]
     assert main(["train", *setting, *corpus, "--out", str(out), *shared]) == 0
@@ -194,13 +194,13 @@ def test_without_the_switch_the_fast_paths_are_used(trained, made, tmp_path, mon
         "extract": [
             "wavfusion.features.extract._encode_ahead",
             "wavfusion.features.extract.threads",
-            "wavfusion.media._Reader._is_asked",
+            "wavfusion.media.decoder.TrackReader._is_needed",
         ],
         "predict": [
             "wavfusion.encoders.fast.FourierConv.forward",
             "wavfusion.encoders.fast.WindowConvs.forward",
             "wavfusion.features.extract.threads",
-            "wavfusion.media._Reader._is_asked",
+            "wavfusion.media.decoder.TrackReader._is_needed",
         ],
         "train": [
             "wavfusion.model.dropout.noise",
@@ -223,7 +223,7 @@ def test_without_the_switch_the_fast_paths_are_used(trained, made, tmp_path, mon
     )
     ask = {
         "extract": ["extract", str(made.manifest), "--store", str(tmp_path / "s"), "--preset", "tiny"],
-        "predict": ["predict", "--model", str(trained), str(file)],
+        "predict": ["predict", str(trained), str(file)],
         "train": ["train", "--config", "paper", "--train.epochs", "1", *corpus, "--out", str(tmp_path / "run")],
     }
     for name in watched[verb]:

@@ -1,6 +1,7 @@
-"""Many recordings at once: which, with what words, into which files, and again after a break."""
+"""Many recordings at once: which ones, with which transcripts, into which files, and continued after a stop."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def test_a_folder_of_transcripts_has_one_for_each_by_its_name(folder: Path, capl
     (words / "ONE.ogg.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nhello\n")
     (words / "b.txt").write_text("good morning\n")
     planned = recordings.plan_recordings(recordings.find_recordings([str(folder)], []), str(words), None, "csv")
-    assert [each.said for each in planned] == [[Segment(0.0, 1.0, None, "hello")], None, "good morning", None]
+    assert [each.transcript for each in planned] == [[Segment(0.0, 1.0, None, "hello")], None, "good morning", None]
     assert "no transcript for 2 of 4 recordings" in caplog.text and "a.mp4" in caplog.text
 
 
@@ -97,10 +98,25 @@ def test_transcripts_of_one_name_lie_as_their_recordings_do(folder: Path, places
         recordings.find_recordings([str(folder / "talks")], []), str(folder / "words"), None, "csv"
     )
     expected = ["above" if places[0] else None, None, "below"]  # at once in the folder it could be either's
-    assert [each.said for each in planned] == expected
+    assert [each.transcript for each in planned] == expected
 
 
-def test_words_that_are_no_text_are_one_line_that_names_the_file(folder: Path) -> None:
+def test_a_folder_of_transcripts_is_listed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was listed once for each recording: a folder of 10,000 took 10,000 listings."""
+    (folder / "words").mkdir()
+    listed, iterdir = [], Path.iterdir
+
+    def counted(self: Path) -> Iterator[Path]:
+        listed.append(self)
+        return iterdir(self)
+
+    monkeypatch.setattr(Path, "iterdir", counted)
+    files = {f"{number}.wav": Path("talks", f"{number}.wav") for number in range(9)}
+    recordings.plan_recordings(files, str(folder / "words"), None, "csv")
+    assert listed == [folder / "words"]
+
+
+def test_a_transcript_that_is_no_text_is_one_line_that_names_the_file(folder: Path) -> None:
     (folder / "said.docx").write_bytes(b"PK\3\4")
     with pytest.raises(CorpusError, match=f"^{folder}/said.docx: expected plain text, found a document"):
         recordings.plan_recordings(
@@ -143,16 +159,16 @@ def test_what_is_done_stays_done_without_its_recording(tmp_path: Path) -> None:
     names = {"here.wav": None, "gone.wav": "gone.csv", "none.wav": "none.csv"}
     planned = [recordings.Recording(str(tmp_path / name), None, out and tmp_path / out) for name, out in names.items()]
     bad: list[str] = []
-    assert recordings.there(planned, bad) == planned[:2]
+    assert recordings.existing(planned, bad) == planned[:2]
     assert len(bad) == 1 and "none.wav" in bad[0]
 
 
 def test_results_of_other_settings_are_not_mixed_into_a_folder(tmp_path: Path) -> None:
-    recordings.begin(tmp_path, {"weights": "one"}, force=False)
-    recordings.begin(tmp_path, {"weights": "one"}, force=False)
+    recordings.open_results(tmp_path, {"weights": "one"}, force=False)
+    recordings.open_results(tmp_path, {"weights": "one"}, force=False)
     with pytest.raises(CorpusError, match="found weights 'one', not 'two'"):
-        recordings.begin(tmp_path, {"weights": "two"}, force=False)
-    recordings.begin(tmp_path, {"weights": "two"}, force=True)
+        recordings.open_results(tmp_path, {"weights": "two"}, force=False)
+    recordings.open_results(tmp_path, {"weights": "two"}, force=True)
     assert json.loads((tmp_path / recordings.SETTINGS).read_text()) == {"weights": "two"}
 
 

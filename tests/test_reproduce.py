@@ -245,6 +245,12 @@ def test_a_setting_before_or_instead_of_a_table_keeps_its_value(
     assert "no shipped table is of corpus 'table'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("device", "count"), [("cpu", os.cpu_count()), ("cuda", 1), ("cuda:1", 1)])
+def test_a_gpu_trains_one_at_a_time(device: str, count: int) -> None:
+    """`reproduce` started a process for each CPU core on one GPU."""
+    assert trainings.default_workers(device) == count
+
+
 def test_a_dry_run_lists_the_trainings_and_makes_nothing(
     corpus: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,12 +1,9 @@
 """`bench`: speed and memory against a baseline."""
 
-import logging
 from typing import Annotated, Any
 
 from wavfusion.cli import options as opt
 from wavfusion.cli.output import DONE, show
-
-log = logging.getLogger(__name__)
 
 
 def bench(
@@ -28,11 +25,12 @@ def bench(
     json: opt.Json = False,
 ) -> int:
     """Measure speed and memory against a baseline, in one run."""
+    from wavfusion.bench import growth as growing
     from wavfusion.bench import suites
     from wavfusion.evaluation.inference import pick_device
 
     typed: dict[str, Any] = opt.supplied(suite=suite, preset=preset, batch=batch, repeats=repeats, seed=seed)
-    measure = suites.measure_growth if growth else suites.run_suites
-    found = measure(device=pick_device(device), told=lambda line: log.info("bench: %s", line), **typed)
+    measure = growing.measure_growth if growth else suites.run_suites
+    found = measure(device=pick_device(device), **typed)
     show(found, suites.measurements_to_text(found), json)
     return DONE

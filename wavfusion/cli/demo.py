@@ -63,8 +63,8 @@ def run_demo(out: Path, clips: int = 1100, seed: int = 0, device: str = "cpu", f
     from wavfusion.features import extract
     from wavfusion.features.clips import Media
     from wavfusion.features.store import Store
+    from wavfusion.files import write_json
     from wavfusion.report.runs import write_run_page
-    from wavfusion.runs.folder import write_json
     from wavfusion.training import train
 
     started = time.monotonic()

@@ -46,8 +46,8 @@ def evaluate(
     from wavfusion.evaluation import evaluate
     from wavfusion.evaluation.explain import warn_of_untrained_subsets
     from wavfusion.evaluation.inference import parse_subset, pick_device, subsets
-    from wavfusion.files import require_free
-    from wavfusion.runs.folder import read_run, write_json
+    from wavfusion.files import require_free, write_json
+    from wavfusion.runs.folder import read_run
 
     run = read_run(trained)
     explained = (out or trained) / "explain.json"
@@ -76,9 +76,8 @@ def evaluate(
 
 
 def _evaluate_bundle(bundle_file: Path, manifest: Path | None, out: Path | None, force: bool, json: bool) -> int:
-    from wavfusion.files import require_free, write_whole
+    from wavfusion.files import json_bytes, require_free, write_atomic
     from wavfusion.runs import bundle
-    from wavfusion.runs.folder import json_bytes
 
     files = [out / each for each in ("metrics.json", "predictions.csv")] if out else []
     require_free(files, force)
@@ -88,7 +87,7 @@ def _evaluate_bundle(bundle_file: Path, manifest: Path | None, out: Path | None,
         log.warning("made by version %r, this is %s: intervals may differ", made_by, __version__)
     for file, content in zip(files, (json_bytes(result), bundle.predictions_to_csv(labelled.rows)), strict=False):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, content)
+        write_atomic(file, content)
     lines = [figures_to_text(result, bundle_file)]
     lines += [one_line(f"differs: {line}") for line in differences[:LISTED]]
     if not differences:

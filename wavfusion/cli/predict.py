@@ -76,12 +76,12 @@ class _Output:
 
     def write(self, classes: Sequence[str], found: "Labelled[Prediction]") -> None:
         """Write all predictions into one file, or to stdout; to a terminal in its width and colours."""
-        from wavfusion.files import write_whole
+        from wavfusion.files import write_atomic
         from wavfusion.prediction import timeline
 
         if self.out:
             self.out.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self.out, self.encode(classes, found, self.out.parent))
+            write_atomic(self.out, self.encode(classes, found, self.out.parent))
         elif self.format == "table" and sys.stdout.isatty():
             shown = timeline.abstained(found.rows, self.least)
             width, colour = shutil.get_terminal_size().columns, "NO_COLOR" not in os.environ
@@ -123,7 +123,7 @@ def predict(
     if out and output.folder is None:
         require_free([out], force)
     named = recordings.plan_recordings(files, transcript, output.folder, timeline.ending(output.format))
-    if not (planned := recordings.there(named, bad)):
+    if not (planned := recordings.existing(named, bad)):
         return list_failures(bad, False)
     model_settings = {"name": chosen, "device": pick_device(device), "fast": not plain}
     model_settings |= {"runtime": runtime, "precision": precision, "asr": asr}
@@ -166,7 +166,7 @@ def _label_all(
         trained, run = recognizer.trained, recordings.in_turn(partial(_label, recognizer, options))
     folder = output.folder
     if folder is not None:
-        recordings.begin(folder, {"weights": trained.weights_digest, **written}, output.force)
+        recordings.open_results(folder, {"weights": trained.weights_digest, **written}, output.force)
     encode = partial(output.encode, trained.classes)
     labelled = recordings.label(planned, run, bad, encode, output.force, sys.stderr.isatty())
     # Of predictions that are in a file already only what the warnings need is kept in memory.
@@ -194,9 +194,7 @@ def _labeller(
 
 
 def _label(recognizer: Any, options: Mapping[str, Any], recording: "Recording") -> "list[Prediction]":
-    found: list[Prediction] = recognizer.predict(
-        recording.file, recording.words, segments=recording.segments, **options
-    )
+    found: list[Prediction] = recognizer.predict(recording.file, recording.text, segments=recording.segments, **options)
     return found
 
 
@@ -214,7 +212,7 @@ def embed(
 ) -> int:
     """Write vectors of utterances and frames."""
     from wavfusion.evaluation.inference import pick_device
-    from wavfusion.files import require_free, write_whole
+    from wavfusion.files import require_free, write_atomic
     from wavfusion.prediction import recordings, vectors
     from wavfusion.prediction.recognizer import EmotionRecognizer
 
@@ -222,19 +220,19 @@ def embed(
     vectors.require_ending(out)
     require_free([out], force)
     named = recordings.plan_recordings(recordings.find_recordings(file, bad), transcript, None, "")
-    if not (planned := recordings.there(named, bad)):
+    if not (planned := recordings.existing(named, bad)):
         return list_failures(bad, False)
     recognizer = EmotionRecognizer.from_pretrained(chosen, pick_device(device), fast=not plain, asr=asr)
 
     def work(each: "Recording") -> list[vectors.Embedding]:
-        return vectors.embed(recognizer, each.file, each.words, each.segments, speakers)
+        return vectors.embed(recognizer, each.file, each.text, each.segments, speakers)
 
     done = recordings.label(planned, recordings.in_turn(work), bad, progress=sys.stderr.isatty())
     embedded = [each.rows for each in done]
     _warn_of_missing(recognizer.modalities, embedded)
     if found := [each for rows in embedded for each in rows]:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(out, vectors.write_vectors(found, out.suffix))
+        write_atomic(out, vectors.write_vectors(found, out.suffix))
         frames = sum(len(each.frames) for each in found)
         print_text(f"{out}: {len(found)} utterances, {frames} frames, {len(found[0].vector)} numbers each")
     return list_failures(bad, bool(found))

@@ -113,7 +113,7 @@ def push(
 
 
 def _write(out: Path, content: bytes) -> None:
-    from wavfusion.files import write_whole
+    from wavfusion.files import write_atomic
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, content)
+    write_atomic(out, content)

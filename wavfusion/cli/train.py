@@ -1,6 +1,5 @@
 """`train` and `reproduce`: one model, or the trainings behind the paper's tables."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -100,7 +99,8 @@ def reproduce(
     common = _overrides(context, preset, plain)
     study = trainings.Study(manifest, store, common=common, seeds=seeds, extra=extra, smoke=smoke, **typed)
     planned = trainings.plan_trainings(study, chosen, out)
-    jobs, device, workers = list(planned.jobs.values()), pick_device(device), workers or os.cpu_count() or 1
+    jobs, device = list(planned.jobs.values()), pick_device(device)
+    workers = workers or trainings.default_workers(device)
     if dry_run:
         costs = trainings.estimate(study, jobs, workers, device)
         show(costs, trainings.to_costs(planned, costs, workers), json)
