@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from wavfusion import EmotionRecognizer
 from wavfusion.cli.app import main
 
 pytest_plugins = ("corpus_fixture",)
@@ -327,6 +328,7 @@ def test_without_a_model_the_installed_one_labels(
         assert main([str(each) for each in ("predict", clip, *model, "--format", "json", "--device", "cpu")]) == 0
         printed.append(json.loads(capfd.readouterr().out))
     assert printed[0] == printed[1]
+    assert EmotionRecognizer.from_pretrained().predict(clip)[0].emotion == printed[0][0]["emotion"]
 
 
 # ------------------------------------------------------------------ where the corpus lies
