@@ -20,6 +20,7 @@ from wavfusion.features.dataset import Sample
 from wavfusion.features.extract import batched
 from wavfusion.metrics.familiarity import WARN_SHARE
 from wavfusion.prediction.export import open_exported
+from wavfusion.prediction.models import default_model
 from wavfusion.prediction.windows import (
     Diagnostics,
     RecordingDecoder,
@@ -109,7 +110,7 @@ class EmotionRecognizer:
     @classmethod
     def from_pretrained(
         cls,
-        name: str | Path,
+        name: str | Path | None = None,
         device: str = "cpu",
         runtime: str = "torch",
         precision: str = "fp32",
@@ -119,7 +120,7 @@ class EmotionRecognizer:
         """Load a RUN folder or a model from a hub.
 
         Args:
-            name: the folder, or the hub id.
+            name: the folder, or the hub id; None = the installed voice model.
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
             runtime: of the fusion: `torch`, or `onnx` for the file that `export` has put into the RUN. The encoders
                 stay in torch.
@@ -133,6 +134,7 @@ class EmotionRecognizer:
             ConfigError: there is no such RUN; its encoders, its ONNX file or the speech recogniser cannot be loaded;
                 this machine has no such device.
         """
+        name = default_model() if name is None else name
         if not isinstance(name, (str, os.PathLike)) or not str(name):
             raise ConfigError(f"expected a RUN folder or a hub id, found {name!r}")
         for what, value, valid in (("runtime", runtime, RUNTIMES), ("precision", precision, PRECISIONS)):
