@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.errors import ConfigError
 from wavfusion.evaluation import provenance
 from wavfusion.prediction.recognizer import EmotionRecognizer

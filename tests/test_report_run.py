@@ -12,14 +12,14 @@ from chromium import Page
 from test_report import cells
 
 from wavfusion import manifest, media
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.corpora.protocol import Protocol, hash_of
 from wavfusion.errors import ConfigError
 from wavfusion.experiments import experiment
+from wavfusion.files import write_json
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
 from wavfusion.metrics import comparison, scores
 from wavfusion.report.runs import write_run_page
-from wavfusion.runs.folder import write_json
 from wavfusion.training import train
 
 CLASSES = ["angry", "happy", "sad"]
@@ -188,7 +188,7 @@ def test_sound_within_its_picture_is_played_once(run: Path) -> None:
 
 def test_a_run_without_its_manifest_still_has_a_page(run: Path) -> None:
     (run.parent / "manifest.jsonl").unlink()
-    assert "its manifest is not there any more" in page_of(run / "r.html", run)
+    assert "its manifest is missing" in page_of(run / "r.html", run)
 
 
 def test_the_kept_epoch_is_the_best_of_the_history(run: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from wavfusion import manifest
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.features import extract
 from wavfusion.features.store import Store
@@ -243,6 +243,12 @@ def test_a_setting_before_or_instead_of_a_table_keeps_its_value(
     assert main([*arguments[:1], "--train.epochs", "1", mine, *arguments[1:]]) == 0
     assert main([*arguments, "--train.epochs", "1"]) == 2
     assert "no shipped table is of corpus 'table'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("device", "count"), [("cpu", os.cpu_count()), ("cuda", 1), ("cuda:1", 1)])
+def test_a_gpu_trains_one_at_a_time(device: str, count: int) -> None:
+    """`reproduce` started a process for each CPU core on one GPU."""
+    assert trainings.default_workers(device) == count
 
 
 def test_a_dry_run_lists_the_trainings_and_makes_nothing(

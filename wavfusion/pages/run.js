@@ -54,7 +54,7 @@ function grow() {
 function item(row) {
   const [id, truth, predicted, p, text, language] = row;
   const { classes } = run();
-  const call = truth === predicted ? `${classes[truth]}, called so` : `${classes[truth]}, called ${classes[predicted]}`;
+  const call = truth === predicted ? `${classes[truth]}, predicted so` : `${classes[truth]}, predicted ${classes[predicted]}`;
   const words = make("span", { class: "words" }, text ?? "");
   if (language) words.lang = language;
   const button = make("button", { type: "button", "aria-expanded": "false" },
@@ -91,7 +91,7 @@ function readable(name) {
 
 function player([kind, number, start, end]) {
   const address = data.files[number];
-  if (address === null) return make("p", { class: "note" }, `The ${kind} file is not there any more.`);
+  if (address === null) return make("p", { class: "note" }, `The ${kind} file is missing.`);
   const window = start === null && end === null ? "" : `#t=${start ?? 0}${end === null ? "" : `,${end}`}`;
   const element = make(kind, { src: address + window, controls: "", preload: "metadata", "aria-label": kind });
   element.addEventListener("error", () => {
@@ -110,7 +110,7 @@ function detail([id, truth, predicted, p, , , speaker, media, share, parts]) {
   const found = make("div", { class: "detail" }, ...media.map(player), make("ul", { "aria-label": "probabilities" }, ...bars));
   const facts = [];
   if (speaker) facts.push(`Speaker ${speaker}.`);
-  if (share !== null) facts.push(`Gates: ${percent(1000 * share)} from the text, the rest from the picture.`);
+  if (share !== null) facts.push(`Text weight ${percent(1000 * share)}, the rest video.`);
   if (parts.length) {
     const values = data.modalities.map((name, i) => parts[i] === null ? null : `${name} ${parts[i] < 0 ? "−" : "+"}${Math.abs(parts[i])}`);
     facts.push(`Contribution to ${classes[predicted]}, in nats: ${values.filter(Boolean).join(", ")}.`);
