@@ -1,4 +1,4 @@
-"""Parts of the frozen encoders in the form that computes the same faster (docs/performance.md)."""
+"""Parts of the frozen encoders in the form that computes the same faster (docs/measurements/performance.md)."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any

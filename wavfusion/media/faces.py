@@ -1,7 +1,7 @@
 """The speaker's face in a picture: found by YuNet, followed over time, told from others by its mouth and the sound.
 
 The detector (Wu, Peng and Yu, YuNet: A Tiny Millisecond-level Face Detector, Machine Intelligence Research 20, 2023)
-ships in `weights/` and runs in OpenCV (extra `[face]`). The crop is described in docs/predict.md.
+ships in `weights/` and runs in OpenCV (extra `[face]`). The crop is described in docs/howto/faces.md.
 """
 
 import hashlib
