@@ -95,7 +95,7 @@ class _Raised:
     error: Exception
 
 
-def _unpacked(outcome: _Done[Result] | _Raised | Lost) -> Result | Lost:
+def _unpacked(outcome: _Done[Any] | _Raised | Lost) -> Any:
     if isinstance(outcome, _Raised):
         raise outcome.error
     return outcome.result if isinstance(outcome, _Done) else outcome
@@ -142,7 +142,8 @@ class Worker(Generic[Item, Result]):
     def _send(self, item: Item) -> Any:
         if self._pipe is None:
             # Never a fork of this process: torch's threads do not survive one.
-            context = multiprocessing.get_context("forkserver" if self.preload and hasattr(os, "fork") else "spawn")
+            method = "forkserver" if self.preload and hasattr(os, "fork") else "spawn"
+            context: Any = multiprocessing.get_context(method)
             if self.preload:
                 context.set_forkserver_preload([self.preload])
             self._pipe, childs = context.Pipe()
