@@ -31,6 +31,12 @@ def test_an_unknown_public_name_is_an_attribute_error():
         wavfusion.EmotionRecogniser  # noqa: B018
 
 
+def test_rooms_of_the_contract_are_imported_when_first_used():
+    """`import wavfusion; wavfusion.transcripts.read(path)` needed an import of its own."""
+    done = run_python("import sys, wavfusion; assert 'wavfusion.media' not in sys.modules; wavfusion.transcripts.read")
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_model_offers_the_papers_nouns():
     names = ["WavFusion", "WavFusionConfig", "AGRU", "LVC", "AGRULVC", "CrossModalAttention", "Gate", "DeepLayer"]
     model = importlib.import_module("wavfusion.model")

@@ -23,11 +23,12 @@ from wavfusion.errors import ConfigError
 from wavfusion.evaluation.inference import layer_shares
 from wavfusion.features import extract
 from wavfusion.features.dataset import model_config
+from wavfusion.files import write_json
 from wavfusion.model import WavFusion
 from wavfusion.model.config import MODALITIES, Switches
 from wavfusion.prediction import export
 from wavfusion.prediction.recognizer import EmotionRecognizer
-from wavfusion.runs.folder import Run, read_run, write_json, write_model
+from wavfusion.runs.folder import Run, read_run, write_model
 
 CLASSES, PRIOR = ["happy", "sad", "neutral", "angry"], [0.1, 0.2, 0.3, 0.4]
 TEMPERATURE = 1.7

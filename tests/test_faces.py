@@ -132,10 +132,10 @@ def test_the_manifest_s_crop_is_where_the_face_is_looked_for(tmp_path: Path) -> 
     path = beside(grid("bbaf2n"), grid("lbbc2a"), grid("bbaf2n"), tmp_path / "two.mkv")
     crop = [360, 0, 720, 288]
     cropped = media.decode_frames(
-        path, 5.0, (96, 96), crop=crop, parts=faces.detect_faces(path, 5.0, crop=crop).parts
+        path, 5.0, (96, 96), crop=crop, regions=faces.detect_faces(path, 5.0, crop=crop).parts
     ).pixels
     alone = media.decode_frames(
-        grid("lbbc2a"), 5.0, (96, 96), parts=faces.detect_faces(grid("lbbc2a"), 5.0).parts
+        grid("lbbc2a"), 5.0, (96, 96), regions=faces.detect_faces(grid("lbbc2a"), 5.0).parts
     ).pixels
     assert np.abs(cropped.astype(float) - alone).mean() < 12  # written anew, and cut out a pixel beside
 

@@ -9,10 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from transformers.activations import GELUActivation
-
-from tests.test_encoders import CONVOLUTIONS, FAMILIES, SMALL, largest_difference, random_model, reference_hidden, tone
-from wavfusion.cli.commands import main
-from wavfusion.encoders import AudioEncoder, VideoEncoder, load_text, tiny
 from wavfusion.encoders.fast import (
     STEPS,
     FourierConv,
@@ -21,6 +17,10 @@ from wavfusion.encoders.fast import (
     replace_convolutions,
     replace_positional_convolution,
 )
+
+from tests.test_encoders import CONVOLUTIONS, FAMILIES, SMALL, largest_difference, random_model, reference_hidden, tone
+from wavfusion.cli.commands import main
+from wavfusion.encoders import AudioEncoder, VideoEncoder, load_text, tiny
 from wavfusion.model.fusion import Gelu
 
 pytest_plugins = ("corpus_fixture",)
@@ -171,7 +171,7 @@ def test_one_switch_turns_every_fast_path_off(trained, made, tmp_path, monkeypat
         "wavfusion.model.losses._sorted": "triplets",
         "wavfusion.features.extract._encode_ahead": "ahead",
         "wavfusion.features.extract.threads": "threads",
-        "wavfusion.media._Reader._is_asked": "pictures",
+        "wavfusion.media.decoder.TrackReader._is_needed": "pictures",
     }
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     for name, word in watched.items():
@@ -194,13 +194,13 @@ def test_without_the_switch_the_fast_paths_are_used(trained, made, tmp_path, mon
         "extract": [
             "wavfusion.features.extract._encode_ahead",
             "wavfusion.features.extract.threads",
-            "wavfusion.media._Reader._is_asked",
+            "wavfusion.media.decoder.TrackReader._is_needed",
         ],
         "predict": [
             "wavfusion.encoders.fast.FourierConv.forward",
             "wavfusion.encoders.fast.WindowConvs.forward",
             "wavfusion.features.extract.threads",
-            "wavfusion.media._Reader._is_asked",
+            "wavfusion.media.decoder.TrackReader._is_needed",
         ],
         "train": [
             "wavfusion.model.dropout.noise",

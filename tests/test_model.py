@@ -701,7 +701,7 @@ BAD = {
         {"margin_audio_layer": 4},
         "margin_audio_layer: expected an unfused layer, 0 to 3 .* found 4",
     ),
-    "unknown": ({"fusion_layer": 3}, "'fusion_layer' is no setting; did you mean 'fusion_layers'"),
+    "unknown": ({"fusion_layer": 3}, "unknown field 'fusion_layer': did you mean 'fusion_layers'"),
 }
 
 

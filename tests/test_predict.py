@@ -290,7 +290,7 @@ def test_without_speech_a_long_recording_is_cut_every_fifteen_seconds(
 ) -> None:
     said = recognizer.predict(forty, sample_rate=16_000)
     assert [(each.start, each.end) for each in said] == [(0.0, 15.0), (15.0, 30.0), (30.0, 40.0)]
-    assert "array: nobody speaks; cut every 15 s" in caplog.messages
+    assert "array: no speech found; cut every 15 s" in caplog.messages
 
 
 def test_a_hole_between_timestamps_is_no_utterance(
@@ -300,7 +300,7 @@ def test_a_hole_between_timestamps_is_no_utterance(
     holed = np.concatenate([forty[:240_000], np.zeros(5 * 240_000, np.float32), forty[:240_000]])
     said = recognizer.predict(holed, sample_rate=16_000)
     assert [(each.start, each.end) for each in said] == [(0.0, 15.0), (90.0, 105.0)]
-    assert "array: nobody speaks; cut every 15 s; 5 parts without any sound are left out" in caplog.messages
+    assert "array: no speech found; cut every 15 s; 5 silent parts are left out" in caplog.messages
     silent = recognizer.predict(np.zeros(480_000, np.float32), sample_rate=16_000)
     assert [(each.start, each.end) for each in silent] == [(0.0, 15.0), (15.0, 30.0)]
 

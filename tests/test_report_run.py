@@ -16,10 +16,10 @@ from wavfusion.cli.commands import main
 from wavfusion.corpora.protocol import Protocol, hash_of
 from wavfusion.errors import ConfigError
 from wavfusion.experiments import experiment
+from wavfusion.files import write_json
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
 from wavfusion.metrics import comparison, scores
 from wavfusion.report.runs import write_run_page
-from wavfusion.runs.folder import write_json
 from wavfusion.training import train
 
 CLASSES = ["angry", "happy", "sad"]

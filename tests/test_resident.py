@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from wavfusion.training.recorded import Losses, Recorded, record
 
 from wavfusion.errors import ConfigError
 from wavfusion.experiments import experiment
@@ -20,7 +21,6 @@ from wavfusion.features.dataset import (
 from wavfusion.model.config import MODALITIES, Switches
 from wavfusion.model.wavfusion import WavFusion
 from wavfusion.training import recorded, train
-from wavfusion.training.recorded import Losses, Recorded, record
 from wavfusion.training.resident import LEVELS, Resident
 
 pytest_plugins = ("corpus_fixture",)
@@ -192,9 +192,9 @@ def test_settings_that_contradict_each_other_are_refused(short: Any, chosen: dic
 
 
 @pytest.mark.parametrize(
-    ("name", "valid"), [("train.resident", "true, false, null"), ("train.recorded", "true, false")]
+    ("name", "valid"), [("train.resident", "true or false or null"), ("train.recorded", "true or false")]
 )
 def test_what_is_no_truth_value_is_named(name: str, valid: str) -> None:
-    with pytest.raises(ConfigError, match=f"^--{name}: found 'maybe'; valid: {valid}$"):
+    with pytest.raises(ConfigError, match=f"^paper and --{name}: field '{name}': expected {valid}, found 'maybe'$"):
         experiment.read_experiment("paper", {name: "maybe"})
     assert not experiment.read_experiment("paper", {name: "False"}).train.recorded

@@ -71,8 +71,8 @@ ROW = "{name: a, settings: {}}"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"title: x\ncorpus: any\nrowz: [{ROW}]", "unknown key 'rowz': did you mean 'rows'"),
-        (f"title: x\nrows: [{ROW}]", "found no 'corpus'"),
+        (f"title: x\ncorpus: any\nrowz: [{ROW}]", "unknown field 'rowz': did you mean 'rows'"),
+        (f"title: x\nrows: [{ROW}]", "field 'corpus' is missing"),
         (f"title: x\ncorpus: any\nrows: [{ROW}, {ROW}]", "expected each row once, found a, a"),
         (
             f"title: x\ncorpus: any\nrows: [{ROW}]\nclaims: [{{better: a, than: b}}]",
@@ -80,17 +80,26 @@ ROW = "{name: a, settings: {}}"
         ),
         ("title: x\ncorpus: any\nrows: [{name: a, settings: {model.lcv: false}}]", "did you mean 'model.lvc'"),
         ("title: x\ncorpus: any\nrows: [{name: a}]", "expected settings .* or published figures"),
-        ("title: x\ncorpus: any\nrows: [{name: a, settings: {}, paper: {accurracy: 1}}]", "did you mean 'accuracy'"),
-        ("title: x\ncorpus: any\nrows: [{name: a, settings: {}, paper: {accuracy: .nan}}]", "from 0 to 100, found nan"),
+        (
+            "title: x\ncorpus: any\nrows: [{name: a, settings: {}, paper: {accurracy: 1}}]",
+            "did you mean 'rows.0.paper.accuracy'",
+        ),
+        (
+            "title: x\ncorpus: any\nrows: [{name: a, settings: {}, paper: {accuracy: .nan}}]",
+            "'rows.0.paper.accuracy': expected percent from 0 to 100 or null, found nan",
+        ),
         ("title: x\ncorpus: any\nrows: [{name: a, settings: {seed: 7}}]", "expected no seed of its own"),
         (
             "title: x\ncorpus: any\nrows: [{name: a, settings: {}, extra: 'false'}]",
-            "extra true or false, found 'false'",
+            "'rows.0.extra': expected true or false, found 'false'",
         ),
-        (f"title: x\ncorpus: any\nrows: [{ROW}]\nclaims: [{{beter: a, than: a}}]", "did you mean 'better'"),
-        (f"title: x\ncorpus: any\nrows: [{ROW}]\nclaims: [{{better: 1, than: a}}]", "a claim about '1'"),
+        (f"title: x\ncorpus: any\nrows: [{ROW}]\nclaims: [{{beter: a, than: a}}]", "did you mean 'claims.0.better'"),
+        (
+            f"title: x\ncorpus: any\nrows: [{ROW}]\nclaims: [{{better: 1, than: a}}]",
+            "'claims.0.better': expected a string, found 1",
+        ),
         (f"title: x\ncorpus: any\nrows: [{ROW}]\nclaims: [{{better: a, than: a}}]", "expected a claim about two rows"),
-        ("title: x\ncorpus: any\nrows: 3", "expected title, corpus, rows and perhaps claims"),
+        ("title: x\ncorpus: any\nrows: 3", "field 'rows': expected a list, found 3"),
     ],
 )
 def test_a_wrong_table_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:

@@ -15,6 +15,7 @@ from wavfusion.bench.baseline import BaselineEncoders, decode_video_frames, deco
 from wavfusion.bench.data import CLASSES, LAYER, Measurement, encoders_of, extract_rows
 from wavfusion.encoders import PRESETS, Encoders
 from wavfusion.experiments import experiment
+from wavfusion.fast.network import accelerate
 from wavfusion.features.clips import FeatureSet, Media
 from wavfusion.features.dataset import Features, LengthBatches, choose_features, collate, model_config, model_inputs
 from wavfusion.features.extract import batched, describe_features
@@ -26,7 +27,7 @@ from wavfusion.prediction.recognizer import EmotionRecognizer
 from wavfusion.processes.timing import timed
 from wavfusion.runs.folder import Run
 from wavfusion.training.resident import Resident
-from wavfusion.training.train import stepper
+from wavfusion.training.trainer import stepper
 
 Work = Callable[[], None]
 
@@ -48,16 +49,16 @@ def _step(job: Measurement, config: WavFusionConfig, fast: bool) -> Callable[[Ma
     """Make the model, with equal weights for both sides; returns a step of its training."""
     torch.manual_seed(job.seed)
     model = WavFusion(config).to(job.device)
-    model.set_fast(fast)
-    recorded = fast and job.device.startswith("cuda")
-    return stepper(model, model, (1e-5, 1e-4), clip=1.0, fused=fast or None, recorded=recorded)
+    if fast:
+        accelerate(model)
+    return stepper(model, model, (1e-5, 1e-4), clip=1.0, fused=fast or None)
 
 
 def _train_ours(job: Measurement, with_video: bool = True) -> Work:
     samples, config = _samples(job, with_video)
     step = _step(job, config, fast=True)
     order = list(LengthBatches(samples.lengths(), job.batch, job.seed))
-    held = Resident(samples, job.device, few_shapes=True) if job.device.startswith("cuda") else None
+    held = Resident(samples, job.device) if job.device.startswith("cuda") else None
 
     def work() -> None:
         for batch in batched(order, job.batch):

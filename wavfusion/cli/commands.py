@@ -811,8 +811,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     from wavfusion.evaluation import evaluate
     from wavfusion.evaluation.explain import warn_of_untrained_subsets
     from wavfusion.evaluation.inference import parse_subset, pick_device, subsets
-    from wavfusion.files import require_free
-    from wavfusion.runs.folder import read_run, write_json
+    from wavfusion.files import require_free, write_json
+    from wavfusion.runs.folder import read_run
 
     trained = read_run(options.trained)
     out = options.out or options.trained / "evaluate"
@@ -845,9 +845,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _evaluate_bundle(options: argparse.Namespace) -> int:
-    from wavfusion.files import require_free, write_whole
+    from wavfusion.files import json_bytes, require_free, write_atomic
     from wavfusion.runs import bundle
-    from wavfusion.runs.folder import json_bytes
 
     if options.store or options.modalities or options.map or options.explain or options.split != "test":
         raise ConfigError("expected only --manifest, --out and --json with a bundle, found a flag of a RUN")
@@ -859,7 +858,7 @@ def _evaluate_bundle(options: argparse.Namespace) -> int:
         log.warning("made by version %r, here is %s: intervals may be other ones", made_by, __version__)
     for out, content in zip(outs, (json_bytes(result), bundle.predictions_to_csv(labelled.rows)), strict=False):
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(out, content)
+        write_atomic(out, content)
     if options.json:
         _print(json.dumps(result | {"differences": differences}, indent=2))
     else:
@@ -875,13 +874,13 @@ def _evaluate_bundle(options: argparse.Namespace) -> int:
 
 
 def _bundle(options: argparse.Namespace) -> int:
-    from wavfusion.files import require_free, write_whole
+    from wavfusion.files import require_free, write_atomic
     from wavfusion.runs import bundle
 
     require_free([options.out], options.force)
     content, truth = bundle.make_bundle(options.trained, options.with_truth)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(options.out, content)
+    write_atomic(options.out, content)
     labels = "with the labels" if truth else "without the labels: `evaluate` takes them from --manifest"
     summary = {"out": str(options.out), "bytes": len(content), "truth": truth}
     _print(json.dumps(summary, indent=2) if options.json else f"{options.out}: {len(content)} bytes, {labels}")
@@ -889,7 +888,7 @@ def _bundle(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from wavfusion.files import require_free, write_whole
+    from wavfusion.files import require_free, write_atomic
     from wavfusion.prediction import export
 
     if options.out.suffix != ".onnx":
@@ -900,7 +899,7 @@ def _export(options: argparse.Namespace) -> int:
         log.error("%s: not written, since onnxruntime differs from torch by %.1e", options.out, difference)
         return PARTLY
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(options.out, content)
+    write_atomic(options.out, content)
     summary = {"out": str(options.out), "bytes": len(content), "difference": difference}
     line = f"{options.out}: {len(content)} bytes, at most {difference:.1e} from torch's logits and text share"
     _print(json.dumps(summary, indent=2) if options.json else line)
@@ -1022,12 +1021,12 @@ def _show(
     options: argparse.Namespace,
 ) -> None:
     """Write predictions into one file, or to a terminal as wide as it is and in its colours."""
-    from wavfusion.files import write_whole
+    from wavfusion.files import write_atomic
     from wavfusion.prediction import timeline
 
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(options.out, write(found, options.out.parent))
+        write_atomic(options.out, write(found, options.out.parent))
     elif options.format == "table" and sys.stdout.isatty():
         shown = timeline.abstained(found.rows, options.min_probability)
         width, colour = shutil.get_terminal_size().columns, "NO_COLOR" not in os.environ
@@ -1045,7 +1044,7 @@ def _end(bad: Sequence[str], some: bool) -> int:
 
 def _embed(options: argparse.Namespace) -> int:
     from wavfusion.evaluation.inference import pick_device
-    from wavfusion.files import require_free, write_whole
+    from wavfusion.files import require_free, write_atomic
     from wavfusion.prediction import recognizer as predict
     from wavfusion.prediction import recordings, vectors
 
@@ -1067,7 +1066,7 @@ def _embed(options: argparse.Namespace) -> int:
     _warn_of_lacks(recognizer.modalities, embedded)
     if found := [each for rows in embedded for each in rows]:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(options.out, vectors.write_vectors(found, options.out.suffix))
+        write_atomic(options.out, vectors.write_vectors(found, options.out.suffix))
         frames = sum(len(each.frames) for each in found)
         _print(f"{options.out}: {len(found)} utterances, {frames} frames, {len(found[0].vector)} numbers each")
     return _end(bad, bool(found))

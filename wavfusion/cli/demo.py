@@ -17,11 +17,10 @@ from wavfusion.experiments import experiment
 from wavfusion.features import extract
 from wavfusion.features.clips import Media
 from wavfusion.features.store import Store
-from wavfusion.files import require_writable
+from wavfusion.files import require_writable, write_json
 from wavfusion.manifest import Utterance
 from wavfusion.prediction.recognizer import EmotionRecognizer, Prediction
 from wavfusion.report.runs import write_run_page
-from wavfusion.runs.folder import write_json
 from wavfusion.training import train
 
 log = logging.getLogger(__name__)

@@ -22,15 +22,15 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from wavfusion.encoders import tiny
-from wavfusion.encoders.fast import (
+from wavfusion.errors import ConfigError, nearest
+from wavfusion.fast.encoders import (
     convolve_together,
     fold_norms,
     replace_convolutions,
     replace_positional_convolution,
     skip_onednn_gelu,
 )
-from wavfusion.errors import ConfigError, nearest
-from wavfusion.experiments.experiment import read_yaml
+from wavfusion.files import read_yaml
 
 MODALITIES = ("audio", "text", "video")
 MAX_TOKENS = 192  # the longest utterances have 100 words (IEMOCAP) and 69 (MELD): design H.3, H.4

@@ -14,9 +14,10 @@ from wavfusion.corpora.protocol import PAIRS, Promises, Protocol
 from wavfusion.corpora.scan import MediaFacts
 from wavfusion.errors import ConfigError, CorpusError, MediaError
 from wavfusion.evaluation.evaluate import encoders_met, own_parts, read_origin
+from wavfusion.files import read_json
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
 from wavfusion.media import content_hash
-from wavfusion.runs.folder import Run, read_json
+from wavfusion.runs.folder import Run
 
 TOLERANCE = 0.5  # seconds that a row may reach beyond its file: annotators and containers round
 SHOWN = 5  # values of a field that a finding names

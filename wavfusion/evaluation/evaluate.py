@@ -21,11 +21,11 @@ from wavfusion.evaluation.provenance import trained_on
 from wavfusion.features.clips import Media
 from wavfusion.features.dataset import Features
 from wavfusion.features.store import Store
-from wavfusion.files import require_file, write_whole
+from wavfusion.files import read_json, require_file, write_atomic, write_json
 from wavfusion.manifest import SPLITS, Utterance
 from wavfusion.metrics import scores
 from wavfusion.metrics.calibration import tempered
-from wavfusion.runs.folder import Run, read_json, write_json
+from wavfusion.runs.folder import Run
 
 log = logging.getLogger(__name__)
 
@@ -352,5 +352,5 @@ def write_results(
     for row, predicted, p in zip(utterances, predicted_names(said, classes), said.probabilities, strict=True):
         about = [row.id, row.dialogue, row.speaker, row.emotion, predicted]
         writer.writerow(["" if x is None else x for x in about] + [f"{x:.6f}" for x in p] + [protocol])
-    write_whole(out / "predictions.csv", file.getvalue().encode("utf-8", "surrogatepass"))
+    write_atomic(out / "predictions.csv", file.getvalue().encode("utf-8", "surrogatepass"))
     write_json(out / "metrics.json", dict(result))

@@ -38,8 +38,8 @@ from wavfusion.features.clips import (
     read_feature_sets,
 )
 from wavfusion.features.store import Store
-from wavfusion.files import append_line, read_lines, write_whole
-from wavfusion.manifest import Corpus, Utterance, write_lines
+from wavfusion.files import append_line, read_lines, write_atomic, write_lines
+from wavfusion.manifest import Corpus, Utterance
 from wavfusion.media import faces
 from wavfusion.processes.pool import Lost, spread
 
@@ -403,7 +403,7 @@ def _remember(store: Store, wanted: FeatureSet) -> None:
         content = {
             name: {key: x for key, x in asdict(values).items() if key != "preset"} for name, values in sets.items()
         }
-        write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+        write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def merge(old: FeatureSet, new: FeatureSet) -> FeatureSet:
@@ -554,7 +554,7 @@ def decode_part(
     path: Path,
     part: Encoded,
     encoders: Encoders,
-    film: media.Film | None = None,
+    film: media.VideoReader | None = None,
     thorough: bool = False,
 ) -> int:
     """Decode one modality of a clip into `decoded`, out of a film where one is open; returns the damaged packets.

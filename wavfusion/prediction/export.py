@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wavfusion.errors import ConfigError
 from wavfusion.evaluation.inference import layer_shares, subsets
+from wavfusion.fast.network import restore
 from wavfusion.model.config import MODALITIES, WavFusionConfig
 from wavfusion.model.sequence import GRU
 from wavfusion.model.wavfusion import AUDIO_CENTRE, AUDIO_STEP, WavFusion, WavFusionOutput
@@ -122,7 +123,7 @@ def translate(model: WavFusion, about: Mapping[str, str], temperature: float) ->
     weight = sum(x.nbytes for x in model.state_dict().values())
     if weight > LARGEST:
         raise ConfigError(f"expected up to {LARGEST} bytes of weights, what one ONNX file holds, found {weight}")
-    config, copied = model.config, copy.deepcopy(model).cpu().eval()
+    config, copied = model.config, restore(copy.deepcopy(model)).cpu().eval()
     for part in [each for each in copied.modules() if isinstance(each, GRU)]:
         for name, gru in list(part.named_children()):
             part.add_module(name, OnnxGRU(gru))

@@ -34,8 +34,8 @@ from wavfusion.prediction.export import open_exported
 from wavfusion.runs.folder import HUB_ID, Run, read_run
 from wavfusion.speech.language import language_of
 from wavfusion.speech.loudness import Loudness
-from wavfusion.speech.recognition import Recogniser
-from wavfusion.speech.segmentation import RecordingAudio, Speakers, named, require_count, segment_recording
+from wavfusion.speech.recognition import SpeechRecognizer
+from wavfusion.speech.segmentation import RecordingAudio, Speakers, name_speakers, require_count, segment_recording
 from wavfusion.transcripts import Segment
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class EmotionRecognizer:
         model: nn.Module | None = None,
         precision: str = "fp32",
         fast: bool = True,
-        recogniser: Recogniser | None = None,
+        recogniser: SpeechRecognizer | None = None,
     ) -> None:
         loaded = encoders.to(device)
         self.trained, self.encoders, self.device = trained, loaded.quick() if fast else loaded, device
@@ -157,7 +157,7 @@ class EmotionRecognizer:
         device = pick_device(device)
         trained = find_run(name)
         model = open_exported(trained) if runtime == "onnx" else None
-        recogniser = None if asr is None else Recogniser(asr, device)
+        recogniser = None if asr is None else SpeechRecognizer(asr, device)
         chosen = "fp32" if precision == "auto" else precision
         found = cls(trained, trained.encoders(), device, model, chosen, fast, recogniser)
         if precision == "auto":
@@ -324,7 +324,7 @@ class EmotionRecognizer:
         if segments is None:
             segments = segment_recording(sound, file, length, transcript, speakers, "video" in tracks)
         else:
-            segments = named(_within(segments, length, file), sound, speakers)
+            segments = name_speakers(_within(segments, length, file), sound, speakers)
         # All tracks count for the windows, those that the model cannot use too: as in `evaluate`.
         wanted = only(self.trained.features, self.modalities)
         hears = self.recogniser if "text" in self.modalities and not any(each.text for each in segments) else None
@@ -332,14 +332,14 @@ class EmotionRecognizer:
         with self._film(file, tracks) as film:
             for group in batched(segments, BATCH):
                 if hears is not None and sound is not None:
-                    group, language = hears.fill(sound, group, language)
+                    group, language = hears.transcribe(sound, group, language)
                 utterances = [_utterance(file, number, each, tracks, whole) for number, each in enumerate(group)]
                 parts = [
                     (clip, utterance) for utterance in utterances for clip in plan_windows(utterance, known, wanted)
                 ]
                 yield Windows(parts, samples, 0.0 if whole else length, self, notes, film), group
 
-    def _film(self, file: str, tracks: Mapping[str, float]) -> AbstractContextManager[media.Film | None]:
+    def _film(self, file: str, tracks: Mapping[str, float]) -> AbstractContextManager[media.VideoReader | None]:
         """The pictures of a recording, for one utterance after the other."""
         video = self.encoders.video
         if (
@@ -350,7 +350,7 @@ class EmotionRecognizer:
             or "video" not in self.modalities
         ):
             return nullcontext()
-        return media.Film(file, self.encoders.preset.frame_rate, video.size, interpolation=video.interpolation)
+        return media.VideoReader(file, self.encoders.preset.frame_rate, video.size, interpolation=video.interpolation)
 
     def _label(
         self, windows: "Windows", segments: Sequence[Segment], file: str, contributions: bool
@@ -505,7 +505,7 @@ class Windows:
         length: float,
         recognizer: EmotionRecognizer,
         notes: Notes,
-        film: media.Film | None = None,
+        film: media.VideoReader | None = None,
     ) -> None:
         self.parts, self.samples, self.length, self.recognizer = parts, samples, length, recognizer
         self.notes, self.film = notes, film

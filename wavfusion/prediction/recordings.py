@@ -12,12 +12,12 @@ from typing import Any, Generic, TypeVar
 
 from tqdm import tqdm
 
-from wavfusion import media, transcripts
+from wavfusion import media
 from wavfusion.errors import CollectedWarnings, ConfigError, CorpusError, MediaError
-from wavfusion.files import require_free, write_whole
+from wavfusion.files import read_json, require_free, write_atomic, write_json
 from wavfusion.processes.pool import Lost, spread
-from wavfusion.runs.folder import read_json, write_json
 from wavfusion.transcripts import Segment
+from wavfusion.transcripts.reading import READERS, is_timed, read, read_plain_text
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ ENDINGS = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".mpg", ".mpeg", ".wmv", ".3gp", ".mts", ".m2ts"),
 )
 SETTINGS = "predict.json"  # in a folder of results: of what they are
-WORDS = (*transcripts.READERS, ".txt")  # endings of transcripts, in the order in which they are looked for
+WORDS = (*READERS, ".txt")  # endings of transcripts, in the order in which they are looked for
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _said(transcript: str | None, files: Mapping[str, Path]) -> list[str | list[
             return [_read(Path(transcript))]
     except OSError:
         return [transcript]  # too long for a file's name, so it is what is said
-    if transcripts.is_timed(transcript) and len(transcript.split()) == 1:
+    if is_timed(transcript) and len(transcript.split()) == 1:
         raise ConfigError(f"--transcript: expected a file of words or what is said, found no file {transcript!r}")
     if re.fullmatch(r"\S*/\S*|\S+\.[A-Za-z]{1,4}", transcript):
         log.warning("--transcript: found no file %r, so these are taken for the words that are said", transcript)
@@ -161,10 +161,10 @@ def _beside(folder: Path, name: Path, alone: bool) -> Path | None:
 
 
 def _read(path: Path) -> str | list[Segment]:
-    if transcripts.is_timed(path):
-        return transcripts.read(path)
+    if is_timed(path):
+        return read(path)
     try:
-        return transcripts.read_words(path.read_bytes())
+        return read_plain_text(path.read_bytes())
     except CorpusError as error:
         raise CorpusError(f"{path}: {error}") from None
 
@@ -276,6 +276,6 @@ def label(
                 if out is not None and write is not None:
                     require_free([out], force)
                     out.parent.mkdir(parents=True, exist_ok=True)
-                    write_whole(out, write(found, out.parent))
+                    write_atomic(out, write(found, out.parent))
                 yield found
             bar.update()

@@ -12,10 +12,11 @@ from jaxtyping import Int64
 
 from wavfusion import manifest
 from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.files import read_json
 from wavfusion.manifest import Utterance
 from wavfusion.metrics import scores
 from wavfusion.runs import bundle
-from wavfusion.runs.folder import corpus_of, read_json
+from wavfusion.runs.folder import corpus_of
 
 
 @dataclass(frozen=True)

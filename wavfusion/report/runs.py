@@ -12,13 +12,14 @@ from markupsafe import Markup
 
 from wavfusion.corpora.protocol import SAID, describe_protocol
 from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.files import read_json
 from wavfusion.manifest import MODALITIES, Utterance
 from wavfusion.metrics import comparison as stats
 from wavfusion.metrics import intervals, scores
 from wavfusion.pages.fill import script, write_page
 from wavfusion.report import plots
 from wavfusion.report.contents import RunContents, read_contents, short_names
-from wavfusion.runs.folder import read_json, without_absolute_paths
+from wavfusion.runs.folder import without_absolute_paths
 from wavfusion.study import tables
 from wavfusion.training.checkpoints import BEST_BY
 

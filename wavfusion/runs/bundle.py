@@ -15,11 +15,11 @@ import yaml
 from jaxtyping import Int64
 
 from wavfusion import manifest
-from wavfusion.metrics import scores as metrics
-from wavfusion.errors import ConfigError, CorpusError
-from wavfusion.files import require_file
 from wavfusion.corpora.protocol import SAID, describe_protocol, hash_of, shared
-from wavfusion.runs.folder import corpus_of, without_absolute_paths, json_bytes
+from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.files import json_bytes, require_file
+from wavfusion.metrics import scores as metrics
+from wavfusion.runs.folder import corpus_of, without_absolute_paths
 
 MEMBERS = ("predictions.csv", "split.csv", "metrics.json", "protocol.json", "environment.json", "experiment.yaml")
 BYTES, LINES, CELLS = 1 << 24, 200_000, 5_000_000  # of a bundle and each member, a table, confusions one an utterance
@@ -162,7 +162,12 @@ def predictions_to_csv(rows: Sequence[Mapping[str, str]], without: Sequence[str]
 def _check(bundle: Bundle) -> None:
     """Refuse what no RUN writes; raises whatever it meets."""
     said, classes, first = bundle.said(), bundle.protocol["classes"], bundle.rows[0]
-    (describe_protocol(said["protocol"]), "+".join(said["modalities"]), list(bundle.problems()), bundle.environment["wavfusion"])
+    (
+        describe_protocol(said["protocol"]),
+        "+".join(said["modalities"]),
+        list(bundle.problems()),
+        bundle.environment["wavfusion"],
+    )
     (first["dialogue"], first["speaker"], [said["encoders"][name]["name"] for name in said["contaminated"]])
     names = [name for name in first if name[:2] == "p_"]
     if not 0 <= bundle.confusion.min() <= bundle.confusion.max() <= len(bundle.rows):

@@ -1,7 +1,6 @@
 """A RUN folder: the trained model, its encoders, and how it came about."""
 
 import hashlib
-import json
 import logging
 import re
 import shutil
@@ -14,15 +13,16 @@ import torch
 from safetensors.torch import load_file, save
 
 from wavfusion import manifest
-from wavfusion.metrics.calibration import BOUNDS
-from wavfusion.features.clips import FeatureSet
+from wavfusion.corpora.protocol import SAID
 from wavfusion.encoders import LOADERS, Encoders, Preset, load_encoder
 from wavfusion.errors import ConfigError
+from wavfusion.fast.network import accelerate
+from wavfusion.features.clips import FeatureSet
+from wavfusion.files import read_json, require_file, write_atomic, write_json
+from wavfusion.metrics.calibration import BOUNDS
 from wavfusion.metrics.familiarity import Familiarity
-from wavfusion.files import require_file, write_whole
 from wavfusion.model.config import WavFusionConfig
 from wavfusion.model.wavfusion import WavFusion
-from wavfusion.corpora.protocol import SAID
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ def read_run(folder: str | Path) -> Run:
     except Exception as error:  # a damaged file shows in as many ways as there are parsers
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{str(folder)!r}: expected a RUN, found {type(error).__name__}: {reason}") from None
-    return Run(folder, model.eval(), features, mode, prior, protocol, temperature, languages, familiarity)
+    return Run(folder, accelerate(model.eval()), features, mode, prior, protocol, temperature, languages, familiarity)
 
 
 def _read_familiarity(path: Path) -> Familiarity | None:
@@ -191,28 +191,9 @@ def write_model(trained: Run, encoders: Encoders) -> None:
     if trained.familiarity is not None:
         known = trained.familiarity
         tensors = {"mean": torch.from_numpy(known.mean), "precision": torch.from_numpy(known.precision)}
-        write_whole(folder / FAMILIARITY, save({**tensors, "limit": torch.tensor(known.limit)}, {"format": "pt"}))
+        write_atomic(folder / FAMILIARITY, save({**tensors, "limit": torch.tensor(known.limit)}, {"format": "pt"}))
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    write_whole(folder / "model.safetensors", save(state, {"format": "pt"}))
-
-
-def read_json(path: Path) -> Any:
-    """Read a file of a RUN.
-
-    Raises:
-        OSError, ValueError, RecursionError: it is not there, is no file or holds no JSON.
-    """
-    return json.loads(require_file(path).read_text("utf-8"))
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write a result; equal values give equal bytes."""
-    write_whole(path, json_bytes(values))
-
-
-def json_bytes(values: Any) -> bytes:
-    """The bytes of a result."""
-    return (json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    write_atomic(folder / "model.safetensors", save(state, {"format": "pt"}))
 
 
 def without_absolute_paths(values: Any) -> Any:

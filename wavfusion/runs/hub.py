@@ -8,10 +8,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from wavfusion.errors import ConfigError, CorpusError
-from wavfusion.files import require_writable, write_whole
 from wavfusion.corpora.protocol import describe_protocol
-from wavfusion.runs.folder import FAMILIARITY, HUB_ID, corpus_of, without_absolute_paths, read_json, read_run, write_json
+from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.files import read_json, require_writable, write_atomic, write_json
+from wavfusion.runs.folder import FAMILIARITY, HUB_ID, corpus_of, read_run, without_absolute_paths
 
 
 def push(folder: Path, place: str, public: bool = False, force: bool = False) -> str:
@@ -70,8 +70,8 @@ def write_hub_folder(folder: Path, out: Path, title: str) -> None:
         shutil.copytree(encoder, out / "encoders" / name, dirs_exist_ok=True)
     for file, values in abouts.items():
         write_json(out / file, values)
-    write_whole(out / "README.md", card.encode("utf-8", "backslashreplace"))
-    write_whole(out / "experiment.yaml", setting)
+    write_atomic(out / "README.md", card.encode("utf-8", "backslashreplace"))
+    write_atomic(out / "experiment.yaml", setting)
     (out / FAMILIARITY).unlink(missing_ok=True)
     for file in (FAMILIARITY, "model.safetensors"):
         if (folder / file).exists():

@@ -16,7 +16,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from wavfusion.errors import CorpusError, nearest
-from wavfusion.transcripts import is_timed, read_words
+from wavfusion.transcripts.reading import is_timed, read_plain_text
 
 FIELDS = ("file", "transcript", "speakers")  # what a form may hold, each once
 TEXT = 4 << 20  # bytes of all that is no recording: the words of a day
@@ -220,7 +220,7 @@ class _Parts:
 
     def _text(self, name: str) -> str:
         try:
-            return read_words(bytes(self._texts.get(name, b"")))
+            return read_plain_text(bytes(self._texts.get(name, b"")))
         except CorpusError as error:
             raise RefusedError(422, f"the field {name!r}: {error}") from None
 

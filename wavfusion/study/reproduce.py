@@ -16,12 +16,11 @@ from wavfusion.corpora.protocol import SAID, describe_protocol
 from wavfusion.errors import ConfigError
 from wavfusion.features.clips import FeatureSet
 from wavfusion.features.dataset import Features, choose_features, model_config
-from wavfusion.files import write_whole
+from wavfusion.files import write_atomic, write_json
 from wavfusion.metrics import comparison as stats
 from wavfusion.metrics import scores as metrics
 from wavfusion.model.config import WavFusionConfig
 from wavfusion.pages import fill
-from wavfusion.runs.folder import write_json
 from wavfusion.study.tables import FIGURES, Claim, Table
 from wavfusion.study.trainings import Plan, Study, data_of, read_run_results
 from wavfusion.training import train
@@ -256,7 +255,7 @@ def write_results_folder(
     protocol["hash"] = hashlib.sha256("".join(folds[number].hash for number in sorted(folds)).encode()).hexdigest()
     content = {"study": about, "protocol": protocol, "tables": found, "controls": controls, "failed": failed}
     write_json(out / f"{name}.json", content)
-    write_whole(out / f"{name}.csv", results_to_csv(found, protocol).encode("utf-8", "surrogatepass"))
+    write_atomic(out / f"{name}.csv", results_to_csv(found, protocol).encode("utf-8", "surrogatepass"))
     described = describe_protocol({**first, "folds": 1})
     fill.write_tables(out / f"{name}.html", {**content, "described": described, "same_within": 100 * stats.SAME_WITHIN})
     return content

@@ -23,12 +23,13 @@ from wavfusion.experiments.experiment import Experiment
 from wavfusion.features.clips import Media, read_feature_sets
 from wavfusion.features.dataset import Features, LengthBatches, choose_features, collate, model_config, model_inputs
 from wavfusion.features.store import Store
+from wavfusion.files import read_json
 from wavfusion.manifest import Utterance
 from wavfusion.processes.pool import Lost, require_result, spread
 from wavfusion.processes.timing import timed
-from wavfusion.runs.folder import read_json
 from wavfusion.study.tables import Table
 from wavfusion.training import checkpoints, train
+from wavfusion.training.trainer import stepper
 
 log = logging.getLogger(__name__)
 
@@ -339,7 +340,7 @@ def _time_step(study: Study, device: str, job: PlannedTraining) -> tuple[float, 
     live = experiment.train.mode != "cached" and "audio" in config.modalities
     samples = Features(data.part("train"), data.store, data.media, features, config, first_window=True, live=live)
     model, network = train.build(experiment.train, config, train.load_trained_on(features, config))
-    step = train.stepper(network.to(device), model, (0.0, 0.0), experiment.train.clip)
+    step = stepper(network.to(device), model, (0.0, 0.0), experiment.train.clip)
     size = experiment.train.batch_size
     order = list(LengthBatches(samples.lengths(), size, 0))
 

@@ -14,8 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 
-from wavfusion.files import require_file, write_whole
-from wavfusion.runs.folder import read_json
+from wavfusion.files import read_json, require_file, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ class Checkpoints(TrainerCallback):
             return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         digests = {path.name: _digest(path, flush=True) for path in folder.iterdir()}
-        write_whole(folder / COMPLETE, json.dumps(digests).encode())
+        write_atomic(folder / COMPLETE, json.dumps(digests).encode())
 
 
 def _digest(path: Path, flush: bool = False) -> str:

@@ -10,7 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.rnn import pad_sequence
 from transformers.activations import GELUActivation
 
-from wavfusion.model.fusion import Gelu
+from wavfusion.fast.gelu import FastGELU
 
 BLOCK = 384  # steps of one Fourier transform: a kernel of 128 leaves 257 of them whole
 STEPS = 64  # of features that the convolutions make at once: what a CPU's caches hold
@@ -142,11 +142,11 @@ def replace_convolutions(model: Any) -> None:
 
 
 def skip_onednn_gelu(network: nn.Module) -> None:
-    """Put the model's `Gelu` in the place of every GELU of a network."""
+    """Put `FastGELU` in the place of every GELU of a network."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, GELUActivation):
-                setattr(module, name, Gelu())
+                setattr(module, name, FastGELU())
 
 
 def convolve_together(
