@@ -1,4 +1,4 @@
-"""How unlike its training data a model finds what it is given."""
+"""Out-of-distribution distances of utterances."""
 
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def test_a_run_knows_where_its_training_data_lie(trained: Path, made: Any) -> No
     assert (trained / FAMILIARITY).exists() and 0 < known.limit < 1e3
 
 
-def test_what_is_unlike_the_training_data_is_said_with_its_number(
+def test_out_of_distribution_utterances_are_warned_of_with_their_number(
     trained: Path, made: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     recognizer = EmotionRecognizer.from_pretrained(trained)
