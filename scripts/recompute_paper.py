@@ -1,4 +1,4 @@
-"""Recompute what docs/results.md derives from the paper's own numbers.
+"""Recompute what docs/measurements/paper_numbers.md reads out of the paper's own numbers.
 
 The numbers are those of wavfusion/experiments/table1.yaml to table6.yaml; nothing else is read, nothing is trained.
 """

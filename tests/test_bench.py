@@ -10,7 +10,7 @@ from wavfusion.bench.baseline import BaselineEncoders, decode_video_frames, deco
 from wavfusion.bench.data import Measurement, encoders_of
 from wavfusion.bench.growth import measure_growth
 from wavfusion.bench.measure import measured_side
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.errors import CorpusError
 from wavfusion.media import decode_audio, decode_frames, write_video
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.errors import ConfigError
 from wavfusion.runs import bundle
 

@@ -17,7 +17,7 @@ import torch
 
 from tests.chores import never, squarer
 from wavfusion import manifest
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.errors import ConfigError, MediaError
 from wavfusion.features import extract
 from wavfusion.features.store import Store
@@ -184,7 +184,7 @@ def test_several_processes_label_as_one_does(
     files = [str(made.root / path) for path in paths]
     files.insert(1, str(tmp_path / "bad.wav"))
     (tmp_path / "bad.wav").write_text("no audio")
-    ask = ["predict", str(trained), *files, "--format", "json", "--device", "cpu"]
+    ask = ["predict", "--model", str(trained), *files, "--format", "json", "--device", "cpu"]
     assert main(ask) == 1
     alone = capsysbinary.readouterr()
     assert main([*ask, "--workers", "2", "--engine", engine]) == 1

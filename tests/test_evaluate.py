@@ -12,7 +12,7 @@ import pytest
 from sklearn import metrics as sk
 
 from wavfusion import manifest
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.evaluation import evaluate
 from wavfusion.evaluation.inference import Utterances

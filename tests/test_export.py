@@ -17,7 +17,7 @@ from test_model import SUBSETS, build
 
 import wavfusion
 from wavfusion import encoders
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.corpora.protocol import SAID
 from wavfusion.errors import ConfigError
 from wavfusion.evaluation.inference import layer_shares
@@ -293,7 +293,18 @@ def test_predict_says_through_onnxruntime_what_it_says_through_torch(
 
 
 def test_the_shell_runs_the_file(exported: Path, clip: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    arguments = ["predict", str(exported), str(clip), "--format", "json", "--runtime", "onnx", "--device", "cpu"]
+    arguments = [
+        "predict",
+        "--model",
+        str(exported),
+        str(clip),
+        "--format",
+        "json",
+        "--runtime",
+        "onnx",
+        "--device",
+        "cpu",
+    ]
     assert main(arguments) == 0
     said = EmotionRecognizer.from_pretrained(exported).predict(clip)[0]
     assert json.loads(capfd.readouterr().out)[0]["probabilities"] == pytest.approx(said.probabilities, abs=1e-4)
@@ -303,7 +314,7 @@ def test_a_run_without_its_file_names_the_command(
     exported: Path, clip: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     copy = shutil.copytree(exported, tmp_path / "run", ignore=shutil.ignore_patterns("*.onnx"))
-    assert main(["predict", str(copy), str(clip), "--runtime", "onnx"]) == 2
+    assert main(["predict", "--model", str(copy), str(clip), "--runtime", "onnx"]) == 2
     assert f"wavfusion export {copy} --out {copy / 'model.onnx'}" in capfd.readouterr().err
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from wavfusion import corpora, manifest, media
-from wavfusion.cli import commands
+from wavfusion.cli.app import main
 from wavfusion.encoders import PRESETS
 from wavfusion.errors import ConfigError
 from wavfusion.evaluation import evaluate, inference
@@ -388,7 +388,7 @@ def test_a_second_extraction_says_the_same_of_the_faces_and_does_nothing(
     corpus: Path, stored: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     arguments = ["extract", str(corpus), "--store", str(stored), "--preset", "tiny", "--view", "face", "--json"]
-    assert commands.main([*arguments, "--device", "cpu", "--workers", "1"]) == 0
+    assert main([*arguments, "--device", "cpu", "--workers", "1"]) == 0
     said = capsysbinary.readouterr()
     result = json.loads(said.out)
     assert result["made"] == {"audio": 0, "text": 0, "video": 0}
@@ -442,7 +442,7 @@ def test_faces_that_were_not_extracted_are_asked_for(
 ) -> None:
     fill(corpus, tmp_path / "store", "frame")
     places = ["--manifest", str(corpus), "--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]
-    assert commands.main(["evaluate", str(trained), *places, "--device", "cpu"]) == 2
+    assert main(["evaluate", str(trained), *places, "--device", "cpu"]) == 2
     said = capfd.readouterr().err
     assert "expected video features of " in said and said.endswith("; run extract --view face\n")
 

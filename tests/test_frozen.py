@@ -19,7 +19,7 @@ from wavfusion.encoders.fast import (
 )
 
 from tests.test_encoders import CONVOLUTIONS, FAMILIES, SMALL, largest_difference, random_model, reference_hidden, tone
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.encoders import AudioEncoder, VideoEncoder, load_text, tiny
 from wavfusion.model.fusion import Gelu
 

@@ -12,7 +12,7 @@ from chromium import Page
 from test_report import cells
 
 from wavfusion import manifest, media
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.corpora.protocol import Protocol, hash_of
 from wavfusion.errors import ConfigError
 from wavfusion.experiments import experiment

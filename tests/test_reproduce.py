@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from wavfusion import manifest
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.features import extract
 from wavfusion.features.store import Store

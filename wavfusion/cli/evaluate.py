@@ -1,0 +1,98 @@
+"""`evaluate`: figures of a RUN or of a results bundle."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from wavfusion.cli.options import Device, Force, Json, Seed, argument, as_pairs, as_path, flag, option
+from wavfusion.cli.output import DONE, LISTED, PARTLY, figures_to_text, one_line, show
+from wavfusion.errors import ConfigError
+from wavfusion.version import __version__
+
+log = logging.getLogger(__name__)
+
+
+Emotions = Annotated[
+    Mapping[str, str] | None,
+    option(
+        "names of the corpus's emotions in the RUN", "joy=happy,...", as_pairs("joy=happy,...", "emotion of the corpus")
+    ),
+]
+Explain = Annotated[bool, flag("--explain", "also write RUN/explain.json (or in --out): what the model's parts do")]
+
+
+def evaluate(
+    trained: Annotated[Path, argument("a RUN folder, or what `bundle` wrote", "RUN_OR_BUNDLE", as_path)],
+    manifest: Annotated[Path | None, option("another corpus, or the same one elsewhere", "M", as_path)] = None,
+    store: Annotated[Path | None, option("its features (default: those of the training)", "S", as_path)] = None,
+    split: Annotated[str, option("the part (default test)", "train|valid|test|all")] = "test",
+    modalities: Annotated[str | None, option("default all the RUN's", "audio,text,video|all-subsets")] = None,
+    map: Emotions = None,
+    explain: Explain = False,
+    out: Annotated[Path | None, option("default RUN/evaluate/", "DIR", as_path)] = None,
+    force: Force = False,
+    device: Device = "auto",
+    seed: Seed = None,
+    json: Json = False,
+) -> int:
+    """Score a trained model, or recompute a results bundle."""
+    if trained.is_file():
+        if store or modalities or map or explain or split != "test":
+            raise ConfigError("expected only --manifest, --out and --json with a bundle, found a flag of a RUN")
+        return _evaluate_bundle(trained, manifest, out, force, json)
+    from wavfusion.evaluation import evaluate
+    from wavfusion.evaluation.explain import warn_of_untrained_subsets
+    from wavfusion.evaluation.inference import parse_subset, pick_device, subsets
+    from wavfusion.files import require_free, write_json
+    from wavfusion.runs.folder import read_run
+
+    run = read_run(trained)
+    explained = (out or trained) / "explain.json"
+    out = out or trained / "evaluate"
+    require_free([out / "metrics.json", out / "predictions.csv", *([explained] if explain else [])], force)
+    known = run.model.config.modalities
+    if modalities == "all-subsets":
+        sets = subsets(known)
+    else:
+        sets = [parse_subset(modalities, known) if modalities is not None else known]
+    if explain or len(sets) > 1:
+        warn_of_untrained_subsets(run.model.config)
+    device = pick_device(device)
+    part, features, media = evaluate.open_part(run, manifest, store, split, map)
+    result, predicted = evaluate.evaluate(run, part.utterances, features, media, sets, device)
+    result |= {"split": split, "left_out": {"unknown": part.unknown, "unlabelled": part.unlabelled}}
+    result |= {} if part.met else {"protocol": evaluate.elsewhere(run)}
+    evaluate.write_results(out, result, predicted, part.utterances, run.classes)
+    if explain:
+        found = evaluate.explain(run, part.utterances, features, media, part.training, device)
+        write_json(explained, {"split": split, "protocol": run.protocol, **found})
+    for emotion, number in part.unknown.items():
+        log.warning("%d rows left out: the model does not know %r", number, emotion)
+    show(result, figures_to_text(result, out), json)
+    return DONE
+
+
+def _evaluate_bundle(bundle_file: Path, manifest: Path | None, out: Path | None, force: bool, json: bool) -> int:
+    from wavfusion.files import json_bytes, require_free, write_atomic
+    from wavfusion.runs import bundle
+
+    files = [out / each for each in ("metrics.json", "predictions.csv")] if out else []
+    require_free(files, force)
+    result, labelled, differences = bundle.recompute(bundle.read_bundle(bundle_file), manifest)
+    made_by = labelled.environment["wavfusion"]
+    if differences and made_by != __version__:
+        log.warning("made by version %r, this is %s: intervals may differ", made_by, __version__)
+    for file, content in zip(files, (json_bytes(result), bundle.predictions_to_csv(labelled.rows)), strict=False):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, content)
+    lines = [figures_to_text(result, bundle_file)]
+    lines += [one_line(f"differs: {line}") for line in differences[:LISTED]]
+    if not differences:
+        lines.append("all figures equal those that the bundle states")
+    if len(differences) > LISTED:
+        lines.append(f"... and {len(differences) - LISTED} more")
+    show(result | {"differences": differences}, "\n".join(lines), json)
+    if labelled.truth is None:
+        log.warning("without labels there is no interval, nll and ece; --manifest M of the corpus brings them")
+    return PARTLY if differences or labelled.truth is None else DONE
