@@ -101,7 +101,7 @@ class Utterance:
     raw_label: NonEmpty | None = None
     votes: dict[str, float] | None = None
     dimensions: dict[str, float] | None = None
-    missing: Modalities = field(default_factory=list)
+    missing: Annotated[list[str], _MODALITIES] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

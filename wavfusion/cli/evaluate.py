@@ -5,8 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
+<<<<<<< HEAD
 from wavfusion.cli.options import Device, Force, Json, Seed, argument, as_pairs, as_path, flag, option
-from wavfusion.cli.output import DONE, LISTED, PARTLY, figures_to_text, printable_line, show
+from wavfusion.cli.output import DONE, LISTED, PARTLY, figures_to_text, printable, show
+=======
+from wavfusion.cli import options as opt
+from wavfusion.cli.output import DONE, LISTED, PARTLY, figures_to_text, one_line, show
+>>>>>>> main
 from wavfusion.errors import ConfigError
 from wavfusion.version import __version__
 
@@ -15,26 +20,28 @@ log = logging.getLogger(__name__)
 
 Emotions = Annotated[
     Mapping[str, str] | None,
-    option(
-        "names of the corpus's emotions in the RUN", "joy=happy,...", as_pairs("joy=happy,...", "emotion of the corpus")
+    opt.option(
+        "names of the corpus's emotions in the RUN",
+        "joy=happy,...",
+        opt.pairs("joy=happy,...", "emotion of the corpus"),
     ),
 ]
-Explain = Annotated[bool, flag("--explain", "also write RUN/explain.json (or in --out): what the model's parts do")]
+Explain = Annotated[bool, opt.flag("--explain", "also write RUN/explain.json (or in --out): what the model's parts do")]
 
 
 def evaluate(
-    trained: Annotated[Path, argument("a RUN folder, or what `bundle` wrote", "RUN_OR_BUNDLE", as_path)],
-    manifest: Annotated[Path | None, option("another corpus, or the same one elsewhere", "M", as_path)] = None,
-    store: Annotated[Path | None, option("its features (default: those of the training)", "S", as_path)] = None,
-    split: Annotated[str, option("the part (default test)", "train|valid|test|all")] = "test",
-    modalities: Annotated[str | None, option("default all the RUN's", "audio,text,video|all-subsets")] = None,
+    trained: Annotated[Path, opt.argument("a RUN folder, or what `bundle` wrote", "RUN_OR_BUNDLE", opt.path)],
+    manifest: Annotated[Path | None, opt.option("another corpus, or the same one elsewhere", "M", opt.path)] = None,
+    store: Annotated[Path | None, opt.option("its features (default: those of the training)", "S", opt.path)] = None,
+    split: Annotated[str, opt.option("the part (default test)", "train|valid|test|all")] = "test",
+    modalities: Annotated[str | None, opt.option("default all the RUN's", "audio,text,video|all-subsets")] = None,
     map: Emotions = None,
     explain: Explain = False,
-    out: Annotated[Path | None, option("default RUN/evaluate/", "DIR", as_path)] = None,
-    force: Force = False,
-    device: Device = "auto",
-    seed: Seed = None,
-    json: Json = False,
+    out: Annotated[Path | None, opt.option("default RUN/evaluate/", "DIR", opt.path)] = None,
+    force: opt.Force = False,
+    device: opt.Device = "auto",
+    seed: opt.Seed = None,
+    json: opt.Json = False,
 ) -> int:
     """Score a trained model, or recompute a results bundle."""
     if trained.is_file():
@@ -86,7 +93,7 @@ def _evaluate_bundle(bundle_file: Path, manifest: Path | None, out: Path | None,
     if out:
         results.write_recomputed(out, result, labelled.rows)
     lines = [figures_to_text(result, bundle_file)]
-    lines += [printable_line(f"differs: {line}") for line in differences[:LISTED]]
+    lines += [printable(f"differs: {line}") for line in differences[:LISTED]]
     if not differences:
         lines.append("all figures equal those that the bundle states")
     if len(differences) > LISTED:
