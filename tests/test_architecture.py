@@ -164,9 +164,8 @@ def test_a_room_holds_three_to_twelve_files():
 
 
 def test_the_order_of_the_rooms_fits_on_25_lines():
-    contracts = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"][
-        "contracts"
-    ]
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text("utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
     assert [len(each["layers"]) <= 25 for each in contracts if each["type"] == "layers"] == [True]
 
 

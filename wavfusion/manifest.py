@@ -33,12 +33,9 @@ def _is_distinct(names: Sequence[str]) -> bool:
 RelativePath = Annotated[str, Constraint("a path relative to the corpus root and inside it", _is_inside)]
 Seconds = Annotated[float, Constraint("seconds >= 0", lambda value: value >= 0)]
 Box = Annotated[list[int], Constraint("[left, top, right, bottom] in pixels", _is_box)]
-Modalities = Annotated[
-    list[str],
-    Constraint(
-        f"a list of {', '.join(MODALITIES)}", lambda names: _is_distinct(names) and set(names) <= set(MODALITIES)
-    ),
-]
+_MODALITIES = Constraint(
+    f"a list of {', '.join(MODALITIES)}", lambda names: _is_distinct(names) and set(names) <= set(MODALITIES)
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-<<<<<<< HEAD
-from wavfusion.cli.options import Device, Force, Json, Seed, argument, as_pairs, as_path, flag, option
-from wavfusion.cli.output import DONE, LISTED, PARTLY, figures_to_text, printable, show
-=======
 from wavfusion.cli import options as opt
-from wavfusion.cli.output import DONE, LISTED, PARTLY, figures_to_text, one_line, show
->>>>>>> main
+from wavfusion.cli.output import DONE, LISTED, PARTLY, figures_to_text, printable, show
 from wavfusion.errors import ConfigError
 from wavfusion.version import __version__
 

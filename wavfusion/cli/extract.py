@@ -6,27 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-<<<<<<< HEAD
-from wavfusion.cli.options import (
-    Device,
-    Json,
-    MovedRoot,
-    Plain,
-    Seed,
-    argument,
-    as_count,
-    as_name,
-    as_numbers,
-    as_path,
-    choice,
-    option,
-    supplied,
-)
-from wavfusion.cli.output import DONE, LISTED, PARTLY, first_three, printable, show
-=======
 from wavfusion.cli import options as opt
-from wavfusion.cli.output import DONE, LISTED, PARTLY, first_three, one_line, show
->>>>>>> main
+from wavfusion.cli.output import DONE, LISTED, PARTLY, first_three, printable, show
 from wavfusion.errors import CorpusError
 
 if TYPE_CHECKING:
