@@ -231,7 +231,7 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(
 ) -> None:
     """`predict` labelled all files first and then lost the labels."""
     monkeypatch.chdir(made.manifest.parent)
-    assert "expected a folder that can be written, found /proc" in refused(capfd, *arguments)
+    assert "expected a writable folder, found /proc" in refused(capfd, *arguments)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(
     [
         (("--device", "gpu"), "device"),
         (("--device", "cuda:99"), "device"),
-        (("--out", "/proc/none"), "expected a folder that can be written"),
+        (("--out", "/proc/none"), "expected a writable folder"),
         (("--split", "tset"), "did you mean 'test'"),
         (("--modalities", "audio,smell"), "'smell'"),
         (("--map", "joy"), "joy=happy"),

@@ -121,7 +121,7 @@ def _message(kind: Any, error: Mapping[str, Any]) -> str:
         return f"unknown field {name!r}: {nearest(name, known)}"
     if error["type"] == "missing":
         return f"field {name!r} is missing"
-    if error["type"] == "value_error":  # of a dataclass's own __post_init__, which names the field
+    if error["type"] == "value_error":  # of a dataclass's __post_init__, which names the field
         return str(error["ctx"]["error"])
     hint, value = _type_at(kind, path), error["input"]
     choices = _choices(hint)
@@ -138,11 +138,11 @@ def _message(kind: Any, error: Mapping[str, Any]) -> str:
 def _type_at(kind: Any, path: Sequence[Any]) -> Any:
     """The type of a field by its place in the values; where that is within a union, the union."""
     for key in path:
-        own = _bare(kind)
-        if is_dataclass(own):
-            kind = get_type_hints(own, include_extras=True)[key]
-        elif get_origin(own) in (list, dict):
-            kind = get_args(own)[-1]
+        bare = _bare(kind)
+        if is_dataclass(bare):
+            kind = get_type_hints(bare, include_extras=True)[key]
+        elif get_origin(bare) in (list, dict):
+            kind = get_args(bare)[-1]
         else:
             return kind
     return kind
@@ -356,7 +356,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def require_free(paths: Sequence[Path], force: bool) -> None:
-    """Refuse to overwrite results unless told to, and what is no file (a folder, a device) always.
+    """Refuse to overwrite results without `force`, and anything but a file (a folder, a device) always.
 
     Raises:
         CorpusError: one of the files exists, or its folder cannot.
@@ -366,7 +366,7 @@ def require_free(paths: Sequence[Path], force: bool) -> None:
             raise CorpusError(f"{path}: expected a file's name, found a folder or device")
         require_writable(path.parent)
         if path.exists() and not force:
-            raise CorpusError(f"{path}: expected nothing there, found a result; give another --out, or --force")
+            raise CorpusError(f"{path}: expected no such file, found a result; give another --out, or --force")
 
 
 def require_writable(folder: Path) -> None:
@@ -375,12 +375,12 @@ def require_writable(folder: Path) -> None:
     Raises:
         CorpusError: a file in its place, or no permission.
     """
-    there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    existing = next((place for place in (folder, *folder.parents) if place.exists()), folder)
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise CorpusError(f"{folder}: expected a folder that can be written, found {there}: {error.strerror}") from None
+        raise CorpusError(f"{folder}: expected a writable folder, found {existing}: {error.strerror}") from None
 
 
 def append_line(path: Path, row: Mapping[str, Any]) -> None:
@@ -395,7 +395,7 @@ def append_line(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Read JSON lines, passing over one that a kill cut short; nothing where there is no file.
+    """Read JSON lines, except one that a kill cut short; none without a file.
 
     Raises:
         CorpusError: a folder, pipe or device in its place.

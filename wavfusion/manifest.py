@@ -120,7 +120,7 @@ class Corpus:
 
 
 class Exclusion(NamedTuple):
-    """An utterance that was left out, or that lost a modality, with the reason."""
+    """An excluded utterance, or one of which a modality was removed, with the reason."""
 
     id: str
     reason: str
@@ -128,7 +128,7 @@ class Exclusion(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Exclusions:
-    """What `prepare` left out of a manifest (exclusions.json): whole utterances, and modalities of others."""
+    """The utterances, and the modalities of others, that `prepare` left out of a manifest (exclusions.json)."""
 
     excluded: list[Exclusion]
     stripped: list[Exclusion]

@@ -178,7 +178,7 @@ def _label_all(
     if found and folder is None:
         warnings = [line for each in found for line in each.warnings]
         rows = [row for each in found for row in each.rows]
-        output.write(trained.classes, recordings.Labelled(rows, warnings + missing.said))
+        output.write(trained.classes, recordings.Labelled(rows, warnings + missing.messages))
     elif found:
         print_text(f"{folder}: results of {len(found)} recordings")
     return bool(found) or any(each.out is not None and each.out.exists() for each in planned)

@@ -95,7 +95,7 @@ def check_against(trained: Run, utterances: Sequence[Utterance], root: Path) -> 
     The latter are compared with the RUN's training rows if its manifest still exists.
 
     Raises:
-        ConfigError: the RUN is not whole.
+        ConfigError: an incomplete RUN.
     """
     origin = read_origin(trained.folder)
     parts: Mapping[str, str] = origin.parts_of(utterances)

@@ -98,7 +98,7 @@ def open_part(
 
     Raises:
         CorpusError: manifest or store is missing; without arguments those that the RUN names are opened.
-        ConfigError: the RUN is not whole; see also `choose_part`.
+        ConfigError: an incomplete RUN; see also `choose_part`.
     """
     origin = read_origin(trained.folder) if has_split(trained.folder) else None
     if origin is None:

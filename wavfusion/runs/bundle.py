@@ -110,7 +110,7 @@ def read_bundle(path: Path) -> Bundle:
         _check(bundle)
     except Exception as error:  # a damaged file shows in as many ways as there are parsers
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ConfigError(f"{str(path)!r}: expected a whole RUN or a bundle of results, found {reason}") from None
+        raise ConfigError(f"{str(path)!r}: expected a complete RUN or a bundle of results, found {reason}") from None
     return bundle
 
 
@@ -121,7 +121,7 @@ def make_bundle(folder: Path, with_truth: bool = False) -> tuple[bytes, bool]:
     of predictions.csv.
 
     Raises:
-        ConfigError: not a whole RUN, or its files are not of one evaluation.
+        ConfigError: an incomplete RUN, or its files are not of one evaluation.
     """
     run = read_bundle(folder)
     found = run.score(run.truth or []) | run.context()

@@ -91,8 +91,8 @@ class Run:
 
     def _encoder(self, modality: str) -> Any:
         about = getattr(self.features, modality)
-        own = self.folder / "encoders" / modality
-        encoder = load_encoder(modality, str(own) if own.is_dir() else about["name"], self.features.precision)
+        local = self.folder / "encoders" / modality
+        encoder = load_encoder(modality, str(local) if local.is_dir() else about["name"], self.features.precision)
         if encoder.fingerprint != about["fingerprint"]:
             raise ConfigError(
                 f"{self.folder}: expected the {modality} encoder {about['fingerprint']} that the model was trained on, "
@@ -139,7 +139,7 @@ def read_run(folder: str | Path) -> Run:
     """Read a RUN folder.
 
     Raises:
-        ConfigError: no such folder, or not a whole RUN.
+        ConfigError: no such folder, or an incomplete RUN.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -186,10 +186,10 @@ def write_model(trained: Run, encoders: Encoders) -> None:
     for name in model.config.modalities:
         encoder = getattr(encoders, name)
         if encoder is not None and (encoder.name == "tiny" or (mode == "scratch" and name == "audio")):
-            own = folder / "encoders" / name
-            shutil.rmtree(own, ignore_errors=True)
-            own.mkdir(parents=True)
-            encoder.save(own)
+            local = folder / "encoders" / name
+            shutil.rmtree(local, ignore_errors=True)
+            local.mkdir(parents=True)
+            encoder.save(local)
     if mode == "scratch" and features.audio is not None and encoders.audio is not None:
         # As it will be read: training has changed the tensors that its fingerprint was made from.
         learned_fingerprint = load_encoder("audio", str(folder / "encoders" / "audio"), features.precision).fingerprint

@@ -87,7 +87,7 @@ def _label(recognizer: EmotionRecognizer, task: Task, progress: Any) -> Answer:
                 progress.value = min(1.0, seconds / length) if length else 0.0
 
             rows = recognizer.predict(task.file, task.text, segments=segments, speakers=task.speakers, progress=note)
-            return Answer(recognizer.classes, recognizer.modalities, rows, warned.said)
+            return Answer(recognizer.classes, recognizer.modalities, rows, warned.messages)
     except (ConfigError, CorpusError, MediaError) as error:
         return Answer(error=str(error))
     except Exception:  # the server's log has the details, which are not for the client
