@@ -190,8 +190,7 @@ class WavFusionConfig(Switches):
         Args:
             switches: the choices of structure.
             classes: emotions in the order of the logits.
-            audio: `width` and, by the names of this class, the sizes of the transformer; None without the encoder, whose
-                `name` and `fingerprint` are passed over.
+            audio: `width` and, by the names of this class, the sizes of the transformer; None without the encoder.
             text: `width` and `num_layers`.
             video: `width`.
             frame_rate: of the video.
