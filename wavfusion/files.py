@@ -81,8 +81,9 @@ def validated(
     """
     from pydantic_core import ValidationError
 
+    shape: Any = kind  # a type is hashable, which mypy does not believe of type[T]
     try:
-        return _validator(kind, complete, others).validate_python((values,))[0]
+        return _validator(shape, complete, others).validate_python((values,))[0]
     except ValidationError as error:
         found = error.errors(include_url=False)
         # A misspelt field is also missing: its spelling is the better news.
@@ -268,7 +269,8 @@ def _plain_loader() -> Any:
 
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
-                raise yaml.MarkedYAMLError(problem="found an alias", problem_mark=self.peek_event().start_mark)
+                parser: Any = self
+                raise yaml.MarkedYAMLError(problem="found an alias", problem_mark=parser.peek_event().start_mark)
             return super().compose_node(parent, index)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
