@@ -7,7 +7,6 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-import yaml
 from markupsafe import Markup
 
 from wavfusion.corpora.protocol import SAID, describe_protocol
@@ -79,7 +78,7 @@ def _template_values(run: RunContents) -> dict[str, Any]:
             figures[kind] = {name: _row(row) for name, row in stated.get(kind, {}).items()}
         shown = {name: protocol[name] for name in (*SAID, "promises", "counts", "left_out")}
         parts = _parts(run)
-    except (LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (LookupError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(f"{run.name}: expected what `train` and `evaluate --explain` write, found {reason}") from None
     calibration = _calibration(run)
@@ -153,7 +152,7 @@ def _emotion_intervals(run: RunContents) -> dict[str, dict[str, list[float] | No
 
 def _paper_row(run: RunContents) -> dict[str, Any] | None:
     """The paper's row that is closest to the RUN."""
-    found = tables.closest_row(run.corpus_name, yaml.safe_load(run.results.experiment).get("model", {}))
+    found = tables.closest_row(run.corpus_name, run.results.settings.get("model", {}))
     return None if found is None else dict(zip(("rows", "stated", "differs"), found, strict=True))
 
 
@@ -269,7 +268,7 @@ def _emotions_plot(runs: Sequence[Mapping[str, Any]]) -> Markup:
 
 def _differing_settings(runs: Sequence[RunContents]) -> dict[str, list[str]]:
     """Settings that are not the same in all RUNs, by dotted key, with every RUN's value; the seed is left out."""
-    settings = [tables.flat(yaml.safe_load(run.results.experiment)) for run in runs]
+    settings = [tables.flat(run.results.settings) for run in runs]
     keys = [key for key in dict.fromkeys(key for each in settings for key in each) if key != "seed"]
     values_of = {key: [str(each.get(key, "not stated")) for each in settings] for key in keys}
     return {key: values for key, values in values_of.items() if len(set(values)) > 1}

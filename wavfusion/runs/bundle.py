@@ -53,6 +53,14 @@ class Bundle:
     experiment: str
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """The nested settings of experiment.yaml."""
+        values = parse_yaml(self.experiment, EXPERIMENT)
+        if not isinstance(values, dict):
+            raise ConfigError(f"{EXPERIMENT}: expected keys and values, found {type(values).__name__}")
+        return values
+
+    @property
     def truth(self) -> list[str] | None:
         """The labels, where the bundle holds them."""
         return [row["truth"] for row in self.rows] if "truth" in self.rows[0] else None
