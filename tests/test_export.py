@@ -18,7 +18,7 @@ from test_model import SUBSETS, build
 import wavfusion
 from wavfusion import encoders
 from wavfusion.cli.commands import main
-from wavfusion.corpora.protocol import SAID
+from wavfusion.corpora.protocol import PROTOCOL_FIELDS
 from wavfusion.errors import ConfigError
 from wavfusion.evaluation.inference import layer_shares
 from wavfusion.features import extract
@@ -54,7 +54,7 @@ def write_run(folder: Path, **switches: Any) -> Path:
         for tensor in model.parameters():
             tensor.add_(0.1 * torch.randn_like(tensor))
     folder.mkdir(parents=True)
-    write_json(folder / "protocol.json", dict.fromkeys(SAID))
+    write_json(folder / "protocol.json", dict.fromkeys(PROTOCOL_FIELDS))
     write_model(Run(folder, model, features, "cached", PRIOR, {}, TEMPERATURE), loaded)
     return folder
 

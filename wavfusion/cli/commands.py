@@ -678,7 +678,7 @@ def _looks(path: Path, root: Path, rows: Sequence["Utterance"]) -> Mapping[str, 
     from wavfusion.corpora.scan import Scan
 
     paths = (span.path for row in rows for span in (row.audio, row.video) if span)
-    return Scan(root, path.with_name("media.jsonl"), sys.stderr.isatty()).look(paths)
+    return Scan(root, path.with_name("media.jsonl"), sys.stderr.isatty()).probe(paths)
 
 
 def _extract(options: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 from markupsafe import Markup
 
-from wavfusion.corpora.protocol import SAID, describe_protocol
+from wavfusion.corpora.protocol import PROTOCOL_FIELDS, describe_protocol
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.manifest import MODALITIES, Utterance
 from wavfusion.metrics import comparison as stats
@@ -76,7 +76,7 @@ def _about(run: Shown) -> dict[str, Any]:
         figures = _row(stated) | {name: stated[name] for name in ("nll", "ece", "per_class")} | run.results.said()
         for kind in ("subsets", "styles"):
             figures[kind] = {name: _row(row) for name, row in stated.get(kind, {}).items()}
-        shown = {name: protocol[name] for name in (*SAID, "promises", "counts", "left_out")}
+        shown = {name: protocol[name] for name in (*PROTOCOL_FIELDS, "promises", "counts", "left_out")}
         parts = _parts(run)
     except (LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
         reason = f"{type(error).__name__}: {error}"

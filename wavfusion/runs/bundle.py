@@ -18,7 +18,7 @@ from wavfusion import manifest
 from wavfusion.metrics import scores as metrics
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.files import require_file
-from wavfusion.corpora.protocol import SAID, describe_protocol, hash_of, shared
+from wavfusion.corpora.protocol import PROTOCOL_FIELDS, describe_protocol, hash_of, shared
 from wavfusion.runs.folder import corpus_of, without_absolute_paths, json_bytes
 
 MEMBERS = ("predictions.csv", "split.csv", "metrics.json", "protocol.json", "environment.json", "experiment.yaml")
@@ -47,7 +47,7 @@ class Bundle:
     def said(self) -> dict[str, Any]:
         """What metrics.json says beside its figures."""
         own = {name: self.metrics[name] for name in ("modalities", "encoders", "contaminated", "part")}
-        protocol = {name: self.protocol[name] for name in SAID}
+        protocol = {name: self.protocol[name] for name in PROTOCOL_FIELDS}
         return {"classes": self.protocol["classes"], "protocol": protocol, **own, "subsets": {}}
 
     @property

@@ -22,7 +22,7 @@ from wavfusion.metrics.familiarity import Familiarity
 from wavfusion.files import require_file, write_whole
 from wavfusion.model.config import WavFusionConfig
 from wavfusion.model.wavfusion import WavFusion
-from wavfusion.corpora.protocol import SAID
+from wavfusion.corpora.protocol import PROTOCOL_FIELDS
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Run:
         features: the encoders by name and fingerprint, and what they gave the model.
         mode: `cached`, `live` or `scratch`, as it was trained.
         prior: shares of the emotions in its training part.
-        protocol: what its figures must say of it (`protocol.SAID`).
+        protocol: what its figures must say of it (`protocol.PROTOCOL_FIELDS`).
         temperature: that calibrates its probabilities, fitted on the part that chose its epoch (`calibration`).
         languages: of the training part, as its manifest tells (ISO 639-1); none where it does not.
         familiarity: where its training data lie; None where there is no `familiarity.safetensors`.
@@ -125,7 +125,7 @@ def read_run(folder: str | Path) -> Run:
         raise ConfigError(f"expected a RUN folder (what `wavfusion train --out` writes), found none at {str(folder)!r}")
     try:
         values, about = read_json(folder / "config.json"), read_json(folder / "protocol.json")
-        protocol = {name: about[name] for name in SAID}
+        protocol = {name: about[name] for name in PROTOCOL_FIELDS}
         model = WavFusion(WavFusionConfig.from_json(values["model"]))
         model.load_state_dict(load_file(require_file(folder / "model.safetensors")))
         features = FeatureSet(**values["features"])
