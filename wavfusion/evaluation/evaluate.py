@@ -108,7 +108,8 @@ def open_part(
                 "its corpus, found none"
             )
         log.warning("%s was published without its split: it may have been trained on these rows", trained.folder)
-    path, store = manifest_path or (origin and origin.manifest), store or (origin and origin.store)
+    path = manifest_path or (None if origin is None else origin.manifest)
+    store = store or (None if origin is None else origin.store)
     assert path is not None and store is not None
     utterances, corpus = manifest.read(path), manifest.read_corpus(path)
     parts = origin.parts_of(utterances) if origin else {}

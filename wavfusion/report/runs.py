@@ -9,7 +9,7 @@ from urllib.parse import quote
 import numpy as np
 from markupsafe import Markup
 
-from wavfusion.corpora.protocol import SAID, describe_protocol
+from wavfusion.corpora.protocol import PROTOCOL_FIELDS, describe_protocol
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.files import read_json
 from wavfusion.manifest import MODALITIES, Utterance
@@ -76,7 +76,7 @@ def _template_values(run: RunContents) -> dict[str, Any]:
         figures = _row(stated) | {name: stated[name] for name in ("nll", "ece", "per_class")} | run.results.context()
         for kind in ("subsets", "styles"):
             figures[kind] = {name: _row(row) for name, row in stated.get(kind, {}).items()}
-        shown = {name: protocol[name] for name in (*SAID, "promises", "counts", "left_out")}
+        shown = {name: protocol[name] for name in (*PROTOCOL_FIELDS, "promises", "counts", "left_out")}
         parts = _parts(run)
     except (LookupError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"

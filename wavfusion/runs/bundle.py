@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from wavfusion import manifest
-from wavfusion.corpora.protocol import SAID, describe_protocol, hash_of, shared
+from wavfusion.corpora.protocol import PROTOCOL_FIELDS, describe_protocol, hash_of, shared
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.files import json_bytes, parse_yaml, require_file
 from wavfusion.metrics import scores
@@ -68,7 +68,7 @@ class Bundle:
     def context(self) -> dict[str, Any]:
         """Return the fields of metrics.json that are no metrics."""
         rest = {name: self.metrics[name] for name in ("modalities", "encoders", "contaminated", "part")}
-        protocol = {name: self.protocol[name] for name in SAID}
+        protocol = {name: self.protocol[name] for name in PROTOCOL_FIELDS}
         return {"classes": self.protocol["classes"], "protocol": protocol, **rest, "subsets": {}}
 
     @property

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import torch
 from safetensors.torch import load_file, save
 
-from wavfusion.corpora.protocol import SAID
+from wavfusion.corpora.protocol import PROTOCOL_FIELDS
 from wavfusion.encoders.bundle import LOADERS, Encoders, load_encoder
 from wavfusion.encoders.presets import Preset
 from wavfusion.errors import ConfigError
@@ -37,7 +37,7 @@ class Run:
         features: the encoders by name and fingerprint, and the settings of the features that they gave the model.
         mode: `cached`, `live` or `scratch`, as it was trained.
         prior: shares of the emotions in its training part.
-        protocol: the fields of its protocol that stand beside every metric (`protocol.SAID`).
+        protocol: the fields of its protocol that stand beside every metric (`protocol.PROTOCOL_FIELDS`).
         temperature: calibrates its probabilities; fitted on the part that chose its epoch (`metrics/calibration.py`).
         languages: of the training part (ISO 639-1); none where its manifest has none.
         familiarity: the distribution of its training data; None without a `familiarity.safetensors`.
@@ -147,7 +147,7 @@ def read_run(folder: str | Path) -> Run:
     try:
         config = validated(_Config, read_json(folder / CONFIG), CONFIG)
         about = read_json(folder / PROTOCOL)
-        protocol = {name: about[name] for name in SAID}
+        protocol = {name: about[name] for name in PROTOCOL_FIELDS}
         model = WavFusion(config.model)
         model.load_state_dict(load_file(require_file(folder / WEIGHTS)))
         if any(not torch.isfinite(tensor).all() for tensor in model.state_dict().values()):

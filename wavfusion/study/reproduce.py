@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from wavfusion.comparators import baselines as controls
-from wavfusion.corpora.protocol import SAID, describe_protocol
+from wavfusion.corpora.protocol import PROTOCOL_FIELDS, describe_protocol
 from wavfusion.errors import ConfigError
 from wavfusion.features.clips import FeatureSet
 from wavfusion.features.dataset import Features, choose_features, model_config
@@ -253,7 +253,7 @@ def write_results_folder(
         "store": study.store.name,
         "common": study.common or {},
     }
-    protocol = {**{name: first[name] for name in SAID if name != "fold"}, "tested": sorted(folds)}
+    protocol = {**{name: first[name] for name in PROTOCOL_FIELDS if name != "fold"}, "tested": sorted(folds)}
     protocol["hash"] = hashlib.sha256("".join(folds[number].hash for number in sorted(folds)).encode()).hexdigest()
     content = {"study": about, "protocol": protocol, "tables": found, "controls": controls, "failed": failed}
     write_json(out / f"{name}.json", content)
