@@ -174,11 +174,11 @@ def test_the_package_imports_without_what_only_unix_has():
     code = (
         "import builtins, importlib, pkgutil, wavfusion\n"
         "real = builtins.__import__\n"
-        "def without(name, globals=None, *rest):\n"
+        "def without(name, globals=None, *rest, **named):\n"
         "    ours = str((globals or {}).get('__name__')).startswith('wavfusion')\n"
         "    if ours and name in {'fcntl', 'resource', 'pwd', 'grp', 'termios'}:\n"
         "        raise ModuleNotFoundError(name)\n"
-        "    return real(name, globals, *rest)\n"
+        "    return real(name, globals, *rest, **named)\n"
         "builtins.__import__ = without\n"
         "for each in pkgutil.walk_packages(wavfusion.__path__, 'wavfusion.'):\n"
         "    if not each.name.endswith('__main__'):\n"
