@@ -56,7 +56,7 @@ class Server:
         self.folder = folder
         self.log = (folder.parent / f"{folder.name}.log").open("w+b")
         folder.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "wavfusion", "serve", str(trained), "--port", "0", *flags]
+        command = [sys.executable, "-m", "wavfusion", "serve", "--model", str(trained), "--port", "0", *flags]
         self.process = subprocess.Popen(
             command, stdout=self.log, stderr=self.log, env={**os.environ, "TMPDIR": str(folder)}
         )
@@ -109,5 +109,5 @@ class Server:
         return found
 
     def uploads(self) -> list[str]:
-        """What lies in its folder for uploads, besides the lock."""
-        return sorted(path.name for path in self.folder.glob("wavfusion-serve-*/*") if path.name != "lock")
+        """What lies in its folder for uploads."""
+        return sorted(path.name for path in self.folder.glob("wavfusion-serve-*/uploads/*"))

@@ -1,4 +1,4 @@
-"""How unlike its training data a model finds what it is given."""
+"""Out-of-distribution distances of utterances."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from sklearn.covariance import LedoitWolf
 
 from wavfusion import media
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.metrics import familiarity
 from wavfusion.prediction.recognizer import EmotionRecognizer
 from wavfusion.runs.folder import FAMILIARITY, read_run
@@ -46,17 +46,17 @@ def test_a_run_knows_where_its_training_data_lie(trained: Path, made: Any) -> No
     assert (trained / FAMILIARITY).exists() and 0 < known.limit < 1e3
 
 
-def test_what_is_unlike_the_training_data_is_said_with_its_number(
+def test_an_utterance_out_of_distribution_is_warned_of_with_its_distance(
     trained: Path, made: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     recognizer = EmotionRecognizer.from_pretrained(trained)
     row = made.data.part("valid")[0]
     recognizer.predict(made.root / row.audio.path, row.text)
-    assert "unlike what the model was trained on" not in caplog.text
+    assert "out of distribution" not in caplog.text
     noise = np.random.default_rng(0).uniform(-1, 1, 32_000).astype(np.float32)
     media.write_audio(tmp_path / "noise.wav", noise, 16_000)
     recognizer.predict(tmp_path / "noise.wav", "zzz qqq xxx " * 30)
-    assert "noise.wav: 1 of 1 utterances are unlike what the model was trained on: distances of up to" in caplog.text
+    assert "noise.wav: 1 of 1 utterances are out of distribution: distances up to" in caplog.text
 
 
 def test_it_is_published_with_the_model(trained: Path, tmp_path: Path) -> None:

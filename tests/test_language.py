@@ -38,7 +38,7 @@ def said(recognizer: EmotionRecognizer, clip: Path, text: str, caplog: pytest.Lo
     caplog.clear()
     with caplog.at_level(logging.WARNING, "wavfusion"):
         recognizer.predict(clip, text)
-    return [line for line in caplog.messages if "its words are in" in line]
+    return [line for line in caplog.messages if "its text is in" in line]
 
 
 def test_another_language_than_the_training_s_is_said_with_its_number(
@@ -48,7 +48,7 @@ def test_another_language_than_the_training_s_is_said_with_its_number(
     assert said(recognizer, clip, SAID["de"], caplog) == []  # its manifest tells no language
     recognizer.trained = replace(recognizer.trained, languages=["en"])
     (line,) = said(recognizer, clip, SAID["de"], caplog)
-    assert "test00.mp4: its words are in 'de' (probability 1.000), the model was trained on en" in line
+    assert "test00.mp4: its text is in 'de' (probability 1.000), the model was trained on en" in line
     assert said(recognizer, clip, SAID["en"], caplog) == said(recognizer, clip, "oh yeah", caplog) == []
 
 

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ import torch
 
 import wavfusion
 from wavfusion import media
-from wavfusion.cli.commands import main
-from wavfusion.encoders import VideoEncoder
+from wavfusion.cli.app import main
+from wavfusion.encoders.video import VideoEncoder
 from wavfusion.errors import ConfigError, MediaError
 from wavfusion.evaluation import evaluate
-from wavfusion.evaluation.inference import classify, classify_subsets
+from wavfusion.evaluation.inference import Classifier, classify
 from wavfusion.metrics.calibration import tempered
 from wavfusion.prediction import timeline
 from wavfusion.prediction.recognizer import EmotionRecognizer
@@ -56,8 +56,8 @@ def sound(made: Any) -> Path:
 
 
 def shell(capfd: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, list[str]]:
-    """Exit status, stdout and the lines of stderr of `predict`."""
-    status = main(["predict", *map(str, arguments)])
+    """Exit status, stdout and the lines of stderr of `predict`; the first argument is the model."""
+    status = main(["predict", "--model", *map(str, arguments)])
     said = capfd.readouterr()
     return status, said.out, said.err.strip().splitlines()
 
@@ -93,46 +93,17 @@ def test_subsets_are_run_only_for_formats_that_show_contributions(
 ) -> None:
     counts = []
 
-    def counted(model: Any, samples: Any, sets: Any, *rest: Any) -> Any:
-        counts.append(len(sets))
-        return classify_subsets(model, samples, sets, *rest)
+    class Counted(Classifier):
+        def __init__(self, model: Any, modality_sets: Any, *rest: Any) -> None:
+            counts.append(len(modality_sets))
+            super().__init__(model, modality_sets, *rest)
 
-    monkeypatch.setattr("wavfusion.prediction.recognizer.classify_subsets", counted)
+    monkeypatch.setattr("wavfusion.prediction.recognizer.Classifier", Counted)
     for kind in timeline.FORMATS:
         assert shell(capfd, trained, clip, "--transcript", "good", "--format", kind, "--device", "cpu")[0] == 0
     assert dict(zip(timeline.FORMATS, counts, strict=True)) == {
         kind: 7 if kind in timeline.EXPLAINED else 1 for kind in timeline.FORMATS
     }
-
-
-@pytest.mark.parametrize(
-    ("slowness", "apart", "chosen"), [(0.03, 0.001, "bf16"), (0.03, 0.1, "fp32"), (0.0, 0.001, "fp32")]
-)
-def test_half_precision_is_chosen_where_it_is_faster_and_keeps_the_answer(
-    trained: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    slowness: float,
-    apart: float,
-    chosen: str,
-) -> None:
-    def tried(self: EmotionRecognizer) -> np.ndarray:
-        time.sleep(0.03 if self.precision == "bf16" else 0.03 + slowness)
-        return np.array([[0.5, 0.5]]) + (apart if self.precision == "bf16" else 0.0) * np.array([1, -1])
-
-    monkeypatch.setattr(EmotionRecognizer, "_try", tried)
-    with caplog.at_level("INFO", "wavfusion.prediction.recognizer"):
-        assert EmotionRecognizer.from_pretrained(trained, precision="auto").precision == chosen
-    assert f"precision {chosen}" in caplog.text and f"{apart:.4f} apart" in caplog.text
-
-
-def test_both_precisions_are_tried_on_the_model_itself(
-    recognizer: EmotionRecognizer, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level("INFO", "wavfusion.prediction.recognizer"):
-        assert recognizer.fastest_precision() in ("fp32", "bf16") and recognizer.precision == "fp32"
-    apart = float(caplog.text.split()[-5])
-    assert 0 < apart < 0.02
 
 
 def test_a_file_is_called_as_its_stored_features_are(recognizer: EmotionRecognizer, trained: Path, made: Any) -> None:
@@ -183,6 +154,14 @@ def test_the_shell_says_what_python_says(
     assert json.loads(out)[0]["probabilities"] == pytest.approx(said.probabilities, abs=1e-6)
 
 
+def test_two_threads_get_the_predictions_of_their_own_recordings(recognizer: EmotionRecognizer, made: Any) -> None:
+    """Encoders keep a batch's features in their own layers, and a second thread could get the first one's."""
+    clips = sorted((made.root / "clips").glob("train*.mp4"))[:8]
+    alone = [recognizer.predict(clip, "good") for clip in clips]
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda clip: recognizer.predict(clip, "good"), clips)) == alone
+
+
 # ------------------------------------------------------------------ what it says
 
 
@@ -217,9 +196,10 @@ def test_pictures_are_seen_in_single_precision_whatever_the_cores(
     assert seen and not any(seen)
 
 
-def test_an_unknown_precision_names_the_nearest(trained: Path) -> None:
-    with pytest.raises(ConfigError, match="precision: found 'fp16'"):
-        EmotionRecognizer.from_pretrained(trained, precision="fp16")
+@pytest.mark.parametrize("precision", ["fp16", "auto"])
+def test_an_unknown_precision_names_the_valid_ones(trained: Path, precision: str) -> None:
+    with pytest.raises(ConfigError, match=f"precision: found '{precision}'; .*valid: fp32, bf16"):
+        EmotionRecognizer.from_pretrained(trained, precision=precision)
 
 
 def test_a_known_clip_is_called_right(recognizer: EmotionRecognizer, clip: Path) -> None:
@@ -633,7 +613,7 @@ def test_the_ending_of_the_results_says_their_format(trained: Path, sound: Path,
         ("a.TextGrid", "File type"),
         ("a.txt", str(sound)),
     ):
-        assert main(["predict", str(trained), str(sound), "--out", str(tmp_path / name)]) == 0
+        assert main(["predict", "--model", str(trained), str(sound), "--out", str(tmp_path / name)]) == 0
         assert (tmp_path / name).read_text().startswith(begins)
 
 

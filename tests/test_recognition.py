@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from wavfusion import media
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.errors import ConfigError
 from wavfusion.prediction.recognizer import EmotionRecognizer
 from wavfusion.speech.recognition import STRETCH, SpeechRecognizer, _stretches
@@ -137,7 +137,7 @@ def test_a_recording_without_a_transcript_is_labelled_with_recognized_text(
     trained: Path, whisper: Path, made: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     clip = made.root / "clips/test00.mp4"
-    assert main(["predict", str(trained), str(clip), "--asr", str(whisper), "--format", "json"]) == 0
+    assert main(["predict", "--model", str(trained), str(clip), "--asr", str(whisper), "--format", "json"]) == 0
     (row,) = json.loads(capfd.readouterr().out)
     assert WORDS.split()[0] in row["text"] and row["modalities"] == ["audio", "text", "video"]
     given = EmotionRecognizer.from_pretrained(trained).predict(clip, row["text"])[0]

@@ -1,15 +1,16 @@
-"""Many recordings at once: which, with what words, into which files, and again after a break."""
+"""Many recordings at once: which ones, with which transcripts, into which files, and continued after a stop."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.errors import ConfigError, CorpusError, MediaError
 from wavfusion.prediction import recordings
-from wavfusion.prediction.recognizer import EmotionRecognizer, Prediction
+from wavfusion.prediction.recognizer import Prediction
 from wavfusion.transcripts import Segment
 
 pytest_plugins = ("corpus_fixture",)
@@ -83,7 +84,7 @@ def test_a_folder_of_transcripts_has_one_for_each_by_its_name(folder: Path, capl
     (words / "ONE.ogg.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nhello\n")
     (words / "b.txt").write_text("good morning\n")
     planned = recordings.plan_recordings(recordings.find_recordings([str(folder)], []), str(words), None, "csv")
-    assert [each.said for each in planned] == [[Segment(0.0, 1.0, None, "hello")], None, "good morning", None]
+    assert [each.transcript for each in planned] == [[Segment(0.0, 1.0, None, "hello")], None, "good morning", None]
     assert "no transcript for 2 of 4 recordings" in caplog.text and "a.mp4" in caplog.text
 
 
@@ -97,10 +98,25 @@ def test_transcripts_of_one_name_lie_as_their_recordings_do(folder: Path, places
         recordings.find_recordings([str(folder / "talks")], []), str(folder / "words"), None, "csv"
     )
     expected = ["above" if places[0] else None, None, "below"]  # at once in the folder it could be either's
-    assert [each.said for each in planned] == expected
+    assert [each.transcript for each in planned] == expected
 
 
-def test_words_that_are_no_text_are_one_line_that_names_the_file(folder: Path) -> None:
+def test_a_folder_of_transcripts_is_listed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was listed once for each recording: a folder of 10,000 took 10,000 listings."""
+    (folder / "words").mkdir()
+    listed, iterdir = [], Path.iterdir
+
+    def counted(self: Path) -> Iterator[Path]:
+        listed.append(self)
+        return iterdir(self)
+
+    monkeypatch.setattr(Path, "iterdir", counted)
+    files = {f"{number}.wav": Path("talks", f"{number}.wav") for number in range(9)}
+    recordings.plan_recordings(files, str(folder / "words"), None, "csv")
+    assert listed == [folder / "words"]
+
+
+def test_a_transcript_that_is_no_text_is_one_line_that_names_the_file(folder: Path) -> None:
     (folder / "said.docx").write_bytes(b"PK\3\4")
     with pytest.raises(CorpusError, match=f"^{folder}/said.docx: expected plain text, found a document"):
         recordings.plan_recordings(
@@ -131,7 +147,7 @@ def test_a_file_that_is_not_there_is_said_before_a_model_is_loaded(
 ) -> None:
     """It took the seconds of loading a model to hear of a mistyped name."""
     for ask in (["predict"], ["embed", "--out", str(tmp_path / "a.npz")]):
-        assert main([*ask, str(tmp_path / "no-run"), str(tmp_path / "none.wav")]) == 2
+        assert main([*ask, "--model", str(tmp_path / "no-run"), str(tmp_path / "none.wav")]) == 2
         found = capsys.readouterr().err
         wish = f"wavfusion: expected an audio or video file at '{tmp_path}/none.wav', found none: "
         assert found.startswith(wish) and found.count("\n") == 1
@@ -143,37 +159,17 @@ def test_what_is_done_stays_done_without_its_recording(tmp_path: Path) -> None:
     names = {"here.wav": None, "gone.wav": "gone.csv", "none.wav": "none.csv"}
     planned = [recordings.Recording(str(tmp_path / name), None, out and tmp_path / out) for name, out in names.items()]
     bad: list[str] = []
-    assert recordings.there(planned, bad) == planned[:2]
+    assert recordings.existing(planned, bad) == planned[:2]
     assert len(bad) == 1 and "none.wav" in bad[0]
 
 
 def test_results_of_other_settings_are_not_mixed_into_a_folder(tmp_path: Path) -> None:
-    recordings.begin(tmp_path, {"weights": "one"}, force=False)
-    recordings.begin(tmp_path, {"weights": "one"}, force=False)
+    recordings.open_results(tmp_path, {"weights": "one"}, force=False)
+    recordings.open_results(tmp_path, {"weights": "one"}, force=False)
     with pytest.raises(CorpusError, match="found weights 'one', not 'two'"):
-        recordings.begin(tmp_path, {"weights": "two"}, force=False)
-    recordings.begin(tmp_path, {"weights": "two"}, force=True)
+        recordings.open_results(tmp_path, {"weights": "two"}, force=False)
+    recordings.open_results(tmp_path, {"weights": "two"}, force=True)
     assert json.loads((tmp_path / recordings.SETTINGS).read_text()) == {"weights": "two"}
-
-
-def test_a_folder_is_filled_in_the_precision_that_was_measured_first(
-    trained: Path, made: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Measured at every start, it came out otherwise at two of thirty, and the folder refused to be gone on with."""
-    measured: list[str] = []
-
-    def fastest(self: EmotionRecognizer) -> str:
-        measured.append("bf16" if not measured else "fp32")
-        return measured[-1]
-
-    monkeypatch.setattr(EmotionRecognizer, "fastest_precision", fastest)
-    sounds = sorted({str(made.root / row.audio.path) for row in made.data.part("test")})[:2]
-    more = ["--format", "json", "--out", str(tmp_path / "out"), "--precision", "auto", "--device", "cpu"]
-    for files in (sounds[:1], sounds, sounds):
-        assert main(["predict", str(trained), *files, *more]) == 0, capsys.readouterr().err
-    assert measured == ["bf16"] and recordings.noted(tmp_path / "out")["precision"] == "bf16"
-    assert main(["predict", str(trained), *sounds, *more, "--force"]) == 0
-    assert measured == ["bf16", "fp32"] and recordings.noted(tmp_path / "out")["precision"] == "fp32"
 
 
 def test_the_verb_labels_a_folder_and_goes_on_where_it_was(
@@ -183,7 +179,18 @@ def test_the_verb_labels_a_folder_and_goes_on_where_it_was(
     sounds = sorted({row.audio.path for row in made.data.part("test")})[:2]
     files = [str(made.root / path) for path in sounds] + [str(tmp_path / "bad.wav")]
     (tmp_path / "bad.wav").write_text("no sound")
-    ask = ["predict", str(trained), *files, "--format", "json", "--out", str(tmp_path / "out"), "--device", "cpu"]
+    ask = [
+        "predict",
+        "--model",
+        str(trained),
+        *files,
+        "--format",
+        "json",
+        "--out",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+    ]
     assert main(ask) == 1
     said = capsys.readouterr()
     assert said.err.rstrip().splitlines()[-1].startswith("wavfusion: ") and "bad.wav" in said.err.splitlines()[-1]

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 
 from wavfusion import media
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.model.wavfusion import AUDIO_CENTRE, AUDIO_STEP
 from wavfusion.prediction import vectors
 from wavfusion.prediction.recognizer import EmotionRecognizer
@@ -65,7 +65,7 @@ def test_a_picture_without_sound_has_a_vector_and_no_step(recognizer: EmotionRec
 def test_a_recording_is_warned_of_as_when_it_is_labelled(
     trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """`embed` said nothing of level, language and what is unlike the training data."""
+    """`embed` said nothing of level, language and what is out of distribution."""
     tone = np.sign(np.sin(np.arange(32_000) / 20)).astype(np.float32)
     media.write_audio(tmp_path / "tone.wav", np.concatenate([tone, np.zeros(400_000, np.float32)]), 16_000)
     words = "ich weiss nicht was soll es bedeuten dass ich so traurig bin"
@@ -78,7 +78,7 @@ def test_a_recording_is_warned_of_as_when_it_is_labelled(
         work(str(tmp_path / "tone.wav"), segments=times)
         said.append(sorted(caplog.messages))
     assert said[0] == said[1]
-    for part in ("silent", "clipped", "words are in 'de'", "unlike what the model was trained on"):
+    for part in ("silent", "clipped", "text is in 'de'", "out of distribution"):
         assert any(part in each for each in said[1]), part
 
 
@@ -99,7 +99,7 @@ def test_the_verb_writes_them_and_names_what_is_bad(
     trained: Path, file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bad.wav").write_text("no sound")
-    ask = ["embed", str(trained), file, str(tmp_path / "bad.wav"), "--device", "cpu", "--out"]
+    ask = ["embed", "--model", str(trained), file, str(tmp_path / "bad.wav"), "--device", "cpu", "--out"]
     assert main([*ask, str(tmp_path / "a.pt")]) == 2
     assert main([*ask, str(tmp_path / "a.npz")]) == 1
     said = capsys.readouterr()

@@ -7,22 +7,15 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from wavfusion.corpora.scan import MediaFacts, Probe
 from wavfusion.errors import CorpusError
-from wavfusion.manifest import MODALITIES, AudioSpan, Channel, Utterance, VideoSpan
+from wavfusion.manifest import MODALITIES, AudioSpan, Channel, Exclusion, Utterance, VideoSpan
 
 Key = TypeVar("Key", bound=Hashable)
 
 UNDEFINED = b"\x81\x8d\x8f\x90\x9d"  # bytes that cp1252 has no character for
-
-
-class Exclusion(NamedTuple):
-    """An utterance that was left out, or that lost a modality, with the reason."""
-
-    id: str
-    reason: str
 
 
 class Rows(Sequence[Utterance]):

@@ -1,4 +1,4 @@
-"""A trained model over samples: probabilities of utterances, windows averaged by length, any subset of modalities."""
+"""Classification of encoded samples by a trained model, from any subset of modalities."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,14 +31,14 @@ class Samples(Protocol):
 
 @dataclass(frozen=True)
 class Utterances:
-    """What a model says of utterances, in the order in which their first windows came.
+    """Predictions for utterances, in the order of their first windows.
 
     Attributes:
         ids: of the utterances.
         probabilities: (utterances, emotions).
-        text_share: mean gate of each, text against video; None where nothing was gated.
-        modalities: what each had of the modalities that were asked for.
-        vectors: what the model's head classified of each; None where a model does not say.
+        text_share: mean gate value (text weight, against video) of each; None where nothing was gated.
+        modalities: which of the given modalities each has.
+        vectors: the inputs of the model's classification head; None where a model does not return them.
     """
 
     ids: list[str]
@@ -48,22 +48,22 @@ class Utterances:
     vectors: Float32[np.ndarray, "N D"] | None = None
 
     def rows(self, chosen: Sequence[int]) -> "Utterances":
-        """What is said of some of them."""
+        """Return some of them."""
         shares, modalities = [self.text_share[i] for i in chosen], [self.modalities[i] for i in chosen]
         vectors = None if self.vectors is None else self.vectors[list(chosen)]
         return Utterances([self.ids[i] for i in chosen], self.probabilities[list(chosen)], shares, modalities, vectors)
 
 
 def subsets(modalities: Sequence[str]) -> list[list[str]]:
-    """All non-empty subsets, the single modalities first."""
+    """Return all non-empty subsets, the single modalities first."""
     return [list(chosen) for size in range(1, len(modalities) + 1) for chosen in combinations(modalities, size)]
 
 
 def parse_subset(text: str, available: Sequence[str]) -> list[str]:
-    """Read `audio+text` or `audio,text`.
+    """Parse `audio+text` or `audio,text`.
 
     Raises:
-        ConfigError: a modality that does not exist or that the model does not have.
+        ConfigError: an unknown modality, or one that the model does not use.
     """
     names = text.replace("+", ",").split(",")
     for name in names:
@@ -75,22 +75,22 @@ def parse_subset(text: str, available: Sequence[str]) -> list[str]:
 
 
 def pick_device(name: str) -> str:
-    """The device that `auto` or a name means.
+    """Resolve `auto` or a device name.
 
     Raises:
-        ConfigError: no such device here.
+        ConfigError: this machine has no such device.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     valid = ["auto", "cpu", *(["cuda"] if count else []), *(f"cuda:{number}" for number in range(count))]
     if name not in valid:
-        raise ConfigError(f"device: expected one that is there, found {name!r}; {nearest(str(name), valid)}")
+        raise ConfigError(f"device: expected one of this machine's, found {name!r}; {nearest(str(name), valid)}")
     return ("cuda" if count else "cpu") if name == "auto" else name
 
 
-class _Windows:
-    """What a model says of windows, in arrays that hold all of them from the start.
+class _WindowTable:
+    """Predictions for windows, in arrays allocated once for all of them.
 
-    Small ones of a batch, kept among the tensors that come and go, would leave memory in pieces.
+    Small arrays per batch, kept among the tensors that come and go, would fragment memory.
     """
 
     def __init__(self, count: int, classes: int) -> None:
@@ -99,14 +99,14 @@ class _Windows:
         self.probabilities = np.zeros((count, classes))
         self.text_share = np.full(count, np.nan)
         self.present = np.zeros((count, len(MODALITIES)), dtype=bool)
-        self.told = np.zeros(count, dtype=bool)  # whether there is a vector
+        self.has_vector = np.zeros(count, dtype=bool)
         self.vectors: Float32[np.ndarray, "N D"] | None = None
 
-    def add(self, batch: "_Batch", samples: Sequence[Sample]) -> None:
-        """Put a batch behind those that are there."""
+    def add(self, batch: "_BatchPrediction", samples: Sequence[Sample]) -> None:
+        """Append a batch."""
         rows = slice(len(self.ids), len(self.ids) + len(samples))
         self.ids += [sample.row.id for sample in samples]
-        # A transcript alone has no duration; a window without evidence has no say.
+        # A transcript alone has no duration; a window without any modality has no weight.
         seconds = np.array([max(sample.row.duration, 1e-6) for sample in samples])
         self.weights[rows] = np.where(batch.present.any(1), seconds, 0.0)
         self.probabilities[rows], self.present[rows] = batch.probabilities, batch.present
@@ -115,29 +115,29 @@ class _Windows:
         if batch.vectors is not None:
             if self.vectors is None:
                 self.vectors = np.zeros((len(self.weights), batch.vectors.shape[1]), dtype=np.float32)
-            self.told[rows], self.vectors[rows] = True, batch.vectors
+            self.has_vector[rows], self.vectors[rows] = True, batch.vectors
 
     def averaged(self, temperature: float) -> Utterances:
-        """Join the windows of each utterance, weighted by their seconds."""
+        """Average the windows of each utterance, weighted by their seconds."""
         numbers = {name: number for number, name in enumerate(dict.fromkeys(self.ids))}
         owner, count = np.array([numbers[name] for name in self.ids]), len(numbers)
 
-        def join(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-            found = np.zeros((count, *values.shape[1:]))
-            np.add.at(found, owner, values * weights.reshape(-1, *[1] * (values.ndim - 1)))
-            return found
+        def total(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+            sums = np.zeros((count, *values.shape[1:]))
+            np.add.at(sums, owner, values * weights.reshape(-1, *[1] * (values.ndim - 1)))
+            return sums
 
-        seconds = join(self.weights, np.ones(len(owner)))[owner]
-        alike = 1 / np.bincount(owner)[owner]  # where no window has a say
-        shares = np.divide(self.weights, seconds, out=alike, where=seconds > 0)
-        present = join(self.present, np.ones(len(owner))) > 0
-        rows, there = join(self.probabilities, shares), present.any(1)
-        rows[there] = tempered(rows[there], temperature)
+        seconds = total(self.weights, np.ones(len(owner)))[owner]
+        equal = 1 / np.bincount(owner)[owner]  # for utterances without any modality
+        shares = np.divide(self.weights, seconds, out=equal, where=seconds > 0)
+        present = total(self.present, np.ones(len(owner))) > 0
+        probabilities, known = total(self.probabilities, shares), present.any(1)
+        probabilities[known] = tempered(probabilities[known], temperature)
         gated = ~np.isnan(self.text_share)
-        gates = join(np.where(gated, self.text_share, 0.0), self.weights)
-        of = join(gated, self.weights)
+        gates = total(np.where(gated, self.text_share, 0.0), self.weights)
+        gated_seconds = total(gated, self.weights)
         vectors = self.vectors
-        if vectors is not None and not (join(self.told, np.ones(len(owner))) > 0).all():
+        if vectors is not None and not (total(self.has_vector, np.ones(len(owner))) > 0).all():
             vectors = None
         if vectors is not None and count < len(owner):
             vectors *= shares[:, None].astype(np.float32)  # in place: there may be many
@@ -146,19 +146,19 @@ class _Windows:
             vectors = joined
         return Utterances(
             list(numbers),
-            rows,
-            [float(gate / weight) if weight > 0 else None for gate, weight in zip(gates, of, strict=True)],
+            probabilities,
+            [float(gate / weight) if weight > 0 else None for gate, weight in zip(gates, gated_seconds, strict=True)],
             [[name for name, has_it in zip(MODALITIES, row, strict=True) if has_it] for row in present.tolist()],
             vectors,
         )
 
 
 @dataclass(frozen=True)
-class _Batch:
-    """What a model says of a batch of windows.
+class _BatchPrediction:
+    """Predictions for a batch of windows.
 
     Attributes:
-        text_share: NaN where text or video is absent; None where nothing was gated.
+        text_share: NaN where text or video is missing; None where nothing was gated.
         present: which of `MODALITIES` each window has.
     """
 
@@ -166,6 +166,46 @@ class _Batch:
     present: Bool[np.ndarray, "B M"]
     text_share: Float64[np.ndarray, " B"] | None = None
     vectors: Float32[np.ndarray, "B D"] | None = None
+
+
+class Classifier:
+    """Classify windows batch by batch, from each of several sets of modalities.
+
+    Args:
+        model: `WavFusion`, `LiveWavFusion` or `OnnxWavFusion`.
+        modality_sets: the modalities to use, once for each set.
+        prior: probabilities of an utterance that has none of the modalities.
+        count: number of windows that will be added.
+        device: where the model is.
+        temperature: of the model (`calibration.tempered`); the prior of utterances without modalities stays as it is.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        modality_sets: Sequence[Sequence[str]],
+        prior: Sequence[float],
+        count: int,
+        device: str = "cpu",
+        temperature: float = 1.0,
+    ) -> None:
+        self.model, self.prior, self.device, self.temperature = model.eval(), prior, device, temperature
+        self.modality_sets = modality_sets
+        self._tables = [_WindowTable(count, len(prior)) for _ in modality_sets]
+
+    @torch.inference_mode()
+    def add(self, samples: Sequence[Sample]) -> None:
+        """Classify a batch of windows; sets that leave it the same modalities are computed once."""
+        done: dict[tuple[str, ...], _BatchPrediction] = {}
+        for modalities, table in zip(self.modality_sets, self._tables, strict=True):
+            present = tuple(name for name in modalities if any(has(sample, name) for sample in samples))
+            if present not in done:
+                done[present] = _predict_batch(self.model, samples, present, self.prior, self.device)
+            table.add(done[present], samples)
+
+    def utterances(self) -> list[Utterances]:
+        """Return the predictions from each set, windows averaged into utterances."""
+        return [table.averaged(self.temperature) for table in self._tables]
 
 
 def classify(
@@ -176,11 +216,10 @@ def classify(
     device: str = "cpu",
     temperature: float = 1.0,
 ) -> Utterances:
-    """Classify samples from the given modalities alone; see `run_sets`."""
+    """Classify samples from one set of modalities; the arguments are those of `Classifier`."""
     return classify_subsets(model, samples, [modalities], prior, device, temperature)[0]
 
 
-@torch.inference_mode()
 def classify_subsets(
     model: nn.Module,
     samples: Samples,
@@ -189,30 +228,15 @@ def classify_subsets(
     device: str = "cpu",
     temperature: float = 1.0,
 ) -> list[Utterances]:
-    """Classify samples from each of several sets of modalities; every sample is asked for once.
-
-    Args:
-        model: `WavFusion` or `LiveWavFusion`.
-        samples: windows of utterances.
-        modality_sets: what may be used of them.
-        prior: probabilities of an utterance that has none of the modalities.
-        device: where the model is.
-        temperature: of the model (`calibration.tempered`); of utterances without evidence the prior is said.
-    """
-    model.eval()
-    windows = [_Windows(len(samples), len(prior)) for _ in modality_sets]
+    """Classify samples from each of several sets of modalities; every sample is read once."""
+    classifier = Classifier(model, modality_sets, prior, len(samples), device, temperature)
     for batch in batches(samples):
-        said: dict[tuple[str, ...], _Batch] = {}
-        for modalities, all_said in zip(modality_sets, windows, strict=True):
-            there = tuple(name for name in modalities if any(has(sample, name) for sample in batch))
-            if there not in said:
-                said[there] = _run_batch(model, batch, there, prior, device)
-            all_said.add(said[there], batch)
-    return [each.averaged(temperature) for each in windows]
+        classifier.add(batch)
+    return classifier.utterances()
 
 
 def batches(samples: Samples) -> Iterator[list[Sample]]:
-    """Ask for samples, some at a time."""
+    """Read samples in batches of `BATCH`."""
     for start in range(0, len(samples), BATCH):
         yield [samples[number] for number in range(start, min(start + BATCH, len(samples)))]
 
@@ -222,21 +246,21 @@ def forward(model: nn.Module, batch: Sequence[Sample], modalities: Sequence[str]
     return model(**model_inputs({**collate(batch), "labels": None}, modalities, device))
 
 
-def _run_batch(
+def _predict_batch(
     model: nn.Module, batch: Sequence[Sample], modalities: Sequence[str], prior: Sequence[float], device: str
-) -> _Batch:
+) -> _BatchPrediction:
     present = np.array([[name in modalities and has(sample, name) for name in MODALITIES] for sample in batch])
-    nothing = np.tile(np.array(prior, dtype=np.float64), (len(batch), 1))
+    priors = np.tile(np.array(prior, dtype=np.float64), (len(batch), 1))
     if not present.any():
-        return _Batch(nothing, present)
+        return _BatchPrediction(priors, present)
     output = forward(model, batch, modalities, device)
-    said = output.logits.double().softmax(-1).cpu().numpy()
+    probabilities = output.logits.double().softmax(-1).cpu().numpy()
     both = present[:, MODALITIES.index("text")] & present[:, MODALITIES.index("video")]
-    each = layer_shares(output)
-    return _Batch(
-        np.where(present.any(1, keepdims=True), said, nothing),
+    shares = layer_shares(output)
+    return _BatchPrediction(
+        np.where(present.any(1, keepdims=True), probabilities, priors),
         present,
-        None if each is None else np.where(both, each.mean(1).double().cpu().numpy(), np.nan),
+        None if shares is None else np.where(both, shares.mean(1).double().cpu().numpy(), np.nan),
         None if output.pooled is None else output.pooled.float().cpu().numpy(),
     )
 
@@ -247,7 +271,7 @@ def has(sample: Sample, modality: str) -> bool:
 
 
 def layer_shares(output: WavFusionOutput) -> Float[Tensor, "B L"] | None:
-    """Average the gate of every deep layer over channels and real steps: text's share against video."""
+    """Average the gate value (text weight) of every deep layer over channels and unmasked steps."""
     if not output.gates or output.steps is None:
         return None
     return torch.stack([masked_mean(gate, output.steps).mean(-1) for gate in output.gates], dim=1)

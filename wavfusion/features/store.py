@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from wavfusion.errors import CorpusError
-from wavfusion.files import append_line, read_lines, require_file, write_whole
+from wavfusion.files import append_line, read_lines, require_file, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class Store:
                 return []
             checksums = {key: _checksum(x) for key, x in new.items()}
             path = self.shards / f"shard-{os.getpid()}-{uuid.uuid4().hex[:12]}.safetensors"
-            write_whole(path, save(new, {"layout": "1", "crc32": json.dumps(checksums)}))
+            write_atomic(path, save(new, {"layout": "1", "crc32": json.dumps(checksums)}))
             self._seen.add(path.name)
             self._place(path, checksums)
         return list(new)

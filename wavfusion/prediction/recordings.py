@@ -1,4 +1,4 @@
-"""Many recordings: found in folders, each with its transcript, labelled one after the other, nothing done twice."""
+"""Many recordings: found in folders, each with its transcript, labelled once, in turn or in several processes."""
 
 import logging
 import os
@@ -6,17 +6,16 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from tqdm import tqdm
 
 from wavfusion import media
 from wavfusion.errors import CollectedWarnings, ConfigError, CorpusError, MediaError
-from wavfusion.files import require_free, write_whole
+from wavfusion.files import read_json, require_free, write_atomic, write_json
 from wavfusion.processes.pool import Lost, spread
-from wavfusion.runs.folder import read_json, write_json
 from wavfusion.transcripts import Segment
 from wavfusion.transcripts.reading import READERS, is_timed, read, read_plain_text
 
@@ -24,13 +23,15 @@ log = logging.getLogger(__name__)
 
 Found = TypeVar("Found")
 
-# Taken out of a folder; a file that is named itself may be called as it likes.
+# Of the files taken from a folder; a file that is named itself may have any.
 ENDINGS = (
     *(".wav", ".mp3", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".wma", ".amr"),
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".mpg", ".mpeg", ".wmv", ".3gp", ".mts", ".m2ts"),
 )
-SETTINGS = "predict.json"  # in a folder of results: of what they are
-WORDS = (*READERS, ".txt")  # endings of transcripts, in the order in which they are looked for
+SETTINGS = "predict.json"  # in a folder of results: the model and settings that they come from
+TRANSCRIPTS = (*READERS, ".txt")  # endings, in order of preference
+
+Transcript: TypeAlias = str | list[Segment] | None  # text, segments with times, or nothing
 
 
 @dataclass(frozen=True)
@@ -38,34 +39,34 @@ class Recording:
     """A file to label.
 
     Attributes:
-        said: words, segments with times, or nothing.
+        transcript: of the recording.
         out: its own file of results, where each has one.
     """
 
     file: str
-    said: str | list[Segment] | None = None
+    transcript: Transcript = None
     out: Path | None = None
 
     @property
-    def words(self) -> str | None:
-        """What is said, without times."""
-        return self.said if isinstance(self.said, str) else None
+    def text(self) -> str | None:
+        """A transcript without times."""
+        return self.transcript if isinstance(self.transcript, str) else None
 
     @property
     def segments(self) -> list[Segment] | None:
-        """Who says what, and when."""
-        return self.said if isinstance(self.said, list) else None
+        """A transcript with times."""
+        return self.transcript if isinstance(self.transcript, list) else None
 
 
 def find_recordings(names: Sequence[str], bad: list[str]) -> dict[str, Path]:
-    """Take files as they are, and of folders the recordings below them, in order.
+    """List the given files, and the recordings in the given folders, in order.
 
     Args:
         names: files and folders.
-        bad: takes the folders without a recording, which do not stop the others.
+        bad: collects a message for each folder without a recording.
 
     Returns:
-        Each recording once, with the name of its results: its own below the name of the folder that was given.
+        Each recording once, with the name of its results, which begins with the name of the given folder.
     """
     found: dict[str, Path] = {}
     for name in names:
@@ -84,28 +85,28 @@ def find_recordings(names: Sequence[str], bad: list[str]) -> dict[str, Path]:
 def plan_recordings(
     files: Mapping[str, Path], transcript: str | None, folder: Path | None, ending: str
 ) -> list[Recording]:
-    """Find the transcript of each recording and the place of its results.
+    """Find the transcript of each recording and the path of its results.
 
     Args:
-        files: what `find` found.
-        transcript: words, a file of them for one recording, or a folder with a file named like each.
-        folder: of results, a file for each recording; None = all in one place.
+        files: what `find_recordings` returned.
+        transcript: text, a file for one recording, or a folder with a file named like each recording.
+        folder: of results, a file for each recording; None = all results together.
         ending: of their names.
 
     Raises:
         ConfigError: two recordings whose results would have one name; a transcript for several recordings.
     """
-    said = _said(transcript, files)
+    found = _find_transcripts(transcript, files)
     named: dict[Path, str] = {}
     for file, name in files.items():
         if folder is not None and named.setdefault(name, file) != file:
             raise ConfigError(f"--out {folder}: expected recordings of different names, found {named[name]} and {file}")
     places = [folder and folder / name.with_name(f"{name.name}.{ending}") for name in files.values()]
-    return [Recording(*each) for each in zip(files, said, places, strict=True)]
+    return [Recording(*each) for each in zip(files, found, places, strict=True)]
 
 
-def there(recordings: Sequence[Recording], bad: list[str]) -> list[Recording]:
-    """Leave out what is no file and has no results either; `bad` takes what is said of it."""
+def existing(recordings: Sequence[Recording], bad: list[str]) -> list[Recording]:
+    """Leave out recordings that are no files and have no results either; `bad` collects a message for each."""
     kept = []
     for each in recordings:
         try:
@@ -117,12 +118,15 @@ def there(recordings: Sequence[Recording], bad: list[str]) -> list[Recording]:
     return kept
 
 
-def _said(transcript: str | None, files: Mapping[str, Path]) -> list[str | list[Segment] | None]:
+def _find_transcripts(transcript: str | None, files: Mapping[str, Path]) -> list[Transcript]:
     if transcript is None:
         return [None] * len(files)
     if os.path.isdir(transcript):
         names = Counter(name.name.lower() for name in files.values())
-        paths = [_beside(Path(transcript), name, names[name.name.lower()] == 1) for name in files.values()]
+        list_folder = cache(_list_folder)
+        paths = [
+            _find_beside(Path(transcript), name, names[name.name.lower()] == 1, list_folder) for name in files.values()
+        ]
         if lacking := [file for file, path in zip(files, paths, strict=True) if path is None]:
             few = ", ".join(lacking[:3]) + (", ..." if lacking[3:] else "")
             log.warning("%s: no transcript for %d of %d recordings: %s", transcript, len(lacking), len(files), few)
@@ -135,26 +139,33 @@ def _said(transcript: str | None, files: Mapping[str, Path]) -> list[str | list[
         if Path(transcript).is_file():
             return [_read(Path(transcript))]
     except OSError:
-        return [transcript]  # too long for a file's name, so it is what is said
+        return [transcript]  # too long for a file's name, so it is the text itself
     if is_timed(transcript) and len(transcript.split()) == 1:
-        raise ConfigError(f"--transcript: expected a file of words or what is said, found no file {transcript!r}")
+        raise ConfigError(f"--transcript: expected a file or the text itself, found no file {transcript!r}")
     if re.fullmatch(r"\S*/\S*|\S+\.[A-Za-z]{1,4}", transcript):
-        log.warning("--transcript: found no file %r, so these are taken for the words that are said", transcript)
+        log.warning("--transcript: found no file %r, so this is taken for the text itself", transcript)
     return [transcript]
 
 
-def _beside(folder: Path, name: Path, alone: bool) -> Path | None:
-    """The transcript of a recording, `talk.mp4.srt` or `talk.srt`.
+def _list_folder(folder: Path) -> dict[str, Path]:
+    """Return the paths in a folder by their names in lower case; none where there is no folder."""
+    return {path.name.lower(): path for path in sorted(folder.iterdir())} if folder.is_dir() else {}
 
-    It lies as the recording does below the folder that was given, with that folder's name or without; or, of a name
-    that no other recording has, at once in the folder of transcripts.
+
+def _find_beside(
+    folder: Path, name: Path, unique: bool, list_folder: Callable[[Path], Mapping[str, Path]]
+) -> Path | None:
+    """Find the transcript of a recording, `talk.mp4.srt` or `talk.srt`.
+
+    It lies as the recording does below the folder that was given, with that folder's name or without; or, where no
+    other recording has this name, directly in the folder of transcripts.
     """
     within = name.parent.parts
     for place in dict.fromkeys((folder.joinpath(*within), folder.joinpath(*within[1:]), folder)):
-        if place == folder and not alone:
+        if place == folder and not unique:
             continue
-        known = {path.name.lower(): path for path in sorted(place.iterdir())} if place.is_dir() else {}
-        for ending in WORDS:
+        known = list_folder(place)
+        for ending in TRANSCRIPTS:
             for title in (f"{name.name}{ending}", f"{name.stem}{ending}"):
                 if title.lower() in known:
                     return known[title.lower()]
@@ -170,16 +181,7 @@ def _read(path: Path) -> str | list[Segment]:
         raise CorpusError(f"{path}: {error}") from None
 
 
-def noted(folder: Path) -> dict[str, Any]:
-    """The settings of the results that a folder holds; none where it holds no results, or they cannot be read."""
-    try:
-        found = read_json(folder / SETTINGS)
-    except (OSError, ValueError, RecursionError, CorpusError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def begin(folder: Path, settings: dict[str, Any], force: bool) -> None:
+def open_results(folder: Path, settings: dict[str, Any], force: bool) -> None:
     """Open a folder of results, to which only results of the same model and settings may be added.
 
     Raises:
@@ -187,7 +189,11 @@ def begin(folder: Path, settings: dict[str, Any], force: bool) -> None:
     """
     path = folder / SETTINGS
     if not force and path.exists():
-        before = noted(folder)
+        try:
+            found = read_json(path)
+        except (OSError, ValueError, RecursionError, CorpusError):
+            found = None
+        before = found if isinstance(found, dict) else {}
         for name, value in settings.items():
             if before.get(name) != value:
                 raise CorpusError(
@@ -200,21 +206,21 @@ def begin(folder: Path, settings: dict[str, Any], force: bool) -> None:
 
 @dataclass(frozen=True)
 class Labelled(Generic[Found]):
-    """What was found in a recording, and what was warned of meanwhile."""
+    """The results of a recording, and the warnings logged meanwhile."""
 
     rows: list[Found]
     warnings: list[str]
 
 
-Done = Iterable[tuple[int, Labelled[Found] | MediaError]]  # numbers of recordings with what was found, as they come
+Done = Iterable[tuple[int, Labelled[Found] | MediaError]]  # numbers of recordings with results, in order of completion
 
 
 def in_turn(work: Callable[[Recording], list[Found]]) -> Callable[[Sequence[Recording]], Done[Found]]:
-    """Work in this process on one recording after the other."""
+    """Process one recording after the other in this process."""
 
     def run(todo: Sequence[Recording]) -> Done[Found]:
         for number, each in enumerate(todo):
-            yield number, _found(work, each)
+            yield number, _process(work, each)
 
     return run
 
@@ -222,7 +228,7 @@ def in_turn(work: Callable[[Recording], list[Found]]) -> Callable[[Sequence[Reco
 def side_by_side(
     build: Callable[[], Callable[[Recording], list[Found]]], workers: int, engine: str, device: str
 ) -> Callable[[Sequence[Recording]], Done[Found]]:
-    """Work in processes of their own, which `build` makes ready, on recordings side by side; see `cluster.spread`."""
+    """Process recordings in several processes, in each of which `build` is called once; see `pool.spread`."""
 
     def run(todo: Sequence[Recording]) -> Done[Found]:
         for number, found in spread(partial(_ready, build), todo, workers, engine, device):
@@ -234,10 +240,10 @@ def side_by_side(
 def _ready(
     build: Callable[[], Callable[[Recording], list[Found]]],
 ) -> Callable[[Recording], Labelled[Found] | MediaError]:
-    return partial(_found, build())
+    return partial(_process, build())
 
 
-def _found(work: Callable[[Recording], list[Found]], each: Recording) -> Labelled[Found] | MediaError:
+def _process(work: Callable[[Recording], list[Found]], each: Recording) -> Labelled[Found] | MediaError:
     with CollectedWarnings() as warned:
         try:
             return Labelled(work(each), warned.said)
@@ -253,16 +259,16 @@ def label(
     force: bool = False,
     progress: bool = False,
 ) -> Iterator[Labelled[Found]]:
-    """Work on recordings and write the results of those that have a place; gives each one's, as they come.
+    """Process recordings, write the results of those that have a path for them, and yield each one's results.
 
-    A place that is filled is passed over, unless `force` is given.
+    Recordings whose results exist are skipped, unless `force` is given.
 
     Args:
-        recordings: what to work on.
-        run: works on those that are left: `in_turn` or `side_by_side`.
-        bad: takes what was wrong with those that could not be used, which does not stop the others.
-        write: makes a file's content of results, given its folder; for recordings that have a place.
-        force: do again what is done.
+        recordings: to process.
+        run: processes those that are left: `in_turn` or `side_by_side`.
+        bad: collects a message for each recording that cannot be used.
+        write: makes the content of a file of results, given its folder.
+        force: process again what is done.
         progress: show a bar with the time left on stderr.
     """
     todo = [each for each in recordings if force or each.out is None or not each.out.exists()]
@@ -277,6 +283,6 @@ def label(
                 if out is not None and write is not None:
                     require_free([out], force)
                     out.parent.mkdir(parents=True, exist_ok=True)
-                    write_whole(out, write(found, out.parent))
+                    write_atomic(out, write(found, out.parent))
                 yield found
             bar.update()

@@ -1,4 +1,4 @@
-"""What a trained model makes of recordings, as vectors: one for each utterance, and one for each step of its sound."""
+"""Recordings as vectors of a trained model: one for each utterance, and one for each step of its audio."""
 
 import io
 import json
@@ -12,10 +12,12 @@ from jaxtyping import Float32
 from safetensors.numpy import save
 
 from wavfusion.errors import ConfigError
-from wavfusion.evaluation.inference import batches, forward, has
+from wavfusion.evaluation.inference import BATCH, forward, has
+from wavfusion.features.extract import batched
 from wavfusion.model.config import MODALITIES
 from wavfusion.model.wavfusion import AUDIO_CENTRE, AUDIO_STEP, WavFusion
-from wavfusion.prediction.recognizer import EmotionRecognizer, Notes, Windows
+from wavfusion.prediction.recognizer import EmotionRecognizer, UtteranceGroup
+from wavfusion.prediction.windows import Diagnostics, open_source
 from wavfusion.speech.segmentation import Speakers
 from wavfusion.transcripts import Segment
 
@@ -28,15 +30,24 @@ class Embedding:
 
     Attributes:
         file: as it was given.
-        segment: its times, speaker and words.
-        modalities: what was there and was used.
-        vector: what the model's head classifies, (D,); of windows above 15 s the mean, weighted by seconds.
-        frames: the sound's steps after the last layer, fused with the other modalities, (T, D); none without sound.
-        times: the middle of each step, in seconds in the file.
+        segment: its times, speaker and text.
+        modalities: those that were present and used.
+        vector: the input of the model's classification head, (D,); of several windows the mean, weighted by seconds.
+        frames: the audio steps after the last layer, fused with the other modalities, (T, D); none without audio.
+        times: the middle of each step, in seconds of the file.
     """
 
     file: str
     segment: Segment
+    modalities: list[str]
+    vector: Float32[np.ndarray, " D"]
+    frames: Float32[np.ndarray, "T D"]
+    times: Float32[np.ndarray, " T"]
+
+
+@dataclass(frozen=True)
+class _WindowEmbedding:
+    seconds: float
     modalities: list[str]
     vector: Float32[np.ndarray, " D"]
     frames: Float32[np.ndarray, "T D"]
@@ -54,70 +65,67 @@ def embed(
 
     Raises:
         MediaError: the file cannot be used, or has nothing that the model can use.
-        ConfigError: a recognizer of an exported file, which gives no vectors.
+        ConfigError: a recognizer that runs an exported file, which returns no vectors.
     """
     if not isinstance(recognizer.model, WavFusion):
-        raise ConfigError("embed: expected a model in torch, found an exported one, which gives no vectors")
-    notes = Notes()
-    groups = recognizer.utterances(file, transcript, None, segments, speakers, notes)
-    found = [each for windows, group in groups for each in _embed(recognizer, windows, group, file)]
+        raise ConfigError("embed: expected a model in torch, found an exported one, which returns no vectors")
+    source, diagnostics = open_source(file, None), Diagnostics()
+    groups = recognizer.encode(source, transcript, segments, speakers, diagnostics)
+    found = [each for group in groups for each in _embed(recognizer, group, file)]
     if found:
-        recognizer.compare(np.stack([each.vector for each in found]), notes)
-    recognizer.conclude(file, [each.segment.text for each in found], notes)
+        recognizer.measure_distances(np.stack([each.vector for each in found]), diagnostics)
+    recognizer.report(source, [each.segment.text for each in found], diagnostics)
     return found
 
 
 @torch.inference_mode()
-def _embed(recognizer: EmotionRecognizer, windows: Windows, group: Sequence[Segment], file: str) -> list[Embedding]:
-    pieces: dict[str, list[tuple[float, set[str], np.ndarray, np.ndarray, np.ndarray]]] = {}
-    model, number = recognizer.trained.model, 0
-    for batch in batches(windows):
-        names = [name for name in recognizer.modalities if any(has(sample, name) for sample in batch)]
+def _embed(recognizer: EmotionRecognizer, group: UtteranceGroup, file: str) -> list[Embedding]:
+    pieces: dict[int, list[_WindowEmbedding]] = {}
+    model = recognizer.trained.model
+    for windows, batch in zip(batched(group.windows, BATCH), group.samples, strict=True):
+        present = [[name for name in recognizer.modalities if has(sample, name)] for sample in batch]
+        names = [name for name in recognizer.modalities if any(name in each for each in present)]
         output = forward(model, batch, names, recognizer.device) if names else None
-        for i, sample in enumerate(batch):
-            clip, _ = windows.parts[number]
-            number += 1
-            own = {name for name in recognizer.modalities if has(sample, name)}
-            if output is None or output.pooled is None or not own:
+        for i, (window, sample) in enumerate(zip(windows, batch, strict=True)):
+            if output is None or output.pooled is None or not present[i]:
                 continue
             steps = len(sample.audio) if sample.audio is not None and output.hidden else 0
             frames = output.hidden[-1][i, :steps] if steps else torch.zeros(0, model.config.hidden_size)
-            start = clip.window.start if clip.audio is None else clip.audio.start
+            start = 0.0 if window.audio is None else window.audio[0]
             times = start + AUDIO_CENTRE + AUDIO_STEP * np.arange(steps)
-            piece = (output.pooled[i].float().cpu().numpy(), frames.float().cpu().numpy(), times.astype(np.float32))
-            pieces.setdefault(sample.row.id, []).append((max(sample.row.duration, 1e-6), own, *piece))
-    ids = list(dict.fromkeys(clip.utterance for clip, _ in windows.parts))
-    said = dict(zip(ids, group, strict=True))
-    return [_joined(file, said[key], parts) for key, parts in pieces.items()]
+            vectors = output.pooled[i].float().cpu().numpy(), frames.float().cpu().numpy(), times.astype(np.float32)
+            pieces.setdefault(window.utterance, []).append(
+                _WindowEmbedding(max(window.seconds, 1e-6), present[i], *vectors)
+            )
+    return [_joined(file, group.segments[number], parts) for number, parts in pieces.items()]
 
 
-def _joined(
-    file: str, segment: Segment, parts: Sequence[tuple[float, set[str], np.ndarray, np.ndarray, np.ndarray]]
-) -> Embedding:
-    seconds, owns, vectors, frames, times = zip(*parts, strict=True)
-    vector = np.average(np.stack(vectors), axis=0, weights=seconds).astype(np.float32)
-    names = [name for name in MODALITIES if any(name in own for own in owns)]
-    return Embedding(file, segment, names, vector, np.concatenate(frames), np.concatenate(times))
+def _joined(file: str, segment: Segment, parts: Sequence[_WindowEmbedding]) -> Embedding:
+    weights = [each.seconds for each in parts]
+    vector = np.average(np.stack([each.vector for each in parts]), axis=0, weights=weights).astype(np.float32)
+    names = [name for name in MODALITIES if any(name in each.modalities for each in parts)]
+    frames, times = np.concatenate([each.frames for each in parts]), np.concatenate([each.times for each in parts])
+    return Embedding(file, segment, names, vector, frames, times)
 
 
-def write_vectors(found: Sequence[Embedding], ending: str) -> bytes:
-    """Write embeddings as `.safetensors` or `.npz`, with equal names in both (docs/predict.md).
+def write_vectors(embeddings: Sequence[Embedding], ending: str) -> bytes:
+    """Write embeddings as `.safetensors` or `.npz`, with the same names in both (docs/howto/embed.md).
 
     `utterances` (N, D), `start` and `end` (N), `frames` (T, D), `frame_time` (T) and `frame_utterance` (T), the row of
-    `utterances` that a frame is of; `about`: for each utterance its file, speaker, text and modalities, as JSON.
+    `utterances` that a frame belongs to; `about`: for each utterance its file, speaker, text and modalities, as JSON.
     """
-    sizes = [len(each.frames) for each in found]
+    sizes = [len(each.frames) for each in embeddings]
     tensors = {
-        "utterances": np.stack([each.vector for each in found]),
-        "start": np.array([each.segment.start for each in found], np.float64),
-        "end": np.array([each.segment.end for each in found], np.float64),
-        "frames": np.concatenate([each.frames for each in found]),
-        "frame_time": np.concatenate([each.times for each in found]),
-        "frame_utterance": np.repeat(np.arange(len(found)), sizes),
+        "utterances": np.stack([each.vector for each in embeddings]),
+        "start": np.array([each.segment.start for each in embeddings], np.float64),
+        "end": np.array([each.segment.end for each in embeddings], np.float64),
+        "frames": np.concatenate([each.frames for each in embeddings]),
+        "frame_time": np.concatenate([each.times for each in embeddings]),
+        "frame_utterance": np.repeat(np.arange(len(embeddings)), sizes),
     }
     rows = [
         {"file": e.file, "speaker": e.segment.speaker, "text": e.segment.text, "modalities": e.modalities}
-        for e in found
+        for e in embeddings
     ]
     about = json.dumps(rows)
     if ending == ".safetensors":
@@ -128,10 +136,10 @@ def write_vectors(found: Sequence[Embedding], ending: str) -> bytes:
 
 
 def require_ending(path: Path) -> None:
-    """Refuse a name that says neither of the formats.
+    """Refuse a file name of neither format.
 
     Raises:
-        ConfigError: another ending.
+        ConfigError: its ending is another.
     """
     if path.suffix not in ENDINGS:
         raise ConfigError(f"--out {path}: expected a name that ends in {' or '.join(ENDINGS)}, found {path.suffix!r}")

@@ -1,0 +1,365 @@
+"""A recording cut into windows of at most 15 s, decoded and encoded (sections III-A and III-B of the paper)."""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from numbers import Real
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+
+from wavfusion import media
+from wavfusion.encoders.bundle import Encoders
+from wavfusion.encoders.text import normalized
+from wavfusion.encoders.video import FRAMES_AT_ONCE
+from wavfusion.errors import ConfigError, MediaError
+from wavfusion.features.clips import windows
+from wavfusion.features.dataset import Sample, SampleOrigin, window_text
+from wavfusion.features.extract import fits_half, threads
+from wavfusion.media import SAMPLE_RATE
+from wavfusion.media.faces import FaceCoverage, detect_faces
+from wavfusion.model.config import WavFusionConfig
+from wavfusion.model.wavfusion import AUDIO_STEP
+from wavfusion.speech.loudness import Loudness
+from wavfusion.transcripts import Segment
+
+log = logging.getLogger(__name__)
+
+CONTEXT = 1.0  # seconds of audio that the encoder is given at least, where the recording has them
+LONGEST = 100 * 3600.0  # seconds; longer timestamps come from damaged files
+RATES = (1_000, 1_000_000)  # Hz; outside it somebody gave kHz, or a number of samples
+Times = tuple[float, float]  # start and end, in seconds of the recording
+
+
+@dataclass(frozen=True)
+class Source:
+    """A recording to label.
+
+    Attributes:
+        file: its path as it was given; empty for an array.
+        tracks: the seconds at which its audio and video tracks end.
+        samples: of an array: mono, 16 kHz.
+    """
+
+    file: str
+    tracks: Mapping[str, float]
+    samples: Float32[np.ndarray, " N"] | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the recording in messages."""
+        return self.file or "array"
+
+    @property
+    def length(self) -> float:
+        """Seconds of the longest track."""
+        return max(self.tracks.values(), default=0.0)
+
+
+@dataclass
+class Diagnostics:
+    """What is measured of a recording besides its predictions.
+
+    Attributes:
+        errors: why parts of it could not be decoded.
+        loudness: of its audio.
+        faces: how much of its video shows a face.
+        distances: of its utterances from the training data.
+    """
+
+    errors: list[str] = field(default_factory=list)
+    loudness: Loudness = field(default_factory=Loudness)
+    faces: FaceCoverage = field(default_factory=FaceCoverage)
+    distances: list[float] = field(default_factory=list)
+
+
+class RecordingWindow(NamedTuple):
+    """A window of an utterance.
+
+    Attributes:
+        utterance: number of its segment.
+        seconds: its length.
+        share: its part of the utterance, from 0 to 1, by which text is divided.
+        audio, video: times; None where the window has no such track.
+        text: of the whole utterance; None without one.
+    """
+
+    utterance: int
+    seconds: float
+    share: tuple[float, float]
+    audio: Times | None
+    video: Times | None
+    text: str | None
+
+
+def open_source(source: str | Path | np.ndarray, sample_rate: int | None) -> Source:
+    """Probe a file, or resample an array to mono at 16 kHz.
+
+    Args:
+        source: an audio or video file, or samples in [-1, 1]: (N,) or (channels, N).
+        sample_rate: of an array, in Hz.
+
+    Raises:
+        MediaError: the file is missing, no recording, or has absurd timestamps.
+        ConfigError: an array without its rate, or an argument of another type.
+    """
+    if isinstance(source, np.ndarray):
+        samples = _resampled(source, sample_rate)
+        return Source("", {"audio": len(samples) / SAMPLE_RATE}, samples)
+    if not isinstance(source, (str, os.PathLike)):
+        raise ConfigError(f"expected the name of a file or a float array, found {type(source).__name__}")
+    if sample_rate is not None:
+        raise ConfigError(f"expected sample_rate= with an array only, found it with {str(source)!r}")
+    file = str(source)
+    opened = Source(file, {name: end for name, end in media.probe(file)._asdict().items() if end is not None})
+    if opened.length > LONGEST:
+        found = f"found timestamps up to {opened.length / 3600:.0f}"
+        raise MediaError(f"{file!r}: expected a recording of at most {LONGEST / 3600:g} hours, {found}")
+    return opened
+
+
+def _resampled(samples: np.ndarray, sample_rate: int | None) -> Float32[np.ndarray, " N"]:
+    """Average the channels of an array and resample it to 16 kHz."""
+    import soxr
+
+    low, high = RATES
+    if not isinstance(sample_rate, Real) or not low <= sample_rate <= high:
+        raise ConfigError(f"expected sample_rate= from {low} to {high} Hz with an array, found {sample_rate!r}")
+    shaped = samples.ndim == 1 or (samples.ndim == 2 and samples.shape[0] <= samples.shape[1])
+    if samples.size == 0:
+        raise ConfigError("expected samples, found an empty array")
+    if not shaped or not np.issubdtype(samples.dtype, np.floating):
+        raise ConfigError(f"expected float samples (N,) or (channels, N), found {samples.dtype} {samples.shape}")
+    if not (np.abs(samples) <= media.LOUDEST).all():
+        raise ConfigError(f"expected samples in [-1, 1], found NaN, infinity or more than {media.LOUDEST:g}")
+    mono = samples.mean(0) if samples.ndim == 2 else samples
+    resampled: np.ndarray = soxr.resample(mono.astype(np.float32), sample_rate, SAMPLE_RATE, quality="VHQ")
+    # soxr returns nothing for less than half a sample; a single sample is still a recording.
+    return resampled if len(resampled) else np.zeros(1, np.float32)
+
+
+def cut_windows(
+    segments: Sequence[Segment], source: Source, modalities: Sequence[str], whole: bool
+) -> list[RecordingWindow]:
+    """Cut utterances into windows of at most 15 s.
+
+    Tracks that the model does not use count for the windows too, as in `evaluate`.
+
+    Args:
+        segments: the utterances.
+        source: the recording.
+        modalities: those of the model.
+        whole: the recording is one utterance, all of each track.
+    """
+    found = []
+    for number, segment in enumerate(segments):
+        start = 0.0 if whole else segment.start
+        ends = {name: end if whole else min(end, segment.end) for name, end in source.tracks.items()}
+        spans = {name: (start, max(start, end)) for name, end in ends.items()}
+        duration = max((end - start for start, end in spans.values()), default=0.0)
+        text = segment.text if "text" in modalities and normalized(segment.text or "") else None
+        for window in windows(duration):
+            audio, video = (
+                _times(spans[name], *window) if name in spans and name in modalities else None
+                for name in ("audio", "video")
+            )
+            share = (window.start / duration, window.end / duration) if duration > 0 else (0.0, 1.0)
+            found.append(RecordingWindow(number, window.end - window.start, share, audio, video, text))
+    return found
+
+
+def _times(span: Times, start: float, end: float) -> Times | None:
+    """Return the times of an utterance's window within a track; None where the track is over before it."""
+    times = round(span[0] + start, 4), round(min(span[0] + end, span[1]), 4)
+    return times if start == 0 or times[0] < times[1] else None
+
+
+class RecordingDecoder:
+    """Decode stretches of one recording, in order; a context manager, which keeps its video open.
+
+    Args:
+        source: the recording.
+        encoders: whose input the video frames are scaled to.
+        diagnostics: records what was measured.
+        context: widen short stretches of audio by what surrounds them.
+        fast: keep the video open between windows.
+        video: whether the model uses video.
+    """
+
+    def __init__(
+        self, source: Source, encoders: Encoders, diagnostics: Diagnostics, context: bool, fast: bool, video: bool
+    ) -> None:
+        self.source, self.encoders, self.diagnostics, self.fast = source, encoders, diagnostics, fast
+        self.length = source.length if context else 0.0
+        self._film: media.VideoReader | None = None
+        encoder = encoders.video
+        if fast and video and "video" in source.tracks and encoder is not None and encoders.view == "frame":
+            rate, scaling = encoders.preset.frame_rate, encoder.interpolation
+            self._film = media.VideoReader(source.file, rate, encoder.size, interpolation=scaling)
+
+    def __enter__(self) -> "RecordingDecoder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._film is not None:
+            self._film.__exit__(*error)
+
+    def audio(self, times: Times) -> tuple[Float32[np.ndarray, " N"], float]:
+        """Decode a stretch of audio to 16 kHz, widened to `CONTEXT` seconds where it is shorter.
+
+        Returns:
+            The samples, and the seconds that were added before the stretch.
+
+        Raises:
+            MediaError: nothing can be decoded there.
+        """
+        start, end = widened(times, self.length)
+        if self.source.samples is not None:
+            samples = self.source.samples[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]
+        else:
+            decoded = media.decode_audio(self.source.file, start, end)
+            samples = decoded.samples
+            if len(samples) == 0:
+                raise MediaError(f"{self.source.file!r}: no sample between {start:g} and {end:g} s")
+            self._warn_of_damage(decoded.bad_packets, "audio")
+        self.diagnostics.loudness.add(samples)
+        return samples, times[0] - start
+
+    def frames(self, times: Times, seconds: float) -> UInt8[np.ndarray, "Tv H W 3"]:
+        """Decode a stretch of video to frames of the encoder's size and rate; `seconds` is the window's length.
+
+        Raises:
+            MediaError: nothing can be decoded there.
+        """
+        encoder, file = self.encoders.video, self.source.file
+        assert encoder is not None
+        if self._film is not None:
+            frames = self._film.frames(*times)
+        else:
+            rate, parts = self.encoders.preset.frame_rate, None
+            if self.encoders.view == "face":
+                parts, share = detect_faces(file, rate, *times)
+            frames = media.decode_frames(
+                file, rate, encoder.size, *times, None, encoder.interpolation, parts, thorough=not self.fast
+            )
+            if self.encoders.view == "face":
+                self.diagnostics.faces.add(seconds, share)
+        self._warn_of_damage(frames.bad_packets, "video")
+        return frames.pixels
+
+    def _warn_of_damage(self, packets: int, modality: str) -> None:
+        if packets:
+            log.warning("%r: %d damaged packets of its %s passed over", self.source.file, packets, modality)
+
+
+def widened(times: Times, length: float) -> Times:
+    """Widen a short stretch of a recording to `CONTEXT` seconds, as audio encoders do badly on less.
+
+    Args:
+        times: the stretch.
+        length: seconds of the recording; 0 = not at all.
+    """
+    start, end = times
+    missing = CONTEXT - (end - start)
+    if missing <= 0 or length <= 0:
+        return times
+    first = max(0.0, min(start - missing / 2, length - CONTEXT))
+    return first, max(end, min(length, first + CONTEXT))
+
+
+class WindowEncoder:
+    """Encode windows to the model's inputs; one batch at a time, whatever the number of threads that call it.
+
+    Args:
+        encoders: of the model.
+        config: of the model.
+        device: where the encoders are.
+        precision: `fp32`, or `bf16` for matrix multiplications of audio and text.
+        fast: encode audio and video side by side on a CPU.
+    """
+
+    def __init__(self, encoders: Encoders, config: WavFusionConfig, device: str, precision: str, fast: bool) -> None:
+        self.encoders, self.config, self.precision, self.fast = encoders, config, precision, fast
+        self.device = torch.device(device).type
+        self._lock = threading.Lock()
+
+    def autocast(self) -> torch.autocast:
+        """Compute matrix multiplications in the chosen precision."""
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def encode(self, windows: Sequence[RecordingWindow], decoder: RecordingDecoder) -> list[Sample]:
+        """Decode and encode windows, rounded to half precision as in the store."""
+        audio = [partial(self._audio, each, decoder) for each in windows]
+        others = [partial(self._text, each) for each in windows] + [partial(self._video, e, decoder) for e in windows]
+        both = any(each.audio for each in windows) and any(each.video for each in windows)
+        with self._lock:  # threads changes the number of threads of the whole process
+            if self.fast and self.encoders.on_cpu and both and torch.get_num_threads() > 1:
+                # Each takes half of the cores: fewer cores on one matrix multiplication waste less of each.
+                with threads(2) as pool:
+                    encoded_audio, encoded_others = pool.map(_features, (audio, others))
+            else:
+                encoded_audio, encoded_others = _features(audio), _features(others)
+        samples = []
+        for number, window in enumerate(windows):
+            features = (encoded_audio[number], *encoded_others[number :: len(windows)])
+            for error in (str(each) for each in features if isinstance(each, Exception)):
+                if error not in decoder.diagnostics.errors:
+                    decoder.diagnostics.errors.append(error)
+            origin = SampleOrigin(str(window.utterance), None, None, None, window.seconds)
+            samples.append(Sample(origin, *(each if isinstance(each, Tensor) else None for each in features)))
+        return samples
+
+    def _audio(self, window: RecordingWindow, decoder: RecordingDecoder) -> Tensor | None:
+        if window.audio is None or self.encoders.audio is None:
+            return None
+        samples, lead = decoder.audio(window.audio)
+        layer = self.config.input_layer
+        with self.autocast():
+            encoded: Tensor = self.encoders.audio.encode([samples], [layer])[0][layer]
+        if decoder.length == 0:
+            return encoded
+        start, end = window.audio
+        first = min(round(lead / AUDIO_STEP), len(encoded) - 1)
+        return encoded[first : max(first + 1, first + round((end - start) / AUDIO_STEP))]
+
+    def _text(self, window: RecordingWindow) -> Tensor | None:
+        """Encode the text of the whole utterance, and take the window's share of its tokens."""
+        if window.text is None or self.encoders.text is None:
+            return None
+        with self.autocast():
+            encoded = self.encoders.text.encode([window.text], "all" if self.config.num_text_layers > 1 else "last")[0]
+        return window_text(encoded, window.share)
+
+    def _video(self, window: RecordingWindow, decoder: RecordingDecoder) -> Tensor | None:
+        encoder = self.encoders.video
+        if window.video is None or encoder is None:
+            return None
+        frames = decoder.frames(window.video, window.seconds)
+        cores = torch.get_num_threads()
+        if not (self.fast and self.encoders.on_cpu and cores > 1):
+            return encoder.encode(frames)
+        # Each core takes some of the frames, which wastes less than all cores on the same ones.
+        some = FRAMES_AT_ONCE["cpu"]
+        with threads(cores) as pool:
+            return torch.cat(list(pool.map(encoder.encode, np.split(frames, range(some, len(frames), some)))))
+
+
+def _features(tasks: Sequence[Callable[[], Tensor | None]]) -> list[Tensor | MediaError | OSError | None]:
+    """Encode one part after the other, to half precision, or return why it cannot be decoded."""
+    found: list[Tensor | MediaError | OSError | None] = []
+    for task in tasks:
+        try:
+            features = task()
+            if features is not None and not fits_half(features):
+                raise MediaError("expected samples in [-1, 1], found some so large that their features overflow")
+            found.append(None if features is None else features.half())
+        except (MediaError, OSError) as error:
+            found.append(error)
+    return found
