@@ -9,18 +9,9 @@ from hypothesis import strategies as st
 
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.features import dataset
+from wavfusion.features.batches import LengthBatches, collate, model_inputs
 from wavfusion.features.clips import Media
-from wavfusion.features.dataset import (
-    Features,
-    LengthBatches,
-    Sample,
-    SampleOrigin,
-    choose_features,
-    collate,
-    model_config,
-    model_inputs,
-    window_text,
-)
+from wavfusion.features.dataset import Features, Sample, SampleOrigin, choose_features, model_config, window_text
 from wavfusion.features.store import Store
 from wavfusion.manifest import Utterance
 from wavfusion.model.config import Switches

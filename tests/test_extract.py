@@ -23,9 +23,12 @@ from wavfusion.encoders.presets import PRESETS
 from wavfusion.encoders.text import MAX_TOKENS
 from wavfusion.encoders.video import VideoEncoder
 from wavfusion.errors import ConfigError
-from wavfusion.features.clips import Clip, FeatureSet, Media, Window, plan_windows, read_feature_sets
-from wavfusion.features.extract import Decoded, _told, audio_batches, batched, decode, extract, merge
-from wavfusion.features.store import Store
+from wavfusion.features.batches import batched
+from wavfusion.features.clips import Media, plan_windows
+from wavfusion.features.decode import decode
+from wavfusion.features.encode import Chunk, audio_batches
+from wavfusion.features.extract import _reported, extract
+from wavfusion.features.store import FeatureSet, Store, merge_feature_sets, read_feature_sets
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
 from wavfusion.runs.folder import read_run
 
@@ -282,12 +285,12 @@ def test_without_a_bar_a_line_tells_how_far_it_is(small, root, encoders, caplog,
     """Without a terminal hours passed in silence."""
     with caplog.at_level("INFO"):
         run(small, root, encoders, progress=bar)
-    assert ("extract: 3 of 3 clips" in caplog.messages) != bar
+    assert ("extract: 4 of 4 utterances" in caplog.messages) != bar
 
 
-def test_a_line_is_logged_every_tenth_of_the_clips(caplog):
+def test_a_line_is_logged_every_tenth_of_the_utterances(caplog):
     with caplog.at_level("INFO"):
-        list(_told([({}, [Decoded(Clip("a", Window(0.0, 1.0)))])] * 100, lambda each: len(each[1]), 100, False))
+        list(_reported([Chunk([], 1)] * 100, lambda each: each.utterances, 100, False))
     assert len(caplog.messages) == 10
 
 
@@ -327,18 +330,18 @@ def test_layers_of_the_same_encoder_are_joined_and_of_another_forgotten():
     old = features_of(audio={"fingerprint": "one"}, audio_layers=[8])
     same = features_of(audio={"fingerprint": "one"}, audio_layers=[9])
     other = features_of(audio={"fingerprint": "two"}, audio_layers=[9])
-    assert [merge(old, new).audio_layers for new in (same, other)] == [[8, 9], [9]]
+    assert [merge_feature_sets(old, new).audio_layers for new in (same, other)] == [[8, 9], [9]]
 
 
 def test_a_preset_without_sound_keeps_what_is_known_of_sound():
     old = features_of(audio={"fingerprint": "one"}, audio_layers=[8])
-    joined = merge(old, features_of(text={"fingerprint": "two"}, text_layers=["last"]))
+    joined = merge_feature_sets(old, features_of(text={"fingerprint": "two"}, text_layers=["last"]))
     assert (joined.audio, joined.audio_layers, joined.text_layers) == ({"fingerprint": "one"}, [8], ["last"])
 
 
 def test_one_name_holds_one_precision():
     with pytest.raises(ConfigError, match="features of precision 'fp32' under it where precision 'bf16' is wanted"):
-        merge(features_of(), features_of(precision="bf16"))
+        merge_feature_sets(features_of(), features_of(precision="bf16"))
 
 
 # ---------------------------------------------------------------------- damaged stores

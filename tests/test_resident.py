@@ -9,15 +9,8 @@ from wavfusion.training.recorded import Losses, Recorded, record
 
 from wavfusion.errors import ConfigError
 from wavfusion.experiments import experiment
-from wavfusion.features.dataset import (
-    Features,
-    Sample,
-    SampleOrigin,
-    choose_features,
-    collate,
-    model_config,
-    model_inputs,
-)
+from wavfusion.features.batches import collate, model_inputs
+from wavfusion.features.dataset import Features, Sample, SampleOrigin, choose_features, model_config
 from wavfusion.model.config import MODALITIES, Switches
 from wavfusion.model.wavfusion import WavFusion
 from wavfusion.training import recorded, train

@@ -176,7 +176,7 @@ def samples_of(trained: Run, utterances: Sequence[Utterance], store: Store, medi
 
 def _other_encoder(trained: Run, store: Store) -> ConfigError | None:
     """Say when the reason for absent features is that those that are there were made otherwise."""
-    from wavfusion.features.clips import made_by, read_feature_sets
+    from wavfusion.features.store import made_by, read_feature_sets
 
     wanted, sets = trained.features, read_feature_sets(store)
     found = sets.get(wanted.preset)
