@@ -207,6 +207,13 @@ def test_a_file_that_changes_during_extraction_is_not_stored_as_the_old_one(smal
     assert decoded.samples is None and "changed while it was read" in decoded.errors["audio"]
 
 
+def test_a_file_of_several_utterances_is_hashed_once(root, encoders):
+    write_wav(root / "a.wav", sound(2.0))
+    rows = [Utterance(str(i), "table", audio=AudioSpan("a.wav", i / 10, i / 10 + 0.2)) for i in range(12)]
+    store, summary = run(rows, root, encoders)
+    assert (summary.made["audio"], len(list(store.files()))) == (12, 1)
+
+
 def test_a_renamed_file_is_not_encoded_again(small, root, encoders):
     run(small, root, encoders)
     (root / "a.wav").rename(root / "z.wav")
@@ -442,6 +449,15 @@ def test_absurd_samples_cost_only_their_own_file(root, encoders):
     plant_hostile(root)
     _, summary = run(hostile_rows(["huge.wav", "good.wav"]), root, encoders)
     assert summary.made["audio"] >= 1 and {name for name, _, _ in summary.bad} <= {"huge.wav"}
+
+
+def test_bad_packets_of_all_windows_of_an_utterance_are_counted(root, encoders):
+    """Those of a later window overwrote those of the earlier ones."""
+    samples = sound(20.0)
+    samples[[16_000, 17 * 16_000]] = np.nan
+    write_float_wav(root / "long.wav", samples)
+    _, summary = run([Utterance("long", "table", audio=AudioSpan("long.wav"))], root, encoders)
+    assert summary.made["audio"] == 2 and summary.bad_packets == {"long": 2}
 
 
 def test_why_features_are_missing_is_kept_in_the_store(root, encoders):

@@ -17,7 +17,7 @@ from wavfusion.encoders.bundle import Encoders, load_encoders
 from wavfusion.encoders.presets import Preset
 from wavfusion.errors import ConfigError
 from wavfusion.features.batches import batched
-from wavfusion.features.clips import ABSENT, Clip, ClipPart, Media, encoded_text, plan_windows
+from wavfusion.features.clips import ABSENT, Clip, ClipPart, Media, Window, encoded_text, plan_windows
 from wavfusion.features.decode import Decoded
 from wavfusion.features.describe import describe_features, require_informative
 from wavfusion.features.encode import Chunk, EncoderPool, encode_ahead, encode_chunk
@@ -74,7 +74,7 @@ class PlannedWindow(NamedTuple):
     """
 
     utterance: str
-    window: tuple[float, float]
+    window: Window
     keys: str
     video_seconds: float
 
@@ -281,7 +281,7 @@ def _planned(clip: Clip) -> PlannedWindow:
     parts = {"audio": clip.audio, "text": clip.text, "video": clip.video}
     keys = {name: part.keys for name, part in parts.items() if part is not None}
     seconds = clip.video.end - clip.video.start if clip.video is not None else 0.0
-    return PlannedWindow(clip.utterance, tuple(clip.window), json.dumps(keys), seconds)
+    return PlannedWindow(clip.utterance, clip.window, json.dumps(keys), seconds)
 
 
 def _drop_too_large(features: dict[str, Tensor], decoded: Decoded) -> None:

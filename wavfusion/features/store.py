@@ -23,6 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from wavfusion.encoders.presets import Precision
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.files import (
     append_line,
@@ -69,7 +70,7 @@ class FeatureSet:
     audio_layers: list[int] = field(default_factory=list)
     text_layers: list[str] = field(default_factory=list)
     view: str = "frame"
-    precision: str = "fp32"
+    precision: Precision = "fp32"
 
 
 class Store:
