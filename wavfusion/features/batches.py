@@ -55,7 +55,7 @@ def _pad(rows: Sequence[Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
 
 
 class LengthBatches(Sampler[int | None]):
-    """Order the samples at random, anew every epoch, with neighbours of similar length; fixed by seed and epoch.
+    """A random order for every epoch, with neighbours of similar length; seed and epoch decide it.
 
     Args:
         lengths: of the samples.

@@ -1,11 +1,9 @@
-"""From a manifest to stored features in one stream: cut into windows, key, decode, encode, write."""
+"""From a manifest to stored features in one stream: plan windows and keys, decode, encode, write."""
 
 import json
 import logging
-import random
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -17,10 +15,11 @@ from wavfusion.encoders.bundle import Encoders, load_encoders
 from wavfusion.encoders.presets import Preset
 from wavfusion.errors import ConfigError
 from wavfusion.features.batches import batched
-from wavfusion.features.clips import ABSENT, Clip, ClipPart, Media, Window, encoded_text, plan_windows
+from wavfusion.features.clips import ABSENT, Clip, ClipPart, Media, encoded_text
 from wavfusion.features.decode import Decoded
 from wavfusion.features.describe import describe_features, require_informative
 from wavfusion.features.encode import Chunk, EncoderPool, encode_ahead, encode_chunk
+from wavfusion.features.plan import CLIPS_AT_ONCE, Plan, plan_chunks
 from wavfusion.features.store import FeatureSet, Store, fits_half
 from wavfusion.manifest import Corpus, Utterance
 from wavfusion.processes.pool import Lost, spread
@@ -29,10 +28,7 @@ log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
-CLIPS_AT_ONCE = 24  # windows to a shard: what a kill can lose, and what a thread has in hand
-SECONDS_AT_ONCE = 300.0  # of a shard's windows: at base's sizes 30 MB of features
 TEXTS_AT_ONCE = 64
-BLOCKS_AHEAD = 2  # of utterances whose files are hashed and probed ahead
 TOO_LARGE = "features that half precision cannot hold"
 
 
@@ -63,23 +59,6 @@ class Summary:
         self.absent += other.absent
         self.bad += other.bad
         self.bad_packets += other.bad_packets
-
-
-class PlannedWindow(NamedTuple):
-    """A window in little memory, until the end shows which of its features were stored.
-
-    Attributes:
-        keys: JSON of {modality: {layer: key}}.
-        video_seconds: length of its video.
-    """
-
-    utterance: str
-    window: Window
-    keys: str
-    video_seconds: float
-
-
-Plan = list[list[PlannedWindow]]  # the windows of each utterance
 
 
 def extract(
@@ -162,7 +141,7 @@ class Extraction:
         twins = (self.workers if self.encoders.on_cpu else 1) if self.fast else 0
         pool = EncoderPool([self.encoders.quick() for _ in range(twins)] or [self.encoders])
         self._extract_texts(utterances, pool, progress)
-        chunks = self._chunks(utterances, plan)
+        chunks = self._checked(plan_chunks(utterances, plan, self.store, self.known, self.wanted, self.workers))
         if self.fast:
             done = encode_ahead(chunks, self.store, self.known, self.encoders, pool, self.workers)
         else:
@@ -189,27 +168,10 @@ class Extraction:
                 rows = encoders.text.encode(list(texts.values()), layers)
             self._write(dict(zip(texts, rows, strict=True)))
 
-    def _chunks(self, utterances: Sequence[Utterance], plan: Plan) -> Iterator[Chunk]:
-        """Plan the windows, and cut those that the store lacks into chunks, a few for every worker."""
-        most = min(CLIPS_AT_ONCE, 1 + len(utterances) // (4 * self.workers))
-        blocks = list(batched(range(len(utterances)), most))
-        # Two extractions that start together take the blocks in different orders, and seldom do the same work twice.
-        random.Random().shuffle(blocks)
-        for block in _examined(blocks, utterances, self.known, self.workers):
-            chunk, seconds = Chunk([]), 0.0
-            for number in block:
-                for clip in plan_windows(utterances[number], self.known, self.wanted):
-                    plan[number].append(_planned(clip))
-                    if not any(part and self.store.missing(part.keys.values()) for part in (clip.audio, clip.video)):
-                        continue
-                    self._require_informative()
-                    length = clip.window.end - clip.window.start
-                    if chunk.clips and (len(chunk.clips) == most or seconds + length > SECONDS_AT_ONCE):
-                        yield chunk
-                        chunk, seconds = Chunk([]), 0.0
-                    chunk.clips.append(clip)
-                    seconds += length
-                chunk.utterances += 1
+    def _checked(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+        for chunk in chunks:
+            if chunk.clips:
+                self._require_informative()
             yield chunk
 
     def _require_informative(self) -> None:
@@ -247,41 +209,6 @@ class Extraction:
                 raise ConfigError(f"{key.partition('-')[0]} encoder of {self.encoders.name!r}: {TOO_LARGE}")
         for key in self.store.write({key: x.half() for key, x in features.items()}):
             self.summary.made[key.partition("-")[0]] += 1
-
-
-def _examined(
-    blocks: Iterable[list[int]], utterances: Sequence[Utterance], known: Media, workers: int
-) -> Iterator[list[int]]:
-    """Hash and probe the files of some blocks ahead, in threads; yields each block once its files are known."""
-    begun: set[str] = set()
-    waiting: deque[tuple[list[int], list[Future[Any]]]] = deque()
-    executor = ThreadPoolExecutor(workers)
-    try:
-        for block in blocks:
-            rows = [utterances[number] for number in block]
-            spans = [(name, getattr(row, name), row) for row in rows for name in ("audio", "video")]
-            paths = {span.path for name, span, row in spans if span and name not in row.missing} - begun
-            begun |= paths
-            waiting.append((block, [executor.submit(known.__getitem__, path) for path in sorted(paths)]))
-            if len(waiting) > BLOCKS_AHEAD:
-                yield _awaited(*waiting.popleft())
-        while waiting:
-            yield _awaited(*waiting.popleft())
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
-def _awaited(block: list[int], futures: Iterable[Future[Any]]) -> list[int]:
-    for future in futures:
-        future.result()
-    return block
-
-
-def _planned(clip: Clip) -> PlannedWindow:
-    parts = {"audio": clip.audio, "text": clip.text, "video": clip.video}
-    keys = {name: part.keys for name, part in parts.items() if part is not None}
-    seconds = clip.video.end - clip.video.start if clip.video is not None else 0.0
-    return PlannedWindow(clip.utterance, clip.window, json.dumps(keys), seconds)
 
 
 def _drop_too_large(features: dict[str, Tensor], decoded: Decoded) -> None:

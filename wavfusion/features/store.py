@@ -145,14 +145,14 @@ class Store:
         path = self._path(key)
         try:
             if path not in self._open:
-                if len(self._open) == _MOST_OPEN:  # the one that was opened first is closed
+                if len(self._open) == _MOST_OPEN:  # close the oldest
                     self._open.pop(next(iter(self._open)))
                 self._open[path], self._sizes[path] = safe_open(path, "pt"), path.stat().st_size
-            # To touch what is mapped beyond the end of a file is no exception but the end of the process.
+            # Reading a mapping beyond the end of its file would kill the process.
             if path.stat().st_size != self._sizes[path]:
                 raise ValueError("its size has changed")
             tensor: Tensor = self._open[path].get_tensor(key)
-        except Exception as error:  # safetensors raises its own kind for a file that changed under us
+        except Exception as error:  # safetensors raises its own kind for a file that changed meanwhile
             raise CorpusError(f"{path}: damaged shard ({error}); run extract to make its features again") from None
         if _checksum(tensor) != self._index[key] & _CHECKSUM:
             raise CorpusError(f"{path}: damaged tensor {key}; run extract to make its features again")
@@ -199,7 +199,7 @@ class Store:
 
     @property
     def failures(self) -> dict[str, str]:
-        """Why there are no features under a key although they were asked for."""
+        """Why features could not be made, by key."""
         if self._failures is None:
             rows = read_lines(self.folder / "failures.jsonl")
             self._failures = {str(row["key"]): str(row["reason"]) for row in rows if {"key", "reason"} <= row.keys()}
@@ -272,7 +272,7 @@ def _checksum(tensor: Tensor) -> int:
 
 
 def _header(path: Path) -> dict[str, int]:
-    """Return the checksum of every tensor; raises unless the file has just the length and the header that it should."""
+    """Return the checksum of every tensor; raises unless file length and header agree."""
     size = require_file(path).stat().st_size
     with open(path, "rb") as file:
         start = file.read(8)
@@ -287,7 +287,7 @@ def _header(path: Path) -> dict[str, int]:
     checksums: dict[str, int] = json.loads(header.pop("__metadata__")["crc32"])
     end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if not all(type(each) is int and 0 <= each <= _CHECKSUM for each in checksums.values()):
-        raise ValueError("checksums in the header that are none")
+        raise ValueError("invalid checksums in the header")
     if size != 8 + length + end or set(checksums) != set(header):
         raise ValueError(f"{size} bytes where the header claims {8 + length + end}")
     return checksums
@@ -332,11 +332,11 @@ def merge_feature_sets(old: FeatureSet, new: FeatureSet) -> FeatureSet:
         ConfigError: they are of different views or precisions.
     """
     for kind in ("view", "precision"):
-        held, asked = getattr(old, kind), getattr(new, kind)
-        if held != asked:
+        held, wanted = getattr(old, kind), getattr(new, kind)
+        if held != wanted:
             raise ConfigError(
                 f"preset {new.preset!r}: expected a name of its own in this store, found features of {kind} {held!r} "
-                f"under it where {kind} {asked!r} is wanted; rename the preset's file"
+                f"under it where {kind} {wanted!r} is wanted; rename the preset's file"
             )
 
     def same(name: str) -> bool:
