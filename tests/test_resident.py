@@ -6,14 +6,8 @@ import torch
 
 from wavfusion.errors import ConfigError
 from wavfusion.experiments import experiment
-from wavfusion.features.dataset import (
-    Features,
-    Sample,
-    SampleOrigin,
-    choose_features,
-    collate,
-    model_config,
-)
+from wavfusion.features.batches import collate
+from wavfusion.features.dataset import Features, Sample, SampleOrigin, choose_features, model_config
 from wavfusion.model.config import MODALITIES, Switches
 from wavfusion.training import train
 from wavfusion.training.resident import Resident

@@ -24,8 +24,8 @@ from torch import nn
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.evaluation import evaluate
 from wavfusion.experiments import experiment
-from wavfusion.features.clips import FeatureSet
 from wavfusion.features.dataset import choose_features, model_config
+from wavfusion.features.store import FeatureSet
 from wavfusion.model.config import Switches
 from wavfusion.prediction.recognizer import EmotionRecognizer
 from wavfusion.runs.folder import read_run

@@ -15,9 +15,9 @@ from wavfusion.encoders.presets import PRECISIONS
 from wavfusion.errors import ConfigError, MediaError, nearest
 from wavfusion.evaluation import explain
 from wavfusion.evaluation.inference import BATCH, Classifier, Utterances, pick_device, subsets
+from wavfusion.features.batches import batched
 from wavfusion.features.clips import WINDOW
 from wavfusion.features.dataset import Sample
-from wavfusion.features.extract import batched
 from wavfusion.metrics.familiarity import WARN_SHARE
 from wavfusion.prediction.export import open_exported
 from wavfusion.prediction.models import default_model

@@ -22,7 +22,8 @@ from wavfusion.encoders.video import FRAMES_AT_ONCE
 from wavfusion.errors import ConfigError, MediaError
 from wavfusion.features.clips import windows
 from wavfusion.features.dataset import Sample, SampleOrigin, window_text
-from wavfusion.features.extract import fits_half, threads
+from wavfusion.features.encode import threads
+from wavfusion.features.store import fits_half
 from wavfusion.media import SAMPLE_RATE
 from wavfusion.media.faces import FaceCoverage, detect_faces
 from wavfusion.model.config import WavFusionConfig

@@ -14,8 +14,8 @@ from jaxtyping import Float64, Int64
 from wavfusion.comparators import baselines as controls
 from wavfusion.corpora.protocol import PROTOCOL_FIELDS, describe_protocol
 from wavfusion.errors import ConfigError
-from wavfusion.features.clips import FeatureSet
 from wavfusion.features.dataset import Features, choose_features, model_config
+from wavfusion.features.store import FeatureSet
 from wavfusion.files import write_atomic, write_json
 from wavfusion.metrics import comparison as stats
 from wavfusion.metrics import scores as metrics

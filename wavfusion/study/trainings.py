@@ -19,9 +19,10 @@ from wavfusion import manifest
 from wavfusion.corpora.protocol import Protocol, divide_parts, row_digest
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.experiments.experiment import Experiment
-from wavfusion.features.clips import Media, read_feature_sets
-from wavfusion.features.dataset import Features, LengthBatches, choose_features, collate, model_config, model_inputs
-from wavfusion.features.store import Store
+from wavfusion.features.batches import LengthBatches, collate, model_inputs
+from wavfusion.features.clips import Media
+from wavfusion.features.dataset import Features, choose_features, model_config
+from wavfusion.features.store import Store, read_feature_sets
 from wavfusion.manifest import Utterance
 from wavfusion.processes.pool import Lost, require_result, spread
 from wavfusion.processes.timing import timed

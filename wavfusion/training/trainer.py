@@ -18,7 +18,8 @@ from wavfusion.errors import ConfigError
 from wavfusion.evaluation.inference import classify
 from wavfusion.evaluation.shared_space import compare_gradients
 from wavfusion.experiments.experiment import Experiment, Training
-from wavfusion.features.dataset import Features, LengthBatches, add_absent_modalities, collate, model_inputs
+from wavfusion.features.batches import LengthBatches, add_absent_modalities, collate, model_inputs
+from wavfusion.features.dataset import Features
 from wavfusion.metrics import scores
 from wavfusion.model.config import MODALITIES
 from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
