@@ -294,16 +294,18 @@ class WindowEncoder:
 
     def encode(self, windows: Sequence[RecordingWindow], decoder: RecordingDecoder) -> list[Sample]:
         """Decode and encode windows, rounded to half precision as in the store."""
-        audio = [partial(self._audio, each, decoder) for each in windows]
-        others = [partial(self._text, each) for each in windows] + [partial(self._video, e, decoder) for e in windows]
+        audio_tasks = [partial(self._audio, each, decoder) for each in windows]
+        other_tasks = [partial(self._text, each) for each in windows] + [
+            partial(self._video, e, decoder) for e in windows
+        ]
         both = any(each.audio for each in windows) and any(each.video for each in windows)
         with self._lock:  # threads changes the number of threads of the whole process
             if self.fast and self.encoders.on_cpu and both and torch.get_num_threads() > 1:
                 # Each takes half of the cores: fewer cores on one matrix multiplication waste less of each.
                 with threads(2) as pool:
-                    encoded_audio, encoded_others = pool.map(_features, (audio, others))
+                    encoded_audio, encoded_others = pool.map(_features, (audio_tasks, other_tasks))
             else:
-                encoded_audio, encoded_others = _features(audio), _features(others)
+                encoded_audio, encoded_others = _features(audio_tasks), _features(other_tasks)
         samples = []
         for number, window in enumerate(windows):
             features = (encoded_audio[number], *encoded_others[number :: len(windows)])
@@ -311,7 +313,8 @@ class WindowEncoder:
                 if error not in decoder.diagnostics.errors:
                     decoder.diagnostics.errors.append(error)
             origin = SampleOrigin(str(window.utterance), None, None, None, window.seconds)
-            samples.append(Sample(origin, *(each if isinstance(each, Tensor) else None for each in features)))
+            audio, text, video = (each if isinstance(each, Tensor) else None for each in features)
+            samples.append(Sample(origin, audio, text, video))
         return samples
 
     def _audio(self, window: RecordingWindow, decoder: RecordingDecoder) -> Tensor | None:

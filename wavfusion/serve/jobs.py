@@ -249,7 +249,7 @@ class Jobs:
         task = Task(
             f"{job.id}/recording",
             job.form.text,
-            job.form.segments and f"{job.id}/{job.form.segments.name}",
+            None if job.form.segments is None else f"{job.id}/{job.form.segments.name}",
             read_count(job.form.speakers),
             60.0 * self.limits.minutes,
         )
