@@ -5,8 +5,9 @@ MINVENV ?= .venv-min
 BIN = $(VENV)/bin
 OFFLINE = HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 DEV = beartype build faster-whisper hypothesis import-linter mypy pympi-ling pytest pytest-timeout pytest-xdist ruff srt textgrid types-PyYAML webvtt-py
+DOCS = ipykernel mkdocs mkdocs-material 'mkdocstrings[python]' nbclient nbformat
 
-.PHONY: demo test test-slow lint unit minimum wheel clean
+.PHONY: demo test test-slow lint unit minimum docs wheel clean
 
 demo: $(VENV)/ready
 	rm -rf runs/demo
@@ -34,6 +35,10 @@ test-slow: $(VENV)/ready
 	$(OFFLINE) $(BIN)/python -m pytest -m slow
 	$(MAKE) wheel
 
+# The documentation site, in site/; a warning is an error. Material's notice of its end of life (May 2027) is silenced.
+docs: $(VENV)/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 # The built wheel with its extra, in an empty environment, outside the repository.
 wheel: $(VENV)/ready
 	rm -rf dist
@@ -42,7 +47,7 @@ wheel: $(VENV)/ready
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[all]' $(DEV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[all]' $(DEV) $(DOCS)
 	touch $@
 
 $(MINVENV)/ready: pyproject.toml constraints.txt minimum.txt
@@ -54,4 +59,4 @@ MINIMUM = tests/test_media.py tests/test_fusion.py tests/test_losses.py tests/te
 	tests/test_manifest.py tests/test_store.py tests/test_train.py tests/test_predict.py
 
 clean:
-	rm -rf $(VENV) $(MINVENV) dist runs
+	rm -rf $(VENV) $(MINVENV) dist runs site

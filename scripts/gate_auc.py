@@ -1,8 +1,8 @@
-"""Do the gates see what was planted? Text's share in them against the look-alike's camera flag, on the test part.
+"""Do the gates find what was planted? Their text weight against the look-alike's camera flag, on the test part.
 
     python scripts/gate_auc.py TREE RUN...
 
-TREE is what `lookalike` wrote. 0.5 = not at all, 1 = always more text where the camera shows somebody else.
+TREE is what `lookalike` wrote. 0.5 = not at all, 1 = always a higher text weight where the camera shows somebody else.
 """
 
 import argparse
@@ -21,8 +21,8 @@ def measure(run: Path, flags: dict[str, bool]) -> float:
     """The area under the ROC curve of one RUN."""
     trained = read_run(run)
     part, store, media = open_part(trained, None, None, "test")
-    _, said = evaluate(trained, part.utterances, store, media, [trained.model.config.modalities])
-    return gate_auc(dict(zip(said.ids, said.text_share, strict=True)), flags)
+    _, outputs = evaluate(trained, part.utterances, store, media, [trained.model.config.modalities])
+    return gate_auc(dict(zip(outputs.ids, outputs.text_share, strict=True)), flags)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""How far do probabilities move in bf16? Clips of a manifest's test part, from file to probabilities, in both.
+"""How far apart are probabilities in bf16 and fp32? Clips of a manifest's test part, file to probabilities, in both.
 
     python scripts/half_precision.py MANIFEST RUN [--clips 50]
     python scripts/half_precision.py MANIFEST base        # random weights of base's sizes
@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from wavfusion import manifest
-from wavfusion.bench.suites import LAYER, encoders_of
+from wavfusion.bench.data import LAYER, encoders_of
 from wavfusion.experiments import experiment
 from wavfusion.features.dataset import model_config
 from wavfusion.features.extract import describe_features

@@ -1,4 +1,4 @@
-"""Recompute what docs/results.md reads out of the paper's own numbers.
+"""Recompute what docs/measurements/paper_numbers.md reads out of the paper's own numbers.
 
 The numbers are those of wavfusion/experiments/table1.yaml to table6.yaml; nothing else is read, nothing is trained.
 """
@@ -137,8 +137,8 @@ def say_winner() -> Iterator[str]:
         values = [stated(*row) for row in rows]
         mean, sd = float(np.mean(values)), float(np.std(values, ddof=1))
         p = best_of_equals((max(values) - mean) / sd, len(values))
-        said = f"mean {mean:.2f}, sd {sd:.2f}, best {max(values):.2f}"
-        yield f"{len(values)} {name}: {said}; p = {p:.2f} if all were equal"
+        summary = f"mean {mean:.2f}, sd {sd:.2f}, best {max(values):.2f}"
+        yield f"{len(values)} {name}: {summary}; p = {p:.2f} if all were equal"
     yield f"sd of an accuracy of {mean:.2f} from the draw of {FIFTH} utterances: {error(mean, FIFTH):.2f}"
 
 

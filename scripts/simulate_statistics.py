@@ -14,7 +14,8 @@ import numpy as np
 from scipy import stats
 from scipy.special import expit
 
-from wavfusion.metrics.comparison import Comparison, cluster_bootstrap, cluster_t, compare
+from wavfusion.metrics.comparison import Comparison, compare
+from wavfusion.metrics.intervals import cluster_bootstrap, cluster_t
 from wavfusion.metrics.scores import figures
 
 SHARES = np.array([0.09, 0.15, 0.23, 0.15, 0.14, 0.24])  # of IEMOCAP's six emotions
@@ -182,8 +183,8 @@ def systems(rng: np.random.Generator, pair: Pair, better: float = 0.0, num: int 
         tables = []
         for _ in range(pair.trainings):
             own = pair.seeds * rng.standard_normal() + pair.shared * rng.standard_normal(num)[group]
-            said = np.where(of_system + own + 0.6 * rng.standard_normal(size) > 0, emotion, mistake)
-            tables.append(np.bincount((group * 6 + emotion) * 6 + said, minlength=num * 36).reshape(num, 6, 6))
+            predicted = np.where(of_system + own + 0.6 * rng.standard_normal(size) > 0, emotion, mistake)
+            tables.append(np.bincount((group * 6 + emotion) * 6 + predicted, minlength=num * 36).reshape(num, 6, 6))
         found.append(np.stack(tables))
     return found
 

@@ -2,20 +2,19 @@
 
     python scripts/where_time_goes.py CLIP.mp4
 
-The best of three runs each, on all cores and on one, in fp32 and bf16 (pictures are in fp32 in both); with the extra
+The best of three runs each, on all cores and on one, in fp32 and bf16 (video is in fp32 in both); with the extra
 [face] also the search for faces.
 """
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from wavfusion import media
-from wavfusion.bench.suites import CLASSES, LAYER, encoders_of
+from wavfusion.bench.data import CLASSES, LAYER, encoders_of
 from wavfusion.errors import ConfigError
 from wavfusion.evaluation.inference import classify, classify_subsets, subsets
 from wavfusion.experiments import experiment
@@ -23,19 +22,15 @@ from wavfusion.features.dataset import Sample, SampleOrigin, model_config
 from wavfusion.features.extract import describe_features
 from wavfusion.media import faces
 from wavfusion.model.wavfusion import WavFusion
+from wavfusion.processes.timing import timed
 
-WORDS = "I never said that you should go there at all, did I?"
+TEXT = "I never said that you should go there at all, did I?"
 
 
 def best(work: Callable[[], object]) -> str:
     """Seconds of the fastest of three runs, after one to warm it."""
     work()
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
-    return f"{min(seconds):.2f} s"
+    return f"{min(timed(work) for _ in range(3)):.2f} s"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -52,22 +47,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model_config(experiment.read_experiment("paper").model, describe_features(encoders, [LAYER], ["last"]), CLASSES)
     ).eval()
     row = SampleOrigin("clip", None, None, None, len(samples) / media.SAMPLE_RATE)
-    features = audio.encode([samples], [LAYER])[0][LAYER], text.encode([WORDS])[0], video.encode(frames)
+    features = audio.encode([samples], [LAYER])[0][LAYER], text.encode([TEXT])[0], video.encode(frames)
     sample, every, prior = (
         [Sample(row, *features)],
         subsets(["audio", "text", "video"]),
         [1 / len(CLASSES)] * len(CLASSES),
     )
     parts: dict[str, Callable[[], object]] = {
-        "sound": lambda: audio.encode([samples], [LAYER]),
-        "words": lambda: text.encode([WORDS]),
-        "pictures": lambda: video.encode(frames),
-        "the fusion, for the answer": lambda: classify(model, sample, every[-1], prior),
+        "audio": lambda: audio.encode([samples], [LAYER]),
+        "text": lambda: text.encode([TEXT]),
+        "video": lambda: video.encode(frames),
+        "the fusion, for the prediction": lambda: classify(model, sample, every[-1], prior),
         "the fusion, for all subsets": lambda: classify_subsets(model, sample, every, prior),
     }
     sys.stdout.write(f"{clip.name}, {row.duration:.1f} s, {cores} cores\n")
-    sys.stdout.write(f"decoding sound {best(lambda: media.decode_audio(clip))}\n")
-    sys.stdout.write(f"decoding pictures {best(lambda: media.decode_frames(clip, rate, size))}\n")
+    sys.stdout.write(f"decoding audio {best(lambda: media.decode_audio(clip))}\n")
+    sys.stdout.write(f"decoding video {best(lambda: media.decode_frames(clip, rate, size))}\n")
     try:
         sys.stdout.write(f"finding faces {best(lambda: faces.detect_faces(clip, rate))}\n")
     except ConfigError as error:
@@ -75,11 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for threads in dict.fromkeys((cores, 1)):
         torch.set_num_threads(threads)
         for name, work in parts.items():
-            told = []
+            timings = []
             for half in (False, True):
                 with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                    told.append(f"{'bf16' if half else 'fp32'} {best(work)}")
-            sys.stdout.write(f"{name}, {threads} cores: {', '.join(told)}\n")
+                    timings.append(f"{'bf16' if half else 'fp32'} {best(work)}")
+            sys.stdout.write(f"{name}, {threads} cores: {', '.join(timings)}\n")
 
 
 if __name__ == "__main__":

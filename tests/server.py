@@ -56,7 +56,7 @@ class Server:
         self.folder = folder
         self.log = (folder.parent / f"{folder.name}.log").open("w+b")
         folder.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "wavfusion", "serve", str(trained), "--port", "0", *flags]
+        command = [sys.executable, "-m", "wavfusion", "serve", "--model", str(trained), "--port", "0", *flags]
         self.process = subprocess.Popen(
             command, stdout=self.log, stderr=self.log, env={**os.environ, "TMPDIR": str(folder)}
         )

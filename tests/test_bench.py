@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from wavfusion.bench import suites
-from wavfusion.bench.baseline import PlainEncoders, decode_pictures, decode_sound
-from wavfusion.bench.suites import Measurement, encoders_of
-from wavfusion.cli.commands import main
+from wavfusion.bench.baseline import BaselineEncoders, decode_video_frames, decode_waveform
+from wavfusion.bench.data import Measurement, encoders_of
+from wavfusion.bench.growth import measure_growth
+from wavfusion.bench.measure import measured_side
+from wavfusion.cli.app import main
+from wavfusion.errors import CorpusError
 from wavfusion.media import decode_audio, decode_frames, write_video
 
 
@@ -19,25 +22,25 @@ def test_bench_compares_all_suites_and_its_parts_add_up(capsys: pytest.CaptureFi
     for name in suites.UNITS:
         each = found[name]
         assert each["ratio"]["low"] <= each["ratio"]["median"] <= each["ratio"]["high"]
-        assert min(each[key] for key in ("ours", "plain", "peak_memory_mb", "useful_seconds_per_s")) > 0
+        assert min(each[key] for key in ("ours", "baseline", "peak_memory_mb", "useful_seconds_per_s")) > 0
         assert 0 < each["fraction_of_peak"] < 1
     seconds = [found[name]["useful_seconds_per_s"] / found[name]["ours"] for name in ("train", "train_without_video")]
     assert seconds[0] == pytest.approx(seconds[1])  # the same recordings
 
 
 @pytest.mark.slow
-def test_growth_measures_every_size_and_says_what_a_second_of_sound_costs() -> None:
-    found = suites.measure_growth("train", "tiny", batch=2, repeats=1, times=(1, 2))
+def test_growth_measures_every_size_and_says_what_a_second_of_audio_costs() -> None:
+    found = measure_growth("train", "tiny", batch=2, repeats=1, times=(1, 2))
     for name in suites.SUITES["train"]:
         small, large = found["growth"][name]
         assert (small["times"], large["times"]) == (1, 2) and large["units"] == 2 * small["units"]
         assert min(each[key] for each in (small, large) for key in ("seconds", "useful_seconds", "peak_memory_mb")) > 0
     assert found["growth"]["extract"] is None
     text = suites.measurements_to_text(found)
-    assert text.count("ms a second of sound") == 4 and "2 x: 12 utterances" in text
+    assert text.count("ms a second of audio") == 4 and "2 x: 12 utterances" in text
 
 
-def test_an_unfit_machine_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unfit_machine_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     about = {"device": "x", "cores": 2, "threads": 2, "torch": "2", "matmul_gflops": 100.0, "precision": "fp32"}
     found = {"preset": "tiny", "batch": 2, "repeats": 1, **dict.fromkeys(suites.UNITS)}
     lines = {
@@ -47,28 +50,28 @@ def test_an_unfit_machine_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert "UNFIT" in lines[False] and "UNFIT" not in lines[True]
 
 
-def test_the_plain_way_computes_the_same_features() -> None:
+def test_the_baseline_computes_the_same_features() -> None:
     """Alone in its batch: in a padded one Hugging Face's group norm would see the padding."""
     rng = np.random.default_rng(0)
-    sound, frames = rng.normal(0, 0.1, 20_000).astype(np.float32), rng.integers(0, 256, (3, 112, 112, 3), np.uint8)
+    samples, frames = rng.normal(0, 0.1, 20_000).astype(np.float32), rng.integers(0, 256, (3, 112, 112, 3), np.uint8)
     ours, text = encoders_of("tiny"), "Look at the clock!"
     assert ours.audio is not None and ours.text is not None and ours.video is not None
-    heard, read, seen = ours.audio.encode([sound], [9])[0][9], ours.text.encode([text])[0], ours.video.encode(frames)
-    plain = PlainEncoders(encoders_of("tiny"), 9, "cpu")
-    torch.testing.assert_close(plain.hear([sound])[0], heard, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(plain.read([text])[0], read, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(plain.see(frames), seen, atol=1e-4, rtol=1e-4)
+    audio, video = ours.audio.encode([samples], [9])[0][9], ours.video.encode(frames)
+    baseline = BaselineEncoders(encoders_of("tiny"), 9, "cpu")
+    torch.testing.assert_close(baseline.encode_audio([samples])[0], audio, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(baseline.encode_text([text])[0], ours.text.encode([text])[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(baseline.encode_video(frames), video, atol=1e-4, rtol=1e-4)
 
 
-def test_the_plain_way_decodes_the_same_length_and_nearly_the_same_picture(tmp_path: Path) -> None:
+def test_the_baseline_decodes_the_same_length_and_nearly_the_same_frames(tmp_path: Path) -> None:
     path, times = tmp_path / "clip.mp4", np.arange(32_000) / 16_000
     slope = np.linspace(0, 255, 320).astype(np.uint8)
-    pictures = [np.tile(np.roll(slope, 4 * i)[None, :, None], (180, 1, 3)) for i in range(50)]
-    write_video(path, pictures, 25, (0.3 * np.sin(1000 * times)).astype(np.float32), 16_000)
-    sound, frames = decode_audio(path).samples, decode_frames(path, 5.0, (112, 112)).pixels
-    plain_sound, plain_frames = decode_sound(path), decode_pictures(path, 5.0, (112, 112))
-    assert abs(len(sound) - len(plain_sound)) < 1600 and frames.shape == plain_frames.shape
-    assert np.abs(frames.astype(int) - plain_frames.astype(int)).mean() < 6
+    images = [np.tile(np.roll(slope, 4 * i)[None, :, None], (180, 1, 3)) for i in range(50)]
+    write_video(path, images, 25, (0.3 * np.sin(1000 * times)).astype(np.float32), 16_000)
+    samples, frames = decode_audio(path).samples, decode_frames(path, 5.0, (112, 112)).pixels
+    other_samples, other_frames = decode_waveform(path), decode_video_frames(path, 5.0, (112, 112))
+    assert abs(len(samples) - len(other_samples)) < 1600 and frames.shape == other_frames.shape
+    assert np.abs(frames.astype(int) - other_frames.astype(int)).mean() < 6
 
 
 def test_random_encoders_of_base_have_its_sizes_and_tell_something() -> None:
@@ -77,9 +80,7 @@ def test_random_encoders_of_base_have_its_sizes_and_tell_something() -> None:
     assert float(video.encode(np.random.default_rng(1).integers(0, 256, (2, 224, 224, 3), np.uint8)).std()) > 0.01
 
 
-def test_a_side_that_dies_is_named(tmp_path: Path) -> None:
-    with (
-        pytest.raises(suites.ConfigError, match="died"),
-        suites._side(suites._train_ours, Measurement(tmp_path, "tiny", 2, True, "cpu")),
-    ):
+def test_what_a_side_raises_is_raised_here(tmp_path: Path) -> None:
+    job = Measurement("tiny", 2, "cpu", folder=tmp_path)
+    with pytest.raises(CorpusError, match=r"manifest"), measured_side("ours", "train", job):
         pass

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wavfusion import manifest, media
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.corpora import protocol
 from wavfusion.corpora.scan import MediaFacts, Scan
 from wavfusion.evaluation import check

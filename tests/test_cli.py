@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import resource
 import shlex
 import shutil
 import signal
@@ -12,11 +13,15 @@ from typing import Any
 
 import pytest
 
-from wavfusion.cli.commands import main
+from wavfusion import EmotionRecognizer
+from wavfusion.cli.app import main
 
 pytest_plugins = ("corpus_fixture",)
 
-VERBS = ["demo", "prepare", "extract", "train", "evaluate", "predict", "lookalike"]
+VERBS = [
+    *("demo", "prepare", "check", "report", "extract", "train", "reproduce", "evaluate"),
+    *("predict", "serve", "embed", "bundle", "export", "push", "bench", "lookalike"),
+]
 HEAVY = ["torch", "transformers", "numpy", "av", "soxr", "jsonargparse", "sklearn", "matplotlib", "yaml"]
 
 
@@ -45,12 +50,12 @@ def refused(capfd: pytest.CaptureFixture[str], *arguments: Any) -> str:
 @pytest.mark.parametrize("verb", ["", *VERBS])
 def test_help_imports_nothing_heavy(verb: str) -> None:
     code = (
-        "import sys\nfrom wavfusion.cli import main\n"
-        "try:\n    main([*sys.argv[1:], '--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "import sys\nfrom wavfusion.cli.app import main\n"
+        "assert main([*sys.argv[1:], '--help']) == 0\n"
         f"sys.stderr.write(','.join(name for name in {HEAVY} if name in sys.modules))"
     )
     done = python(code, *([verb] if verb else []))
-    assert "usage: wavfusion" in done.stdout and done.stderr == ""
+    assert f"Usage: wavfusion {verb}".rstrip() in done.stdout and done.stderr == ""
 
 
 def test_without_a_verb_the_verbs_are_named() -> None:
@@ -59,19 +64,16 @@ def test_without_a_verb_the_verbs_are_named() -> None:
 
 
 def test_help_takes_less_than_a_third_of_a_second() -> None:
-    """The best of five, as others may use the machine."""
-    taken = []
-    for _ in range(5):
-        started = time.perf_counter()
-        shell("--help")
-        taken.append(time.perf_counter() - started)
-    assert min(taken) < 0.3
+    """Of processor time, as others may use the machine."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    shell("--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.3
 
 
 def test_every_verb_that_computes_takes_a_device_and_a_seed(capfd: pytest.CaptureFixture[str]) -> None:
     for verb in ("demo", "extract", "train", "evaluate", "predict"):
-        with pytest.raises(SystemExit):
-            main([verb, "--help"])
+        main([verb, "--help"])
         assert {"--device", "--seed"} <= set(re.findall(r"--\w+", capfd.readouterr().out))
 
 
@@ -102,7 +104,7 @@ def test_features_that_were_carried_here_train_without_media(made: Any, tmp_path
     code = (
         "import sys\nfor name in ('av', 'soxr', 'jsonargparse'): sys.modules[name] = None\n"
         "from pathlib import Path\nfrom wavfusion.training import train\n"
-        "from wavfusion.experiment import Experiment, Training\n"
+        "from wavfusion.experiments.experiment import Experiment, Training\n"
         "manifest, store, out = map(Path, sys.argv[1:])\n"
         "data = train.read_data(manifest, store)\n"
         "print(train.train(Experiment(train=Training(epochs=1)), data, out)['n'])"
@@ -124,7 +126,7 @@ def test_an_unknown_verb_names_the_nearest(capfd: pytest.CaptureFixture[str]) ->
         (("evaluate", "run", "--modalites", "audio"), "did you mean '--modalities'"),
         (("train", "--config", "paper", "--manifest", "m", "--store", "s", "--out", "o", "--sed", "1"), "'--seed'"),
         (("extract", "m", "--store", "s", "--prset", "tiny"), "did you mean '--preset'"),
-        (("predict", "run", "a.wav", "--transcipt", "x"), "did you mean '--transcript'"),
+        (("predict", "--model", "run", "a.wav", "--transcipt", "x"), "did you mean '--transcript'"),
         (("prepare", "table", "root", "--out", "o", "--label", "six"), "did you mean '--labels'"),
     ],
 )
@@ -143,15 +145,15 @@ TRAIN = ("train", "--config", "paper", "--manifest", "m", "--store", "s", "--out
         ((*TRAIN, "--model.margin.wieght", "1"), "did you mean '--model.margin.weight'"),
         ((*TRAIN, "--train.epochs=soon"), "epochs"),
         ((*TRAIN, "--train.epochs"), "a value after '--train.epochs'"),
-        ((*TRAIN, "stray"), "'stray'"),
+        ((*TRAIN, "stray"), "(stray)"),
         ((*TRAIN, "--seed", "x"), "--seed"),
         ((*TRAIN, "--seed", "-1"), "seed"),
         (("train", "--config", "papre", "--manifest", "m", "--store", "s", "--out", "o"), "did you mean 'paper'"),
         (("train",), "--config"),
         (TRAIN, "`wavfusion prepare`"),
         (("evaluate", "nothing"), "RUN folder"),
-        (("predict", "nothing", __file__), "RUN folder"),
-        (("predict", "nothing"), "FILE"),
+        (("predict", "--model", "nothing", __file__), "RUN folder"),
+        (("predict", "--model", "nothing"), "expected FILE"),
         (("prepare", "meldd", "."), "--out"),
         (("prepare", "meldd", ".", "--out", "o"), "did you mean 'meld'"),
         (("prepare", "table", "nowhere", "--out", "o"), "nowhere"),
@@ -168,7 +170,7 @@ TRAIN = ("train", "--config", "paper", "--manifest", "m", "--store", "s", "--out
         (("extract", "m", "--store", "s", "--workers", "0"), "--workers: expected a whole number of 1 or more"),
         (("--bogus",), "'--bogus' is not known; valid: --help"),
         (("--hepl", "train"), "train"),
-        (("predict", "r", "f", "--format", "jsn"), "did you mean 'json'? valid: table, json, csv"),
+        (("predict", "--model", "r", "f", "--format", "jsn"), "did you mean 'json'? valid: table, json, csv"),
         (("extract", "m", "--store", "s", "--text-layers", "al"), "did you mean 'all'"),
     ],
 )
@@ -193,7 +195,7 @@ def test_bad_input_is_one_line_and_exit_2(
         ("extract", "m", "--store", "s", "--root", ""),
         ("train", "--config", "paper", "--manifest", "", "--store", "s", "--out", "o"),
         ("evaluate", ""),
-        ("predict", "run", ""),
+        ("predict", "--model", "run", ""),
         ("demo", "--out="),
         ("lookalike", "meld", "--out", ""),
     ],
@@ -206,15 +208,15 @@ def test_an_empty_name_is_not_the_working_folder(
     assert "expected a name, found ''" in refused(capfd, *arguments)
 
 
-def test_the_verb_is_said_once(capfd: pytest.CaptureFixture[str]) -> None:
-    """Every complaint of the parser began with `wavfusion: wavfusion predict:`."""
-    assert refused(capfd, "predict", "run", "a.wav", "--device").startswith("wavfusion: predict: argument --device")
+def test_the_verb_is_named_once(capfd: pytest.CaptureFixture[str]) -> None:
+    """Every error of the parser began with `wavfusion: wavfusion predict:`."""
+    assert refused(capfd, "predict", "a.wav", "--device").startswith("wavfusion: predict: expected a value")
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("predict", "run", "a.wav", "--out", "/proc/none/labels.csv"),
+        ("predict", "--model", "run", "a.wav", "--out", "/proc/none/labels.csv"),
         ("lookalike", "meld", "--out", "/proc/none"),
         ("demo", "--out", "/proc/none"),
         ("prepare", "table", ".", "--out", "/proc/none"),
@@ -286,6 +288,49 @@ def test_a_folder_that_cannot_be_written_is_one_line(
     refused(capfd, "train", "--config", "paper", *places)
 
 
+# ------------------------------------------------------------------ the model
+
+
+@pytest.mark.parametrize("verb", ["predict", "embed"])
+def test_a_run_in_the_place_of_a_file_is_answered_with_the_new_form(
+    verb: str, trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = ("--out", tmp_path / "a.npz") if verb == "embed" else ()
+    form = f"write: wavfusion {verb} clip.wav --model {trained}"
+    assert refused(capfd, verb, trained, "clip.wav", *out).endswith(form)
+
+
+def test_a_run_without_its_flag_is_answered_with_the_new_form_of_serve(capfd: pytest.CaptureFixture[str]) -> None:
+    assert refused(capfd, "serve", "runs/demo").endswith("write: wavfusion serve --model runs/demo")
+
+
+@pytest.mark.parametrize("call", [("predict", "a.wav"), ("embed", "a.wav", "--out", "a.npz"), ("serve",)])
+def test_without_a_model_one_line_tells_how_to_get_one(
+    call: tuple[str, ...], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wavfusion.prediction.models.VOICE_MODEL", "no-such-distribution")
+    line = refused(capfd, *call)
+    assert "--model RUN" in line and "`wavfusion demo` makes" in line
+
+
+def test_without_a_model_the_installed_one_labels(
+    trained: Path, made: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained, tmp_path / "wavfusion_voice" / "run")
+    about = tmp_path / "wavfusion_voice-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: wavfusion-voice\nVersion: 1.0\n")
+    (about / "RECORD").write_text("wavfusion_voice/run/config.json,,\nwavfusion_voice/run/model.safetensors,,\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    clip = made.root / "clips/test00.mp4"
+    printed = []
+    for model in ((), ("--model", trained)):
+        assert main([str(each) for each in ("predict", clip, *model, "--format", "json", "--device", "cpu")]) == 0
+        printed.append(json.loads(capfd.readouterr().out))
+    assert printed[0] == printed[1]
+    assert EmotionRecognizer.from_pretrained().predict(clip)[0].emotion == printed[0][0]["emotion"]
+
+
 # ------------------------------------------------------------------ where the corpus lies
 
 
@@ -342,16 +387,18 @@ def test_a_closed_stdout_is_refused_before_the_work(tmp_path: Path) -> None:
 
 def test_a_closed_stdout_is_no_matter_where_results_go_to_a_file(trained: Path, made: Any, tmp_path: Path) -> None:
     out = tmp_path / "labels.json"
-    done = closed(">&-", "predict", trained, made.root / "clips/test00.mp4", "--format", "json", "--out", out)
+    done = closed(
+        ">&-", "predict", "--model", trained, made.root / "clips/test00.mp4", "--format", "json", "--out", out
+    )
     assert (done.returncode, len(json.loads(out.read_text()))) == (0, 1)
 
 
 def test_a_closed_stderr_costs_the_messages_only() -> None:
-    assert closed("2>&-", "predict", "nothing", "a.wav").returncode == 2
+    assert closed("2>&-", "predict", "--model", "nothing", "a.wav").returncode == 2
 
 
 def test_a_full_disk_behind_stdout_is_one_line(trained: Path, made: Any) -> None:
-    done = closed("2>&1 >/dev/full", "predict", trained, made.root / "clips/test00.mp4")
+    done = closed("2>&1 >/dev/full", "predict", "--model", trained, made.root / "clips/test00.mp4")
     # Of the recording, what is unlike the training part may be said before: that hangs on the model's last digits.
     *warnings, last = done.stdout.splitlines()
     assert (done.returncode, last) == (2, "wavfusion: expected to read or write a file, found: No space left on device")
@@ -393,7 +440,7 @@ def test_every_verb_works_from_the_shell(made: Any, tmp_path: Path) -> None:
         "extract": shell("extract", manifest / "manifest.jsonl", "--store", store, "--preset", "tiny", *wide, "--json"),
         "train": shell("train", "--config", "recommended", *places, "--train.epochs", "2", "--json"),
         "evaluate": shell("evaluate", run, "--modalities", "all-subsets", "--json"),
-        "predict": shell("predict", run, made.root / "clips/test00.mp4", "--format", "json"),
+        "predict": shell("predict", "--model", run, made.root / "clips/test00.mp4", "--format", "json"),
     }
     warned = {verb: re.sub("INFO: .*\n", "", each.stderr) for verb, each in done.items()}
     assert {verb: (each.returncode, warned[verb]) for verb, each in done.items()} == dict.fromkeys(done, (0, ""))

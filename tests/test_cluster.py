@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.chores import never, squarer
 from wavfusion import manifest
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.errors import ConfigError, MediaError
 from wavfusion.features import extract
 from wavfusion.features.store import Store
 from wavfusion.processes import pool
 from wavfusion.processes.pool import Lost, spread
+from wavfusion.processes.timing import timed
 
 pytest_plugins = ("corpus_fixture",)
 
@@ -46,7 +49,7 @@ def test_a_process_that_dies_costs_what_it_was_doing_and_that_is_done_again(
 ) -> None:
     found = dict(spread(partial(squarer, tmp_path), [1, 20, 2, 3, 4], 2, engine))
     if engine == "processes":  # an actor of Ray says it on its own machine
-        assert caplog.text.count("a process died (killed, or out of memory): what it was doing is done again") == 1
+        assert caplog.text.count("a process died (killed, or out of memory): its item is started again") == 1
     assert [found[i][0] for i in range(5)] == [1, 400, 4, 9, 16]
     begun = [path.name.split("-")[0] for path in tmp_path.iterdir()]
     assert sorted(begun) == ["1", "2", "20", "20", "3", "4"]
@@ -83,20 +86,61 @@ def test_processes_end_with_whoever_wanted_their_results(tmp_path: Path) -> None
         os.kill(first[1], 0)
 
 
-def test_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
-    program = (
-        "import sys; from functools import partial; from pathlib import Path\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from chores import sleeper; from wavfusion.cluster import spread\n"
-        f"if __name__ == '__main__': list(spread(partial(sleeper, Path({str(tmp_path)!r})), [1], 1))\n"
-    )
+PROGRAM = """
+import sys
+from functools import partial
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from chores import sleeper
+from wavfusion.processes.pool import spread
+if __name__ == "__main__":
+    list(spread(partial(sleeper, Path({folder!r})), [1], 1, preload={preload!r}))
+"""
+
+
+@pytest.mark.parametrize("preload", [None, "wavfusion.errors"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_processes_end_with_a_parent_that_is_killed_or_interrupted(
+    tmp_path: Path, how: signal.Signals, preload: str | None
+) -> None:
+    program = PROGRAM.format(tests=str(Path(__file__).parent), folder=str(tmp_path), preload=preload)
     (tmp_path / "program.py").write_text(program)
-    parent = subprocess.Popen([sys.executable, tmp_path / "program.py"])
+    parent = subprocess.Popen([sys.executable, tmp_path / "program.py"], stderr=subprocess.DEVNULL)
     wait_for(lambda: any(tmp_path.glob("*.pid")))
     (child,) = (int(path.stem) for path in tmp_path.glob("*.pid"))
-    parent.kill()
+    parent.send_signal(how)
     parent.wait()
     wait_for(lambda: not Path(f"/proc/{child}").exists())
+
+
+def test_a_killed_lookalike_leaves_no_process(tmp_path: Path) -> None:
+    """Dialogues were rendered by children of children, which went on writing when the first of them were killed."""
+    arguments = ["lookalike", "iemocap", "--out", str(tmp_path / "tree"), "--speakers", "6", "--parts", "26,4,4"]
+    parent = subprocess.Popen([sys.executable, "-m", "wavfusion", *arguments], stderr=subprocess.DEVNULL)
+    wait_for(lambda: any((tmp_path / "tree").rglob("*.*")))
+    family = [child for child in descendants(parent.pid) if child != parent.pid]
+    parent.kill()
+    parent.wait()
+    assert len(family) > 1
+    wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in family))
+
+
+def descendants(pid: int) -> list[int]:
+    below = [int(name) for path in Path(f"/proc/{pid}/task").glob("*/children") for name in path.read_text().split()]
+    return [pid, *(each for child in below for each in descendants(child))]
+
+
+def test_every_item_gets_a_fresh_process_where_it_needs_one(tmp_path: Path) -> None:
+    found = dict(spread(partial(squarer, tmp_path), range(5), 2, preload="wavfusion.errors", fresh=True))
+    assert len({each[1] for each in found.values() if not isinstance(each, Lost)}) == 5
+
+
+def test_a_timing_waits_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`reproduce --dry-run` timed how long a GPU takes to be asked, not to compute."""
+    order: list[str] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", order.append)
+    timed(lambda: order.append("work"), "cuda:0")
+    assert order == ["cuda:0", "work", "cuda:0"]
 
 
 def wait_for(done: Callable[[], bool]) -> None:
@@ -136,11 +180,11 @@ def test_several_processes_label_as_one_does(
     trained: Path, made: Any, tmp_path: Path, engine: str, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     """In the order of the files; a bad one is named at the end, and stops nobody."""
-    sounds = sorted({row.audio.path for row in made.data.part("test")})[:3]
-    files = [str(made.root / path) for path in sounds]
+    paths = sorted({row.audio.path for row in made.data.part("test")})[:3]
+    files = [str(made.root / path) for path in paths]
     files.insert(1, str(tmp_path / "bad.wav"))
-    (tmp_path / "bad.wav").write_text("no sound")
-    ask = ["predict", str(trained), *files, "--format", "json", "--device", "cpu"]
+    (tmp_path / "bad.wav").write_text("no audio")
+    ask = ["predict", "--model", str(trained), *files, "--format", "json", "--device", "cpu"]
     assert main(ask) == 1
     alone = capsysbinary.readouterr()
     assert main([*ask, "--workers", "2", "--engine", engine]) == 1

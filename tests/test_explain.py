@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.evaluation import evaluate
 from wavfusion.evaluation.explain import (
     Shifted,
@@ -450,7 +450,7 @@ def test_a_model_without_modality_dropout_says_so_once(
     train.train(short(train__epochs=1), made.data, tmp_path / "run")
     clips = [str(made.root / made.data.part("test")[i].audio.path) for i in (0, 1)]
     for command in (
-        ["predict", str(tmp_path / "run"), *clips],
+        ["predict", "--model", str(tmp_path / "run"), *clips],
         ["evaluate", str(tmp_path / "run"), "--modalities", "all-subsets", "--explain"],
     ):
         assert main([*command, "--device", "cpu"]) == 0

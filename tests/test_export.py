@@ -16,18 +16,20 @@ from hypothesis import strategies as st
 from test_model import SUBSETS, build
 
 import wavfusion
-from wavfusion import encoders
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.corpora.protocol import SAID
+from wavfusion.encoders.bundle import load_encoders
+from wavfusion.encoders.presets import PRESETS
 from wavfusion.errors import ConfigError
 from wavfusion.evaluation.inference import layer_shares
 from wavfusion.features import extract
 from wavfusion.features.dataset import model_config
+from wavfusion.files import write_json
 from wavfusion.model import WavFusion
 from wavfusion.model.config import MODALITIES, Switches
 from wavfusion.prediction import export
 from wavfusion.prediction.recognizer import EmotionRecognizer
-from wavfusion.runs.folder import Run, read_run, write_json, write_model
+from wavfusion.runs.folder import Run, read_run, write_model
 
 CLASSES, PRIOR = ["happy", "sad", "neutral", "angry"], [0.1, 0.2, 0.3, 0.4]
 TEMPERATURE = 1.7
@@ -46,7 +48,7 @@ def write_run(folder: Path, **switches: Any) -> Path:
     """A RUN of the tiny encoders whose model was drawn at random."""
     sizes = {"fusion_layers": 1, "trainable_layers": 2, "margin_audio_layer": 11, "modality_dropout": 0.2}
     chosen = Switches(**sizes | switches)
-    loaded = extract.load_encoders("tiny", encoders.PRESETS["tiny"])
+    loaded = load_encoders("tiny", PRESETS["tiny"])
     features = extract.describe_features(loaded, [10], ["last"])
     torch.manual_seed(len(switches))
     model = WavFusion(model_config(chosen, features, CLASSES))
@@ -292,7 +294,18 @@ def test_predict_says_through_onnxruntime_what_it_says_through_torch(
 
 
 def test_the_shell_runs_the_file(exported: Path, clip: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    arguments = ["predict", str(exported), str(clip), "--format", "json", "--runtime", "onnx", "--device", "cpu"]
+    arguments = [
+        "predict",
+        "--model",
+        str(exported),
+        str(clip),
+        "--format",
+        "json",
+        "--runtime",
+        "onnx",
+        "--device",
+        "cpu",
+    ]
     assert main(arguments) == 0
     said = EmotionRecognizer.from_pretrained(exported).predict(clip)[0]
     assert json.loads(capfd.readouterr().out)[0]["probabilities"] == pytest.approx(said.probabilities, abs=1e-4)
@@ -302,7 +315,7 @@ def test_a_run_without_its_file_names_the_command(
     exported: Path, clip: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     copy = shutil.copytree(exported, tmp_path / "run", ignore=shutil.ignore_patterns("*.onnx"))
-    assert main(["predict", str(copy), str(clip), "--runtime", "onnx"]) == 2
+    assert main(["predict", "--model", str(copy), str(clip), "--runtime", "onnx"]) == 2
     assert f"wavfusion export {copy} --out {copy / 'model.onnx'}" in capfd.readouterr().err
 
 

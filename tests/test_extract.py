@@ -16,11 +16,15 @@ import transformers
 from safetensors.torch import load_file
 
 from wavfusion import corpora, media
-from wavfusion.cli import commands
-from wavfusion.encoders import MAX_TOKENS, PRESETS, VideoEncoder, tiny
+from wavfusion.cli.app import main
+from wavfusion.encoders import tiny
+from wavfusion.encoders.bundle import load_encoders
+from wavfusion.encoders.presets import PRESETS
+from wavfusion.encoders.text import MAX_TOKENS
+from wavfusion.encoders.video import VideoEncoder
 from wavfusion.errors import ConfigError
 from wavfusion.features.clips import Clip, FeatureSet, Media, Window, plan_windows, read_feature_sets
-from wavfusion.features.extract import Decoded, _told, audio_batches, batched, decode, extract, load_encoders, merge
+from wavfusion.features.extract import Decoded, _told, audio_batches, batched, decode, extract, merge
 from wavfusion.features.store import Store
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
 from wavfusion.runs.folder import read_run
@@ -260,7 +264,7 @@ def test_the_index_names_the_keys_of_every_utterance(small, root, encoders):
 def test_the_documented_lines_read_a_store(small, root, encoders, monkeypatch):
     run(small, root, encoders)
     monkeypatch.chdir(root.parent)
-    text = (Path(__file__).parents[1] / "docs" / "store.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[1] / "docs" / "reference" / "store.md").read_text(encoding="utf-8")
     names = {}
     exec(re.findall(r"```python\n(.*?)```", text, re.S)[0], names)
     assert names["features"].shape == (24, 64) and names["features"].dtype == np.float16
@@ -509,7 +513,7 @@ def command(manifest, store):
 
 def test_the_command_fills_a_store(tmp_path, capsysbinary):
     manifest = table(tmp_path / "corpus", 2, 1)
-    assert commands.main([*command(manifest, tmp_path / "store"), "--layers", "8,9", "--json"]) == 0
+    assert main([*command(manifest, tmp_path / "store"), "--layers", "8,9", "--json"]) == 0
     result = json.loads(capsysbinary.readouterr().out)
     assert result == {"features": 10, "made": {"audio": 6, "text": 3, "video": 1}, "absent": 0, "bad": []}
 
@@ -517,7 +521,7 @@ def test_the_command_fills_a_store(tmp_path, capsysbinary):
 def test_the_command_exits_1_where_files_are_bad(tmp_path, capsys):
     manifest = table(tmp_path / "corpus", 2)
     (tmp_path / "corpus" / "1.wav").write_bytes(b"")
-    assert commands.main(command(manifest, tmp_path / "store")) == 1
+    assert main(command(manifest, tmp_path / "store")) == 1
     assert "u1: no audio features" in capsys.readouterr().err and len(Store(tmp_path / "store")) == 3
 
 
@@ -532,23 +536,25 @@ def test_a_run_of_features_in_half_precision_encodes_so_itself(tmp_path, capsys)
     (tmp_path / "half.yaml").write_text("{audio: tiny, text: tiny, video: tiny, precision: bf16}")
     line = command(manifest, tmp_path / "store")
     line[line.index("tiny")] = str(tmp_path / "half.yaml")
-    assert commands.main(line) == 0 and commands.main(command(manifest, tmp_path / "store")) == 0
+    assert main(line) == 0 and main(command(manifest, tmp_path / "store")) == 0
     store = Store(tmp_path / "store")
     sets = read_feature_sets(store)
     assert [sets[name].precision for name in ("half", "tiny")] == ["bf16", "fp32"]
     assert len(store) == 6 + 6 + 6 + 6 + 2  # pictures are the same
     given = ["--config", "paper", "--manifest", str(manifest), "--store", str(tmp_path / "store"), "--device", "cpu"]
     small = ["--preset", "half", "--train.epochs", "1", "--out", str(tmp_path / "RUN")]
-    assert commands.main(["train", *given, *small]) == 0, capsys.readouterr().err
+    assert main(["train", *given, *small]) == 0, capsys.readouterr().err
     capsys.readouterr()
     line[line.index(str(tmp_path / "half.yaml"))], line[line.index("--store") + 1] = "tiny", str(tmp_path / "full")
-    assert commands.main(line) == 0
+    assert main(line) == 0
     scored = ["evaluate", str(tmp_path / "RUN"), "--manifest", str(manifest), "--store", str(tmp_path / "full")]
-    assert commands.main([*scored, "--out", str(tmp_path / "scores"), "--split", "valid", "--device", "cpu"]) != 0
+    assert main([*scored, "--out", str(tmp_path / "scores"), "--split", "valid", "--device", "cpu"]) != 0
     assert "in precision bf16, which" in (told := capsys.readouterr().err) and "found tiny (fp32)" in told
     loaded = read_run(tmp_path / "RUN").encoders()
     assert (loaded.audio.precision, loaded.text.precision, loaded.preset.precision) == ("bf16", "bf16", "bf16")
-    assert commands.main(["predict", str(tmp_path / "RUN"), str(tmp_path / "corpus" / "0.mp4"), "--device", "cpu"]) == 0
+    assert (
+        main(["predict", "--model", str(tmp_path / "RUN"), str(tmp_path / "corpus" / "0.mp4"), "--device", "cpu"]) == 0
+    )
 
 
 def launch(manifest, store):
@@ -596,7 +602,7 @@ def test_an_extraction_killed_at_any_moment_and_run_again_gives_the_same_feature
     manifest, expected, seconds = whole
     store, moment = kill_at_random(manifest, tmp_path, seconds)
     survived = len(tensors(store))
-    assert commands.main(command(manifest, store)) == 0
+    assert main(command(manifest, store)) == 0
     found = tensors(store)
     assert set(found) == set(expected)
     apart = max(units_apart(found[key], expected[key]) for key in expected)

@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from wavfusion import corpora, manifest, media
-from wavfusion.cli import commands
-from wavfusion.encoders import PRESETS
+from wavfusion.cli.app import main
+from wavfusion.encoders.bundle import load_encoders
+from wavfusion.encoders.presets import PRESETS
 from wavfusion.errors import ConfigError
 from wavfusion.evaluation import evaluate, inference
 from wavfusion.experiments import experiment
 from wavfusion.features.clips import FeatureSet, Medium, plan_windows, read_feature_sets
-from wavfusion.features.extract import Summary, extract, load_encoders, merge
+from wavfusion.features.extract import Summary, extract, merge
 from wavfusion.features.store import Store
 from wavfusion.manifest import Utterance, VideoSpan
 from wavfusion.media import faces
@@ -132,10 +133,10 @@ def test_the_manifest_s_crop_is_where_the_face_is_looked_for(tmp_path: Path) -> 
     path = beside(grid("bbaf2n"), grid("lbbc2a"), grid("bbaf2n"), tmp_path / "two.mkv")
     crop = [360, 0, 720, 288]
     cropped = media.decode_frames(
-        path, 5.0, (96, 96), crop=crop, parts=faces.detect_faces(path, 5.0, crop=crop).parts
+        path, 5.0, (96, 96), crop=crop, regions=faces.detect_faces(path, 5.0, crop=crop).parts
     ).pixels
     alone = media.decode_frames(
-        grid("lbbc2a"), 5.0, (96, 96), parts=faces.detect_faces(grid("lbbc2a"), 5.0).parts
+        grid("lbbc2a"), 5.0, (96, 96), regions=faces.detect_faces(grid("lbbc2a"), 5.0).parts
     ).pixels
     assert np.abs(cropped.astype(float) - alone).mean() < 12  # written anew, and cut out a pixel beside
 
@@ -388,7 +389,7 @@ def test_a_second_extraction_says_the_same_of_the_faces_and_does_nothing(
     corpus: Path, stored: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     arguments = ["extract", str(corpus), "--store", str(stored), "--preset", "tiny", "--view", "face", "--json"]
-    assert commands.main([*arguments, "--device", "cpu", "--workers", "1"]) == 0
+    assert main([*arguments, "--device", "cpu", "--workers", "1"]) == 0
     said = capsysbinary.readouterr()
     result = json.loads(said.out)
     assert result["made"] == {"audio": 0, "text": 0, "video": 0}
@@ -442,7 +443,7 @@ def test_faces_that_were_not_extracted_are_asked_for(
 ) -> None:
     fill(corpus, tmp_path / "store", "frame")
     places = ["--manifest", str(corpus), "--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]
-    assert commands.main(["evaluate", str(trained), *places, "--device", "cpu"]) == 2
+    assert main(["evaluate", str(trained), *places, "--device", "cpu"]) == 2
     said = capfd.readouterr().err
     assert "expected video features of " in said and said.endswith("; run extract --view face\n")
 

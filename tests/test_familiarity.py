@@ -1,4 +1,4 @@
-"""How unlike its training data a model finds what it is given."""
+"""Out-of-distribution distances of utterances."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from sklearn.covariance import LedoitWolf
 
 from wavfusion import media
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.metrics import familiarity
 from wavfusion.prediction.recognizer import EmotionRecognizer
 from wavfusion.runs.folder import FAMILIARITY, read_run

@@ -97,9 +97,9 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray
 
 PREDICT = """
 import json, resource, sys, time
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 started = time.monotonic()
-status = main(["predict", *sys.argv[1:]])
+status = main(["predict", "--model", *sys.argv[1:]])
 seconds, kib = time.monotonic() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(json.dumps({"status": status, "seconds": seconds, "megabytes": kib / 1024}))
 """

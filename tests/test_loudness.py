@@ -1,4 +1,4 @@
-"""Whether sound can be heard well."""
+"""Audio quality: level, clipping, silence, bandwidth."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 def complaints(*stretches: np.ndarray) -> list[str]:
-    heard = Loudness()
+    quality = Loudness()
     for each in stretches:
-        heard.add(each.astype(np.float32))
-    return list(heard.complaints())
+        quality.add(each.astype(np.float32))
+    return list(quality.complaints())
 
 
 def noise(level: float, seconds: float = 2.0) -> np.ndarray:
@@ -24,12 +24,12 @@ def noise(level: float, seconds: float = 2.0) -> np.ndarray:
     return np.random.default_rng(0).normal(size=int(seconds * 16_000)) * 10 ** (level / 20)
 
 
-def test_clean_sound_has_no_complaint() -> None:
+def test_clean_audio_has_no_complaint() -> None:
     assert complaints(noise(-25)) == complaints() == complaints(np.zeros(100)) == []
 
 
 @pytest.mark.parametrize(
-    ("sound", "said"),
+    ("samples", "complaint"),
     [
         (noise(-62), "it is very quiet: -62 dB of full scale"),
         (np.clip(noise(-3), -1, 1), "of its samples are clipped"),
@@ -38,9 +38,9 @@ def test_clean_sound_has_no_complaint() -> None:
         (soxr.resample(soxr.resample(noise(-25), 16_000, 8_000), 8_000, 16_000), "as if it came by telephone"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_number(sound: np.ndarray, said: str) -> None:
-    found = complaints(sound)
-    assert len(found) == 1 and said in found[0]
+def test_each_fault_is_named_with_its_number(samples: np.ndarray, complaint: str) -> None:
+    found = complaints(samples)
+    assert len(found) == 1 and complaint in found[0]
 
 
 def test_stretches_add_up_to_the_whole() -> None:
@@ -52,5 +52,5 @@ def test_stretches_add_up_to_the_whole() -> None:
 def test_real_recordings_are_judged_as_they_are() -> None:
     """The conversation came by telephone: its spectrum falls by 43 dB at 4 kHz; a studio's and an old film's do not."""
     names = ("conversation/sample.wav", "ravdess/video/01-01-01-01-01-01-01.mp4", "grid/bbaf2n.mpg")
-    said = [complaints(media.decode_audio(DATA / name).samples) for name in names]
-    assert [len(each) for each in said] == [1, 0, 0] and "as if it came by telephone" in said[0][0]
+    found = [complaints(media.decode_audio(DATA / name).samples) for name in names]
+    assert [len(each) for each in found] == [1, 0, 0] and "as if it came by telephone" in found[0][0]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from wavfusion import manifest
 from wavfusion.errors import CorpusError
-from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
+from wavfusion.manifest import AudioSpan, Corpus, Exclusion, Exclusions, Utterance, VideoSpan
 
 names = st.text(min_size=1)
 optional_names = st.none() | names
@@ -98,8 +98,8 @@ def test_a_failed_write_leaves_the_old_manifest_alone(tmp_path):
         ({"id": ""}, "field 'id': expected a non-empty string"),
         ({"index": -1}, "field 'index': expected an integer >= 0"),
         ({"index": True}, "field 'index': expected an integer >= 0"),
-        ({"votes": {"happy": "1"}}, "field 'votes': expected an object of numbers"),
-        ({"dimensions": {"valence": float("nan")}}, "field 'dimensions'"),
+        ({"votes": {"happy": "1"}}, "field 'votes.happy': expected a number, found '1'"),
+        ({"dimensions": {"valence": float("nan")}}, "field 'dimensions.valence': expected a finite number, found nan"),
         ({"missing": ["sound"]}, "field 'missing': expected a list of audio, text, video"),
         ({"audio": "a.wav"}, "field 'audio': expected an object"),
         ({"audio": {"path": "a.wav", "start": 0, "end": 1}}, "field 'audio.channel' is missing"),
@@ -168,3 +168,15 @@ def test_a_corpus_file_with_another_field_is_refused(tmp_path):
     write_rows(tmp_path / "corpus.json", row)
     with pytest.raises(CorpusError, match="corpus.json: unknown field 'clases': did you mean 'classes'"):
         manifest.read_corpus(tmp_path / "manifest.jsonl")
+
+
+def test_the_exclusions_beside_a_manifest_survive_a_round_trip(tmp_path):
+    excluded, stripped = [Exclusion("a", "no label"), Exclusion("b", "“…”")], [Exclusion("c", "audio: no such file")]
+    manifest.write_exclusions(tmp_path / "manifest.jsonl", excluded, stripped)
+    assert manifest.read_exclusions(tmp_path / "manifest.jsonl") == Exclusions(excluded, stripped)
+
+
+def test_an_exclusion_without_a_reason_is_refused(tmp_path):
+    write_rows(tmp_path / "exclusions.json", {"excluded": [{"id": "a"}], "stripped": []})
+    with pytest.raises(CorpusError, match=r"exclusions.json: field 'excluded\.0\.reason' is missing"):
+        manifest.read_exclusions(tmp_path / "manifest.jsonl")

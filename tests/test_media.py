@@ -20,6 +20,8 @@ from PIL import Image
 
 from wavfusion import media
 from wavfusion.errors import MediaError
+from wavfusion.media import video
+from wavfusion.media.decoder import TrackReader
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 SECONDS = 12
@@ -376,7 +378,7 @@ def test_each_picture_has_its_part(tmp_path: Path) -> None:
         picture[:, 32 * i : 32 * i + 32] = 255
     media.write_video(tmp_path / "a.mp4", pictures, 5)
     parts = [(i / 4, 0.0, (i + 1) / 4, 1.0) for i in range(3)]
-    found = media.decode_frames(tmp_path / "a.mp4", 5, (16, 16), parts=parts).pixels
+    found = media.decode_frames(tmp_path / "a.mp4", 5, (16, 16), regions=parts).pixels
     np.testing.assert_allclose(found[:, 4:12, 4:12].mean((1, 2, 3)), [255, 255, 255, 0], atol=2)
 
 
@@ -385,13 +387,13 @@ def test_a_part_is_one_of_the_crop(tmp_path: Path) -> None:
     pictures[:, 32:48, 48:] = 255
     media.write_video(tmp_path / "a.mp4", pictures, 5)
     part = (0.5, 0.0, 1.0, 0.5)
-    found = media.decode_frames(tmp_path / "a.mp4", 5, (16, 16), crop=[32, 32, 64, 64], parts=[part]).pixels
+    found = media.decode_frames(tmp_path / "a.mp4", 5, (16, 16), crop=[32, 32, 64, 64], regions=[part]).pixels
     assert found[:, 4:12, 4:12].mean() == pytest.approx(255, abs=2)
 
 
 @given(side=st.integers(1, 5000), edges=st.tuples(st.floats(-0.1, 1.1), st.floats(-0.1, 1.1)))
 def test_a_part_has_a_pixel_within_the_crop(side: int, edges: tuple[float, float]) -> None:
-    first, last = media._inner(7, 7 + side, sorted(edges))
+    first, last = video._part_of_side(7, 7 + side, sorted(edges))
     assert 7 <= first < last <= 7 + side
 
 
@@ -711,7 +713,7 @@ def test_pictures_are_taken_one_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match="pictures of one even size"):
+    with pytest.raises(MediaError, match="frames of one even size"):
         media.write_video(tmp_path / "a.mp4", [np.zeros((31, 31, 3), np.uint8)], 25)
     assert not (tmp_path / "a.mp4").exists()
 
@@ -776,7 +778,7 @@ STRETCHES = [
 @pytest.mark.parametrize("ending", ["mp4", "mkv", "avi"])
 def test_a_film_gives_the_pictures_of_every_stretch_as_if_it_were_searched(tmp_path, ending, keys, late):
     path = ramp(tmp_path / f"a.{ending}", 20.0, keys, late=late)
-    with media.Film(path, 5, (32, 32)) as film:
+    with media.VideoReader(path, 5, (32, 32)) as film:
         for start, end in STRETCHES:
             found, alone = film.frames(start, end), media.decode_frames(path, 5, (32, 32), start, end, thorough=True)
             np.testing.assert_array_equal(found.pixels, alone.pixels, f"{start} to {end}")
@@ -857,21 +859,21 @@ def test_damage_is_made_up_for_from_the_pictures_that_were_before(tmp_path):
 @pytest.mark.parametrize("rate", [5, 12.5, 30])
 def test_a_stretch_that_is_sought_is_decoded_from_where_the_search_led(tmp_path, monkeypatch, rate):
     """At half the file's rate or less the second picture was taken for the first, and the whole file was decoded."""
-    path, packets, single = ramp(tmp_path / "a.mp4", 60.0, 50, rate=25), [], media._Reader._decoded
-    monkeypatch.setattr(media._Reader, "_decoded", lambda reader, packet: packets.append(1) or single(reader, packet))
+    path, packets, single = ramp(tmp_path / "a.mp4", 60.0, 50, rate=25), [], TrackReader._decoded
+    monkeypatch.setattr(TrackReader, "_decoded", lambda reader, packet: packets.append(1) or single(reader, packet))
     assert len(media.decode_frames(path, rate, (32, 32), 50.0, 52.0).pixels) == 2 * rate
     assert len(packets) < 25 * 8
 
 
 def test_pictures_that_nobody_asks_for_are_not_decoded(folder, monkeypatch):
-    decoded, single = [], media._Reader._decoded
+    decoded, single = [], TrackReader._decoded
 
     def counted(reader, packet):
         frames = single(reader, packet)
         decoded.extend(frames)
         return frames
 
-    monkeypatch.setattr(media._Reader, "_decoded", counted)
+    monkeypatch.setattr(TrackReader, "_decoded", counted)
     counts = []
     for thorough in (False, True):
         media.decode_frames(folder / "film.mp4", 5, (32, 32), thorough=thorough)
@@ -890,11 +892,11 @@ def test_what_comes_before_a_break_in_the_file_is_decoded(folder, tmp_path):
 
 def test_a_film_searches_no_more_than_it_must(tmp_path, monkeypatch):
     path, searched = ramp(tmp_path / "a.mp4", 20.0, 250), []
-    search = media.Film._search
+    search = media.VideoReader._seek
     monkeypatch.setattr(
-        media.Film, "_search", lambda film, start, end: searched.append(start) or search(film, start, end)
+        media.VideoReader, "_seek", lambda film, start, end: searched.append(start) or search(film, start, end)
     )
-    with media.Film(path, 5, (32, 32)) as film:
+    with media.VideoReader(path, 5, (32, 32)) as film:
         for start in np.arange(2.0, 18.0, 1.5):
             film.frames(float(start), float(start) + 1.0)
     assert searched == [2.0]
@@ -902,14 +904,14 @@ def test_a_film_searches_no_more_than_it_must(tmp_path, monkeypatch):
 
 def test_a_film_says_what_decoding_says(tmp_path):
     path = ramp(tmp_path / "a.mp4", 2.0, 4)
-    with media.Film(path, 5, (32, 32)) as film:
+    with media.VideoReader(path, 5, (32, 32)) as film:
         film.frames(0.0, 1.0)
         with pytest.raises(MediaError, match="expected a start within"):
             film.frames(30.0, 31.0)
         with pytest.raises(MediaError, match="0 <= start <= end"):
             film.frames(1.0, 0.5)
         assert len(film.frames(1.0, 2.0).pixels) == 5
-    with media.Film(tmp_path / "none.mp4", 5, (32, 32)) as film, pytest.raises(MediaError, match="found none"):
+    with media.VideoReader(tmp_path / "none.mp4", 5, (32, 32)) as film, pytest.raises(MediaError, match="found none"):
         film.frames(0.0, 1.0)
 
 
@@ -949,7 +951,7 @@ def test_a_damaged_film_gives_what_can_be_decoded(tmp_path):
     for place in range(2000, len(content) - 2000, 997):
         content[place] ^= 0xFF
     (tmp_path / "b.mkv").write_bytes(content)
-    with media.Film(tmp_path / "b.mkv", 5, (32, 32)) as film:
+    with media.VideoReader(tmp_path / "b.mkv", 5, (32, 32)) as film:
         for start in range(0, 16, 2):
             assert len(film.frames(float(start), start + 2.0).pixels) >= 1
 
@@ -964,5 +966,5 @@ def test_pictures_that_cannot_be_scaled_are_one_line(tmp_path):
             frame.pts = number
             made.mux(stream.encode(frame))
         made.mux(stream.encode())
-    with pytest.raises(MediaError, match="pictures that can be scaled in .*wide.mkv', found 16000 x 2"):
+    with pytest.raises(MediaError, match="frames that can be scaled in .*wide.mkv', found 16000 x 2"):
         media.decode_frames(tmp_path / "wide.mkv", 5, (224, 224))

@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_recall
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 
 from wavfusion.errors import ConfigError
-from wavfusion.metrics.comparison import cluster_t
+from wavfusion.metrics.intervals import cluster_t
 from wavfusion.metrics.scores import (
     class_figures,
     confusion_matrix,

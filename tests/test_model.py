@@ -13,6 +13,7 @@ from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Mode
 
 import wavfusion.model
 from wavfusion.errors import ConfigError
+from wavfusion.fast.network import accelerate
 from wavfusion.model import WavFusion, WavFusionConfig
 from wavfusion.model.config import MODALITIES
 
@@ -263,7 +264,8 @@ def test_fast_paths_give_the_losses_and_gradients_of_the_plain_form(name, lackin
     found = []
     for fast in (False, True):
         model = build(name)
-        model.set_fast(fast)
+        if fast:
+            accelerate(model)
         output = model(**without(batch_for(model.config, extra=3), model.config.modalities[0], lacking))
         output.loss.backward()
         gradients = {name: x.grad for name, x in model.named_parameters() if x.grad is not None}
@@ -701,7 +703,7 @@ BAD = {
         {"margin_audio_layer": 4},
         "margin_audio_layer: expected an unfused layer, 0 to 3 .* found 4",
     ),
-    "unknown": ({"fusion_layer": 3}, "'fusion_layer' is no setting; did you mean 'fusion_layers'"),
+    "unknown": ({"fusion_layer": 3}, "unknown field 'fusion_layer': did you mean 'fusion_layers'"),
 }
 
 

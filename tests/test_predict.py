@@ -19,8 +19,8 @@ import torch
 
 import wavfusion
 from wavfusion import media
-from wavfusion.cli.commands import main
-from wavfusion.encoders import VideoEncoder
+from wavfusion.cli.app import main
+from wavfusion.encoders.video import VideoEncoder
 from wavfusion.errors import ConfigError, MediaError
 from wavfusion.evaluation import evaluate
 from wavfusion.evaluation.inference import Classifier, classify
@@ -56,8 +56,8 @@ def sound(made: Any) -> Path:
 
 
 def shell(capfd: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, list[str]]:
-    """Exit status, stdout and the lines of stderr of `predict`."""
-    status = main(["predict", *map(str, arguments)])
+    """Exit status, stdout and the lines of stderr of `predict`; the first argument is the model."""
+    status = main(["predict", "--model", *map(str, arguments)])
     said = capfd.readouterr()
     return status, said.out, said.err.strip().splitlines()
 
@@ -270,7 +270,7 @@ def test_without_speech_a_long_recording_is_cut_every_fifteen_seconds(
 ) -> None:
     said = recognizer.predict(forty, sample_rate=16_000)
     assert [(each.start, each.end) for each in said] == [(0.0, 15.0), (15.0, 30.0), (30.0, 40.0)]
-    assert "array: nobody speaks; cut every 15 s" in caplog.messages
+    assert "array: no speech found; cut every 15 s" in caplog.messages
 
 
 def test_a_hole_between_timestamps_is_no_utterance(
@@ -280,7 +280,7 @@ def test_a_hole_between_timestamps_is_no_utterance(
     holed = np.concatenate([forty[:240_000], np.zeros(5 * 240_000, np.float32), forty[:240_000]])
     said = recognizer.predict(holed, sample_rate=16_000)
     assert [(each.start, each.end) for each in said] == [(0.0, 15.0), (90.0, 105.0)]
-    assert "array: nobody speaks; cut every 15 s; 5 parts without any sound are left out" in caplog.messages
+    assert "array: no speech found; cut every 15 s; 5 silent parts are left out" in caplog.messages
     silent = recognizer.predict(np.zeros(480_000, np.float32), sample_rate=16_000)
     assert [(each.start, each.end) for each in silent] == [(0.0, 15.0), (15.0, 30.0)]
 
@@ -613,7 +613,7 @@ def test_the_ending_of_the_results_says_their_format(trained: Path, sound: Path,
         ("a.TextGrid", "File type"),
         ("a.txt", str(sound)),
     ):
-        assert main(["predict", str(trained), str(sound), "--out", str(tmp_path / name)]) == 0
+        assert main(["predict", "--model", str(trained), str(sound), "--out", str(tmp_path / name)]) == 0
         assert (tmp_path / name).read_text().startswith(begins)
 
 

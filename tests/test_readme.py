@@ -1,7 +1,6 @@
-"""The README's examples run as they stand, on a RUN that is made here."""
+"""The README: short, and its map is that of the folders. `test_docs.py` checks its commands and links."""
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -16,35 +15,13 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_readme_fits_on_a_few_screens():
-    assert README.count("\n") <= 200
+    assert README.count("\n") < 120
 
 
-def test_every_file_of_the_tree_exists():
+def test_the_map_has_one_line_for_each_folder_of_the_package():
     tree = next(block for block in blocks("") if block.startswith("wavfusion/"))
-    names = re.findall(r"(?:^  |\s{2,})(\w+(?:\.py|/))", tree)
-    assert [name for name in names if not (ROOT / "wavfusion" / name).exists()] == []
-
-
-def test_every_module_is_in_the_tree():
-    names = [path.name for path in (ROOT / "wavfusion").glob("*.py") if not path.name.startswith("__")]
-    assert [name for name in names if name not in README] == []
-
-
-def test_every_linked_file_exists():
-    names = re.findall(r"\]\((?!http)([^)]+)\)", README) + re.findall(r"`(docs/[\w.]+)`", README)
-    assert [name for name in names if not (ROOT / name).exists()] == []
-
-
-def test_every_shell_line_names_a_real_verb_and_real_flags():
-    from wavfusion.cli.commands import _parsers
-
-    _, verbs = _parsers()
-    wrong = []
-    for line in "\n".join(blocks("sh")).splitlines():
-        words = shlex.split(line, comments=True)
-        if words[:1] == ["wavfusion"]:
-            wrong += [word for word in words[2:] if word.startswith("--") and word not in verbs[words[1]].known()]
-    assert wrong == []
+    rooms = [path.name for path in (ROOT / "wavfusion").iterdir() if path.is_dir() and path.name != "__pycache__"]
+    assert sorted(re.findall(r"^  (\w+)/ +\S", tree, re.MULTILINE)) == sorted(rooms)
 
 
 @pytest.mark.slow

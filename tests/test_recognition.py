@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from wavfusion import media
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.errors import ConfigError
 from wavfusion.prediction.recognizer import EmotionRecognizer
-from wavfusion.speech.recognition import STRETCH, Recogniser, _stretches
+from wavfusion.speech.recognition import STRETCH, SpeechRecognizer, _stretches
 from wavfusion.speech.segmentation import RecordingAudio
 from wavfusion.transcripts import Segment
 
@@ -93,8 +93,8 @@ def _learn(model: Any, said: torch.Tensor, steps: int = 300) -> None:
 
 
 @pytest.fixture(scope="module")
-def recogniser(whisper: Path) -> Recogniser:
-    return Recogniser(str(whisper))
+def recogniser(whisper: Path) -> SpeechRecognizer:
+    return SpeechRecognizer(str(whisper))
 
 
 @pytest.fixture(scope="module")
@@ -102,19 +102,21 @@ def noise() -> np.ndarray:
     return (0.1 * np.random.default_rng(0).normal(size=40 * 16_000)).clip(-1, 1).astype(np.float32)
 
 
-def test_words_are_those_of_faster_whisper(whisper: Path, recogniser: Recogniser, noise: np.ndarray) -> None:
+def test_the_text_is_that_of_faster_whisper(whisper: Path, recogniser: SpeechRecognizer, noise: np.ndarray) -> None:
     from faster_whisper import WhisperModel
 
-    found, language = recogniser.fill(RecordingAudio("", noise), [Segment(0.0, 5.0)])
+    found, language = recogniser.transcribe(RecordingAudio("", noise), [Segment(0.0, 5.0)])
     asked = {"temperature": 0.0, "condition_on_previous_text": False, "word_timestamps": True}
     parts, _ = WhisperModel(str(whisper), "cpu").transcribe(noise[: 5 * 16_000], **asked)
     assert found == [Segment(0.0, 5.0, None, "".join(part.text for part in parts).strip())]
     assert found[0].text is not None and WORDS.strip() in found[0].text and language == "en"
 
 
-def test_each_word_is_given_once_to_the_utterance_that_is_nearest(recogniser: Recogniser, noise: np.ndarray) -> None:
+def test_each_word_is_given_once_to_the_utterance_that_is_nearest(
+    recogniser: SpeechRecognizer, noise: np.ndarray
+) -> None:
     segments = [Segment(1.0, 3.0, "Ann"), Segment(4.0, 9.0, "Bo"), Segment(31.0, 33.0, "Ann")]
-    found, _ = recogniser.fill(RecordingAudio("", noise), segments)
+    found, _ = recogniser.transcribe(RecordingAudio("", noise), segments)
     assert [(each.start, each.end, each.speaker) for each in found] == [(s.start, s.end, s.speaker) for s in segments]
     for first, last in ((0, 2), (2, 3)):
         start = segments[first].start
@@ -131,57 +133,57 @@ def test_stretches_take_neighbours_together_and_none_is_too_long() -> None:
     assert list(_stretches([Segment(0.0, 40.0), Segment(50.0, 51.0)])) == [(0, 1), (1, 2)] and not list(_stretches([]))
 
 
-def test_a_recording_without_words_is_labelled_with_those_that_are_recognised(
+def test_a_recording_without_a_transcript_is_labelled_with_recognized_text(
     trained: Path, whisper: Path, made: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     clip = made.root / "clips/test00.mp4"
-    assert main(["predict", str(trained), str(clip), "--asr", str(whisper), "--format", "json"]) == 0
+    assert main(["predict", "--model", str(trained), str(clip), "--asr", str(whisper), "--format", "json"]) == 0
     (row,) = json.loads(capfd.readouterr().out)
     assert WORDS.split()[0] in row["text"] and row["modalities"] == ["audio", "text", "video"]
     given = EmotionRecognizer.from_pretrained(trained).predict(clip, row["text"])[0]
     assert given.probabilities == row["probabilities"]
 
 
-def test_words_that_are_given_are_not_recognised(trained: Path, whisper: Path, made: Any) -> None:
+def test_a_given_transcript_replaces_recognition(trained: Path, whisper: Path, made: Any) -> None:
     recognizer = EmotionRecognizer.from_pretrained(trained, asr=str(whisper))
     assert recognizer.predict(made.root / "clips/test00.mp4", "well")[0].text == "well"
 
 
-def test_a_model_that_cannot_be_had_is_one_line(whisper: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--asr small: expected a model that can be had, found"):
-        Recogniser("small")
+def test_a_missing_or_incomplete_model_is_one_line(whisper: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--asr small: expected a model, found no such folder and"):
+        SpeechRecognizer("small")
     with pytest.raises(ConfigError, match=r"found no model.bin and no tokenizer.json"):
-        Recogniser(str(tmp_path))
+        SpeechRecognizer(str(tmp_path))
     (tmp_path / "model.safetensors").write_bytes(b"none")
     with pytest.raises(ConfigError, match="looks like one of transformers, which ct2-transformers-converter converts"):
-        Recogniser(str(tmp_path))
+        SpeechRecognizer(str(tmp_path))
     (tmp_path / "model.bin").write_bytes(b"none")
     with pytest.raises(ConfigError, match="model.bin: expected a folder of faster-whisper's, found a file"):
-        Recogniser(str(tmp_path / "model.bin"))
+        SpeechRecognizer(str(tmp_path / "model.bin"))
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ConfigError, match="expected a whole Whisper model of faster-whisper, found: Unsupp"):
-        Recogniser(str(tmp_path))
+    with pytest.raises(ConfigError, match="expected a complete Whisper model of faster-whisper, found: Unsupp"):
+        SpeechRecognizer(str(tmp_path))
 
 
 def test_parts_of_different_models_are_one_line(whisper: Path, noise: np.ndarray, tmp_path: Path) -> None:
-    """Such a model is loaded without a word, and the first recording that it was to hear ended in a trace."""
+    """Such a model was loaded without complaint, and its first recording ended in a traceback."""
     mixed = tmp_path / "mixed"
     shutil.copytree(whisper, mixed)
     about = json.loads((mixed / "preprocessor_config.json").read_text())
     (mixed / "preprocessor_config.json").write_text(json.dumps({**about, "feature_size": 128}))
-    with pytest.raises(ConfigError, match=r"--asr .*mixed: expected a whole Whisper model .*, found: Invalid input"):
-        Recogniser(str(mixed)).fill(RecordingAudio("", noise), [Segment(0.0, 5.0)])
+    with pytest.raises(ConfigError, match=r"--asr .*mixed: expected a complete Whisper model .*, found: Invalid input"):
+        SpeechRecognizer(str(mixed)).transcribe(RecordingAudio("", noise), [Segment(0.0, 5.0)])
 
 
 @pytest.mark.parametrize("count", [0, 1, 160, 319, 1599])
-def test_sound_that_is_too_short_for_a_word_has_none(recogniser: Recogniser, noise: np.ndarray, count: int) -> None:
-    """Ten milliseconds ended the labelling of all recordings with a trace of faster-whisper's."""
+def test_audio_too_short_for_a_word_has_no_text(recogniser: SpeechRecognizer, noise: np.ndarray, count: int) -> None:
+    """Ten milliseconds of audio ended the labelling of all recordings with a traceback of faster-whisper."""
     segments = [Segment(0.0, count / 16_000)]
-    assert recogniser.fill(RecordingAudio("", noise[:count]), segments) == (segments, None)
+    assert recogniser.transcribe(RecordingAudio("", noise[:count]), segments) == (segments, None)
 
 
-def test_pictures_that_go_on_after_the_sound_are_labelled(whisper: Path, trained: Path, tmp_path: Path) -> None:
-    """The words of what has no sound were asked for, and the whole recording was refused."""
+def test_video_that_continues_after_the_audio_is_labelled(whisper: Path, trained: Path, tmp_path: Path) -> None:
+    """Recognition was run on a part without audio, and the whole recording was refused."""
     frames = (np.full((64, 64, 3), number % 256, np.uint8) for number in range(80))
     media.write_video(tmp_path / "a.mp4", frames, 4, 0.1 * np.sin(np.arange(48_000) / 20).astype(np.float32))
     found = EmotionRecognizer.from_pretrained(trained, asr=str(whisper)).predict(tmp_path / "a.mp4")
@@ -194,10 +196,10 @@ def test_pictures_that_go_on_after_the_sound_are_labelled(whisper: Path, trained
 def test_without_the_extra_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faster_whisper", None)
     with pytest.raises(ConfigError, match=r"pip install 'wavfusion\[asr\]'"):
-        Recogniser("small")
+        SpeechRecognizer("small")
 
 
 def test_nothing_of_it_is_loaded_unless_asked() -> None:
-    code = "import sys, wavfusion.predict; print('faster_whisper' in sys.modules)"
+    code = "import sys, wavfusion.prediction.recognizer; print('faster_whisper' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
     assert media.SAMPLE_RATE == 16_000  # what Whisper hears

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.errors import ConfigError, CorpusError, MediaError
 from wavfusion.prediction import recordings
 from wavfusion.prediction.recognizer import Prediction
@@ -147,7 +147,7 @@ def test_a_file_that_is_not_there_is_said_before_a_model_is_loaded(
 ) -> None:
     """It took the seconds of loading a model to hear of a mistyped name."""
     for ask in (["predict"], ["embed", "--out", str(tmp_path / "a.npz")]):
-        assert main([*ask, str(tmp_path / "no-run"), str(tmp_path / "none.wav")]) == 2
+        assert main([*ask, "--model", str(tmp_path / "no-run"), str(tmp_path / "none.wav")]) == 2
         found = capsys.readouterr().err
         wish = f"wavfusion: expected an audio or video file at '{tmp_path}/none.wav', found none: "
         assert found.startswith(wish) and found.count("\n") == 1
@@ -179,7 +179,18 @@ def test_the_verb_labels_a_folder_and_goes_on_where_it_was(
     sounds = sorted({row.audio.path for row in made.data.part("test")})[:2]
     files = [str(made.root / path) for path in sounds] + [str(tmp_path / "bad.wav")]
     (tmp_path / "bad.wav").write_text("no sound")
-    ask = ["predict", str(trained), *files, "--format", "json", "--out", str(tmp_path / "out"), "--device", "cpu"]
+    ask = [
+        "predict",
+        "--model",
+        str(trained),
+        *files,
+        "--format",
+        "json",
+        "--out",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+    ]
     assert main(ask) == 1
     said = capsys.readouterr()
     assert said.err.rstrip().splitlines()[-1].startswith("wavfusion: ") and "bad.wav" in said.err.splitlines()[-1]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from wavfusion import manifest
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.corpora.scan import MediaFacts
 from wavfusion.manifest import AudioSpan, Corpus, Utterance
 from wavfusion.report.corpus import write_corpus_page

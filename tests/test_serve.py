@@ -25,7 +25,7 @@ from server import Server, form
 from starlette.datastructures import Headers
 
 from wavfusion import media, transcripts
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.prediction import timeline
 from wavfusion.prediction.recognizer import EmotionRecognizer, Prediction
 from wavfusion.serve import app, uploads
@@ -76,7 +76,7 @@ def test_the_shell_python_and_http_give_the_same_numbers(
     server: Server, trained: Path, clip: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words = "I can't believe it"
-    main(["predict", str(trained), str(clip), "--transcript", words, "--format", "json"])
+    main(["predict", "--model", str(trained), str(clip), "--transcript", words, "--format", "json"])
     shell = json.loads(capfd.readouterr().out)
     called = EmotionRecognizer.from_pretrained(trained).predict(clip, words)
     http = server.send("/predict", file=clip, transcript=words).json
@@ -612,7 +612,7 @@ def test_a_server_that_is_ended_during_an_upload_says_so_and_logs_no_trace(
 
 
 def refusal(capfd: pytest.CaptureFixture[str], *arguments: Any) -> str:
-    assert main(["serve", *map(str, arguments)]) == 2
+    assert main(["serve", "--model", *map(str, arguments)]) == 2
     said = capfd.readouterr().err.strip().splitlines()
     assert len(said) == 1
     return said[0]

@@ -1,4 +1,4 @@
-"""Who speaks when: voices told apart, on real conversations and against plain computations."""
+"""Speaker diarization, on real conversations and against direct computations."""
 
 import itertools
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_mel_spectra_are_librosas() -> None:
     assert np.abs(speakers.mels(x).numpy() - expected).max() < 1e-5 * expected.max()
 
 
-def test_quiet_sound_is_made_louder_and_loud_sound_left() -> None:
+def test_quiet_audio_is_raised_and_loud_audio_left() -> None:
     x = np.random.default_rng(0).normal(size=16_000).astype(np.float32)
     quiet, loud = 1e-4 * x, 0.5 * x
     target = np.float32(speakers.LOUDNESS / np.sqrt(np.mean(x**2)))
@@ -67,8 +67,19 @@ def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         speakers.load_voice_encoder()
 
 
+@pytest.mark.parametrize("count", [2, "auto"])
+def test_speakers_of_a_short_recording_are_not_told_apart_with_a_warning(
+    count: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`--speakers N` did nothing for a recording of up to 15 s, silently."""
+    whole = segmentation.segment_recording(None, "a.wav", 9.0, "well", count)
+    assert whole == [Segment(0.0, 9.0, None, "well")]
+    (warning,) = caplog.messages
+    assert warning.startswith("a.wav: 9.0 s are one utterance (up to 15 s), whose speakers are not told apart; give")
+
+
 @pytest.mark.parametrize("count", [0, -1, 21, True, "many", 1.5])
-def test_a_number_of_speakers_that_is_none_is_refused(count: Any) -> None:
+def test_an_invalid_number_of_speakers_is_refused(count: Any) -> None:
     with pytest.raises(ConfigError, match="expected auto or a number from 1 to 20"):
         segmentation.require_count(count)
 
@@ -78,7 +89,7 @@ def test_a_number_of_speakers_that_is_none_is_refused(count: Any) -> None:
 def test_the_conversation_changes_where_its_annotation_says() -> None:
     path = DATA / "conversation" / "sample.wav"
     sound = RecordingAudio(str(path))
-    said = sound.turns(sound.hear().spans, 2)
+    said = sound.turns(sound.detect_speech().spans, 2)
     edges = np.array([edge for turn in said for edge in (turn.start, turn.end)])
     assert sum(np.abs(edges - change).min() <= 0.5 for change in CHANGES) >= 7
     rows = [line.split() for line in path.with_suffix(".rttm").read_text().splitlines()]
@@ -103,7 +114,7 @@ def test_a_man_and_a_woman_are_found_to_be_two() -> None:
     for number, part in enumerate(parts):
         expected.append(Span(at, at + len(part) / media.SAMPLE_RATE))
         at = expected[number].end
-    said = sound.turns(sound.hear().spans, "auto")
+    said = sound.turns(sound.detect_speech().spans, "auto")
     assert [speakers.speaker_of(span, said) for span in expected] == [0, 1] * 4
 
 
@@ -112,7 +123,7 @@ def test_a_man_and_a_woman_are_found_to_be_two() -> None:
 @pytest.mark.parametrize("name", ["misc/nasa_13013.mp4"])
 def test_one_voice_is_found_to_be_one(name: str) -> None:
     sound = RecordingAudio(str(DATA / name))
-    assert {turn.speaker for turn in sound.turns(sound.hear().spans, "auto")} == {0}
+    assert {turn.speaker for turn in sound.turns(sound.detect_speech().spans, "auto")} == {0}
 
 
 @real
@@ -123,16 +134,16 @@ def test_utterances_are_divided_where_the_speaker_changes_and_segments_get_names
     assert {each.speaker for each in whole} == {"speaker 1", "speaker 2"}
     assert all(0 < each.end - each.start <= activity.LONGEST for each in whole)
     given_ = [Segment(10.9, 14.0, None, "a"), Segment(22.0, 27.0, None, "b"), Segment(8.4, 9.8, "Ann", "c")]
-    found = [each.speaker for each in segmentation.named(given_, sound, 2)]
+    found = [each.speaker for each in segmentation.name_speakers(given_, sound, 2)]
     assert found[2] == "Ann" and None not in found and found[0] != found[1]
 
 
 @real
 @installed
-def test_long_segments_that_are_given_are_said_not_to_be_divided(caplog: pytest.LogCaptureFixture) -> None:
-    """Both of two who speak in one long cue were the one who speaks more, without a word."""
+def test_long_given_segments_are_not_divided_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Of two people in one long cue the one who speaks more was named for both, silently."""
     sound = RecordingAudio(str(DATA / "conversation" / "sample.wav"))
     given_ = [Segment(0.0, 14.0), Segment(14.0, 28.0, "Ann"), Segment(28.0, 30.0)]
-    assert len(segmentation.named(given_, sound, 2)) == 3
+    assert len(segmentation.name_speakers(given_, sound, 2)) == 3
     (said,) = caplog.messages
     assert "sample.wav: 1 of the given segments are longer than 12 s" in said

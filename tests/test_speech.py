@@ -1,4 +1,4 @@
-"""Where somebody speaks: held against a diarised conversation, and against made activity."""
+"""Speech activity, held against a diarized conversation and against made probabilities."""
 
 from pathlib import Path
 
@@ -51,14 +51,14 @@ def test_nothing_at_all_has_no_utterance():
 
 
 def test_a_stretch_without_any_sound_costs_the_network_no_time(monkeypatch):
-    """A file of three seconds with two hours between its timestamps was listened to for two hours."""
+    """A file of three seconds with two hours between its timestamps kept the network busy for two hours."""
     sound = (0.1 * np.random.default_rng(0).normal(size=16_000)).astype(np.float32)
-    plain = activity.activity([sound])
+    plain = activity.speech_probability([sound])
     still = np.zeros(960_000, np.float32)
-    later = activity.activity(iter([still, sound]))
+    later = activity.speech_probability(iter([still, sound]))
     assert not later[:1875].any() and np.array_equal(later[1875:], plain)
     monkeypatch.setattr(activity, "_session", lambda: None)
-    assert len(activity.activity([still] * 10)) == 18_750
+    assert len(activity.speech_probability([still] * 10)) == 18_750
 
 
 def test_looking_for_speech_leaves_torch_its_threads():
@@ -76,6 +76,14 @@ def test_a_breath_does_not_end_an_utterance():
     active = np.repeat([0.0, 0.9, 0.1, 0.9, 0.1, 0.9, 0.0], [10, 20, 5, 20, 30, 20, 10]).astype(np.float32)
     spans = activity.speech_spans(active, len(active) * activity.STEP_SECONDS)
     assert [tuple(round(x / activity.STEP_SECONDS) for x in span) for span in spans] == [(8, 57), (83, 107)]
+
+
+def test_long_speech_is_cut_in_its_pause():
+    """Smoothing padded the searched part with zeros, so speech seemed quiet at its edges: cut at 6.03 and 12.05 s."""
+    times = np.arange(625) * activity.STEP_SECONDS
+    probability = np.where((times >= 9.0) & (times < 9.35), 0.70, 0.99).astype(np.float32)
+    parts = activity.cut(activity.Span(0.0, 20.0), probability)
+    assert len(parts) == 2 and 9.0 < parts[0].end < 9.35
 
 
 @given(active=st.lists(st.floats(0, 1, width=32), min_size=1, max_size=600), longest=st.floats(2.0, 15.0))

@@ -13,18 +13,14 @@ from scipy.special import expit, logit
 
 from wavfusion.errors import ConfigError
 from wavfusion.metrics.comparison import (
-    MANY_GROUPS,
     Comparison,
     Verdict,
-    cluster_bootstrap,
-    cluster_interval,
-    cluster_t,
     compare,
     detectable_difference,
     holm,
     judge_better,
-    judge_equal,
 )
+from wavfusion.metrics.intervals import MANY_GROUPS, cluster_bootstrap, cluster_interval, cluster_t
 from wavfusion.metrics.scores import figures
 
 
@@ -58,11 +54,11 @@ def test_single_utterances_give_the_binomial_interval():
     assert interval == pytest.approx([0.7 - half, 0.7 + half], abs=3e-3)
 
 
-def test_pooling_equal_tables_is_the_plain_bootstrap():
+def test_pooling_equal_tables_is_the_ordinary_bootstrap():
     tables = np.random.default_rng(1).integers(0, 3, (30, 3, 3))
     drawn = np.random.default_rng(2).integers(0, 30, (10_000, 30))
-    plain = np.quantile(figures(tables[drawn].sum(axis=1))["weighted_f1"], [0.025, 0.975])
-    assert cluster_bootstrap(tables, figures)["weighted_f1"] == pytest.approx(plain, abs=5e-3)
+    ordinary = np.quantile(figures(tables[drawn].sum(axis=1))["weighted_f1"], [0.025, 0.975])
+    assert cluster_bootstrap(tables, figures)["weighted_f1"] == pytest.approx(ordinary, abs=5e-3)
 
 
 def test_order_of_groups_changes_nothing():
@@ -110,7 +106,7 @@ def test_resampling_is_that_of_scipy():
     assert cluster_bootstrap(tables, figures)["accuracy"] == pytest.approx([theirs.low, theirs.high], abs=4e-3)
 
 
-def test_t_interval_of_equal_groups_is_the_plain_one_on_the_logit_scale():
+def test_t_interval_of_equal_groups_is_the_ordinary_one_on_the_logit_scale():
     tables = correlated_groups(np.random.default_rng(7), num_groups=12)
     shares = tables[:, 0, 0] / 20
     low, high = stats.ttest_1samp(shares, 0).confidence_interval()
@@ -248,13 +244,6 @@ def test_interval_of_a_difference_is_that_of_the_paired_t_test():
 
 
 @pytest.mark.parametrize("margin", [0.02, 0.1])
-def test_p_of_a_margin_is_that_of_the_paired_t_test(margin):
-    one, two = two_systems(np.random.default_rng(19), num_groups=15)
-    theirs = stats.ttest_1samp(shares(one) - shares(two), margin).pvalue
-    assert compare(one, two, figures)["accuracy"].p_against(margin) == pytest.approx(theirs)
-
-
-@pytest.mark.parametrize("margin", [0.02, 0.1])
 def test_p_of_equality_is_the_larger_of_two_one_sided_t_tests(margin):
     one, two = two_systems(np.random.default_rng(19), num_groups=15)
     apart = shares(one) - shares(two)
@@ -363,9 +352,6 @@ def found(difference, error=0.01, p_value=None):
         (found(0.015), {}, Verdict.UNDECIDABLE,
          "better or not: +1.5 points [-0.5, +3.5], p = 0.14; detectable: 2.9 points"),
         (found(0.03), {"p_value": 0.06}, Verdict.UNDECIDABLE, "p = 0.06"),
-        (found(0.03), {"by": 0.02}, Verdict.UNDECIDABLE, "better by more than 2.0 points or not"),
-        (found(0.05), {"by": 0.02}, Verdict.SUPPORTED, "better by more than 2.0 points:"),
-        (found(-0.01), {"by": 0.02}, Verdict.REFUTED, "not better by more than 2.0 points"),
         (found(0.001), {"same_within": 0.03}, Verdict.REFUTED, "equal within 3.0 points"),
         (found(0.001), {"same_within": 0.01}, Verdict.UNDECIDABLE, "better or not"),
         (found(0.03), {"same_within": 0.06}, Verdict.SUPPORTED, "better:"),
@@ -375,15 +361,6 @@ def found(difference, error=0.01, p_value=None):
 def test_a_claim_to_be_better_is_judged(comparison, claim, verdict, reason):
     judged = judge_better(comparison, **claim)
     assert (judged.verdict, reason in judged.reason) == (verdict, True), judged.reason
-
-
-@pytest.mark.parametrize(
-    ("difference", "within", "verdict"),
-    [(0.001, 0.03, Verdict.SUPPORTED), (0.001, 0.01, Verdict.UNDECIDABLE), (0.02, 0.01, Verdict.UNDECIDABLE),
-     (0.05, 0.01, Verdict.REFUTED), (-0.05, 0.01, Verdict.REFUTED)],
-)  # fmt: skip
-def test_a_claim_to_be_equal_is_judged(difference, within, verdict):
-    assert judge_equal(found(difference), within).verdict == verdict
 
 
 def test_verdicts_are_their_words():

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from wavfusion.errors import CorpusError
 from wavfusion.features.store import Store
-from wavfusion.files import append_line, read_lines, require_free, write_whole
+from wavfusion.files import append_line, read_lines, require_free, write_atomic
 
 KILLS = int(os.environ.get("WAVFUSION_KILLS", "3"))
 WRITER = """
@@ -188,9 +188,9 @@ def test_an_unfinished_file_of_a_killed_writer_is_removed(store, name):
 
 
 def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path):
-    write_whole(tmp_path / "a", b"old")
+    write_atomic(tmp_path / "a", b"old")
     with pytest.raises(TypeError):
-        write_whole(tmp_path / "a", "no bytes")
+        write_atomic(tmp_path / "a", "no bytes")
     assert (tmp_path / "a").read_bytes() == b"old" and os.listdir(tmp_path) == ["a"]
 
 

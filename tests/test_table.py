@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wavfusion import corpora, manifest
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.corpora.emotions import EMOTIONS
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.manifest import AudioSpan, VideoSpan

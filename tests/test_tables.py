@@ -71,8 +71,8 @@ ROW = "{name: a, settings: {}}"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"title: x\ncorpus: any\nrowz: [{ROW}]", "unknown key 'rowz': did you mean 'rows'"),
-        (f"title: x\nrows: [{ROW}]", "found no 'corpus'"),
+        (f"title: x\ncorpus: any\nrowz: [{ROW}]", "unknown field 'rowz': did you mean 'rows'"),
+        (f"title: x\nrows: [{ROW}]", "field 'corpus' is missing"),
         (f"title: x\ncorpus: any\nrows: [{ROW}, {ROW}]", "expected each row once, found a, a"),
         (
             f"title: x\ncorpus: any\nrows: [{ROW}]\nclaims: [{{better: a, than: b}}]",
@@ -80,17 +80,26 @@ ROW = "{name: a, settings: {}}"
         ),
         ("title: x\ncorpus: any\nrows: [{name: a, settings: {model.lcv: false}}]", "did you mean 'model.lvc'"),
         ("title: x\ncorpus: any\nrows: [{name: a}]", "expected settings .* or published figures"),
-        ("title: x\ncorpus: any\nrows: [{name: a, settings: {}, paper: {accurracy: 1}}]", "did you mean 'accuracy'"),
-        ("title: x\ncorpus: any\nrows: [{name: a, settings: {}, paper: {accuracy: .nan}}]", "from 0 to 100, found nan"),
+        (
+            "title: x\ncorpus: any\nrows: [{name: a, settings: {}, paper: {accurracy: 1}}]",
+            "did you mean 'rows.0.paper.accuracy'",
+        ),
+        (
+            "title: x\ncorpus: any\nrows: [{name: a, settings: {}, paper: {accuracy: .nan}}]",
+            "'rows.0.paper.accuracy': expected percent from 0 to 100 or null, found nan",
+        ),
         ("title: x\ncorpus: any\nrows: [{name: a, settings: {seed: 7}}]", "expected no seed of its own"),
         (
             "title: x\ncorpus: any\nrows: [{name: a, settings: {}, extra: 'false'}]",
-            "extra true or false, found 'false'",
+            "'rows.0.extra': expected true or false, found 'false'",
         ),
-        (f"title: x\ncorpus: any\nrows: [{ROW}]\nclaims: [{{beter: a, than: a}}]", "did you mean 'better'"),
-        (f"title: x\ncorpus: any\nrows: [{ROW}]\nclaims: [{{better: 1, than: a}}]", "a claim about '1'"),
+        (f"title: x\ncorpus: any\nrows: [{ROW}]\nclaims: [{{beter: a, than: a}}]", "did you mean 'claims.0.better'"),
+        (
+            f"title: x\ncorpus: any\nrows: [{ROW}]\nclaims: [{{better: 1, than: a}}]",
+            "'claims.0.better': expected a string, found 1",
+        ),
         (f"title: x\ncorpus: any\nrows: [{ROW}]\nclaims: [{{better: a, than: a}}]", "expected a claim about two rows"),
-        ("title: x\ncorpus: any\nrows: 3", "expected title, corpus, rows and perhaps claims"),
+        ("title: x\ncorpus: any\nrows: 3", "field 'rows': expected a list, found 3"),
     ],
 )
 def test_a_wrong_table_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
@@ -112,18 +121,18 @@ def test_an_unknown_table_names_the_nearest() -> None:
 
 def test_the_row_most_like_a_model_is_found_with_what_differs() -> None:
     paper = asdict(experiment.read_experiment("paper").model)
-    rows, stated, differs = tables.beside("iemocap", paper) or ([], {}, [""])
+    rows, stated, differs = tables.closest_row("iemocap", paper) or ([], {}, [""])
     assert len(rows) == 5 and stated["accuracy"] == 70.53 and differs == []
     shallow = {**paper, "fusion_layers": 1, "trainable_layers": 1, "margin_audio_layer": 11, "lvc_pool": "mean"}
-    assert tables.beside("iemocap", shallow) == (
+    assert tables.closest_row("iemocap", shallow) == (
         ["Deep layers: attention 11/1"],
         {"accuracy": 68.61, "weighted_f1": 68.55},
         ["lvc_pool mean (sum)"],
     )
-    assert tables.beside("generated", paper) is None
+    assert tables.closest_row("generated", paper) is None
 
 
 def test_a_model_of_other_modalities_stands_beside_a_row_of_as_many_differences_with_its_own() -> None:
     pair = asdict(experiment.read_experiment("recommended", {"model.modalities": "audio,video"}).model)
-    rows, stated, differs = tables.beside("iemocap", pair) or ([], {}, [])
+    rows, stated, differs = tables.closest_row("iemocap", pair) or ([], {}, [])
     assert rows == ["Modalities: A+V"] and stated["accuracy"] == 66.33 and "modality_dropout 0.15 (0.0)" in differs

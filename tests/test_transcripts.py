@@ -1,4 +1,4 @@
-"""Reading who said what and when, against files as other programs write them."""
+"""Transcripts, held against files as other programs write them."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wavfusion.errors import CorpusError
-from wavfusion.transcripts import Segment, is_timed, read, read_words
+from wavfusion.transcripts import Segment, read
+from wavfusion.transcripts.reading import is_timed, read_plain_text
 
 SRT = """1
 00:00:01,500 --> 00:00:02,750
@@ -142,7 +143,7 @@ def written(tmp_path: Path, name: str, content: str, encoding: str = "utf-8") ->
         ("ours.json", json.dumps(OURS), [(1.5, 2.75, None, "a b")]),
     ],
 )
-def test_times_speakers_and_words_are_read(tmp_path, name, content, expected):
+def test_times_speakers_and_text_are_read(tmp_path, name, content, expected):
     path = written(tmp_path, name, content)
     assert is_timed(path) and read(path) == [Segment(*each) for each in expected]
 
@@ -160,6 +161,7 @@ def test_lines_of_windows_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("a.str", SRT, "expected a file with times, found the ending '.str': did you mean '.srt'?"),
         ("a.srt", "1\n00:00:01 -> 00:00:02\nx\n", "expected srt with times, found none"),
         ("a.srt", "1\nx --> 00:00:02,000\nx\n", "line 2: expected times as"),
         ("a.vtt", "WEBVTT\n\n00:03.000 --> 00:01.000\nx\n", "line 3: expected a start before its end, found 3 to 1 s"),
@@ -180,12 +182,12 @@ def test_lines_of_windows_are_read(tmp_path):
         ("a.json", '[{"start": NaN, "end": 2}]', "segment 1: expected a start before its end"),
     ],
 )
-def test_what_is_no_transcript_is_one_line_that_names_the_file(tmp_path, name, content, message):
+def test_an_invalid_transcript_is_refused_in_one_line_that_names_the_file(tmp_path, name, content, message):
     path = written(tmp_path, name, content)
     with pytest.raises(CorpusError) as error:
         read(path)
-    said = str(error.value)
-    assert said.startswith(f"{path}: ") and message in said and "\n" not in said
+    found = str(error.value)
+    assert found.startswith(f"{path}: ") and message in found and "\n" not in found
 
 
 def srt(*said: str) -> str:
@@ -205,7 +207,7 @@ def srt(*said: str) -> str:
     ],
 )  # fmt: skip
 def test_a_name_before_a_colon_is_the_speaker_where_that_is_safe(tmp_path, said, expected):
-    """Such a name was read as a word, of nobody."""
+    """Such a name was read as text of an unknown speaker."""
     found = [(each.speaker, each.text) for each in read(written(tmp_path, "a.srt", srt(*said)))]
     assert found == (expected or [(None, each) for each in said])
 
@@ -219,19 +221,19 @@ def test_entities_of_entities_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"PK\3\4docx", b"{\\rtf1 hello}", b"%PDF-1.7", b"\xd0\xcf\x11\xe0doc", b"h\xe9"])
-def test_a_document_is_no_words(content):
-    """RTF was taken for words, letter by letter, and of the others it was said that they are other bytes."""
+def test_a_document_is_refused_as_plain_text(content):
+    """RTF was taken for text, letter by letter; the message for the others did not name an office document."""
     with pytest.raises(CorpusError, match="expected plain text, found a document of an|expected UTF-8 or UTF-16"):
-        read_words(content)
-    assert read_words("well\r\n".encode("utf-16")) == "well" == read_words(b"\xef\xbb\xbfwell\n")
+        read_plain_text(content)
+    assert read_plain_text("well\r\n".encode("utf-16")) == "well" == read_plain_text(b"\xef\xbb\xbfwell\n")
 
 
 @pytest.mark.parametrize("content", [SRT, VTT])
-def test_subtitles_are_no_words(content):
-    """Subtitles in a file that ends in .txt were read to the model, numbers, times and all."""
+def test_subtitles_are_refused_as_plain_text(content):
+    """Subtitles in a .txt file reached the model with their numbers and times."""
     with pytest.raises(CorpusError, match=r"found subtitles with times: give their file the ending .srt"):
-        read_words(content.encode())
-    assert read_words(b"from 1:00 --> on, at 00:00:01") == "from 1:00 --> on, at 00:00:01"
+        read_plain_text(content.encode())
+    assert read_plain_text(b"from 1:00 --> on, at 00:00:01") == "from 1:00 --> on, at 00:00:01"
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path):

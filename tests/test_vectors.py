@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 
 from wavfusion import media
-from wavfusion.cli.commands import main
+from wavfusion.cli.app import main
 from wavfusion.model.wavfusion import AUDIO_CENTRE, AUDIO_STEP
 from wavfusion.prediction import vectors
 from wavfusion.prediction.recognizer import EmotionRecognizer
@@ -99,7 +99,7 @@ def test_the_verb_writes_them_and_names_what_is_bad(
     trained: Path, file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bad.wav").write_text("no sound")
-    ask = ["embed", str(trained), file, str(tmp_path / "bad.wav"), "--device", "cpu", "--out"]
+    ask = ["embed", "--model", str(trained), file, str(tmp_path / "bad.wav"), "--device", "cpu", "--out"]
     assert main([*ask, str(tmp_path / "a.pt")]) == 2
     assert main([*ask, str(tmp_path / "a.npz")]) == 1
     said = capsys.readouterr()

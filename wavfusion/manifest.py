@@ -1,25 +1,47 @@
-"""One record an utterance: what every corpus is turned into, and its strict JSON-lines file."""
+"""The manifest: one record an utterance, which every corpus is turned into, and its strict JSON-lines file."""
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple
 
-from wavfusion.errors import CorpusError, nearest
+from wavfusion.errors import CorpusError
+from wavfusion.files import Count, NonEmpty, Rule, one_of, read_json, validated, write_json, write_lines
 
 MODALITIES = ("audio", "text", "video")
 SPLITS = ("train", "valid", "test")
 CHANNELS = ("mix", "left", "right", "centre")
 
 Channel = Literal["mix", "left", "right", "centre"]
-_Span = TypeVar("_Span", "AudioSpan", "VideoSpan")
+
+
+def _is_inside(path: str) -> bool:
+    parts = PurePosixPath(path)
+    return path not in ("", ".") and "\0" not in path and not parts.is_absolute() and ".." not in parts.parts
+
+
+def _is_box(crop: Sequence[int]) -> bool:
+    return len(crop) == 4 and min(crop) >= 0 and crop[0] < crop[2] and crop[1] < crop[3]
+
+
+def _is_distinct(names: Sequence[str]) -> bool:
+    return "" not in names and len(set(names)) == len(names)
+
+
+RelativePath = Annotated[str, Rule("a path relative to the corpus root and inside it", _is_inside)]
+Seconds = Annotated[float, Rule("seconds >= 0", lambda value: value >= 0)]
+Box = Annotated[list[int], Rule("[left, top, right, bottom] in pixels", _is_box)]
+Modalities = Annotated[
+    list[str],
+    Rule(f"a list of {', '.join(MODALITIES)}", lambda names: _is_distinct(names) and set(names) <= set(MODALITIES)),
+]
 
 
 @dataclass(frozen=True, slots=True)
 class AudioSpan:
-    """Where an utterance is heard.
+    """The audio of an utterance.
 
     Attributes:
         path: relative to the corpus root.
@@ -27,26 +49,26 @@ class AudioSpan:
         channel: the down-mix to one channel.
     """
 
-    path: str
-    start: float | None = None
-    end: float | None = None
+    path: RelativePath
+    start: Seconds | None = None
+    end: Seconds | None = None
     channel: Channel = "mix"
 
 
 @dataclass(frozen=True, slots=True)
 class VideoSpan:
-    """Where an utterance is seen.
+    """The video of an utterance.
 
     Attributes:
         path: relative to the corpus root.
         start, end: seconds; None reaches to the end of the file on that side.
-        crop: left, top, right, bottom in pixels of the file; None is the whole picture.
+        crop: left, top, right, bottom in pixels of the file; None takes whole frames.
     """
 
-    path: str
-    start: float | None = None
-    end: float | None = None
-    crop: list[int] | None = None
+    path: RelativePath
+    start: Seconds | None = None
+    end: Seconds | None = None
+    crop: Box | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +82,24 @@ class Utterance:
         missing: the modalities known to be absent.
     """
 
-    id: str
-    corpus: str
-    split: str | None = None
-    session: str | None = None
-    dialogue: str | None = None
-    index: int | None = None
-    speaker: str | None = None
+    id: NonEmpty
+    corpus: NonEmpty
+    split: Annotated[str, one_of(*SPLITS)] | None = None
+    session: NonEmpty | None = None
+    dialogue: NonEmpty | None = None
+    index: Count | None = None
+    speaker: NonEmpty | None = None
     audio: AudioSpan | None = None
     video: VideoSpan | None = None
     text: str | None = None
-    text_source: str | None = None
-    language: str | None = None
-    style: str | None = None
-    emotion: str | None = None
-    raw_label: str | None = None
+    text_source: Annotated[str, one_of("gold", "asr")] | None = None
+    language: NonEmpty | None = None
+    style: Annotated[str, one_of("improvised", "scripted")] | None = None
+    emotion: NonEmpty | None = None
+    raw_label: NonEmpty | None = None
     votes: dict[str, float] | None = None
     dimensions: dict[str, float] | None = None
-    missing: list[str] = field(default_factory=list)
+    missing: Modalities = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +113,26 @@ class Corpus:
         version: of the package that wrote the manifest.
     """
 
-    corpus: str
-    root: str
-    labels: str | None
-    classes: list[str]
-    version: str
+    corpus: NonEmpty
+    root: NonEmpty
+    labels: NonEmpty | None
+    classes: Annotated[list[str], Rule("a list of distinct emotions", _is_distinct)]
+    version: NonEmpty
+
+
+class Exclusion(NamedTuple):
+    """An utterance that was left out, or that lost a modality, with the reason."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusions:
+    """What `prepare` left out of a manifest (exclusions.json): whole utterances, and modalities of others."""
+
+    excluded: list[Exclusion]
+    stripped: list[Exclusion]
 
 
 def read(path: str | os.PathLike[str]) -> list[Utterance]:
@@ -109,68 +146,82 @@ def read(path: str | os.PathLike[str]) -> list[Utterance]:
 
 def stream(path: str | os.PathLike[str]) -> Iterator[Utterance]:
     """Read a manifest one utterance at a time, as strictly as `read`."""
-    seen: dict[str, int] = {}
+    lines: dict[str, int] = {}
     shared: dict[str, str] = {}  # one string in memory for equal names and paths
     for number, line in enumerate(_lines(Path(path)), start=1):
+        where = f"{path}:{number}"
         try:
-            utterance = _parse_utterance(json.loads(line), shared)
-            if utterance.id in seen:
-                raise ValueError(
-                    f"expected unique ids, found {utterance.id!r} again, first on line {seen[utterance.id]}"
-                )
+            row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise CorpusError(f"{path}:{number}: {error}") from error
-        seen[utterance.id] = number
+            raise CorpusError(f"{where}: expected a JSON object, found {error}") from None
+        _share_strings(row, shared)
+        utterance = validated(Utterance, row, where, complete=True, refuse=CorpusError)
+        for name, span in (("audio", utterance.audio), ("video", utterance.video)):
+            if span is not None and span.end is not None and span.end <= (span.start or 0.0):
+                raise CorpusError(f"{where}: {name}: expected end after start, found {span.start} to {span.end}")
+        if utterance.id in lines:
+            first = lines[utterance.id]
+            raise CorpusError(f"{where}: expected unique ids, found {utterance.id!r} again, first on line {first}")
+        lines[utterance.id] = number
         yield utterance
-    if not seen:
+    if not lines:
         raise CorpusError(f"{path}: expected at least one utterance, found none")
 
 
 def write(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> None:
-    """Write a manifest; a reader meets the old file or the whole new one, nothing between.
+    """Write a manifest atomically.
 
     Raises:
         CorpusError: an id occurs twice.
     """
-    write_lines(path, _unique_rows(utterances))
+    write_lines(Path(path), _unique_rows(utterances))
 
 
 def read_corpus(manifest_path: str | os.PathLike[str]) -> Corpus:
-    """Read the corpus.json that lies beside a manifest.
+    """Read the corpus.json beside a manifest.
 
     Raises:
         CorpusError: there is none, or its fields are not those of `Corpus`.
     """
     path = Path(manifest_path).with_name("corpus.json")
-    try:
-        row = json.loads("".join(_lines(path)))
-        _check(row, Corpus, _CORPUS_RULES)
-    except (ValueError, RecursionError) as error:
-        raise error if isinstance(error, CorpusError) else CorpusError(f"{path}: {error}") from error
-    return Corpus(**row)
+    return validated(Corpus, _read_beside(path), path, refuse=CorpusError)
 
 
 def write_corpus(manifest_path: str | os.PathLike[str], corpus: Corpus) -> None:
     """Write the corpus.json beside a manifest."""
-    write_lines(Path(manifest_path).with_name("corpus.json"), [_dump(asdict(corpus), indent=2)])
+    write_json(Path(manifest_path).with_name("corpus.json"), asdict(corpus))
 
 
-def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
-    """Replace a text file as a whole, so that a kill leaves the old one or the new one.
+def read_exclusions(manifest_path: str | os.PathLike[str]) -> Exclusions:
+    """Read the exclusions.json beside a manifest.
 
-    A lone surrogate (an undecodable byte of a file name) is written as its JSON escape.
+    Raises:
+        CorpusError: there is none, or its fields are not those of `Exclusions`.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path = Path(manifest_path).with_name("exclusions.json")
+    return validated(Exclusions, _read_beside(path), path, refuse=CorpusError)
+
+
+def write_exclusions(
+    manifest_path: str | os.PathLike[str], excluded: Sequence[Exclusion], stripped: Sequence[Exclusion]
+) -> None:
+    """Write the exclusions.json beside a manifest: one JSON object, an exclusion a line."""
+
+    def lines() -> Iterator[str]:
+        for opening, listed in (('{"excluded": [', excluded), ('], "stripped": [', stripped)):
+            yield opening
+            for number, each in enumerate(listed, start=1):
+                yield json.dumps(each._asdict(), ensure_ascii=False) + "," * (number < len(listed))
+        yield "]}"
+
+    write_lines(Path(manifest_path).with_name("exclusions.json"), lines())
+
+
+def _read_beside(path: Path) -> Any:
     try:
-        with unfinished.open("wb") as file:
-            file.writelines(f"{line}\n".encode("utf-8", "backslashreplace") for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        return read_json(path, CorpusError)
+    except FileNotFoundError:
+        raise CorpusError(f"expected {path.name} of `wavfusion prepare`, found no such file: {path}") from None
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -189,12 +240,12 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _unique_rows(utterances: Iterable[Utterance]) -> Iterator[str]:
-    seen: set[str] = set()
+    written: set[str] = set()
     for utterance in utterances:
-        if utterance.id in seen:
+        if utterance.id in written:
             raise CorpusError(f"expected unique ids, found {utterance.id!r} twice in corpus {utterance.corpus!r}")
-        seen.add(utterance.id)
-        yield _dump(_row(utterance))
+        written.add(utterance.id)
+        yield json.dumps(_row(utterance), ensure_ascii=False, allow_nan=False)
 
 
 def _row(utterance: Utterance) -> dict[str, Any]:
@@ -205,143 +256,18 @@ def _row(utterance: Utterance) -> dict[str, Any]:
     return row
 
 
-def _dump(row: dict[str, Any], indent: int | None = None) -> str:
-    return json.dumps(row, ensure_ascii=False, allow_nan=False, indent=indent)
-
-
-def _parse_utterance(row: Any, shared: dict[str, str]) -> Utterance:
-    _check(row, Utterance, _UTTERANCE_RULES)
-    for name in _REPEATED:
-        row[name] = row[name] and shared.setdefault(row[name], row[name])
-    for name in ("votes", "dimensions"):
-        row[name] = row[name] and {key: float(value) for key, value in row[name].items()}
-    row["audio"] = _parse_span(row["audio"], "audio", AudioSpan, shared)
-    row["video"] = _parse_span(row["video"], "video", VideoSpan, shared)
-    return Utterance(**row)
-
-
-def _parse_span(row: Any, name: str, kind: type[_Span], shared: dict[str, str]) -> _Span | None:
-    if row is None:
-        return None
-    _check(row, kind, _SPAN_RULES, where=f"{name}.")
-    row["path"] = shared.setdefault(row["path"], row["path"])
-    for edge in ("start", "end"):
-        row[edge] = None if row[edge] is None else float(row[edge])
-    if row["end"] is not None and row["end"] <= (row["start"] or 0.0):
-        raise ValueError(f"{name}: expected end after start, found start {row['start']}, end {row['end']}")
-    return kind(**row)
-
-
 _REPEATED = (
     *("corpus", "split", "session", "dialogue", "speaker"),
     *("text_source", "language", "style", "emotion", "raw_label"),
 )
 
-Rule = tuple[Callable[[Any], bool], str]
 
-
-def _check(row: Any, kind: type, rules: dict[str, Rule], where: str = "") -> None:
-    """Hold a JSON value against the fields of a dataclass and the rule of each field."""
-    names = [each.name for each in fields(kind)]
+def _share_strings(row: Any, shared: dict[str, str]) -> None:
+    """Replace equal names and paths of a row, which may be anything, by one string."""
     if not isinstance(row, dict):
-        raise ValueError(f"{where}expected an object with {', '.join(names)}, found {_short(row)}")
-    for name in row:
-        if name not in names:
-            raise ValueError(f"unknown field {where + name!r}: {nearest(name, names)}")
-    for name in names:
-        if name not in row:
-            raise ValueError(f"field {where + name!r} is missing")
-        holds, expected = rules[name]
-        if not holds(row[name]):
-            raise ValueError(f"field {where + name!r}: expected {expected}, found {_short(row[name])}")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
-
-
-def _is_time(value: Any) -> bool:
-    return _is_number(value) and value >= 0
-
-
-def _is_inside(value: Any) -> bool:
-    if not _is_name(value) or "\0" in value:
-        return False
-    path = PurePosixPath(value)
-    return not path.is_absolute() and ".." not in path.parts
-
-
-def _is_box(value: Any) -> bool:
-    if not isinstance(value, list) or len(value) != 4 or not all(map(_is_count, value)):
-        return False
-    left, top, right, bottom = value
-    return bool(left < right and top < bottom)
-
-
-def _is_numbers(value: Any) -> bool:
-    return isinstance(value, dict) and all(map(_is_number, value.values()))
-
-
-def _are_names(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_name, value)) and len(set(value)) == len(value)
-
-
-def _are_modalities(value: Any) -> bool:
-    return _are_names(value) and set(value) <= set(MODALITIES)
-
-
-def _optional(rule: Rule) -> Rule:
-    holds, expected = rule
-    return lambda value: value is None or holds(value), f"{expected} or null"
-
-
-def _one_of(*choices: str) -> Rule:
-    return lambda value: isinstance(value, str) and value in choices, " | ".join(choices)
-
-
-_NAME: Rule = (_is_name, "a non-empty string")
-_TEXT: Rule = (_is_text, "a string")
-_SPAN: Rule = (lambda value: isinstance(value, dict), "an object")
-_TIME: Rule = (_is_time, "seconds >= 0")
-
-_SPAN_RULES: dict[str, Rule] = {
-    "path": (_is_inside, "a path relative to the corpus root and inside it"),
-    "start": _optional(_TIME),
-    "end": _optional(_TIME),
-    "channel": _one_of(*CHANNELS),
-    "crop": _optional((_is_box, "[left, top, right, bottom] in pixels")),
-}
-_UTTERANCE_RULES: dict[str, Rule] = {
-    **dict.fromkeys(("id", "corpus"), _NAME),
-    **dict.fromkeys(("session", "dialogue", "speaker", "language", "emotion", "raw_label"), _optional(_NAME)),
-    **dict.fromkeys(("audio", "video"), _optional(_SPAN)),
-    **dict.fromkeys(("votes", "dimensions"), _optional((_is_numbers, "an object of numbers"))),
-    "split": _optional(_one_of(*SPLITS)),
-    "index": _optional((_is_count, "an integer >= 0")),
-    "text": _optional(_TEXT),
-    "text_source": _optional(_one_of("gold", "asr")),
-    "style": _optional(_one_of("improvised", "scripted")),
-    "missing": (_are_modalities, f"a list of {', '.join(MODALITIES)}"),
-}
-_CORPUS_RULES: dict[str, Rule] = {
-    **dict.fromkeys(("corpus", "root", "version"), _NAME),
-    "labels": _optional(_NAME),
-    "classes": (_are_names, "a list of distinct emotions"),
-}
+        return
+    for holder, names in ((row, _REPEATED), (row.get("audio"), ("path",)), (row.get("video"), ("path",))):
+        if isinstance(holder, dict):
+            for name in names:
+                if isinstance(value := holder.get(name), str):
+                    holder[name] = shared.setdefault(value, value)

@@ -1,7 +1,7 @@
-"""The plain way that `bench` holds this package against: Hugging Face's classes as their pages show them, and PyAV.
+"""The baseline of `bench`: Hugging Face's classes as their pages show them, and PyAV.
 
-It shares weights with ours and nothing else. What it does is pinned in docs/performance.md: a change here changes what
-every ratio means.
+It shares weights with ours and nothing else. What it does is pinned in docs/measurements/performance.md: a change here
+changes what every ratio means.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,15 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Wav2Vec2FeatureExtractor
 
-from wavfusion.encoders import Encoders, VideoEncoder
+from wavfusion.encoders.bundle import Encoders
+from wavfusion.encoders.video import VideoEncoder
 
-CHUNKS = (1, 8, 16)  # frames at once that are tried for the picture encoder, in both memory formats
+CHUNKS = (1, 8, 16)  # frames at once that are tried for the video encoder, in both memory formats
 SAMPLE_RATE = 16_000
 
 
-class PlainEncoders:
-    """The three frozen encoders, run whole under `no_grad`: sound up to a layer, words, pictures in the best chunks."""
+class BaselineEncoders:
+    """The three frozen encoders, run whole under `no_grad`: audio up to a layer, text, video in the best chunks."""
 
     def __init__(self, encoders: Encoders, layer: int, device: str) -> None:
         assert encoders.audio is not None and encoders.text is not None and encoders.video is not None
@@ -35,23 +36,23 @@ class PlainEncoders:
         self.chunk, self.channels_last = CHUNKS[0], False
 
     @torch.no_grad()
-    def hear(self, waveforms: Sequence[Float32[np.ndarray, " _"]]) -> list[Float[Tensor, "Ta D"]]:
-        """Encode a padded batch of sound."""
+    def encode_audio(self, waveforms: Sequence[Float32[np.ndarray, " _"]]) -> list[Float[Tensor, "Ta D"]]:
+        """Encode a padded batch of waveforms."""
         inputs = self.extractor(list(waveforms), sampling_rate=SAMPLE_RATE, padding=True, return_tensors="pt")
         hidden = self.audio(inputs.input_values.to(self.device)).last_hidden_state
         lengths = self.audio._get_feat_extract_output_lengths(torch.tensor([len(x) for x in waveforms]))
         return [x[:length] for x, length in zip(hidden, lengths.tolist(), strict=True)]
 
     @torch.no_grad()
-    def read(self, texts: Sequence[str]) -> list[Float[Tensor, "Tt E"]]:
+    def encode_text(self, texts: Sequence[str]) -> list[Float[Tensor, "Tt E"]]:
         """Encode a padded batch of sentences."""
         inputs = self.tokenizer(list(texts), padding=True, return_tensors="pt").to(self.device)
         hidden = self.text(**inputs).last_hidden_state
         return [x[mask.bool()] for x, mask in zip(hidden, inputs["attention_mask"], strict=True)]
 
     @torch.no_grad()
-    def see(self, frames: UInt8[np.ndarray, "Tv H W 3"]) -> Float[Tensor, "Tv E"]:
-        """Encode pictures of the encoder's size, some at a time."""
+    def encode_video(self, frames: UInt8[np.ndarray, "Tv H W 3"]) -> Float[Tensor, "Tv E"]:
+        """Encode frames of the encoder's size, some at a time."""
         values = pixels(self.video, frames).to(self.device)
         if self.channels_last:
             values = values.contiguous(memory_format=torch.channels_last)
@@ -63,7 +64,7 @@ class PlainEncoders:
         found = {}
         for self.chunk, self.channels_last in choices:
             self._lay_out()
-            found[self.chunk, self.channels_last] = min(seconds(lambda: self.see(frames)) for _ in range(2))
+            found[self.chunk, self.channels_last] = min(seconds(lambda: self.encode_video(frames)) for _ in range(2))
         self.chunk, self.channels_last = min(choices, key=lambda choice: found[choice])
         self._lay_out()
 
@@ -76,18 +77,18 @@ class PlainEncoders:
         texts: Sequence[str],
         frames: Sequence[UInt8[np.ndarray, "_ H W 3"]],
     ) -> dict[str, Tensor | None]:
-        """What the fusion model takes of a batch: padded features and masks; no pictures where there are no frames."""
-        parts = {"audio": self.hear(waveforms), "text": self.read(texts)}
+        """Inputs of the fusion model for a batch: padded features and masks; no video where there are no frames."""
+        parts = {"audio": self.encode_audio(waveforms), "text": self.encode_text(texts)}
         if frames:
-            parts["video"] = list(torch.split(self.see(np.concatenate(frames)), [len(x) for x in frames]))
-        found: dict[str, Tensor | None] = {"video": None, "video_mask": None}
+            parts["video"] = list(torch.split(self.encode_video(np.concatenate(frames)), [len(x) for x in frames]))
+        inputs: dict[str, Tensor | None] = {"video": None, "video_mask": None}
         for name, rows in parts.items():
-            found[name], found[f"{name}_mask"] = padded(rows)
-        return found
+            inputs[name], inputs[f"{name}_mask"] = padded(rows)
+        return inputs
 
 
 def padded(rows: Sequence[Float[Tensor, "_ D"]]) -> tuple[Float[Tensor, "B T D"], Bool[Tensor, "B T"]]:
-    """Pad rows of features, and say where they are real."""
+    """Pad rows of features, and mask the padding."""
     lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
     x = pad_sequence(list(rows), batch_first=True)
     return x, torch.arange(x.shape[1], device=x.device) < lengths[:, None]
@@ -98,7 +99,7 @@ def pixels(video: VideoEncoder, frames: UInt8[np.ndarray, "Tv H W 3"]) -> Float[
     return video.pixel_values(torch.from_numpy(frames)).contiguous()
 
 
-def decode_sound(path: Path) -> Float32[np.ndarray, " N"]:
+def decode_waveform(path: Path) -> Float32[np.ndarray, " N"]:
     """Decode a whole file to 16 kHz mono by FFmpeg's own resampler."""
     resampler = av.AudioResampler(format="fltp", layout="mono", rate=SAMPLE_RATE)
     with av.open(str(path)) as container:
@@ -107,8 +108,8 @@ def decode_sound(path: Path) -> Float32[np.ndarray, " N"]:
     return np.concatenate(parts).astype(np.float32)
 
 
-def decode_pictures(path: Path, frame_rate: float, size: tuple[int, int]) -> UInt8[np.ndarray, "Tv H W 3"]:
-    """Decode every picture of a file, keep those on at (k + 0.5) / frame_rate seconds, resize them with Pillow."""
+def decode_video_frames(path: Path, frame_rate: float, size: tuple[int, int]) -> UInt8[np.ndarray, "Tv H W 3"]:
+    """Decode every frame of a file, keep those shown at (k + 0.5) / frame_rate seconds, resize them with Pillow."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         shown = [(float(frame.pts * stream.time_base), frame.to_image()) for frame in container.decode(stream)]

@@ -1,34 +1,41 @@
-"""The main job on a generated corpus, offline: make, prepare, extract, train, evaluate, predict, report."""
+"""`demo`: the main job on a generated corpus, offline: generate, prepare, extract, train, evaluate, predict, report."""
 
 import logging
 import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from PIL import Image
-
-from wavfusion import corpora, lookalike, media
-from wavfusion.corpora import protocol
-from wavfusion.encoders import PRESETS
+from wavfusion.cli import options as opt
+from wavfusion.cli.output import DONE, show
 from wavfusion.errors import CorpusError
-from wavfusion.experiments import experiment
-from wavfusion.features import extract
-from wavfusion.features.clips import Media
-from wavfusion.features.store import Store
-from wavfusion.files import require_writable
-from wavfusion.manifest import Utterance
-from wavfusion.prediction.recognizer import EmotionRecognizer, Prediction
-from wavfusion.report.runs import write_run_page
-from wavfusion.runs.folder import write_json
-from wavfusion.training import train
+
+if TYPE_CHECKING:
+    from wavfusion.manifest import Utterance
+    from wavfusion.prediction.recognizer import Prediction
 
 log = logging.getLogger(__name__)
 
 EPOCHS = 24
 CLIP_RATE = 10  # frames per second of the clip that is cut out for `predict`
 CLIP_SIZE = (256, 256)
+
+
+def demo(
+    out: Annotated[Path, opt.option("folder of the RUN (default runs/demo)", "DIR", opt.path)] = Path("runs/demo"),
+    force: Annotated[bool, opt.flag("--force", "remove an earlier demo in DIR first")] = False,
+    clips: Annotated[int | None, opt.option("size of the generated corpus (default 1100)", "N", opt.count(6))] = None,
+    device: opt.Device = "auto",
+    seed: opt.Seed = None,
+    json: opt.Json = False,
+) -> int:
+    """Run everything on a generated corpus, offline."""
+    from wavfusion.evaluation.inference import pick_device
+
+    summary = run_demo(out, device=pick_device(device), force=force, **opt.supplied(clips=clips, seed=seed))
+    show(summary, f"{demo_to_text(summary)}\npage: {out / 'report.html'}", json)
+    return DONE
 
 
 def run_demo(out: Path, clips: int = 1100, seed: int = 0, device: str = "cpu", force: bool = False) -> dict[str, Any]:
@@ -42,29 +49,41 @@ def run_demo(out: Path, clips: int = 1100, seed: int = 0, device: str = "cpu", f
         force: remove an earlier demo at `out`.
 
     Returns:
-        What is printed: accuracy and Bayes accuracy of every subset, the majority's share, one prediction, seconds.
+        What is printed: accuracy and Bayes-optimal accuracy of every subset, the majority's share, one prediction,
+        seconds.
 
     Raises:
         CorpusError: `out` is in use or cannot be written.
         ConfigError: the `[demo]` extra is missing.
     """
+    from wavfusion import corpora, lookalike
+    from wavfusion.corpora import protocol
+    from wavfusion.encoders.bundle import load_encoders
+    from wavfusion.encoders.presets import PRESETS
+    from wavfusion.experiments import experiment
+    from wavfusion.features import extract
+    from wavfusion.features.clips import Media
+    from wavfusion.features.store import Store
+    from wavfusion.files import write_json
+    from wavfusion.report.runs import write_run_page
+    from wavfusion.training import train
+
     started = time.monotonic()
-    require_writable(out)
     _make_room(out, force)
     work = out / "work"
-    log.info("demo: making a corpus of %d clips", clips)
+    log.info("demo: generating a corpus of %d clips", clips)
     world = lookalike.make_lookalike("iemocap", work / "corpus", clips=clips, priors="sqrt", seed=seed)
     prepared = corpora.prepare("iemocap", work / "corpus")
     corpora.write_prepared(prepared, work / "manifest")
     log.info("demo: extracting features with the tiny encoders")
     store = Store(work / "store", create=True)
     corpus = prepared.corpus
-    encoders = extract.load_encoders("tiny", PRESETS["tiny"]).to(device)
+    encoders = load_encoders("tiny", PRESETS["tiny"]).to(device)
     extract.extract(prepared.utterances, corpus, store, encoders)
     log.info("demo: training one model for all seven subsets")
     parts = protocol.split_file(work / "corpus" / "split.csv", prepared.utterances, corpus.classes)
-    path = work / "manifest" / "manifest.jsonl"
-    data = train.Data(prepared.utterances, corpus, parts, store, Media(store, corpus.root, corpus.root), str(path))
+    manifest = work / "manifest" / "manifest.jsonl"
+    data = train.Data(prepared.utterances, corpus, parts, store, Media(store, corpus.root, corpus.root), str(manifest))
     setting = experiment.read_experiment("recommended", {"train.epochs": str(EPOCHS), "seed": str(seed)})
     result = train.train(setting, data, out, device)
     example = next(row for row in data.part("test") if row.video is not None)
@@ -76,28 +95,37 @@ def run_demo(out: Path, clips: int = 1100, seed: int = 0, device: str = "cpu", f
 
 
 def _make_room(out: Path, force: bool) -> None:
+    from wavfusion.files import require_writable
+    from wavfusion.runs.folder import remove_run
+
+    require_writable(out)
     if out.exists() and any(out.iterdir()):
         if not force:
             raise CorpusError(f"{out}: expected an empty or absent folder, found files; choose another or give --force")
-        train.remove_run(out)
+        remove_run(out)
         shutil.rmtree(out / "work", ignore_errors=True)
 
 
-def _predict(run_folder: Path, work: Path, root: Path, row: Utterance, device: str) -> Prediction:
+def _predict(run_folder: Path, work: Path, root: Path, row: "Utterance", device: str) -> "Prediction":
     """Cut one test utterance out of its dialogue, as a user's own clip would come, and label it."""
+    from PIL import Image
+
+    from wavfusion import media
+    from wavfusion.prediction.recognizer import EmotionRecognizer
+
     assert row.video is not None and row.audio is not None
     span = row.video
     crop = None if span.crop is None else (span.crop[0], span.crop[1], span.crop[2], span.crop[3])
     frames = media.decode_frames(root / span.path, CLIP_RATE, CLIP_SIZE, span.start or 0.0, span.end, crop)
-    sound = media.decode_audio(root / row.audio.path, row.audio.start or 0.0, row.audio.end, row.audio.channel)
+    audio = media.decode_audio(root / row.audio.path, row.audio.start or 0.0, row.audio.end, row.audio.channel)
     clip = work / "clip.mp4"
     Image.fromarray(frames.pixels[len(frames.pixels) // 2]).save(work / "clip.png")  # shown until it is played
-    media.write_video(clip, frames.pixels, CLIP_RATE, sound.samples, media.SAMPLE_RATE)
+    media.write_video(clip, frames.pixels, CLIP_RATE, audio.samples, media.SAMPLE_RATE)
     return EmotionRecognizer.from_pretrained(run_folder, device).predict(clip, transcript=row.text)[0]
 
 
 def _summary(
-    world: dict[str, Any], result: dict[str, Any], row: Utterance, prediction: Prediction, seconds: float
+    world: dict[str, Any], result: dict[str, Any], row: "Utterance", prediction: "Prediction", seconds: float
 ) -> dict[str, Any]:
     bayes = world["bayes"]["speaker_independent"]
     return {
@@ -125,9 +153,9 @@ def demo_to_text(summary: dict[str, Any]) -> str:
     for name, figures in summary["subsets"].items():
         low, high = figures["interval"]
         lines.append(
-            f"{name:>18}  {figures['accuracy']:.3f} [{low:.3f}, {high:.3f}]   best possible {figures['bayes']:.3f}"
+            f"{name:>18}  {figures['accuracy']:.3f} [{low:.3f}, {high:.3f}]   Bayes-optimal {figures['bayes']:.3f}"
         )
-    said = summary["prediction"]
-    lines.append(f"{said['file']}: {said['emotion']} ({said['probability']:.0%}), made as {said['truth']}")
+    clip = summary["prediction"]
+    lines.append(f"{clip['file']}: predicted {clip['emotion']} ({clip['probability']:.0%}), true {clip['truth']}")
     lines.append(f"{summary['seconds']:.0f} s; a generated corpus says nothing about the paper's tables")
     return "\n".join(lines)

@@ -1,6 +1,5 @@
 """From the raw folders of a corpus to its manifest: one reader a corpus."""
 
-import json
 import os
 import tempfile
 from collections import Counter
@@ -156,22 +155,13 @@ def write_prepared(prepared: Prepared, out: str | os.PathLike[str]) -> dict[str,
             if found != expected:
                 raise CorpusError(f"expected {expected} rows in {where} as a moment ago, found {found}")
             manifest.write_corpus(path, prepared.corpus)
-            manifest.write_lines(path.with_name("exclusions.json"), _exclusion_lines(prepared))
+            manifest.write_exclusions(path, prepared.excluded, prepared.stripped)
             # The manifest last, so that it never stands without what belongs to it.
             for name in names:
                 path.with_name(name).replace(out / name)
     except OSError as error:
         raise CorpusError(f"cannot read or write {error.filename or out}: {error.strerror}") from error
     return counts
-
-
-def _exclusion_lines(prepared: Prepared) -> Iterator[str]:
-    """Write one JSON object, an exclusion a line, however many there are."""
-    for opening, listed in (('{"excluded": [', prepared.excluded), ('], "stripped": [', prepared.stripped)):
-        yield opening
-        for number, each in enumerate(listed, start=1):
-            yield json.dumps(each._asdict(), ensure_ascii=False) + "," * (number < len(listed))
-    yield "]}"
 
 
 def _check_names(corpus: str, labels: str | None, down_mix: str, columns: Mapping[str, str]) -> None:

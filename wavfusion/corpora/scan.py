@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from wavfusion import media
 from wavfusion.errors import MediaError
-from wavfusion.manifest import write_lines
+from wavfusion.files import write_lines
 
 CHUNK = 64  # files between two writes of the notes: what a kill can lose
 

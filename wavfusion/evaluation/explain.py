@@ -23,7 +23,7 @@ from wavfusion.evaluation.inference import (
     layer_shares,
     subsets,
 )
-from wavfusion.evaluation.shared_space import judge, post_hoc
+from wavfusion.evaluation.shared_space import post_hoc, score_space
 from wavfusion.features.dataset import Sample
 from wavfusion.model.config import MODALITIES, WavFusionConfig
 from wavfusion.model.wavfusion import AUDIO_CENTRE, AUDIO_STEP, TOKEN_STEP, WavFusionOutput
@@ -214,12 +214,12 @@ def margin_statistics(
         on windows of the training part, where they are given with their truth.
     """
     clips, labels = _first_windows(windows, truth, classes)
-    own = judge([clip.vectors for clip in clips], labels, alpha)
+    own = score_space([clip.vectors for clip in clips], labels, alpha)
     if training is None:
         return {"alpha": alpha, "own": own, "post_hoc": None}
     learned, known = _first_windows(*training, classes)
     mapped = post_hoc([clip.means for clip in learned], known, [clip.means for clip in clips])
-    return {"alpha": alpha, "own": own, "post_hoc": judge(mapped, labels, alpha)}
+    return {"alpha": alpha, "own": own, "post_hoc": score_space(mapped, labels, alpha)}
 
 
 def _first_windows(

@@ -1,23 +1,22 @@
-"""One experiment: a strict, typed YAML file, or the name of one that ships with the package."""
+"""One experiment: a strict, typed YAML file, or the name of one that ships with the package (paper, section 4)."""
 
 import importlib.resources
-import io
 import math
-from contextlib import redirect_stderr
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 
 from wavfusion.errors import ConfigError, nearest
+from wavfusion.files import parse_yaml, read_yaml, validated
 from wavfusion.model.config import Switches
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a model is trained (design G.2).
+    """How a model is trained (paper, section 4.2).
 
     Attributes:
         batch_size: utterances to a step.
@@ -31,9 +30,8 @@ class Training:
         precision: `auto` = bf16 where the device has it, else fp32.
         mode: `cached` = audio features from the store; `live` = the frozen audio encoder runs at every step;
             `scratch` = audio encoder and all layers learn from random weights.
-        fast: false = the plain way (docs/performance.md), which draws its random masks otherwise.
+        fast: false = the baseline (docs/performance.md), which draws its random masks in another order.
         resident: hold the stored features of the training part in the device's memory; None = on a GPU where they fit.
-        recorded: record the steps as CUDA graphs, one for each of a few padded shapes (docs/performance.md).
     """
 
     batch_size: int = 32
@@ -48,7 +46,6 @@ class Training:
     mode: Literal["cached", "live", "scratch"] = "cached"
     fast: bool = True
     resident: bool | None = None
-    recorded: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "patience"):
@@ -62,12 +59,9 @@ class Training:
             raise ConfigError(f"train.warmup: expected a share from 0 to below 1, found {self.warmup}")
         if not self.clip > 0:
             raise ConfigError(f"train.clip: expected more than 0, found {self.clip}")
-        for name in ("resident", "recorded"):
-            if getattr(self, name) and (self.mode != "cached" or not self.fast):
-                found = f"train.mode {self.mode} and train.fast {str(self.fast).lower()}"
-                raise ConfigError(f"train.{name}: expected train.mode cached and train.fast true, found {found}")
-        if self.recorded and self.resident is False:
-            raise ConfigError("train.recorded: expected resident features, found train.resident false")
+        if self.resident and (self.mode != "cached" or not self.fast):
+            found = f"train.mode {self.mode} and train.fast {str(self.fast).lower()}"
+            raise ConfigError(f"train.resident: expected train.mode cached and train.fast true, found {found}")
 
 
 @dataclass(frozen=True)
@@ -75,9 +69,9 @@ class Experiment:
     """Everything that decides a training but its data.
 
     Attributes:
-        preset: whose features of the store are used; None where the store holds one preset's.
+        preset: of the features to use; None where the store holds one preset's.
         seed: of initialisation, order, dropout.
-        model: the switches of section K.
+        model: the choices of structure.
         train: optimiser and schedule.
     """
 
@@ -91,7 +85,7 @@ class Experiment:
             raise ConfigError(f"seed: expected 0 to {2**32 - 1}, found {self.seed}")
 
     def to_yaml(self) -> str:
-        """Write every value out, in the form that `read` reads."""
+        """Write every value out, in the form that `read_experiment` reads."""
         return yaml.safe_dump(asdict(self), sort_keys=False)
 
 
@@ -119,109 +113,47 @@ def read_experiment(name: str, overrides: dict[str, str] | None = None) -> Exper
         raise ConfigError(
             f"experiment {name!r}: expected a file or a shipped name; {nearest(name, shipped_experiments())}"
         )
-    values = read_yaml(path)
-    _check_keys(values, Experiment, name)
-    known = dict(_leaves(Experiment))
-    typed: dict[str, str] = {}
-    for key, value in (overrides or {}).items():
-        if key not in known:
-            raise ConfigError(f"--{key}: no such setting; {nearest(key, sorted(known))}")
-        if known[key] in (bool, bool | None):
-            valid = ["true", "false"] if known[key] is bool else ["true", "false", "null"]
-            if value.lower() not in valid:
-                raise ConfigError(f"--{key}: found {value!r}; {nearest(value, valid)}")
-        bare = known[key] == list[str] and not value.startswith("[")
-        typed[key] = f"[{value.replace('+', ',')}]" if bare else value
-    return _parse(values, typed, name)
+    values = without_retired(read_yaml(path))
+    for key, text in (overrides or {}).items():
+        _override(values, key, text)
+    where = " and ".join([name, ", ".join(f"--{key}" for key in overrides)] if overrides else [name])
+    return validated(Experiment, values, where)
 
 
-class _OneOfEach(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML would take the last."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            name = str(key.value)
-            if name in seen:
-                raise yaml.MarkedYAMLError(problem=f"found {name!r} for the second time", problem_mark=key.start_mark)
-            seen.add(name)
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path | Traversable) -> dict[Any, Any]:
-    """Read a file of keys and values; an empty one has none.
-
-    Raises:
-        ConfigError: no YAML, something else than keys and values, or a key twice; one line that names the place.
-    """
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _OneOfEach)
-    except yaml.MarkedYAMLError as error:
-        line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
-        raise ConfigError(f"{path}{line}: expected YAML; {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: expected YAML, found {' '.join(str(error).split())[:200]}") from None
-    if values is not None and not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected keys and values, found {type(values).__name__}")
-    return values or {}
-
-
-def _leaves(kind: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Dotted names of all settings, with their types."""
-    found: list[tuple[str, Any]] = []
-    for entry in fields(kind):
-        default = entry.default_factory() if callable(entry.default_factory) else None
-        if is_dataclass(default):
-            found += _leaves(type(default), f"{prefix}{entry.name}.")
-        else:
-            found.append((prefix + entry.name, entry.type))
+def without_retired(values: dict[str, Any]) -> dict[str, Any]:
+    """Drop the settings that an older version wrote into RUNs and that changed nothing in what is learned."""
+    found = dict(values)
+    if isinstance(found.get("train"), dict):
+        found["train"] = {key: value for key, value in found["train"].items() if key != "recorded"}
     return found
 
 
 def settings() -> list[str]:
     """Dotted names of everything that an experiment can set."""
-    return [key for key, _ in _leaves(Experiment)]
+    return list(_settings(Experiment))
 
 
-def _check_keys(values: dict[Any, Any], kind: Any, where: str, prefix: str = "") -> None:
-    entries = {entry.name: entry for entry in fields(kind)}
-    for key, value in values.items():
-        if key not in entries:
-            names = [prefix + name for name in entries]
-            raise ConfigError(f"{where}: {prefix}{key} is no setting; {nearest(f'{prefix}{key}', names)}")
-        factory = entries[key].default_factory
-        default = factory() if callable(factory) else None
-        if is_dataclass(default):
-            if not isinstance(value, dict):
-                raise ConfigError(f"{where}: {prefix}{key}: expected settings below it, found {value!r}")
-            _check_keys(value, type(default), where, f"{prefix}{key}.")
+def _settings(kind: type, prefix: str = "") -> dict[str, Any]:
+    """Types of all settings by dotted name."""
+    found: dict[str, Any] = {}
+    for name, hint in get_type_hints(kind).items():
+        found |= _settings(hint, f"{prefix}{name}.") if is_dataclass(hint) else {prefix + name: hint}
+    return found
 
 
-def _parse(values: dict[str, Any], overrides: dict[str, str], where: str) -> Experiment:
-    """Let jsonargparse check every value against its type and build the dataclasses."""
-    import jsonargparse  # slow, and absent on machines that are given an Experiment
-
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Experiment, "experiment")
-    flags = [f"--experiment.{key}={value}" for key, value in overrides.items()]
-    try:
-        with redirect_stderr(io.StringIO()):
-            parsed = parser.parse_object({"experiment": values})
-            parsed = parser.parse_args(flags, namespace=parsed)
-    except ConfigError:
-        raise
-    except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split()).replace("experiment.", "").replace("--", "")
-        raise ConfigError(f"{where}: {reason[:300]}") from None
-    experiment: Experiment = _build(Experiment, parsed.as_dict()["experiment"])
-    return experiment
-
-
-def _build(kind: Any, values: dict[str, Any]) -> Any:
-    """Make a dataclass and those within it (jsonargparse's own way changes its name from 4 to 5)."""
-    made = dict(values)
-    for entry in fields(kind):
-        default = entry.default_factory() if callable(entry.default_factory) else None
-        if is_dataclass(default):
-            made[entry.name] = _build(type(default), values[entry.name])
-    return kind(**made)
+def _override(values: dict[str, Any], key: str, text: str) -> None:
+    """Set a value by dotted key, as it was typed in a shell."""
+    known = _settings(Experiment)
+    if key not in known:
+        raise ConfigError(f"--{key}: no such setting; {nearest(key, sorted(known))}")
+    value: Any = text
+    if known[key] == list[str]:
+        names = text.removeprefix("[").removesuffix("]").replace("+", ",").split(",")
+        value = [name.strip() for name in names if name.strip()]
+    elif str not in (known[key], *get_args(known[key])) or text == "null":
+        value = parse_yaml(text, f"--{key}")
+    *above, last = key.split(".")
+    for name in above:
+        values = values.setdefault(name, {}) if isinstance(values, dict) else values
+    if isinstance(values, dict):  # else a file's own mistake, which validation names
+        values[last] = value

@@ -9,15 +9,15 @@ import json
 import logging
 import os
 import shutil
-import signal
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from wavfusion.errors import ConfigError, nearest
+from wavfusion.lookalike import trees
 from wavfusion.lookalike.faults import CLIPS as FAULTY_CLIPS
 from wavfusion.lookalike.faults import SPEAKERS as FAULTY_SPEAKERS
 from wavfusion.lookalike.faults import mark, plant
@@ -25,13 +25,13 @@ from wavfusion.lookalike.plan import Dialogue, plan_dialogues
 from wavfusion.lookalike.trees import FOLDERS, TABLES, Times, annotate_iemocap, annotate_meld, render
 from wavfusion.lookalike.voice import measure_pitch
 from wavfusion.lookalike.world import SIGNS, Corpus, Priors, World, additive, bayes, reached
+from wavfusion.processes.pool import require_result, spread
 
 CLIPS, SPEAKERS = 1100, 30
 PARTS = ("train", "valid", "test")
 WHOLE = "world.json"  # written last: a tree without it was interrupted
 
 logger = logging.getLogger(__name__)
-Result = TypeVar("Result")
 
 
 def make_lookalike(
@@ -146,38 +146,24 @@ def _remove(out: Path) -> None:
 
 
 def _render(dialogues: list[Dialogue], out: Path, micro: bool, workers: int) -> list[list[Times]]:
-    """Render every dialogue in a process of its own."""
-    # Spawned, as this process may run threads that do not survive a fork; what they fork is clean.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        try:
-            pitches = _submit(pool, [(measure_pitch,)])[0].result()
-            jobs = _submit(pool, [(render, dialogue, out, pitches, micro) for dialogue in dialogues])
-            times = []
-            for number, job in enumerate(jobs, start=1):
-                times.append(job.result())
-                logger.info("look-alike: %d of %d dialogues", number, len(jobs))
-            return times
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    """Render every dialogue in a process of its own: espeak-ng repeats its samples only in a fresh one."""
+    ((_, measured),) = spread(_pitch_worker, [None], 1, preload=trees.__name__, fresh=True)
+    pitches = require_result(measured, "espeak-ng")
+    times: list[list[Times]] = [[] for _ in dialogues]
+    worker = partial(_render_worker, out, pitches, micro)
+    with closing(spread(worker, dialogues, workers, preload=trees.__name__, fresh=True)) as outcomes:
+        for done, (number, outcome) in enumerate(outcomes, start=1):
+            times[number] = require_result(outcome, dialogues[number].name)
+            logger.info("look-alike: %d of %d dialogues", done, len(dialogues))
+    return times
 
 
-def _submit(pool: ProcessPoolExecutor, calls: Sequence[tuple[Any, ...]]) -> list[Future[Any]]:
-    """Hand over calls; a Ctrl-C, which every process of a terminal gets, is for this one alone.
-
-    The processes that it starts inherit that they do not hear it, finish what they are at and end with the pool.
-    """
-    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        return [pool.submit(_alone, *call) for call in calls]
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+def _pitch_worker() -> Callable[[None], dict[str, list[float]]]:
+    return lambda _: measure_pitch()
 
 
-def _alone(function: Callable[..., Result], *arguments: object) -> Result:
-    """Call in a forked process that then ends: espeak-ng repeats its samples only in a fresh one."""
-    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as child:
-        return child.submit(function, *arguments).result()
+def _render_worker(out: Path, pitches: dict[str, list[float]], micro: bool) -> Callable[[Dialogue], list[Times]]:
+    return lambda dialogue: render(dialogue, out, pitches, micro)
 
 
 def _write_truth(dialogues: list[Dialogue], times: list[list[Times]], out: Path) -> None:

@@ -1,4 +1,4 @@
-"""How sure a model may be: one temperature that makes its probabilities mean what they say."""
+"""Calibration: one temperature that scales a model's probabilities (Guo et al., ICML 2017)."""
 
 import math
 
@@ -24,13 +24,13 @@ def tempered(probabilities: Float64[np.ndarray, "*N C"], temperature: float) -> 
 
 
 def fit_temperature(probabilities: Float64[np.ndarray, "N C"], truth: Integer[np.ndarray, " N"]) -> float:
-    """Find the temperature of the least negative log-likelihood of utterances that chose the epoch.
+    """Find the temperature of the least negative log-likelihood of the validation part.
 
-    Every answer is taken to be wrong with the chance 1 / (N + 2), else a part that is answered without an error would
-    want a certainty that its size does not warrant (Platt, Probabilistic outputs for support vector machines, 1999).
+    Every label is taken to be wrong with the chance 1 / (N + 2), else a part that is predicted without an error would
+    ask for a certainty that its size does not warrant (Platt, Probabilistic outputs for support vector machines, 1999).
 
     Args:
-        probabilities: of the emotions, as the model says them.
+        probabilities: of the emotions, as the model predicts them.
         truth: the class of each utterance.
     """
     number, classes = probabilities.shape
@@ -39,9 +39,9 @@ def fit_temperature(probabilities: Float64[np.ndarray, "N C"], truth: Integer[np
     targets[np.arange(number), truth] = 1 - wrong
 
     def loss(logarithm: float) -> float:
-        said = np.maximum(tempered(probabilities, math.exp(logarithm)), FLOOR)
-        return float(-(targets * np.log(said)).sum(1).mean())
+        predicted = np.maximum(tempered(probabilities, math.exp(logarithm)), FLOOR)
+        return float(-(targets * np.log(predicted)).sum(1).mean())
 
     found = minimize_scalar(loss, bounds=(math.log(BOUNDS[0]), math.log(BOUNDS[1])), method="bounded")
-    # To a few digits, which no other order of adding changes.
+    # Rounded, so that another order of summation does not change it.
     return float(f"{math.exp(found.x):.3g}") if loss(found.x) < loss(0.0) else 1.0

@@ -1,128 +1,33 @@
-"""Intervals, paired comparisons and verdicts, from the counts of dialogues, speakers and seeds.
+"""Paired comparisons of two systems, from the counts of dialogues and seeds, and verdicts on claims.
 
 How well each does what it says is measured by ``scripts/simulate_statistics.py``.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float64, Integer, Real
+from jaxtyping import Float64, Integer
 from scipy import stats
-from scipy.special import expit, logit
 
-from wavfusion.errors import ConfigError
+from wavfusion.metrics.intervals import (
+    CHUNK,
+    SIGNIFICANCE,
+    Figures,
+    critical_t,
+    effective_degrees,
+    jackknife,
+    jackknife_variance,
+    require_groups,
+)
 
-Figures = Callable[[Float[np.ndarray, "R ..."]], Mapping[str, np.ndarray]]
-
-MANY_GROUPS = 100  # with fewer, the percentile bootstrap covers too little (macro F1 below 93 % at 60, simulated)
-SIGNIFICANCE = 0.05
 POWER = 0.8
 SAME_WITHIN = 0.015  # a difference below 1.5 points is said beforehand not to matter
 
-_CHUNK = 1_000  # resamples held in memory at once
 _NOISES = 10_000  # draws of what other seeds might add
-
-
-def cluster_interval(
-    counts: Real[np.ndarray, "G ..."], figures: Figures, sizes: Real[np.ndarray, " G"], seed: int = 0
-) -> dict[str, list[float]]:
-    """95 % interval of every figure for other groups (dialogues) like these; arguments as in `cluster_t`.
-
-    By `cluster_bootstrap` from `MANY_GROUPS` groups, unless it is a single point (all right, all wrong); else by
-    `cluster_t`. One group shows nothing of the spread between groups: [0, 1].
-    """
-    if len(counts) < 2:
-        return {name: [0.0, 1.0] for name in figures(counts.astype(np.float64))}
-    bounds = cluster_t(counts, figures, sizes)
-    if len(counts) >= MANY_GROUPS:
-        resampled = cluster_bootstrap(counts, figures, seed=seed)
-        bounds |= {name: [low, high] for name, (low, high) in resampled.items() if low < high}
-    return bounds
-
-
-def cluster_t(
-    counts: Real[np.ndarray, "G ..."], figures: Figures, sizes: Real[np.ndarray, " G"]
-) -> dict[str, list[float]]:
-    """95 % t interval of figures over whole groups: leave-one-group-out standard error, on the logit scale.
-
-    Degrees of freedom are the effective number of groups, (sum n^2)^2 / sum n^4 with n the size of a group, less one: a
-    few large groups count as few. Where groups do not differ at all (all right, all wrong) their spread tells nothing:
-    the interval is Clopper and Pearson's with as many trials as groups, which holds even if the utterances of a group
-    are all alike, and is wide.
-
-    Sources: Efron, The Jackknife, the Bootstrap and Other Resampling Plans, 1982, chapter 3; Cameron and Miller, J.
-    Human Resources 50, 2015 (t with few clusters); Carter, Schnepel and Steigerwald, Rev. Econ. Stat. 99, 2017
-    (effective number of clusters); Korn and Graubard, Survey Methodology 24, 1998 (exact bound on an effective size).
-
-    Args:
-        counts: what adds up over groups: one confusion matrix, or any array, per group.
-        figures: maps stacked sums to named figures, one value in [0, 1] per row.
-        sizes: utterances of each group.
-
-    Returns:
-        [low, high] for each figure.
-
-    Raises:
-        ConfigError: fewer than two groups.
-    """
-    _require(len(counts))
-    deviations = _jackknife(counts[None].astype(np.float64), figures)
-    bounds = {}
-    for name, (value,) in figures(counts.sum(axis=0, keepdims=True).astype(np.float64)).items():
-        error = np.sqrt(_variance(deviations[name][0]))
-        if 0 < value < 1 and error > 0:
-            half = _critical(_degrees(sizes)) * error / (value * (1 - value))
-            ends = expit(logit(value) + np.array([-half, half]))
-        else:
-            ends = _clopper_pearson(float(value), len(counts))
-        bounds[name] = [float(end) for end in ends]
-    return bounds
-
-
-def cluster_bootstrap(
-    counts: Real[np.ndarray, "G ..."],
-    figures: Figures,
-    repeats: int = 10_000,
-    seed: int = 0,
-) -> dict[str, list[float]]:
-    """95 % percentile intervals of figures when whole groups (dialogues, speakers) are resampled with replacement.
-
-    Each resample draws as many groups as there are and adds their counts. Groups with the same counts are
-    interchangeable, so the draw is a multinomial over the distinct ones: the same distribution, cheap for single
-    utterances, and independent of the order of the groups.
-
-    Sources: Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8 (groups drawn whole);
-    Field and Welsh, Bootstrapping clustered data, J. R. Statist. Soc. B 69, 2007; Efron and Tibshirani, An
-    Introduction to the Bootstrap, 1993, chapter 13 (percentile interval).
-
-    Args:
-        counts: one confusion matrix, or any array that adds up, per group.
-        figures: maps stacked sums to named figures, one value per row.
-        repeats: number of resamples.
-        seed: of the resamples; equal seeds give equal intervals.
-
-    Returns:
-        [low, high] for each figure.
-
-    Raises:
-        ConfigError: fewer than two groups, which show no spread between groups; no resample.
-    """
-    _require(len(counts), repeats)
-    distinct, times = np.unique(counts.reshape(len(counts), -1), axis=0, return_counts=True)
-    rng = np.random.default_rng(seed)
-    chunks: dict[str, list[np.ndarray]] = {}
-    for first in range(0, repeats, _CHUNK):
-        draws = rng.multinomial(len(counts), times / len(counts), size=min(_CHUNK, repeats - first))
-        # float64 counts are exact here and multiply through BLAS, which int64 does not
-        sums = draws.astype(np.float64) @ distinct.astype(np.float64)
-        for name, values in figures(sums.reshape(-1, *counts.shape[1:])).items():
-            chunks.setdefault(name, []).append(values)
-    tails = [SIGNIFICANCE / 2, 1 - SIGNIFICANCE / 2]
-    return {name: [float(q) for q in np.quantile(np.concatenate(parts), tails)] for name, parts in chunks.items()}
 
 
 @dataclass(frozen=True)
@@ -138,10 +43,6 @@ class Comparison:
     sampling_sd: float  # the part of the standard error that is due to groups
     seed_sd: list[float | None]  # of each system's figure from training to training; None with a single one
     num_groups: int
-
-    def p_against(self, value: float) -> float:
-        """Two-sided p of a true difference of `value`, by t."""
-        return float(2 * stats.t.sf(abs(self.difference - value) / self.standard_error, self.degrees))
 
     def p_equal(self, within: float) -> float:
         """Return p of a true difference beyond +-`within`: the larger p of two one-sided t tests.
@@ -187,11 +88,11 @@ def compare(
     Raises:
         ConfigError: fewer than two groups; `repeats` out of range.
     """
-    _require(first.shape[1], repeats)
+    require_groups(first.shape[1], repeats)
     systems = [first.astype(np.float64), second.astype(np.float64)]
     values = [figures(system.sum(axis=1)) for system in systems]
-    moves = [_jackknife(system, figures) for system in systems]
-    degrees = _degrees(first[0].sum(axis=(1, 2)))
+    moves = [jackknife(system, figures) for system in systems]
+    degrees = effective_degrees(first[0].sum(axis=(1, 2)))
     return {
         name: _compared([v[name] for v in values], [m[name] for m in moves], swapped, degrees, seed)
         for name, swapped in _swapped_differences(systems, figures, repeats, seed).items()
@@ -203,7 +104,7 @@ def detectable_difference(standard_error: float, degrees: float) -> float:
 
     Source: Bloom, Minimum detectable effects, Evaluation Review 19, 1995.
     """
-    return standard_error * (_critical(degrees) + float(stats.t.isf(1 - POWER, degrees)))
+    return standard_error * (critical_t(degrees) + float(stats.t.isf(1 - POWER, degrees)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -233,55 +134,31 @@ class Judgement(NamedTuple):
     reason: str
 
 
-def judge_better(
-    found: Comparison, by: float = 0.0, same_within: float | None = SAME_WITHIN, p_value: float | None = None
-) -> Judgement:
-    """Judge the claim that the first system is better than the second by more than `by`, at 5 %.
+def judge_better(found: Comparison, same_within: float | None = SAME_WITHIN, p_value: float | None = None) -> Judgement:
+    """Judge the claim that the first system is better than the second, at 5 %.
 
-    Supported: significantly above `by`. Refuted: significantly below `by`; or equal within +-`same_within`. Else
-    undecidable.
+    Supported: significantly better. Refuted: significantly worse; or equal within +-`same_within`. Else undecidable.
 
     Args:
         found: of a figure of which more is better.
-        by: margin of the claim, in the figure's unit: 0.01 is one point.
-        same_within: margin of equivalence; None: equality refutes nothing.
+        same_within: margin of equivalence, in the figure's unit: 0.01 is one point; None: equality refutes nothing.
         p_value: two-sided p as adjusted by `holm`; None: the comparison's own.
     """
-    p = (found.p_value if by == 0 else found.p_against(by)) if p_value is None else p_value
-    margin = f" by more than {_points(by)}" if by else ""
-    if p <= SIGNIFICANCE and found.difference > by:
-        return _judgement(Verdict.SUPPORTED, f"better{margin}", found, p)
+    p = found.p_value if p_value is None else p_value
+    if p <= SIGNIFICANCE and found.difference > 0:
+        return _judgement(Verdict.SUPPORTED, "better", found, p)
     if p <= SIGNIFICANCE:
-        return _judgement(Verdict.REFUTED, f"not better{margin}" if by else "worse", found, p)
+        return _judgement(Verdict.REFUTED, "worse", found, p)
     if same_within is not None and found.p_equal(same_within) <= SIGNIFICANCE:
         return _judgement(Verdict.REFUTED, f"equal within {_points(same_within)}", found, found.p_equal(same_within))
-    return _judgement(Verdict.UNDECIDABLE, f"better{margin} or not", found, p)
+    return _judgement(Verdict.UNDECIDABLE, "better or not", found, p)
 
 
-def judge_equal(found: Comparison, within: float, p_value: float | None = None) -> Judgement:
-    """Judge the claim that two systems are equal within +-`within`, at 5 %.
-
-    Supported: by two one-sided tests. Refuted: significantly farther apart than `within`. Else undecidable.
-
-    Args:
-        found: of any figure.
-        within: margin of the claim, in the figure's unit: 0.01 is one point.
-        p_value: `found.p_equal(within)` as adjusted by `holm`; None: not adjusted.
-    """
-    p = found.p_equal(within) if p_value is None else p_value
-    beyond = found.p_against(np.copysign(within, found.difference))
-    if p <= SIGNIFICANCE:
-        return _judgement(Verdict.SUPPORTED, f"equal within {_points(within)}", found, p)
-    if abs(found.difference) > within and beyond <= SIGNIFICANCE:
-        return _judgement(Verdict.REFUTED, f"apart by more than {_points(within)}", found, beyond)
-    return _judgement(Verdict.UNDECIDABLE, f"equal within {_points(within)} or not", found, p)
-
-
-def _judgement(verdict: Verdict, words: str, found: Comparison, p: float) -> Judgement:
+def _judgement(verdict: Verdict, claim: str, found: Comparison, p: float) -> Judgement:
     low, high = (f"{100 * end:+.1f}" for end in found.interval)
     detectable = "nothing" if found.detectable is None else _points(found.detectable)
     about = f"{100 * found.difference:+.1f} points [{low}, {high}], p = {p:.2g}; detectable: {detectable}"
-    return Judgement(verdict, f"{words}: {about}")
+    return Judgement(verdict, f"{claim}: {about}")
 
 
 def _points(value: float) -> str:
@@ -301,46 +178,13 @@ def _add(one: _Spread, two: _Spread) -> _Spread:
     return _Spread(variance, variance**2 / (one.variance**2 / one.degrees + two.variance**2 / two.degrees))
 
 
-def _critical(degrees: float) -> float:
-    return float(stats.t.isf(SIGNIFICANCE / 2, degrees))
-
-
-def _degrees(sizes: Real[np.ndarray, " G"]) -> float:
-    square = sizes.astype(np.float64) ** 2
-    # a group that outweighs all others leaves no degree of freedom, and t of none has no quantile
-    return max(float(square.sum() ** 2 / (square**2).sum()) - 1, 0.1)
-
-
-def _jackknife(counts: Float64[np.ndarray, "T G ..."], figures: Figures) -> dict[str, Float64[np.ndarray, "T G"]]:
-    """How each group moves each training's figure: (G - 1) (mean of the figures that leave one out - without it)."""
-    trainings, num_groups = counts.shape[:2]
-    without = counts.sum(axis=1, keepdims=True) - counts
-    deviations = {}
-    for name, values in figures(without.reshape(-1, *counts.shape[2:])).items():
-        left = values.reshape(trainings, num_groups)
-        deviations[name] = (num_groups - 1) * (left.mean(axis=1, keepdims=True) - left)
-    return deviations
-
-
-def _variance(deviations: Float64[np.ndarray, " G"]) -> float:
-    variance = float((deviations**2).sum()) / (len(deviations) * (len(deviations) - 1))
-    return variance if variance > 1e-24 else 0.0  # rounding
-
-
-def _clopper_pearson(share: float, trials: int) -> tuple[float, float]:
-    hits = share * trials
-    low = stats.beta.ppf(SIGNIFICANCE / 2, hits, trials - hits + 1) if hits > 0 else 0.0
-    high = stats.beta.isf(SIGNIFICANCE / 2, hits + 1, trials - hits) if hits < trials else 1.0
-    return low, high
-
-
 def _seed_spread(values: Sequence[np.ndarray], deviations: Sequence[np.ndarray]) -> _Spread:
     """Variance that other seeds would add to the difference, without what seeds and groups share."""
     raw, shared = [], 0.0
     for value, deviation in zip(values, deviations, strict=True):
         if (trainings := len(value)) > 1:
             raw.append(_Spread(float(value.var(ddof=1)) / trainings, trainings - 1))
-            shared += sum(map(_variance, deviation - deviation.mean(axis=0))) / (trainings - 1) / trainings
+            shared += sum(map(jackknife_variance, deviation - deviation.mean(axis=0))) / (trainings - 1) / trainings
     total = functools.reduce(_add, raw, _Spread(0.0, np.inf))
     return _Spread(max(0.0, total.variance - shared), total.degrees)
 
@@ -370,8 +214,8 @@ def _swaps(num_groups: int, repeats: int, seed: int) -> Iterator[Float64[np.ndar
     rng = np.random.default_rng(seed)
     listed = 2**num_groups <= repeats
     rows = 2**num_groups if listed else repeats
-    for first in range(0, rows, _CHUNK):
-        numbers = np.arange(first, min(first + _CHUNK, rows))[:, None]
+    for first in range(0, rows, CHUNK):
+        numbers = np.arange(first, min(first + CHUNK, rows))[:, None]
         if listed:
             yield (numbers >> np.arange(num_groups) & 1).astype(np.float64)
         else:
@@ -383,14 +227,14 @@ def _compared(
 ) -> Comparison:
     num_groups = moves[0].shape[1]
     difference = float(values[0].mean() - values[1].mean())
-    sampling = _Spread(_variance(moves[0].mean(axis=0) - moves[1].mean(axis=0)), degrees)
+    sampling = _Spread(jackknife_variance(moves[0].mean(axis=0) - moves[1].mean(axis=0)), degrees)
     seeds = _seed_spread(values, moves)
     both = _add(sampling, seeds)
     if both.variance == 0:
         unseen = 1 - (SIGNIFICANCE / 2) ** (1 / num_groups)
-        both = _Spread((unseen / _critical(degrees)) ** 2, degrees)
+        both = _Spread((unseen / critical_t(degrees)) ** 2, degrees)
     error = float(np.sqrt(both.variance))
-    half = _critical(both.degrees) * error
+    half = critical_t(both.degrees) * error
     swapping = _add(sampling._replace(degrees=num_groups - 1.0), seeds)  # uneven groups cost swaps little
     detectable = detectable_difference(error, swapping.degrees)
     smallest_p = 2.0 ** (1 - num_groups)  # all groups swapped, or none
@@ -423,10 +267,3 @@ def _p_value(swapped: np.ndarray, difference: float, num_groups: int, seeds: _Sp
     noise = np.sqrt(seeds.variance) * rng.standard_normal(len(swapped))
     estimated = seeds.variance * rng.chisquare(seeds.degrees, len(swapped)) / seeds.degrees
     return float((score(swapped, noise, estimated) >= bar).mean())
-
-
-def _require(num_groups: int, repeats: int = 1) -> None:
-    if num_groups < 2:
-        raise ConfigError(f"statistics: expected at least 2 groups to compare, found {num_groups}")
-    if repeats < 1:
-        raise ConfigError(f"statistics: expected repeats >= 1, found {repeats}")

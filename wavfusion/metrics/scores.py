@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float64, Int64, Integer, Real
 
 from wavfusion.errors import ConfigError, nearest
-from wavfusion.metrics.comparison import cluster_interval, cluster_t
+from wavfusion.metrics.intervals import cluster_interval, cluster_t
 
 NUM_BINS = 15  # of the expected calibration error, as in Guo et al. 2017
 
@@ -15,25 +15,25 @@ MIN_SPEAKERS = 3  # with two, an interval for others fills most of [0, 1]
 
 _LARGEST_NLL = float(-np.log(np.finfo(np.float64).eps))  # of an utterance whose p is held above 2.2e-16
 
-_SUM_TOLERANCE = 1e-3  # half precision and rounded CSV columns stay inside, logits do not
+_SUM_TOLERANCE = 1e-3  # float16 and rounded CSV columns stay inside, logits do not
 
 
 def confusion_matrix(
     truth: Integer[np.ndarray, " N"], predicted: Integer[np.ndarray, " N"], num_classes: int
 ) -> Int64[np.ndarray, "C C"]:
-    """Count how often each true class (row) was called each class (column)."""
+    """Count how often each true class (row) was predicted as each class (column)."""
     cells = np.bincount(truth * num_classes + predicted, minlength=num_classes**2)
     return cells.reshape(num_classes, num_classes).astype(np.int64)
 
 
 def class_figures(confusion: Real[np.ndarray, "*B C C"]) -> dict[str, Float64[np.ndarray, "*B C"]]:
-    """Precision, recall and F1 of every class; 0 where nothing was called, or was, that class."""
+    """Precision, recall and F1 of every class; 0 for a class without prediction or support."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    called, support = confusion.sum(axis=-2), confusion.sum(axis=-1)
+    predicted, support = confusion.sum(axis=-2), confusion.sum(axis=-1)
     return {
-        "precision": _share(hits, called),
+        "precision": _share(hits, predicted),
         "recall": _share(hits, support),
-        "f1": _share(2 * hits, called + support),
+        "f1": _share(2 * hits, predicted + support),
     }
 
 
@@ -69,10 +69,10 @@ def score(
 
     Args:
         truth: emotion of each utterance, by name.
-        predicted: what it was called, in the same order.
+        predicted: the predicted emotions, in the same order.
         classes: all emotions, in the order of `confusion` and of the columns of `probabilities`.
-        groups: dialogue of each utterance, resampled whole for the intervals; None, for all or for one, means that an
-            utterance is its own group.
+        groups: dialogue of each utterance, resampled whole for the intervals; an utterance without one (None), or all
+            of them, is its own group.
         probabilities: adds `nll`, mean -log p(truth) in nats with p held above 2.2e-16, and `ece`, the expected
             calibration error of the predicted class over 15 bins of equal width.
         seed: of the bootstrap.
@@ -80,9 +80,9 @@ def score(
 
     Returns:
         `n`, `accuracy`, `weighted_f1`, `macro_f1`, `uar`, `per_class`, `confusion` (rows = truth), `interval` (95 %;
-        with a single group nothing is known of the spread between groups, and the interval is [0, 1]), and `nll`, `ece`
+        a single group has no spread between groups, and the interval is [0, 1]), and `nll`, `ece`
         with probabilities. `this_test_set` holds for other dialogues of the speakers tested, `new_speakers` for others
-        (None below `MIN_SPEAKERS` of those that `independent_speakers` tells apart). `ece` has no interval: resampling
+        (None below `MIN_SPEAKERS` independent ones, see `independent_speakers`). `ece` has no interval: resampling
         adds to its upward bias.
 
     Raises:
@@ -124,23 +124,23 @@ def calibration(
 
 
 def independent_speakers(groups: Sequence[Hashable] | None, speakers: Sequence[Hashable]) -> list[Hashable] | None:
-    """Tell for each utterance which of the independent speakers it is of: those who talk with each other count as one.
+    """Assign each utterance to an independent speaker: those who talk with each other count as one.
 
-    IEMOCAP's become its sessions. Where more than half of all speakers hang together through their dialogues (MELD's
+    IEMOCAP's become its sessions. Where more than half of all speakers are connected through their dialogues (MELD's
     friends), each counts alone, for want of better. None where a speaker is not known.
     """
     if None in speakers:
         return None
-    circle = {speaker: {speaker} for speaker in speakers}
+    connected = {speaker: {speaker} for speaker in speakers}
     first: dict[Hashable, Hashable] = {}
     for group, speaker in zip([None] * len(speakers) if groups is None else groups, speakers, strict=True):
-        met = circle[speaker if group is None else first.setdefault(group, speaker)]
-        if met is not circle[speaker]:
-            met |= circle[speaker]
-            circle.update(dict.fromkeys(met, met))
-    if 2 * max(len(each) for each in circle.values()) > len(circle):
+        other = connected[speaker if group is None else first.setdefault(group, speaker)]
+        if other is not connected[speaker]:
+            other |= connected[speaker]
+            connected.update(dict.fromkeys(other, other))
+    if 2 * max(len(each) for each in connected.values()) > len(connected):
         return list(speakers)
-    return [min(circle[speaker], key=str) for speaker in speakers]
+    return [min(connected[speaker], key=str) for speaker in speakers]
 
 
 def confusions_by_group(
@@ -163,7 +163,7 @@ def speaker_intervals(confusions: Real[np.ndarray, "G C C"]) -> dict[str, list[f
 
 
 def _ordered(confusions: Real[np.ndarray, "G C C"]) -> Real[np.ndarray, "G C C"]:
-    """In an order of their own, so that the order of utterances does not reach the last digit of a sum."""
+    """Sort, so that the order of utterances does not change the last digit of a sum."""
     order: Int64[np.ndarray, " G"] = np.lexsort(confusions.reshape(len(confusions), -1).T)
     return confusions[order]
 
@@ -252,9 +252,9 @@ def _require_lengths(
         raise ConfigError("score: expected at least one utterance, found none")
     if len(predicted) != len(truth):
         raise ConfigError(f"score: expected one prediction per truth, found {len(predicted)} for {len(truth)}")
-    for what, given in names.items():
-        if given is not None and len(given) != len(truth):
-            raise ConfigError(f"score: expected one {what} per truth, found {len(given)} for {len(truth)}")
+    for what, values in names.items():
+        if values is not None and len(values) != len(truth):
+            raise ConfigError(f"score: expected one {what} per truth, found {len(values)} for {len(truth)}")
     if len(set(classes)) != len(classes):
         raise ConfigError(f"score: expected each class once, found {', '.join(classes)}")
 

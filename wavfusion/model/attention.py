@@ -7,9 +7,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from wavfusion.model.dropout import noise
-from wavfusion.model.steps import Steps
-
 # Sinusoids in seconds: from the fastest change that frames 20 ms apart can show to the length of a long utterance.
 SHORTEST_PERIOD, LONGEST_PERIOD = 0.1, 100.0
 
@@ -23,26 +20,9 @@ def positions(times: Float[Tensor, "B T"], width: int) -> Float[Tensor, "B T D"]
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-def attend(
-    query: Float[Tensor, "B heads Tq d"],
-    key: Float[Tensor, "B heads Ts d"],
-    value: Float[Tensor, "B heads Ts d"],
-    allowed: Bool[Tensor, "..."] | Float[Tensor, "..."],
-    chance: float,
-) -> Float[Tensor, "B heads Tq d"]:
-    """Scaled dot-product attention with dropout, for a CPU: PyTorch's own has no kernel for the two together there.
-
-    The softmax runs over the last axis but one, since torch's over a short last axis (a dozen frames) uses no vector
-    instructions. `allowed` [B, 1 or heads, 1 or Tq, Ts] is a mask or what is added to the scores, `chance` that of
-    dropout on the weights.
-    """
-    scores = (key * key.shape[-1] ** -0.5) @ query.transpose(-2, -1)
-    allowed = allowed.transpose(-2, -1)
-    scores = scores.masked_fill(~allowed, float("-inf")) if allowed.dtype == torch.bool else scores + allowed
-    weights = scores.softmax(dim=-2)
-    if chance:
-        weights = weights * noise(weights, chance)
-    return weights.transpose(-2, -1) @ value
+def added(x: Float[Tensor, "*T D"], where: Float[Tensor, "*T D"] | None) -> Float[Tensor, "*T D"]:
+    """Add positions, if there are any."""
+    return x if where is None else x + where.to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -50,8 +30,6 @@ class Attention(nn.Module):
 
     A row whose source has no real step gives exactly 0, not the NaN of an empty softmax, and stops all gradient.
     """
-
-    fast = True  # on CPU in training, `attend`
 
     def __init__(self, width: int, num_heads: int, dropout: float = 0.1) -> None:
         super().__init__()
@@ -72,37 +50,49 @@ class Attention(nn.Module):
 
     def forward(
         self,
-        query: Float[Tensor, "... D"],
-        source: Float[Tensor, "... D"],
+        query: Float[Tensor, "B Tq D"],
+        source: Float[Tensor, "B Ts D"],
         mask: Bool[Tensor, "B Ts"],
-        query_positions: Float[Tensor, "... D"] | None = None,
+        query_positions: Float[Tensor, "B Tq D"] | None = None,
         source_positions: Float[Tensor, "B Ts D"] | None = None,
         bias: Float[Tensor, "B heads Tq Ts"] | None = None,
-        query_steps: Steps | None = None,
-        source_steps: Steps | None = None,
-    ) -> Float[Tensor, "... D"]:
-        """Attend from `query` to the real steps of `source`; positions join queries and keys but not values.
+    ) -> Float[Tensor, "B Tq D"]:
+        """Attend from `query` to the real steps of `source`; positions join queries and keys but not values."""
+        query, key = added(query, query_positions), added(source, source_positions)
+        heads = self.heads(self.q_proj(query), self.k_proj(key), self.v_proj(source), mask, bias)
+        return self.out_proj(heads).masked_fill(~mask.any(1)[:, None, None], 0.0)
 
-        Either is packed where its steps are given; what comes out is as `query` is.
-        """
-        asked, told = query_steps or Steps(), source_steps or Steps()
-        present = mask.any(dim=1)
-        keys = source if source_positions is None else source + source_positions.to(source.dtype)
-        query = query if query_positions is None else query + query_positions.to(query.dtype)
-        usable = mask | (~present[:, None] & (torch.arange(mask.shape[1], device=mask.device) == 0))
+    def heads(
+        self,
+        query: Float[Tensor, "B Tq D"],
+        key: Float[Tensor, "B Ts D"],
+        value: Float[Tensor, "B Ts D"],
+        mask: Bool[Tensor, "B Ts"],
+        bias: Float[Tensor, "B heads Tq Ts"] | None,
+    ) -> Float[Tensor, "B Tq D"]:
+        """Run every head on projected tensors and join them; an empty source counts as its first step here."""
+        usable = mask | (~mask.any(1, keepdim=True) & (torch.arange(mask.shape[1], device=mask.device) == 0))
         allowed: Tensor = usable[:, None, None, :]
         if bias is not None:
             allowed = bias.masked_fill(~allowed, float("-inf"))
-        chance = self.dropout if self.training else 0.0
-        of_query, of_keys, of_values = self.q_proj(query), self.k_proj(keys), self.v_proj(source)
-        parts = self._split(asked.pad(of_query)), self._split(told.pad(of_keys)), self._split(told.pad(of_values))
-        if chance and self.fast and query.device.type == "cpu":
-            heads = attend(*parts, allowed, chance)
-        else:
-            heads = F.scaled_dot_product_attention(*parts, attn_mask=allowed, dropout_p=chance)
-        return asked.fill(self.out_proj(asked.pack(heads.transpose(1, 2).flatten(2))), ~present, 0.0)
+        return self.attend(self.split(query), self.split(key), self.split(value), allowed).transpose(1, 2).flatten(2)
 
-    def _split(self, x: Tensor) -> Tensor:
+    def attend(
+        self,
+        query: Float[Tensor, "B heads Tq d"],
+        key: Float[Tensor, "B heads Ts d"],
+        value: Float[Tensor, "B heads Ts d"],
+        allowed: Bool[Tensor, "..."] | Float[Tensor, "..."],
+    ) -> Float[Tensor, "B heads Tq d"]:
+        """softmax(Q K^T / sqrt(d)) V of each head, with dropout on the weights in training (eq. 9).
+
+        `allowed` [B, 1 or heads, 1 or Tq, Ts] is an attention mask, or what is added to the scores.
+        """
+        dropout = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=dropout)
+
+    def split(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B heads T d"]:
+        """Divide the channels among the heads."""
         return x.view(*x.shape[:-1], self.num_heads, x.shape[-1] // self.num_heads).transpose(1, 2)
 
 
@@ -141,18 +131,16 @@ class SelfAttention(Attention):
             self.gru_rel_pos_const = nn.Parameter(torch.ones(1, num_heads, 1, 1))
             self.gru_rel_pos_linear = nn.Linear(width // num_heads, 8)
 
-    def attend(
-        self,
-        x: Float[Tensor, "... D"],
-        mask: Bool[Tensor, "B T"],
-        relative: Float[Tensor, "heads T T"] | None,
-        steps: Steps,
-    ) -> Float[Tensor, "... D"]:
-        """Attend within `x`; `relative` is the output of `RelativePositions`, `steps` say how `x` is packed."""
-        bias = None if relative is None else self._gated(steps.pad(x), relative)
-        return self(x, x, mask, bias=bias, query_steps=steps, source_steps=steps)
+    def within(
+        self, x: Float[Tensor, "*T D"], mask: Bool[Tensor, "B T"], relative: Float[Tensor, "heads T T"] | None
+    ) -> Float[Tensor, "*T D"]:
+        """Attend within `x`; `relative` is the output of `RelativePositions`."""
+        return self(x, x, mask, bias=None if relative is None else self.gated_bias(x, relative))
 
-    def _gated(self, x: Tensor, relative: Tensor) -> Tensor:
-        doors = self.gru_rel_pos_linear(self._split(x)).unflatten(-1, (2, 4)).sum(-1).sigmoid()
-        a, b = doors.chunk(2, dim=-1)
-        return (a * (b * self.gru_rel_pos_const - 1.0) + 2.0) * relative
+    def gated_bias(
+        self, x: Float[Tensor, "B T D"], relative: Float[Tensor, "heads T T"]
+    ) -> Float[Tensor, "B heads T T"]:
+        """Scale the relative positions by two gates of each step (Chen et al. 2022, section 3.1)."""
+        gates = self.gru_rel_pos_linear(self.split(x)).unflatten(-1, (2, 4)).sum(-1).sigmoid()
+        update, reset = gates.chunk(2, dim=-1)
+        return (update * (reset * self.gru_rel_pos_const - 1.0) + 2.0) * relative

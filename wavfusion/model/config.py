@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin
 
 from wavfusion.errors import ConfigError, nearest
+from wavfusion.files import validated
 
 MODALITIES = ["audio", "text", "video"]
 TEXT_HEADS, VIDEO_HEADS = 8, 4  # of the A-GRUs' self-attention
@@ -181,13 +182,6 @@ class WavFusionConfig(Switches):
         """Rebuild a config from `to_json`.
 
         Raises:
-            ConfigError: a key that no config has, or one that is missing.
+            ConfigError: an unknown or missing key, or a value of another type.
         """
-        known = cls.__dataclass_fields__
-        for key in values:
-            if key not in known:
-                raise ConfigError(f"model config: {key!r} is no setting; {nearest(key, known)}")
-        try:
-            return cls(**{**values, "margin": Margin(**values.get("margin", {}))})
-        except TypeError as error:
-            raise ConfigError(f"model config: {error}") from None
+        return validated(cls, values, "model config")

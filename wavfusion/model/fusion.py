@@ -5,36 +5,34 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from wavfusion.model.attention import Attention, SelfAttention
-from wavfusion.model.dropout import Dropout
-from wavfusion.model.steps import Steps, is_counted
 
 
 @dataclass
 class Source:
-    """What an auxiliary modality offers to every deep layer: features, where they are real, and their positions."""
+    """Keys and values of an auxiliary modality for every deep layer: features, attention mask, positions."""
 
     hidden: Float[Tensor, "B T D"]
     mask: Bool[Tensor, "B T"]
     positions: Float[Tensor, "B T D"] | None = None
 
+    @property
+    def present(self) -> Bool[Tensor, "... 1"]:
+        """Whether a sample has the modality, for each of its audio steps."""
+        return self.mask.any(1)[:, None, None]
+
 
 class CrossModalAttention(Attention):
-    """CM_{A-M}: audio asks, text or video answers (eq. 8-9); exactly 0 for a sample without that modality."""
+    """CM_{A-M}: queries from audio, keys and values from text or video (eq. 8-9); 0 for a sample without them."""
 
     def fuse(
-        self,
-        audio: Float[Tensor, "... D"],
-        source: Source,
-        audio_positions: Float[Tensor, "... D"] | None,
-        steps: Steps | None = None,
-    ) -> Float[Tensor, "... D"]:
-        """Return X^F1 or X^F2; `steps` say how `audio` is packed."""
-        return self(audio, source.hidden, source.mask, audio_positions, source.positions, query_steps=steps)
+        self, audio: Float[Tensor, "*T D"], source: Source, audio_positions: Float[Tensor, "*T D"] | None
+    ) -> Float[Tensor, "*T D"]:
+        """Return X^F1 or X^F2."""
+        return self(audio, source.hidden, source.mask, audio_positions, source.positions)
 
 
 class Gate(nn.Module):
@@ -50,42 +48,25 @@ class Gate(nn.Module):
             nn.init.xavier_uniform_(self.fc.weight)
             nn.init.zeros_(self.fc.bias)
 
-    def share(self, text_fused: Float[Tensor, "... D"], video_fused: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
-        """Return P of eq. 10: the share of the text stream."""
+    def text_weight(
+        self, text_fused: Float[Tensor, "*T D"], video_fused: Float[Tensor, "*T D"]
+    ) -> Float[Tensor, "*T D"]:
+        """Return P of eq. 10, the weight of the text stream."""
         if self.fc is None:
             return torch.full_like(text_fused, 0.5)
         return torch.sigmoid(self.fc(torch.cat([text_fused, video_fused], dim=-1)))
 
     def forward(
         self,
-        text_fused: Float[Tensor, "... D"],
-        video_fused: Float[Tensor, "... D"],
-        has_text: Bool[Tensor, " B"] | None = None,
-        has_video: Bool[Tensor, " B"] | None = None,
-        steps: Steps | None = None,
-    ) -> tuple[Float[Tensor, "... D"], Float[Tensor, "... D"]]:
-        """Mix the streams and return the share too; an absent modality is overridden, not learned from zeros.
-
-        `steps` say how the streams are packed.
-        """
-        share, steps = self.share(text_fused, video_fused), steps or Steps()
-        if has_video is not None:
-            share = steps.fill(share, ~has_video, 1.0)
-        if has_text is not None:
-            share = steps.fill(share, ~has_text, 0.0)
-        return share * text_fused + (1 - share) * video_fused, share
-
-
-class Gelu(nn.Module):
-    """GELU; on CPU by PyTorch's own kernel: oneDNN's makes code for every shape, and keeps a megabyte for each."""
-
-    fast = True
-
-    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
-        """Activate."""
-        if not self.fast or x.device.type != "cpu" or torch.compiler.is_exporting():
-            return F.gelu(x)
-        return F.gelu(x.mT).mT  # only what lies in memory row by row is given to oneDNN
+        text_fused: Float[Tensor, "*T D"],
+        video_fused: Float[Tensor, "*T D"],
+        has_text: Bool[Tensor, "... 1"],
+        has_video: Bool[Tensor, "... 1"],
+    ) -> tuple[Float[Tensor, "*T D"], Float[Tensor, "*T D"]]:
+        """Mix the streams, and return the text weight too: 0 without text, else 1 without video."""
+        weight = self.text_weight(text_fused, video_fused)
+        weight = weight.masked_fill(~has_video, 1.0).masked_fill(~has_text, 0.0)
+        return weight * text_fused + (1 - weight) * video_fused, weight
 
 
 class FeedForward(nn.Module):
@@ -95,10 +76,10 @@ class FeedForward(nn.Module):
         super().__init__()
         self.intermediate_dense = nn.Linear(width, inner)
         self.output_dense = nn.Linear(inner, width)
-        self.activation = Gelu()
-        self.dropout = Dropout(dropout)
+        self.activation = nn.GELU()
+        self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+    def forward(self, x: Float[Tensor, "*T D"]) -> Float[Tensor, "*T D"]:
         """Widen, GELU, narrow, drop."""
         return self.dropout(self.output_dense(self.activation(self.intermediate_dense(x))))
 
@@ -106,37 +87,27 @@ class FeedForward(nn.Module):
 class TransformerLayer(nn.Module):
     """What a wav2vec 2.0 layer has beside its attentions: norms and feed-forward, post-norm or "stable" pre-norm."""
 
-    fast = True  # on CPU nothing is computed at padding
-
     def __init__(
         self, width: int, inner: int, dropout: float, attention: SelfAttention | None, pre_norm: bool, eps: float
     ) -> None:
         super().__init__()
         self.pre_norm = pre_norm
         self.attention = attention
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.layer_norm = nn.LayerNorm(width, eps=eps)
         self.feed_forward = FeedForward(width, inner, dropout)
         self.final_layer_norm = nn.LayerNorm(width, eps=eps)
 
-    def steps(self, mask: Bool[Tensor, "B T"]) -> Steps:
-        """The steps that are computed: the real ones, where they can be counted."""
-        return Steps(mask if self.fast and is_counted(mask) else None)
-
     def self_attend(
-        self,
-        hidden: Float[Tensor, "... D"],
-        mask: Bool[Tensor, "B T"],
-        relative: Float[Tensor, "heads T T"] | None,
-        steps: Steps,
-    ) -> Float[Tensor, "... D"]:
-        """Self-attention with its residual path and norm; `steps` say how `hidden` is packed."""
+        self, hidden: Float[Tensor, "*T D"], mask: Bool[Tensor, "B Ta"], relative: Float[Tensor, "heads Ta Ta"] | None
+    ) -> Float[Tensor, "*T D"]:
+        """Self-attention with its residual path and norm."""
         assert self.attention is not None
         if self.pre_norm:
-            return hidden + self.dropout(self.attention.attend(self.layer_norm(hidden), mask, relative, steps))
-        return self.layer_norm(hidden + self.dropout(self.attention.attend(hidden, mask, relative, steps)))
+            return hidden + self.dropout(self.attention.within(self.layer_norm(hidden), mask, relative))
+        return self.layer_norm(hidden + self.dropout(self.attention.within(hidden, mask, relative)))
 
-    def feed(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+    def feed(self, hidden: Float[Tensor, "*T D"]) -> Float[Tensor, "*T D"]:
         """Feed-forward with its residual path and norm."""
         if self.pre_norm:
             return hidden + self.feed_forward(self.final_layer_norm(hidden))
@@ -161,13 +132,12 @@ class SelfAttentionLayer(TransformerLayer):
 
     def forward(
         self,
-        hidden: Float[Tensor, "B Ta D"],
+        hidden: Float[Tensor, "*T D"],
         mask: Bool[Tensor, "B Ta"],
         relative: Float[Tensor, "heads Ta Ta"] | None = None,
-    ) -> Float[Tensor, "B Ta D"]:
-        """Self-attention, then feed-forward."""
-        steps = self.steps(mask)
-        return steps.pad(self.feed(self.self_attend(steps.pack(hidden), mask, relative, steps)))
+    ) -> Float[Tensor, "*T D"]:
+        """Self-attention, then feed-forward; `hidden` is [B, Ta, D]."""
+        return self.feed(self.self_attend(hidden, mask, relative))
 
     def load_pretrained(self, tensors: Mapping[str, Tensor]) -> None:
         """Take the tensors of one layer of a wav2vec 2.0, HuBERT or WavLM checkpoint."""
@@ -205,51 +175,48 @@ class DeepLayer(TransformerLayer):
 
     def forward(
         self,
-        hidden: Float[Tensor, "B Ta D"],
+        hidden: Float[Tensor, "*T D"],
         mask: Bool[Tensor, "B Ta"],
         text: Source | None = None,
         video: Source | None = None,
-        positions: Float[Tensor, "B Ta D"] | None = None,
+        positions: Float[Tensor, "*T D"] | None = None,
         relative: Float[Tensor, "heads Ta Ta"] | None = None,
-    ) -> tuple[Float[Tensor, "B Ta D"], Float[Tensor, "B Ta D"] | None]:
-        """Fuse one layer; returns the new audio stream and the gate (None without both branches)."""
-        steps = self.steps(mask)
-        hidden, positions = steps.pack(hidden), None if positions is None else steps.pack(positions)
+    ) -> tuple[Float[Tensor, "*T D"], Float[Tensor, "*T D"] | None]:
+        """Fuse one layer; `hidden` is [B, Ta, D].
+
+        Returns:
+            The new audio stream, and the gate: None without both branches.
+        """
         if self.attention is not None:
-            hidden = self.self_attend(hidden, mask, relative, steps)
+            hidden = self.self_attend(hidden, mask, relative)
         query = self.layer_norm(hidden) if self.pre_norm else hidden
-        fused, share = self.cross(query, text, video, positions, steps)
+        fused, gate = self.cross(query, text, video, positions)
         if self.cross_scale is not None:
             hidden = hidden + self.cross_scale * self.dropout(fused)
         elif self.pre_norm:
             hidden = hidden + self.dropout(fused)
         else:
             hidden = self.layer_norm(hidden + self.dropout(fused))
-        return steps.pad(self.feed(hidden)), None if share is None else steps.pad(share)
+        return self.feed(hidden), gate
 
     def cross(
         self,
-        query: Float[Tensor, "... D"],
+        query: Float[Tensor, "*T D"],
         text: Source | None,
         video: Source | None,
-        positions: Float[Tensor, "... D"] | None = None,
-        steps: Steps | None = None,
-    ) -> tuple[Float[Tensor, "... D"], Float[Tensor, "... D"] | None]:
-        """Return X^F of eq. 11 and the gate; 0 where neither text nor video is there.
-
-        `steps` say how `query` and `positions` are packed.
-        """
-        steps = steps or Steps()
+        positions: Float[Tensor, "*T D"] | None = None,
+    ) -> tuple[Float[Tensor, "*T D"], Float[Tensor, "*T D"] | None]:
+        """Return X^F of eq. 11 and the gate; 0 for a sample without text and video."""
         fused = [
-            attention.fuse(query, source, positions, steps) if attention and source else torch.zeros_like(query)
+            attention.fuse(query, source, positions) if attention and source else torch.zeros_like(query)
             for attention, source in ((self.text_attention, text), (self.video_attention, video))
         ]
         if self.gate is None:
             return fused[0] + fused[1], None
-        if text is None or video is None:  # nothing to mix: what the gate's override would say, at no cost
-            share = torch.zeros_like(query) if text is None else steps.spread(text.mask.any(1)).to(query.dtype)
-            return fused[0] + fused[1], share.expand_as(query)
-        mixed: tuple[Tensor, Tensor] = self.gate(*fused, text.mask.any(1), video.mask.any(1), steps)
+        if text is None or video is None:  # nothing to mix: what the gate would give, at no cost
+            gate = torch.zeros_like(query) if text is None else text.present.to(query.dtype).expand_as(query)
+            return fused[0] + fused[1], gate
+        mixed: tuple[Tensor, Tensor] = self.gate(*fused, text.present, video.present)
         return mixed
 
     def load_pretrained(

@@ -7,7 +7,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from wavfusion.model.attention import Attention, positions
-from wavfusion.model.dropout import Dropout
 from wavfusion.model.fusion import FeedForward
 
 
@@ -18,7 +17,7 @@ class CrossModalLayer(nn.Module):
         super().__init__()
         self.norm, self.feed_forward_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = Attention(width, num_heads, dropout)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.feed_forward = FeedForward(width, 4 * width, dropout)
 
     def forward(

@@ -8,8 +8,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from wavfusion.model.attention import Attention
-from wavfusion.model.distributed import total
-from wavfusion.model.dropout import Dropout
 
 
 def masked_mean(x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B D"]:
@@ -29,7 +27,7 @@ class GRU(nn.Module):
         self.backwards = nn.GRU(width, width - width // 2, batch_first=True) if bidirectional else None
 
     def forward(self, x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        """Run over the real steps; what comes out at padding is not meant to be read."""
+        """Run over the real steps; what comes out at padding has no meaning."""
         ahead = self.forwards(x)[0]
         if self.backwards is None:
             return ahead
@@ -50,7 +48,7 @@ class AGRU(nn.Module):
         super().__init__()
         self.gru = GRU(width, bidirectional)
         self.attention = Attention(width, num_heads, dropout)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.layer_norm = nn.LayerNorm(width)
 
     def forward(self, x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
@@ -65,30 +63,37 @@ class AGRU(nn.Module):
 
 
 class MaskedBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of the last axis whose moments come from real positions only, those of all processes.
+    """Batch normalisation of the last axis whose moments come from real positions only.
 
     With fewer than two real positions there is no variance: the running moments serve, and stay as they are.
     """
 
     def forward(self, x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:  # type: ignore[override]
-        """Normalise; what comes out at padding is not meant to be read."""
+        """Normalise; what comes out at padding has no meaning."""
         mean, variance = self.running_mean, self.running_var
         assert mean is not None and variance is not None and self.num_batches_tracked is not None
         if self.training:
-            mean, variance = self._moments(x, mask, mean, variance)
+            mean, variance = self._updated(mean, variance, *self.moments(x, mask[..., None].to(x.dtype)))
         return (x - mean) * torch.rsqrt(variance + self.eps) * self.weight + self.bias
 
-    def _moments(self, x: Tensor, mask: Tensor, running_mean: Tensor, running_var: Tensor) -> tuple[Tensor, Tensor]:
-        real = mask[..., None].to(x.dtype)
-        count = total(real.sum())
+    def moments(
+        self, x: Float[Tensor, "B T D"], real: Float[Tensor, "B T 1"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, " D"], Float[Tensor, " D"]]:
+        """Count the real positions, and take their mean and variance."""
+        count = real.sum()
+        mean = (x * real).sum((0, 1)) / count.clamp(min=1)
+        return count, mean, ((x - mean).square() * real).sum((0, 1)) / count.clamp(min=1)
+
+    def _updated(
+        self, running_mean: Tensor, running_var: Tensor, count: Tensor, mean: Tensor, variance: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Move the running moments, and return those to normalise by."""
         enough = count >= 2
-        mean = total((x * real).sum((0, 1))) / count.clamp(min=1)
-        variance = total(((x - mean).square() * real).sum((0, 1))) / count.clamp(min=1)
         with torch.no_grad():
-            share = torch.where(enough, self.momentum or 0.1, 0.0)
+            rate = torch.where(enough, self.momentum or 0.1, 0.0)
             unbiased = variance * count / (count - 1).clamp(min=1)
-            running_mean.lerp_(mean, share)
-            running_var.lerp_(unbiased, share)
+            running_mean.lerp_(mean, rate)
+            running_var.lerp_(unbiased, rate)
         return torch.where(enough, mean, running_mean), torch.where(enough, variance, running_var)
 
 
@@ -133,8 +138,8 @@ class Codebook(nn.Module):
     def forward(self, z: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B K D"]:
         """Sum or average the assigned residuals over the real frames."""
         distance = z.square().sum(-1, keepdim=True) - 2 * z @ self.codewords.T + self.codewords.square().sum(-1)
-        share = (self.scales * distance).softmax(-1) * mask[..., None]
-        residuals = share.transpose(1, 2) @ z - share.sum(1)[..., None] * self.codewords
+        assigned = (self.scales * distance).softmax(-1) * mask[..., None]
+        residuals = assigned.transpose(1, 2) @ z - assigned.sum(1)[..., None] * self.codewords
         if self.pool == "mean":
             residuals = residuals / mask.sum(1).clamp(min=1)[:, None, None]
         return residuals

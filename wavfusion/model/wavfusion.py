@@ -9,19 +9,16 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from wavfusion.model.attention import Attention, RelativePositions, positions
-from wavfusion.model.config import TEXT_HEADS, VIDEO_HEADS, WavFusionConfig
-from wavfusion.model.distributed import gather
-from wavfusion.model.dropout import Dropout
-from wavfusion.model.fusion import DeepLayer, Gelu, SelfAttentionLayer, Source, TransformerLayer
-from wavfusion.model.losses import ABSENT, SharedEncoder, margin_loss, task_loss
+from wavfusion.model.attention import RelativePositions, positions
+from wavfusion.model.config import MODALITIES, TEXT_HEADS, VIDEO_HEADS, WavFusionConfig
+from wavfusion.model.fusion import DeepLayer, SelfAttentionLayer, Source
+from wavfusion.model.losses import ABSENT, MarginLoss, SharedEncoder, task_loss
 from wavfusion.model.mult import MulT
 from wavfusion.model.sequence import AGRU, AGRULVC, masked_mean
-from wavfusion.model.steps import is_counted
 
 AUDIO_STEP = 320 / 16_000  # seconds between two steps of wav2vec 2.0
-AUDIO_CENTRE = 200 / 16_000  # seconds to the middle of the first step, which sees 400 samples
-TOKEN_STEP = 0.3  # seconds a sub-word token takes where neither sound nor picture tells the duration
+AUDIO_CENTRE = 200 / 16_000  # seconds to the middle of the first step's 400 samples
+TOKEN_STEP = 0.3  # seconds a sub-word token takes where neither audio nor video gives the duration
 NUM_QUERIES = 32  # learned queries that stand in for absent audio
 TIME_MASK_LENGTH = 10  # steps of one time mask, as in wav2vec 2.0's fine-tuning
 
@@ -35,7 +32,7 @@ class WavFusionOutput:
         pooled: what the head classifies: the fused utterance.
         loss: the total of eq. 15, or None without labels.
         losses: its parts by name, unweighted.
-        gates: the text stream's share of every deep layer; empty without both branches.
+        gates: the text weight P of every deep layer (eq. 10); empty without both branches.
         steps: which steps of the audio stream are real, stand-in queries among them; None without deep layers.
         hidden: the audio stream before the first layer and after each.
         means: of the unfused X^a, X^t and X^v over their time: what eq. 12 takes.
@@ -95,11 +92,9 @@ class VideoBranch(nn.Module):
 class WavFusion(nn.Module):
     """The trainable network: unmodified layers, deep layers, auxiliary encoders, shared space and head.
 
-    Every subset of the modalities that it was built with can be given: absent for the batch is None, absent for a
-    sample an all-False mask row.
+    It takes every subset of the modalities that it was built with: None where the batch lacks a modality, an
+    all-False mask row where a sample does.
     """
-
-    fast = True  # on CPU what nobody needs is not computed
 
     def __init__(self, config: WavFusionConfig) -> None:
         super().__init__()
@@ -139,8 +134,10 @@ class WavFusion(nn.Module):
             same = widths.get("text", width) == width
             self.text_map = nn.Identity() if same else self._source_map(widths["text"], width)
             self.video_map = self._source_map(widths["video"], width) if "video" in names else nn.Identity()
-        self.shared_encoder = SharedEncoder(widths, config.margin.size) if config.has_margin else None
-        self.head_dropout = Dropout(config.dropout)
+        margin = config.margin
+        self.shared_encoder = SharedEncoder(widths, margin.size) if config.has_margin else None
+        self.margin_loss = MarginLoss(margin.alpha, margin.reduction)
+        self.head_dropout = nn.Dropout(config.dropout)
         self.cross_modal = None
         if config.fusion == "mult" and len(names) > 1:
             narrow = (width // 2, config.num_heads, config.fusion_layers, config.dropout)
@@ -194,12 +191,40 @@ class WavFusion(nn.Module):
         if self.shared_encoder is not None:
             output.vectors = dict(zip(means, self.shared_encoder(means), strict=True))
         if labels is not None:
-            self._add_losses(output, masks, labels)
+            present = torch.stack([mask.any(1) for mask in masks.values()])
+            vectors = torch.stack(list(output.vectors.values())) if output.vectors else None
+            output.losses = self.losses(logits, vectors, present, labels)
+            output.loss = output.losses["task"]
+            if "margin" in output.losses:
+                output.loss = output.loss + self.config.margin.weight * output.losses["margin"]
         return output
+
+    def losses(
+        self,
+        logits: Float[Tensor, "B C"],
+        vectors: Float[Tensor, "M B d"] | None,
+        present: Bool[Tensor, "M B"],
+        labels: Int[Tensor, " B"] | Float[Tensor, "B C"],
+    ) -> dict[str, Tensor]:
+        """Compute the parts of eq. 15, unweighted.
+
+        Args:
+            logits: scores of the emotions.
+            vectors: of the shared space; None without a margin loss.
+            present: which modalities each sample has.
+            labels: an emotion's number each, or the raters' share of each emotion.
+        """
+        weights = self.class_weights if self.config.task_loss == "balanced" else None
+        parts = {"task": task_loss(logits, labels, weights)}
+        if vectors is not None:
+            emotion = labels.argmax(-1) if labels.is_floating_point() else labels
+            numbers = torch.arange(len(vectors), device=present.device)[:, None].where(present, ABSENT)
+            parts["margin"] = self.margin_loss(vectors.flatten(0, 1), numbers.flatten(), emotion.repeat(len(vectors)))
+        return parts
 
     def _given(self, *tensors: Tensor | None) -> dict[str, tuple[Tensor, Tensor]]:
         given: dict[str, tuple[Tensor, Tensor]] = {}
-        for name, x, mask in zip(("audio", "text", "video"), tensors[::2], tensors[1::2], strict=True):
+        for name, x, mask in zip(MODALITIES, tensors[::2], tensors[1::2], strict=True):
             if (x is None) != (mask is None):
                 raise ValueError(f"{name}: expected a tensor and its mask, or None for both")
             if x is not None and mask is not None:
@@ -243,7 +268,7 @@ class WavFusion(nn.Module):
         self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor], hidden: list[Tensor], gates: list[Tensor]
     ) -> tuple[Float[Tensor, "B D"], Bool[Tensor, "B Ta"]]:
         """Run the deep layers (eq. 8-11) and pool; appends to `hidden` and `gates`, and returns the real steps too."""
-        audio, mask = self._with_queries(streams, masks)
+        audio, mask = self.with_queries(streams, masks)
         hidden[:] = hidden or [audio]
         times = self._clock(masks, mask) if self.config.time_positions else {}
         clock = {name: positions(seconds, self.config.hidden_size) for name, seconds in times.items()}
@@ -251,12 +276,12 @@ class WavFusion(nn.Module):
         video = self._source("video", self.video_map, streams, masks, clock)
         relative = self.relative(audio.shape[1]) if self.relative is not None and self.config.keep_self_attn else None
         for layer in self.deep_layers:
-            audio, share = layer(audio, mask, text, video, clock.get("audio"), relative)
+            audio, gate = layer(audio, mask, text, video, clock.get("audio"), relative)
             hidden.append(audio)
-            if share is not None:
-                gates.append(share)
+            if gate is not None:
+                gates.append(gate)
         pooled = masked_mean(audio if self.final_norm is None else self.final_norm(audio), mask)
-        return pooled + 0 * self.queries.sum(), mask  # queries that nobody needs have a gradient of 0, not none
+        return pooled + 0 * self.queries.sum(), mask  # so that unused queries have a gradient of 0, not none
 
     @staticmethod
     def _source(
@@ -268,7 +293,9 @@ class WavFusion(nn.Module):
     ) -> Source | None:
         return Source(to_width(streams[name]), masks[name], clock.get(name)) if name in streams else None
 
-    def _with_queries(self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def with_queries(
+        self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor]
+    ) -> tuple[Float[Tensor, "B Ta D"], Bool[Tensor, "B Ta"]]:
         """Let the learned queries stand in where a sample has no audio."""
         if "audio" not in streams:
             size = next(iter(masks.values())).shape[0]
@@ -276,8 +303,6 @@ class WavFusion(nn.Module):
             return self.queries.expand(size, -1, -1), mask
         audio, mask = streams["audio"], masks["audio"]
         absent = ~mask.any(1)[:, None]
-        if self.fast and is_counted(absent) and not bool(absent.any()):
-            return audio, mask  # which has no gradient then
         short = max(0, NUM_QUERIES - audio.shape[1])
         audio, mask = F.pad(audio, (0, 0, 0, short)), F.pad(mask, (0, short))
         stand_in = F.pad(self.queries, (0, 0, 0, audio.shape[1] - NUM_QUERIES))
@@ -308,31 +333,6 @@ class WavFusion(nn.Module):
             unfused["audio"] = audio if self.final_norm is None else self.final_norm(audio)
         return {name: masked_mean(unfused[name], masks[name]) for name in masks}
 
-    def _add_losses(self, output: WavFusionOutput, masks: Mapping[str, Tensor], labels: Tensor) -> None:
-        """Eq. 13-15; in training over the rows of all processes, so that each has the loss of a batch of them all."""
-        join = gather if self.training else nn.Identity()
-        logits, truth = join(output.logits), join(labels)
-        if len(logits) > len(output.logits):
-            # A row that has nothing only fills up the batch of one of the processes.
-            real = join(torch.stack([mask.any(1) for mask in masks.values()]).any(0).long()) > 0
-            logits, truth = logits[real], truth[real]
-        weights = self.class_weights if self.config.task_loss == "balanced" else None
-        output.losses["task"] = output.loss = task_loss(logits, truth, weights)
-        if self.shared_encoder is None:
-            return
-        emotion = labels.argmax(-1) if labels.is_floating_point() else labels
-        numbers = [torch.where(masks[name].any(1), i, ABSENT) for i, name in enumerate(output.vectors)]
-        margin = self.config.margin
-        output.losses["margin"] = margin_loss(
-            join(torch.cat(list(output.vectors.values()))),
-            join(torch.cat(numbers)),
-            join(emotion.repeat(len(numbers))),
-            margin.alpha,
-            margin.reduction,
-            self.shared_encoder.fast,
-        )
-        output.loss = output.loss + margin.weight * output.losses["margin"]
-
     # ------------------------------------------------------------------ times and masks
 
     def _clock(self, masks: Mapping[str, Tensor], audio_mask: Tensor) -> dict[str, Tensor]:
@@ -342,15 +342,15 @@ class WavFusion(nn.Module):
             return (torch.arange(length, device=count.device) + 0.5) / count.clamp(min=1)[:, None] * duration[:, None]
 
         none = torch.zeros(audio_mask.shape[0], device=audio_mask.device)
-        heard = masks["audio"].sum(1) if "audio" in masks else none
-        seen = masks["video"].sum(1) if "video" in masks else none
-        said = masks["text"].sum(1) if "text" in masks else none
-        duration = torch.maximum(heard * AUDIO_STEP, seen / self.config.frame_rate)
-        duration = torch.where(duration > 0, duration, said * TOKEN_STEP)
+        count = {name: masks[name].sum(1) if name in masks else none for name in MODALITIES}
+        duration = torch.maximum(count["audio"] * AUDIO_STEP, count["video"] / self.config.frame_rate)
+        duration = torch.where(duration > 0, duration, count["text"] * TOKEN_STEP)
         steps = torch.arange(audio_mask.shape[1], device=audio_mask.device) * AUDIO_STEP + AUDIO_CENTRE
-        times = {"audio": torch.where(heard[:, None] > 0, steps, spread(audio_mask.sum(1), audio_mask.shape[1]))}
+        times = {
+            "audio": torch.where(count["audio"][:, None] > 0, steps, spread(audio_mask.sum(1), audio_mask.shape[1]))
+        }
         if "text" in masks:
-            times["text"] = spread(said, masks["text"].shape[1])
+            times["text"] = spread(count["text"], masks["text"].shape[1])
         if "video" in masks:
             frames = torch.arange(masks["video"].shape[1], device=audio_mask.device) + 0.5
             times["video"] = (frames / self.config.frame_rate).expand(audio_mask.shape[0], -1)
@@ -437,9 +437,3 @@ class WavFusion(nn.Module):
             if not any(parameter.requires_grad for parameter in layer.parameters()):
                 layer.eval()
         return self
-
-    def set_fast(self, fast: bool) -> None:
-        """Switch all fast paths on or off: what is computed stays the same, random masks are drawn otherwise."""
-        for module in self.modules():
-            if isinstance(module, Attention | Dropout | Gelu | SharedEncoder | TransformerLayer | WavFusion):
-                module.fast = fast

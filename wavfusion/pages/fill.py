@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from wavfusion.files import write_whole
+from wavfusion.files import write_atomic
 
 
 def fill_page(template: str, **values: Any) -> str:
@@ -34,11 +34,11 @@ def write_page(out: Path, template: str, **values: Any) -> None:
     """Fill a template and write it."""
     page = fill_page(template, **values)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, page.encode("utf-8", "surrogatepass"))
+    write_atomic(out, page.encode("utf-8", "surrogatepass"))
 
 
 def write_tables(out: Path, found: Mapping[str, Any]) -> None:
-    """Write the page of a reproduction: `found` is what `reproduce.write` writes, and the words for its protocol."""
+    """Write the page of a reproduction: `found` is what `reproduce` writes as JSON, and its protocol `described`."""
     test = found["protocol"]["selected_on"] == "test"
     warnings = {"SELECTED ON TEST:": "these figures are not comparable with honest ones."} if test else {}
     write_page(out, "tables.html", **{**found, "protocol": {**found["protocol"], "warnings": warnings}})

@@ -110,7 +110,7 @@ function detail([id, truth, predicted, p, , , speaker, media, share, parts]) {
   const found = make("div", { class: "detail" }, ...media.map(player), make("ul", { "aria-label": "probabilities" }, ...bars));
   const facts = [];
   if (speaker) facts.push(`Speaker ${speaker}.`);
-  if (share !== null) facts.push(`Gate value: text weight ${percent(1000 * share)}, the rest video.`);
+  if (share !== null) facts.push(`Text weight ${percent(1000 * share)}, the rest video.`);
   if (parts.length) {
     const values = data.modalities.map((name, i) => parts[i] === null ? null : `${name} ${parts[i] < 0 ? "−" : "+"}${Math.abs(parts[i])}`);
     facts.push(`Contribution to ${classes[predicted]}, in nats: ${values.filter(Boolean).join(", ")}.`);

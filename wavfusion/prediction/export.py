@@ -1,4 +1,4 @@
-"""A trained model as an ONNX file, which runs without this package (docs/export.md)."""
+"""A trained model as an ONNX file, which runs without this package (docs/howto/export.md)."""
 
 import copy
 import json
@@ -16,10 +16,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wavfusion.errors import ConfigError
 from wavfusion.evaluation.inference import layer_shares, subsets
+from wavfusion.fast.network import restore
 from wavfusion.model.config import MODALITIES, WavFusionConfig
 from wavfusion.model.sequence import GRU
 from wavfusion.model.wavfusion import AUDIO_CENTRE, AUDIO_STEP, WavFusion, WavFusionOutput
-from wavfusion.runs.folder import Run, read_run, without_absolute_paths
+from wavfusion.runs.folder import Run, read_run
+from wavfusion.runs.origin import without_absolute_paths
 from wavfusion.version import __version__
 
 FILE = "model.onnx"  # in a RUN: what `predict --runtime onnx` runs
@@ -122,7 +124,7 @@ def translate(model: WavFusion, about: Mapping[str, str], temperature: float) ->
     weight = sum(x.nbytes for x in model.state_dict().values())
     if weight > LARGEST:
         raise ConfigError(f"expected up to {LARGEST} bytes of weights, what one ONNX file holds, found {weight}")
-    config, copied = model.config, copy.deepcopy(model).cpu().eval()
+    config, copied = model.config, restore(copy.deepcopy(model)).cpu().eval()
     for part in [each for each in copied.modules() if isinstance(each, GRU)]:
         for name, gru in list(part.named_children()):
             part.add_module(name, OnnxGRU(gru))

@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from wavfusion.encoders import PRECISIONS, Encoders
+from wavfusion.encoders.bundle import Encoders
+from wavfusion.encoders.presets import PRECISIONS
 from wavfusion.errors import ConfigError, MediaError, nearest
 from wavfusion.evaluation import explain
 from wavfusion.evaluation.inference import BATCH, Classifier, Utterances, pick_device, subsets
 from wavfusion.features.clips import WINDOW
 from wavfusion.features.dataset import Sample
 from wavfusion.features.extract import batched
-from wavfusion.metrics.familiarity import UNLIKE
+from wavfusion.metrics.familiarity import WARN_SHARE
 from wavfusion.prediction.export import open_exported
+from wavfusion.prediction.models import default_model
 from wavfusion.prediction.windows import (
     Diagnostics,
     RecordingDecoder,
@@ -30,8 +32,8 @@ from wavfusion.prediction.windows import (
 )
 from wavfusion.runs.folder import HUB_ID, Run, read_run
 from wavfusion.speech.language import language_of
-from wavfusion.speech.recognition import Recogniser
-from wavfusion.speech.segmentation import RecordingAudio, Speakers, named, require_count, segment_recording
+from wavfusion.speech.recognition import SpeechRecognizer
+from wavfusion.speech.segmentation import RecordingAudio, Speakers, name_speakers, require_count, segment_recording
 from wavfusion.transcripts import Segment
 
 log = logging.getLogger(__name__)
@@ -54,7 +56,7 @@ class Prediction:
         probabilities: of all emotions.
         modalities: those that were present and used.
         contribution: exact Shapley values, in nats, of the modalities that were present: they add up to the logarithm
-            of `probability` over the emotion's share in training (docs/explain.md).
+            of `probability` over the emotion's share in training (docs/howto/explain.md).
         text_share: mean gate value (text weight, against video); None unless both were used.
     """
 
@@ -97,7 +99,7 @@ class EmotionRecognizer:
         model: nn.Module | None = None,
         precision: str = "fp32",
         fast: bool = True,
-        recogniser: Recogniser | None = None,
+        recogniser: SpeechRecognizer | None = None,
     ) -> None:
         self.trained, self.device, self.fast, self.recogniser = trained, device, fast, recogniser
         self.model = trained.model.to(device) if model is None else model
@@ -108,7 +110,7 @@ class EmotionRecognizer:
     @classmethod
     def from_pretrained(
         cls,
-        name: str | Path,
+        name: str | Path | None = None,
         device: str = "cpu",
         runtime: str = "torch",
         precision: str = "fp32",
@@ -118,12 +120,13 @@ class EmotionRecognizer:
         """Load a RUN folder or a model from a hub.
 
         Args:
-            name: the folder, or the hub id.
+            name: the folder, or the hub id; None = the installed voice model.
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
             runtime: of the fusion: `torch`, or `onnx` for the file that `export` has put into the RUN. The encoders
                 stay in torch.
             precision: `fp32`, or `bf16` for matrix multiplications of audio, text and fusion in bfloat16, which is
-                faster on newer CPUs and GPUs: probabilities differ by some thousandths (docs/performance.md).
+                faster on newer CPUs and GPUs: probabilities differ by some thousandths
+                (docs/measurements/performance.md).
             fast: False for the encoders as they were loaded, without faster equal layers.
             asr: model of the speech recogniser that transcribes where no transcript is given (extra `[asr]`): a folder,
                 or a name that faster-whisper knows; None = no text.
@@ -132,6 +135,7 @@ class EmotionRecognizer:
             ConfigError: there is no such RUN; its encoders, its ONNX file or the speech recogniser cannot be loaded;
                 this machine has no such device.
         """
+        name = default_model() if name is None else name
         if not isinstance(name, (str, os.PathLike)) or not str(name):
             raise ConfigError(f"expected a RUN folder or a hub id, found {name!r}")
         for what, value, valid in (("runtime", runtime, RUNTIMES), ("precision", precision, PRECISIONS)):
@@ -140,7 +144,7 @@ class EmotionRecognizer:
         device = pick_device(device)
         trained = find_run(name)
         model = open_exported(trained) if runtime == "onnx" else None
-        recogniser = None if asr is None else Recogniser(asr, device)
+        recogniser = None if asr is None else SpeechRecognizer(asr, device)
         return cls(trained, trained.encoders(), device, model, precision, fast, recogniser)
 
     @property
@@ -230,14 +234,14 @@ class EmotionRecognizer:
             video = "video" in source.tracks
             segments = segment_recording(audio, source.file, source.length, transcript, speakers, video)
         else:
-            segments = named(_within(segments, source), audio, speakers)
+            segments = name_speakers(_within(segments, source), audio, speakers)
         missing_text = "text" in self.modalities and not any(each.text for each in segments)
         language: str | None = None
         uses_video = "video" in self.modalities
         with RecordingDecoder(source, self.encoders, diagnostics, not whole, self.fast, uses_video) as decoder:
             for group in batched(segments, BATCH):
                 if self.recogniser is not None and missing_text and audio is not None:
-                    group, language = self.recogniser.fill(audio, group, language)
+                    group, language = self.recogniser.transcribe(audio, group, language)
                 windows = cut_windows(group, source, self.modalities, whole)
                 samples = (self._encoder.encode(some, decoder) for some in batched(windows, BATCH))
                 yield UtteranceGroup(group, windows, samples)
@@ -291,7 +295,7 @@ class EmotionRecognizer:
         """Say when many utterances lie further from the training data than the validation part, or in what language."""
         known = self.trained.familiarity
         beyond = [each for each in distances if known is not None and each > known.limit]
-        if known is not None and len(beyond) > UNLIKE * len(distances):
+        if known is not None and len(beyond) > WARN_SHARE * len(distances):
             yield (
                 f"{len(beyond)} of {len(distances)} utterances are out of distribution: distances up to "
                 f"{max(beyond):.1f} from the training data, where 99 % of the validation part lies within "

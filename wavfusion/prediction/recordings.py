@@ -12,12 +12,12 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from tqdm import tqdm
 
-from wavfusion import media, transcripts
+from wavfusion import media
 from wavfusion.errors import CollectedWarnings, ConfigError, CorpusError, MediaError
-from wavfusion.files import require_free, write_whole
+from wavfusion.files import read_json, require_free, write_atomic, write_json
 from wavfusion.processes.pool import Lost, spread
-from wavfusion.runs.folder import read_json, write_json
 from wavfusion.transcripts import Segment
+from wavfusion.transcripts.reading import READERS, is_timed, read, read_plain_text
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ ENDINGS = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".mpg", ".mpeg", ".wmv", ".3gp", ".mts", ".m2ts"),
 )
 SETTINGS = "predict.json"  # in a folder of results: the model and settings that they come from
-TRANSCRIPTS = (*transcripts.READERS, ".txt")  # endings, in order of preference
+TRANSCRIPTS = (*READERS, ".txt")  # endings, in order of preference
 
 Transcript: TypeAlias = str | list[Segment] | None  # text, segments with times, or nothing
 
@@ -140,7 +140,7 @@ def _find_transcripts(transcript: str | None, files: Mapping[str, Path]) -> list
             return [_read(Path(transcript))]
     except OSError:
         return [transcript]  # too long for a file's name, so it is the text itself
-    if transcripts.is_timed(transcript) and len(transcript.split()) == 1:
+    if is_timed(transcript) and len(transcript.split()) == 1:
         raise ConfigError(f"--transcript: expected a file or the text itself, found no file {transcript!r}")
     if re.fullmatch(r"\S*/\S*|\S+\.[A-Za-z]{1,4}", transcript):
         log.warning("--transcript: found no file %r, so this is taken for the text itself", transcript)
@@ -173,10 +173,10 @@ def _find_beside(
 
 
 def _read(path: Path) -> str | list[Segment]:
-    if transcripts.is_timed(path):
-        return transcripts.read(path)
+    if is_timed(path):
+        return read(path)
     try:
-        return transcripts.read_words(path.read_bytes())
+        return read_plain_text(path.read_bytes())
     except CorpusError as error:
         raise CorpusError(f"{path}: {error}") from None
 
@@ -283,6 +283,6 @@ def label(
                 if out is not None and write is not None:
                     require_free([out], force)
                     out.parent.mkdir(parents=True, exist_ok=True)
-                    write_whole(out, write(found, out.parent))
+                    write_atomic(out, write(found, out.parent))
                 yield found
             bar.update()

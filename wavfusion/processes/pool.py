@@ -1,45 +1,54 @@
-"""Work spread over processes, of this machine or of a Ray cluster: every result once; one that dies costs its item."""
+"""Items worked on in several processes, of this machine or of a Ray cluster; one that dies costs its item only."""
 
+import atexit
 import logging
 import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
-import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from wavfusion.errors import ConfigError
+from wavfusion.processes.ray import map_actors
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Build = Callable[[], Callable[[Item], Result]]  # makes, once in every process, what works on one item
+Build = Callable[[], Callable[[Item], Result]]  # called once in every process; gives what works on one item
 
 log = logging.getLogger(__name__)
 
 ENGINES = ("processes", "ray")
-TRIES = 3  # times that an item is begun: one that always kills its process would be begun without end
-BLOCKS = 4096  # into which Ray divides the items; each is work that a lost machine costs
+TRIES = 3  # times that an item is started: one that always kills its process would be started without end
 
 
 @dataclass(frozen=True)
 class Lost:
-    """Stands for the result of an item that killed every process which began it."""
+    """Stands for the result of an item of which every process died."""
 
     reason: str
 
 
 def spread(
-    build: Build[Item, Result], items: Sequence[Item], workers: int, engine: str = "processes", device: str = "cpu"
-) -> Iterator[tuple[int, Result | Lost]]:
+    build: Build[Item, Result],
+    items: Sequence[Item],
+    workers: int,
+    engine: str = "processes",
+    device: str = "cpu",
+    preload: str | None = None,
+    fresh: bool = False,
+) -> Generator[tuple[int, Result | Lost], None, None]:
     """Work on items in several processes; gives each one's number and result as they come.
+
+    The processes end with the iterator, on Ctrl-C, and when this process is killed.
 
     Args:
         build: called once in every process; it and the items must be picklable.
@@ -48,18 +57,32 @@ def spread(
         engine: `processes` of this machine, or `ray`: actors of the cluster that RAY_ADDRESS names or that runs here,
             else of one that is started on this machine.
         device: where they compute; on `cuda` every worker of a cluster takes a GPU.
+        preload: as in `Worker`.
+        fresh: a new process for every item.
 
     Raises:
-        ConfigError: no extra `[ray]`, or more workers than its cluster has cores to spare.
+        ConfigError: no extra `[ray]`, or more workers than its cluster has free cores.
         Exception: what `build` or the work itself raised.
     """
     workers = max(1, min(workers, len(items)))
-    outcomes = _on_ray(build, items, workers, device) if engine == "ray" else _on_processes(build, items, workers)
+    if engine == "ray":
+        outcomes = _on_ray(build, items, workers, device)
+    else:
+        outcomes = _on_processes(build, items, workers, preload, fresh)
     with closing(outcomes):
         for number, outcome in outcomes:
-            if isinstance(outcome, _Raised):
-                raise outcome.error
-            yield number, outcome.result if isinstance(outcome, _Done) else outcome
+            yield number, _unpacked(outcome)
+
+
+def require_result(outcome: Result | Lost, what: str) -> Result:
+    """Return an item's result.
+
+    Raises:
+        ConfigError: there is none, as every process that worked on it died.
+    """
+    if isinstance(outcome, Lost):
+        raise ConfigError(f"{what}: {outcome.reason}")
+    return outcome
 
 
 @dataclass(frozen=True)
@@ -72,36 +95,66 @@ class _Raised:
     error: Exception
 
 
-class Worker(Generic[Item, Result]):
-    """A process that works on one item after the other, begun when it is needed and again when it has died."""
+def _unpacked(outcome: _Done[Any] | _Raised | Lost) -> Any:
+    if isinstance(outcome, _Raised):
+        raise outcome.error
+    return outcome.result if isinstance(outcome, _Done) else outcome
 
-    def __init__(self, build: Build[Item, Result], threads: int) -> None:
-        self.build, self.threads, self.ended = build, threads, False
-        self._process: SpawnProcess | None = None
+
+class Worker(Generic[Item, Result]):
+    """A process that works on one item after the other, started when it is needed and again when it has died.
+
+    Args:
+        build: called once in the process, before its first item.
+        threads: of torch, in the process.
+        preload: on Linux, a module that a server process loads and forks the process from, which saves the seconds of
+            its imports. None, and elsewhere: the process starts from nothing.
+    """
+
+    def __init__(self, build: Build[Item, Result], threads: int, preload: str | None = None) -> None:
+        self.build, self.threads, self.preload, self.ended = build, threads, preload, False
+        self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
 
     def do(self, item: Item) -> _Done[Result] | _Raised | Lost:
         """Work on one item."""
         for left in reversed(range(TRIES)):
             try:
-                outcome: _Done[Result] | _Raised = self._ask(item)
+                outcome: _Done[Result] | _Raised = self._send(item)
                 return outcome
             except (EOFError, ConnectionError):
                 self.clear()
             if self.ended:
                 break
             if left:
-                log.warning("a process died (killed, or out of memory): what it was doing is done again")
+                log.warning("a process died (killed, or out of memory): its item is started again")
         return Lost(f"the process that worked on it died {TRIES} times (killed, or out of memory)")
 
-    def _ask(self, item: Item) -> Any:
+    def ask(self, item: Item) -> Result:
+        """Work on one item and return its result.
+
+        Raises:
+            ConfigError: every process that worked on it died.
+            Exception: what the work raised.
+        """
+        return require_result(_unpacked(self.do(item)), "a process")
+
+    def _send(self, item: Item) -> Any:
         if self._pipe is None:
-            context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-            self._pipe, there = context.Pipe()
-            arguments = (there, self.build, self.threads, os.getpid(), logging.getLogger("wavfusion").level)
-            self._process = context.Process(target=_work, args=arguments, daemon=True)
-            self._process.start()
-            there.close()
+            # Never a fork of this process: torch's threads do not survive one.
+            forked = self.preload is not None and sys.platform == "linux"
+            context: Any = multiprocessing.get_context("forkserver" if forked else "spawn")
+            if forked:
+                context.set_forkserver_preload([self.preload])
+            self._pipe, childs = context.Pipe()
+            arguments = (childs, self.build, self.threads, logging.getLogger("wavfusion").level)
+            process = context.Process(target=_work, args=arguments)  # a daemon could have no processes itself
+            process.start()
+            atexit.register(process.kill)  # else the end of this program would wait for it
+            childs.close()
+            self._process = process
+            if self.ended:  # meanwhile
+                process.kill()
         self._pipe.send(item)
         return self._pipe.recv()
 
@@ -112,24 +165,22 @@ class Worker(Generic[Item, Result]):
             self._process.kill()
 
     def clear(self) -> None:
-        """Let go of a process that has died or is not needed any more."""
+        """Remove a process that has died or is not needed any more."""
         process, pipe, self._process, self._pipe = self._process, self._pipe, None, None
         if process is not None:
             process.kill()
             process.join()
+            atexit.unregister(process.kill)
         if pipe is not None:
             pipe.close()
 
 
-def _work(pipe: Connection, build: Build[Any, Any], threads: int, parent: int, level: int) -> None:
-    """What a process does: each item that is sent, until nobody sends any more."""
-    import torch
-
+def _work(pipe: Connection, build: Build[Any, Any], threads: int, level: int) -> None:
+    """Work on each item that is sent, until the other end of the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted and ends this
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("wavfusion").setLevel(level)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    torch.set_num_threads(threads)
     work: Callable[[Any], Any] | None = None
     while True:
         try:
@@ -137,7 +188,7 @@ def _work(pipe: Connection, build: Build[Any, Any], threads: int, parent: int, l
         except EOFError:
             return
         try:
-            work = work or build()
+            work = work or _built(build, threads)
             outcome: _Done[Any] | _Raised = _Done(work(item))
         except Exception as error:
             outcome = _Raised(error)
@@ -147,19 +198,32 @@ def _work(pipe: Connection, build: Build[Any, Any], threads: int, parent: int, l
             pipe.send(_Raised(RuntimeError(f"{type(error).__name__}: {error}")))
 
 
-def _end_with(parent: int) -> None:
-    """End when the parent was killed: what works on must not go on writing."""
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)
+def _built(build: Build[Any, Any], threads: int) -> Callable[[Any], Any]:
+    """Build with torch's number of threads set, wherever torch is used at all."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+    work = build()
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+    return work
+
+
+def _end_with_parent() -> None:
+    """End when the parent was killed: a process must not go on writing without it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 Outcomes = Generator[tuple[int, _Done[Result] | _Raised | Lost], None, None]
 
 
-def _on_processes(build: Build[Item, Result], items: Sequence[Item], workers: int) -> Outcomes[Result]:
+def _on_processes(
+    build: Build[Item, Result], items: Sequence[Item], workers: int, preload: str | None, fresh: bool
+) -> Outcomes[Result]:
     threads = max(1, (os.cpu_count() or 1) // workers)
-    crew = [Worker(build, threads) for _ in range(workers)]
+    crew = [Worker(build, threads, preload) for _ in range(workers)]
     free: SimpleQueue[Worker[Item, Result]] = SimpleQueue()
     for each in crew:
         free.put(each)
@@ -169,6 +233,8 @@ def _on_processes(build: Build[Item, Result], items: Sequence[Item], workers: in
         try:
             return worker.do(item)
         finally:
+            if fresh:
+                worker.clear()
             free.put(worker)
 
     pool = ThreadPoolExecutor(workers)
@@ -197,52 +263,5 @@ class _Actor(Generic[Item, Result]):
 
 def _on_ray(build: Build[Item, Result], items: Sequence[Item], workers: int, device: str) -> Outcomes[Result]:
     rows = [{"number": number, "item": item} for number, item in enumerate(items)]
-    with _cluster(workers) as ray:
-        found = ray.data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS)).map(
-            _Actor,
-            fn_constructor_args=(build,),
-            concurrency=workers,
-            num_cpus=1,
-            num_gpus=1 if device.startswith("cuda") else None,
-        )
-        for row in found.iter_rows():
-            yield int(row["number"]), row["outcome"]
-
-
-@contextmanager
-def _cluster(workers: int) -> Iterator[Any]:
-    """Join a Ray cluster, or start one on this machine; leaves what was joined or started here.
-
-    Raises:
-        ConfigError: no extra `[ray]`, no cluster at RAY_ADDRESS, or one with no core left beside the workers.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-        import ray.data
-    except ModuleNotFoundError as error:
-        wish = "expected the extra [ray]: pip install 'wavfusion[ray]'"
-        raise ConfigError(f"--engine ray: {wish}; found no {error.name}") from None
-    joined = ray.is_initialized()
-    if not joined:
-        settings: dict[str, Any] = {"log_to_driver": True, "logging_level": logging.WARNING}
-        try:
-            ray.init(address="auto", **settings)
-        except ConnectionError as error:
-            if os.environ.get("RAY_ADDRESS"):
-                reason = " ".join(str(error).split())[:200]
-                raise ConfigError(f"--engine ray: expected a cluster at RAY_ADDRESS, found {reason}") from None
-            # Ray Data waits without end where actors take every core (ray-project/ray#44687).
-            ray.init(address="local", num_cpus=workers + 1, include_dashboard=False, **settings)
-    try:
-        cores = int(ray.cluster_resources().get("CPU", 0))
-        if cores <= workers:
-            wish = f"a core more than --workers {workers} in the cluster"
-            raise ConfigError(f"--engine ray: expected {wish}, found {cores}")
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        yield ray
-    finally:
-        if not joined:
-            ray.shutdown()
+    for row in map_actors(_Actor, (build,), rows, workers, device):
+        yield int(row["number"]), row["outcome"]

@@ -1,6 +1,5 @@
-"""A RUN as its page shows it: its results, and what lies around them as far as it is there."""
+"""Contents of a RUN's page: its results, and what of its history, explanation and corpus is present."""
 
-import csv
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,19 +14,20 @@ from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.manifest import Utterance
 from wavfusion.metrics import scores
 from wavfusion.runs import bundle
-from wavfusion.runs.folder import corpus_of, read_json
+from wavfusion.runs.origin import corpus_of
+from wavfusion.runs.results import read_explained, read_history
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A RUN as its page shows it.
+class RunContents:
+    """What the page of a RUN is made of.
 
     Attributes:
         history: rows of history.csv, as numbers.
-        explained: explain.json of the same utterances, else nothing.
-        corpus: what its manifest says of its utterances, by id; nothing where it lies elsewhere now.
-        root: where the media lie.
-        corpus_name: as `run.corpus_of` says.
+        explained: explain.json of the same utterances, else empty.
+        corpus: rows of its manifest by id; empty where it was moved.
+        root: folder of the media.
+        corpus_name: as `runs.origin.corpus_of` gives it.
     """
 
     name: str
@@ -48,43 +48,43 @@ class Shown:
         return [row[name] for row in self.results.rows]
 
     def confusions(self, groups: Sequence[Hashable]) -> Int64[np.ndarray, "G C C"]:
-        """One confusion matrix for each group; an utterance without one counts alone."""
+        """One confusion matrix for each group; an utterance without one is its own group."""
         names = [name or None for name in groups]
         return scores.confusions_by_group(self.column("truth"), self.column("predicted"), self.classes, names)
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of their paths that tell RUNs apart."""
-    whole = [Path(os.path.abspath(folder)) for folder in folders]
-    if len(set(whole)) < len(whole):
+    """The shortest ends of their paths that distinguish RUNs."""
+    paths = [Path(os.path.abspath(folder)) for folder in folders]
+    if len(set(paths)) < len(paths):
         raise ConfigError(f"report: expected each RUN once, found {', '.join(map(str, folders))}")
-    for length in range(1, max(len(path.parts) for path in whole)):
-        names = [os.path.join(*path.parts[-length:]) for path in whole]
+    for length in range(1, max(len(path.parts) for path in paths)):
+        names = [os.path.join(*path.parts[-length:]) for path in paths]
         if len(set(names)) == len(names):
             return names
-    return [str(path) for path in whole]
+    return [str(path) for path in paths]
 
 
-def read_shown(folder: Path, name: str, root: Path | None) -> Shown:
-    """Read what the page of a RUN needs.
+def read_contents(folder: Path, name: str, root: Path | None) -> RunContents:
+    """Read the contents of a RUN's page.
 
     Raises:
-        ConfigError: not a whole RUN, or its files are not of one evaluation.
+        ConfigError: an incomplete RUN, or files that are not of one evaluation.
     """
     results = bundle.read_bundle(folder)
-    corpus, own_root = _read_corpus(results.environment)
-    history, explained = _read_history(folder), _read_explained(folder, results.metrics)
-    shown = Shown(name, results, history, explained, corpus, root or own_root, corpus_of(folder))
+    corpus, corpus_root = _read_corpus(results.environment)
+    history, explained = read_history(folder), _read_explained(folder, results.metrics)
+    contents = RunContents(name, results, history, explained, corpus, root or corpus_root, corpus_of(folder))
     problems = list(results.problems())
-    if shown.confusions(shown.column("id")).sum(axis=0).tolist() != results.metrics["confusion"]:
+    if contents.confusions(contents.column("id")).sum(axis=0).tolist() != results.metrics["confusion"]:
         problems.append("another confusion in metrics.json")
     for problem in problems:
         raise ConfigError(f"{folder}: expected predictions and figures of one evaluation, found {problem}")
-    return shown
+    return contents
 
 
 def _read_corpus(environment: Mapping[str, Any]) -> tuple[dict[str, Utterance], Path]:
-    """The manifest that a RUN was trained on, as far as it is still there."""
+    """The manifest that a RUN was trained on; empty where it is missing."""
     try:
         path = Path(environment["manifest"])
         return {row.id: row for row in manifest.stream(path)}, Path(manifest.read_corpus(path).root)
@@ -92,28 +92,14 @@ def _read_corpus(environment: Mapping[str, Any]) -> tuple[dict[str, Utterance], 
         return {}, Path()
 
 
-def _read_history(folder: Path) -> list[dict[str, float]]:
-    path = folder / "history.csv"
-    if not path.exists():
-        return []
+def _read_explained(folder: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Read explain.json, where it is of the utterances of metrics.json; else empty."""
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            return [
-                {name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file, strict=True)
-            ]
-    except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise ConfigError(f"{path}: expected what training writes, found {error}") from None
-
-
-def _read_explained(folder: Path, figures: Mapping[str, Any]) -> dict[str, Any]:
-    """What the parts do, where it was looked into on the utterances of metrics.json."""
-    path = folder / "explain.json"
-    if not path.exists():
-        return {}
-    try:
-        found = read_json(path)
-        same = [found["protocol"]["hash"], found["split"]] == [figures["protocol"]["hash"], figures["part"]]
-        said = {name: (own["text_share"], own["contribution"]) for name, own in found["utterances"].items()}
-        return {**found, "utterances": said} if same else {}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"{path}: expected what `evaluate --explain` writes, found {error}") from None
+        found, wanted = read_explained(folder), [metrics["protocol"]["hash"], metrics["part"]]
+        if found is None or [found["protocol"]["hash"], found["split"]] != wanted:
+            return {}
+        parts = {name: (own["text_share"], own["contribution"]) for name, own in found["utterances"].items()}
+        return {**found, "utterances": parts}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{folder}: expected what `evaluate --explain` writes, found {reason}") from None

@@ -1,6 +1,5 @@
 """The page of a corpus: emotions, durations, words, agreement, speakers, what was left out."""
 
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,6 @@ import numpy as np
 from wavfusion import manifest
 from wavfusion.corpora import cremad, iemocap, meld, ravdess
 from wavfusion.corpora.scan import MediaFacts
-from wavfusion.errors import CorpusError
 from wavfusion.manifest import SPLITS, Corpus, Utterance
 from wavfusion.pages.fill import write_page
 
@@ -29,10 +27,10 @@ def write_corpus_page(manifest_path: Path, out: Path, looks: Mapping[str, MediaF
     Args:
         manifest_path: what `prepare` wrote, with corpus.json and exclusions.json beside it.
         out: the page.
-        looks: how long each file is; a row whose file is not known and has no times is left out of the durations.
+        looks: duration of each file; a row without times whose file is unknown is left out of the durations.
     """
     rows, corpus = manifest.read(manifest_path), manifest.read_corpus(manifest_path)
-    left_out = _read_exclusions(manifest_path.with_name("exclusions.json"))
+    left_out = manifest.read_exclusions(manifest_path)
     by, group, stated = _published(corpus)
     lengths = [length for row in rows if (length := _seconds(row, looks)) is not None]
     counts = _counts(rows, group)
@@ -48,7 +46,8 @@ def write_corpus_page(manifest_path: Path, out: Path, looks: Mapping[str, MediaF
             "speakers": len({row.speaker for row in rows if row.speaker}),
             "dialogues": len({row.dialogue for row in rows if row.dialogue}),
             "hours": sum(lengths) / 3600,
-            **{kind: len(left_out[kind]) for kind in ("excluded", "stripped")},
+            "excluded": len(left_out.excluded),
+            "stripped": len(left_out.stripped),
         },
         emotions={"by": by, "counts": counts, "shares": _shares(rows, corpus.classes)},
         published=published,
@@ -63,7 +62,7 @@ def write_corpus_page(manifest_path: Path, out: Path, looks: Mapping[str, MediaF
 
 
 def _seconds(row: Utterance, looks: Mapping[str, MediaFacts]) -> float | None:
-    """How long an utterance is, by its longest modality."""
+    """Duration of an utterance, by its longest modality."""
     found = []
     for name, span in (("audio", row.audio), ("video", row.video)):
         if span is not None:
@@ -77,7 +76,7 @@ Grouping = Callable[[Utterance], str]
 
 
 def _published(corpus: Corpus) -> tuple[str, Grouping, dict[str, dict[str, int]]]:
-    """What a corpus's published counts go by, the group of a row, and the counts."""
+    """The grouping of a corpus's published counts: its name, the group of a row, and the counts."""
     if corpus.corpus == "iemocap" and corpus.labels:
         counts = {session: iemocap.published_counts(session, corpus.labels) for session in iemocap.PUBLISHED}
         return "session", lambda row: str(row.session), counts
@@ -120,11 +119,11 @@ def _histogram(title: str, values: Sequence[float | int], edges: Sequence[float 
 
 
 def _words(rows: Sequence[Utterance]) -> dict[str, Any] | None:
-    said = [re.findall(r"[\w']+", row.text.lower()) for row in rows if row.text]
-    found = _histogram("words", [len(words) for words in said], WORDS)
+    texts = [re.findall(r"[\w']+", row.text.lower()) for row in rows if row.text]
+    found = _histogram("words", [len(words) for words in texts], WORDS)
     labels = [f"{low}–{high - 1}" if high - low > 1 else str(low) for low, high in pairwise(WORDS)]
     labels.append(f"from {WORDS[-1]}")
-    return found and {**found, "labels": labels, "vocabulary": len({word for words in said for word in words})}
+    return found and {**found, "labels": labels, "vocabulary": len({word for words in texts for word in words})}
 
 
 def _agreement(rows: Sequence[Utterance]) -> dict[str, Any] | None:
@@ -151,17 +150,9 @@ def _speakers(rows: Sequence[Utterance]) -> dict[str, Any]:
     return {"counts": {name: counts[name] for name in most}, "shown": len(most)}
 
 
-def _read_exclusions(path: Path) -> dict[str, list[dict[str, str]]]:
-    try:
-        listed = json.loads(path.read_text("utf-8"))
-        return {kind: [dict(each) for each in listed[kind]] for kind in ("excluded", "stripped")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CorpusError(f"{path}: expected what `wavfusion prepare` writes, found {error}") from None
-
-
-def _reasons(left_out: Mapping[str, Sequence[Mapping[str, str]]]) -> dict[str, list[str]]:
+def _reasons(left_out: manifest.Exclusions) -> dict[str, list[str]]:
     """Ids by reason, the names of files taken out of the reasons."""
     found: dict[str, list[str]] = defaultdict(list)
-    for each in (*left_out["excluded"], *left_out["stripped"]):
-        found[re.sub(r"'[^']*'|\d+\.\d+", "…", each["reason"])].append(each["id"])
+    for each in (*left_out.excluded, *left_out.stripped):
+        found[re.sub(r"'[^']*'|\d+\.\d+", "…", each.reason)].append(each.id)
     return dict(sorted(found.items(), key=lambda item: -len(item[1])))

@@ -1,4 +1,4 @@
-"""Plots of a page as SVG by matplotlib, in the page's own colours and letters, so that they follow light and dark."""
+"""Plots of a page as SVG by matplotlib, in the page's colours and font, so that they follow light and dark mode."""
 
 import re
 import warnings
@@ -71,9 +71,9 @@ def dots(
     step = 0.7 / len(series)
     with _drawing(title, 0.8 + max(0.34, 0.17 * len(series)) * len(rows) + 0.2 * len(series)) as (axes, drawn):
         for i, (name, points) in enumerate(series.items()):
-            there = [(row, point) for row, point in enumerate(points) if point is not None]
-            places = [row + (i - (len(series) - 1) / 2) * step for row, _ in there]
-            values, low, high = np.array([point for _, point in there], dtype=np.float64).reshape(-1, 3).T
+            present = [(row, point) for row, point in enumerate(points) if point is not None]
+            places = [row + (i - (len(series) - 1) / 2) * step for row, _ in present]
+            values, low, high = np.array([point for _, point in present], dtype=np.float64).reshape(-1, 3).T
             style: dict[str, Any] = {"color": SERIES[i % len(SERIES)], "fmt": SHAPES[i % len(SHAPES)], "markersize": 5}
             axes.errorbar(values, places, xerr=np.array([values - low, high - values]), label=name, **style)
         axes.set(xlabel=label, yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.5, -0.5), xlim=limits)
@@ -85,7 +85,7 @@ def dots(
 
 
 def reliability(title: str, bins: Sequence[Mapping[str, float]]) -> Markup:
-    """Draw how often answers of each confidence were right; the larger the dot, the more answers."""
+    """Draw the accuracy at each confidence; the larger the dot, the more predictions."""
     with _drawing(title, 3.6) as (axes, drawn):
         axes.plot([0, 1], [0, 1], "--", color=SOFT, linewidth=1)
         confidence, right, count = (
@@ -93,7 +93,7 @@ def reliability(title: str, bins: Sequence[Mapping[str, float]]) -> Markup:
         )
         axes.vlines(confidence, confidence, right, color=SERIES[1], linewidth=1)
         axes.scatter(confidence, right, 20 + 300 * count / count.sum(), color=SERIES[0], alpha=0.8)
-        axes.set(xlabel="confidence", ylabel="share that was right", xlim=(0, 1.02), ylim=(-0.02, 1.02))
+        axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(-0.02, 1.02))
     return drawn[0]
 
 
@@ -123,7 +123,7 @@ def _drawing(title: str, height: float = 3.0) -> Iterator[tuple[Any, list[Markup
 
 
 def _inline(svg: str, title: str) -> Markup:
-    """Take what a page needs of a file: one image with a name, in the page's colours."""
+    """Keep of an SVG file what a page needs: one named image, in the page's colours."""
     body = re.sub(
         r"<metadata>.*?</metadata>|<style .*?</style>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL
     )

@@ -12,18 +12,19 @@ from markupsafe import Markup
 
 from wavfusion.corpora.protocol import SAID, describe_protocol
 from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.files import read_json
 from wavfusion.manifest import MODALITIES, Utterance
 from wavfusion.metrics import comparison as stats
-from wavfusion.metrics import scores
+from wavfusion.metrics import intervals, scores
 from wavfusion.pages.fill import script, write_page
 from wavfusion.report import plots
-from wavfusion.report.contents import Shown, read_shown, short_names
-from wavfusion.runs.folder import read_json, without_absolute_paths
+from wavfusion.report.contents import RunContents, read_contents, short_names
+from wavfusion.runs.origin import without_absolute_paths
 from wavfusion.study import tables
 from wavfusion.training.checkpoints import BEST_BY
 
 FIGURES = {"accuracy": "accuracy", "weighted_f1": "weighted F1", "macro_f1": "macro F1", "uar": "UAR"}
-SHARE = (0.0, 1.0)  # the ends of an axis
+UNIT = (0.0, 1.0)  # limits of an axis
 PARTS = {"text_agru": "text A-GRU", "video_agru": "video A-GRU", "lvc": "LVC"}
 
 
@@ -34,28 +35,28 @@ def write_run_page(
 
     Args:
         folders: RUNs; the others are compared with the first.
-        out: the page; what it plays is named relative to its folder.
-        root: where the corpus lies now, if it was moved.
-        demo: what `demo.run` returns, of the demo's RUN.
+        out: the page; media are named relative to its folder.
+        root: folder of the corpus, if it was moved.
+        demo: summary of `wavfusion demo`, for its RUN.
 
     Raises:
-        ConfigError: a folder is no whole RUN, or given twice.
+        ConfigError: an incomplete RUN, or one twice.
     """
     names = short_names(folders)
-    runs = [read_shown(folder, name, root) for folder, name in zip(folders, names, strict=True)]
+    runs = [read_contents(folder, name, root) for folder, name in zip(folders, names, strict=True)]
     files: dict[Path, int] = {}
     browser = {"runs": [_utterances(run, files) for run in runs]}
-    abouts = [_about(run) for run in runs]
+    values = [_template_values(run) for run in runs]
     write_page(
         out,
         "run.html",
-        runs=abouts,
+        runs=values,
         several=len(runs) > 1,
         figures=FIGURES,
         compared=_compare(runs),
-        unlike=_unlike_settings(runs),
+        differing=_differing_settings(runs),
         same_within=100 * stats.SAME_WITHIN,
-        emotions_plot=_emotions_plot(abouts),
+        emotions_plot=_emotions_plot(values),
         demo=demo,
         data={**browser, "files": [_address(path, out.parent) for path in files], "modalities": MODALITIES},
         **script("run.js"),
@@ -65,15 +66,15 @@ def write_run_page(
 # ---------------------------------------------------------------------- one RUN
 
 
-def _about(run: Shown) -> dict[str, Any]:
-    """What the template shows of a RUN.
+def _template_values(run: RunContents) -> dict[str, Any]:
+    """Values of the template for a RUN.
 
     Raises:
-        ConfigError: a figure is not there.
+        ConfigError: a figure is missing.
     """
     stated, protocol = run.results.metrics, run.results.protocol
     try:
-        figures = _row(stated) | {name: stated[name] for name in ("nll", "ece", "per_class")} | run.results.said()
+        figures = _row(stated) | {name: stated[name] for name in ("nll", "ece", "per_class")} | run.results.context()
         for kind in ("subsets", "styles"):
             figures[kind] = {name: _row(row) for name, row in stated.get(kind, {}).items()}
         shown = {name: protocol[name] for name in (*SAID, "promises", "counts", "left_out")}
@@ -82,7 +83,7 @@ def _about(run: Shown) -> dict[str, Any]:
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(f"{run.name}: expected what `train` and `evaluate --explain` write, found {reason}") from None
     calibration = _calibration(run)
-    best = _best(run).get("speaker_independent" if protocol["speakers_disjoint"] else "speakers_shared", {})
+    kind = "speaker_independent" if protocol["speakers_disjoint"] else "speakers_shared"
     supported = [name for name in run.classes if figures["per_class"][name]["support"]]
     return {
         "name": run.name,
@@ -94,8 +95,8 @@ def _about(run: Shown) -> dict[str, Any]:
         "worst": min(supported, key=lambda name: figures["per_class"][name]["f1"]),
         "groups": {name: len({value for value in run.column(name) if value}) for name in ("dialogue", "speaker")},
         "emotion_intervals": _emotion_intervals(run),
-        "best": best,
-        "beside": _beside(run),
+        "bayes": _bayes_accuracies(run).get(kind, {}),
+        "beside": _paper_row(run),
         "calibration": calibration,
         "temper": stated.get("calibration"),
         "plots": {"calibration": plots.reliability(f"{run.name}: calibration", calibration), **_training(run), **parts},
@@ -110,62 +111,62 @@ def _about(run: Shown) -> dict[str, Any]:
 
 
 def _row(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of a RUN, a subset or a style, and what is known of their intervals."""
-    intervals = {name: figures["interval"].get(name) for name in (*FIGURES, "nll")}
-    return {name: figures[name] for name in ("n", "confusion", *FIGURES)} | {"interval": intervals}
+    """The figures of a RUN, a subset or a style, with their intervals."""
+    bounds = {name: figures["interval"].get(name) for name in (*FIGURES, "nll")}
+    return {name: figures[name] for name in ("n", "confusion", *FIGURES)} | {"interval": bounds}
 
 
-def _contributions(run: Shown) -> dict[str, dict[str, float]]:
+def _contributions(run: RunContents) -> dict[str, dict[str, float]]:
     return run.results.metrics.get("contributions") or run.explained.get("contributions") or {}
 
 
-def _warnings(run: Shown) -> list[tuple[str, str]]:
-    """What must be said before any figure."""
+def _warnings(run: RunContents) -> list[tuple[str, str]]:
+    """Warnings that stand above all figures."""
     figures, protocol = run.results.metrics, run.results.protocol
-    said = []
+    found = []
     if protocol["selected_on"] == "test":
-        said.append(("SELECTED ON TEST", "the tested utterances chose the epoch; not comparable with honest figures."))
+        found.append(("SELECTED ON TEST", "the tested utterances chose the epoch; not comparable with honest figures."))
     for name in figures["contaminated"]:
         checkpoint = figures["encoders"][name]["name"]
-        said.append(
+        found.append(
             ("CONTAMINATED", f"the {name} encoder {checkpoint} was trained on the corpus that it is tested on.")
         )
     if figures["part"] != "test":
-        said.append(("NOT TESTED", f"these are figures of the {figures['part']} part, which chose the epoch."))
-    return said
+        found.append(("NOT TESTED", f"these are figures of the {figures['part']} part, which chose the epoch."))
+    return found
 
 
-def _emotion_intervals(run: Shown) -> dict[str, dict[str, list[float] | None]]:
+def _emotion_intervals(run: RunContents) -> dict[str, dict[str, list[float] | None]]:
     """95 % intervals of each emotion's F1, for other dialogues and for other speakers."""
 
     def f1(counts: np.ndarray) -> dict[str, np.ndarray]:
         return dict(zip(run.classes, np.moveaxis(scores.class_figures(counts)["f1"], -1, 0), strict=True))
 
-    said, speakers = ([name or None for name in run.column(column)] for column in ("dialogue", "speaker"))
-    dialogues = run.confusions(said)
-    here = stats.cluster_interval(dialogues, f1, dialogues.sum((1, 2)))
-    independent = scores.independent_speakers(said, speakers)
+    dialogue, speakers = ([name or None for name in run.column(column)] for column in ("dialogue", "speaker"))
+    dialogues = run.confusions(dialogue)
+    here = intervals.cluster_interval(dialogues, f1, dialogues.sum((1, 2)))
+    independent = scores.independent_speakers(dialogue, speakers)
     apart = run.confusions(independent) if independent else dialogues[:0]
-    new = stats.cluster_t(apart, f1, apart.sum((1, 2))) if len(apart) >= scores.MIN_SPEAKERS else {}
+    new = intervals.cluster_t(apart, f1, apart.sum((1, 2))) if len(apart) >= scores.MIN_SPEAKERS else {}
     return {name: {"this_test_set": here[name], "new_speakers": new.get(name)} for name in run.classes}
 
 
-def _beside(run: Shown) -> dict[str, Any] | None:
-    """The paper's row that is most like the RUN."""
-    found = tables.beside(run.corpus_name, yaml.safe_load(run.results.experiment).get("model", {}))
+def _paper_row(run: RunContents) -> dict[str, Any] | None:
+    """The paper's row that is closest to the RUN."""
+    found = tables.closest_row(run.corpus_name, yaml.safe_load(run.results.experiment).get("model", {}))
     return None if found is None else dict(zip(("rows", "stated", "differs"), found, strict=True))
 
 
-def _best(run: Shown) -> dict[str, dict[str, float]]:
-    """What is possible in a generated corpus, by subset."""
+def _bayes_accuracies(run: RunContents) -> dict[str, dict[str, float]]:
+    """Bayes-optimal accuracies of a generated corpus, by subset."""
     try:
         return dict(read_json(run.root / "world.json")["bayes"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError, CorpusError):
         return {}
 
 
-def _calibration(run: Shown) -> list[dict[str, float]]:
-    """The bins of the calibration error that hold an answer."""
+def _calibration(run: RunContents) -> list[dict[str, float]]:
+    """The bins of the calibration error that hold a prediction."""
     confidence = np.array([float(row[f"p_{row['predicted']}"]) for row in run.results.rows])
     right = np.array([row["truth"] == row["predicted"] for row in run.results.rows])
     number = np.clip(np.ceil(confidence * scores.NUM_BINS).astype(int) - 1, 0, scores.NUM_BINS - 1)
@@ -181,7 +182,7 @@ def _calibration(run: Shown) -> list[dict[str, float]]:
     ]
 
 
-def _training(run: Shown) -> dict[str, Any]:
+def _training(run: RunContents) -> dict[str, Any]:
     """Plots of the training, epoch by epoch."""
     scored = [row for row in run.history if BEST_BY in row]
     best = max(scored, key=lambda row: row[BEST_BY])["epoch"] if scored else None
@@ -200,13 +201,13 @@ def _training(run: Shown) -> dict[str, Any]:
             if (rows := [row for row in run.history if name in row and "epoch" in row])
         }
         if series:
-            limits = SHARE if kind == "validation" else None
+            limits = UNIT if kind == "validation" else None
             found[kind] = plots.lines(f"{run.name}: {label} by epoch", series, ("epoch", label), best, limits)
     return found
 
 
-def _parts(run: Shown) -> dict[str, Any]:
-    """Plots of what the parts of the model do."""
+def _parts(run: RunContents) -> dict[str, Any]:
+    """Plots of what explain.json holds of the parts of the model."""
     found: dict[str, Any] = {}
     if parts := _contributions(run):
         values = {
@@ -219,12 +220,12 @@ def _parts(run: Shown) -> dict[str, Any]:
     if gates := run.explained.get("gates"):
         shares = [_point(gates["by_emotion"].get(emotion)) for emotion in run.classes]
         found |= {"layers": [round(share, 3) for share in gates["by_layer"]], "gated": gates["utterances"]}
-        title = f"{run.name}: text's share in the gates"
-        found["gates"] = plots.dots(f"{title} by emotion", run.classes, {"": shares}, "text's share", SHARE, 0.5)
+        title = f"{run.name}: text weight in the gates"
+        found["gates"] = plots.dots(f"{title} by emotion", run.classes, {"": shares}, "text weight", UNIT, 0.5)
         seconds = [[float(each[name]) for each in gates["by_second"]] for name in ("second", "text_share")]
         if gates["by_second"]:
             found["seconds"] = plots.lines(
-                f"{title} by second", {"": (seconds[0], seconds[1])}, ("second", "text's share"), limits=SHARE
+                f"{title} by second", {"": (seconds[0], seconds[1])}, ("second", "text weight"), limits=UNIT
             )
     if margin := run.explained.get("margin"):
         spaces = {"trained": margin["own"], "fitted afterwards": margin["post_hoc"]}
@@ -233,13 +234,13 @@ def _parts(run: Shown) -> dict[str, Any]:
         series = {
             name: (shift["seconds"], [float(x) for x in values]) for name, values in shift.items() if name != "seconds"
         }
-        title = f"{run.name}: accuracy when one modality is moved in time"
-        found["shift"] = plots.lines(title, series, ("seconds later", "accuracy"), 0.0, SHARE)
+        title = f"{run.name}: accuracy when one modality is shifted in time"
+        found["shift"] = plots.lines(title, series, ("seconds later", "accuracy"), 0.0, UNIT)
     return found
 
 
 def _space(judged: Mapping[str, Any]) -> dict[str, Any]:
-    """What explain.json says of a space of the modalities."""
+    """Figures of an embedding space in explain.json."""
     retrieval = judged["retrieval"]
     numbers = {"violated": judged["violated"], "retrieval": retrieval["precision_at_1"], "chance": retrieval["chance"]}
     return {"triplets": judged["triplets"], **numbers}
@@ -263,22 +264,24 @@ def _emotions_plot(runs: Sequence[Mapping[str, Any]]) -> Markup:
             if run["figures"]["per_class"][name]["support"]
         }
         series[run["name"]] = [points.get(name) for name in emotions]
-    return plots.dots("F1 of every emotion with its 95 % interval", emotions, series, "F1", SHARE)
+    return plots.dots("F1 of every emotion with its 95 % interval", emotions, series, "F1", UNIT)
 
 
-def _unlike_settings(runs: Sequence[Shown]) -> dict[str, list[str]]:
-    """What each RUN says of the settings that are not the same in all, by dotted key; the seed stands elsewhere."""
-    own = [tables.flat(yaml.safe_load(run.results.experiment)) for run in runs]
-    keys = [key for key in dict.fromkeys(key for each in own for key in each) if key != "seed"]
-    said = {key: [str(each.get(key, "not stated")) for each in own] for key in keys}
-    return {key: values for key, values in said.items() if len(set(values)) > 1}
+def _differing_settings(runs: Sequence[RunContents]) -> dict[str, list[str]]:
+    """Settings that are not the same in all RUNs, by dotted key, with every RUN's value; the seed is left out."""
+    settings = [tables.flat(yaml.safe_load(run.results.experiment)) for run in runs]
+    keys = [key for key in dict.fromkeys(key for each in settings for key in each) if key != "seed"]
+    values_of = {key: [str(each.get(key, "not stated")) for each in settings] for key in keys}
+    return {key: values for key, values in values_of.items() if len(set(values)) > 1}
 
 
-def _compare(runs: Sequence[Shown]) -> list[dict[str, Any]]:
+def _compare(runs: Sequence[RunContents]) -> list[dict[str, Any]]:
     """Test every other RUN against the first, on the same utterances; p-values are adjusted for their number."""
     first = runs[0]
-    found: list[dict[str, Any]] = [{"name": run.name, "unlike": _unlike(first, run), "figures": {}} for run in runs[1:]]
-    tested = [(each, _paired(run, first)) for each, run in zip(found, runs[1:], strict=True) if each["unlike"] is None]
+    found: list[dict[str, Any]] = [
+        {"name": run.name, "reason": _incomparable(first, run), "figures": {}} for run in runs[1:]
+    ]
+    tested = [(each, _paired(run, first)) for each, run in zip(found, runs[1:], strict=True) if each["reason"] is None]
     for figure in FIGURES:
         adjusted = stats.holm([compared[figure].p_value for _, compared in tested])
         for (each, compared), p_value in zip(tested, adjusted, strict=True):
@@ -287,8 +290,8 @@ def _compare(runs: Sequence[Shown]) -> list[dict[str, Any]]:
     return found
 
 
-def _unlike(first: Shown, second: Shown) -> str | None:
-    """Why two RUNs cannot be compared utterance by utterance."""
+def _incomparable(first: RunContents, second: RunContents) -> str | None:
+    """Why two RUNs cannot be compared utterance by utterance; None where they can."""
     truths = [dict(zip(run.column("id"), run.column("truth"), strict=True)) for run in (first, second)]
     if first.classes != second.classes:
         return f"its emotions are {', '.join(second.classes)}"
@@ -301,20 +304,20 @@ def _unlike(first: Shown, second: Shown) -> str | None:
     return "there is only one dialogue" if len(first.confusions(first.column("dialogue"))) < 2 else None
 
 
-def _paired(run: Shown, first: Shown) -> dict[str, stats.Comparison]:
+def _paired(run: RunContents, first: RunContents) -> dict[str, stats.Comparison]:
     """Compare two RUNs by whole dialogues, which must stand in one order."""
     order = {name: number for number, name in enumerate(first.column("id"))}
     rows = sorted(run.results.rows, key=lambda row: order[row["id"]])
     groups = [value or None for value in first.column("dialogue")]
-    own = scores.confusions_by_group(first.column("truth"), [row["predicted"] for row in rows], run.classes, groups)
-    return stats.compare(own[None], first.confusions(first.column("dialogue"))[None], scores.figures)
+    second = scores.confusions_by_group(first.column("truth"), [row["predicted"] for row in rows], run.classes, groups)
+    return stats.compare(second[None], first.confusions(first.column("dialogue"))[None], scores.figures)
 
 
 # ---------------------------------------------------------------------- the utterances
 
 
-def _utterances(run: Shown, files: dict[Path, int]) -> dict[str, Any]:
-    """What the browser of utterances needs; adds the media to `files` and refers to them by number."""
+def _utterances(run: RunContents, files: dict[Path, int]) -> dict[str, Any]:
+    """Data of the utterance browser; adds the media to `files` and refers to them by number."""
     number = {name: i for i, name in enumerate(run.classes)}
     explained = run.explained.get("utterances", {})
     rows = []
@@ -339,7 +342,7 @@ def _utterances(run: Shown, files: dict[Path, int]) -> dict[str, Any]:
 
 
 def _media(row: Utterance, root: Path, files: dict[Path, int]) -> list[list[Any]]:
-    """What can be played of an utterance: the picture, and the sound where that is another file."""
+    """Media of an utterance that can be played: the video, and the audio where that is another file."""
     spans = [("video", row.video), ("audio", row.audio)]
     found: list[list[Any]] = []
     for kind, span in spans:
@@ -349,7 +352,7 @@ def _media(row: Utterance, root: Path, files: dict[Path, int]) -> list[list[Any]
 
 
 def _address(path: Path, folder: Path) -> str | None:
-    """The address of a file relative to the page; None where it is not there."""
+    """The address of a file relative to the page; None where it is missing."""
     if not path.is_file():
         return None
     return quote(os.fsencode(os.path.relpath(os.path.abspath(path), os.path.abspath(folder))))

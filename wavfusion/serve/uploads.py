@@ -15,7 +15,7 @@ from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from wavfusion.errors import CorpusError, nearest
-from wavfusion.transcripts import is_timed, read_words
+from wavfusion.transcripts.reading import is_timed, read_plain_text
 
 FIELDS = ("file", "transcript", "speakers")  # of a form, each once
 TEXT = 4 << 20  # bytes of a field that is no recording: the transcript of a day
@@ -190,7 +190,7 @@ async def _content(value: str | UploadFile, name: str) -> bytes:
 
 async def _text(value: str | UploadFile, name: str) -> str:
     try:
-        return read_words(await _content(value, name))
+        return read_plain_text(await _content(value, name))
     except CorpusError as error:
         raise RefusedError(422, f"the field {name!r}: {error}") from None
 

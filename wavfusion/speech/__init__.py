@@ -1,4 +1,5 @@
-"""What is in a recording of speech: who speaks when, which words, which language, how well it can be heard.
+"""Speech in a recording: utterances, speakers, text, language and audio quality.
 
-Given the audio of a recording, gives its segments, speakers, words and warnings. May import `media` and `transcripts`.
+Given the audio of a recording, gives its segments with their speakers and text, and warnings about its quality. May
+import `features` (for the length of a window), `media`, `transcripts` and `errors`.
 """

@@ -1,18 +1,18 @@
-"""Which language a text is in, by a table of byte sequences that lies in py3langid's package."""
+"""Language identification of text, by the model in py3langid's package."""
 
 from functools import cache
 from typing import Any
 
-ENOUGH = 20  # letters; of fewer nothing is said
-SURE = 0.9  # probability, below which nothing is said
+MIN_LETTERS = 20
+MIN_PROBABILITY = 0.9
 
 
 def language_of(text: str) -> tuple[str, float] | None:
-    """The language (ISO 639-1) and its probability; None of too few letters, or where it is not sure."""
-    if sum(letter.isalpha() for letter in text) < ENOUGH:
+    """Identify the language (ISO 639-1) with its probability; None for fewer letters or a lower probability."""
+    if sum(letter.isalpha() for letter in text) < MIN_LETTERS:
         return None
     code, probability = _identifier().classify(text)
-    return (str(code), float(probability)) if probability >= SURE else None
+    return (str(code), float(probability)) if probability >= MIN_PROBABILITY else None
 
 
 @cache

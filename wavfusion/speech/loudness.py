@@ -1,4 +1,4 @@
-"""Whether sound can be heard well: its level, clipping, silence and bandwidth."""
+"""Audio quality: level, clipping, silence and bandwidth."""
 
 from collections.abc import Iterator
 
@@ -13,31 +13,31 @@ FULL = 0.999  # of full scale
 SILENT = -70.0  # dB below full scale of a frame
 MOSTLY = 0.8  # share of silent frames
 FRAME = 512  # samples
-NARROW = -60.0  # dB of what lies above 4.3 kHz against all: a telephone's or an 8 kHz recording's
-EDGE = 4300  # Hz; the filters of 8 kHz sound end below
+NARROW = -60.0  # dB of the energy above 4.3 kHz relative to all: of a telephone or a recording at 8 kHz
+EDGE = 4300  # Hz; the filters for 8 kHz end below
 
 
 class Loudness:
-    """Adds up what is heard of a recording, and complains of what is unlike clean speech, with its number."""
+    """Accumulates measurements of a recording, and warns where they differ from those of clean speech."""
 
     def __init__(self) -> None:
         self.samples = self.clipped = self.frames = self.silent = 0
         self.loud = self.energy = self.high = 0.0
 
     def add(self, samples: Float32[np.ndarray, " N"]) -> None:
-        """Hear a stretch of 16 kHz; a rest of less than 32 ms is passed over."""
+        """Add a stretch at 16 kHz; a rest of less than 32 ms is ignored."""
         rows = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME).astype(np.float64)
         power = np.square(rows).mean(1)
-        heard = power > 10 ** (SILENT / 10)
+        audible = power > 10 ** (SILENT / 10)
         self.samples, self.clipped = self.samples + len(samples), self.clipped + int((np.abs(samples) >= FULL).sum())
-        self.frames, self.silent = self.frames + len(rows), self.silent + int((~heard).sum())
-        spectra = np.square(np.abs(np.fft.rfft(rows[heard] * np.hanning(FRAME), axis=1)))
-        self.loud += float(power[heard].sum())
+        self.frames, self.silent = self.frames + len(rows), self.silent + int((~audible).sum())
+        spectra = np.square(np.abs(np.fft.rfft(rows[audible] * np.hanning(FRAME), axis=1)))
+        self.loud += float(power[audible].sum())
         self.energy += float(spectra.sum())
         self.high += float(spectra[:, EDGE * FRAME // SAMPLE_RATE :].sum())
 
     def complaints(self) -> Iterator[str]:
-        """What a listener would complain of."""
+        """Yield one sentence for each fault, with its number."""
         if self.frames == 0:
             return
         if self.silent > MOSTLY * self.frames:

@@ -1,4 +1,4 @@
-"""The utterances of a recording: as they were given, or where somebody speaks, divided where the speaker changes."""
+"""Utterances of a recording: spans of speech, divided where the speaker changes, or given segments."""
 
 import logging
 from collections.abc import Sequence
@@ -18,33 +18,32 @@ from wavfusion.transcripts import Segment
 
 log = logging.getLogger(__name__)
 
-Speakers = int | Literal["auto"] | None  # how many speak; None = nobody is told apart
+Speakers = int | Literal["auto"] | None  # how many people speak; None = speakers are not identified
+MAX_SPEAKERS = 20
 
 
 @dataclass(frozen=True)
 class RecordingAudio:
-    """The sound of a recording: a file's, or samples of 16 kHz."""
+    """The audio of a recording: of a file, or samples at 16 kHz."""
 
     file: str
     samples: Float32[np.ndarray, " N"] | None = None
 
-    def hear(self) -> SpeechActivity:
-        """Find where somebody speaks."""
-        return (
-            activity.detect_speech(self.file)
-            if self.samples is None
-            else activity.detect_speech_in_samples(self.samples)
-        )
+    def detect_speech(self) -> SpeechActivity:
+        """Detect speech in the whole recording."""
+        if self.samples is None:
+            return activity.detect_speech(self.file)
+        return activity.detect_speech_in_samples(self.samples)
 
-    def heard(self, start: float, end: float) -> Float32[np.ndarray, " n"]:
-        """The samples between two times; silence where there are none, as where only the pictures go on."""
+    def decode_or_silence(self, start: float, end: float) -> Float32[np.ndarray, " n"]:
+        """Decode the samples between two times; zeros where there are none, as where only the video continues."""
         try:
             return self.decode(start, end)
         except MediaError:
             return np.zeros(round((end - start) * media.SAMPLE_RATE), np.float32)
 
     def decode(self, start: float, end: float) -> Float32[np.ndarray, " n"]:
-        """The samples between two times.
+        """Decode the samples between two times.
 
         Raises:
             MediaError: none can be decoded there.
@@ -53,76 +52,94 @@ class RecordingAudio:
             return media.decode_audio(self.file, start, end).samples
         return self.samples[round(start * media.SAMPLE_RATE) : round(end * media.SAMPLE_RATE)]
 
-    def is_still(self, span: Span) -> bool:
-        """Whether there is no sound at all between two times, as in a hole between timestamps."""
+    def is_silent(self, span: Span) -> bool:
+        """Tell whether a span is digital silence, as a hole between timestamps is."""
         try:
             return not self.decode(span.start, span.end).any()
         except MediaError:
             return False
 
     def turns(self, spans: Sequence[Span], count: Speakers) -> list[speakers.SpeakerTurn]:
-        """Tell speakers apart."""
-        return speakers.turns(self.heard, spans, None if count == "auto" else count)
+        """Identify speakers in spans of speech."""
+        return speakers.turns(self.decode_or_silence, spans, None if count == "auto" else count)
 
 
 def segment_recording(
-    sound: RecordingAudio | None, file: str, length: float, transcript: str | None, count: Speakers, seen: bool = False
+    audio: RecordingAudio | None,
+    file: str,
+    length: float,
+    transcript: str | None,
+    count: Speakers,
+    has_video: bool = False,
 ) -> list[Segment]:
-    """Find the utterances of a recording of `length` seconds; the words are shared out by seconds.
+    """Divide a recording into utterances, and its transcript among them in proportion to their length.
 
-    Up to 15 s it is one utterance. Without speech, or without the extra `[vad]`, a longer one is cut every 15 s, and
-    what has no sound at all is left out, unless it is `seen`.
+    A recording of up to 15 s is one utterance. A longer one without speech, or without the extra `[vad]`, is cut every
+    15 s; silent parts are left out unless they have video.
+
+    Args:
+        audio: None where the recording has none.
+        file: its name, empty for samples.
+        length: seconds.
+        transcript: text without times.
+        count: speakers to tell apart.
+        has_video: the recording has a video track.
 
     Raises:
-        ConfigError: speakers are asked for, and the extra `[speakers]` is missing.
+        ConfigError: speakers are to be identified, and the extra `[speakers]` is missing.
     """
+    name = file or "array"
     if length <= WINDOW:
+        if count not in (None, 1):
+            found = f"{length:.1f} s are one utterance (up to {WINDOW:g} s), whose speakers are not told apart"
+            log.warning("%s: %s; give a transcript with times to divide it", name, found)
         return [Segment(0.0, length, None, transcript)]
-    spans = [] if sound is None or not activity.has_activity_model() else _spoken(sound, count)
+    spans = [] if audio is None or not activity.has_activity_model() else _spoken(audio, count)
     if not spans:
-        why = "nobody speaks" if activity.has_activity_model() else "the extra [vad] is not installed"
+        why = "no speech found" if activity.has_activity_model() else "the extra [vad] is not installed"
         every = [Span(each.start, each.end) for each in windows(length)]
-        heard = [] if sound is None or seen else [span for span in every if not sound.is_still(span)]
-        spans = [(span, None) for span in heard or every]
-        still = f"; {len(every) - len(spans)} parts without any sound are left out" if len(spans) < len(every) else ""
-        log.warning("%s: %s; cut every %g s%s", file or "array", why if sound else "no sound", WINDOW, still)
+        audible = [] if audio is None or has_video else [span for span in every if not audio.is_silent(span)]
+        spans = [(span, None) for span in audible or every]
+        silent = f"; {len(every) - len(spans)} silent parts are left out" if len(spans) < len(every) else ""
+        log.warning("%s: %s; cut every %g s%s", name, why if audio else "no audio", WINDOW, silent)
     words = (transcript or "").split()
     seconds = [span.end - span.start for span, _ in spans]
     edges = [round(len(words) * sum(seconds[:i]) / sum(seconds)) for i in range(len(seconds) + 1)]
-    said = [" ".join(words[first:last]) or None for first, last in pairwise(edges)]
+    texts = [" ".join(words[first:last]) or None for first, last in pairwise(edges)]
     if words:
-        log.warning("%s: the transcript has no times; its words are shared out by seconds", file or "array")
-    return [Segment(*span, who, text) for (span, who), text in zip(spans, said, strict=True)]
+        log.warning("%s: the transcript has no times; its words are divided in proportion to length", name)
+    return [Segment(*span, speaker, text) for (span, speaker), text in zip(spans, texts, strict=True)]
 
 
-def _spoken(sound: RecordingAudio, count: Speakers) -> list[tuple[Span, str | None]]:
-    """Where somebody speaks, and who, in utterances of at most 12 s."""
-    heard = sound.hear()
+def _spoken(audio: RecordingAudio, count: Speakers) -> list[tuple[Span, str | None]]:
+    """Utterances of at most 12 s, with their speakers."""
+    speech = audio.detect_speech()
     if count is None:
-        return [(part, None) for part in activity.utterances(heard)]
-    turns = sound.turns(heard.spans, count)
+        return [(part, None) for part in activity.utterances(speech)]
     return [
-        (part, _name(turn.speaker)) for turn in turns for part in activity.cut(Span(turn.start, turn.end), heard.active)
+        (part, _name(turn.speaker))
+        for turn in audio.turns(speech.spans, count)
+        for part in activity.cut(Span(turn.start, turn.end), speech.probability)
     ]
 
 
-def named(segments: Sequence[Segment], sound: RecordingAudio | None, count: Speakers) -> list[Segment]:
-    """Name who speaks in segments that do not say: in each the one who speaks most of it, with a warning of long ones.
+def name_speakers(segments: Sequence[Segment], audio: RecordingAudio | None, count: Speakers) -> list[Segment]:
+    """Give every segment without a speaker the one who speaks most of it, with a warning for long ones.
 
     Raises:
-        ConfigError: speakers are asked for, and the extra `[speakers]` is missing.
+        ConfigError: speakers are to be identified, and the extra `[speakers]` is missing.
     """
-    if count is None or sound is None or all(each.speaker for each in segments):
+    if count is None or audio is None or all(each.speaker for each in segments):
         return list(segments)
     long = sum(not each.speaker and each.end - each.start > activity.LONGEST for each in segments)
     if long:
         log.warning(
-            "%s: %d of the given segments are longer than %g s; each gets the speaker of most of it, since given ones "
-            "are not divided where the speaker changes",
-            *(sound.file or "array", long, activity.LONGEST),
+            "%s: %d of the given segments are longer than %g s; each gets the speaker of most of it, since given "
+            "segments are not divided where the speaker changes",
+            *(audio.file or "array", long, activity.LONGEST),
         )
     spans = [Span(each.start, each.end) for each in segments]
-    turns = sound.turns(sorted(spans), count)
+    turns = audio.turns(sorted(spans), count)
     found = [speakers.speaker_of(span, turns) for span in spans]
     return [
         replace(each, speaker=each.speaker or (None if who is None else _name(who)))
@@ -131,7 +148,7 @@ def named(segments: Sequence[Segment], sound: RecordingAudio | None, count: Spea
 
 
 def read_count(text: str | None) -> Speakers:
-    """Read how many speak, as somebody wrote it; None = nobody is told apart.
+    """Parse a number of speakers as a user wrote it.
 
     Raises:
         ConfigError: not from 1 to 20, nor `auto`, nor None.
@@ -142,17 +159,14 @@ def read_count(text: str | None) -> Speakers:
 
 
 def require_count(count: object) -> None:
-    """Refuse a number of speakers that is none.
+    """Check a number of speakers.
 
     Raises:
         ConfigError: not from 1 to 20, nor `auto`, nor None.
     """
-    number = isinstance(count, int) and not isinstance(count, bool) and 1 <= count <= MANY
+    number = isinstance(count, int) and not isinstance(count, bool) and 1 <= count <= MAX_SPEAKERS
     if not (count is None or count == "auto" or number):
-        raise ConfigError(f"speakers: expected auto or a number from 1 to {MANY}, found {count!r}")
-
-
-MANY = 20  # speakers that somebody may name
+        raise ConfigError(f"speakers: expected auto or a number from 1 to {MAX_SPEAKERS}, found {count!r}")
 
 
 def _name(number: int) -> str:

@@ -1,11 +1,12 @@
-"""Who speaks when: voices of short stretches, told apart by clustering (extra `[speakers]`).
+"""Speaker diarization: embeddings of short windows, clustered (extra `[speakers]`).
 
-The network ships in the wheel of Resemblyzer, whose package is never imported: of it only the weights are read.
+The network ships in the wheel of Resemblyzer. Its package is never imported: only the weights are read.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,20 +21,20 @@ from wavfusion.speech.activity import Span
 
 SIZE, BANDS, LAYERS = 256, 40, 3  # of Resemblyzer's network: width, mel bands, LSTM layers
 FRAME, STEP = 400, 160  # samples of a spectrum and between two: 25 and 10 ms
-LOUDNESS = 10 ** (-30 / 20)  # root mean square that quieter sound is brought to
-BATCH = 256  # windows that are embedded at once
+LOUDNESS = 10 ** (-30 / 20)  # root mean square to which quieter audio is raised
+BATCH = 256  # windows embedded at once
 HOP = 0.1  # seconds between two windows
-LONG, SHORT = 1.6, 0.6  # seconds of a window: the network's own, which tells voices apart, and one that tells when
-SWITCH = 0.1  # cosine that another voice must be nearer by, over a turn, before the speaker is taken to have changed
-MOST = 8  # voices that are looked for
-# Centres of voices that are more alike than this are taken for one person: the parts of one person's speech reach 0.86
-# to 0.90 on RAVDESS and a narration, a man and a woman 0.59, two like voices of a conversation 0.88.
-ALIKE = 0.8
-STRETCH = 60.0  # seconds that are decoded at once
+LONG, SHORT = 1.6, 0.6  # seconds of a window: the network's own, to cluster voices, and one to locate the changes
+SWITCH = 0.1  # cosine by which another voice must be nearer, over a turn, to count as a change of speaker
+MAX_VOICES = 8  # where the number is not given
+# Cluster centres with a higher cosine are one person: parts of one person's speech reach 0.86 to 0.90 on RAVDESS and a
+# narration, a man and a woman 0.59, two similar voices of a conversation 0.88.
+SAME_VOICE = 0.8
+STRETCH = 60.0  # seconds decoded at once
 
 
 class Voice(nn.Module):
-    """Speaker encoder: an LSTM over mel spectra whose last state is a voice (Wan et al., ICASSP 2018)."""
+    """Speaker encoder: an LSTM over mel spectra whose last state embeds the voice (Wan et al., ICASSP 2018)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,19 +42,19 @@ class Voice(nn.Module):
         self.linear = nn.Linear(SIZE, SIZE)
 
     def forward(self, mels: Float[Tensor, "B T 40"]) -> Float[Tensor, "B 256"]:
-        """Voices of length 1."""
+        """Embed windows as vectors of length 1."""
         _, (hidden, _) = self.lstm(mels)
         return nn.functional.normalize(torch.relu(self.linear(hidden[-1])), dim=1)
 
 
 def has_voice_encoder() -> bool:
-    """Whether the extra `[speakers]` is there."""
+    """Tell whether the extra `[speakers]` is installed."""
     return find_spec("resemblyzer") is not None
 
 
 @cache
 def load_voice_encoder() -> Voice:
-    """Read the network; nothing but tensors is unpickled.
+    """Load the network; only tensors are unpickled.
 
     Raises:
         ConfigError: the extra `[speakers]` is missing.
@@ -69,7 +70,7 @@ def load_voice_encoder() -> Voice:
 
 
 def mels(samples: Float32[np.ndarray, " N"]) -> Float32[Tensor, "T 40"]:
-    """Mel spectra every 10 ms, of powers; as librosa computes them for Resemblyzer."""
+    """Compute power mel spectra every 10 ms, as librosa does for Resemblyzer."""
     from transformers.audio_utils import mel_filter_bank
 
     loud = float(np.sqrt(np.mean(np.square(samples)))) if len(samples) else 0.0
@@ -81,7 +82,7 @@ def mels(samples: Float32[np.ndarray, " N"]) -> Float32[Tensor, "T 40"]:
 
 
 class SpeakerTurn(NamedTuple):
-    """A stretch in which one person speaks, in seconds; persons are numbered as they come."""
+    """A stretch in which one person speaks, in seconds; speakers are numbered in order of appearance."""
 
     start: float
     end: float
@@ -91,15 +92,15 @@ class SpeakerTurn(NamedTuple):
 def turns(
     decode: Callable[[float, float], Float32[np.ndarray, " n"]], spans: Sequence[Span], count: int | None = None
 ) -> list[SpeakerTurn]:
-    """Cut speech where the speaker changes.
+    """Divide spans of speech where the speaker changes.
 
-    Voices are found by k-means on windows of 1.6 s, then followed through windows of 0.6 s at a price for every
-    change (Viterbi). Who is much alike is only told apart where the number of speakers is given.
+    K-means on windows of 1.6 s gives the voices; the cheapest path through windows of 0.6 s, at a price for every
+    change (Viterbi), gives the turns. Similar voices are separated only where the number of speakers is given.
 
     Args:
-        decode: gives the samples between two times.
-        spans: where somebody speaks (`speech.spoken`), in order.
-        count: speakers; None = as many as differ clearly, up to 8.
+        decode: returns the samples between two times.
+        spans: of speech, in order.
+        count: speakers; None = as many as differ clearly, up to MAX_VOICES.
 
     Raises:
         ConfigError: the extra `[speakers]` is missing.
@@ -111,44 +112,44 @@ def turns(
     if len(times) == 0:
         return []
     long, short = _voices(network, decode, times)
-    labels = _told_apart(long, count)
-    voices = np.stack([_direction(short[labels == number].sum(0)) for number in np.unique(labels)])
+    labels = _cluster(long, count)
+    voices = np.stack([_unit(short[labels == number].sum(0)) for number in np.unique(labels)])
     path = cheapest_path(1 - short @ voices.T, SWITCH)
     found, first = list[SpeakerTurn](), 0
-    for span, own in zip(spans, centres, strict=True):
-        said = path[first : first + len(own)]
-        edges = [i for i in range(1, len(said)) if said[i] != said[i - 1]]
-        bounds = [span.start, *((own[i] + own[i - 1]) / 2 for i in edges), span.end]
-        speakers = [int(said[i]) for i in (0, *edges)]
+    for span, at in zip(spans, centres, strict=True):
+        speaker = path[first : first + len(at)]
+        changes = [i for i in range(1, len(at)) if speaker[i] != speaker[i - 1]]
+        bounds = [span.start, *((at[i] + at[i - 1]) / 2 for i in changes), span.end]
         found += [
-            SpeakerTurn(float(a), float(b), who) for a, b, who in zip(bounds[:-1], bounds[1:], speakers, strict=True)
+            SpeakerTurn(float(start), float(end), int(speaker[i]))
+            for (start, end), i in zip(pairwise(bounds), (0, *changes), strict=True)
         ]
-        first += len(own)
-    order = {who: number for number, who in enumerate(dict.fromkeys(turn.speaker for turn in found))}
+        first += len(at)
+    order = {speaker: number for number, speaker in enumerate(dict.fromkeys(turn.speaker for turn in found))}
     return [turn._replace(speaker=order[turn.speaker]) for turn in found]
 
 
-def speaker_of(span: Span, said: Sequence[SpeakerTurn]) -> int | None:
-    """Who speaks most of a span; None where nobody does."""
+def speaker_of(span: Span, turns: Sequence[SpeakerTurn]) -> int | None:
+    """Return who speaks most of a span; None where nobody does."""
     seconds: dict[int, float] = {}
-    for turn in said:
+    for turn in turns:
         shared = min(span.end, turn.end) - max(span.start, turn.start)
         if shared > 0:
             seconds[turn.speaker] = seconds.get(turn.speaker, 0.0) + shared
-    return max(seconds, key=lambda who: seconds[who]) if seconds else None
+    return max(seconds, key=lambda speaker: seconds[speaker]) if seconds else None
 
 
 def cheapest_path(costs: Float[np.ndarray, "T K"], price: float) -> Int64[np.ndarray, " T"]:
-    """Choose one of K at every step so that the costs, and a price for every change, add up to the least (Viterbi)."""
-    total, came = costs[0].copy(), np.zeros(costs.shape, np.int64)
+    """Choose one of K at every step so that the costs plus a price for every change are least (Viterbi)."""
+    total, previous = costs[0].copy(), np.zeros(costs.shape, np.int64)
     for step in range(1, len(costs)):
         best = int(total.argmin())
         stays = total <= total[best] + price
-        came[step] = np.where(stays, np.arange(len(total)), best)
+        previous[step] = np.where(stays, np.arange(len(total)), best)
         total = costs[step] + np.where(stays, total, total[best] + price)
     path = [int(total.argmin())]
     for step in range(len(costs) - 1, 0, -1):
-        path.append(int(came[step, path[-1]]))
+        path.append(int(previous[step, path[-1]]))
     return np.array(path[::-1])
 
 
@@ -156,19 +157,19 @@ def cheapest_path(costs: Float[np.ndarray, "T K"], price: float) -> Int64[np.nda
 def _voices(
     network: Voice, decode: Callable[[float, float], Float32[np.ndarray, " n"]], times: Float[np.ndarray, " T"]
 ) -> tuple[Float32[np.ndarray, "T 256"], Float32[np.ndarray, "T 256"]]:
-    """Voices of long and short windows around times, a minute of sound after the other."""
+    """Embed long and short windows around times, one minute of audio after the other."""
     found: tuple[list[Tensor], list[Tensor]] = ([], [])
     for number in np.unique(times // STRETCH):
         here = times[times // STRETCH == number]
         start = max(0.0, float(here[0]) - LONG)
         spectra = mels(decode(start, float(here[-1]) + LONG))
         for windows, seconds in zip(found, (LONG, SHORT), strict=True):
-            windows += list(_embedded(network, spectra, here - start, seconds))
+            windows += list(_embed(network, spectra, here - start, seconds))
     long, short = (torch.cat(windows).numpy() for windows in found)
     return long, short
 
 
-def _embedded(
+def _embed(
     network: Voice, spectra: Float32[Tensor, "N 40"], times: Float[np.ndarray, " T"], seconds: float
 ) -> Iterator[Float[Tensor, "B 256"]]:
     width = min(round(seconds * SAMPLE_RATE / STEP), len(spectra))
@@ -177,20 +178,20 @@ def _embedded(
         yield network(torch.stack([spectra[first : first + width] for first in firsts[i : i + BATCH]]))
 
 
-def _told_apart(voices: Float32[np.ndarray, "T 256"], count: int | None) -> Int64[np.ndarray, " T"]:
-    """Number the windows by voice."""
+def _cluster(voices: Float32[np.ndarray, "T 256"], count: int | None) -> Int64[np.ndarray, " T"]:
+    """Label every window with its voice."""
     from sklearn.cluster import KMeans
 
     found = np.zeros(len(voices), np.int64)
-    for number in [min(count, len(voices))] if count is not None else range(2, min(MOST, len(voices)) + 1):
+    for number in [min(count, len(voices))] if count is not None else range(2, min(MAX_VOICES, len(voices)) + 1):
         fitted = KMeans(number, n_init=10, random_state=0).fit(voices)
-        centres = np.stack([_direction(centre) for centre in fitted.cluster_centers_])
-        alike = (centres @ centres.T)[np.triu_indices(number, 1)]
-        if count is None and alike.max() > ALIKE:
+        centres = np.stack([_unit(centre) for centre in fitted.cluster_centers_])
+        cosines = (centres @ centres.T)[np.triu_indices(number, 1)]
+        if count is None and cosines.max() > SAME_VOICE:
             break
         found = np.unique(fitted.labels_, return_inverse=True)[1].astype(np.int64)
     return found
 
 
-def _direction(x: np.ndarray) -> np.ndarray:
+def _unit(x: np.ndarray) -> np.ndarray:
     return x / max(float(np.linalg.norm(x)), 1e-9)

@@ -1,4 +1,4 @@
-"""The paper's tables, or the user's: what came of a study's trainings, with intervals and a verdict for each claim."""
+"""Results of a study's trainings: figures of every row with intervals, and a verdict on each claim."""
 
 import csv
 import hashlib
@@ -16,20 +16,19 @@ from wavfusion.corpora.protocol import SAID, describe_protocol
 from wavfusion.errors import ConfigError
 from wavfusion.features.clips import FeatureSet
 from wavfusion.features.dataset import Features, choose_features, model_config
-from wavfusion.files import write_whole
+from wavfusion.files import write_atomic, write_json
 from wavfusion.metrics import comparison as stats
 from wavfusion.metrics import scores as metrics
 from wavfusion.model.config import WavFusionConfig
 from wavfusion.pages import fill
-from wavfusion.runs.folder import write_json
 from wavfusion.study.tables import FIGURES, Claim, Table
 from wavfusion.study.trainings import Plan, Study, data_of, read_run_results
 from wavfusion.training import train
 
 
 @dataclass(frozen=True)
-class Said:
-    """What one seed's models said of all test utterances of the folds.
+class PooledPredictions:
+    """Predictions of one seed's models for all test utterances of the folds.
 
     Attributes:
         rows: of predictions.csv, folds one after the other.
@@ -61,28 +60,33 @@ class Said:
         return [row["speaker"] or None for row in self.rows]
 
     def confusions(self, groups: Sequence[Hashable]) -> Int64[np.ndarray, "G C C"]:
-        """One confusion matrix a group, in the order in which they come; an utterance without one is a group."""
+        """One confusion matrix a group, in order of appearance; an utterance without one is its own group."""
         return metrics.confusions_by_group(self.column("truth"), self.column("predicted"), self.classes, groups)
 
+    def score(self) -> dict[str, Any]:
+        """The figures of metrics.json."""
+        truth, predicted = self.column("truth"), self.column("predicted")
+        return metrics.score(truth, predicted, self.classes, self.groups, self.probabilities, speakers=self.speakers)
 
-def read_said(folders: Sequence[Path]) -> Said:
+
+def pool_folds(folders: Sequence[Path]) -> PooledPredictions:
     """Pool the test parts of a row's folds.
 
     Raises:
         ConfigError: an utterance is tested twice: the folds are not of one protocol.
         CorpusError: a RUN is damaged.
     """
-    found = [read_run_results(folder) for folder in folders]
-    rows = [row for each, _, _ in found for row in each]
+    runs = [read_run_results(folder) for folder in folders]
+    rows = [row for each, _, _ in runs for row in each]
     ids = {row["id"] for row in rows}
     if len(ids) < len(rows):
         raise ConfigError(
             f"{folders[0].parent}: expected each utterance to be tested once, found {len(rows)} of {len(ids)}"
         )
-    return Said(rows, found[0][1], float(np.mean([validation for _, _, validation in found])))
+    return PooledPredictions(rows, runs[0][1], float(np.mean([validation for _, _, validation in runs])))
 
 
-PRIMARY = "accuracy"  # the figure that verdicts go by; the other stands beside it
+PRIMARY = "accuracy"  # the figure of the verdicts; the other is shown beside it
 
 
 def results(plan: Plan, tables: Sequence[Table], failed: Mapping[str, str]) -> dict[str, Any]:
@@ -92,8 +96,8 @@ def results(plan: Plan, tables: Sequence[Table], failed: Mapping[str, str]) -> d
     """
     found: dict[str, Any] = {}
     for table in tables:
-        said = {
-            row: [read_said([plan.jobs[name].folder for name in names]) for names in seeds]
+        predictions = {
+            row: [pool_folds([plan.jobs[name].folder for name in names]) for names in seeds]
             for (of, row), seeds in plan.rows.items()
             if of == table.name and not any(name in failed for names in seeds for name in names)
         }
@@ -102,66 +106,57 @@ def results(plan: Plan, tables: Sequence[Table], failed: Mapping[str, str]) -> d
             runs = plan.rows.get((table.name, row.name), [])
             if row.extra and not runs:
                 continue
-            ours = _figures(said[row.name]) if row.name in said else None
+            ours = _figures(predictions[row.name]) if row.name in predictions else None
             failures = sorted({failed[name] for names in runs for name in names if name in failed})
             about = {"name": row.name, "stated": row.stated, "trained": row.settings is not None, "extra": row.extra}
             rows.append({**about, "ours": ours, "runs": runs, "failed": failures})
-        found[table.name] = {"title": table.title, "rows": rows, "claims": _claims(table, said)}
+        found[table.name] = {"title": table.title, "rows": rows, "claims": _claims(table, predictions)}
     return found
 
 
-def _figures(said: Sequence[Said]) -> dict[str, Any]:
-    """Mean and spread over seeds of every figure, with intervals of the mean."""
-    scores = [
-        metrics.score(
-            each.column("truth"),
-            each.column("predicted"),
-            each.classes,
-            each.groups,
-            each.probabilities,
-            speakers=each.speakers,
-        )
-        for each in said
-    ]
-    names = ("accuracy", "weighted_f1", "macro_f1", "uar", "nll", "ece")
+def _figures(seeds: Sequence[PooledPredictions]) -> dict[str, Any]:
+    """Mean and standard deviation over seeds of every figure, with intervals of the mean."""
+    scores = [each.score() for each in seeds]
     figures: dict[str, Any] = {}
-    for name in names:
+    for name in ("accuracy", "weighted_f1", "macro_f1", "uar", "nll", "ece"):
         values = [score[name] for score in scores]
-        spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        figures[name] = {"mean": float(np.mean(values)), "seed_sd": spread}
-    for name, bounds in _intervals(said).items():
+        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        figures[name] = {"mean": float(np.mean(values)), "seed_sd": deviation}
+    for name, bounds in _intervals(seeds).items():
         figures[name] |= bounds
     per_class = {
-        emotion: float(np.mean([score["per_class"][emotion]["f1"] for score in scores])) for emotion in said[0].classes
+        emotion: float(np.mean([score["per_class"][emotion]["f1"] for score in scores])) for emotion in seeds[0].classes
     }
-    worst = min(per_class, key=lambda emotion: per_class[emotion])
     return {
-        "n": len(said[0].rows),
-        "seeds": len(said),
-        "validation_weighted_f1": float(np.mean([each.validation for each in said])),
+        "n": len(seeds[0].rows),
+        "seeds": len(seeds),
+        "validation_weighted_f1": float(np.mean([each.validation for each in seeds])),
         "figures": figures,
         "per_class_f1": per_class,
-        "worst_class": worst,
+        "worst_class": min(per_class, key=lambda emotion: per_class[emotion]),
     }
 
 
-def _intervals(said: Sequence[Said]) -> dict[str, dict[str, list[float] | None]]:
+def _intervals(seeds: Sequence[PooledPredictions]) -> dict[str, dict[str, list[float] | None]]:
     """Intervals of the mean over seeds, from counts that are averaged over them."""
 
     def averaged(groups: Sequence[Hashable]) -> np.ndarray:
-        return np.asarray(np.mean([each.confusions(groups) for each in said], axis=0))
+        return np.asarray(np.mean([each.confusions(groups) for each in seeds], axis=0))
 
-    here = metrics.intervals(averaged(said[0].groups))
-    apart = metrics.independent_speakers(said[0].groups, said[0].speakers)
-    new = metrics.speaker_intervals(averaged(apart)) if apart else None
-    return {name: {"this_test_set": here[name], "new_speakers": None if new is None else new[name]} for name in here}
+    dialogues = metrics.intervals(averaged(seeds[0].groups))
+    independent = metrics.independent_speakers(seeds[0].groups, seeds[0].speakers)
+    new = metrics.speaker_intervals(averaged(independent)) if independent else None
+    return {
+        name: {"this_test_set": dialogues[name], "new_speakers": None if new is None else new[name]}
+        for name in dialogues
+    }
 
 
 def score_controls(study: Study, plan: Plan) -> dict[str, Any]:
     """Figures of the controls on the features of the first row that has all modalities, over the same folds."""
     most = max(plan.jobs.values(), key=lambda job: len(job.experiment.model.modalities))
     folds = {job.protocol.fold: job for job in plan.jobs.values() if job.experiment == most.experiment}
-    said: dict[str, list[Float64[np.ndarray, "N C"]]] = {}
+    predicted: dict[str, list[Float64[np.ndarray, "N C"]]] = {}
     truth: list[str] = []
     groups: list[str | None] = []
     for job in folds.values():
@@ -174,15 +169,14 @@ def score_controls(study: Study, plan: Plan) -> dict[str, Any]:
         labels = [config.classes.index(str(rows[key].emotion)) for key in train_ids]
         found = controls.predict(train_pooled, labels, test_pooled, len(config.classes), config.task_loss == "balanced")
         for name, probabilities in found.items():
-            said.setdefault(name, []).append(probabilities)
+            predicted.setdefault(name, []).append(probabilities)
         truth += [str(rows[key].emotion) for key in test_ids]
         groups += [rows[key].dialogue for key in test_ids]
     classes = most.protocol.classes
     scores = {}
-    for name, parts in said.items():
+    for name, parts in predicted.items():
         pooled = np.vstack(parts)
-        predicted = [classes[i] for i in pooled.argmax(1)]
-        scores[name] = metrics.score(truth, predicted, classes, groups, pooled)
+        scores[name] = metrics.score(truth, [classes[i] for i in pooled.argmax(1)], classes, groups, pooled)
     return scores
 
 
@@ -190,10 +184,10 @@ def _samples(data: train.Data, part: str, config: WavFusionConfig, features: Fea
     return Features(data.part(part), data.store, data.media, features, config)
 
 
-def _claims(table: Table, said: Mapping[str, Sequence[Said]]) -> list[dict[str, Any]]:
+def _claims(table: Table, predictions: Mapping[str, Sequence[PooledPredictions]]) -> list[dict[str, Any]]:
     """Compare the two rows of each claim, utterance by utterance; p-values are adjusted for the table's claims."""
-    tested = [claim for claim in table.claims if claim.better in said and claim.than in said]
-    compared = [_compare(said[claim.better], said[claim.than]) for claim in tested]
+    tested = [claim for claim in table.claims if claim.better in predictions and claim.than in predictions]
+    compared = [_compare(predictions[claim.better], predictions[claim.than]) for claim in tested]
     adjusted = {
         figure: stats.holm([each[figure].p_value for each in compared]) for figure in (compared[0] if compared else {})
     }
@@ -219,7 +213,7 @@ def _stated_difference(table: Table, claim: Claim) -> dict[str, float]:
     }
 
 
-def _compare(first: Sequence[Said], second: Sequence[Said]) -> dict[str, stats.Comparison]:
+def _compare(first: Sequence[PooledPredictions], second: Sequence[PooledPredictions]) -> dict[str, stats.Comparison]:
     one, other = (np.stack([each.confusions(each.groups) for each in system]) for system in (first, second))
     return stats.compare(one, other, metrics.figures)
 
@@ -228,11 +222,11 @@ def _compare(first: Sequence[Said], second: Sequence[Said]) -> dict[str, stats.C
 
 
 def stem(names: Sequence[str], smoke: bool) -> str:
-    """How the files of results are called: other tables, and a smoke run, never overwrite each other's.
+    """Name of the result files: other tables, and a smoke run, never overwrite each other's.
 
     Args:
         names: of the tables that were asked for; none = all of the corpus.
-        smoke: whether the figures mean nothing.
+        smoke: whether it is a smoke run, whose figures are not results.
     """
     return "-".join(["results", *names, *(["smoke"] if smoke else [])])
 
@@ -246,7 +240,7 @@ def write_results_folder(
     controls: Mapping[str, Any],
     failed: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Write JSON, CSV and a page of one name (see `stem`) beside each other; returns what the first holds."""
+    """Write JSON, CSV and a page of one name (see `stem`); returns the content of the JSON."""
     folds = {job.protocol.fold: job.protocol for job in plan.jobs.values()}
     first = next(iter(folds.values())).to_json()
     seeds = len(next(iter(plan.rows.values())))
@@ -259,12 +253,12 @@ def write_results_folder(
     }
     protocol = {**{name: first[name] for name in SAID if name != "fold"}, "tested": sorted(folds)}
     protocol["hash"] = hashlib.sha256("".join(folds[number].hash for number in sorted(folds)).encode()).hexdigest()
-    every = {"study": about, "protocol": protocol, "tables": found, "controls": controls, "failed": failed}
-    write_json(out / f"{name}.json", every)
-    write_whole(out / f"{name}.csv", results_to_csv(found, protocol).encode("utf-8", "surrogatepass"))
-    words = describe_protocol({**first, "folds": 1})
-    fill.write_tables(out / f"{name}.html", {**every, "said": words, "same_within": 100 * stats.SAME_WITHIN})
-    return every
+    content = {"study": about, "protocol": protocol, "tables": found, "controls": controls, "failed": failed}
+    write_json(out / f"{name}.json", content)
+    write_atomic(out / f"{name}.csv", results_to_csv(found, protocol).encode("utf-8", "surrogatepass"))
+    described = describe_protocol({**first, "folds": 1})
+    fill.write_tables(out / f"{name}.html", {**content, "described": described, "same_within": 100 * stats.SAME_WITHIN})
+    return content
 
 
 COLUMNS = (
@@ -294,10 +288,10 @@ def results_to_csv(found: Mapping[str, Any], protocol: Mapping[str, Any]) -> str
     return file.getvalue()
 
 
-def results_to_text(every: Mapping[str, Any]) -> str:
-    """Lay what `write` returned out for a terminal."""
-    lines = ["a smoke run: its figures mean nothing"] if every["study"]["smoke"] else []
-    for name, table in every["tables"].items():
+def results_to_text(content: Mapping[str, Any]) -> str:
+    """Lay the content of the JSON out for a terminal."""
+    lines = ["a smoke run: its figures mean nothing"] if content["study"]["smoke"] else []
+    for name, table in content["tables"].items():
         lines.append(f"{name}: {table['title']}")
         for row in table["rows"]:
             stated = "  ".join(f"{figure} {row['stated'][figure]:.2f}" for figure in FIGURES if figure in row["stated"])
@@ -306,8 +300,8 @@ def results_to_text(every: Mapping[str, Any]) -> str:
             f"  {each['better']} better than {each['than']}: {each['verdict']}; {each['figures'][PRIMARY]['reason']}"
             for each in table["claims"]
         ]
-    lines += [f"control {name}: accuracy {100 * found['accuracy']:.2f}" for name, found in every["controls"].items()]
-    lines += [f"failed: {name}: {reason}" for name, reason in every["failed"].items()]
+    lines += [f"control {name}: accuracy {100 * found['accuracy']:.2f}" for name, found in content["controls"].items()]
+    lines += [f"failed: {name}: {reason}" for name, reason in content["failed"].items()]
     return "\n".join(lines)
 
 

@@ -1,22 +1,25 @@
-"""A table of trainings: its rows, and what a paper states and claims of them; shipped for tables 1 to 6, or a file."""
+"""Tables of trainings: the rows, and what a paper states and claims of them; tables 1 to 6 are shipped."""
 
 import importlib.resources
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from wavfusion.errors import ConfigError, nearest
 from wavfusion.experiments import experiment
-from wavfusion.experiments.experiment import Experiment, read_yaml
+from wavfusion.experiments.experiment import Experiment
+from wavfusion.files import Rule, read_yaml, validated
 
 FIGURES = ("accuracy", "weighted_f1")
+
+Percent = Annotated[float, Rule("percent from 0 to 100", lambda value: 0 <= value <= 100)]
 
 
 @dataclass(frozen=True)
 class TableSetting:
-    """One line of a table.
+    """One row of a table.
 
     Attributes:
         settings: what differs from the base experiment, by dotted key; None = another system, which is not trained.
@@ -32,10 +35,14 @@ class TableSetting:
 
 @dataclass(frozen=True)
 class Claim:
-    """That one row is better than another."""
+    """The claim that one row is better than another."""
 
     better: str
     than: str
+
+    def __post_init__(self) -> None:
+        if self.better == self.than:
+            raise ConfigError(f"expected a claim about two rows, found {self.better!r} twice")
 
 
 @dataclass(frozen=True)
@@ -73,24 +80,24 @@ def shipped_tables() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in _folder().iterdir() if entry.name.startswith("table"))
 
 
-def beside(corpus: str, model: Mapping[str, Any]) -> tuple[list[str], dict[str, float], list[str]] | None:
-    """Find the paper's printed row that is most like a model.
+def closest_row(corpus: str, model: Mapping[str, Any]) -> tuple[list[str], dict[str, float], list[str]] | None:
+    """Find the paper's printed row that is closest to a model.
 
     Args:
-        corpus: that the model was trained on.
-        model: its settings, as an experiment's file has them.
+        corpus: the corpus that the model was trained on.
+        model: its settings, as in an experiment file.
 
     Returns:
         The row's names (one training stands in several tables), its figures in percent, and the model's settings that
         differ, `lvc_pool mean (sum)` with the paper's in brackets; None where the paper has no such corpus.
     """
     found: dict[tuple[str, ...], tuple[list[str], dict[str, float]]] = {}
-    own = flat(model)
+    values = flat(model)
     for table in (each for each in map(read_table_file, shipped_tables()) if each.corpus == corpus):
         stated = {row.name: row.stated for row in table.rows if row.settings is not None}
         for name, each in table.experiments("paper", 0, {}, extra=False).items():
             paper = flat(asdict(each.model))
-            differs = tuple(f"{key} {own.get(key)} ({paper[key]})" for key in paper if own.get(key) != paper[key])
+            differs = tuple(f"{key} {values.get(key)} ({paper[key]})" for key in paper if values.get(key) != paper[key])
             found.setdefault(differs, ([], stated[name]))[0].append(f"{table.title}: {name}")
     if not found:
         return None
@@ -122,77 +129,73 @@ def read_table_file(name: str) -> Table:
         path = _folder() / f"{known}.yaml"
     elif not path.is_file():
         raise ConfigError(f"no table and no file {name!r}: {nearest(name, shipped_tables())}")
+    values = read_yaml(path)
+    for row in values["rows"] if isinstance(values.get("rows"), list) else []:
+        if isinstance(row, dict) and row.get("settings", ...) is None:
+            row["settings"] = {}  # nothing after `settings:` is no other system
     try:
-        return _parse(Path(str(path)).stem, read_yaml(path))
+        return _table(Path(str(path)).stem, validated(_TableFile, values, path))
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        found = f"no {error}" if isinstance(error, KeyError) else error
-        raise ConfigError(
-            f"{path}: expected title, corpus, rows and perhaps claims (docs/reproduce.md), found {found}"
-        ) from None
+        raise ConfigError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
 
 
 def _folder() -> Traversable:
     return importlib.resources.files("wavfusion") / "experiments"
 
 
-def _parse(name: str, values: Mapping[str, Any]) -> Table:
-    _known(values, ("title", "corpus", "rows", "claims"), name)
-    rows = [_row(each) for each in values["rows"]]
-    names = [row.name for row in rows]
+@dataclass(frozen=True)
+class _Figures:
+    accuracy: Percent | None = None
+    weighted_f1: Percent | None = None
+
+
+@dataclass(frozen=True)
+class _RowFile:
+    """A row as a file has it: one to train, with `settings`, or another system, with `published` figures."""
+
+    name: str
+    settings: dict[str, Any] | None = None
+    paper: _Figures | None = None
+    published: _Figures | None = None
+    extra: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.settings is None) == (self.published is None):
+            raise ConfigError(f"{self.name}: expected settings (a row to train) or published figures (another system)")
+        if self.settings and "seed" in self.settings:
+            raise ConfigError(f"{self.name}: expected no seed of its own (--seeds gives all rows the same), found one")
+
+
+@dataclass(frozen=True)
+class _TableFile:
+    title: str
+    corpus: str
+    rows: list[_RowFile]
+    claims: list[Claim] | None = None
+
+
+def _table(name: str, file: _TableFile) -> Table:
+    names = [row.name for row in file.rows]
     if len(set(names)) < len(names):
         raise ConfigError(f"{name}: expected each row once, found {', '.join(names)}")
-    claims = [_claim(each, names, name) for each in values.get("claims") or []]
-    table = Table(name, str(values["title"]), str(values["corpus"]), rows, claims)
+    for claim in file.claims or []:
+        for row in (claim.better, claim.than):
+            if row not in names:
+                raise ConfigError(f"{name}: a claim about {row!r}, which is no row; {nearest(row, names)}")
+    table = Table(name, file.title, file.corpus, [_row(each) for each in file.rows], file.claims or [])
     table.experiments("paper", 0, {}, extra=True)  # a setting that does not exist is better found now
     return table
 
 
-def _claim(values: Mapping[str, Any], names: list[str], where: str) -> Claim:
-    _known(values, ("better", "than"), where)
-    claim = Claim(str(values["better"]), str(values["than"]))
-    for row in (claim.better, claim.than):
-        if row not in names:
-            raise ConfigError(f"{where}: a claim about {row!r}, which is no row; {nearest(row, names)}")
-    if claim.better == claim.than:
-        raise ConfigError(f"{where}: expected a claim about two rows, found {claim.better!r} twice")
-    return claim
-
-
-def _row(values: Mapping[str, Any]) -> TableSetting:
-    name = str(values["name"])
-    _known(values, ("name", "settings", "paper", "published", "extra"), name)
-    if ("settings" in values) == ("published" in values):
-        raise ConfigError(f"{name}: expected settings (a row to train) or published figures (another system)")
-    stated = values.get("paper") or values.get("published") or {}
-    _known(stated, FIGURES, name)
-    settings = (values["settings"] or {}) if "settings" in values else None
-    if settings and "seed" in settings:
-        raise ConfigError(f"{name}: expected no seed of its own (--seeds gives all rows the same), found one")
-    extra = values.get("extra", False)
-    if not isinstance(extra, bool):
-        raise ConfigError(f"{name}: expected extra true or false, found {extra!r}")
+def _row(row: _RowFile) -> TableSetting:
+    figures = asdict(row.paper or row.published or _Figures())
+    stated = {name: value for name, value in figures.items() if value is not None}
+    settings = None if row.settings is None else {key: _text(value) for key, value in row.settings.items()}
     return TableSetting(
-        name,
-        None if settings is None else {str(key): _text(value) for key, value in settings.items()},
-        {figure: _percent(number, f"{name}: {figure}") for figure, number in stated.items()},
-        extra,
+        row.name, settings, {name: value for name, value in stated.items() if value is not None}, row.extra
     )
-
-
-def _percent(number: Any, where: str) -> float:
-    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= 100:
-        raise ConfigError(f"{where}: expected percent from 0 to 100, found {number!r}")
-    return float(number)
 
 
 def _text(value: Any) -> str:
     """A value as it would be typed in a shell."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _known(values: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:
-    for key in values:
-        if key not in names:
-            raise ConfigError(f"{where}: unknown key {key!r}: {nearest(str(key), names)}")

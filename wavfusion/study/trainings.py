@@ -1,25 +1,18 @@
 """The trainings of a study: rows x folds x seeds, several at once, resumable, and what they will cost."""
 
-import csv
-import fcntl
 import hashlib
-import itertools
 import json
 import logging
-import multiprocessing
 import os
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
+from filelock import FileLock
 from tqdm import tqdm
 
 from wavfusion import manifest
@@ -30,9 +23,12 @@ from wavfusion.features.clips import Media, read_feature_sets
 from wavfusion.features.dataset import Features, LengthBatches, choose_features, collate, model_config, model_inputs
 from wavfusion.features.store import Store
 from wavfusion.manifest import Utterance
-from wavfusion.runs.folder import read_json
+from wavfusion.processes.pool import Lost, require_result, spread
+from wavfusion.processes.timing import timed
+from wavfusion.runs.results import METRICS, read_history, read_metrics, read_predictions
 from wavfusion.study.tables import Table
 from wavfusion.training import checkpoints, train
+from wavfusion.training.trainer import stepper
 
 log = logging.getLogger(__name__)
 
@@ -91,12 +87,9 @@ def read_run_results(folder: Path) -> tuple[list[dict[str, str]], list[str], flo
         CorpusError: one of them is missing or damaged.
     """
     try:
-        with open(folder / "predictions.csv", encoding="utf-8", errors="surrogatepass", newline="") as file:
-            rows = list(csv.DictReader(file))
-        with open(folder / "history.csv", encoding="utf-8", newline="") as file:
-            scores = [row[checkpoints.BEST_BY] for row in csv.DictReader(file)]
-        best = max(float(score) for score in scores if score)
-        classes: list[str] = read_json(folder / "metrics.json")["classes"]
+        rows = read_predictions(folder)
+        best = max(row[checkpoints.BEST_BY] for row in read_history(folder) if checkpoints.BEST_BY in row)
+        classes: list[str] = read_metrics(folder)["classes"]
     except (OSError, LookupError, TypeError, ValueError) as error:
         raise CorpusError(f"{folder}: expected a finished RUN, found {type(error).__name__}: {error}") from None
     return rows, classes, best
@@ -170,8 +163,8 @@ def _digest(utterances: Sequence[Utterance], store: Path) -> str:
 
 def _job(experiment: Experiment, fold: Protocol, data: str, out: Path) -> PlannedTraining:
     """A training's folder is named by everything that decides it."""
-    said = hashlib.sha256(f"{experiment.to_yaml()}{fold.hash}{data}".encode()).hexdigest()[:10]
-    return PlannedTraining(experiment, fold, out / "runs" / f"{said}-fold{fold.fold}-seed{experiment.seed}")
+    digest = hashlib.sha256(f"{experiment.to_yaml()}{fold.hash}{data}".encode()).hexdigest()[:10]
+    return PlannedTraining(experiment, fold, out / "runs" / f"{digest}-fold{fold.fold}-seed{experiment.seed}")
 
 
 def _thinned(fold: Protocol) -> Protocol:
@@ -198,6 +191,11 @@ def _require_features(store: Path, experiments: Sequence[Experiment], classes: S
 # ---------------------------------------------------------------------- running
 
 
+def default_workers(device: str) -> int:
+    """Trainings at once: one a core, but one alone on a GPU, whose memory and time they would share."""
+    return 1 if device.startswith("cuda") else os.cpu_count() or 1
+
+
 def run_trainings(
     study: Study, jobs: Sequence[PlannedTraining], workers: int, device: str = "cpu", progress: bool = False
 ) -> dict[str, str]:
@@ -214,71 +212,38 @@ def run_trainings(
         Why each failed run failed, by its folder's name.
     """
     todo = [job for job in jobs if not job.done]
+    if not todo:
+        return {}
     failed: dict[str, str] = {}
-    with tqdm(total=len(todo), desc="reproduce", unit="run", disable=not progress or not todo) as bar:
-        broken = _run_pool(study, todo, workers, device, failed, bar)
-        for job in broken:  # a worker died; alone, each shows whether it was the cause
-            if _run_pool(study, [job], 1, device, failed, bar):
-                failed[job.folder.name] = "its process was killed"
-                bar.update()
+    with (
+        tqdm(total=len(todo), desc="reproduce", unit="run", disable=not progress) as bar,
+        closing(spread(partial(_training_worker, study, device), todo, workers)) as outcomes,
+    ):
+        for number, outcome in outcomes:
+            name = todo[number].folder.name
+            if isinstance(outcome, float):
+                log.info("%s: done in %.0f s", name, outcome)
+            else:
+                failed[name] = outcome.reason if isinstance(outcome, Lost) else outcome
+                log.error("%s: %s", name, failed[name])
+            bar.update()
     return failed
 
 
-def _run_pool(
-    study: Study, jobs: Sequence[PlannedTraining], workers: int, device: str, failed: dict[str, str], bar: Any
-) -> list[PlannedTraining]:
-    """Run jobs in a pool; returns those that a dead worker left."""
-    if not jobs:
-        return []
-    left: list[PlannedTraining] = []
-    with _pool(workers) as pool:
-        waiting: dict[Future[float], PlannedTraining] = {pool.submit(_train, study, job, device): job for job in jobs}
-        try:
-            for future in as_completed(waiting):
-                job = waiting[future]
-                try:
-                    seconds = future.result()
-                except BrokenProcessPool:
-                    left.append(job)
-                    continue
-                except Exception as error:  # whatever one run dies of, the others go on
-                    failed[job.folder.name] = " ".join(f"{type(error).__name__}: {error}".split())
-                    log.error("%s: %s", job.folder.name, failed[job.folder.name])
-                else:
-                    log.info("%s: done in %.0f s", job.folder.name, seconds)
-                bar.update()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return left
+def _training_worker(study: Study, device: str) -> Callable[[PlannedTraining], float | str]:
+    return partial(_train, study, device)
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    """Processes that share the cores and end with this one; spawned, since torch's threads do not survive a fork."""
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, context, _start, (os.getpid(), threads))
-
-
-def _start(parent: int, threads: int) -> None:
-    """Prepare a worker: it must not go on writing when its parent was killed."""
-    torch.set_num_threads(threads)
-
-    def look() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
-        os._exit(1)
-
-    threading.Thread(target=look, daemon=True).start()
-
-
-def _train(study: Study, job: PlannedTraining, device: str) -> float:
-    """Train one job to its end in this process; returns the seconds that it took."""
+def _train(study: Study, device: str, job: PlannedTraining) -> float | str:
+    """Train one job to its end in this process; returns the seconds that it took, or why it failed."""
     started = time.monotonic()
-    with _alone(job.folder):
-        if not job.done:
-            damaged = (job.folder / "metrics.json").exists()  # the last that is written is there, others are not whole
-            train.train(job.experiment, data_of(study, job), job.folder, device, resume=not damaged, force=damaged)
+    try:
+        with _locked(job.folder):
+            if not job.done:
+                damaged = (job.folder / METRICS).exists()  # written last: other files are incomplete
+                train.train(job.experiment, data_of(study, job), job.folder, device, resume=not damaged, force=damaged)
+    except Exception as error:  # whatever one run dies of, the others go on
+        return " ".join(f"{type(error).__name__}: {error}".split())
     return time.monotonic() - started
 
 
@@ -291,22 +256,26 @@ def data_of(study: Study, job: PlannedTraining) -> train.Data:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold a RUN's folder against another process, and send its messages into its own log."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a RUN's folder against another process, and send messages into its own log."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "log.txt", "a", encoding="utf-8") as file, redirect_stderr(file):
-        fcntl.flock(file, fcntl.LOCK_EX)
-        handler = logging.StreamHandler(file)
-        logging.getLogger().addHandler(handler)
+    root = logging.getLogger()
+    handlers = root.handlers
+    with (
+        FileLock(folder / "log.txt.lock"),
+        open(folder / "log.txt", "a", encoding="utf-8") as file,
+        redirect_stderr(file),
+    ):
+        root.handlers = [logging.StreamHandler(file)]
         try:
             yield
         finally:
-            logging.getLogger().removeHandler(handler)
+            root.handlers = handlers
 
 
 # ---------------------------------------------------------------------- what it will cost
 
-STARTUP = 8.0  # seconds of a worker until its first training begins, on the two cores of docs/results.md
+STARTUP = 8.0  # seconds of a worker until its first training begins, on the two cores of docs/measurements/results.md
 FILES = 3.0  # times the seconds that a training's data and model take to open: its figures and files at the end too
 STEPS = 4  # timed training steps of each experiment
 
@@ -318,20 +287,24 @@ def estimate(study: Study, jobs: Sequence[PlannedTraining], workers: int, device
     """
     kinds: dict[str, PlannedTraining] = {}
     for job in jobs:
-        kinds.setdefault(replace(job.experiment, seed=0).to_yaml(), job)
-    with _pool(workers) as pool:
-        timed = pool.map(_time_step, itertools.repeat(study), kinds.values(), itertools.repeat(device))
-        measured = dict(zip(kinds, timed, strict=True))
+        kinds.setdefault(_kind(job), job)
+    outcomes = spread(partial(_timing_worker, study, device), list(kinds.values()), workers)
+    measured = {list(kinds)[number]: require_result(outcome, "--dry-run") for number, outcome in outcomes}
     found = {}
     for job in jobs:
         setting = job.experiment.train
         count = {part: len(job.protocol.ids(part)) / setting.batch_size for part in ("train", "valid", "test")}
-        every = 2 ** len(job.experiment.model.modalities) - 1 if job.experiment.model.modality_dropout else 1
+        subsets = 2 ** len(job.experiment.model.modalities) - 1 if job.experiment.model.modality_dropout else 1
         # A forward pass alone takes about a third of a step.
-        looks = setting.epochs * count["valid"] + every * count["test"]
-        opening, step = measured[replace(job.experiment, seed=0).to_yaml()]
-        found[job.folder.name] = FILES * opening + step * (setting.epochs * count["train"] + looks / 3)
+        passes = setting.epochs * count["valid"] + subsets * count["test"]
+        opening, step = measured[_kind(job)]
+        found[job.folder.name] = FILES * opening + step * (setting.epochs * count["train"] + passes / 3)
     return found
+
+
+def _kind(job: PlannedTraining) -> str:
+    """What decides how long a training takes."""
+    return replace(job.experiment, seed=0).to_yaml()
 
 
 def to_costs(planned: Plan, costs: Mapping[str, float], workers: int) -> str:
@@ -349,7 +322,11 @@ def to_costs(planned: Plan, costs: Mapping[str, float], workers: int) -> str:
     return "\n".join([*lines, f"{len(left)} trainings to do, {workers} at once: at most about {hours:.2f} hours"])
 
 
-def _time_step(study: Study, job: PlannedTraining, device: str) -> tuple[float, float]:
+def _timing_worker(study: Study, device: str) -> Callable[[PlannedTraining], tuple[float, float]]:
+    return partial(_time_step, study, device)
+
+
+def _time_step(study: Study, device: str, job: PlannedTraining) -> tuple[float, float]:
     """Seconds to open data and model, and mean seconds of a training step on batches of all lengths."""
     opened = time.monotonic()
     data = data_of(study, job)
@@ -359,13 +336,15 @@ def _time_step(study: Study, job: PlannedTraining, device: str) -> tuple[float, 
     live = experiment.train.mode != "cached" and "audio" in config.modalities
     samples = Features(data.part("train"), data.store, data.media, features, config, first_window=True, live=live)
     model, network = train.build(experiment.train, config, train.load_trained_on(features, config))
-    step = train.stepper(network.to(device), model, (0.0, 0.0), experiment.train.clip)
+    step = stepper(network.to(device), model, (0.0, 0.0), experiment.train.clip)
     size = experiment.train.batch_size
     order = list(LengthBatches(samples.lengths(), size, 0))
-    opening, seconds = time.monotonic() - opened, []
-    for first in np.linspace(0, max(0, len(order) - size), STEPS + 1).astype(int):
-        started = time.monotonic()
-        batch = model_inputs(collate([samples[i] for i in order[first : first + size]]), config.modalities, device)
-        step(batch)
-        seconds.append(time.monotonic() - started)
+
+    def work(first: int) -> None:
+        batch = collate([samples[i] for i in order[first : first + size]])
+        step(model_inputs(batch, config.modalities, device))
+
+    opening = time.monotonic() - opened
+    firsts = np.linspace(0, max(0, len(order) - size), STEPS + 1).astype(int).tolist()
+    seconds = [timed(partial(work, first), device) for first in firsts]
     return opening, sum(seconds[1:]) / STEPS

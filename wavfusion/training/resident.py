@@ -1,7 +1,7 @@
-"""The training part held on one device, so that a batch is gathered there and nothing waits for the host."""
+"""The training part held on one device, so that batches are gathered there without waiting for the host."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,17 +10,16 @@ from jaxtyping import Bool, Float, Float16, Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from wavfusion.encoders import sent
+from wavfusion.encoders.checkpoint import send
 from wavfusion.features.dataset import Features, Sample
 from wavfusion.model.config import MODALITIES
 
-LEVELS, STEP = 12, 0.8  # padded shapes, each of windows up to 0.8 of the next one's length: about 12 % more padding
-SHARE = 0.5  # of a device's free memory; the rest is the model's and its activations'
+SHARE = 0.5  # of a device's free memory; the rest is for the model and its activations
 
 
 @dataclass
 class ResidentTrack:
-    """One modality of all samples, one after the other.
+    """One modality of all samples, concatenated along time.
 
     Attributes:
         steps: (all steps, width), or (all steps, layers, width).
@@ -35,7 +34,7 @@ class ResidentTrack:
     lengths: list[int]
 
     def gather(self, rows: Int[Tensor, " B"], length: int) -> tuple[Float[Tensor, "B ..."], Bool[Tensor, "B T"]]:
-        """Cut some samples out, padded with zeros to `length` steps; returns their mask too."""
+        """Return some samples, padded with zeros to `length` steps, and their mask."""
         times = torch.arange(length, device=rows.device)
         mask = times < self.counts[rows][:, None]
         x = self.steps[(self.starts[rows][:, None] + times).clamp(max=len(self.steps) - 1)].float()
@@ -44,33 +43,29 @@ class ResidentTrack:
 
 
 class Resident(Dataset[int | None]):
-    """What `Features` gives out, read once and held on a device; an item is a sample's number.
+    """The samples of `Features`, read once and held on a device; an item is a sample's number.
 
     Args:
         samples: of the store, without waveforms.
         device: where the features are held and batches gathered.
-        few_shapes: pad every batch to one of `LEVELS` shapes, for steps that are recorded for each shape.
-        room: bytes that may be taken.
+        room: bytes that the features may take.
 
     Raises:
         MemoryError: the features take more than `room`.
     """
 
-    def __init__(
-        self, samples: Features, device: torch.device | str, few_shapes: bool = False, room: float = math.inf
-    ) -> None:
+    def __init__(self, samples: Features, device: torch.device | str, room: float = math.inf) -> None:
         self.device = torch.device(device)
-        read: list[Sample] = []
+        held: list[Sample] = []
         size = 0
         for number in (*range(len(samples)), None):  # None: the empty place of a batch
-            read.append(samples[number])
-            size += sum(x.nbytes for name in MODALITIES if (x := getattr(read[-1], name)) is not None)
+            held.append(samples[number])
+            size += sum(x.nbytes for name in MODALITIES if (x := getattr(held[-1], name)) is not None)
             if size > room:
                 raise MemoryError(f"expected features of at most {room / 1e6:.0f} MB, found more")
-        self.rows, self.labels = [sample.row for sample in read], [sample.label for sample in read]
-        tracks = {name: _track([getattr(sample, name) for sample in read], self.device) for name in MODALITIES}
+        self.rows, self.labels = [sample.row for sample in held], [sample.label for sample in held]
+        tracks = {name: _track([getattr(sample, name) for sample in held], self.device) for name in MODALITIES}
         self.tracks = {name: track for name, track in tracks.items() if track is not None}
-        self._levels = self._shapes() if few_shapes else []
 
     def __len__(self) -> int:
         return len(self.rows) - 1
@@ -83,51 +78,27 @@ class Resident(Dataset[int | None]):
         return [row.duration for row in self.rows[:-1]]
 
     def collate(self, numbers: Sequence[int | None]) -> dict[str, Any]:
-        """Gather a batch, padded as `dataset.collate` pads it or to one of few shapes, without waiting for the device.
-
-        None is an empty place.
-        """
+        """Gather a batch as `dataset.collate` pads it, without waiting for the device; None is an empty place."""
         chosen = [len(self) if number is None else number for number in numbers]
-        rows, shape = self._sent(chosen), self._shape(chosen)
+        rows = send(torch.tensor(chosen), self.device)
         batch: dict[str, Any] = {"rows": [self.rows[number] for number in chosen]}
         for name in MODALITIES:
-            there = name in self.tracks and any(self.tracks[name].lengths[number] for number in chosen)
-            batch[name], batch[f"{name}_mask"] = self.tracks[name].gather(rows, shape[name]) if there else (None, None)
+            track = self.tracks.get(name)
+            length = max(track.lengths[number] for number in chosen) if track is not None else 0
+            found = track.gather(rows, length) if track is not None and length else (None, None)
+            batch[name], batch[f"{name}_mask"] = found
         labels = [self.labels[number] for number in chosen]
-        batch["labels"] = None if any(label is None for label in labels) else self._sent(labels)
+        batch["labels"] = None if any(label is None for label in labels) else send(torch.tensor(labels), self.device)
         return batch
-
-    def _sent(self, values: Sequence[Any]) -> Tensor:
-        return sent(torch.tensor(values), self.device)
-
-    def _shape(self, chosen: Sequence[int]) -> Mapping[str, int]:
-        """Steps of each modality to which a batch is padded."""
-        longest = max(self.rows[number].duration for number in chosen)
-        for seconds, shape in self._levels:
-            if longest <= seconds:
-                return shape
-        return {name: max(track.lengths[number] for number in chosen) for name, track in self.tracks.items()}
-
-    def _shapes(self) -> list[tuple[float, dict[str, int]]]:
-        """The longest windows of each level, and the most steps that a window up to there has of each modality."""
-        longest = max(self.lengths())
-        return [
-            (seconds, self._most(seconds)) for seconds in (longest * STEP**level for level in reversed(range(LEVELS)))
-        ]
-
-    def _most(self, seconds: float) -> dict[str, int]:
-        """The most steps of each modality that a window of at most some seconds has."""
-        within = [number for number, row in enumerate(self.rows) if row.duration <= seconds]
-        return {name: max(1, *(track.lengths[number] for number in within)) for name, track in self.tracks.items()}
 
 
 def _track(tensors: Sequence[Tensor | None], device: torch.device) -> ResidentTrack | None:
     """Put one modality of all samples on a device; None where no sample has it."""
-    there = [x.movedim(-2, 0) for x in tensors if x is not None]
-    if not there:
+    present = [x.movedim(-2, 0) for x in tensors if x is not None]
+    if not present:
         return None
     lengths = [0 if x is None else x.shape[-2] for x in tensors]
     counts = torch.tensor(lengths)
     return ResidentTrack(
-        torch.cat(there).to(device), (counts.cumsum(0) - counts).to(device), counts.to(device), lengths
+        torch.cat(present).to(device), (counts.cumsum(0) - counts).to(device), counts.to(device), lengths
     )

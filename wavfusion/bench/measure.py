@@ -1,0 +1,91 @@
+"""One side of a comparison, held ready in a process of its own and measured there."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from wavfusion.bench import sides
+from wavfusion.bench.data import CLIP, Measurement
+from wavfusion.processes.memory import anonymous_mb
+from wavfusion.processes.pool import Worker
+from wavfusion.processes.timing import timed
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One measurement: seconds, peak of anonymous memory in MB, and floating-point operations (0: not counted)."""
+
+    seconds: float
+    peak_memory_mb: float
+    flops: float
+
+
+@contextmanager
+def measured_side(side: str, name: str, job: Measurement) -> Iterator[Callable[[], Turn]]:
+    """Hold one side of a comparison ready in a process of its own; gives what measures it once.
+
+    Args:
+        side: `ours` or `baseline`.
+        name: of the comparison.
+        job: what both sides get.
+
+    Raises:
+        ConfigError: the process died.
+    """
+    worker = Worker(partial(_measurer, side, name, job), torch.get_num_threads(), preload=sides.__name__)
+    try:
+        worker.ask(False)
+        yield lambda: worker.ask(True)
+    finally:
+        worker.clear()
+
+
+def useful_work(name: str, job: Measurement) -> tuple[int, float]:
+    """Count the units of work in one measurement, and the seconds of audio in them."""
+    if name.startswith("predict"):
+        return 1, CLIP * job.times
+    seconds = json.loads((job.folder / "seconds.json").read_text("utf-8"))
+    seconds = seconds[: len(job.files)] if name == "extract" else seconds
+    return len(seconds), sum(seconds)
+
+
+def _measurer(side: str, name: str, job: Measurement) -> Callable[[bool], Turn]:
+    """Make a side ready, warm it and count its operations; gives what measures it if asked to."""
+    work = sides.SIDES[side][name](job)
+    counter = FlopCounterMode(display=False)
+    # The counter does not work with weight norm in inference mode; the baseline has the same operations there.
+    with counter if side == "baseline" or name.startswith("train") else nullcontext():
+        work()
+
+    def measure(wanted: bool) -> Turn:
+        with _peak_memory() as peak:
+            seconds = timed(work, job.device) if wanted else 0.0
+        return Turn(seconds, peak[0], float(counter.get_total_flops()))
+
+    return measure
+
+
+@contextmanager
+def _peak_memory() -> Iterator[list[float]]:
+    """Watch this process's anonymous memory (files that are mapped do not count), in MB."""
+    peak, done = [0.0], threading.Event()
+
+    def watch() -> None:
+        while True:
+            peak[0] = max(peak[0], anonymous_mb())
+            if done.wait(0.02):
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watcher.join()

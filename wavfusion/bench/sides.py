@@ -1,0 +1,183 @@
+"""What ours and the baseline do in each comparison: training steps, extraction, the labelling of a clip."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+import torch
+
+from wavfusion import manifest
+from wavfusion.bench.baseline import BaselineEncoders, decode_video_frames, decode_waveform
+from wavfusion.bench.data import CLASSES, LAYER, Measurement, encoders_of, extract_rows
+from wavfusion.encoders.bundle import Encoders
+from wavfusion.encoders.presets import PRESETS
+from wavfusion.experiments import experiment
+from wavfusion.fast.network import accelerate
+from wavfusion.features.clips import FeatureSet, Media
+from wavfusion.features.dataset import Features, LengthBatches, choose_features, collate, model_config, model_inputs
+from wavfusion.features.extract import batched, describe_features
+from wavfusion.features.store import Store
+from wavfusion.manifest import Utterance
+from wavfusion.model.config import WavFusionConfig
+from wavfusion.model.wavfusion import WavFusion
+from wavfusion.prediction.recognizer import EmotionRecognizer
+from wavfusion.processes.timing import timed
+from wavfusion.runs.folder import Run
+from wavfusion.training.resident import Resident
+from wavfusion.training.trainer import stepper
+
+Work = Callable[[], None]
+
+
+# ---------------------------------------------------------------------- training
+
+
+def _samples(job: Measurement, with_video: bool) -> tuple[Features, WavFusionConfig]:
+    """The training part from the store, and the model's configuration."""
+    store, corpus = Store(job.folder / "store"), manifest.read_corpus(job.manifest)
+    settings = {"model.modalities": "audio,text,video" if with_video else "audio,text"}
+    features = choose_features(store, None)
+    config = model_config(experiment.read_experiment("paper", settings).model, features, CLASSES)
+    media = Media(store, corpus.root, corpus.root)
+    return Features(job.rows, store, media, features, config, first_window=True), config
+
+
+def _step(job: Measurement, config: WavFusionConfig, fast: bool) -> Callable[[Mapping[str, Any]], None]:
+    """Make the model, with equal weights for both sides; returns a step of its training."""
+    torch.manual_seed(job.seed)
+    model = WavFusion(config).to(job.device)
+    if fast:
+        accelerate(model)
+    return stepper(model, model, (1e-5, 1e-4), clip=1.0, fused=fast or None)
+
+
+def _train_ours(job: Measurement, with_video: bool = True) -> Work:
+    samples, config = _samples(job, with_video)
+    step = _step(job, config, fast=True)
+    order = list(LengthBatches(samples.lengths(), job.batch, job.seed))
+    held = Resident(samples, job.device) if job.device.startswith("cuda") else None
+
+    def work() -> None:
+        for batch in batched(order, job.batch):
+            ready = collate([samples[i] for i in batch]) if held is None else held.collate(batch)
+            step(model_inputs(ready, config.modalities, job.device))
+
+    return work
+
+
+def _train_baseline(job: Measurement, with_video: bool = True) -> Work:
+    samples, config = _samples(job, with_video)
+    step = _step(job, config, fast=False)
+    encoders = BaselineEncoders(encoders_of(job.preset, job.seed), config.input_layer, job.device)
+    rows = job.rows
+    decoded = [_decoded(job, row, encoders) for row in rows]
+    labels = [samples[i].label for i in range(len(samples))]
+    encoders.tune(decoded[0][1], partial(timed, device=job.device))
+
+    def work() -> None:
+        for batch in batched(range(len(decoded)), job.batch):
+            waveforms, frames = zip(*(decoded[i] for i in batch), strict=True)
+            texts = [str(rows[i].text) for i in batch]
+            inputs = encoders.features(waveforms, texts, frames if with_video else ())
+            step({**inputs, "labels": torch.tensor([labels[i] for i in batch], device=job.device)})
+
+    return work
+
+
+# ---------------------------------------------------------------------- extraction and prediction
+
+
+def _extract_ours(job: Measurement) -> Work:
+    encoders = encoders_of(job.preset, job.seed).to(job.device)
+    if job.device.startswith("cuda") and encoders.audio is not None and encoders.text is not None:
+        encoders.audio.precision = encoders.text.precision = "bf16"
+
+    def work() -> None:
+        folder = Path(mkdtemp(dir=job.folder))
+        extract_rows(job.files, job, encoders, folder)
+        shutil.rmtree(folder)
+
+    return work
+
+
+def _extract_baseline(job: Measurement) -> Work:
+    encoders = BaselineEncoders(encoders_of(job.preset, job.seed), LAYER, job.device)
+    rows = job.files
+    encoders.tune(_decoded(job, rows[0], encoders)[1], partial(timed, device=job.device))
+
+    def work() -> None:
+        folder = Path(mkdtemp(dir=job.folder))
+        for row in rows:
+            samples, frames = _decoded(job, row, encoders)
+            features = [
+                *encoders.encode_audio([samples]),
+                *encoders.encode_text([str(row.text)]),
+                encoders.encode_video(frames),
+            ]
+            np.savez(folder / row.id, *(x.half().cpu().numpy() for x in features))
+        shutil.rmtree(folder)
+
+    return work
+
+
+def _decoded(job: Measurement, row: Utterance, encoders: BaselineEncoders) -> tuple[np.ndarray, np.ndarray]:
+    path = job.folder / f"{row.id}.mp4"
+    return decode_waveform(path), decode_video_frames(path, PRESETS[job.preset].frame_rate, encoders.video.size)
+
+
+def _config(encoders: Encoders) -> tuple[WavFusionConfig, FeatureSet]:
+    features = describe_features(encoders, [LAYER], ["last"])
+    return model_config(experiment.read_experiment("paper").model, features, CLASSES), features
+
+
+def _predict_ours(job: Measurement, precision: str = "fp32", contributions: bool = False) -> Work:
+    encoders, row = encoders_of(job.preset, job.seed), job.clip
+    config, features = _config(encoders)
+    torch.manual_seed(job.seed)
+    trained = Run(job.folder, WavFusion(config).eval(), features, "cached", [0.5, 0.5], {}, 1.0)
+    recognizer = EmotionRecognizer(trained, encoders, job.device, precision=precision)
+
+    def work() -> None:
+        recognizer.predict(job.folder / f"{row.id}.mp4", row.text, contributions=contributions)
+
+    return work
+
+
+def _predict_baseline(job: Measurement) -> Work:
+    loaded, row = encoders_of(job.preset, job.seed), job.clip
+    config, _ = _config(loaded)
+    torch.manual_seed(job.seed)
+    model = WavFusion(config).eval().to(job.device)
+    encoders = BaselineEncoders(loaded, LAYER, job.device)
+    encoders.tune(_decoded(job, row, encoders)[1], partial(timed, device=job.device))
+
+    @torch.no_grad()
+    def work() -> None:
+        samples, frames = _decoded(job, row, encoders)
+        model(**encoders.features([samples], [str(row.text)], [frames])).logits.softmax(-1)
+
+    return work
+
+
+SIDES: dict[str, dict[str, Callable[[Measurement], Work]]] = {
+    "ours": {
+        "train": _train_ours,
+        "train_without_video": partial(_train_ours, with_video=False),
+        "extract": _extract_ours,
+        "predict": _predict_ours,
+        "predict_bf16": partial(_predict_ours, precision="bf16"),
+        "predict_explained": partial(_predict_ours, contributions=True),
+    },
+    "baseline": {
+        "train": _train_baseline,
+        "train_without_video": partial(_train_baseline, with_video=False),
+        "extract": _extract_baseline,
+        "predict": _predict_baseline,
+        "predict_bf16": _predict_baseline,
+        "predict_explained": _predict_baseline,
+    },
+}

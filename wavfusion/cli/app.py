@@ -1,0 +1,194 @@
+"""The command line: its verbs, exit statuses, and errors of one line."""
+
+import functools
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from wavfusion.cli.bench import bench
+from wavfusion.cli.demo import demo
+from wavfusion.cli.evaluate import evaluate
+from wavfusion.cli.extract import extract
+from wavfusion.cli.output import BAD_INPUT, DONE, complain, print_text
+from wavfusion.cli.predict import embed, predict
+from wavfusion.cli.prepare import check, lookalike, prepare
+from wavfusion.cli.publish import bundle, export, push, report
+from wavfusion.cli.serve import serve
+from wavfusion.cli.train import reproduce, train
+from wavfusion.errors import ConfigError, CorpusError, MediaError, nearest
+from wavfusion.version import __version__
+
+VERBS: dict[str, Callable[..., int]] = {
+    each.__name__: each
+    for each in (
+        *(demo, prepare, check, report, extract, train, reproduce, evaluate),
+        *(predict, serve, embed, bundle, export, push, bench, lookalike),
+    )
+}
+CONFIGURABLE = ("train", "reproduce")  # take --dotted.key VALUE
+DEBUG = "--debug"
+INTERRUPTED = 130
+
+log = logging.getLogger("wavfusion")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = DEBUG in arguments
+    _fill_closed_streams()
+    _quieten()
+    try:
+        return _run([each for each in arguments if each != DEBUG])
+    except (ConfigError, CorpusError, MediaError) as error:
+        if debug:
+            raise
+        complain(str(error))
+        return BAD_INPUT
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return INTERRUPTED
+    except OSError as error:
+        if debug:
+            raise
+        place = repr(error.filename) if error.filename else "a file"
+        complain(f"expected to read or write {place}, found: {error.strerror or error}")
+        return BAD_INPUT
+
+
+def _fill_closed_streams() -> None:
+    """Open the null device in place of closed standard streams, as the next opened file would get their numbers."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")
+
+
+def _quieten() -> None:
+    """Set up messages to stderr, and the environment of libraries before they are imported."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr, force=True)
+    log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)  # one process speaks for all
+    # Threads that spin at barriers take the cores from whatever else runs: six times slower on a loaded machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # oneDNN keeps the code that it makes for every length of audio, up to 1024: hundreds of MB. EfficientNet needs 170.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it sets its own level when it is imported
+    for noisy in ("httpx", "httpx2", "huggingface_hub", "transformers", "accelerate", "torch.onnx"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+def _run(arguments: list[str]) -> int:
+    verb = next((each for each in arguments if not each.startswith("-")), "")
+    if verb and verb not in VERBS:
+        raise ConfigError(f"expected a verb, found {verb!r}; {nearest(verb, VERBS)} (see wavfusion --help)")
+    place = f"wavfusion {verb}".rstrip()
+    arguments, overrides = _split_overrides(arguments)
+    if overrides and (unknown := [each for each in overrides if each not in _settings(verb)]):
+        raise ConfigError(f"{verb}: {_unknown(f'--{unknown[0]}', verb)} (see {place} --help)")
+    to_file = verb == "predict" and any(each.partition("=")[0] == "--out" for each in arguments)
+    if sys.stdout is None and not to_file:
+        raise ConfigError(f"{verb}: expected an open stdout for the results, found it closed; >/dev/null drops them")
+    command: Any = typer.main.get_command(_app())
+    try:
+        call = command.main(arguments or ["--help"], prog_name="wavfusion", standalone_mode=False, obj=overrides)
+    except typer.TyperException as error:
+        raise ConfigError(f"{verb}: {_explain(error, verb)} (see {place} --help)".removeprefix(": ")) from None
+    return call() if callable(call) else int(call or DONE)
+
+
+def _app() -> typer.Typer:
+    """Make the parser, whose commands return the call of their verb, so that no error of a verb passes through it."""
+    app = typer.Typer(
+        add_completion=False,
+        rich_markup_mode=None,
+        epilog="An error is one line; --debug, anywhere, shows where it was raised.",
+    )
+    app.callback()(_wavfusion)
+    for name, verb in VERBS.items():
+        app.command(name)(_deferred(verb))
+    return app
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print_text(__version__)
+        raise typer.Exit
+
+
+def _wavfusion(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """From a recording of people talking to the emotion of every utterance."""
+
+
+def _deferred(verb: Callable[..., int]) -> Callable[..., Callable[[], int]]:
+    @functools.wraps(verb)
+    def bind(*given: Any, **options: Any) -> Callable[[], int]:
+        return functools.partial(verb, *given, **options)
+
+    return bind
+
+
+def flags(verb: str) -> list[str]:
+    """List all flags of a verb, settings of experiments included."""
+    command: Any = typer.main.get_command(_app())
+    found = [each for parameter in command.commands[verb].params for each in parameter.opts if each.startswith("--")]
+    return list(dict.fromkeys([*found, "--help", DEBUG, *(f"--{each}" for each in _settings(verb))]))
+
+
+def _settings(verb: str) -> list[str]:
+    """List the dotted keys that a verb takes."""
+    if verb not in CONFIGURABLE:
+        return []
+    from wavfusion.experiments.experiment import settings
+
+    return settings()
+
+
+def _split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Take `--dotted.key VALUE` out, of which the parser knows nothing."""
+    others: list[str] = []
+    overrides: dict[str, str] = {}
+    items = list(arguments)
+    while items:
+        item = items.pop(0)
+        if not re.match(r"--[a-z_]+\.", item):
+            others.append(item)
+            continue
+        key, equals, value = item.partition("=")
+        if not equals and not items:
+            raise ConfigError(f"expected a value after {key!r}, found none")
+        overrides[key[2:]] = value if equals else items.pop(0)
+    return others, overrides
+
+
+def _unknown(name: str, verb: str) -> str:
+    known = flags(verb) if verb else ["--help", "--version", DEBUG]
+    return f"{name!r} is not known; {nearest(name, known)}"
+
+
+def _explain(error: typer.TyperException, verb: str) -> str:
+    """Say in one line what the parser refused."""
+    name: str | None = getattr(error, "option_name", None)
+    parameter: Any = getattr(error, "param", None)
+    if name is not None:
+        known = bool(verb) and name in flags(verb)
+        return f"expected a value after {name!r}, found none" if known else _unknown(name, verb)
+    if parameter is None:
+        return error.message
+    flag = next((each for each in parameter.opts if each.startswith("--")), None)
+    if error.message:
+        return f"{flag or parameter.metavar}: {error.message}"
+    return f"expected {f'{flag} ' if flag else ''}{parameter.metavar}, found none"

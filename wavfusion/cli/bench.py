@@ -1,0 +1,36 @@
+"""`bench`: speed and memory against a baseline."""
+
+from typing import Annotated, Any
+
+from wavfusion.cli import options as opt
+from wavfusion.cli.output import DONE, show
+
+
+def bench(
+    suite: Annotated[
+        str | None, opt.choice("what is timed (default all)", "train", "extract", "predict", "all")
+    ] = None,
+    preset: Annotated[
+        str | None, opt.choice("whose sizes; the weights are random (default base)", "tiny", "base")
+    ] = None,
+    batch: Annotated[
+        int | None, opt.option("utterances in a training step (default 8)", "N", opt.count(1, 1024))
+    ] = None,
+    repeats: Annotated[
+        int | None, opt.option("of every measurement, in turns (default 5)", "N", opt.count(1, 100))
+    ] = None,
+    growth: Annotated[bool, opt.flag("--growth", "our time and memory over 1, 2, 4 and 8 times the data")] = False,
+    device: opt.Device = "auto",
+    seed: opt.Seed = None,
+    json: opt.Json = False,
+) -> int:
+    """Measure speed and memory against a baseline, in one run."""
+    from wavfusion.bench import growth as growing
+    from wavfusion.bench import suites
+    from wavfusion.evaluation.inference import pick_device
+
+    typed: dict[str, Any] = opt.supplied(suite=suite, preset=preset, batch=batch, repeats=repeats, seed=seed)
+    measure = growing.measure_growth if growth else suites.run_suites
+    found = measure(device=pick_device(device), **typed)
+    show(found, suites.measurements_to_text(found), json)
+    return DONE

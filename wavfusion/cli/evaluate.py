@@ -1,0 +1,99 @@
+"""`evaluate`: figures of a RUN or of a results bundle."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from wavfusion.cli import options as opt
+from wavfusion.cli.output import DONE, LISTED, PARTLY, figures_to_text, one_line, show
+from wavfusion.errors import ConfigError
+from wavfusion.version import __version__
+
+log = logging.getLogger(__name__)
+
+
+Emotions = Annotated[
+    Mapping[str, str] | None,
+    opt.option(
+        "names of the corpus's emotions in the RUN",
+        "joy=happy,...",
+        opt.pairs("joy=happy,...", "emotion of the corpus"),
+    ),
+]
+Explain = Annotated[bool, opt.flag("--explain", "also write RUN/explain.json (or in --out): what the model's parts do")]
+
+
+def evaluate(
+    trained: Annotated[Path, opt.argument("a RUN folder, or what `bundle` wrote", "RUN_OR_BUNDLE", opt.path)],
+    manifest: Annotated[Path | None, opt.option("another corpus, or the same one elsewhere", "M", opt.path)] = None,
+    store: Annotated[Path | None, opt.option("its features (default: those of the training)", "S", opt.path)] = None,
+    split: Annotated[str, opt.option("the part (default test)", "train|valid|test|all")] = "test",
+    modalities: Annotated[str | None, opt.option("default all the RUN's", "audio,text,video|all-subsets")] = None,
+    map: Emotions = None,
+    explain: Explain = False,
+    out: Annotated[Path | None, opt.option("default RUN/evaluate/", "DIR", opt.path)] = None,
+    force: opt.Force = False,
+    device: opt.Device = "auto",
+    seed: opt.Seed = None,
+    json: opt.Json = False,
+) -> int:
+    """Score a trained model, or recompute a results bundle."""
+    if trained.is_file():
+        if store or modalities or map or explain or split != "test":
+            raise ConfigError("expected only --manifest, --out and --json with a bundle, found a flag of a RUN")
+        return _evaluate_bundle(trained, manifest, out, force, json)
+    from wavfusion.evaluation import evaluate
+    from wavfusion.evaluation.explain import warn_of_untrained_subsets
+    from wavfusion.evaluation.inference import parse_subset, pick_device, subsets
+    from wavfusion.files import require_free
+    from wavfusion.runs import results
+    from wavfusion.runs.folder import read_run
+
+    run = read_run(trained)
+    explained = (out or trained) / results.EXPLAINED
+    out = out or trained / "evaluate"
+    require_free([out / results.METRICS, out / results.PREDICTIONS, *([explained] if explain else [])], force)
+    known = run.model.config.modalities
+    if modalities == "all-subsets":
+        sets = subsets(known)
+    else:
+        sets = [parse_subset(modalities, known) if modalities is not None else known]
+    if explain or len(sets) > 1:
+        warn_of_untrained_subsets(run.model.config)
+    device = pick_device(device)
+    part, features, media = evaluate.open_part(run, manifest, store, split, map)
+    result, predicted = evaluate.evaluate(run, part.utterances, features, media, sets, device)
+    result |= {"split": split, "left_out": {"unknown": part.unknown, "unlabelled": part.unlabelled}}
+    result |= {} if part.in_domain else {"protocol": evaluate.out_of_domain_protocol(run)}
+    results.write_results(out, result, part.utterances, predicted.probabilities)
+    if explain:
+        found = evaluate.explain(run, part.utterances, features, media, part.training, device)
+        results.write_explained(explained, {"split": split, "protocol": run.protocol, **found})
+    for emotion, number in part.unknown.items():
+        log.warning("%d rows left out: the model does not know %r", number, emotion)
+    show(result, figures_to_text(result, out), json)
+    return DONE
+
+
+def _evaluate_bundle(bundle_file: Path, manifest: Path | None, out: Path | None, force: bool, json: bool) -> int:
+    from wavfusion.files import require_free
+    from wavfusion.runs import bundle, results
+
+    require_free([out / each for each in (results.METRICS, results.PREDICTIONS)] if out else [], force)
+    result, labelled, differences = bundle.recompute(bundle.read_bundle(bundle_file), manifest)
+    made_by = labelled.environment["wavfusion"]
+    if differences and made_by != __version__:
+        log.warning("made by version %r, this is %s: intervals may differ", made_by, __version__)
+    if out:
+        results.write_recomputed(out, result, labelled.rows)
+    lines = [figures_to_text(result, bundle_file)]
+    lines += [one_line(f"differs: {line}") for line in differences[:LISTED]]
+    if not differences:
+        lines.append("all figures equal those that the bundle states")
+    if len(differences) > LISTED:
+        lines.append(f"... and {len(differences) - LISTED} more")
+    show(result | {"differences": differences}, "\n".join(lines), json)
+    if labelled.truth is None:
+        log.warning("without labels there is no interval, nll and ece; --manifest M of the corpus brings them")
+    return PARTLY if differences or labelled.truth is None else DONE

@@ -1,0 +1,119 @@
+"""`extract`: frozen features of a manifest into a store."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from wavfusion.cli import options as opt
+from wavfusion.cli.output import DONE, LISTED, PARTLY, first_three, one_line, show
+from wavfusion.errors import CorpusError
+
+if TYPE_CHECKING:
+    from wavfusion.features.extract import Summary
+
+log = logging.getLogger(__name__)
+
+
+Layers = Annotated[
+    Sequence[int] | None,
+    opt.option("audio layers to keep, such as 8,9,10 (default 9)", "9", opt.numbers("9 or 8,9,10")),
+]
+TextLayers = Annotated[str | None, opt.choice("of the text encoder (default last)", "last", "all")]
+View = Annotated[
+    str | None, opt.choice("encode the whole frame, or the speaker's face (default frame)", "frame", "face")
+]
+Workers = Annotated[
+    int | None, opt.option("threads that decode, or processes (default: one a core)", "N", opt.count(1))
+]
+Engine = Annotated[
+    str | None,
+    opt.choice(
+        "where they work: in this process, on this machine, or on a cluster (extra [ray]; default threads)",
+        *("threads", "processes", "ray"),
+    ),
+]
+
+
+def extract(
+    manifest: Annotated[Path, opt.argument("what `prepare` wrote", "MANIFEST", opt.path)],
+    store: Annotated[Path, opt.option("the feature store, made if absent", "DIR", opt.path)],
+    root: opt.MovedRoot = None,
+    preset: Annotated[str, opt.option("the three encoders (default base)", "tiny|base|FILE", opt.name)] = "base",
+    layers: Layers = None,
+    text_layers: TextLayers = None,
+    view: View = None,
+    workers: Workers = None,
+    engine: Engine = None,
+    plain: opt.Plain = False,
+    device: opt.Device = "auto",
+    seed: opt.Seed = None,
+    json: opt.Json = False,
+) -> int:
+    """Store a corpus's frozen features; resumable."""
+    from wavfusion.encoders.bundle import load_encoders
+    from wavfusion.encoders.presets import read_preset
+    from wavfusion.evaluation.inference import pick_device
+    from wavfusion.features import extract
+    from wavfusion.features.store import Store
+    from wavfusion.files import require_writable
+    from wavfusion.manifest import MODALITIES, read, read_corpus
+
+    utterances, corpus = read(manifest), read_corpus(manifest)
+    _require_media(utterances, Path(corpus.root), root, store)
+    require_writable(store)
+    device = pick_device(device)
+    about = read_preset(preset)
+    needed = [each for each in MODALITIES if any(getattr(row, each) is not None for row in utterances)]
+    loaded = load_encoders(Path(preset).stem, about, needed, **opt.supplied(view=view)).to(device)
+    chosen: dict[str, Any] = opt.supplied(audio_layers=layers, text_layers=text_layers, workers=workers, engine=engine)
+    filled = Store(store, create=True)
+    summary = extract.extract(
+        utterances, corpus, filled, loaded, root=root, fast=not plain, progress=sys.stderr.isatty(), **chosen
+    )
+    _log_failures(summary)
+    result: dict[str, Any] = {"features": summary.wanted}
+    result |= {each: getattr(summary, each) for each in ("made", "absent", "bad")}
+    made = ", ".join(f"{number} {modality}" for modality, number in summary.made.items())
+    text = f"{summary.wanted} features; made now: {made}; {summary.absent} absent tracks, {len(summary.bad)} bad"
+    if view == "face":
+        result["faces"] = _faces(summary.faces)
+        text += f"; a face in {result['faces']['share']:.1%} of the frames"
+    show(result, text, json)
+    return PARTLY if summary.bad else DONE
+
+
+def _log_failures(summary: "Summary") -> None:
+    for utterance, modality, reason in summary.bad[:LISTED]:
+        log.error("%s", one_line(f"{utterance}: no {modality} features: {reason}"))
+    if len(summary.bad) > LISTED:
+        log.error("... and %d more; failures.jsonl in the store has all", len(summary.bad) - LISTED)
+    if damaged := summary.bad_packets:
+        log.warning("%d damaged packets skipped in %s", sum(damaged.values()), first_three(list(damaged)))
+
+
+def _faces(found: Sequence[tuple[str, float, float]]) -> dict[str, Any]:
+    """Sum up in how much of the video the speaker's face was found; warn where the whole frame is encoded instead."""
+    from wavfusion.media.faces import LEAST
+
+    whole = [each for each, _, share in found if share < LEAST]
+    if whole:
+        names = one_line(first_three(list(dict.fromkeys(whole))))
+        log.warning(
+            "%d of %d windows have no face, so their whole frames are encoded: %s", len(whole), len(found), names
+        )
+    seconds = sum(length for _, length, _ in found)
+    share = sum(length * part for _, length, part in found) / seconds if seconds else 0.0
+    return {"share": round(share, 4), "windows": len(found), "whole": whole}
+
+
+def _require_media(utterances: Sequence[Any], root: Path, moved: Path | None, store: Path) -> None:
+    """Refuse a root that holds none of the corpus's files; else every row would be listed as bad."""
+    paths = list(dict.fromkeys(span.path for row in utterances for span in (row.audio, row.video) if span))
+    root = moved or root
+    if not root.is_dir() and (moved or (paths and not (store / "media.jsonl").exists())):
+        raise CorpusError(f"--root: expected the folder of the corpus, found none at {str(root)!r}")
+    if root.is_dir() and paths and not any((root / each).exists() for each in paths):
+        found = f"none of its {len(paths)} files ({first_three(paths)})"
+        raise CorpusError(f"--root: expected the folder of the corpus, found {found} below {str(root)!r}")

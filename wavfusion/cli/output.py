@@ -1,0 +1,64 @@
+"""What verbs print: results to stdout, messages to stderr."""
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+DONE, PARTLY, BAD_INPUT = 0, 1, 2
+LISTED = 20  # lines about bad rows before the rest is counted
+
+
+def show(result: Any, text: str, as_json: bool) -> None:
+    """Print a result, as one JSON object or as text."""
+    print_text(json.dumps(result, indent=2, ensure_ascii=False) if as_json else text)
+
+
+def print_text(text: str) -> None:
+    """Print text with a line end; bytes of a file's name that are no text are escaped, which is valid JSON too."""
+    sys.stdout.buffer.write((text + "\n").encode("utf-8", "backslashreplace"))
+    sys.stdout.buffer.flush()
+
+
+def one_line(message: str) -> str:
+    """One line that any terminal can show, whatever a file is called."""
+    shown = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", " ".join(message.split()))
+    return shown.encode("utf-8", "backslashreplace").decode()
+
+
+def complain(message: str) -> None:
+    """Write one line to stderr."""
+    sys.stderr.write(f"wavfusion: {one_line(message)}\n")
+
+
+def first_three(names: Sequence[str]) -> str:
+    """The first three of many names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def list_failures(bad: Sequence[str], partly: bool) -> int:
+    """Name what could not be used, and return the exit status; `partly`: something else could be."""
+    for message in bad:
+        complain(message)
+    return DONE if not bad else PARTLY if partly else BAD_INPUT
+
+
+def figures_to_text(result: dict[str, Any], where: Path) -> str:
+    """Lay out what `metrics.json` holds, one line for each subset of modalities."""
+    from wavfusion.corpora.protocol import describe_protocol
+
+    lines = [f"{where}: {result['n']} utterances; protocol {one_line(describe_protocol(result['protocol']))}"]
+    lines += [
+        one_line(f"CONTAMINATED: the {name} encoder {result['encoders'][name]['name']} was trained on this corpus")
+        for name in result["contaminated"]
+    ]
+    for name, figures in (result["subsets"] or {"+".join(result["modalities"]): result}).items():
+        bounds = figures["interval"] and figures["interval"]["accuracy"]["this_test_set"]
+        between = f" [{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds else ""
+        lines.append(
+            f"{name:>16}  accuracy {figures['accuracy']:.4f}{between}  "
+            f"weighted F1 {figures['weighted_f1']:.4f}  macro F1 {figures['macro_f1']:.4f}  UAR {figures['uar']:.4f}"
+        )
+    return "\n".join(lines)

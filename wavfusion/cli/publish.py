@@ -1,0 +1,119 @@
+"""`report`, `bundle`, `export` and `push`: what others get of a RUN."""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+from wavfusion.cli import options as opt
+from wavfusion.cli.output import DONE, PARTLY, print_text, show
+from wavfusion.cli.prepare import media_facts
+from wavfusion.errors import ConfigError, CorpusError
+
+log = logging.getLogger(__name__)
+
+
+def report(
+    places: Annotated[list[Path], opt.argument("RUN folders, or what `prepare` wrote", "RUN_OR_MANIFEST", opt.path)],
+    out: Annotated[
+        Path | None,
+        opt.option(
+            "the page (default report.html in the RUN or by the manifest, compared.html in the first of several RUNs)",
+            "FILE.html",
+            opt.path,
+        ),
+    ] = None,
+    root: opt.MovedRoot = None,
+    force: opt.Force = False,
+) -> int:
+    """Write a page about a RUN, several RUNs compared, or a corpus."""
+    from wavfusion.files import require_free
+
+    first = places[0]
+    runs = [place for place in places if place.is_dir() and not (place / "manifest.jsonl").is_file()]
+    if len(places) > 1 and len(runs) < len(places):
+        other = next(place for place in places if place not in runs)
+        raise ConfigError(f"report: expected one manifest or only RUN folders, found {str(other)!r} among others")
+    if root and not root.is_dir():
+        raise CorpusError(f"--root: expected the folder of the corpus, found none at {str(root)!r}")
+    title = "report.html" if len(places) == 1 else "compared.html"
+    out = out or (first / title if runs else first.with_name(title))
+    require_free([out], force)
+    if runs:
+        from wavfusion.report.runs import write_run_page
+
+        write_run_page(runs, out, root)
+    else:
+        from wavfusion.manifest import read, read_corpus
+        from wavfusion.report.corpus import write_corpus_page
+
+        write_corpus_page(first, out, media_facts(first, root or Path(read_corpus(first).root), read(first)))
+    print_text(str(out))
+    return DONE
+
+
+def bundle(
+    trained: opt.RunFolder,
+    out: Annotated[Path, opt.option("the bundle", "FILE.zip", opt.path)],
+    with_truth: Annotated[
+        bool, opt.flag("--with-truth", "include the labels, where the corpus's licence permits")
+    ] = False,
+    force: opt.Force = False,
+    json: opt.Json = False,
+) -> int:
+    """Pack a RUN's results for others to recompute."""
+    from wavfusion.files import require_free
+    from wavfusion.runs.bundle import make_bundle
+
+    require_free([out], force)
+    content, truth = make_bundle(trained, with_truth)
+    _write(out, content)
+    labels = "with the labels" if truth else "without the labels: `evaluate` takes them from --manifest"
+    summary = {"out": str(out), "bytes": len(content), "truth": truth}
+    show(summary, f"{out}: {len(content)} bytes, {labels}", json)
+    return DONE
+
+
+def export(
+    trained: opt.RunFolder,
+    out: Annotated[Path, opt.option("`predict --runtime onnx` uses RUN/model.onnx", "FILE.onnx", opt.path)],
+    force: opt.Force = False,
+    json: opt.Json = False,
+) -> int:
+    """Write the model as an ONNX file, compared with torch."""
+    from wavfusion.files import require_free
+    from wavfusion.prediction.export import TOLERANCE, export_run
+
+    if out.suffix != ".onnx":
+        raise ConfigError(f"--out: expected a name that ends in .onnx, found {str(out)!r}")
+    require_free([out], force)
+    content, difference = export_run(trained)
+    if not difference <= TOLERANCE:
+        log.error("%s: not written, since onnxruntime differs from torch by %.1e", out, difference)
+        return PARTLY
+    _write(out, content)
+    summary = {"out": str(out), "bytes": len(content), "difference": difference}
+    text = f"{out}: {len(content)} bytes, at most {difference:.1e} from torch's logits and text share"
+    show(summary, text, json)
+    return DONE
+
+
+def push(
+    trained: opt.RunFolder,
+    place: Annotated[str, opt.argument("name/model, or ./FOLDER to look at it first", "HUB_ID", opt.name)],
+    public: Annotated[bool, opt.flag("--public", "let everybody read it (default: only you)")] = False,
+    force: Annotated[bool, opt.flag("--force", "overwrite a model that is there")] = False,
+    json: opt.Json = False,
+) -> int:
+    """Upload a RUN with its model card to a hub."""
+    from wavfusion.runs import hub
+
+    written = hub.push(trained, place, public, force)
+    show({"place": written}, written, json)
+    return DONE
+
+
+def _write(out: Path, content: bytes) -> None:
+    from wavfusion.files import write_atomic
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(out, content)

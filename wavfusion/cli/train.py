@@ -1,0 +1,126 @@
+"""`train` and `reproduce`: one model, or the trainings behind the paper's tables."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wavfusion.cli import options as opt
+from wavfusion.cli.output import DONE, PARTLY, figures_to_text, show
+from wavfusion.errors import ConfigError
+
+Preset = Annotated[str | None, opt.option("whose features are used, if the store holds several", "NAME", opt.name)]
+
+
+def train(
+    context: typer.Context,
+    config: Annotated[str, opt.option("a file, or `paper` or `recommended`", "EXPERIMENT", opt.name)],
+    manifest: opt.Manifest,
+    store: opt.FilledStore,
+    out: Annotated[Path, opt.option("folder of the trained model", "RUN", opt.path)],
+    protocol: opt.ProtocolName = None,
+    fold: Annotated[int | None, opt.option("which fold of the protocol (default 1)", "K", opt.count(1))] = None,
+    preset: Preset = None,
+    select_on_test: Annotated[
+        bool, opt.flag("--select-on-test", "let the test part choose the epoch; all output states it")
+    ] = False,
+    resume: Annotated[bool, opt.flag("--resume", "continue from the newest complete checkpoint")] = False,
+    force: Annotated[bool, opt.flag("--force", "remove an earlier RUN first")] = False,
+    plain: opt.Plain = False,
+    device: opt.Device = "auto",
+    seed: opt.Seed = None,
+    json: opt.Json = False,
+) -> int:
+    """Train one model on stored features and score its test part.
+
+    Any setting of the experiment can follow as --dotted.key VALUE, such as --model.margin.weight 0.1
+    """
+    from wavfusion.experiments import experiment
+
+    seeds = {"seed": str(seed)} if seed is not None else {}
+    setting = experiment.read_experiment(config, _overrides(context, preset, plain) | seeds)
+    from wavfusion.evaluation.inference import pick_device
+    from wavfusion.files import require_writable
+    from wavfusion.training import train
+
+    selected_on = "test" if select_on_test else "valid"
+    data = train.read_data(manifest, store, protocol, selected_on=selected_on, **opt.supplied(fold=fold))
+    require_writable(out)
+    result = train.train(setting, data, out, pick_device(device), resume=resume, force=force)
+    if result:  # empty in every process of a distributed training but the first
+        show(result, figures_to_text(result, out), json)
+    return DONE
+
+
+Tables = Annotated[list[str] | None, opt.argument("1 to 6, or a file (default: all of the corpus)", "TABLE")]
+Folds = Annotated[Sequence[int] | None, opt.option("of the protocol (default all)", "K,...", opt.numbers("1 or 1,3"))]
+Extra = Annotated[bool, opt.flag("--extra", "also the rows that are not printed in the paper")]
+Smoke = Annotated[bool, opt.flag("--smoke", "one epoch on a few utterances: does everything run?")]
+DryRun = Annotated[bool, opt.flag("--dry-run", "list the trainings and what they will cost")]
+
+
+def reproduce(
+    context: typer.Context,
+    manifest: opt.Manifest,
+    store: Annotated[Path, opt.option("what `extract --layers 8,9,10,11,12` filled", "S", opt.path)],
+    out: Annotated[Path, opt.option("runs and results; started again, it continues", "DIR", opt.path)],
+    table: Tables = None,
+    config: Annotated[str | None, opt.option("what rows differ from (default paper)", "EXPERIMENT", opt.name)] = None,
+    protocol: opt.ProtocolName = None,
+    folds: Folds = None,
+    seeds: Annotated[int, opt.option("trainings of each row and fold (default 3)", "N", opt.count(1))] = 3,
+    preset: Preset = None,
+    extra: Extra = False,
+    workers: Annotated[
+        int | None, opt.option("trainings at once (default: one a core; one on a GPU)", "N", opt.count(1))
+    ] = None,
+    smoke: Smoke = False,
+    dry_run: DryRun = False,
+    plain: opt.Plain = False,
+    device: opt.Device = "auto",
+    seed: opt.Seed = None,
+    json: opt.Json = False,
+) -> int:
+    """Reproduce the paper's tables, or your own.
+
+    Any setting can follow for all rows as --dotted.key VALUE, such as --train.epochs 12
+    """
+    from wavfusion.evaluation.inference import pick_device
+    from wavfusion.files import require_writable
+    from wavfusion.manifest import read_corpus
+    from wavfusion.study import reproduce, tables, trainings
+
+    corpus = read_corpus(manifest).corpus
+    shipped = [each for each in map(tables.read_table_file, tables.shipped_tables()) if each.corpus == corpus]
+    chosen = [tables.read_table_file(each) for each in table or ()] or shipped
+    if not chosen:
+        raise ConfigError(f"reproduce: no shipped table is of corpus {corpus!r}; name a file of your own")
+    typed: dict[str, Any] = opt.supplied(base=config, protocol=protocol, folds=folds, first_seed=seed)
+    common = _overrides(context, preset, plain)
+    study = trainings.Study(manifest, store, common=common, seeds=seeds, extra=extra, smoke=smoke, **typed)
+    planned = trainings.plan_trainings(study, chosen, out)
+    jobs, device = list(planned.jobs.values()), pick_device(device)
+    workers = workers or trainings.default_workers(device)
+    if dry_run:
+        costs = trainings.estimate(study, jobs, workers, device)
+        show(costs, trainings.to_costs(planned, costs, workers), json)
+        return DONE
+    require_writable(out)
+    title = reproduce.stem([each.name for each in chosen] if table else [], smoke)
+    for place in (out / f"{title}.{ending}" for ending in ("json", "csv", "html")):
+        if place.is_dir():
+            raise ConfigError(f"{place}: expected a place for a file, found a folder")
+    failed = trainings.run_trainings(study, jobs, workers, device, sys.stderr.isatty())
+    found = reproduce.results(planned, chosen, failed)
+    controls = {} if failed else reproduce.score_controls(study, planned)
+    every = reproduce.write_results_folder(out, title, study, planned, found, controls, failed)
+    show(every, f"{reproduce.results_to_text(every)}\npage: {out / title}.html", json)
+    return PARTLY if failed else DONE
+
+
+def _overrides(context: typer.Context, preset: str | None, plain: bool) -> dict[str, str]:
+    """Collect the settings that were typed by dotted key, `--preset` and `--plain` among them."""
+    overrides: dict[str, str] = context.obj | opt.supplied(preset=preset)
+    return overrides | {"train.fast": "false"} if plain else overrides

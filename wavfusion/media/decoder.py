@@ -1,0 +1,178 @@
+"""One track of a media file decoded packet by packet; damaged packets are counted, unneeded video frames skipped."""
+
+import itertools
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+import av
+
+from wavfusion.errors import MediaError
+from wavfusion.media.container import PathLike, Real, named, open_container, origin
+from wavfusion.media.probing import PREROLL, is_chained, probe
+
+# Packets that may stand between two whose frames follow each other: H.264 and HEVC keep 16 frames back.
+_REORDER = 32
+# Seconds by which a packet's time may miss its frame's: containers round to a millisecond.
+_TIME_ROUNDING = 0.002
+# Decoders whose skip_frame can change from packet to packet; dav1d (AV1) reads it only once.
+_SKIPPING_CODECS = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vp9"}
+# Frames per second; below this rate every frame is decoded, since a skipped one would look like a hole.
+_SPARSEST = 2.0
+# Seconds of holes in one call; with more, the timestamps are wrong and filling the holes would exhaust memory.
+_LONGEST_HOLE = 3600.0
+# 8192 x 8192; a header that claims larger frames is refused before memory is allocated.
+_MAX_PIXELS = 1 << 26
+
+
+def readers(path: PathLike, kind: Literal["audio", "video"], start: Real, end: Real | None) -> "Iterator[TrackReader]":
+    """Yield readers of a stretch to try in turn: seeking shortly before it, then from the beginning of the file.
+
+    Raises:
+        MediaError: no recording, no such track, or a stretch outside of the file.
+    """
+    if not 0 <= start < math.inf or (end is not None and not start <= end < math.inf):
+        raise MediaError(f"expected 0 <= start <= end in seconds for {named(path)}, found start {start}, end {end}")
+    # Seeks in MPEG streams land anywhere: the second try gives them room to meet a key frame.
+    seekable = start > 2 * PREROLL and not is_chained(path)
+    entries = [start - PREROLL, max(0.0, start - 8 * PREROLL)] if seekable else []
+    for entry in (*entries, None):
+        if entries and entry is None:
+            duration = getattr(probe(path), kind)
+            if duration is not None and start > duration + PREROLL:
+                raise _outside(path, kind, start, duration)
+        with open_container(path) as (container, tracks):
+            yield TrackReader(container, tracks, kind, path, start, math.inf if end is None else end, entry)
+
+
+def _outside(path: PathLike, kind: str, start: Real, duration: Real) -> MediaError:
+    return MediaError(f"expected a start within the {duration:.3f} s of {kind} in {named(path)}, found {start:.3f} s")
+
+
+class TrackReader:
+    """Decodes one track of an open file and counts damaged packets.
+
+    Attributes:
+        start, end: of the requested stretch, in seconds.
+        entry: where decoding begins, in seconds; None = at the beginning of the file.
+        good: decoded frames with finite values.
+        bad: packets from `start` on that could not be decoded, or only in part.
+        until: when the last decoded frame ends, in seconds.
+        rate: requested video frames per second; the others need not be decoded. None = all.
+    """
+
+    def __init__(
+        self,
+        container: Any,
+        tracks: dict[str, Any],
+        kind: Literal["audio", "video"],
+        path: PathLike,
+        start: Real,
+        end: Real,
+        entry: Real | None,
+    ) -> None:
+        if kind not in tracks:
+            raise MediaError(f"expected a track of {kind} in {named(path)}, found only {' and '.join(tracks)}")
+        self.container, self.kind, self.path = container, kind, path
+        self.start, self.end, self.entry = start, end, entry
+        self.stream, self.origin = tracks[kind], origin(tracks)
+        if self.stream.codec_context is None:
+            raise MediaError(f"expected decodable {kind} in {named(path)}, found a codec that FFmpeg does not know")
+        self.stream.thread_type = "AUTO" if kind == "video" else "NONE"
+        # FFmpeg does not verify the checksums of FLAC frames by default.
+        checks = {"err_detect": "crccheck+explode"} if self.stream.codec_context.name == "flac" else {}
+        self.stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS), **checks}
+        self.packets = self.good = self.bad = 0
+        self.until = self.held = 0.0
+        self.rate: Real | None = None
+
+    def time(self, stamped: Any) -> float | None:
+        """A packet's or a frame's presentation time in seconds on the file's clock."""
+        return None if stamped.pts is None else float(stamped.pts * stamped.time_base) - self.origin
+
+    def counts(self, stamped: Any) -> bool:
+        """Whether a packet or a frame belongs to the requested stretch."""
+        time = self.time(stamped)
+        return self.start == 0 or (self.until if time is None else time) >= self.start
+
+    def frames(self) -> Iterator[Any]:
+        """Decoded frames from `entry` on; packets that cannot be decoded are skipped."""
+        try:
+            if self.entry is not None:
+                self.container.seek(math.floor((self.entry + self.origin) / self.stream.time_base), stream=self.stream)
+            for packet, needed in self._mark_needed(self.container.demux(self.stream)):
+                self.packets += packet.size > 0
+                if self.kind == "video":
+                    self.stream.codec_context.skip_frame = "DEFAULT" if needed else "NONREF"
+                yield from self._decoded(packet)
+        except av.error.FFmpegError:
+            # The container itself is broken here: nothing after this can be read.
+            self.bad += self.entry is None
+
+    def _mark_needed(self, packets: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
+        """Pair each packet with whether its frame is needed; a frame is shown until a neighbour's is."""
+        if self.kind == "audio":
+            yield from ((packet, True) for packet in packets)
+            return
+        ahead, around = deque[Any](), deque[float](maxlen=2 * _REORDER)
+        broken: Exception | None = None
+        try:
+            for packet in packets:
+                ahead.append(packet)
+                time = self.time(packet)
+                around.append(math.nan if time is None else time)
+                if len(ahead) > _REORDER:
+                    yield ahead[0], self.rate is None or self._is_needed(ahead[0], around)
+                    ahead.popleft()
+        except av.error.FFmpegError as error:
+            broken = error
+        for packet in ahead:
+            yield packet, self.rate is None or self._is_needed(packet, around)
+        if broken is not None:
+            raise broken
+
+    def _is_needed(self, packet: Any, around: Sequence[float]) -> bool:
+        """Whether a packet's frame is shown at a requested time or an end of the stretch, as far as can be known."""
+        on, rate = self.time(packet), self.rate or 0.0
+        codec = self.stream.codec_context
+        if on is None or rate < _SPARSEST or codec.name not in _SKIPPING_CODECS or any(map(math.isnan, around)):
+            return True
+        if codec.has_b_frames and all(one <= other for one, other in itertools.pairwise(around)):
+            return True  # decoding order: such files do not store when frames are shown
+        if self.entry is None and on == min(around):
+            return True  # the first frame also covers the time before it
+        off = min((time for time in around if time > on), default=math.inf)
+        if off - on < 0.7 / (self.stream.average_rate or rate):
+            return True  # a field, which is half a frame
+        on, off = on - _TIME_ROUNDING, off + _TIME_ROUNDING
+        if on <= self.start <= off or off >= self.end:
+            return True
+        shown = self.start + (max(0.0, math.ceil((on - self.start) * rate - 0.5)) + 0.5) / rate
+        return off > self.start and shown <= off
+
+    def _decoded(self, packet: Any) -> list[Any]:
+        try:
+            frames: list[Any] = packet.decode()
+        except (av.error.FFmpegError, ValueError):
+            self.bad += packet.size > 0 and self.counts(packet)
+            return []
+        self.bad += sum(frame.is_corrupt and self.counts(frame) for frame in frames)
+        return frames
+
+    def hold(self, seconds: Real) -> None:
+        """Add up holes between timestamps; raises MediaError where the timestamps cannot be true."""
+        self.held += seconds
+        if self.held > _LONGEST_HOLE:
+            raise MediaError(
+                f"expected true timestamps in {named(self.path)}, found a hole of {self.held:.0f} s or more"
+            )
+
+    def failure(self) -> MediaError:
+        """Why decoding from the beginning of the file gave nothing."""
+        if self.good:
+            return _outside(self.path, self.kind, self.start, self.until)
+        sane = " or holds sane samples" if self.kind == "audio" else ""
+        bad = f"that none of its {self.packets} packets can be{sane}"
+        found = bad if self.packets else "a track without packets"
+        return MediaError(f"expected decodable {self.kind} in {named(self.path)}, found {found}")

@@ -1,0 +1,270 @@
+"""transformers' Trainer for a WavFusion: batches, parameter groups, loss parts, validation by whole utterances."""
+
+import logging
+import math
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from wavfusion.errors import ConfigError
+from wavfusion.evaluation.inference import classify
+from wavfusion.evaluation.shared_space import compare_gradients
+from wavfusion.experiments.experiment import Experiment, Training
+from wavfusion.features.dataset import Features, LengthBatches, add_absent_modalities, collate, model_inputs
+from wavfusion.metrics import scores
+from wavfusion.model.config import MODALITIES
+from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
+from wavfusion.training.checkpoints import BEST_BY, KEPT, Checkpoints, Patience
+from wavfusion.training.distributed import synchronise, total
+from wavfusion.training.progress import Bar, History, Lines
+from wavfusion.training.resident import SHARE, Resident
+
+log = logging.getLogger(__name__)
+
+READERS = 2  # processes that read batches ahead for a GPU
+
+
+class _Network(nn.Module):
+    """Keeps the model's own frozen `config` from the Trainer, which would write into it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, **inputs: Any) -> WavFusionOutput:
+        output: WavFusionOutput = self.network(**inputs)
+        return output
+
+
+class FusionTrainer(Trainer):
+    """transformers' Trainer with our batches, parameter groups, loss parts and validation by whole utterances."""
+
+    optimizer: Any
+    control: Any
+
+    def __init__(
+        self,
+        network: nn.Module,
+        fusion: WavFusion,
+        rates: tuple[float, float],
+        prior: list[float],
+        **settings: Any,
+    ) -> None:
+        self.fusion, self.rates, self.prior = fusion, rates, prior
+        self._loss_sums: dict[str, Tensor] = {}  # of each part since the last log, over so many steps
+        self._num_steps = 0
+        super().__init__(model=_Network(network), **settings)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthBatches:
+        train: Features | Resident = train_dataset or self.train_dataset
+        size, seed = self.args.per_device_train_batch_size, self.args.seed
+        return LengthBatches(train.lengths(), size, seed, self.args.world_size)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        ready = model_inputs(inputs, self.fusion.config.modalities, self.args.device)
+        if self.args.world_size == 1:
+            return ready
+        # Processes that ran different parts of the network would wait for each other without end.
+        waveforms = any(x is not None for x in ready.get("waveforms", ()))
+        present = [ready[name] is not None or (name == "audio" and waveforms) for name in MODALITIES]
+        counts = total(torch.tensor(present, dtype=torch.int32, device=self.args.device)).tolist()
+        return add_absent_modalities(
+            ready, [name for name, count in zip(MODALITIES, counts, strict=True) if count], self.fusion.config
+        )
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the total loss of eq. 15, and keep its parts for the next log."""
+        output = model(**inputs)
+        for name, value in output.losses.items():  # a tensor kept of every step would cut the heap to pieces
+            self._loss_sums.setdefault(name, torch.zeros_like(value, dtype=torch.float64)).add_(value.detach())
+        self._num_steps += 1
+        return (output.loss, output) if return_outputs else output.loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the means of the loss parts, the learning rates, and the margin loss's share of the gradient."""
+        if "loss" in logs:
+            logs |= {f"loss_{name}": float(value) / self._num_steps for name, value in self._loss_sums.items()}
+            self._loss_sums, self._num_steps = {}, 0
+            logs |= {f"lr_{group['name']}": group["lr"] for group in self.optimizer.param_groups}
+            if self.fusion.shared_encoder is not None:
+                logs |= compare_gradients(self.model.network, self._prepare_inputs(self._probe()), self.fusion)
+        super().log(logs, start_time)
+
+    def _probe(self) -> dict[str, Any]:
+        """The batch on which the gradients of the losses are compared: always the same, from all over the part."""
+        train: Features | Resident = self.train_dataset
+        size = min(self.args.per_device_train_batch_size * self.args.world_size, len(train))
+        return self.data_collator([train[i * len(train) // size] for i in range(size)])
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW over four groups: pretrained and new tensors, with and without decay."""
+        if self.optimizer is None:
+            groups = parameter_groups(self.model, self.fusion, self.rates, self.args.weight_decay)
+            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = kind(groups, **{**settings, "lr": self.rates[1]})
+        return self.optimizer
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Score the validation part by whole utterances; every process does, and the first one's figures count."""
+        samples: Features = eval_dataset or self.eval_dataset
+        names = self.fusion.config.modalities
+        predicted = classify(self.model, samples, names, self.prior, str(self.args.device))
+        if not math.isfinite(float(predicted.probabilities.sum())):
+            raise ConfigError(
+                f"epoch {self.state.epoch or 0:.0f}: expected finite probabilities, found NaN: the training diverged; "
+                f"lower train.pretrained_rate ({self.rates[0]:g}) or train.new_rate ({self.rates[1]:g})"
+            )
+        classes = self.fusion.config.classes
+        truth = samples.emotions()
+        rows = torch.tensor([truth[name] for name in predicted.ids]).numpy()
+        figures = scores.figures(scores.confusion_matrix(rows, predicted.probabilities.argmax(1), len(classes)))
+        result = {f"{metric_key_prefix}_{name}": float(value) for name, value in figures.items()}
+        result = broadcast_object_list([result])[0]  # as all must stop at one epoch
+        self.log(result)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
+        return result
+
+
+def parameter_groups(
+    network: nn.Module, fusion: WavFusion, rates: tuple[float, float], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Divide the tensors that learn by origin and by weight decay: none on biases, norms and codewords."""
+    named = {id(parameter): name for name, parameter in fusion.named_parameters()}
+    pretrained = fusion.pretrained_names()
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            from_checkpoint = id(parameter) not in named or named[id(parameter)] in pretrained
+            decays = parameter.dim() > 1 and not name.endswith("codewords")
+            groups.setdefault((from_checkpoint, decays), []).append(parameter)
+    return [
+        {
+            "name": "pretrained" if old else "new",
+            "params": parameters,
+            "lr": rates[0] if old else rates[1],
+            "weight_decay": weight_decay if decays else 0.0,
+        }
+        for (old, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+def stepper(
+    network: nn.Module, fusion: WavFusion, rates: tuple[float, float], clip: float, fused: bool | None = None
+) -> Callable[[Mapping[str, Any]], None]:
+    """Return a function that makes one training step of a batch without the Trainer around it: for timing."""
+    network.train()
+    optimiser = torch.optim.AdamW(parameter_groups(network, fusion, rates, 0.01), fused=fused)
+    cuda = next(network.parameters()).is_cuda
+
+    def step(inputs: Mapping[str, Any]) -> None:
+        with torch.autocast("cuda", torch.bfloat16) if cuda else nullcontext():
+            loss = network(**inputs).loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), clip)
+        optimiser.step()
+        optimiser.zero_grad()
+
+    return step
+
+
+def make_trainer(
+    network: nn.Module,
+    model: WavFusion,
+    experiment: Experiment,
+    sets: Mapping[str, Features],
+    prior: list[float],
+    out: Path,
+    device: str,
+) -> FusionTrainer:
+    """Make the trainer of an experiment.
+
+    Args:
+        network: `model`, or an encoder before it.
+        model: whose parameters are divided into groups.
+        experiment: as resolved: with its learning rates.
+        sets: samples by role: `train`, `valid`.
+        prior: shares of the emotions in the training part.
+        out: the RUN folder.
+        device: `cpu` or `cuda`.
+    """
+    settings = experiment.train
+    assert settings.pretrained_rate is not None and settings.new_rate is not None
+    held = _held(sets["train"], settings, device)
+    arguments = _arguments(experiment, out, device, resident=held is not None)
+    trainer = FusionTrainer(
+        network,
+        model,
+        (settings.pretrained_rate, settings.new_rate),
+        prior,
+        args=arguments,
+        data_collator=collate if held is None else held.collate,
+        train_dataset=sets["train"] if held is None else held,
+        eval_dataset=sets["valid"],
+        callbacks=[Patience(settings.patience), Checkpoints(), History(out)],
+    )
+    if arguments.world_size > 1:
+        synchronise(network)
+    if arguments.process_index > 0:
+        torch.manual_seed(experiment.seed + 100_003 * arguments.process_index)  # other dropout than the first's
+    # The library's own write to stdout, which is for results.
+    trainer.remove_callback(PrinterCallback if arguments.disable_tqdm else ProgressCallback)
+    trainer.add_callback(Lines() if arguments.disable_tqdm else Bar())
+    return trainer
+
+
+def _arguments(experiment: Experiment, out: Path, device: str, resident: bool) -> TrainingArguments:
+    settings, cuda = experiment.train, device.startswith("cuda")
+    has_bfloat16 = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+    return TrainingArguments(
+        output_dir=str(out / "checkpoints"),
+        per_device_train_batch_size=settings.batch_size,
+        num_train_epochs=settings.epochs,
+        lr_scheduler_type="linear",
+        warmup_steps=settings.warmup,
+        max_grad_norm=settings.clip,
+        weight_decay=settings.weight_decay,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        logging_strategy="epoch",
+        save_total_limit=KEPT,
+        load_best_model_at_end=True,
+        metric_for_best_model=BEST_BY,
+        greater_is_better=True,
+        bf16=settings.precision == "bf16" or (settings.precision == "auto" and has_bfloat16),
+        use_cpu=not cuda,
+        dataloader_pin_memory=cuda and not resident,
+        dataloader_num_workers=READERS if cuda and not resident and settings.mode == "cached" else 0,
+        logging_nan_inf_filter=not cuda,  # it asks the device at every step
+        seed=experiment.seed,
+        data_seed=experiment.seed,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        report_to=[],
+        disable_tqdm=not sys.stderr.isatty(),
+    )
+
+
+def _held(samples: Features, settings: Training, device: str) -> Resident | None:
+    """Hold the features of the training part on the device, where that is set, or where a GPU has room."""
+    if settings.resident:
+        return Resident(samples, device)
+    cuda = device.startswith("cuda")
+    if settings.resident is False or not (cuda and settings.fast and settings.mode == "cached"):
+        return None
+    try:
+        return Resident(samples, device, room=SHARE * torch.cuda.mem_get_info(device)[0])
+    except MemoryError as error:
+        log.info("training reads from the store at every step: %s", error)
+        return None

@@ -1,0 +1,27 @@
+"""A segment of a recording, and what every reader shares."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a recording in which one person speaks.
+
+    Attributes:
+        start, end: seconds in the recording.
+        speaker, text: None where unknown.
+    """
+
+    start: float
+    end: float
+    speaker: str | None = None
+    text: str | None = None
+
+
+Located: TypeAlias = tuple[str, Segment]  # a segment, and its place in the file, for messages
+
+
+def one_line(text: str) -> str | None:
+    """Join the words of a text by single blanks; None where there are none."""
+    return " ".join(text.split()) or None
