@@ -12,7 +12,9 @@ from transformers.activations import GELUActivation
 
 from tests.test_encoders import CONVOLUTIONS, FAMILIES, SMALL, largest_difference, random_model, reference_hidden, tone
 from wavfusion.cli.app import main
-from wavfusion.encoders import AudioEncoder, VideoEncoder, load_text, tiny
+from wavfusion.encoders import load_text, tiny
+from wavfusion.encoders.audio import AudioEncoder
+from wavfusion.encoders.video import VideoEncoder
 from wavfusion.fast.encoders import (
     STEPS,
     FourierConv,
@@ -165,7 +167,7 @@ def test_one_switch_turns_every_fast_path_off(trained, made, tmp_path, monkeypat
     watched = {
         "wavfusion.fast.encoders.FourierConv.forward": "convolution",
         "wavfusion.fast.encoders.WindowConvs.forward": "windows",
-        "wavfusion.encoders.fold_norms": "norms",
+        "wavfusion.encoders.video.fold_norms": "norms",
         "wavfusion.fast.dropout.noise": "masks",
         "wavfusion.fast.attention.attend": "attention",
         "wavfusion.fast.margin.sorted_hinge_sums": "triplets",

@@ -1,7 +1,7 @@
 """The baseline of `bench`: Hugging Face's classes as their pages show them, and PyAV.
 
-It shares weights with ours and nothing else. What it does is pinned in docs/performance.md: a change here changes what
-every ratio means.
+It shares weights with ours and nothing else. What it does is pinned in docs/measurements/performance.md: a change here
+changes what every ratio means.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Wav2Vec2FeatureExtractor
 
-from wavfusion.encoders import Encoders, VideoEncoder
+from wavfusion.encoders.bundle import Encoders
+from wavfusion.encoders.video import VideoEncoder
 
 CHUNKS = (1, 8, 16)  # frames at once that are tried for the video encoder, in both memory formats
 SAMPLE_RATE = 16_000
