@@ -1,7 +1,7 @@
 """The baseline of `bench`: Hugging Face's classes as their pages show them, and PyAV.
 
-It shares weights with ours and nothing else. What it does is pinned in docs/performance.md: a change here changes what
-every ratio means.
+It shares weights with ours and nothing else. What it does is pinned in docs/measurements/performance.md: a change here
+changes what every ratio means.
 """
 
 from collections.abc import Sequence

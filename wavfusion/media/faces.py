@@ -1,7 +1,7 @@
 """The speaker's face: detected by YuNet, tracked over time, told from other faces by how its mouth follows the audio.
 
 The detector (Wu, Peng and Yu, YuNet: A Tiny Millisecond-level Face Detector, Machine Intelligence Research 20, 2023)
-ships in `weights/` and runs in OpenCV (extra `[face]`). The crop is described in docs/predict.md.
+ships in `weights/` and runs in OpenCV (extra `[face]`). The crop is described in docs/howto/faces.md.
 """
 
 import hashlib

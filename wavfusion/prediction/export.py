@@ -1,4 +1,4 @@
-"""A trained model as an ONNX file, which runs without this package (docs/export.md)."""
+"""A trained model as an ONNX file, which runs without this package (docs/howto/export.md)."""
 
 import copy
 import json

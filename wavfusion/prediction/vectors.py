@@ -109,7 +109,7 @@ def _joined(file: str, segment: Segment, parts: Sequence[_WindowEmbedding]) -> E
 
 
 def write_vectors(embeddings: Sequence[Embedding], ending: str) -> bytes:
-    """Write embeddings as `.safetensors` or `.npz`, with the same names in both (docs/predict.md).
+    """Write embeddings as `.safetensors` or `.npz`, with the same names in both (docs/howto/embed.md).
 
     `utterances` (N, D), `start` and `end` (N), `frames` (T, D), `frame_time` (T) and `frame_utterance` (T), the row of
     `utterances` that a frame belongs to; `about`: for each utterance its file, speaker, text and modalities, as JSON.

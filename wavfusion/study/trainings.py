@@ -275,7 +275,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 # ---------------------------------------------------------------------- what it will cost
 
-STARTUP = 8.0  # seconds of a worker until its first training begins, on the two cores of docs/results.md
+STARTUP = 8.0  # seconds of a worker until its first training begins, on the two cores of docs/measurements/results.md
 FILES = 3.0  # times the seconds that a training's data and model take to open: its figures and files at the end too
 STEPS = 4  # timed training steps of each experiment
 
