@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wavfusion import corpora, encoders, manifest, media
+from wavfusion import corpora, manifest, media
+from wavfusion.encoders.bundle import load_encoders
+from wavfusion.encoders.presets import PRESETS
 from wavfusion.experiments import experiment
 from wavfusion.features import extract
 from wavfusion.features.store import Store
@@ -87,7 +89,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     write_table(folder / "raw")
     corpora.write_prepared(corpora.prepare("table", folder / "raw"), folder / "manifest")
     path = folder / "manifest" / "manifest.jsonl"
-    loaded = extract.load_encoders("tiny", encoders.PRESETS["tiny"])
+    loaded = load_encoders("tiny", PRESETS["tiny"])
     rows, about = manifest.read(path), manifest.read_corpus(path)
     extract.extract(rows, about, Store(folder / "store", create=True), loaded, text_layers="last", workers=1)
     return SimpleNamespace(

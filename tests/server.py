@@ -109,5 +109,5 @@ class Server:
         return found
 
     def uploads(self) -> list[str]:
-        """What lies in its folder for uploads, besides the lock."""
-        return sorted(path.name for path in self.folder.glob("wavfusion-serve-*/*") if path.name != "lock")
+        """What lies in its folder for uploads."""
+        return sorted(path.name for path in self.folder.glob("wavfusion-serve-*/uploads/*"))

@@ -16,6 +16,7 @@ import yaml
 from wavfusion.cli.app import main
 from wavfusion.errors import ConfigError
 from wavfusion.runs import bundle
+from wavfusion.runs.results import to_csv
 
 pytest_plugins = ("corpus_fixture",)
 
@@ -43,7 +44,7 @@ def predictions_of(folder: Path) -> list[dict[str, str]]:
 
 
 def write_rows(files: dict[str, bytes], rows: list[dict[str, str]], name: str = "predictions.csv") -> None:
-    files[name] = bundle.predictions_to_csv(rows)
+    files[name] = to_csv(rows)
 
 
 def change_json(name: str, **values: Any) -> Change:
@@ -160,7 +161,7 @@ def test_a_run_that_lacks_a_file_makes_no_bundle(confused, tmp_path, capsys, nam
 def test_figures_of_another_evaluation_make_no_bundle(confused, trained, tmp_path):
     run = shutil.copytree(confused, tmp_path / "run")
     shutil.copy(trained / "metrics.json", run / "metrics.json")
-    with pytest.raises(ConfigError, match="predictions and figures of one evaluation"):
+    with pytest.raises(ConfigError, match="predictions and metrics of one evaluation"):
         bundle.make_bundle(run)
 
 
@@ -291,7 +292,7 @@ def test_a_manifest_of_another_corpus_is_refused(judge, closed, made, tmp_path):
     lines = made.manifest.read_text().splitlines(keepends=True)
     (tmp_path / "manifest.jsonl").write_text("".join(lines[1:]))
     status, _, said = judge(closed, None, "--manifest", str(tmp_path / "manifest.jsonl"))
-    assert (status, "1 lacking" in said, said.count("\n")) == (2, True, 1)
+    assert (status, "1 missing" in said, said.count("\n")) == (2, True, 1)
 
 
 def test_flags_of_a_run_are_refused_with_a_bundle(judge, closed):

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import resource
 import shlex
 import shutil
 import signal
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from wavfusion import EmotionRecognizer
 from wavfusion.cli.app import main
 
 pytest_plugins = ("corpus_fixture",)
@@ -62,13 +64,11 @@ def test_without_a_verb_the_verbs_are_named() -> None:
 
 
 def test_help_takes_less_than_a_third_of_a_second() -> None:
-    """The best of five, as others may use the machine."""
-    taken = []
-    for _ in range(5):
-        started = time.perf_counter()
-        shell("--help")
-        taken.append(time.perf_counter() - started)
-    assert min(taken) < 0.3
+    """Of processor time, as others may use the machine."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    shell("--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.3
 
 
 def test_every_verb_that_computes_takes_a_device_and_a_seed(capfd: pytest.CaptureFixture[str]) -> None:
@@ -328,6 +328,7 @@ def test_without_a_model_the_installed_one_labels(
         assert main([str(each) for each in ("predict", clip, *model, "--format", "json", "--device", "cpu")]) == 0
         printed.append(json.loads(capfd.readouterr().out))
     assert printed[0] == printed[1]
+    assert EmotionRecognizer.from_pretrained().predict(clip)[0].emotion == printed[0][0]["emotion"]
 
 
 # ------------------------------------------------------------------ where the corpus lies

@@ -26,6 +26,7 @@ from wavfusion.features.dataset import LengthBatches, Sample, SampleOrigin, add_
 from wavfusion.model import WavFusion, WavFusionConfig
 from wavfusion.model.sequence import MaskedBatchNorm
 from wavfusion.training import train
+from wavfusion.training.distributed import synchronise
 
 pytest_plugins = ("corpus_fixture",)
 
@@ -85,7 +86,7 @@ def learned(case: str, rank: int | None = None) -> dict[str, Any]:
         none = [0.0] * 3 if model.config.task_loss == "soft" else 0
         samples += [Sample(NOTHING, label=none)] * (len(samples) % 2)
         samples = samples[rank::2]
-        network = DistributedDataParallel(model, find_unused_parameters=True)
+        network = DistributedDataParallel(synchronise(model), find_unused_parameters=True)
     inputs = model_inputs(collate(samples), model.config.modalities, "cpu")
     output = network(
         **(inputs if rank is None else add_absent_modalities(inputs, model.config.modalities, model.config))
@@ -106,7 +107,7 @@ def normalised(some: list[int], rank: int | None = None) -> Any:
     pull = torch.linspace(0, 1, x.numel()).view(x.shape).square() * mask[..., None]
     rows = slice(rank, None, None if rank is None else 2)
     x = x[rows].requires_grad_()
-    norm = MaskedBatchNorm(3).train()
+    norm = synchronise(MaskedBatchNorm(3)).train()
     (norm(x, mask[rows]) * pull[rows]).sum().backward()
     return norm.running_mean, norm.running_var, x.grad
 
@@ -286,7 +287,7 @@ def test_the_random_numbers_of_the_processes_differ(two: Any) -> None:
 def test_a_training_is_not_resumed_by_another_number_of_processes(two: Any, tmp_path: Path) -> None:
     """Their batches would have another size."""
     cut_short(two.folder / "two", tmp_path / "run")
-    with pytest.raises(ConfigError, match="expected the 2 processes that it began with, found 1"):
+    with pytest.raises(ConfigError, match="expected the 2 processes that it was started with, found 1"):
         train.train(experiment_of(2), two.data, tmp_path / "run", resume=True)
 
 

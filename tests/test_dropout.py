@@ -2,8 +2,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from wavfusion.model.attention import Attention, attend
-from wavfusion.model.dropout import Dropout, noise
+from wavfusion.fast.attention import FastAttention, attend
+from wavfusion.fast.dropout import FastDropout, noise
+from wavfusion.fast.network import restore
 
 
 @pytest.mark.parametrize("chance", [0.1, 0.5, 0.9])
@@ -32,17 +33,16 @@ def test_no_two_calls_drop_the_same_and_a_seed_repeats_them():
 
 @pytest.mark.parametrize("chance", [0.0, 1.0])
 def test_all_or_nothing_is_dropped(chance: float):
-    dropout = Dropout(chance).train()
+    dropout = FastDropout(chance).train()
     assert torch.equal(dropout(torch.ones(3, 5)), torch.full((3, 5), 1 - chance))
 
 
 def test_nothing_is_dropped_outside_training():
-    assert torch.equal(Dropout(0.5).eval()(torch.ones(9)), torch.ones(9))
+    assert torch.equal(FastDropout(0.5).eval()(torch.ones(9)), torch.ones(9))
 
 
-def test_the_switch_gives_pytorchs_own_masks():
-    dropout = Dropout(0.5).train()
-    dropout.fast = False
+def test_restored_dropout_draws_pytorchs_own_masks():
+    dropout = restore(FastDropout(0.5)).train()
     torch.manual_seed(2)
     found = dropout(torch.ones(50))
     torch.manual_seed(2)
@@ -75,10 +75,10 @@ def test_dropout_on_attention_weights_keeps_the_mean_of_what_is_attended():
 
 def test_attention_in_training_differs_from_pytorchs_by_its_masks_alone():
     torch.manual_seed(5)
-    attention = Attention(16, 4, dropout=0.3).train()
+    attention = FastAttention(16, 4, dropout=0.3).train()
     x, mask = torch.randn(2, 7, 16), torch.tensor([[True] * 7, [False] * 7])
     found = torch.stack([attention(x, x, mask) for _ in range(1500)])
-    attention.fast = False
+    restore(attention)
     plain = torch.stack([attention(x, x, mask) for _ in range(1500)])
     error = (found.var(0) + plain.var(0)).sqrt() / 1500**0.5
     assert ((found.mean(0) - plain.mean(0)).abs() <= 5 * error).all() and found[:, 1].abs().max() == 0

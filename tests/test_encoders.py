@@ -1,5 +1,7 @@
 import json
 import pickle
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -10,22 +12,13 @@ from safetensors import safe_open
 from tokenizers import ByteLevelBPETokenizer
 from transformers.models.efficientnet.image_processing_pil_efficientnet import EfficientNetImageProcessorPil
 
-from wavfusion.encoders import (
-    MAX_TOKENS,
-    PRECISIONS,
-    PRESETS,
-    UNUSED,
-    AudioEncoder,
-    TextEncoder,
-    VideoEncoder,
-    load_audio,
-    load_encoder,
-    load_text,
-    load_video,
-    normalized,
-    read_preset,
-    tiny,
-)
+from wavfusion.encoders import load_audio, load_text, load_video, tiny
+from wavfusion.encoders.audio import AudioEncoder
+from wavfusion.encoders.bundle import load_encoder
+from wavfusion.encoders.checkpoint import UNUSED
+from wavfusion.encoders.presets import PRECISIONS, PRESETS, read_preset
+from wavfusion.encoders.text import MAX_TOKENS, TextEncoder, normalized
+from wavfusion.encoders.video import VideoEncoder
 from wavfusion.errors import ConfigError
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
@@ -469,3 +462,21 @@ def test_a_wrong_preset_file_is_one_line(tmp_path, content, message):
 def test_a_preset_that_does_not_exist_names_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'tiny'"):
         read_preset("tinny")
+
+
+def test_progress_bars_that_the_user_switched_off_stay_off():
+    """Loading an encoder switched the library's bars on again, whatever they had been before."""
+    transformers.logging.disable_progress_bar()
+    try:
+        load_text("tiny")
+        with pytest.raises(ConfigError):
+            load_text("/nowhere")
+        assert not transformers.logging.is_progress_bar_enabled()
+    finally:
+        transformers.logging.enable_progress_bar()
+
+
+def test_importing_the_encoders_room_is_cheap():
+    program = "import sys, wavfusion.encoders as e; print({'torch', 'transformers'} & set(sys.modules)); e.load_audio"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -231,7 +231,7 @@ def test_a_map_to_an_unknown_emotion_names_the_nearest() -> None:
 def test_a_map_of_an_emotion_that_no_row_has_is_said(caplog: pytest.LogCaptureFixture) -> None:
     """A key that was spelt wrong was passed over in silence."""
     evaluate.choose_part([row("a", "happy", "test")], CLASSES, "test", {}, {"jjoy": "happy"})
-    assert caplog.messages == ["--map: no row of the manifest is 'jjoy'"]
+    assert caplog.messages == ["--map: no row of the manifest has the emotion 'jjoy'"]
 
 
 def test_an_unknown_split_names_the_nearest() -> None:
@@ -402,7 +402,7 @@ def test_improvised_and_scripted_utterances_are_scored_apart_too() -> None:
 def test_an_encoder_that_was_trained_on_the_test_corpus_is_named(trained: Path) -> None:
     run = read_run(trained)
     met = replace(run.features, audio={**run.features.audio, "name": "superb/hubert-large-superb-er"})
-    assert evaluate.encoders_met(replace(run, features=met), {"iemocap"})["contaminated"] == ["audio"]
+    assert evaluate.encoder_provenance(replace(run, features=met), {"iemocap"})["contaminated"] == ["audio"]
 
 
 def test_figures_on_another_corpus_claim_no_division(made: Any, trained: Path, tmp_path: Path) -> None:
@@ -412,8 +412,8 @@ def test_figures_on_another_corpus_claim_no_division(made: Any, trained: Path, t
     manifest.write(path, rows)
     manifest.write_corpus(path, made.data.corpus)
     part, _, _ = evaluate.open_part(read_run(trained), path, made.store, "test")
-    said = evaluate.elsewhere(read_run(trained))
-    assert (part.met, len(part.utterances), said["speakers_disjoint"], said["tested_on"]) == (
+    said = evaluate.out_of_domain_protocol(read_run(trained))
+    assert (part.in_domain, len(part.utterances), said["speakers_disjoint"], said["tested_on"]) == (
         False,
         len([row for row in rows if row.emotion in CLASSES]),
         None,
@@ -427,7 +427,7 @@ def test_a_published_model_wants_a_corpus_named_and_does_not_claim_that_its_rows
     """It said: No such file or directory: split.csv."""
     assert main(["push", str(trained), str(tmp_path / "model")]) == 0
     assert main(["evaluate", str(tmp_path / "model")]) == 2
-    assert "expected --manifest and --store with a model that somebody published" in capsys.readouterr().err
+    assert "expected --manifest and --store with a published model" in capsys.readouterr().err
     named = ["--manifest", str(made.manifest), "--store", str(made.store), "--device", "cpu"]
     assert main(["evaluate", str(tmp_path / "model"), *named, "--out", str(tmp_path / "out")]) == 0
     assert "some of these rows may have trained it" in capsys.readouterr().err

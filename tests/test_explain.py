@@ -20,14 +20,14 @@ from wavfusion.cli.app import main
 from wavfusion.evaluation import evaluate
 from wavfusion.evaluation.explain import (
     Shifted,
-    Watched,
+    WindowParts,
     contributions,
     gate_auc,
     gate_statistics,
     mean_contributions,
     shapley,
     shifted_accuracy,
-    watch,
+    window_parts,
 )
 from wavfusion.evaluation.inference import Utterances, classify, classify_subsets, subsets
 from wavfusion.features.dataset import Sample, SampleOrigin, collate, model_inputs
@@ -240,7 +240,7 @@ def test_shares_by_layer_average_to_the_text_share() -> None:
     present = [NAMES, NAMES, ["text", "video"], ["audio", "text"]]
     samples = [sample(f"u{i // 2}", i, names, 1.0 + i) for i, names in enumerate([*present, *present])]
     truth = {each.row.id: "sad" for each in samples}
-    found = gate_statistics(watch(model, samples, NAMES), truth, CLASSES)
+    found = gate_statistics(window_parts(model, samples, NAMES), truth, CLASSES)
     shares = [share for share in classify(model, samples, NAMES, PRIOR).text_share if share is not None]
     assert found is not None and len(found["by_layer"]) == 2
     assert np.mean(found["by_layer"]) == found["by_emotion"]["sad"] == pytest.approx(np.mean(shares), abs=1e-6)
@@ -256,12 +256,12 @@ def test_a_padded_sample_is_gated_as_alone() -> None:
     assert together == pytest.approx(alone, abs=1e-6)
 
 
-def seen(name: str, seconds: float, steps: list[float], layers: list[float]) -> Watched:
-    return Watched(name, seconds, np.array(layers), np.array(steps))
+def seen(name: str, seconds: float, steps: list[float], layers: list[float]) -> WindowParts:
+    return WindowParts(name, seconds, np.array(layers), np.array(steps))
 
 
 def test_gates_are_averaged_by_emotion_and_layer() -> None:
-    watched = [seen("a", 1.0, [], [0.2, 0.4]), seen("b", 1.0, [], [0.6, 0.8]), Watched("c", 1.0)]
+    watched = [seen("a", 1.0, [], [0.2, 0.4]), seen("b", 1.0, [], [0.6, 0.8]), WindowParts("c", 1.0)]
     found = gate_statistics(watched, {"a": "sad", "b": "angry", "c": "sad"}, CLASSES)
     assert found is not None and found["utterances"] == 2
     assert found["by_layer"] == pytest.approx([0.4, 0.6])
@@ -275,14 +275,14 @@ def test_windows_count_by_their_seconds_in_the_gates_of_an_utterance() -> None:
 
 def test_seconds_go_on_through_the_windows_of_an_utterance() -> None:
     first, second = [0.1] * 49 + [0.9] * 10, [0.5] * 10
-    windows = [seen("a", 3.0, first, [0.5]), Watched("b", 1.0), seen("a", 1.0, second, [0.5])]
+    windows = [seen("a", 3.0, first, [0.5]), WindowParts("b", 1.0), seen("a", 1.0, second, [0.5])]
     found = gate_statistics(windows, {"a": "sad", "b": "sad"}, CLASSES)
     shares = [(each["second"], round(each["text_share"], 6)) for each in found["by_second"]] if found else []
     assert shares == [(0, round((49 * 0.1 + 0.9) / 50, 6)), (1, 0.9), (3, 0.5)]
 
 
 def test_a_model_without_gates_has_no_gate_statistics() -> None:
-    watched = watch(WavFusion(configure(fusion="concat")), [sample("a", 1)], NAMES)
+    watched = window_parts(WavFusion(configure(fusion="concat")), [sample("a", 1)], NAMES)
     assert gate_statistics(watched, {"a": "sad"}, CLASSES) is None
 
 

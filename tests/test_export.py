@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from test_model import SUBSETS, build
 
 import wavfusion
-from wavfusion import encoders
 from wavfusion.cli.app import main
 from wavfusion.corpora.protocol import SAID
+from wavfusion.encoders.bundle import load_encoders
+from wavfusion.encoders.presets import PRESETS
 from wavfusion.errors import ConfigError
 from wavfusion.evaluation.inference import layer_shares
 from wavfusion.features import extract
@@ -47,7 +48,7 @@ def write_run(folder: Path, **switches: Any) -> Path:
     """A RUN of the tiny encoders whose model was drawn at random."""
     sizes = {"fusion_layers": 1, "trainable_layers": 2, "margin_audio_layer": 11, "modality_dropout": 0.2}
     chosen = Switches(**sizes | switches)
-    loaded = extract.load_encoders("tiny", encoders.PRESETS["tiny"])
+    loaded = load_encoders("tiny", PRESETS["tiny"])
     features = extract.describe_features(loaded, [10], ["last"])
     torch.manual_seed(len(switches))
     model = WavFusion(model_config(chosen, features, CLASSES))

@@ -17,10 +17,14 @@ from safetensors.torch import load_file
 
 from wavfusion import corpora, media
 from wavfusion.cli.app import main
-from wavfusion.encoders import MAX_TOKENS, PRESETS, VideoEncoder, tiny
+from wavfusion.encoders import tiny
+from wavfusion.encoders.bundle import load_encoders
+from wavfusion.encoders.presets import PRESETS
+from wavfusion.encoders.text import MAX_TOKENS
+from wavfusion.encoders.video import VideoEncoder
 from wavfusion.errors import ConfigError
 from wavfusion.features.clips import Clip, FeatureSet, Media, Window, plan_windows, read_feature_sets
-from wavfusion.features.extract import Decoded, _told, audio_batches, batched, decode, extract, load_encoders, merge
+from wavfusion.features.extract import Decoded, _told, audio_batches, batched, decode, extract, merge
 from wavfusion.features.store import Store
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
 from wavfusion.runs.folder import read_run

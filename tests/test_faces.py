@@ -19,12 +19,13 @@ from safetensors.torch import load_file
 
 from wavfusion import corpora, manifest, media
 from wavfusion.cli.app import main
-from wavfusion.encoders import PRESETS
+from wavfusion.encoders.bundle import load_encoders
+from wavfusion.encoders.presets import PRESETS
 from wavfusion.errors import ConfigError
 from wavfusion.evaluation import evaluate, inference
 from wavfusion.experiments import experiment
 from wavfusion.features.clips import FeatureSet, Medium, plan_windows, read_feature_sets
-from wavfusion.features.extract import Summary, extract, load_encoders, merge
+from wavfusion.features.extract import Summary, extract, merge
 from wavfusion.features.store import Store
 from wavfusion.manifest import Utterance, VideoSpan
 from wavfusion.media import faces

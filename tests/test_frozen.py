@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from transformers.activations import GELUActivation
-from wavfusion.encoders.fast import (
+
+from tests.test_encoders import CONVOLUTIONS, FAMILIES, SMALL, largest_difference, random_model, reference_hidden, tone
+from wavfusion.cli.app import main
+from wavfusion.encoders import load_text, tiny
+from wavfusion.encoders.audio import AudioEncoder
+from wavfusion.encoders.video import VideoEncoder
+from wavfusion.fast.encoders import (
     STEPS,
     FourierConv,
     WindowConvs,
@@ -17,11 +23,7 @@ from wavfusion.encoders.fast import (
     replace_convolutions,
     replace_positional_convolution,
 )
-
-from tests.test_encoders import CONVOLUTIONS, FAMILIES, SMALL, largest_difference, random_model, reference_hidden, tone
-from wavfusion.cli.app import main
-from wavfusion.encoders import AudioEncoder, VideoEncoder, load_text, tiny
-from wavfusion.model.fusion import Gelu
+from wavfusion.fast.gelu import FastGELU
 
 pytest_plugins = ("corpus_fixture",)
 
@@ -109,10 +111,10 @@ def test_gelus_of_quick_encoders_do_not_go_through_onednn():
         assert any(isinstance(each, GELUActivation) for each in encoder.modules())
         quick = encoder.quick()
         assert not any(isinstance(each, GELUActivation) for each in quick.modules())
-        assert any(isinstance(each, Gelu) for each in quick.modules())
+        assert any(isinstance(each, FastGELU) for each in quick.modules())
     for shape in ((5, 3), (1, 5, 3), (2, 5, 3), (1, 1), (0, 3)):
         x = 4 * torch.randn(shape)
-        assert torch.allclose(Gelu()(x), nn.functional.gelu(x), atol=1e-6) and Gelu()(x).is_contiguous()
+        assert torch.allclose(FastGELU()(x), nn.functional.gelu(x), atol=1e-6) and FastGELU()(x).is_contiguous()
 
 
 def test_a_quick_text_encoder_gives_the_same_features():
@@ -163,12 +165,12 @@ def test_one_switch_turns_every_fast_path_off(trained, made, tmp_path, monkeypat
     """`--plain`: nothing that is faster is made or used, by extraction, prediction or training."""
     used = []
     watched = {
-        "wavfusion.encoders.fast.FourierConv.forward": "convolution",
-        "wavfusion.encoders.fast.WindowConvs.forward": "windows",
-        "wavfusion.encoders.fold_norms": "norms",
-        "wavfusion.model.dropout.noise": "masks",
-        "wavfusion.model.attention.attend": "attention",
-        "wavfusion.model.losses._sorted": "triplets",
+        "wavfusion.fast.encoders.FourierConv.forward": "convolution",
+        "wavfusion.fast.encoders.WindowConvs.forward": "windows",
+        "wavfusion.encoders.video.fold_norms": "norms",
+        "wavfusion.fast.dropout.noise": "masks",
+        "wavfusion.fast.attention.attend": "attention",
+        "wavfusion.fast.margin.sorted_hinge_sums": "triplets",
         "wavfusion.features.extract._encode_ahead": "ahead",
         "wavfusion.features.extract.threads": "threads",
         "wavfusion.media.decoder.TrackReader._is_needed": "pictures",
@@ -176,7 +178,7 @@ def test_one_switch_turns_every_fast_path_off(trained, made, tmp_path, monkeypat
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     for name, word in watched.items():
         monkeypatch.setattr(name, lambda *_, word=word, **__: used.append(word))
-    monkeypatch.setattr("wavfusion.model.losses.CUBE", 2)
+    monkeypatch.setattr("wavfusion.fast.margin.CUBE", 2)
     file, out = made.root / made.data.part("test")[0].video.path, tmp_path / "run"
     shared = ["--plain", "--device", "cpu"]
     assert main(["extract", str(made.manifest), "--store", str(tmp_path / "s"), "--preset", "tiny", *shared]) == 0
@@ -197,15 +199,15 @@ def test_without_the_switch_the_fast_paths_are_used(trained, made, tmp_path, mon
             "wavfusion.media.decoder.TrackReader._is_needed",
         ],
         "predict": [
-            "wavfusion.encoders.fast.FourierConv.forward",
-            "wavfusion.encoders.fast.WindowConvs.forward",
+            "wavfusion.fast.encoders.FourierConv.forward",
+            "wavfusion.fast.encoders.WindowConvs.forward",
             "wavfusion.features.extract.threads",
             "wavfusion.media.decoder.TrackReader._is_needed",
         ],
         "train": [
-            "wavfusion.model.dropout.noise",
-            "wavfusion.model.attention.attend",
-            "wavfusion.model.losses._sorted",
+            "wavfusion.fast.dropout.noise",
+            "wavfusion.fast.attention.attend",
+            "wavfusion.fast.margin.sorted_hinge_sums",
         ],
     }
 
@@ -215,7 +217,7 @@ def test_without_the_switch_the_fast_paths_are_used(trained, made, tmp_path, mon
     def raises(*_, **__):
         raise UsedError
 
-    monkeypatch.setattr("wavfusion.model.losses.CUBE", 2)
+    monkeypatch.setattr("wavfusion.fast.margin.CUBE", 2)
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     file, corpus = (
         made.root / made.data.part("test")[0].video.path,

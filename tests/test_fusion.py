@@ -10,6 +10,7 @@ from transformers.models.hubert.modeling_hubert import HubertEncoderLayer, Huber
 from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2EncoderLayer, Wav2Vec2EncoderLayerStableLayerNorm
 from transformers.models.wavlm.modeling_wavlm import WavLMEncoderLayer, WavLMEncoderLayerStableLayerNorm
 
+from wavfusion.fast.network import accelerate, restore
 from wavfusion.model import CrossModalAttention, DeepLayer, Gate, SelfAttentionLayer
 from wavfusion.model.attention import Attention, RelativePositions, positions
 from wavfusion.model.fusion import Source
@@ -233,7 +234,8 @@ def test_a_source_absent_from_the_batch_is_a_source_of_empty_rows(kind):
 
 def with_gradients(layer, fast, hidden, run):
     """What a layer makes of its audio, with the gradients of all tensors."""
-    layer.fast, hidden = fast, hidden.clone().requires_grad_()
+    accelerate(layer if fast else restore(layer).feed_forward)
+    hidden = hidden.clone().requires_grad_()
     layer.zero_grad()
     found = list(run(hidden))
     sum((x * torch.linspace(-1, 1, x.shape[-1])).sum() for x in found).backward()
@@ -276,6 +278,7 @@ def test_self_attention_layer_without_padding_says_the_same_with_the_same_gradie
 @every_kind
 def test_padding_costs_a_deep_layer_nothing_on_a_cpu(kind):
     layer, hidden, mask, sources = deep_inputs(kind)
+    accelerate(layer)
     seen = []
     layer.final_layer_norm.register_forward_hook(lambda module, given, made: seen.append(len(made)))
     layer(hidden, mask, sources["text"], sources["video"])
@@ -302,12 +305,15 @@ def test_without_self_attention_no_frame_sees_another():
 # ---------------------------------------------------------------- gate and attention
 
 
+ALL = torch.ones(1, 1, 1, dtype=torch.bool)
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 999), st.floats(0.01, 100))
 def test_the_mix_lies_between_the_streams(seed, scale):
     torch.manual_seed(seed)
     gate, text, video = Gate(6), scale * torch.randn(2, 3, 6), scale * torch.randn(2, 3, 6)
-    mixed, _ = gate(text, video)
+    mixed, _ = gate(text, video, ALL, ALL)
     slack = 1e-5 * scale
     assert ((mixed >= torch.minimum(text, video) - slack) & (mixed <= torch.maximum(text, video) + slack)).all()
 
@@ -316,17 +322,17 @@ def test_the_mix_lies_between_the_streams(seed, scale):
 @given(st.integers(0, 999), st.floats(0.01, 100))
 def test_the_share_of_the_text_lies_between_0_and_1(seed, scale):
     torch.manual_seed(seed)
-    share = Gate(6)(scale * torch.randn(2, 3, 6), scale * torch.randn(2, 3, 6))[1]
+    share = Gate(6)(scale * torch.randn(2, 3, 6), scale * torch.randn(2, 3, 6), ALL, ALL)[1]
     assert ((share >= 0) & (share <= 1)).all()
 
 
 def test_the_gate_starts_without_a_preference():
-    assert_close(Gate(6)(torch.zeros(1, 2, 6), torch.zeros(1, 2, 6))[1], torch.full((1, 2, 6), 0.5))
+    assert_close(Gate(6)(torch.zeros(1, 2, 6), torch.zeros(1, 2, 6), ALL, ALL)[1], torch.full((1, 2, 6), 0.5))
 
 
 def test_the_gate_reads_both_streams():
     gate, text, video = Gate(6), torch.randn(1, 2, 6, requires_grad=True), torch.randn(1, 2, 6, requires_grad=True)
-    gate.share(text, video).sum().backward()
+    gate.text_weight(text, video).sum().backward()
     assert min(text.grad.abs().max(), video.grad.abs().max()) > 0
 
 

@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -161,6 +162,7 @@ def test_the_hub_gets_the_files_of_the_folder_and_is_private(trained, pushed, mo
 
     monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload)
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create)
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda self, repo_id: SimpleNamespace(private=True))
     assert (hub.push(trained, "somebody/model"), asked) == (
         "there",
         {
@@ -171,6 +173,23 @@ def test_the_hub_gets_the_files_of_the_folder_and_is_private(trained, pushed, mo
             "delete": ["encoders/*", "familiarity.safetensors"],
         },
     )
+
+
+@pytest.mark.parametrize("public", [False, True])
+def test_only_public_pushes_onto_a_public_repository(trained, monkeypatch, public):
+    """`--force` pushed a model onto a public repository of that id, though a push is private without `--public`."""
+    from huggingface_hub import HfApi
+
+    uploads: list[str] = []
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **rest: repo_id)
+    monkeypatch.setattr(HfApi, "repo_info", lambda self, repo_id: SimpleNamespace(private=False))
+    monkeypatch.setattr(HfApi, "upload_folder", lambda self, repo_id, **rest: uploads.append(repo_id))
+    if public:
+        hub.push(trained, "somebody/model", public=True, force=True)
+    else:
+        with pytest.raises(ConfigError, match=r"somebody/model: expected a private repository, found a public one"):
+            hub.push(trained, "somebody/model", force=True)
+    assert uploads == ["somebody/model"] * public
 
 
 def test_the_hubs_client_takes_what_it_is_called_with():

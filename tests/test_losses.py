@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -6,19 +8,15 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from wavfusion.model import SharedEncoder, losses, margin_loss, task_loss
+from wavfusion.fast import margin
+from wavfusion.fast.margin import SortedMarginLoss, sorted_hinge_sums
+from wavfusion.model import SharedEncoder, margin_loss, task_loss
+from wavfusion.model.losses import MarginLoss
 
 REDUCTIONS = ["triplet", "anchor"]
-both_ways = pytest.mark.usefixtures("way")
+sorted_margin_loss = partial(margin_loss, hinges=sorted_hinge_sums)
+both_ways = pytest.mark.parametrize("margin_loss", [margin_loss, sorted_margin_loss], ids=["as printed", "sorted"])
 rows = st.lists(st.tuples(st.sampled_from([-1, 0, 1, 2]), st.integers(0, 2)), min_size=1, max_size=9)
-
-
-@pytest.fixture(scope="module", params=[losses.CUBE, 0], ids=["as printed", "sorted"])
-def way(request):
-    """Up to how many vectors all triplets are formed."""
-    usual, losses.CUBE = losses.CUBE, request.param
-    yield
-    losses.CUBE = usual
 
 
 def draw(some_rows, seed=0):
@@ -58,7 +56,7 @@ def loop(vectors, modality, label, alpha, reduction):
 @settings(deadline=None, max_examples=40)
 @given(rows, st.integers(0, 99), st.sampled_from([0.0, 0.15, 2.0]))
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_margin_loss_is_a_triple_loop(reduction, some_rows, seed, alpha):
+def test_margin_loss_is_a_triple_loop(margin_loss, reduction, some_rows, seed, alpha):
     vectors, modality, label = draw(some_rows, seed)
     expected = loop(vectors, modality, label, alpha, reduction)
     assert float(margin_loss(vectors, modality, label, alpha, reduction)) == pytest.approx(expected, abs=1e-6)
@@ -74,13 +72,11 @@ def test_margin_loss_by_sorting_has_the_value_and_the_gradient_of_the_cube(reduc
     vectors, modality, label = draw(some_rows, seed)
     vectors = vectors.round() if tied else vectors
     found = []
-    for cube in (60, 0):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(losses, "CUBE", cube)
-            x = vectors.clone().requires_grad_()
-            loss = margin_loss(x, modality, label, alpha, reduction)
-            loss.backward()
-            found.append((loss, x.grad / x.grad.abs().max().clamp(min=1e-3)))
+    for loss_of in (margin_loss, sorted_margin_loss):
+        x = vectors.clone().requires_grad_()
+        loss = loss_of(x, modality, label, alpha, reduction)
+        loss.backward()
+        found.append((loss, x.grad / x.grad.abs().max().clamp(min=1e-3)))
     assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)
 
 
@@ -96,14 +92,19 @@ class Largest(TorchDispatchMode):
         return made
 
 
-@pytest.mark.parametrize(("fast", "power"), [(True, 2), (False, 3)])
-def test_margin_loss_of_many_vectors_forms_no_cube_unless_it_must(fast, power):
+@pytest.mark.parametrize(("kind", "power"), [(SortedMarginLoss, 2), (MarginLoss, 3)])
+def test_the_fast_margin_loss_of_many_vectors_forms_no_cube(kind, power):
     """At 1,536 vectors, a batch of 512, the cube has 14 GB."""
     rows_of_all = [(modality, i % 4) for modality in range(3) for i in range(40)]
     vectors, modality, label = draw(rows_of_all)
     with Largest() as largest:
-        margin_loss(vectors.requires_grad_(), modality, label, 0.15, fast=fast).backward()
+        kind(0.15)(vectors.requires_grad_(), modality, label).backward()
     assert largest.elements == len(rows_of_all) ** power
+
+
+def test_few_vectors_have_the_same_margin_loss_to_the_last_bit():
+    batch = draw([(modality, i % 4) for modality in range(3) for i in range(margin.CUBE // 3)])
+    assert torch.equal(SortedMarginLoss(0.15, "anchor")(*batch), MarginLoss(0.15, "anchor")(*batch))
 
 
 def test_the_two_reductions_differ_where_anchors_have_unequal_numbers_of_triplets():
@@ -114,7 +115,7 @@ def test_the_two_reductions_differ_where_anchors_have_unequal_numbers_of_triplet
 @both_ways
 @settings(deadline=None, max_examples=25)
 @given(rows, st.integers(0, 99))
-def test_margin_loss_is_never_negative(some_rows, seed):
+def test_margin_loss_is_never_negative(margin_loss, some_rows, seed):
     assert margin_loss(*draw(some_rows, seed), 0.15) >= 0
 
 
@@ -130,7 +131,7 @@ NO_TRIPLETS = {
 @both_ways
 @pytest.mark.parametrize("some_rows", NO_TRIPLETS.values(), ids=NO_TRIPLETS.keys())
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_margin_loss_without_triplets_is_a_differentiable_zero(reduction, some_rows):
+def test_margin_loss_without_triplets_is_a_differentiable_zero(margin_loss, reduction, some_rows):
     vectors, modality, label = draw(some_rows)
     loss = margin_loss(vectors.requires_grad_(), modality, label, 0.15, reduction)
     loss.backward()
@@ -140,7 +141,7 @@ def test_margin_loss_without_triplets_is_a_differentiable_zero(reduction, some_r
 @both_ways
 @settings(deadline=None, max_examples=20)
 @given(rows, st.floats(1e-3, 1e3))
-def test_margin_loss_does_not_see_the_length_of_vectors(some_rows, factor):
+def test_margin_loss_does_not_see_the_length_of_vectors(margin_loss, some_rows, factor):
     vectors, modality, label = draw(some_rows)
     scale = torch.linspace(1, factor, len(vectors))[:, None]
     assert_close(margin_loss(vectors * scale, modality, label, 0.15), margin_loss(vectors, modality, label, 0.15))
@@ -156,7 +157,7 @@ def test_margin_loss_does_not_see_the_order_of_vectors(some_rows, random):
 
 
 @both_ways
-def test_margin_loss_has_the_gradient_of_a_finite_difference():
+def test_margin_loss_has_the_gradient_of_a_finite_difference(margin_loss):
     vectors, modality, label = draw([(0, 0), (0, 1), (1, 0), (1, 1), (2, 1)])
     vectors.requires_grad_()
     margin_loss(vectors, modality, label, 0.5).backward()
@@ -166,7 +167,7 @@ def test_margin_loss_has_the_gradient_of_a_finite_difference():
 
 
 @both_ways
-def test_margin_loss_falls_when_one_emotion_gathers_across_modalities():
+def test_margin_loss_falls_when_one_emotion_gathers_across_modalities(margin_loss):
     apart, modality, label = draw([(m, c) for m in (0, 1, 2) for c in (0, 1)])
     gathered = F.one_hot(label, 5).float() + 0.01 * apart
     assert margin_loss(gathered, modality, label, 0.15) == 0 < margin_loss(apart, modality, label, 0.15)
@@ -174,7 +175,7 @@ def test_margin_loss_falls_when_one_emotion_gathers_across_modalities():
 
 @both_ways
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_margin_loss_survives_vectors_of_zero_length(reduction):
+def test_margin_loss_survives_vectors_of_zero_length(margin_loss, reduction):
     vectors, modality, label = draw([(0, 0), (0, 1), (1, 0), (1, 1)])
     vectors = vectors.index_fill(0, torch.tensor([0]), 0.0).requires_grad_()
     margin_loss(vectors, modality, label, 0.15, reduction).backward()
@@ -182,7 +183,7 @@ def test_margin_loss_survives_vectors_of_zero_length(reduction):
 
 
 @both_ways
-def test_margin_loss_is_computed_in_single_precision_under_autocast():
+def test_margin_loss_is_computed_in_single_precision_under_autocast(margin_loss):
     batch = draw([(m, c) for m in (0, 1, 2) for c in (0, 1, 2)])
     with torch.autocast("cpu", torch.bfloat16):
         inside = margin_loss(*batch, 0.15)

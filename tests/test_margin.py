@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from wavfusion.evaluation.shared_space import judge, post_hoc, pulls, retrieve, violations
+from wavfusion.evaluation.shared_space import compare_gradients, post_hoc, retrieve, score_space, violations
 from wavfusion.model import WavFusion, WavFusionConfig, margin_loss
 
 NAMES = ["audio", "text", "video"]
@@ -48,7 +48,7 @@ def batch(size: int = 9) -> dict[str, Any]:
 
 def test_the_pull_is_that_of_two_backward_passes() -> None:
     model, inputs = build(margin={"weight": 0.5}), batch()
-    found = pulls(model, inputs, model)
+    found = compare_gradients(model, inputs, model)
     gradients = {}
     for name in ("task", "margin"):
         model.eval().zero_grad()
@@ -65,7 +65,7 @@ def test_the_pull_is_that_of_two_backward_passes() -> None:
 
 def test_the_pull_grows_with_lambda() -> None:
     weak, strong = (build(margin={"weight": weight}) for weight in (0.1, 10.0))
-    few, many = (pulls(model, batch(), model)["gradient_ratio_text_agru"] for model in (weak, strong))
+    few, many = (compare_gradients(model, batch(), model)["gradient_ratio_text_agru"] for model in (weak, strong))
     assert many == pytest.approx(100 * few, rel=1e-4)
 
 
@@ -76,12 +76,14 @@ def test_the_pull_grows_with_lambda() -> None:
 )
 def test_every_part_that_a_model_has_is_named(switches: dict[str, Any], parts: list[str]) -> None:
     model = build(**switches)
-    assert set(pulls(model, batch(), model)) == {f"gradient_{kind}_{p}" for kind in ("ratio", "cosine") for p in parts}
+    assert set(compare_gradients(model, batch(), model)) == {
+        f"gradient_{kind}_{p}" for kind in ("ratio", "cosine") for p in parts
+    }
 
 
 def test_a_batch_without_triplets_pulls_nowhere() -> None:
     model = build()
-    assert pulls(model, {**batch(), "labels": torch.zeros(9, dtype=torch.long)}, model) == {}
+    assert compare_gradients(model, {**batch(), "labels": torch.zeros(9, dtype=torch.long)}, model) == {}
 
 
 def test_looking_at_the_pull_changes_nothing_of_a_training() -> None:
@@ -94,7 +96,7 @@ def test_looking_at_the_pull_changes_nothing_of_a_training() -> None:
         return [torch.get_rng_state(), *(tensor.clone() for tensor in tensors)]
 
     before, modes = state(), [module.training for module in model.modules()]
-    pulls(model, batch(), model)
+    compare_gradients(model, batch(), model)
     assert all(torch.equal(x, y) for x, y in zip(before, state(), strict=True))
     assert modes == [module.training for module in model.modules()]
 
@@ -156,28 +158,28 @@ def clips(number: int, pull: float, modalities: list[str] = NAMES) -> tuple[list
 
 
 def test_vectors_without_an_emotion_are_retrieved_at_chance() -> None:
-    found = judge(*clips(150, 0.0), 0.15)
+    found = score_space(*clips(150, 0.0), 0.15)
     assert found is not None and found["inverted"] == pytest.approx(0.5, abs=0.05)
     assert found["retrieval"]["precision_at_1"] == pytest.approx(found["retrieval"]["chance"], abs=0.06)
 
 
 def test_vectors_that_agree_on_the_emotion_are_retrieved() -> None:
-    found = judge(*clips(60, 50.0), 0.15)
+    found = score_space(*clips(60, 50.0), 0.15)
     assert found is not None
     assert (found["violated"], found["inverted"], found["retrieval"]["precision_at_1"]) == (0.0, 0.0, 1.0)
 
 
 def test_chance_is_the_share_of_the_emotion_among_other_clips() -> None:
-    found = judge(*clips(30, 0.0), 0.15)
+    found = score_space(*clips(30, 0.0), 0.15)
     assert found is not None and found["retrieval"]["chance"] == pytest.approx(9 / 29)
 
 
 def test_one_modality_is_no_shared_space() -> None:
-    assert judge(*clips(30, 1.0, ["text"]), 0.15) is None
+    assert score_space(*clips(30, 1.0, ["text"]), 0.15) is None
 
 
 def test_one_clip_leaves_its_figures_open() -> None:
-    found = judge(*clips(1, 1.0), 0.15)
+    found = score_space(*clips(1, 1.0), 0.15)
     nothing = {"precision_at_1": None, "chance": None, "queries": 0}
     assert found == {"violated": None, "inverted": None, "triplets": 0, "retrieval": nothing}
 
@@ -190,7 +192,7 @@ def test_a_linear_map_fitted_afterwards_finds_the_emotion_in_each_modalitys_own_
         return [{name: np.roll(x, 2 * i) for i, (name, x) in enumerate(clip.items())} for clip in found], labels
 
     training, held = turned(90), turned(60)
-    before, after = judge(*held, 0.15), judge(post_hoc(*training, held[0]), held[1], 0.15)
+    before, after = score_space(*held, 0.15), score_space(post_hoc(*training, held[0]), held[1], 0.15)
     assert before is not None and after is not None
     assert after["retrieval"]["precision_at_1"] > 0.9 > 0.6 > before["retrieval"]["precision_at_1"]
 

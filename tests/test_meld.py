@@ -7,7 +7,7 @@ import pytest
 
 from wavfusion import corpora
 from wavfusion.corpora.meld import LONGEST, PUBLISHED
-from wavfusion.encoders import normalized
+from wavfusion.encoders.text import normalized
 from wavfusion.errors import CorpusError
 from wavfusion.features.clips import WINDOW
 from wavfusion.media import write_video

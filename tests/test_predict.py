@@ -20,7 +20,7 @@ import torch
 import wavfusion
 from wavfusion import media
 from wavfusion.cli.app import main
-from wavfusion.encoders import VideoEncoder
+from wavfusion.encoders.video import VideoEncoder
 from wavfusion.errors import ConfigError, MediaError
 from wavfusion.evaluation import evaluate
 from wavfusion.evaluation.inference import Classifier, classify

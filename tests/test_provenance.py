@@ -1,7 +1,7 @@
 import pytest
 
 from wavfusion.corpora.emotions import EMOTIONS
-from wavfusion.encoders import PRESETS
+from wavfusion.encoders.presets import PRESETS
 from wavfusion.evaluation.provenance import CHECKPOINTS, trained_on
 
 

@@ -20,7 +20,7 @@ from wavfusion.files import write_json
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
 from wavfusion.metrics import comparison, scores
 from wavfusion.report.runs import write_run_page
-from wavfusion.training import train
+from wavfusion.runs.folder import remove_run
 
 CLASSES = ["angry", "happy", "sad"]
 MARKUP = "</script><img src=x onerror=alert(1)> & <b>bold</b>"
@@ -228,7 +228,7 @@ def test_a_run_without_dialogues_and_speakers_has_a_page(tmp_path: Path) -> None
 def test_a_page_goes_with_the_run_that_it_shows(run: Path) -> None:
     """`train --force` left the page of the model before it."""
     page_of(run / "report.html", run)
-    train.remove_run(run)
+    remove_run(run)
     assert not (run / "report.html").exists()
 
 
@@ -382,7 +382,7 @@ def test_a_clip_begins_where_its_utterance_does(opened: Page) -> None:
 
 @pytest.mark.slow
 def test_words_with_markup_stay_text_in_the_browser(opened: Page) -> None:
-    shown = opened.run("document.querySelector('#utterance-list .words').textContent")
+    shown = opened.run("document.querySelector('#utterance-list .text').textContent")
     assert (shown, opened.run("document.querySelectorAll('#utterance-list img, #utterance-list b').length")) == (
         MARKUP,
         0,
@@ -412,7 +412,7 @@ def test_a_number_of_the_confusion_leads_to_its_utterances(opened: Page) -> None
     count = opened.run(
         "(() => { const link = document.querySelector('a[data-run=\"1\"]'); link.click(); return link.textContent; })()"
     )
-    assert opened.run("document.querySelector('#said').textContent").startswith(
+    assert opened.run("document.querySelector('#count').textContent").startswith(
         f"{int(count):,} of {MANY:,} utterances"
     )
 

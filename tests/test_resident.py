@@ -1,11 +1,8 @@
-import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from wavfusion.training.recorded import Losses, Recorded, record
 
 from wavfusion.errors import ConfigError
 from wavfusion.experiments import experiment
@@ -16,12 +13,10 @@ from wavfusion.features.dataset import (
     choose_features,
     collate,
     model_config,
-    model_inputs,
 )
 from wavfusion.model.config import MODALITIES, Switches
-from wavfusion.model.wavfusion import WavFusion
-from wavfusion.training import recorded, train
-from wavfusion.training.resident import LEVELS, Resident
+from wavfusion.training import train
+from wavfusion.training.resident import Resident
 
 pytest_plugins = ("corpus_fixture",)
 
@@ -76,78 +71,9 @@ def test_gathered_layers_of_text_stand_before_its_steps() -> None:
     assert all(same(found[key], expected[key]) for key in TENSORS)
 
 
-def test_few_shapes_hold_every_window_and_pad_the_rest(made: Any) -> None:
-    samples = features(made, "test")  # of half a second, and of 15 s
-    held, exact = Resident(samples, "cpu", few_shapes=True), Resident(samples, "cpu")
-    shapes = set()
-    for number in range(len(samples)):
-        padded, tight = held.collate([number]), exact.collate([number])
-        for name in MODALITIES:
-            if tight[name] is None:
-                assert padded[name] is None
-                continue
-            real = tight[name].shape[1]
-            assert torch.equal(padded[name][:, :real], tight[name])
-            assert int(padded[f"{name}_mask"].sum()) == int(tight[f"{name}_mask"].sum())
-            assert not padded[name][:, real:].any()
-        shapes.add(padded["audio"].shape)
-    assert 1 < len(shapes) <= LEVELS
-    assert len(shapes) < len({exact.collate([i])["audio"].shape for i in range(len(samples))})
-
-
 def test_features_that_take_more_than_there_is_room_for_are_refused(made: Any) -> None:
     with pytest.raises(MemoryError, match="at most 0 MB"):
         Resident(features(made, "train"), "cpu", room=1000.0)
-
-
-# ------------------------------------------------------------------ recorded steps
-
-
-def test_a_shape_that_comes_again_is_recorded_and_says_what_the_model_says(made: Any) -> None:
-    samples = features(made, "train", dropout=0.0)
-    torch.manual_seed(0)
-    model = WavFusion(samples.config).train()
-    plain, steps = copy.deepcopy(model), Recorded(model)
-    batches = [[0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 2, 3], [0, 1, 2, 3]]
-    for count, numbers in enumerate(batches):
-        inputs = model_inputs(collate([samples[i] for i in numbers]), MODALITIES, "cpu")
-        ours, theirs = steps(**inputs), plain(**inputs)
-        assert torch.equal(ours.loss, theirs.loss) and torch.equal(ours.logits, theirs.logits)
-        assert list(ours.losses) == list(theirs.losses) == ["task", "margin"]
-        assert all(torch.equal(ours.losses[name], theirs.losses[name]) for name in ours.losses)
-        ours.loss.backward(), theirs.loss.backward()
-        assert (ours.steps is None) == (count >= 2)  # a recording says no more than its losses and logits
-    assert len(steps) == 1
-    pairs = zip(model.parameters(), plain.parameters(), strict=True)
-    assert all(same(one.grad, other.grad) for one, other in pairs)
-    assert all(torch.equal(x, y) for x, y in zip(model.buffers(), plain.buffers(), strict=True))
-
-
-def test_recording_puts_the_running_moments_back_and_holds_batches_of_its_own(
-    made: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Warming up before a recording runs the model, on tensors that every later batch is copied over."""
-    samples = features(made, "train")
-    model = WavFusion(samples.config).train()
-    inputs = model_inputs(collate([samples[i] for i in range(4)]), MODALITIES, "cpu")
-    given = tuple(x for x in inputs.values() if x is not None)
-    steps = Losses(model, [name for name, x in inputs.items() if x is not None])
-    before = {name: x.clone() for name, x in model.named_buffers()}
-    seen: list[tuple[torch.Tensor, ...]] = []
-
-    def warm(module: Losses, tensors: tuple[torch.Tensor, ...], allow_unused_input: bool) -> Losses:
-        seen.append(tensors)
-        assert not torch.is_autocast_cache_enabled()
-        for _ in range(3):
-            module(*tensors)
-        return module
-
-    monkeypatch.setattr(recorded, "on_gpu", lambda tensor: True)
-    monkeypatch.setattr(torch.cuda, "make_graphed_callables", warm)
-    assert record(steps, given) is steps
-    assert torch.is_autocast_cache_enabled()
-    assert all(torch.equal(x, before[name]) for name, x in model.named_buffers())
-    assert all(torch.equal(x, y) and x.data_ptr() != y.data_ptr() for x, y in zip(seen[0], given, strict=True))
 
 
 # ------------------------------------------------------------------ training
@@ -160,41 +86,13 @@ def test_training_from_resident_features_gives_the_same_bytes(made: Any, short: 
         assert (tmp_path / "resident" / file).read_bytes() == (tmp_path / "store" / file).read_bytes()
 
 
-def test_training_in_few_shapes_gives_the_same_model_but_for_rounding(
-    made: Any, short: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recorded_shapes = []
-    monkeypatch.setattr(recorded, "record", lambda steps, given: recorded_shapes.append(given) or steps)
-    for name, chosen in (("plain", {}), ("recorded", {"train__recorded": True})):
-        train.train(short(train__epochs=2, model__dropout=0.0, **chosen), made.data, tmp_path / name)
-    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "recorded"))
-    assert max(float((one[key] - other[key]).abs().max()) for key in one) < 1e-4
-    assert recorded_shapes
+@pytest.mark.parametrize(("key", "value"), [("train__mode", "live"), ("train__fast", False)])
+def test_resident_features_of_another_mode_or_without_fast_paths_are_refused(short: Any, key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match="^train.resident: expected train.mode cached and train.fast true, found"):
+        short(train__resident=True, **{key: value})
 
 
-@pytest.mark.parametrize(
-    ("chosen", "message"),
-    [
-        (
-            {"train__resident": True, "train__mode": "live"},
-            "train.resident: expected train.mode cached and train.fast true, found train.mode live",
-        ),
-        (
-            {"train__recorded": True, "train__fast": False},
-            "train.recorded: expected train.mode cached and train.fast true, found train.mode cached and",
-        ),
-        ({"train__recorded": True, "train__resident": False}, "expected resident features"),
-    ],
-)
-def test_settings_that_contradict_each_other_are_refused(short: Any, chosen: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        short(**chosen)
-
-
-@pytest.mark.parametrize(
-    ("name", "valid"), [("train.resident", "true or false or null"), ("train.recorded", "true or false")]
-)
-def test_what_is_no_truth_value_is_named(name: str, valid: str) -> None:
-    with pytest.raises(ConfigError, match=f"^paper and --{name}: field '{name}': expected {valid}, found 'maybe'$"):
-        experiment.read_experiment("paper", {name: "maybe"})
-    assert not experiment.read_experiment("paper", {name: "False"}).train.recorded
+def test_what_is_no_truth_value_is_named() -> None:
+    with pytest.raises(ConfigError, match="^--train.resident: found 'maybe'; valid: true, false, null$"):
+        experiment.read_experiment("paper", {"train.resident": "maybe"})
+    assert experiment.read_experiment("paper", {"train.resident": "False"}).train.resident is False

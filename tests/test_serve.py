@@ -7,18 +7,22 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+import tracemalloc
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from server import Server, form
+from starlette.datastructures import Headers
 
 from wavfusion import media, transcripts
 from wavfusion.cli.app import main
@@ -28,7 +32,7 @@ from wavfusion.serve import app, uploads
 from wavfusion.serve import jobs as jobs_module
 from wavfusion.serve.app import Guard
 from wavfusion.serve.jobs import Jobs, Limits
-from wavfusion.serve.uploads import Folder, Form, RefusedError
+from wavfusion.serve.uploads import Form, RefusedError, UploadFolder
 
 pytest_plugins = ("corpus_fixture",)
 
@@ -205,10 +209,18 @@ def test_a_wrong_form_gets_one_line(server: Server, clip: Path) -> None:
     refused(server, 422, "expected a recording in the field 'file', found none", ("transcript", "well"))
     refused(server, 422, "expected auto or a number from 1 to 20, found 'many'", recording, ("speakers", "many"))
     refused(server, 422, "expected auto or a number from 1 to 20, found 99", recording, ("speakers", "99"))
-    refused(server, 422, "expected UTF-8", ("transcript", b"\xff\xfe\xff"), recording)
+    refused(server, 422, "expected UTF-8", ("transcript", ("a.txt", b"\xff\xfe\xff")), recording)
     refused(server, 422, "'transcript': expected plain text", ("transcript", ("a.docx", b"PK\3\4")), recording)
     refused(server, 422, "transcript.srt: expected srt with times", ("transcript", ("a.srt", b"well")), recording)
-    refused(server, 413, "at most 4194304 bytes", recording, ("transcript", 5_000_000 * "a"))
+    refused(server, 400, "Maximum number of files is 2", *[(name, ("a.wav", b"a")) for name in ("file", "a", "b")])
+
+
+def test_a_transcript_has_a_limit_of_its_own(tmp_path: Path) -> None:
+    for transcript, message in ((5_000_000 * "a", "maximum size of 4096KB"), (("a.txt", 5_000_000 * b"a"), "4194304")):
+        body, headers = form({"file": ("a.wav", b"a"), "transcript": transcript})
+        with pytest.raises(RefusedError, match=message) as caught:
+            asyncio.run(uploads.receive(pieces(body, 1 << 20), Headers(headers), tmp_path))
+        assert caught.value.status == 413
 
 
 def test_an_odd_transcript_gets_one_line_or_is_read(server: Server, clip: Path) -> None:
@@ -350,7 +362,7 @@ def test_page_and_description_ask_nobody_else(server: Server) -> None:
 # ------------------------------------------------------------------ uploads
 
 
-async def pieces(content: bytes, size: int, pause: float = 0.0) -> AsyncIterator[bytes]:
+async def pieces(content: bytes, size: int, pause: float = 0.0) -> AsyncGenerator[bytes, None]:
     for start in range(0, len(content), size):
         await asyncio.sleep(pause)
         yield content[start : start + size]
@@ -363,9 +375,9 @@ def test_a_form_is_read_the_same_however_it_is_cut(
     folder = tmp_path_factory.mktemp("form")
     plain = re.sub(r'["\\\r\n;=\x00]', "", name.encode("utf-8", "replace").decode())
     body, headers = form({"speakers": "2", "file": (plain, content), "transcript": "wörds"})
-    found = asyncio.run(uploads.receive(pieces(body, size), headers["Content-Type"], folder))
+    found = asyncio.run(uploads.receive(pieces(body, size), Headers(headers), folder))
     assert (folder / "recording").read_bytes() == content
-    assert (found.speakers, found.words, found.segments) == ("2", "wörds", None)
+    assert (found.speakers, found.text, found.segments) == ("2", "wörds", None)
     assert found.name and found.name.isprintable() and "/" not in found.name
 
 
@@ -373,44 +385,58 @@ def test_a_form_is_read_the_same_however_it_is_cut(
 def test_a_form_that_is_cut_off_is_refused(tmp_path: Path, lost: int) -> None:
     body, headers = form({"file": ("a.wav", 100 * b"a"), "transcript": "b"})
     with pytest.raises(RefusedError, match="whole form|in the field 'file'"):
-        asyncio.run(uploads.receive(pieces(body[:-lost], 64), headers["Content-Type"], tmp_path))
+        asyncio.run(uploads.receive(pieces(body[:-lost], 64), Headers(headers), tmp_path))
 
 
-async def taken(stream: AsyncIterator[bytes], most: int) -> int:
-    return sum([len(chunk) async for chunk in uploads.paced(stream, most)])
+async def taken(stream: AsyncGenerator[bytes, None], most: int, folder: Path) -> int:
+    return sum([len(chunk) async for chunk in uploads.guarded(stream, most, folder)])
 
 
-def test_a_stream_that_stands_still_drips_or_does_not_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert asyncio.run(taken(pieces(1000 * b"a", 10), 1000)) == 1000
+def test_an_upload_that_stalls_is_slow_or_does_not_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert asyncio.run(taken(pieces(1000 * b"a", 10), 1000, tmp_path)) == 1000
     with pytest.raises(RefusedError, match="at most 0.000999 MB, found more"):
-        asyncio.run(taken(pieces(1000 * b"a", 10), 999))
+        asyncio.run(taken(pieces(1000 * b"a", 10), 999, tmp_path))
     monkeypatch.setattr(uploads, "IDLE", 0.05)
     with pytest.raises(RefusedError, match="found nothing"):
-        asyncio.run(taken(pieces(b"a", 1, 5.0), 999))
+        asyncio.run(taken(pieces(b"a", 1, 5.0), 999, tmp_path))
     monkeypatch.setattr(uploads, "SLOWEST", 10_000)
     with pytest.raises(RefusedError, match="bytes/s"):
-        asyncio.run(taken(pieces(100 * b"a", 1, 0.01), 999))
+        asyncio.run(taken(pieces(100 * b"a", 1, 0.01), 999, tmp_path))
 
 
 def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploads, "FREE", 1 << 60)
-    body, headers = form({"file": ("a.wav", b"a")})
-    with pytest.raises(RefusedError, match="nearly full"):
-        asyncio.run(uploads.receive(pieces(body, 64), headers["Content-Type"], tmp_path))
+    with pytest.raises(RefusedError, match="nearly full") as caught:
+        asyncio.run(taken(pieces(b"a", 64), 999, tmp_path))
+    assert caught.value.status == 507
 
 
 def test_a_disk_that_fills_while_a_recording_comes_in_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Room was looked for when an upload began, and then it was written until none was left."""
 
-    async def filling() -> AsyncIterator[bytes]:
+    async def filling() -> AsyncGenerator[bytes, None]:
         yield body[:300]
         monkeypatch.setattr(uploads, "FREE", 1 << 60)
         yield body[300:]
 
     body, headers = form({"file": ("a.wav", 1000 * b"a")})
-    with pytest.raises(RefusedError, match="nearly full") as refused:
-        asyncio.run(uploads.receive(filling(), headers["Content-Type"], tmp_path))
-    assert refused.value.status == 507 and (tmp_path / "recording").stat().st_size < 300
+    with pytest.raises(RefusedError, match="nearly full"):
+        asyncio.run(uploads.receive(uploads.guarded(filling(), 9999, tmp_path), Headers(headers), tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_large_recording_is_spooled_to_the_disk_of_the_uploads(tmp_path: Path) -> None:
+    """Starlette's temporary files lie in the same temporary folder as the uploads, and not in memory."""
+    body, headers = form({"file": ("a.wav", bytes(3 << 20))})
+    tracemalloc.start()
+    try:
+        asyncio.run(uploads.receive(pieces(body, 1 << 16), Headers(headers), tmp_path))
+        assert tracemalloc.get_traced_memory()[1] < 3 << 20
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / "recording").stat().st_size == 3 << 20
 
 
 @pytest.mark.parametrize(
@@ -419,7 +445,7 @@ def test_a_disk_that_fills_while_a_recording_comes_in_is_said(tmp_path: Path, mo
      (300 * "a", 200 * "a"), ("<b>.mp4", "<b>.mp4")],
 )  # fmt: skip
 def test_a_sender_s_name_is_one_line_for_showing(name: str, seen: str) -> None:
-    assert uploads.shown(name) == seen
+    assert uploads.displayed(name) == seen
 
 
 # ------------------------------------------------------------------ the queue
@@ -446,6 +472,35 @@ def test_the_queue_has_a_bound_and_a_place_becomes_free(tmp_path: Path) -> None:
         assert jobs.place(second) == 0 and not first.folder.exists() and put(jobs).state == "waiting"
 
     asyncio.run(fill())
+
+
+def test_a_place_is_counted_while_jobs_come_and_go(tmp_path: Path) -> None:
+    """The table of jobs was walked in one thread while another changed it, and the request failed."""
+
+    async def fill() -> None:
+        jobs = waiting(tmp_path, 99)
+        last, over = [put(jobs) for _ in range(40)][-1], threading.Event()
+
+        def come_and_go() -> None:
+            while not over.is_set():
+                extra = jobs_module.Job("extra", tmp_path / "extra", Form("a.wav"))
+                jobs._jobs[extra.id] = extra
+                jobs._jobs.pop(extra.id)
+
+        thread = threading.Thread(target=come_and_go)
+        thread.start()
+        try:
+            assert {jobs.place(last) for _ in range(3000)} == {39}
+        finally:
+            over.set()
+            thread.join()
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        asyncio.run(fill())
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_uploads_that_come_in_count_and_a_refused_one_leaves_nothing(tmp_path: Path) -> None:
@@ -500,13 +555,30 @@ def test_others_are_answered_while_a_recording_is_kept(tmp_path: Path, monkeypat
 
 def test_a_folder_of_a_server_that_lives_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    alive, dead = Folder(), Folder()
+    alive, dead = UploadFolder(), UploadFolder()
     (dead.path / "upload").mkdir()
-    dead._lock.close()  # as the kernel does for a process that is killed
-    Folder().close()
+    dead._lock.release()  # as the kernel does for a process that is killed
+    UploadFolder().close()
     assert alive.path.exists() and not dead.path.exists()
     alive.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_being_made_is_left_to_its_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second server that started between a folder's making and its locking removed it."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    acquire = FileLock.acquire
+
+    def late(self: FileLock, *arguments: Any, **settings: Any) -> Any:
+        if self.timeout != 0:  # the new folder's, before it is held
+            monkeypatch.setattr(FileLock, "acquire", acquire)
+            UploadFolder().close()
+        return acquire(self, *arguments, **settings)
+
+    monkeypatch.setattr(FileLock, "acquire", late)
+    folder = UploadFolder()
+    assert folder.path.is_dir() and len(list(tmp_path.iterdir())) == 1
+    folder.close()
 
 
 @pytest.mark.slow

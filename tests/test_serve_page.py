@@ -76,16 +76,16 @@ def test_a_chosen_recording_becomes_a_timeline_that_follows_the_player(
     evil = tmp_path / "<img src=x onerror=alert(1)>.mp4"
     shutil.copy(clip, evil)
     choose(page, "file", evil)
-    page.run("document.querySelector('#words').value = '<script>alert(2)</script> & well'")
+    page.run("document.querySelector('#transcript').value = '<script>alert(2)</script> & well'")
     page.run("document.querySelector('#send').click()")
     shown(page)
     assert page.run("document.querySelector('#result h2').textContent") == evil.name
-    assert page.run("document.querySelector('li.said .words').textContent") == "<script>alert(2)</script> & well"
+    assert page.run("document.querySelector('li.utterance .text').textContent") == "<script>alert(2)</script> & well"
     assert page.run("document.querySelectorAll('#result img').length") == 0
     ready = "const p = document.querySelector('#player'); p.readyState ? done() : p.onloadedmetadata = done"
     page.run(f"new Promise(done => {{ {ready} }})")
-    page.run("document.querySelector('li.said button').click()")
-    until(page, "document.querySelector('li.said').ariaCurrent")
+    page.run("document.querySelector('li.utterance button').click()")
+    until(page, "document.querySelector('li.utterance').ariaCurrent")
     names = page.run("[...document.querySelectorAll('#saving button')].map((b) => b.dataset.file.split('.').pop())")
     assert sorted(names) == ["TextGrid", "csv", "eaf", "html", "json", "srt", "vtt"]
     until(page, "!document.querySelector('#cancel').offsetParent")
@@ -102,7 +102,7 @@ def test_what_is_recorded_in_the_page_is_labelled(page: Page, button: str) -> No
     until(page, "document.querySelector('#status').textContent.includes('recording.')")
     page.run("document.querySelector('#send').click()")
     shown(page)
-    used = page.run("document.querySelector('li.said details p').textContent")
+    used = page.run("document.querySelector('li.utterance details p').textContent")
     assert ("video" in used) == (button == "camera") and "audio" in used and page.console == []
 
 
@@ -113,10 +113,10 @@ def test_all_of_it_goes_by_keyboard(page: Page, clip: Path) -> None:
     shown(page)
     for _ in range(12):
         page.press("Tab")
-        if page.run("document.activeElement.closest('li.said') !== null"):
+        if page.run("document.activeElement.closest('li.utterance') !== null"):
             break
     page.press("Enter")
-    until(page, "document.querySelector('li.said').ariaCurrent")
+    until(page, "document.querySelector('li.utterance').ariaCurrent")
 
 
 def test_a_wrong_file_is_said_and_the_page_goes_on(page: Page, clip: Path, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_recording_is_cancelled_from_the_page(page: Page, server: Server, tmp_
     media.write_audio(tmp_path / "long.wav", (0.1 * noise).clip(-1, 1), 16_000)
     choose(page, "file", tmp_path / "long.wav")
     page.run("document.querySelector('#send').click()")
-    until(page, "/Labelling|Listening/.test(document.querySelector('#status').textContent)")
+    until(page, "/Labelling|Segmenting/.test(document.querySelector('#status').textContent)")
     leaves = "dispatchEvent(new Event('beforeunload', { cancelable: true }))"
     assert not page.run(leaves)  # a reload ended the work without asking
     page.run("document.querySelector('#cancel').click()")

@@ -155,7 +155,7 @@ def test_an_absent_emotion_has_no_colour():
 def test_the_page_lists_every_utterance_and_saves_what_the_formats_write(tmp_path):
     rows = [said(0.0, 1.5, "<b>well</b>", "Anna"), said(2.0, 3.0, None, "Bo")]
     page = timeline.to_html(rows, ["sad", "happy"], None)
-    assert page.count('<li class="said"') == 2 and "&lt;b&gt;well&lt;/b&gt;" in page and "<b>well" not in page
+    assert page.count('<li class="utterance"') == 2 and "&lt;b&gt;well&lt;/b&gt;" in page and "<b>well" not in page
     found = re.search(r'<script type="application/json" id="saved">(.*?)</script>', page, re.DOTALL)
     assert found
     assert json.loads(found[1]) == {
@@ -212,7 +212,7 @@ def opened(browser, address):
 
 
 def current(page):
-    return page.run("[...document.querySelectorAll('li.said')].findIndex((li) => li.ariaCurrent)")
+    return page.run("[...document.querySelectorAll('li.utterance')].findIndex((li) => li.ariaCurrent)")
 
 
 def goes_to(page, seconds):
@@ -235,7 +235,7 @@ def test_the_list_follows_the_player(opened):
 
 @pytest.mark.slow
 def test_the_player_goes_where_an_utterance_begins_by_keyboard(opened):
-    opened.run("document.querySelectorAll('li.said button')[1].focus()")
+    opened.run("document.querySelectorAll('li.utterance button')[1].focus()")
     opened.press("Enter")
     assert opened.run("document.querySelector('#player').currentTime") >= 3.0 and current(opened) == 1
 
@@ -248,7 +248,7 @@ def test_the_page_asks_for_the_recording_alone_and_makes_no_error(opened, addres
 
 @pytest.mark.slow
 def test_words_with_markup_are_text_on_the_timeline(opened):
-    shown = opened.run("document.querySelector('li.said .words').textContent")
+    shown = opened.run("document.querySelector('li.utterance .text').textContent")
     assert shown == f"Ann: {WORDS}" and opened.run("document.querySelectorAll('main img, li img').length") == 0
 
 
@@ -286,5 +286,6 @@ def test_an_absent_recording_is_said(browser, address, tmp_path):
     page = Path(address.removeprefix("file://")).read_text(encoding="utf-8")
     (tmp_path / "moved.html").write_text(page, encoding="utf-8")
     browser.open((tmp_path / "moved.html").as_uri())
-    lost = "const l = document.querySelector('#lost'); l.hidden ? setTimeout(() => done(!l.hidden), 1500) : done(true)"
-    assert browser.run(f"new Promise(done => {{ {lost} }})")
+    hidden = "document.querySelector('#unplayable').hidden"
+    wait = f"{hidden} ? setTimeout(() => done(!{hidden}), 1500) : done(true)"
+    assert browser.run(f"new Promise(done => {{ {wait} }})")

@@ -30,7 +30,7 @@ from wavfusion.model.config import Switches
 from wavfusion.prediction.recognizer import EmotionRecognizer
 from wavfusion.runs.folder import read_run
 from wavfusion.training import checkpoints as kept
-from wavfusion.training import train
+from wavfusion.training import train, trainer
 
 pytest_plugins = ("corpus_fixture",)
 
@@ -165,7 +165,7 @@ def groups(made: Any, **switches: Any) -> dict[str, tuple[str, float, float]]:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {
         names[id(parameter)]: (group["name"], group["lr"], group["weight_decay"])
-        for group in train.parameter_groups(network, model, (1e-5, 1e-3), 0.01)
+        for group in trainer.parameter_groups(network, model, (1e-5, 1e-3), 0.01)
         for parameter in group["params"]
     }
 
@@ -366,7 +366,7 @@ def test_what_training_lacks_is_said(made: Any, short: Any, tmp_path: Path, capl
     data = replace(made.data, utterances=rows, protocol=replace(made.data.protocol, parts=parts))
     train.train(short(train__epochs=1), data, tmp_path / "run")
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        "all training utterances are sad: there is nothing to tell apart",
+        "all training utterances are sad: expected two emotions or more to learn from",
         "the part that chooses the epoch has no utterance that is sad",
         "no training utterance has video",
     ]
@@ -380,13 +380,13 @@ def test_an_existing_run_is_refused(ran: Path, made: Any, short: Any) -> None:
         train.train(short(), made.data, ran)
 
 
-def test_force_begins_anew_and_leaves_other_files_alone(again: Path, made: Any, short: Any) -> None:
+def test_force_starts_again_and_leaves_other_files_alone(again: Path, made: Any, short: Any) -> None:
     (again / "notes.txt").write_text("mine")
     train.train(short(train__epochs=1, model__modalities="[text]"), made.data, again, force=True)
     assert len(history(again)) == 1 and (again / "notes.txt").exists() and not (again / "encoders" / "audio").exists()
 
 
-def test_force_removes_nothing_where_the_new_training_cannot_begin(again: Path, made: Any, short: Any) -> None:
+def test_force_removes_nothing_where_the_new_training_cannot_start(again: Path, made: Any, short: Any) -> None:
     """The old RUN was removed before the new one's features were looked for."""
     before = tree(again)
     with pytest.raises(CorpusError):
@@ -400,7 +400,7 @@ def test_a_run_is_not_resumed_under_another_experiment(again: Path, made: Any, s
         train.train(setting, made.data, again, resume=True)
 
 
-def test_to_go_on_and_to_begin_anew_is_refused(again: Path, made: Any, short: Any) -> None:
+def test_resume_together_with_force_is_refused(again: Path, made: Any, short: Any) -> None:
     """`--force` was passed over in silence."""
     with pytest.raises(ConfigError, match="expected one of --resume"):
         train.train(short(), made.data, again, resume=True, force=True)
@@ -527,7 +527,7 @@ def test_a_checkpoint_whose_best_epoch_is_damaged_is_passed_over(
     setting = short(train__epochs=20, train__patience=2, train__new_rate=1e-6, train__pretrained_rate=1e-6)
     resume(made, again, setting)
     assert results(again) == results(stopped)
-    assert f"{again}: no whole checkpoint is left; training begins at the start" in caplog.messages
+    assert f"{again}: no complete checkpoint is left; training starts again" in caplog.messages
 
 
 def test_a_run_killed_after_its_last_epoch_is_finished(ran: Path, again: Path, made: Any, short: Any) -> None:
@@ -568,7 +568,7 @@ def test_a_moved_run_keeps_its_best_epoch(ran: Path, again: Path, made: Any, sho
     assert results(again) == results(ran)
 
 
-def test_resuming_nothing_begins(made: Any, short: Any, tmp_path: Path) -> None:
+def test_resuming_nothing_starts_a_training(made: Any, short: Any, tmp_path: Path) -> None:
     setting = short(train__epochs=1, model__modalities="[text]")
     train.train(setting, made.data, tmp_path / "run", resume=True)
     assert len(history(tmp_path / "run")) == 1

@@ -57,7 +57,13 @@ Share = Annotated[float, Rule("a number from 0 to 1", lambda value: 0 <= value <
 
 
 def validated(
-    kind: type[T], values: Any, where: object, *, complete: bool = False, refuse: type[ValueError] = ConfigError
+    kind: type[T],
+    values: Any,
+    where: object,
+    *,
+    complete: bool = False,
+    others: bool = False,
+    refuse: type[ValueError] = ConfigError,
 ) -> T:
     """Build a value of a type from JSON's or YAML's plain values, strictly: nothing is converted, numbers are finite.
 
@@ -66,6 +72,7 @@ def validated(
         values: as a reader returned them.
         where: names the source in a message: a file, or a file and its line.
         complete: fields with a default must be present, too.
+        others: fields that the dataclass does not have are passed over.
         refuse: the error to raise.
 
     Raises:
@@ -75,7 +82,7 @@ def validated(
     from pydantic_core import ValidationError
 
     try:
-        return _validator(kind, complete).validate_python((values,))[0]
+        return _validator(kind, complete, others).validate_python((values,))[0]
     except ValidationError as error:
         found = error.errors(include_url=False)
         # A misspelt field is also missing: its spelling is the better news.
@@ -84,11 +91,11 @@ def validated(
 
 
 @cache
-def _validator(kind: Any, complete: bool) -> Any:
+def _validator(kind: Any, complete: bool, others: bool) -> Any:
     from pydantic import ConfigDict, TypeAdapter  # half a second of `--help`, were it above
     from pydantic_core import SchemaValidator
 
-    strict = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    strict = ConfigDict(extra="ignore" if others else "forbid", strict=True, allow_inf_nan=False)
     # A dataclass takes the settings of what it stands in.
     return SchemaValidator(_from_plain(TypeAdapter(tuple[kind], config=strict).core_schema, complete))
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Wav2Vec2FeatureExtractor
 
-from wavfusion.encoders import Encoders, VideoEncoder
+from wavfusion.encoders.bundle import Encoders
+from wavfusion.encoders.video import VideoEncoder
 
 CHUNKS = (1, 8, 16)  # frames at once that are tried for the video encoder, in both memory formats
 SAMPLE_RATE = 16_000

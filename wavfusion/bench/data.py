@@ -25,8 +25,13 @@ from transformers import (
 )
 
 from wavfusion import manifest
-from wavfusion.encoders import PRESETS, AudioEncoder, Encoders, TextEncoder, VideoEncoder, tiny
-from wavfusion.features.extract import extract, load_encoders
+from wavfusion.encoders import tiny
+from wavfusion.encoders.audio import AudioEncoder
+from wavfusion.encoders.bundle import Encoders, load_encoders
+from wavfusion.encoders.presets import PRESETS
+from wavfusion.encoders.text import TextEncoder
+from wavfusion.encoders.video import VideoEncoder
+from wavfusion.features.extract import extract
 from wavfusion.features.store import Store
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
 from wavfusion.media import SAMPLE_RATE, write_video

@@ -13,7 +13,8 @@ import torch
 from wavfusion import manifest
 from wavfusion.bench.baseline import BaselineEncoders, decode_video_frames, decode_waveform
 from wavfusion.bench.data import CLASSES, LAYER, Measurement, encoders_of, extract_rows
-from wavfusion.encoders import PRESETS, Encoders
+from wavfusion.encoders.bundle import Encoders
+from wavfusion.encoders.presets import PRESETS
 from wavfusion.experiments import experiment
 from wavfusion.fast.network import accelerate
 from wavfusion.features.clips import FeatureSet, Media

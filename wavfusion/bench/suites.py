@@ -8,7 +8,7 @@ from typing import Any
 from wavfusion.bench.data import Measurement, prepared
 from wavfusion.bench.hardware import describe_hardware, hardware_to_text
 from wavfusion.bench.measure import measured_side, useful_work
-from wavfusion.encoders import PRESETS
+from wavfusion.encoders.presets import PRESETS
 from wavfusion.errors import ConfigError
 
 log = logging.getLogger(__name__)

@@ -91,9 +91,10 @@ def _run(arguments: list[str]) -> int:
     verb = next((each for each in arguments if not each.startswith("-")), "")
     if verb and verb not in VERBS:
         raise ConfigError(f"expected a verb, found {verb!r}; {nearest(verb, VERBS)} (see wavfusion --help)")
+    place = f"wavfusion {verb}".rstrip()
     arguments, overrides = _split_overrides(arguments)
-    if overrides:
-        _require_settings(verb, list(overrides))
+    if overrides and (unknown := [each for each in overrides if each not in _settings(verb)]):
+        raise ConfigError(f"{verb}: {_unknown(f'--{unknown[0]}', verb)} (see {place} --help)")
     to_file = verb == "predict" and any(each.partition("=")[0] == "--out" for each in arguments)
     if sys.stdout is None and not to_file:
         raise ConfigError(f"{verb}: expected an open stdout for the results, found it closed; >/dev/null drops them")
@@ -101,7 +102,7 @@ def _run(arguments: list[str]) -> int:
     try:
         call = command.main(arguments or ["--help"], prog_name="wavfusion", standalone_mode=False, obj=overrides)
     except typer.TyperException as error:
-        raise ConfigError(_explain(error, verb)) from None
+        raise ConfigError(f"{verb}: {_explain(error, verb)} (see {place} --help)".removeprefix(": ")) from None
     return call() if callable(call) else int(call or DONE)
 
 
@@ -144,13 +145,16 @@ def flags(verb: str) -> list[str]:
     """List all flags of a verb, settings of experiments included."""
     command: Any = typer.main.get_command(_app())
     found = [each for parameter in command.commands[verb].params for each in parameter.opts if each.startswith("--")]
-    return list(dict.fromkeys([*found, "--help", DEBUG, *(_settings() if verb in CONFIGURABLE else [])]))
+    return list(dict.fromkeys([*found, "--help", DEBUG, *(f"--{each}" for each in _settings(verb))]))
 
 
-def _settings() -> list[str]:
+def _settings(verb: str) -> list[str]:
+    """List the dotted keys that a verb takes."""
+    if verb not in CONFIGURABLE:
+        return []
     from wavfusion.experiments.experiment import settings
 
-    return [f"--{each}" for each in settings()]
+    return settings()
 
 
 def _split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -170,29 +174,21 @@ def _split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str
     return others, overrides
 
 
-def _require_settings(verb: str, keys: Sequence[str]) -> None:
-    """Refuse overrides of what is no setting, or of a verb that takes none."""
+def _unknown(name: str, verb: str) -> str:
     known = flags(verb) if verb else ["--help", "--version", DEBUG]
-    for key in keys:
-        if f"--{key}" not in known:
-            raise ConfigError(
-                f"{verb}: '--{key}' is not known; {nearest(f'--{key}', known)} (see wavfusion {verb} --help)"
-            )
+    return f"{name!r} is not known; {nearest(name, known)}"
 
 
 def _explain(error: typer.TyperException, verb: str) -> str:
     """Say in one line what the parser refused."""
     name: str | None = getattr(error, "option_name", None)
     parameter: Any = getattr(error, "param", None)
-    known = flags(verb) if verb else ["--help", "--version", DEBUG]
     if name is not None:
-        message = f"expected a value after {name!r}, found none"
-        if name not in known:
-            message = f"{name!r} is not known; {nearest(name, known)}"
-    elif parameter is not None:
-        shown = next((each for each in parameter.opts if each.startswith("--")), "")
-        message = f"{shown}: {error.message}" if error.message else f"expected {shown} {parameter.metavar}, found none"
-        message = " ".join(message.removeprefix(": ").split())
-    else:
-        message = error.message
-    return f"{verb}{': ' if verb else ''}{message} (see wavfusion {verb}{' ' if verb else ''}--help)"
+        known = bool(verb) and name in flags(verb)
+        return f"expected a value after {name!r}, found none" if known else _unknown(name, verb)
+    if parameter is None:
+        return error.message
+    flag = next((each for each in parameter.opts if each.startswith("--")), None)
+    if error.message:
+        return f"{flag or parameter.metavar}: {error.message}"
+    return f"expected {f'{flag} ' if flag else ''}{parameter.metavar}, found none"

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from wavfusion.cli.options import Device, Json, Seed, as_count, as_path, flag, option, supplied
+from wavfusion.cli import options as opt
 from wavfusion.cli.output import DONE, show
 from wavfusion.errors import CorpusError
 
@@ -23,17 +23,17 @@ CLIP_SIZE = (256, 256)
 
 
 def demo(
-    out: Annotated[Path, option("folder of the RUN (default runs/demo)", "DIR", as_path)] = Path("runs/demo"),
-    force: Annotated[bool, flag("--force", "remove an earlier demo in DIR first")] = False,
-    clips: Annotated[int | None, option("size of the generated corpus (default 1100)", "N", as_count(6))] = None,
-    device: Device = "auto",
-    seed: Seed = None,
-    json: Json = False,
+    out: Annotated[Path, opt.option("folder of the RUN (default runs/demo)", "DIR", opt.path)] = Path("runs/demo"),
+    force: Annotated[bool, opt.flag("--force", "remove an earlier demo in DIR first")] = False,
+    clips: Annotated[int | None, opt.option("size of the generated corpus (default 1100)", "N", opt.count(6))] = None,
+    device: opt.Device = "auto",
+    seed: opt.Seed = None,
+    json: opt.Json = False,
 ) -> int:
     """Run everything on a generated corpus, offline."""
     from wavfusion.evaluation.inference import pick_device
 
-    summary = run_demo(out, device=pick_device(device), force=force, **supplied(clips=clips, seed=seed))
+    summary = run_demo(out, device=pick_device(device), force=force, **opt.supplied(clips=clips, seed=seed))
     show(summary, f"{demo_to_text(summary)}\npage: {out / 'report.html'}", json)
     return DONE
 
@@ -58,7 +58,8 @@ def run_demo(out: Path, clips: int = 1100, seed: int = 0, device: str = "cpu", f
     """
     from wavfusion import corpora, lookalike
     from wavfusion.corpora import protocol
-    from wavfusion.encoders import PRESETS
+    from wavfusion.encoders.bundle import load_encoders
+    from wavfusion.encoders.presets import PRESETS
     from wavfusion.experiments import experiment
     from wavfusion.features import extract
     from wavfusion.features.clips import Media
@@ -77,7 +78,7 @@ def run_demo(out: Path, clips: int = 1100, seed: int = 0, device: str = "cpu", f
     log.info("demo: extracting features with the tiny encoders")
     store = Store(work / "store", create=True)
     corpus = prepared.corpus
-    encoders = extract.load_encoders("tiny", PRESETS["tiny"]).to(device)
+    encoders = load_encoders("tiny", PRESETS["tiny"]).to(device)
     extract.extract(prepared.utterances, corpus, store, encoders)
     log.info("demo: training one model for all seven subsets")
     parts = protocol.split_file(work / "corpus" / "split.csv", prepared.utterances, corpus.classes)
@@ -95,13 +96,13 @@ def run_demo(out: Path, clips: int = 1100, seed: int = 0, device: str = "cpu", f
 
 def _make_room(out: Path, force: bool) -> None:
     from wavfusion.files import require_writable
-    from wavfusion.training import train
+    from wavfusion.runs.folder import remove_run
 
     require_writable(out)
     if out.exists() and any(out.iterdir()):
         if not force:
             raise CorpusError(f"{out}: expected an empty or absent folder, found files; choose another or give --force")
-        train.remove_run(out)
+        remove_run(out)
         shutil.rmtree(out / "work", ignore_errors=True)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from wavfusion.cli.options import Device, Force, Json, Seed, argument, as_pairs, as_path, flag, option
+from wavfusion.cli import options as opt
 from wavfusion.cli.output import DONE, LISTED, PARTLY, figures_to_text, one_line, show
 from wavfusion.errors import ConfigError
 from wavfusion.version import __version__
@@ -15,26 +15,28 @@ log = logging.getLogger(__name__)
 
 Emotions = Annotated[
     Mapping[str, str] | None,
-    option(
-        "names of the corpus's emotions in the RUN", "joy=happy,...", as_pairs("joy=happy,...", "emotion of the corpus")
+    opt.option(
+        "names of the corpus's emotions in the RUN",
+        "joy=happy,...",
+        opt.pairs("joy=happy,...", "emotion of the corpus"),
     ),
 ]
-Explain = Annotated[bool, flag("--explain", "also write RUN/explain.json (or in --out): what the model's parts do")]
+Explain = Annotated[bool, opt.flag("--explain", "also write RUN/explain.json (or in --out): what the model's parts do")]
 
 
 def evaluate(
-    trained: Annotated[Path, argument("a RUN folder, or what `bundle` wrote", "RUN_OR_BUNDLE", as_path)],
-    manifest: Annotated[Path | None, option("another corpus, or the same one elsewhere", "M", as_path)] = None,
-    store: Annotated[Path | None, option("its features (default: those of the training)", "S", as_path)] = None,
-    split: Annotated[str, option("the part (default test)", "train|valid|test|all")] = "test",
-    modalities: Annotated[str | None, option("default all the RUN's", "audio,text,video|all-subsets")] = None,
+    trained: Annotated[Path, opt.argument("a RUN folder, or what `bundle` wrote", "RUN_OR_BUNDLE", opt.path)],
+    manifest: Annotated[Path | None, opt.option("another corpus, or the same one elsewhere", "M", opt.path)] = None,
+    store: Annotated[Path | None, opt.option("its features (default: those of the training)", "S", opt.path)] = None,
+    split: Annotated[str, opt.option("the part (default test)", "train|valid|test|all")] = "test",
+    modalities: Annotated[str | None, opt.option("default all the RUN's", "audio,text,video|all-subsets")] = None,
     map: Emotions = None,
     explain: Explain = False,
-    out: Annotated[Path | None, option("default RUN/evaluate/", "DIR", as_path)] = None,
-    force: Force = False,
-    device: Device = "auto",
-    seed: Seed = None,
-    json: Json = False,
+    out: Annotated[Path | None, opt.option("default RUN/evaluate/", "DIR", opt.path)] = None,
+    force: opt.Force = False,
+    device: opt.Device = "auto",
+    seed: opt.Seed = None,
+    json: opt.Json = False,
 ) -> int:
     """Score a trained model, or recompute a results bundle."""
     if trained.is_file():
@@ -44,13 +46,14 @@ def evaluate(
     from wavfusion.evaluation import evaluate
     from wavfusion.evaluation.explain import warn_of_untrained_subsets
     from wavfusion.evaluation.inference import parse_subset, pick_device, subsets
-    from wavfusion.files import require_free, write_json
+    from wavfusion.files import require_free
+    from wavfusion.runs import results
     from wavfusion.runs.folder import read_run
 
     run = read_run(trained)
-    explained = (out or trained) / "explain.json"
+    explained = (out or trained) / results.EXPLAINED
     out = out or trained / "evaluate"
-    require_free([out / "metrics.json", out / "predictions.csv", *([explained] if explain else [])], force)
+    require_free([out / results.METRICS, out / results.PREDICTIONS, *([explained] if explain else [])], force)
     known = run.model.config.modalities
     if modalities == "all-subsets":
         sets = subsets(known)
@@ -62,11 +65,11 @@ def evaluate(
     part, features, media = evaluate.open_part(run, manifest, store, split, map)
     result, predicted = evaluate.evaluate(run, part.utterances, features, media, sets, device)
     result |= {"split": split, "left_out": {"unknown": part.unknown, "unlabelled": part.unlabelled}}
-    result |= {} if part.met else {"protocol": evaluate.elsewhere(run)}
-    evaluate.write_results(out, result, predicted, part.utterances, run.classes)
+    result |= {} if part.in_domain else {"protocol": evaluate.out_of_domain_protocol(run)}
+    results.write_results(out, result, part.utterances, predicted.probabilities)
     if explain:
         found = evaluate.explain(run, part.utterances, features, media, part.training, device)
-        write_json(explained, {"split": split, "protocol": run.protocol, **found})
+        results.write_explained(explained, {"split": split, "protocol": run.protocol, **found})
     for emotion, number in part.unknown.items():
         log.warning("%d rows left out: the model does not know %r", number, emotion)
     show(result, figures_to_text(result, out), json)
@@ -74,18 +77,16 @@ def evaluate(
 
 
 def _evaluate_bundle(bundle_file: Path, manifest: Path | None, out: Path | None, force: bool, json: bool) -> int:
-    from wavfusion.files import json_bytes, require_free, write_atomic
-    from wavfusion.runs import bundle
+    from wavfusion.files import require_free
+    from wavfusion.runs import bundle, results
 
-    files = [out / each for each in ("metrics.json", "predictions.csv")] if out else []
-    require_free(files, force)
+    require_free([out / each for each in (results.METRICS, results.PREDICTIONS)] if out else [], force)
     result, labelled, differences = bundle.recompute(bundle.read_bundle(bundle_file), manifest)
     made_by = labelled.environment["wavfusion"]
     if differences and made_by != __version__:
         log.warning("made by version %r, this is %s: intervals may differ", made_by, __version__)
-    for file, content in zip(files, (json_bytes(result), bundle.predictions_to_csv(labelled.rows)), strict=False):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, content)
+    if out:
+        results.write_recomputed(out, result, labelled.rows)
     lines = [figures_to_text(result, bundle_file)]
     lines += [one_line(f"differs: {line}") for line in differences[:LISTED]]
     if not differences:

@@ -6,21 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from wavfusion.cli.options import (
-    Device,
-    Json,
-    MovedRoot,
-    Plain,
-    Seed,
-    argument,
-    as_count,
-    as_name,
-    as_numbers,
-    as_path,
-    choice,
-    option,
-    supplied,
-)
+from wavfusion.cli import options as opt
 from wavfusion.cli.output import DONE, LISTED, PARTLY, first_three, one_line, show
 from wavfusion.errors import CorpusError
 
@@ -32,14 +18,18 @@ log = logging.getLogger(__name__)
 
 Layers = Annotated[
     Sequence[int] | None,
-    option("audio layers to keep, such as 8,9,10 (default 9)", "9", as_numbers("9 or 8,9,10")),
+    opt.option("audio layers to keep, such as 8,9,10 (default 9)", "9", opt.numbers("9 or 8,9,10")),
 ]
-TextLayers = Annotated[str | None, choice("of the text encoder (default last)", "last", "all")]
-View = Annotated[str | None, choice("encode the whole frame, or the speaker's face (default frame)", "frame", "face")]
-Workers = Annotated[int | None, option("threads that decode, or processes (default: one a core)", "N", as_count(1))]
+TextLayers = Annotated[str | None, opt.choice("of the text encoder (default last)", "last", "all")]
+View = Annotated[
+    str | None, opt.choice("encode the whole frame, or the speaker's face (default frame)", "frame", "face")
+]
+Workers = Annotated[
+    int | None, opt.option("threads that decode, or processes (default: one a core)", "N", opt.count(1))
+]
 Engine = Annotated[
     str | None,
-    choice(
+    opt.choice(
         "where they work: in this process, on this machine, or on a cluster (extra [ray]; default threads)",
         *("threads", "processes", "ray"),
     ),
@@ -47,36 +37,37 @@ Engine = Annotated[
 
 
 def extract(
-    manifest: Annotated[Path, argument("what `prepare` wrote", "MANIFEST", as_path)],
-    store: Annotated[Path, option("the feature store, made if absent", "DIR", as_path)],
-    root: MovedRoot = None,
-    preset: Annotated[str, option("the three encoders (default base)", "tiny|base|FILE", as_name)] = "base",
+    manifest: Annotated[Path, opt.argument("what `prepare` wrote", "MANIFEST", opt.path)],
+    store: Annotated[Path, opt.option("the feature store, made if absent", "DIR", opt.path)],
+    root: opt.MovedRoot = None,
+    preset: Annotated[str, opt.option("the three encoders (default base)", "tiny|base|FILE", opt.name)] = "base",
     layers: Layers = None,
     text_layers: TextLayers = None,
     view: View = None,
     workers: Workers = None,
     engine: Engine = None,
-    plain: Plain = False,
-    device: Device = "auto",
-    seed: Seed = None,
-    json: Json = False,
+    plain: opt.Plain = False,
+    device: opt.Device = "auto",
+    seed: opt.Seed = None,
+    json: opt.Json = False,
 ) -> int:
     """Store a corpus's frozen features; resumable."""
-    from wavfusion import encoders
+    from wavfusion.encoders.bundle import load_encoders
+    from wavfusion.encoders.presets import read_preset
     from wavfusion.evaluation.inference import pick_device
     from wavfusion.features import extract
     from wavfusion.features.store import Store
     from wavfusion.files import require_writable
-    from wavfusion.manifest import read, read_corpus
+    from wavfusion.manifest import MODALITIES, read, read_corpus
 
     utterances, corpus = read(manifest), read_corpus(manifest)
     _require_media(utterances, Path(corpus.root), root, store)
     require_writable(store)
     device = pick_device(device)
-    about = encoders.read_preset(preset)
-    needed = [each for each in encoders.MODALITIES if any(getattr(row, each) is not None for row in utterances)]
-    loaded = extract.load_encoders(Path(preset).stem, about, needed, **supplied(view=view)).to(device)
-    chosen: dict[str, Any] = supplied(audio_layers=layers, text_layers=text_layers, workers=workers, engine=engine)
+    about = read_preset(preset)
+    needed = [each for each in MODALITIES if any(getattr(row, each) is not None for row in utterances)]
+    loaded = load_encoders(Path(preset).stem, about, needed, **opt.supplied(view=view)).to(device)
+    chosen: dict[str, Any] = opt.supplied(audio_layers=layers, text_layers=text_layers, workers=workers, engine=engine)
     filled = Store(store, create=True)
     summary = extract.extract(
         utterances, corpus, filled, loaded, root=root, fast=not plain, progress=sys.stderr.isatty(), **chosen

@@ -38,16 +38,16 @@ def supplied(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def as_name(text: str) -> str:
+def name(text: str) -> str:
     """Read the name of a file or folder; an empty one would mean the working folder."""
     if not text:
         raise typer.BadParameter("expected a name, found ''")
     return text
 
 
-def as_path(text: str) -> Path:
+def path(text: str) -> Path:
     """Read a path, which must not be empty."""
-    return Path(as_name(text))
+    return Path(name(text))
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
@@ -61,7 +61,7 @@ def one_of(*choices: str) -> Callable[[str], str]:
     return read
 
 
-def as_count(low: int, high: int | None = None) -> Callable[[str], int]:
+def count(low: int, high: int | None = None) -> Callable[[str], int]:
     """Make a reader of whole numbers within a range."""
 
     def read(text: str) -> int:
@@ -74,7 +74,7 @@ def as_count(low: int, high: int | None = None) -> Callable[[str], int]:
     return read
 
 
-def as_fraction(text: str) -> float:
+def fraction(text: str) -> float:
     """Read a number from 0 to 1."""
     try:
         value = float(text)
@@ -85,7 +85,7 @@ def as_fraction(text: str) -> float:
     return value
 
 
-def as_numbers(example: str, length: int | None = None) -> Callable[[str], tuple[int, ...]]:
+def numbers(example: str, length: int | None = None) -> Callable[[str], tuple[int, ...]]:
     """Make a reader of whole numbers with commas between, as in `example`."""
 
     def read(text: str) -> tuple[int, ...]:
@@ -100,7 +100,7 @@ def as_numbers(example: str, length: int | None = None) -> Callable[[str], tuple
     return read
 
 
-def as_pairs(example: str, left: str) -> Callable[[str], dict[str, str]]:
+def pairs(example: str, left: str) -> Callable[[str], dict[str, str]]:
     """Make a reader of `a=b,c=d`; `left` says what stands before the equals sign."""
 
     def read(text: str) -> dict[str, str]:
@@ -115,7 +115,7 @@ def as_pairs(example: str, left: str) -> Callable[[str], dict[str, str]]:
     return read
 
 
-def as_speakers(text: str) -> int | str | None:
+def speakers(text: str) -> int | str | None:
     """Read a number of speakers, or `auto`."""
     from wavfusion.speech.segmentation import read_count
 
@@ -125,23 +125,23 @@ def as_speakers(text: str) -> int | str | None:
         raise typer.BadParameter(str(error).removeprefix("speakers: ")) from None
 
 
-as_seed = as_count(0, (1 << 32) - 1)
+seed = count(0, (1 << 32) - 1)
 
 Device = Annotated[str, option("where to compute (default auto)", "auto|cpu|cuda|cuda:N")]
-Seed = Annotated[int | None, option("of everything random (default 0, or the experiment's)", "N", as_seed)]
+Seed = Annotated[int | None, option("of everything random (default 0, or the experiment's)", "N", seed)]
 Json = Annotated[bool, flag("--json", "print one JSON object")]
 Plain = Annotated[bool, flag("--plain", "compute as the baseline does, without faster paths (docs/measurements/performance.md)")]
 Force = Annotated[bool, flag("--force", "overwrite earlier results")]
-Manifest = Annotated[Path, option("what `prepare` wrote", "M", as_path)]
-FilledStore = Annotated[Path, option("what `extract` filled", "S", as_path)]
-MovedRoot = Annotated[Path | None, option("where the corpus lies now, if it was moved", "ROOT", as_path)]
+Manifest = Annotated[Path, option("what `prepare` wrote", "M", path)]
+FilledStore = Annotated[Path, option("what `extract` filled", "S", path)]
+MovedRoot = Annotated[Path | None, option("where the corpus lies now, if it was moved", "ROOT", path)]
 ProtocolName = Annotated[
-    str | None, option("a protocol or a CSV id,split (default: the corpus's own)", "NAME|FILE", as_name)
+    str | None, option("a protocol or a CSV id,split (default: the corpus's own)", "NAME|FILE", name)
 ]
-RunFolder = Annotated[Path, argument("a RUN folder", "RUN", as_path)]
-Model = Annotated[str | None, option("a RUN folder or a hub id (default: the installed voice model)", "RUN", as_name)]
+RunFolder = Annotated[Path, argument("a RUN folder", "RUN", path)]
+Model = Annotated[str | None, option("a RUN folder or a hub id (default: the installed voice model)", "RUN", name)]
 Asr = Annotated[
-    str | None, option("recognise the words where no transcript is given: a folder or a name (small)", "MODEL", as_name)
+    str | None, option("recognise the words where no transcript is given: a folder or a name (small)", "MODEL", name)
 ]
 Runtime = Annotated[str | None, choice("onnx: RUN/model.onnx, by `export` (default torch)", "torch", "onnx")]
 Precision = Annotated[

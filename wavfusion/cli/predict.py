@@ -10,24 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from wavfusion.cli.options import (
-    Asr,
-    Device,
-    Force,
-    Model,
-    Plain,
-    Precision,
-    Runtime,
-    Seed,
-    argument,
-    as_count,
-    as_fraction,
-    as_name,
-    as_path,
-    as_speakers,
-    choice,
-    option,
-)
+from wavfusion.cli import options as opt
 from wavfusion.cli.output import first_three, list_failures, one_line, print_text
 from wavfusion.errors import CollectedWarnings, ConfigError
 
@@ -37,34 +20,37 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Files = Annotated[list[str], argument("audio or video of any length, or folders of them", "FILE", as_name)]
+Files = Annotated[list[str], opt.argument("audio or video of any length, or folders of them", "FILE", opt.name)]
 Transcript = Annotated[
     str | None,
-    option(
+    opt.option(
         "what is said; with times: srt, vtt, TextGrid, eaf, rttm, json; a folder holds one for each FILE",
         "TEXT|FILE|DIR",
     ),
 ]
-NumSpeakers = Annotated[Any, option("tell this many voices apart (default: do not)", "N|auto", as_speakers)]
+NumSpeakers = Annotated[Any, opt.option("tell this many voices apart (default: do not)", "N|auto", opt.speakers)]
 Format = Annotated[
     str | None,
-    choice(
+    opt.choice(
         "default: what --out ends in, else table", *("table", "json", "csv", "srt", "vtt", "textgrid", "eaf", "html")
     ),
 ]
-MinProbability = Annotated[float, option("name no emotion that is less probable", "P", as_fraction)]
+MinProbability = Annotated[float, opt.option("name no emotion that is less probable", "P", opt.fraction)]
 Out = Annotated[
     Path | None,
-    option(
+    opt.option(
         "a file instead of stdout; a name without an ending is a folder with a file for each FILE, resumable",
         "FILE|DIR",
-        as_path,
+        opt.path,
     ),
 ]
 Workers = Annotated[
-    int, option("processes that label recordings in parallel, each with its own model (default 1)", "N", as_count(1))
+    int,
+    opt.option("processes that label recordings in parallel, each with its own model (default 1)", "N", opt.count(1)),
 ]
-Engine = Annotated[str, choice("where several run: on this machine, or on a cluster (extra [ray])", "processes", "ray")]
+Engine = Annotated[
+    str, opt.choice("where several run: on this machine, or on a cluster (extra [ray])", "processes", "ray")
+]
 
 
 @dataclass(frozen=True)
@@ -106,21 +92,21 @@ class _Output:
 
 def predict(
     file: Files,
-    model: Model = None,
+    model: opt.Model = None,
     transcript: Transcript = None,
     speakers: NumSpeakers = None,
-    asr: Asr = None,
+    asr: opt.Asr = None,
     format: Format = None,
     min_probability: MinProbability = 0.0,
     out: Out = None,
-    force: Force = False,
-    runtime: Runtime = "torch",
-    precision: Precision = "fp32",
+    force: opt.Force = False,
+    runtime: opt.Runtime = "torch",
+    precision: opt.Precision = "fp32",
     workers: Workers = 1,
     engine: Engine = "processes",
-    plain: Plain = False,
-    device: Device = "auto",
-    seed: Seed = None,
+    plain: opt.Plain = False,
+    device: opt.Device = "auto",
+    seed: opt.Seed = None,
 ) -> int:
     """Label the emotions in your own recordings."""
     from wavfusion.evaluation.inference import pick_device
@@ -214,15 +200,15 @@ def _label(recognizer: Any, options: Mapping[str, Any], recording: "Recording") 
 
 def embed(
     file: Files,
-    out: Annotated[Path, option("a name that ends in .safetensors or .npz", "FILE", as_path)],
-    model: Model = None,
+    out: Annotated[Path, opt.option("a name that ends in .safetensors or .npz", "FILE", opt.path)],
+    model: opt.Model = None,
     transcript: Transcript = None,
     speakers: NumSpeakers = None,
-    asr: Asr = None,
-    force: Force = False,
-    plain: Plain = False,
-    device: Device = "auto",
-    seed: Seed = None,
+    asr: opt.Asr = None,
+    force: opt.Force = False,
+    plain: opt.Plain = False,
+    device: opt.Device = "auto",
+    seed: opt.Seed = None,
 ) -> int:
     """Write vectors of utterances and frames."""
     from wavfusion.evaluation.inference import pick_device

@@ -5,23 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from wavfusion.cli.options import (
-    Force,
-    Json,
-    MovedRoot,
-    ProtocolName,
-    argument,
-    as_count,
-    as_numbers,
-    as_pairs,
-    as_path,
-    as_seed,
-    choice,
-    flag,
-    one_of,
-    option,
-    supplied,
-)
+from wavfusion.cli import options as opt
 from wavfusion.cli.output import DONE, PARTLY, show
 from wavfusion.errors import ConfigError, CorpusError
 
@@ -31,24 +15,24 @@ if TYPE_CHECKING:
 
 
 def prepare(
-    corpus: Annotated[str, argument("iemocap, meld, ravdess, cremad or table", "CORPUS")],
-    root: Annotated[Path, argument("its folder; for `table` also the table itself", "ROOT", as_path)],
-    out: Annotated[Path, option("where manifest.jsonl is written", "DIR", as_path)],
-    labels: Annotated[str | None, option("for IEMOCAP six, six-dialoguernn, four or raw", "SET")] = None,
-    down_mix: Annotated[str | None, option("mix, left, right or centre (default mix)", "POLICY")] = None,
+    corpus: Annotated[str, opt.argument("iemocap, meld, ravdess, cremad or table", "CORPUS")],
+    root: Annotated[Path, opt.argument("its folder; for `table` also the table itself", "ROOT", opt.path)],
+    out: Annotated[Path, opt.option("where manifest.jsonl is written", "DIR", opt.path)],
+    labels: Annotated[str | None, opt.option("for IEMOCAP six, six-dialoguernn, four or raw", "SET")] = None,
+    down_mix: Annotated[str | None, opt.option("mix, left, right or centre (default mix)", "POLICY")] = None,
     columns: Annotated[
         Mapping[str, str] | None,
-        option(
+        opt.option(
             "columns of a table that have other names",
             "audio=wav_path,...",
-            as_pairs("audio=wav_path,...", "field"),
+            opt.pairs("audio=wav_path,...", "field"),
         ),
     ] = None,
     no_scan: Annotated[
-        bool, flag("--no-scan", "open no media: files that cannot be decoded are found by `extract` only")
+        bool, opt.flag("--no-scan", "open no media: files that cannot be decoded are found by `extract` only")
     ] = False,
-    force: Force = False,
-    json: Json = False,
+    force: opt.Force = False,
+    json: opt.Json = False,
 ) -> int:
     """Turn a corpus's raw folders into a manifest."""
     from wavfusion import corpora
@@ -56,7 +40,7 @@ def prepare(
 
     require_free([out / "manifest.jsonl"], force)
     scan = None if no_scan else out / "media.jsonl"
-    chosen: dict[str, Any] = supplied(labels=labels, down_mix=down_mix, columns=columns)
+    chosen: dict[str, Any] = opt.supplied(labels=labels, down_mix=down_mix, columns=columns)
     prepared = corpora.prepare(corpus, root, scan=scan, progress=sys.stderr.isatty(), **chosen)
     counts = corpora.write_prepared(prepared, out)
     rows, excluded, stripped = map(len, (prepared.utterances, prepared.excluded, prepared.stripped))
@@ -70,11 +54,11 @@ def prepare(
 
 
 def check(
-    manifest: Annotated[Path, argument("what `prepare` wrote", "MANIFEST", as_path)],
-    protocol: ProtocolName = None,
-    against: Annotated[Path | None, option("compare with what a RUN was trained on", "RUN", as_path)] = None,
-    root: MovedRoot = None,
-    json: Json = False,
+    manifest: Annotated[Path, opt.argument("what `prepare` wrote", "MANIFEST", opt.path)],
+    protocol: opt.ProtocolName = None,
+    against: Annotated[Path | None, opt.option("compare with what a RUN was trained on", "RUN", opt.path)] = None,
+    root: opt.MovedRoot = None,
+    json: opt.Json = False,
 ) -> int:
     """Check that a corpus is valid and free of leakage."""
     from wavfusion.evaluation import check
@@ -110,32 +94,32 @@ def media_facts(manifest: Path, root: Path, rows: Sequence["Utterance"]) -> Mapp
     return Scan(root, manifest.with_name("media.jsonl"), sys.stderr.isatty()).look(paths)
 
 
-Clips = Annotated[int | None, option("of all parts together (default 1100: 800,100,200)", "N", as_count(6))]
+Clips = Annotated[int | None, opt.option("of all parts together (default 1100: 800,100,200)", "N", opt.count(6))]
 Parts = Annotated[
     Sequence[int] | None,
-    option("clips of each part, instead of --clips", "TRAIN,VALID,TEST", as_numbers("800,100,200", 3)),
+    opt.option("clips of each part, instead of --clips", "TRAIN,VALID,TEST", opt.numbers("800,100,200", 3)),
 ]
-Null = Annotated[bool, flag("--null", "the matched null: audio, text and video carry no information")]
-Micro = Annotated[bool, flag("--micro", "expressions show in two frames only, at a random time")]
-Faults = Annotated[bool, flag("--faults", "with the corpus's known defects (default 48 clips of 10 speakers)")]
+Null = Annotated[bool, opt.flag("--null", "the matched null: audio, text and video carry no information")]
+Micro = Annotated[bool, opt.flag("--micro", "expressions show in two frames only, at a random time")]
+Faults = Annotated[bool, opt.flag("--faults", "with the corpus's known defects (default 48 clips of 10 speakers)")]
 Priors = Annotated[
-    str | None, choice("of the classes: the corpus's or their square roots (default true)", "true", "sqrt")
+    str | None, opt.choice("of the classes: the corpus's or their square roots (default true)", "true", "sqrt")
 ]
 
 
 def lookalike(
-    corpus: Annotated[str, argument("whose files and classes", "iemocap|meld", one_of("iemocap", "meld"))],
-    out: Annotated[Path, option("an empty or absent folder", "DIR", as_path)],
+    corpus: Annotated[str, opt.argument("whose files and classes", "iemocap|meld", opt.one_of("iemocap", "meld"))],
+    out: Annotated[Path, opt.option("an empty or absent folder", "DIR", opt.path)],
     clips: Clips = None,
     parts: Parts = None,
-    speakers: Annotated[int | None, option("of all parts together (default 30)", "N", as_count(3))] = None,
+    speakers: Annotated[int | None, opt.option("of all parts together (default 30)", "N", opt.count(3))] = None,
     null: Null = False,
     micro: Micro = False,
     faults: Faults = False,
     priors: Priors = None,
-    seed: Annotated[int | None, option("of every draw (default 0)", "N", as_seed)] = None,
-    force: Annotated[bool, flag("--force", "remove an earlier tree first")] = False,
-    json: Json = False,
+    seed: Annotated[int | None, opt.option("of every draw (default 0)", "N", opt.seed)] = None,
+    force: Annotated[bool, opt.flag("--force", "remove an earlier tree first")] = False,
+    json: opt.Json = False,
 ) -> int:
     """Generate a corpus whose Bayes-optimal accuracy is known."""
     from wavfusion.files import require_free
@@ -144,7 +128,7 @@ def lookalike(
     if clips and parts:
         raise ConfigError("lookalike: --parts: not allowed with argument --clips")
     require_free([out / "world.json"], force)
-    chosen: dict[str, Any] = supplied(clips=clips, speakers=speakers, priors=priors, parts=parts, seed=seed)
+    chosen: dict[str, Any] = opt.supplied(clips=clips, speakers=speakers, priors=priors, parts=parts, seed=seed)
     world = make_lookalike(corpus, out, null=null, micro=micro, force=force, faults=faults, **chosen)  # type: ignore[arg-type]
     sizes = [f"{part} {number} clips of {world['speakers'][part]} speakers" for part, number in world["clips"].items()]
     best = {"majority": world["majority"], **world["bayes"]["speaker_independent"]}

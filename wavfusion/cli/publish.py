@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import Annotated
 
-from wavfusion.cli.options import Force, Json, MovedRoot, RunFolder, argument, as_name, as_path, flag, option
+from wavfusion.cli import options as opt
 from wavfusion.cli.output import DONE, PARTLY, print_text, show
 from wavfusion.cli.prepare import media_facts
 from wavfusion.errors import ConfigError, CorpusError
@@ -13,17 +13,17 @@ log = logging.getLogger(__name__)
 
 
 def report(
-    places: Annotated[list[Path], argument("RUN folders, or what `prepare` wrote", "RUN_OR_MANIFEST", as_path)],
+    places: Annotated[list[Path], opt.argument("RUN folders, or what `prepare` wrote", "RUN_OR_MANIFEST", opt.path)],
     out: Annotated[
         Path | None,
-        option(
+        opt.option(
             "the page (default report.html in the RUN or by the manifest, compared.html in the first of several RUNs)",
             "FILE.html",
-            as_path,
+            opt.path,
         ),
     ] = None,
-    root: MovedRoot = None,
-    force: Force = False,
+    root: opt.MovedRoot = None,
+    force: opt.Force = False,
 ) -> int:
     """Write a page about a RUN, several RUNs compared, or a corpus."""
     from wavfusion.files import require_free
@@ -52,11 +52,13 @@ def report(
 
 
 def bundle(
-    trained: RunFolder,
-    out: Annotated[Path, option("the bundle", "FILE.zip", as_path)],
-    with_truth: Annotated[bool, flag("--with-truth", "include the labels, where the corpus's licence permits")] = False,
-    force: Force = False,
-    json: Json = False,
+    trained: opt.RunFolder,
+    out: Annotated[Path, opt.option("the bundle", "FILE.zip", opt.path)],
+    with_truth: Annotated[
+        bool, opt.flag("--with-truth", "include the labels, where the corpus's licence permits")
+    ] = False,
+    force: opt.Force = False,
+    json: opt.Json = False,
 ) -> int:
     """Pack a RUN's results for others to recompute."""
     from wavfusion.files import require_free
@@ -72,10 +74,10 @@ def bundle(
 
 
 def export(
-    trained: RunFolder,
-    out: Annotated[Path, option("`predict --runtime onnx` uses RUN/model.onnx", "FILE.onnx", as_path)],
-    force: Force = False,
-    json: Json = False,
+    trained: opt.RunFolder,
+    out: Annotated[Path, opt.option("`predict --runtime onnx` uses RUN/model.onnx", "FILE.onnx", opt.path)],
+    force: opt.Force = False,
+    json: opt.Json = False,
 ) -> int:
     """Write the model as an ONNX file, compared with torch."""
     from wavfusion.files import require_free
@@ -96,11 +98,11 @@ def export(
 
 
 def push(
-    trained: RunFolder,
-    place: Annotated[str, argument("name/model, or ./FOLDER to look at it first", "HUB_ID", as_name)],
-    public: Annotated[bool, flag("--public", "let everybody read it (default: only you)")] = False,
-    force: Annotated[bool, flag("--force", "overwrite a model that is there")] = False,
-    json: Json = False,
+    trained: opt.RunFolder,
+    place: Annotated[str, opt.argument("name/model, or ./FOLDER to look at it first", "HUB_ID", opt.name)],
+    public: Annotated[bool, opt.flag("--public", "let everybody read it (default: only you)")] = False,
+    force: Annotated[bool, opt.flag("--force", "overwrite a model that is there")] = False,
+    json: opt.Json = False,
 ) -> int:
     """Upload a RUN with its model card to a hub."""
     from wavfusion.runs import hub

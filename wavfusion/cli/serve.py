@@ -6,41 +6,28 @@ from typing import Annotated, Any
 
 import typer
 
-from wavfusion.cli.options import (
-    Asr,
-    Device,
-    Model,
-    Plain,
-    Precision,
-    Runtime,
-    Seed,
-    as_count,
-    as_name,
-    as_path,
-    option,
-    supplied,
-)
+from wavfusion.cli import options as opt
 from wavfusion.cli.output import DONE
 from wavfusion.errors import ConfigError
 
 
 def serve(
-    model: Model = None,
-    host: Annotated[str, option("address to listen on (default 127.0.0.1)", "ADDRESS", as_name)] = "127.0.0.1",
-    port: Annotated[int, option("0 = any that is free (default 8000)", "N", as_count(0, 65535))] = 8000,
-    names: Annotated[str, option("host names of this server, where it is called by name", "NAME,...")] = "",
-    token_file: Annotated[Path | None, option("holds the token that requests must send", "FILE", as_path)] = None,
-    keep: Annotated[Path | None, option("keep recordings and results (default: nothing)", "DIR", as_path)] = None,
-    max_megabytes: Annotated[int | None, option("of an upload (default 1000)", "N", as_count(1))] = None,
-    max_minutes: Annotated[int | None, option("of a recording (default 120)", "N", as_count(1))] = None,
-    max_work: Annotated[int | None, option("minutes to label one (default 60)", "N", as_count(1))] = None,
-    queue: Annotated[int | None, option("recordings that wait (default 64)", "N", as_count(1))] = None,
-    asr: Asr = None,
-    runtime: Runtime = None,
-    precision: Precision = None,
-    plain: Plain = False,
-    device: Device = "auto",
-    seed: Seed = None,
+    model: opt.Model = None,
+    host: Annotated[str, opt.option("address to listen on (default 127.0.0.1)", "ADDRESS", opt.name)] = "127.0.0.1",
+    port: Annotated[int, opt.option("0 = any that is free (default 8000)", "N", opt.count(0, 65535))] = 8000,
+    names: Annotated[str, opt.option("host names of this server, where it is called by name", "NAME,...")] = "",
+    token_file: Annotated[Path | None, opt.option("holds the token that requests must send", "FILE", opt.path)] = None,
+    keep: Annotated[Path | None, opt.option("keep recordings and results (default: nothing)", "DIR", opt.path)] = None,
+    max_megabytes: Annotated[int | None, opt.option("of an upload (default 1000)", "N", opt.count(1))] = None,
+    max_minutes: Annotated[int | None, opt.option("of a recording (default 120)", "N", opt.count(1))] = None,
+    max_work: Annotated[int | None, opt.option("minutes to label one (default 60)", "N", opt.count(1))] = None,
+    queue: Annotated[int | None, opt.option("recordings that wait (default 64)", "N", opt.count(1))] = None,
+    asr: opt.Asr = None,
+    runtime: opt.Runtime = None,
+    precision: opt.Precision = None,
+    plain: opt.Plain = False,
+    device: opt.Device = "auto",
+    seed: opt.Seed = None,
     old_form: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
 ) -> int:
     """Serve a web page and an HTTP API that label recordings."""
@@ -57,7 +44,7 @@ def serve(
     from wavfusion.prediction.models import default_model
     from wavfusion.serve.jobs import Limits
 
-    token = token_file and token_file.read_text(encoding="utf-8-sig", errors="replace").strip()
+    token = token_file.read_text(encoding="utf-8-sig", errors="replace").strip() if token_file else None
     if token is not None and not re.fullmatch(r"[!-~]+( [!-~]+)*", token):
         found = "characters that no header may hold" if token else "nothing"
         raise ConfigError(f"--token-file {token_file}: expected a token, found {found}")
@@ -65,8 +52,8 @@ def serve(
         require_writable(keep)
         keep.mkdir(parents=True, exist_ok=True)
     settings: dict[str, Any] = {"name": model or str(default_model()), "device": pick_device(device), "fast": not plain}
-    settings |= supplied(runtime=runtime, precision=precision, asr=asr)
-    limits = Limits(**supplied(megabytes=max_megabytes, minutes=max_minutes, work=max_work, queue=queue))
+    settings |= opt.supplied(runtime=runtime, precision=precision, asr=asr)
+    limits = Limits(**opt.supplied(megabytes=max_megabytes, minutes=max_minutes, work=max_work, queue=queue))
     hosts = frozenset(each.strip().lower() for each in names.split(",") if each.strip())
     app.serve(settings, host, port, limits, hosts, token, keep)
     return DONE

@@ -7,47 +7,31 @@ from typing import Annotated, Any
 
 import typer
 
-from wavfusion.cli.options import (
-    Device,
-    FilledStore,
-    Json,
-    Manifest,
-    Plain,
-    ProtocolName,
-    Seed,
-    argument,
-    as_count,
-    as_name,
-    as_numbers,
-    as_path,
-    flag,
-    option,
-    supplied,
-)
+from wavfusion.cli import options as opt
 from wavfusion.cli.output import DONE, PARTLY, figures_to_text, show
 from wavfusion.errors import ConfigError
 
-Preset = Annotated[str | None, option("whose features are used, if the store holds several", "NAME", as_name)]
+Preset = Annotated[str | None, opt.option("whose features are used, if the store holds several", "NAME", opt.name)]
 
 
 def train(
     context: typer.Context,
-    config: Annotated[str, option("a file, or `paper` or `recommended`", "EXPERIMENT", as_name)],
-    manifest: Manifest,
-    store: FilledStore,
-    out: Annotated[Path, option("folder of the trained model", "RUN", as_path)],
-    protocol: ProtocolName = None,
-    fold: Annotated[int | None, option("which fold of the protocol (default 1)", "K", as_count(1))] = None,
+    config: Annotated[str, opt.option("a file, or `paper` or `recommended`", "EXPERIMENT", opt.name)],
+    manifest: opt.Manifest,
+    store: opt.FilledStore,
+    out: Annotated[Path, opt.option("folder of the trained model", "RUN", opt.path)],
+    protocol: opt.ProtocolName = None,
+    fold: Annotated[int | None, opt.option("which fold of the protocol (default 1)", "K", opt.count(1))] = None,
     preset: Preset = None,
     select_on_test: Annotated[
-        bool, flag("--select-on-test", "let the test part choose the epoch; all output states it")
+        bool, opt.flag("--select-on-test", "let the test part choose the epoch; all output states it")
     ] = False,
-    resume: Annotated[bool, flag("--resume", "continue from the newest complete checkpoint")] = False,
-    force: Annotated[bool, flag("--force", "remove an earlier RUN first")] = False,
-    plain: Plain = False,
-    device: Device = "auto",
-    seed: Seed = None,
-    json: Json = False,
+    resume: Annotated[bool, opt.flag("--resume", "continue from the newest complete checkpoint")] = False,
+    force: Annotated[bool, opt.flag("--force", "remove an earlier RUN first")] = False,
+    plain: opt.Plain = False,
+    device: opt.Device = "auto",
+    seed: opt.Seed = None,
+    json: opt.Json = False,
 ) -> int:
     """Train one model on stored features and score its test part.
 
@@ -62,7 +46,7 @@ def train(
     from wavfusion.training import train
 
     selected_on = "test" if select_on_test else "valid"
-    data = train.read_data(manifest, store, protocol, selected_on=selected_on, **supplied(fold=fold))
+    data = train.read_data(manifest, store, protocol, selected_on=selected_on, **opt.supplied(fold=fold))
     require_writable(out)
     result = train.train(setting, data, out, pick_device(device), resume=resume, force=force)
     if result:  # empty in every process of a distributed training but the first
@@ -70,32 +54,32 @@ def train(
     return DONE
 
 
-Tables = Annotated[list[str] | None, argument("1 to 6, or a file (default: all of the corpus)", "TABLE")]
-Folds = Annotated[Sequence[int] | None, option("of the protocol (default all)", "K,...", as_numbers("1 or 1,3"))]
-Extra = Annotated[bool, flag("--extra", "also the rows that are not printed in the paper")]
-Smoke = Annotated[bool, flag("--smoke", "one epoch on a few utterances: does everything run?")]
-DryRun = Annotated[bool, flag("--dry-run", "list the trainings and what they will cost")]
+Tables = Annotated[list[str] | None, opt.argument("1 to 6, or a file (default: all of the corpus)", "TABLE")]
+Folds = Annotated[Sequence[int] | None, opt.option("of the protocol (default all)", "K,...", opt.numbers("1 or 1,3"))]
+Extra = Annotated[bool, opt.flag("--extra", "also the rows that are not printed in the paper")]
+Smoke = Annotated[bool, opt.flag("--smoke", "one epoch on a few utterances: does everything run?")]
+DryRun = Annotated[bool, opt.flag("--dry-run", "list the trainings and what they will cost")]
 
 
 def reproduce(
     context: typer.Context,
-    manifest: Manifest,
-    store: Annotated[Path, option("what `extract --layers 8,9,10,11,12` filled", "S", as_path)],
-    out: Annotated[Path, option("runs and results; started again, it continues", "DIR", as_path)],
+    manifest: opt.Manifest,
+    store: Annotated[Path, opt.option("what `extract --layers 8,9,10,11,12` filled", "S", opt.path)],
+    out: Annotated[Path, opt.option("runs and results; started again, it continues", "DIR", opt.path)],
     table: Tables = None,
-    config: Annotated[str | None, option("what rows differ from (default paper)", "EXPERIMENT", as_name)] = None,
-    protocol: ProtocolName = None,
+    config: Annotated[str | None, opt.option("what rows differ from (default paper)", "EXPERIMENT", opt.name)] = None,
+    protocol: opt.ProtocolName = None,
     folds: Folds = None,
-    seeds: Annotated[int, option("trainings of each row and fold (default 3)", "N", as_count(1))] = 3,
+    seeds: Annotated[int, opt.option("trainings of each row and fold (default 3)", "N", opt.count(1))] = 3,
     preset: Preset = None,
     extra: Extra = False,
-    workers: Annotated[int | None, option("trainings at once (default: one a core)", "N", as_count(1))] = None,
+    workers: Annotated[int | None, opt.option("trainings at once (default: one a core)", "N", opt.count(1))] = None,
     smoke: Smoke = False,
     dry_run: DryRun = False,
-    plain: Plain = False,
-    device: Device = "auto",
-    seed: Seed = None,
-    json: Json = False,
+    plain: opt.Plain = False,
+    device: opt.Device = "auto",
+    seed: opt.Seed = None,
+    json: opt.Json = False,
 ) -> int:
     """Reproduce the paper's tables, or your own.
 
@@ -111,7 +95,7 @@ def reproduce(
     chosen = [tables.read_table_file(each) for each in table or ()] or shipped
     if not chosen:
         raise ConfigError(f"reproduce: no shipped table is of corpus {corpus!r}; name a file of your own")
-    typed: dict[str, Any] = supplied(base=config, protocol=protocol, folds=folds, first_seed=seed)
+    typed: dict[str, Any] = opt.supplied(base=config, protocol=protocol, folds=folds, first_seed=seed)
     common = _overrides(context, preset, plain)
     study = trainings.Study(manifest, store, common=common, seeds=seeds, extra=extra, smoke=smoke, **typed)
     planned = trainings.plan_trainings(study, chosen, out)
@@ -136,5 +120,5 @@ def reproduce(
 
 def _overrides(context: typer.Context, preset: str | None, plain: bool) -> dict[str, str]:
     """Collect the settings that were typed by dotted key, `--preset` and `--plain` among them."""
-    overrides: dict[str, str] = context.obj | supplied(preset=preset)
+    overrides: dict[str, str] = context.obj | opt.supplied(preset=preset)
     return overrides | {"train.fast": "false"} if plain else overrides

@@ -1,4 +1,4 @@
-"""What the fusion has to beat on the same stored features: majority, prior, logistic regression on pooled vectors."""
+"""Baselines on the same stored features: majority, prior, logistic regression on pooled vectors."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,16 +11,16 @@ from sklearn.preprocessing import StandardScaler
 from wavfusion.evaluation.inference import subsets
 from wavfusion.features.dataset import Features
 
-MOST_STEPS = 2_000  # of the solver; nothing else is chosen, and nothing is tuned
+MAX_STEPS = 2_000  # of the solver; no other setting is chosen or tuned
 
 Pooled = Mapping[str, Float64[np.ndarray, "_ _"]]
 
 
 def pool(samples: Features, modalities: Sequence[str]) -> tuple[list[str], dict[str, Float64[np.ndarray, "N _"]]]:
-    """Mean features of each utterance and modality over its windows and steps, with 1 behind them where there are any.
+    """Average the features of each utterance and modality over windows and steps, and append 1 where it has any.
 
     Returns:
-        The utterances' ids, in order, and the vectors by modality; 0 where an utterance lacks one.
+        The utterances' ids, in order, and the vectors by modality; zeros where an utterance lacks one.
     """
     sums: dict[str, dict[str, list[np.ndarray]]] = {name: {} for name in modalities}
     ids: dict[str, None] = {}
@@ -30,8 +30,7 @@ def pool(samples: Features, modalities: Sequence[str]) -> tuple[list[str], dict[
         for name in modalities:
             features = getattr(sample, name)
             if features is not None:
-                # Of all layers of the text encoder the last.
-                last = features[-1] if features.dim() == 3 else features
+                last = features[-1] if features.dim() == 3 else features  # the last layer of the text encoder
                 sums[name].setdefault(sample.row.id, []).append(last.double().mean(0).numpy())
     pooled = {}
     for name, found in sums.items():
@@ -44,25 +43,31 @@ def pool(samples: Features, modalities: Sequence[str]) -> tuple[list[str], dict[
 def predict(
     train: Pooled, labels: Sequence[int], test: Pooled, num_classes: int, balanced: bool
 ) -> dict[str, Float64[np.ndarray, "M C"]]:
-    """Probabilities of every control: `majority`, `prior` and a logistic regression on each subset of the modalities.
+    """Predict by every baseline: `majority`, `prior` and a logistic regression on each subset of the modalities.
 
     Args:
         train: pooled vectors of the training utterances.
         labels: their emotions.
-        test: pooled vectors of the utterances to judge.
-        num_classes: how many emotions there are.
-        balanced: weigh the emotions as `task_loss: balanced` does.
+        test: pooled vectors of the utterances to classify.
+        num_classes: the number of emotions.
+        balanced: weight the emotions by inverse frequency, as `task_loss: balanced`.
+
+    Returns:
+        Probabilities by name of the baseline.
     """
     prior = np.bincount(labels, minlength=num_classes) / len(labels)
     size = len(next(iter(test.values())))
-    said = {"majority": np.tile(np.eye(num_classes)[prior.argmax()], (size, 1)), "prior": np.tile(prior, (size, 1))}
+    probabilities = {
+        "majority": np.tile(np.eye(num_classes)[prior.argmax()], (size, 1)),
+        "prior": np.tile(prior, (size, 1)),
+    }
     for chosen in subsets(list(train)):
         model = make_pipeline(
             StandardScaler(),
-            LogisticRegression(max_iter=MOST_STEPS, class_weight="balanced" if balanced else None),
+            LogisticRegression(max_iter=MAX_STEPS, class_weight="balanced" if balanced else None),
         )
         model.fit(np.hstack([train[name] for name in chosen]), labels)
         found = np.zeros((size, num_classes))
         found[:, model.classes_] = model.predict_proba(np.hstack([test[name] for name in chosen]))
-        said[f"logistic regression {'+'.join(chosen)}"] = found
-    return said
+        probabilities[f"logistic regression {'+'.join(chosen)}"] = found
+    return probabilities

@@ -1,16 +1,20 @@
-"""The audio encoder inside the training step: frozen (`live`) or learning with everything else (`scratch`)."""
+"""The audio encoder inside the training step: frozen (`live`) or trained with everything else (`scratch`)."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from wavfusion.encoders import AudioEncoder
+from wavfusion.encoders.audio import AudioEncoder
 from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
 
 
 class LiveWavFusion(nn.Module):
-    """WavFusion with its shallow layers in front, fed with waveforms instead of cached audio features."""
+    """WavFusion behind its audio encoder: takes waveforms instead of stored audio features.
+
+    Args:
+        learn: train the encoder, too.
+    """
 
     def __init__(self, encoder: AudioEncoder, fusion: WavFusion, learn: bool) -> None:
         super().__init__()
@@ -30,26 +34,26 @@ class LiveWavFusion(nn.Module):
         audio: Tensor | None = None,
         audio_mask: Tensor | None = None,
     ) -> WavFusionOutput:
-        """Encode the waveforms that are there, then classify; without any, the steps given in their place."""
-        hidden, mask = self._hear(waveforms or [])
+        """Encode the waveforms, then classify; without any waveform, `audio` and `audio_mask` are used instead."""
+        hidden, mask = self._encode(waveforms or [])
         if hidden is None:
             hidden, mask = audio, audio_mask
         return self.fusion(hidden, mask, text, text_mask, video, video_mask, labels)
 
-    def _hear(self, waveforms: Sequence[Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
-        there = [i for i, waveform in enumerate(waveforms) if waveform is not None]
-        if not there:
+    def _encode(self, waveforms: Sequence[Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
+        present = [i for i, waveform in enumerate(waveforms) if waveform is not None]
+        if not present:
             return None, None
         layer = self.fusion.config.input_layer
         with torch.set_grad_enabled(self.learn and torch.is_grad_enabled()):
             outputs, real = self.encoder.hidden([x for x in waveforms if x is not None], [layer])
         hidden = outputs[layer].new_zeros(len(waveforms), *outputs[layer].shape[1:])
         mask = real.new_zeros(len(waveforms), real.shape[1])
-        rows = torch.tensor(there, device=real.device)
+        rows = torch.tensor(present, device=real.device)
         return hidden.index_copy(0, rows, outputs[layer]), mask.index_copy(0, rows, real)
 
     def train(self, mode: bool = True) -> "LiveWavFusion":
-        """Switch to training; a frozen encoder stays without dropout."""
+        """Set the training mode; a frozen encoder stays in eval mode."""
         super().train(mode)
         if not self.learn:
             self.encoder.eval()

@@ -1,8 +1,8 @@
-"""The three encoders of the `tiny` preset: the classes of the real ones, offline and equal on every library version.
+"""The three encoders of the `tiny` preset: small models of the real classes, offline and the same everywhere.
 
-Sound and text tensors are drawn from a seed and the parameter's name with integer arithmetic only, so no library's
-initialisation, generator or rounding enters them. The picture encoder is trained by ``scripts/tiny_video.py`` and the
-tokenizer by ``scripts/tiny_text.py``; both ship in ``tiny_assets/``.
+The audio and text weights are drawn from a seed and the parameter's name with integer arithmetic only, so they depend
+on no library's initialisation, generator or rounding. The video encoder is trained by ``scripts/tiny_video.py`` and
+the tokenizer by ``scripts/tiny_text.py``; both ship in ``tiny_assets/``.
 """
 
 import hashlib
@@ -18,16 +18,14 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-# Hugging Face's classes are named where they are called: transformers then loads their modules when they are used,
-# which are seconds that most verbs need not wait for.
-
 ASSETS = Path(__file__).parents[1] / "tiny_assets"
 SEED = 4
 # Hugging Face's own scale: 1/sqrt(fan-in) would let attention average the frames away.
 LINEAR_SD = 0.02
 # Twice the gain of a rectifier: loud enough for GELU to bend, so that means over time tell pitch and rate.
 CONVOLUTION_GAIN = 2.0 * math.sqrt(2.0)
-# 1/sqrt(fan-in): 128 taps, 4 channels a group. Half of it, Hugging Face's scale, reads the rate of speech less well.
+# 1/sqrt(fan-in): 128 taps, 4 channels a group. With half of it, Hugging Face's scale, features tell the rate of speech
+# less well.
 POSITION_SD = 1.0 / math.sqrt(128 * 4)
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -196,7 +194,7 @@ def _draw(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     if name.endswith("bias"):
         return torch.zeros(shape)
     if name.endswith("weight.original0"):
-        # The length of weight norm: what makes the positional convolution's weight equal to its direction tensor.
+        # The magnitude of weight norm that makes the positional convolution's weight equal to its direction tensor.
         return torch.full(shape, POSITION_SD * math.sqrt(64 * 4))
     if name.endswith("weight.original1"):
         return _uniform(name, shape, POSITION_SD, seed)

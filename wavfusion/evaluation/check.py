@@ -1,10 +1,10 @@
-"""Whether a corpus is what its manifest says, and whether what is tested was met in training."""
+"""Validity of a corpus against its manifest, and leakage between its parts."""
 
 import math
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -12,22 +12,21 @@ from wavfusion import manifest
 from wavfusion.corpora import protocol
 from wavfusion.corpora.protocol import PAIRS, Promises, Protocol
 from wavfusion.corpora.scan import MediaFacts
-from wavfusion.errors import ConfigError, CorpusError, MediaError
-from wavfusion.evaluation.evaluate import encoders_met, own_parts, read_origin
-from wavfusion.files import read_json
+from wavfusion.errors import CorpusError, MediaError
+from wavfusion.evaluation.evaluate import encoder_provenance
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
 from wavfusion.media import content_hash
 from wavfusion.runs.folder import Run
+from wavfusion.runs.origin import Origin, read_origin
 
 TOLERANCE = 0.5  # seconds that a row may reach beyond its file: annotators and containers round
 SHOWN = 5  # values of a field that a finding names
 
-_COLUMNS = [entry.name for entry in fields(Utterance)]
 _Span: TypeAlias = AudioSpan | VideoSpan
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong: its kind, in words, and the utterances concerned."""
+    """One problem: its kind, a description, and the utterances concerned."""
 
     kind: str
     text: str
@@ -36,12 +35,12 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-        problems: leaks (kinds `speaker`, `session`, `dialogue`, `text`, `recording`, `bytes`, `encoder`) and rows that
-            are not as they should be (`file`, `times`, `label`, `duplicate`).
-        notes: what nothing promised, but a reader of the figures should know.
+        problems: leaks (kinds `speaker`, `session`, `dialogue`, `text`, `recording`, `bytes`, `encoder`) and invalid
+            rows (`file`, `times`, `label`, `duplicate`).
+        notes: facts that break no promise, but that a reader of the metrics should know.
     """
 
     problems: list[Finding]
@@ -55,13 +54,13 @@ def check(
     root: Path,
     folds: Sequence[Protocol] = (),
 ) -> Checked:
-    """Look for invalid rows, and for what two parts of a fold share against the promises of its protocol.
+    """Find invalid rows, and values that two parts of a fold share against the promises of its protocol.
 
     Args:
         utterances: of the manifest.
-        corpus: tells the classes.
-        files: what each file holds that the rows name (`corpora.scan`).
-        root: where the files lie; those of equal size are read, to find copies.
+        corpus: has the classes.
+        files: the facts of each file of the rows (`corpora.scan`).
+        root: the folder of the files; those of equal size are read, to find copies.
         folds: of one protocol; none checks validity alone.
     """
     rows = _located(utterances, root)
@@ -72,13 +71,13 @@ def check(
     for fold in folds:
         where = f"{fold.name}, fold {fold.fold}" if fold.folds > 1 else fold.name
         problems += _broken(rows, fold.parts, fold.promises, where)
-        problems += _met_twice(rows, fold.parts, contents, where)
-        notes += _unpromised(rows, fold, where)
+        problems += _recordings_in_two_parts(rows, fold.parts, contents, where)
+        notes += _unpromised_sharing(rows, fold, where)
     return Checked(problems, notes)
 
 
 def to_lines(found: Checked) -> list[str]:
-    """Lay problems and notes out for a terminal, at most SHOWN of a kind."""
+    """Format problems and notes for a terminal, at most SHOWN of a kind."""
     lines = []
     for kind in dict.fromkeys(each.kind for each in found.problems):
         same = [each for each in found.problems if each.kind == kind]
@@ -91,21 +90,22 @@ def to_lines(found: Checked) -> list[str]:
 
 
 def check_against(trained: Run, utterances: Sequence[Utterance], root: Path) -> Checked:
-    """Hold a manifest against a finished RUN: its own rows under its own division, all others as rows to test on.
+    """Check a manifest against a finished RUN: the RUN's rows under its protocol, all others as rows to test on.
 
-    These are compared with the RUN's training rows where its manifest is still there.
+    The latter are compared with the RUN's training rows if its manifest still exists.
 
     Raises:
         ConfigError: the RUN is not whole.
     """
-    places, told = read_origin(trained.folder)
-    parts, promises = own_parts(utterances, told), _promises(trained)
+    origin = read_origin(trained.folder)
+    parts: Mapping[str, str] = origin.parts_of(utterances)
+    promises: Promises = origin.promises
     rows = _located(utterances, root)
     kept = [row for row in rows if row.id in parts]
     notes: list[str] = []
     if not parts:
-        kept, notes = _training_rows(places["manifest"], told)
-        parts = {row.id: told[row.id][0] for row in kept}
+        kept, notes = _training_rows(origin)
+        parts = {row.id: origin.parts[row.id] for row in kept}
         same = {row.corpus for row in kept} == {row.corpus for row in rows}
         promises = {"text": PAIRS, **({"speaker": PAIRS} if same else {})}
         kept += [replace(row, id=f"{row.id} (tested)") for row in rows]
@@ -117,41 +117,29 @@ def check_against(trained: Run, utterances: Sequence[Utterance], root: Path) -> 
     where = f"RUN {trained.folder.name}"
     problems = [
         *_broken(kept, {**parts, **tested}, promises, where),
-        *_met_twice([*kept, *others], {**parts, **tested}, contents, where),
+        *_recordings_in_two_parts([*kept, *others], {**parts, **tested}, contents, where),
     ]
-    met = encoders_met(trained, {row.corpus for row in utterances})
-    for name, each in met["encoders"].items():
+    for name, each in encoder_provenance(trained, {row.corpus for row in utterances})["encoders"].items():
         if each["saw_corpus"] == "yes":
             problems.append(Finding("encoder", f"the {name} encoder {each['name']} was trained on this corpus", []))
         if each["saw_corpus"] == "unknown":
-            notes.append(f"it is unknown what the {name} encoder {each['name']} was trained on")
+            notes.append(f"the training data of the {name} encoder {each['name']} are unknown")
     if trained.protocol["selected_on"] == "test":
         notes.append("the RUN was SELECTED ON TEST")
     return Checked(problems, [*notes, *unread])
 
 
-def _promises(trained: Run) -> Promises:
+def _training_rows(origin: Origin) -> tuple[list[Utterance], list[str]]:
+    """Read the rows that a RUN was trained on, or none and a note."""
     try:
-        promises = dict(read_json(trained.folder / "protocol.json")["promises"])
-        if not all(name in ("speaker", "session", "dialogue", *_COLUMNS) for name in promises):
-            raise ValueError(f"promises about {', '.join(promises)}")
-        return {name: [str(pair) for pair in pairs] for name, pairs in promises.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        where = trained.folder / "protocol.json"
-        raise ConfigError(f"{where}: expected what training writes, found {type(error).__name__}: {error}") from None
-
-
-def _training_rows(path: Path, told: Mapping[str, tuple[str, str]]) -> tuple[list[Utterance], list[str]]:
-    """The rows that a RUN learned from, with a note where they are no longer to be had."""
-    try:
-        own = [row for row in manifest.read(path) if told.get(row.id, ("", ""))[0] in ("train", "valid")]
-        return _located(own, Path(manifest.read_corpus(path).root)), []
+        rows = [row for row in manifest.read(origin.manifest) if origin.parts.get(row.id) in ("train", "valid")]
+        return _located(rows, Path(manifest.read_corpus(origin.manifest).root)), []
     except CorpusError as error:
         return [], [f"not compared with the training rows: {error}"]
 
 
 def _located(utterances: Sequence[Utterance], root: Path) -> list[Utterance]:
-    """The rows with the whole paths of their files."""
+    """Return the rows with absolute paths of their files."""
     return [
         replace(
             row,
@@ -163,21 +151,21 @@ def _located(utterances: Sequence[Utterance], root: Path) -> list[Utterance]:
 
 
 def _copies(rows: Sequence[Utterance]) -> tuple[dict[str, str], list[str]]:
-    """The content of every file that another of equal size may be a copy of; a note on files that cannot be read."""
+    """Hash every file that has another of equal size; add a note on unreadable files."""
     by_size: dict[int, set[str]] = defaultdict(set)
-    lost = 0
+    unreadable = 0
     for path in {span.path for row in rows for span in (row.audio, row.video) if span}:
         try:
             by_size[os.path.getsize(path)].add(path)
         except OSError:
-            lost += 1
+            unreadable += 1
     contents = {}
     for path in sorted(path for paths in by_size.values() if len(paths) > 1 for path in paths):
         try:
             contents[path] = content_hash(path)
         except (OSError, MediaError):
-            lost += 1
-    return contents, [f"{lost} files cannot be read: copies of them would not be seen"] if lost else []
+            unreadable += 1
+    return contents, [f"{unreadable} files cannot be read: copies of them are not found"] if unreadable else []
 
 
 def _invalid(
@@ -199,10 +187,10 @@ def _invalid(
 
 
 def _same_recordings(rows: Sequence[Utterance], contents: Mapping[str, str]) -> Iterator[tuple[str, list[Utterance]]]:
-    """Rows cut from the same place: of one file (`recording`), or of files with the same bytes (`bytes`).
+    """Find rows of the same recording: in one file (`recording`), or in files with the same bytes (`bytes`).
 
-    The same place: more than half of the shorter stretch lies in the other, and the views are not apart (the left
-    and the right channel, two halves of a picture).
+    The same recording: more than half of the shorter stretch lies in the other, and the views overlap (the left and the
+    right channel do not, nor do two halves of a frame).
     """
     places: dict[tuple[str, str], list[tuple[float, float, _Span, Utterance]]] = defaultdict(list)
     for row in rows:
@@ -210,38 +198,38 @@ def _same_recordings(rows: Sequence[Utterance], contents: Mapping[str, str]) -> 
             if span is not None and name not in row.missing:
                 end = math.inf if span.end is None else span.end
                 places[name, contents.get(span.path, span.path)].append((span.start or 0.0, end, span, row))
-    met = set()
-    for found in places.values():
-        for cluster in _overlapping(sorted(found, key=lambda each: each[:2])):
+    reported = set()
+    for stretches in places.values():
+        for cluster in _overlapping(sorted(stretches, key=lambda each: each[:2])):
             ids = tuple(sorted(row.id for _, row in cluster))
-            if ids not in met:  # sound and picture of the same rows are one finding
-                met.add(ids)
+            if ids not in reported:  # audio and video of the same rows are one finding
+                reported.add(ids)
                 kind = "recording" if len({span.path for span, _ in cluster}) == 1 else "bytes"
                 yield kind, [row for _, row in cluster]
 
 
-def _overlapping(found: Sequence[tuple[float, float, _Span, Utterance]]) -> Iterator[list[tuple[_Span, Utterance]]]:
-    """Group stretches in order of time that show the same; only groups of two or more."""
-    group = list(range(len(found)))
-    for first, (start, end, span, _) in enumerate(found):
-        for second in range(first + 1, len(found)):
-            later, until, other, _ = found[second]
+def _overlapping(stretches: Sequence[tuple[float, float, _Span, Utterance]]) -> Iterator[list[tuple[_Span, Utterance]]]:
+    """Group overlapping stretches, given in order of time; yield groups of two or more."""
+    group = list(range(len(stretches)))
+    for first, (start, end, span, _) in enumerate(stretches):
+        for second in range(first + 1, len(stretches)):
+            later, until, other, _ = stretches[second]
             if later >= end:
                 break
             shorter = min(end - start, until - later)
-            # Of two that reach to the end of the file nobody knows the length.
+            # The length of two that reach to the end of the file is unknown.
             overlap = shorter == math.inf or min(end, until) - later > shorter / 2
             if overlap and not _apart(span, other):
                 old, new = group[second], group[first]
                 group = [new if number == old else number for number in group] if old != new else group
     clusters: dict[int, list[tuple[_Span, Utterance]]] = defaultdict(list)
-    for number, (_, _, span, row) in zip(group, found, strict=True):
+    for number, (_, _, span, row) in zip(group, stretches, strict=True):
         clusters[number].append((span, row))
     yield from (cluster for cluster in clusters.values() if len(cluster) > 1)
 
 
 def _apart(one: _Span, other: _Span) -> bool:
-    """Whether two views of one file share nothing."""
+    """Whether two views of one file are disjoint."""
     if isinstance(one, AudioSpan) and isinstance(other, AudioSpan):
         return {one.channel, other.channel} == {"left", "right"}
     if isinstance(one, VideoSpan) and isinstance(other, VideoSpan) and one.crop and other.crop:
@@ -256,12 +244,12 @@ def _duplicates(rows: Sequence[Utterance], contents: Mapping[str, str]) -> Itera
 
 
 def _broken(rows: Sequence[Utterance], parts: Mapping[str, str], promises: Promises, where: str) -> Iterator[Finding]:
-    """Values that two parts share against a promise, and rows of which the promise cannot be shown."""
+    """Find values that two parts share against a promise, and rows for which it cannot be verified."""
     for field, pairs in promises.items():
         unknown = [row.id for row in rows if row.id in parts and field != "text" and getattr(row, field) is None]
         if pairs and 0 < len(unknown) < len(parts):
             yield Finding(
-                field, f"{where}: {len(unknown)} rows without a {field}: the promise cannot be shown", unknown
+                field, f"{where}: {len(unknown)} rows without a {field}: the promise cannot be verified", unknown
             )
         for pair, values in protocol.shared(field, rows, parts).items():
             if pair in pairs:
@@ -270,20 +258,20 @@ def _broken(rows: Sequence[Utterance], parts: Mapping[str, str], promises: Promi
                 yield Finding(field, f"{where}: {what}: {', '.join(values[:SHOWN])}", ids)
 
 
-def _met_twice(
+def _recordings_in_two_parts(
     rows: Sequence[Utterance], parts: Mapping[str, str], contents: Mapping[str, str], where: str
 ) -> Iterator[Finding]:
-    """Recordings that are in two parts, which no protocol allows."""
+    """Find recordings in two parts, which no protocol allows."""
     for kind, same in _same_recordings([row for row in rows if row.id in parts], contents):
-        met = sorted({parts[row.id] for row in same})
-        if len(met) > 1:
-            yield Finding(kind, f"{where}: one recording in {' and '.join(met)}", [row.id for row in same])
+        shared = sorted({parts[row.id] for row in same})
+        if len(shared) > 1:
+            yield Finding(kind, f"{where}: one recording in {' and '.join(shared)}", [row.id for row in same])
 
 
-def _unpromised(rows: Sequence[Utterance], fold: Protocol, where: str) -> Iterator[str]:
+def _unpromised_sharing(rows: Sequence[Utterance], fold: Protocol, where: str) -> Iterator[str]:
     for field in fold.promises:
         if field != "text" and all(getattr(row, field) is None for row in rows):
-            yield f"{where}: no {field} is known, so that none is shared cannot be shown"
+            yield f"{where}: no {field} is known, so the promise cannot be verified"
     for field in ("speaker", "session", "dialogue", "text"):
         for pair, values in protocol.shared(field, rows, fold.parts).items():
             if pair not in fold.promises.get(field, ()):

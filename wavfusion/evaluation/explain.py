@@ -1,4 +1,4 @@
-"""What the parts of a trained model do: contributions, gates, the margin loss, timing (docs/explain.md)."""
+"""Analysis of a trained model: contributions, gate values, the margin loss, shifts in time (docs/explain.md)."""
 
 import logging
 import math
@@ -23,20 +23,20 @@ from wavfusion.evaluation.inference import (
     layer_shares,
     subsets,
 )
-from wavfusion.evaluation.shared_space import judge, post_hoc
+from wavfusion.evaluation.shared_space import post_hoc, score_space
 from wavfusion.features.dataset import Sample
 from wavfusion.model.config import MODALITIES, WavFusionConfig
 from wavfusion.model.wavfusion import AUDIO_CENTRE, AUDIO_STEP, TOKEN_STEP, WavFusionOutput
 
 log = logging.getLogger(__name__)
 
-FLOOR = 1e-12  # of a probability under a logarithm: an emotion that the training part lacked has prior 0
+FLOOR = 1e-12  # of a probability under a logarithm: an emotion missing from the training part has prior 0
 SHIFTS = (-2.0, -1.0, -0.4, -0.2, 0.0, 0.2, 0.4, 1.0, 2.0)  # seconds; 0.2 is one frame at 5 a second
-SOUND_RATE = 320 / AUDIO_STEP  # samples a second of a waveform
+SAMPLES_A_SECOND = 320 / AUDIO_STEP  # of a waveform
 
 
 def shapley(players: Sequence[str], values: Mapping[frozenset[str], float]) -> dict[str, float]:
-    """Share value(all) - value(none) out among players: what each adds when it joins, averaged over all orders.
+    """Divide value(all) - value(none) among players: the gain when each joins, averaged over all orders.
 
     Source: Shapley, A value for n-person games, Contributions to the Theory of Games II, 1953; exact.
     """
@@ -49,7 +49,7 @@ def shapley(players: Sequence[str], values: Mapping[frozenset[str], float]) -> d
 
 
 def contributions(
-    modality_sets: Sequence[Sequence[str]], said: Sequence[Utterances], prior: Sequence[float]
+    modality_sets: Sequence[Sequence[str]], predicted: Sequence[Utterances], prior: Sequence[float]
 ) -> list[dict[str, float]]:
     """Exact Shapley values of the predicted emotion's log-probability over the modalities that an utterance has.
 
@@ -57,54 +57,54 @@ def contributions(
 
     Args:
         modality_sets: all subsets of the last of them.
-        said: what the model says from each.
+        predicted: the predictions from each.
         prior: the probabilities of an utterance without evidence.
 
     Returns:
         For each utterance a value for each modality that it has.
     """
-    told = {frozenset(names): each.probabilities for names, each in zip(modality_sets, said, strict=True)}
+    tables = {frozenset(names): each.probabilities for names, each in zip(modality_sets, predicted, strict=True)}
     every = frozenset(modality_sets[-1])
     found = []
-    for i, present in enumerate(said[-1].modalities):
-        emotion = int(told[every][i].argmax())
-        absent = every - set(present)
-        chances = {some - absent: float(rows[i, emotion]) for some, rows in told.items() if absent < some}
-        chances[frozenset()] = prior[emotion]
-        found.append(shapley(present, {some: math.log(max(chance, FLOOR)) for some, chance in chances.items()}))
+    for i, present in enumerate(predicted[-1].modalities):
+        emotion = int(tables[every][i].argmax())
+        missing = every - set(present)
+        values = {some - missing: float(table[i, emotion]) for some, table in tables.items() if missing < some}
+        values[frozenset()] = prior[emotion]
+        found.append(shapley(present, {some: math.log(max(value, FLOOR)) for some, value in values.items()}))
     return found
 
 
 def mean_contributions(
     rows: Sequence[Mapping[str, float]], predicted: Sequence[str], classes: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """Average contributions over the utterances that were called by an emotion, each modality where it was there."""
+    """Average contributions by predicted emotion, each modality over the utterances that have it."""
     means = {}
     for emotion in (each for each in classes if each in predicted):
-        own = [row for row, name in zip(rows, predicted, strict=True) if name == emotion]
-        values = {modality: [row[modality] for row in own if modality in row] for modality in MODALITIES}
+        chosen = [row for row, name in zip(rows, predicted, strict=True) if name == emotion]
+        values = {modality: [row[modality] for row in chosen if modality in row] for modality in MODALITIES}
         means[emotion] = {modality: float(np.mean(each)) for modality, each in values.items() if each}
     return means
 
 
 def warn_of_untrained_subsets(config: WavFusionConfig) -> None:
-    """Say when what a model makes of a subset of its modalities was never trained (design A.4)."""
+    """Warn of a model that was trained on all modalities together only, and never on subsets."""
     if len(config.modalities) > 1 and config.modality_dropout == 0:
         log.warning(
-            "this model was trained without modality dropout: figures of subsets, and contributions, which are made of "
-            "them, show answers that it never learned to give"
+            "this model was trained without modality dropout: subsets of modalities, and contributions, which are "
+            "computed from them, show predictions that it was never trained for"
         )
 
 
 @dataclass(frozen=True)
-class Watched:
-    """What the parts did in one window.
+class WindowParts:
+    """Intermediate results of the model for one window.
 
     Attributes:
         seconds: of the window.
-        layer_shares: text's share, against video, in each deep layer; None unless both were there.
-        step_shares: the same at each step of the sound; None without sound.
-        means, vectors: of the modalities that were there, as in `WavFusionOutput`.
+        layer_shares: gate value (text weight, against video) in each deep layer; None unless both are present.
+        step_shares: the same at each audio step; None without audio.
+        means, vectors: of the modalities that are present, as in `WavFusionOutput`.
     """
 
     id: str
@@ -116,30 +116,34 @@ class Watched:
 
 
 @torch.inference_mode()
-def watch(model: nn.Module, samples: Samples, modalities: Sequence[str], device: str = "cpu") -> list[Watched]:
-    """Run a model on all that its samples have, and keep what its parts did in each window."""
+def window_parts(
+    model: nn.Module, samples: Samples, modalities: Sequence[str], device: str = "cpu"
+) -> list[WindowParts]:
+    """Run a model on all modalities of its samples, and return its intermediate results for each window."""
     model.eval()
-    watched = []
+    found = []
     for batch in batches(samples):
-        there = [[name for name in modalities if has(sample, name)] for sample in batch]
-        output = forward(model, batch, modalities, device) if any(there) else None
-        for i, (sample, names) in enumerate(zip(batch, there, strict=True)):
-            did = _did(output, i, names) if output is not None and names else {}
-            watched.append(Watched(sample.row.id, sample.row.duration, **did))
-    return watched
+        present = [[name for name in modalities if has(sample, name)] for sample in batch]
+        output = forward(model, batch, modalities, device) if any(present) else None
+        for i, (sample, names) in enumerate(zip(batch, present, strict=True)):
+            parts = _parts(output, i, names) if output is not None and names else {}
+            found.append(WindowParts(sample.row.id, sample.row.duration, **parts))
+    return found
 
 
-def _did(output: WavFusionOutput, i: int, names: Sequence[str]) -> dict[str, Any]:
-    did: dict[str, Any] = {
+def _parts(output: WavFusionOutput, i: int, names: Sequence[str]) -> dict[str, Any]:
+    parts: dict[str, Any] = {
         "means": {name: _array(x[i]) for name, x in output.means.items() if name in names},
         "vectors": {name: _array(x[i]) for name, x in output.vectors.items() if name in names},
     }
     layers = layer_shares(output)
     if layers is not None and output.steps is not None and {"text", "video"} <= set(names):
-        did["layer_shares"] = _array(layers[i])
+        parts["layer_shares"] = _array(layers[i])
         if "audio" in names:
-            did["step_shares"] = _array(torch.stack([gate[i] for gate in output.gates]).mean((0, -1))[output.steps[i]])
-    return did
+            parts["step_shares"] = _array(
+                torch.stack([gate[i] for gate in output.gates]).mean((0, -1))[output.steps[i]]
+            )
+    return parts
 
 
 def _array(x: Tensor) -> np.ndarray:
@@ -148,18 +152,18 @@ def _array(x: Tensor) -> np.ndarray:
 
 
 def gate_statistics(
-    watched: Sequence[Watched], truth: Mapping[str, str], classes: Sequence[str]
+    windows: Sequence[WindowParts], truth: Mapping[str, str], classes: Sequence[str]
 ) -> dict[str, Any] | None:
-    """Average text's share in the gates by layer, by emotion (truth) and by second; None where nothing was gated.
+    """Average gate values (text weights) by layer, by true emotion and by second; None where nothing was gated.
 
-    By layer and emotion every utterance counts alike, its windows by their length; by second every step of the sound.
+    By layer and emotion every utterance has the same weight, its windows by their length; by second every audio step.
     """
     layers: dict[str, list[tuple[float, np.ndarray]]] = {}
-    begun: dict[str, float] = {}
+    elapsed: dict[str, float] = {}
     steps: dict[int, list[tuple[str, float]]] = {}
-    for window in watched:
-        start = begun.get(window.id, 0.0)
-        begun[window.id] = start + window.seconds
+    for window in windows:
+        start = elapsed.get(window.id, 0.0)
+        elapsed[window.id] = start + window.seconds
         if window.layer_shares is not None:
             layers.setdefault(window.id, []).append((max(window.seconds, 1e-6), window.layer_shares))
         for step, share in enumerate([] if window.step_shares is None else window.step_shares.tolist()):
@@ -172,10 +176,10 @@ def gate_statistics(
     seconds = [
         {
             "second": second,
-            "text_share": float(np.mean([x for _, x in own])),
-            "utterances": len({name for name, _ in own}),
+            "text_share": float(np.mean([x for _, x in shares])),
+            "utterances": len({name for name, _ in shares}),
         }
-        for second, own in sorted(steps.items())
+        for second, shares in sorted(steps.items())
     ]
     return {
         "utterances": len(means),
@@ -186,9 +190,9 @@ def gate_statistics(
 
 
 def gate_auc(shares: Mapping[str, float | None], flags: Mapping[str, bool]) -> float:
-    """How well text's share tells flagged utterances from others (0.5 = not at all); for corpora whose truth is known.
+    """Area under the ROC curve of gate values (text weights) as a detector of flagged utterances (0.5 = chance).
 
-    Source: area under the ROC curve = P(share of a flagged one > share of another); Hanley and McNeil, 1982.
+    It is P(weight of a flagged one > weight of another). Source: Hanley and McNeil, Radiology 143, 1982.
     """
     from sklearn.metrics import roc_auc_score
 
@@ -197,38 +201,38 @@ def gate_auc(shares: Mapping[str, float | None], flags: Mapping[str, bool]) -> f
 
 
 def margin_statistics(
-    watched: Sequence[Watched],
+    windows: Sequence[WindowParts],
     truth: Mapping[str, str],
     classes: Sequence[str],
     alpha: float,
-    training: tuple[Sequence[Watched], Mapping[str, str]] | None = None,
+    training: tuple[Sequence[WindowParts], Mapping[str, str]] | None = None,
 ) -> dict[str, Any]:
-    """Judge the shared space on held-out clips; the first window of each utterance counts, as in training.
+    """Evaluate the shared space on held-out clips, on the first window of each utterance, as in training.
 
     Returns:
         `own`: figures of the model's own space, null where it has none; `post_hoc`: those of a linear SD that is fitted
         on windows of the training part, where they are given with their truth.
     """
-    clips, labels = _first(watched, truth, classes)
-    own = judge([clip.vectors for clip in clips], labels, alpha)
+    clips, labels = _first_windows(windows, truth, classes)
+    own = score_space([clip.vectors for clip in clips], labels, alpha)
     if training is None:
         return {"alpha": alpha, "own": own, "post_hoc": None}
-    learned, known = _first(*training, classes)
+    learned, known = _first_windows(*training, classes)
     mapped = post_hoc([clip.means for clip in learned], known, [clip.means for clip in clips])
-    return {"alpha": alpha, "own": own, "post_hoc": judge(mapped, labels, alpha)}
+    return {"alpha": alpha, "own": own, "post_hoc": score_space(mapped, labels, alpha)}
 
 
-def _first(
-    watched: Sequence[Watched], truth: Mapping[str, str], classes: Sequence[str]
-) -> tuple[list[Watched], list[int]]:
-    """The first window of each utterance, and its emotion's number."""
-    first = {window.id: window for window in reversed(watched)}
+def _first_windows(
+    windows: Sequence[WindowParts], truth: Mapping[str, str], classes: Sequence[str]
+) -> tuple[list[WindowParts], list[int]]:
+    """Return the first window of each utterance, and its emotion's number."""
+    first = {window.id: window for window in reversed(windows)}
     return list(first.values()), [classes.index(truth[name]) for name in first]
 
 
 @dataclass(frozen=True)
 class Shifted:
-    """Samples whose features of one modality come later by some seconds; the end enters at the beginning."""
+    """Samples whose features of one modality are rolled forward by some seconds."""
 
     samples: Samples
     modality: str
@@ -242,7 +246,7 @@ class Shifted:
         sample = self.samples[number]
         x = getattr(sample, self.modality)
         if self.modality == "audio" and sample.waveform is not None:
-            return replace(sample, waveform=sample.waveform.roll(round(self.seconds * SOUND_RATE)))
+            return replace(sample, waveform=sample.waveform.roll(round(self.seconds * SAMPLES_A_SECOND)))
         if x is None:
             return sample
         tokens = x.shape[-2] / sample.row.duration if sample.row.duration > 0 else 1 / TOKEN_STEP
@@ -260,20 +264,20 @@ def shifted_accuracy(
     device: str = "cpu",
     shifts: Sequence[float] = SHIFTS,
 ) -> dict[str, list[float]]:
-    """Measure the accuracy when one modality comes earlier (below 0) or later than the others, by seconds.
+    """Measure the accuracy when one modality is shifted against the others by seconds, earlier below 0.
 
-    Sound and picture move by whole steps, words by whole tokens of the stretch over which they are spread.
+    Audio and video move by whole steps, text by whole tokens, which are spread evenly over the window.
     """
 
     def accuracy(moved: Samples) -> float:
-        said = classify(model, moved, config.modalities, prior, device)
-        called = [config.classes[number] for number in said.probabilities.argmax(1)]
-        return float(np.mean([truth[name] == emotion for name, emotion in zip(said.ids, called, strict=True)]))
+        found = classify(model, moved, config.modalities, prior, device)
+        predicted = [config.classes[number] for number in found.probabilities.argmax(1)]
+        return float(np.mean([truth[name] == emotion for name, emotion in zip(found.ids, predicted, strict=True)]))
 
-    found: dict[str, list[float]] = {"seconds": list(shifts)}
+    accuracies: dict[str, list[float]] = {"seconds": list(shifts)}
     for name in config.modalities:
-        found[name] = [accuracy(Shifted(samples, name, shift, config.frame_rate)) for shift in shifts]
-    return found
+        accuracies[name] = [accuracy(Shifted(samples, name, shift, config.frame_rate)) for shift in shifts]
+    return accuracies
 
 
 def explain_parts(
@@ -292,20 +296,20 @@ def explain_parts(
     """
     names, classes = config.modalities, config.classes
     sets = subsets(names)
-    said = classify_subsets(model, samples, sets, prior, device, temperature)
-    parts = contributions(sets, said, prior)
-    predicted = [classes[row.argmax()] for row in said[-1].probabilities]
-    watched = watch(model, samples, names, device)
-    learned = (watch(model, training[0], names, device), training[1]) if training else None
+    by_set = classify_subsets(model, samples, sets, prior, device, temperature)
+    shares = contributions(sets, by_set, prior)
+    predicted = [classes[row.argmax()] for row in by_set[-1].probabilities]
+    windows = window_parts(model, samples, names, device)
+    learned = (window_parts(model, training[0], names, device), training[1]) if training else None
     return {
         "n": len(predicted),
         "modalities": names,
-        "contributions": mean_contributions(parts, predicted, classes),
-        "gates": gate_statistics(watched, truth, classes),
-        "margin": margin_statistics(watched, truth, classes, config.margin.alpha, learned) if names[1:] else None,
+        "contributions": mean_contributions(shares, predicted, classes),
+        "gates": gate_statistics(windows, truth, classes),
+        "margin": margin_statistics(windows, truth, classes, config.margin.alpha, learned) if names[1:] else None,
         "shift": shifted_accuracy(model, samples, truth, config, prior, device),
         "utterances": {
-            name: {"text_share": share, "contribution": own}
-            for name, share, own in zip(said[-1].ids, said[-1].text_share, parts, strict=True)
+            name: {"text_share": weight, "contribution": contribution}
+            for name, weight, contribution in zip(by_set[-1].ids, by_set[-1].text_share, shares, strict=True)
         },
     }

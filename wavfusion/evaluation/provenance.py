@@ -1,17 +1,17 @@
-"""What public checkpoints were trained on, as far as is known: an encoder that met the test corpus is no fair judge."""
+"""Training corpora of public checkpoints: an encoder that was trained on the test corpus is contaminated."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Saw = Literal["yes", "no", "unknown"]
+Contamination = Literal["yes", "no", "unknown"]
 
 CHECKED = "2026-11"  # when the sources were read
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """The corpora that a checkpoint was trained on, in the words of `source`."""
+    """The corpora that a checkpoint was trained on, according to `source`."""
 
     corpora: tuple[str, ...]
     source: str
@@ -25,9 +25,9 @@ _LIBRISPEECH = Provenance(("librispeech",), f"{_CARD} and paper (arXiv 2006.1147
 _ROBERTA = Provenance(("bookcorpus", "wikipedia", "cc-news", "openwebtext", "stories"), "arXiv 1907.11692")
 _IMAGENET = Provenance(("imagenet-1k",), _CARD)
 
-# Hub ids in lower case; `tiny` is ours. What is not here is unknown, and is called so.
+# By hub id in lower case; `tiny` is ours. Any other checkpoint is unknown.
 CHECKPOINTS: dict[str, Provenance] = {
-    "tiny": Provenance(("random tensors", "drawn faces without emotions"), "wavfusion/tiny.py, scripts/tiny_video.py"),
+    "tiny": Provenance(("random tensors", "drawn faces without emotions"), "encoders/tiny.py, scripts/tiny_video.py"),
     "facebook/wav2vec2-base": _LIBRISPEECH,
     "facebook/wav2vec2-base-960h": _LIBRISPEECH,
     "facebook/hubert-base-ls960": _LIBRISPEECH,
@@ -53,8 +53,8 @@ CHECKPOINTS: dict[str, Provenance] = {
 }
 
 
-def trained_on(checkpoint: str, corpora: Iterable[str]) -> Saw:
-    """Say whether a checkpoint was trained on one of the corpora; `unknown` for one that nobody has looked into."""
+def trained_on(checkpoint: str, corpora: Iterable[str]) -> Contamination:
+    """Tell whether a checkpoint was trained on one of the corpora; `unknown` if its training data are."""
     known = CHECKPOINTS.get(checkpoint.lower())
     if known is None:
         return "unknown"

@@ -1,4 +1,4 @@
-"""What the margin loss does: its pull while training, and the space that it shapes on held-out clips (design F.3)."""
+"""Effect of the margin loss (paper, eq. 12-13): its gradients in training, and the shared space on held-out clips."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,25 +12,25 @@ from wavfusion.model.config import MODALITIES
 from wavfusion.model.sequence import AGRULVC
 from wavfusion.model.wavfusion import WavFusion
 
-PENALTIES = np.logspace(0, 5, 6)  # of the ridge regression, among which leaving one out chooses
+PENALTIES = np.logspace(0, 5, 6)  # of the ridge regression, chosen by leave-one-out
 
 
-def pulls(network: nn.Module, inputs: Mapping[str, Any], fusion: WavFusion) -> dict[str, float]:
-    """Compare what the margin loss and the task loss ask of the A-GRUs and of LVC.
+def compare_gradients(network: nn.Module, inputs: Mapping[str, Any], fusion: WavFusion) -> dict[str, float]:
+    """Compare the gradients of the margin loss and of the task loss at the A-GRUs and at LVC.
 
-    Run without dropout and with LVC's running moments: nothing random is drawn and no state of a training changes.
+    Computed without dropout and with LVC's running moments: no random number is drawn and the training's state stays.
 
     Args:
-        network: `fusion`, or an encoder before it.
-        inputs: of its forward pass, labels among them.
+        network: `fusion`, or the audio encoder in front of it.
+        inputs: of its forward pass, with labels.
         fusion: the model, with a margin loss.
 
     Returns:
-        `gradient_ratio_PART` = lambda |g_margin| / |g_task| and `gradient_cosine_PART` of the two, for `text_agru`,
-        `video_agru` and `lvc`; without a part at which one of them is 0.
+        `gradient_ratio_PART` = lambda |g_margin| / |g_task| and `gradient_cosine_PART` of the two, for the parts
+        `text_agru`, `video_agru` and `lvc` at which neither is 0.
     """
     parts = {name: list(part.parameters()) for name, part in _sequence_parts(fusion).items()}
-    tensors = [tensor for own in parts.values() for tensor in own]
+    tensors = [tensor for part in parts.values() for tensor in part]
     if not tensors:
         return {}
     training = network.training
@@ -42,17 +42,17 @@ def pulls(network: nn.Module, inputs: Mapping[str, Any], fusion: WavFusion) -> d
         margin = torch.autograd.grad(losses["margin"], tensors, materialize_grads=True)
     network.train(training)
     found, first = {}, 0
-    for name, own in parts.items():
-        here = slice(first, first := first + len(own))
-        asked, pulled = (torch.cat([x.flatten() for x in each[here]]).double() for each in (task, margin))
-        if asked.any() and pulled.any():
-            found[f"gradient_ratio_{name}"] = fusion.config.margin.weight * float(pulled.norm() / asked.norm())
-            found[f"gradient_cosine_{name}"] = float(torch.cosine_similarity(asked, pulled, dim=0))
+    for name, part in parts.items():
+        rows = slice(first, first := first + len(part))
+        of_task, of_margin = (torch.cat([x.flatten() for x in each[rows]]).double() for each in (task, margin))
+        if of_task.any() and of_margin.any():
+            found[f"gradient_ratio_{name}"] = fusion.config.margin.weight * float(of_margin.norm() / of_task.norm())
+            found[f"gradient_cosine_{name}"] = float(torch.cosine_similarity(of_task, of_margin, dim=0))
     return found
 
 
 def _sequence_parts(fusion: WavFusion) -> dict[str, nn.Module]:
-    """The parts through which the margin loss acts on the classification."""
+    """Return the parts through which the margin loss acts on the classification."""
     parts: dict[str, nn.Module] = {}
     if fusion.text_encoder is not None:
         parts["text_agru"] = fusion.text_encoder.agru
@@ -76,8 +76,8 @@ def violations(
     violated = total = 0
     for i, anchor in enumerate(vectors):
         cosine = vectors @ anchor
-        own, same = modality == modality[i], label == label[i]
-        positive, negative = np.sort(cosine[~own & same]), cosine[own & ~same]
+        within, same = modality == modality[i], label == label[i]
+        positive, negative = np.sort(cosine[~within & same]), cosine[within & ~same]
         violated += int(np.searchsorted(positive, negative + alpha, side="left").sum())
         total += len(positive) * len(negative)
     return violated, total
@@ -89,7 +89,7 @@ def retrieve(
     label: Int[np.ndarray, " N"],
     clip: Int[np.ndarray, " N"],
 ) -> Float[np.ndarray, "Q 2"]:
-    """Ask with every vector for the nearest of each other modality; the same clip's is no answer.
+    """Retrieve for every vector the nearest of each other modality, except that of the same clip.
 
     Args:
         vectors: of unit length.
@@ -98,16 +98,16 @@ def retrieve(
         clip: the number of each one's clip.
 
     Returns:
-        For each query whether the answer has its emotion (1 or 0), and the share of possible answers that have it.
+        For each query whether the retrieved vector has its emotion (1 or 0), and the share of candidates that have it.
     """
     rows = []
     for gallery in np.unique(modality):
-        there = modality == gallery
-        for i in np.flatnonzero(~there):
-            others = clip[there] != clip[i]
+        inside = modality == gallery
+        for i in np.flatnonzero(~inside):
+            others = clip[inside] != clip[i]
             if others.any():
-                nearest = np.where(others, vectors[there] @ vectors[i], -np.inf).argmax()
-                same = label[there] == label[i]
+                nearest = np.where(others, vectors[inside] @ vectors[i], -np.inf).argmax()
+                same = label[inside] == label[i]
                 rows.append((float(same[nearest]), float(same[others].mean())))
     return np.array(rows, dtype=np.float64).reshape(-1, 2)
 
@@ -115,9 +115,9 @@ def retrieve(
 def post_hoc(
     training: Sequence[Mapping[str, np.ndarray]], labels: Sequence[int], clips: Sequence[Mapping[str, np.ndarray]]
 ) -> list[dict[str, np.ndarray]]:
-    """Map clips' means of X^a, X^t and X^v by a linear SD fitted afterwards: ridge regression onto the emotions.
+    """Map clips' means of X^a, X^t and X^v by a linear SD fitted post hoc: ridge regression onto the emotions.
 
-    One map for each modality, so that models with and without a margin loss are asked the same: what is linearly there.
+    One map for each modality, so that models with and without a margin loss are compared by what is linearly decodable.
 
     Args:
         training: means of training clips, by modality.
@@ -132,17 +132,19 @@ def post_hoc(
     mapped: list[dict[str, np.ndarray]] = [{} for _ in clips]
     for name in MODALITIES:
         rows = [i for i, clip in enumerate(training) if name in clip]
-        asked = [i for i, clip in enumerate(clips) if name in clip]
-        if len(rows) > 1 and asked:
-            reader = make_pipeline(StandardScaler(), RidgeCV(PENALTIES))
-            reader.fit(np.stack([training[i][name] for i in rows]), target[rows] - target[rows].mean(axis=0))
-            for i, vector in zip(asked, reader.predict(np.stack([clips[i][name] for i in asked])), strict=True):
+        queries = [i for i, clip in enumerate(clips) if name in clip]
+        if len(rows) > 1 and queries:
+            regression = make_pipeline(StandardScaler(), RidgeCV(PENALTIES))
+            regression.fit(np.stack([training[i][name] for i in rows]), target[rows] - target[rows].mean(axis=0))
+            for i, vector in zip(queries, regression.predict(np.stack([clips[i][name] for i in queries])), strict=True):
                 mapped[i][name] = vector
     return mapped
 
 
-def judge(clips: Sequence[Mapping[str, np.ndarray]], labels: Sequence[int], alpha: float) -> dict[str, Any] | None:
-    """Judge a shared space by what the margin loss claims: violated triplets, and retrieval of the same emotion.
+def score_space(
+    clips: Sequence[Mapping[str, np.ndarray]], labels: Sequence[int], alpha: float
+) -> dict[str, Any] | None:
+    """Score a shared space by the aims of the margin loss: violated triplets, and retrieval of the same emotion.
 
     Args:
         clips: vectors of each clip by modality, of any length.
@@ -151,8 +153,8 @@ def judge(clips: Sequence[Mapping[str, np.ndarray]], labels: Sequence[int], alph
 
     Returns:
         `violated`: share of the `triplets` whose hinge is above 0; `inverted`: the same with margin 0, where chance is
-        0.5; `retrieval` {`precision_at_1`, `chance`, `queries`}. None with fewer than two modalities; a figure is null
-        where there is nothing to count.
+        0.5; `retrieval` {`precision_at_1`, `chance`, `queries`}. None with fewer than two modalities; a value is null
+        where nothing can be counted.
     """
     names = sorted({name for clip in clips for name in clip})
     if len(names) < 2:

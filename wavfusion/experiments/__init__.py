@@ -1,5 +1,5 @@
-"""Experiments: strict, typed YAML files, and the ones that ship with the package.
+"""Experiments: strict, typed YAML files, of which `paper` and `recommended` are shipped.
 
-Given a file or a shipped name, gives the settings of one training. The tables of the paper lie here too. May import
-`model` (for its settings) and the top-level modules.
+Given a file or a shipped name, gives the settings of one training. The tables of the paper, which `study` reads,
+lie here. May import `model` (for its settings) and the modules at the top of the package.
 """

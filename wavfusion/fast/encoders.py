@@ -1,4 +1,4 @@
-"""Parts of the frozen encoders in the form that computes the same faster (docs/measurements/performance.md)."""
+"""Faster equal forms of parts of the frozen encoders, as Hugging Face loads them (docs/measurements/performance.md)."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,8 +13,8 @@ from transformers.activations import GELUActivation
 from wavfusion.fast.gelu import FastGELU
 
 BLOCK = 384  # steps of one Fourier transform: a kernel of 128 leaves 257 of them whole
-STEPS = 64  # of features that the convolutions make at once: what a CPU's caches hold
-LONG = 64  # taps from which on the Fourier transform is worth its way
+STEPS = 64  # feature steps that the convolutions compute at once: what a CPU's caches hold
+LONG = 64  # taps from which on the Fourier transform is faster
 # Convolutions of Hugging Face's EfficientNet, each with the norm that follows it in the same module.
 FOLLOWED = (
     ("convolution", "batchnorm"),
@@ -26,9 +26,9 @@ FOLLOWED = (
 
 
 class FourierConv(nn.Module):
-    """A grouped convolution over time, stride 1, as products of spectra of overlapping blocks (overlap-save).
+    """A grouped convolution over time, stride 1, by Fourier transforms of overlapping blocks (overlap-save).
 
-    wav2vec 2.0's positional convolution has 128 taps: 96 multiplications a value become fewer than ten.
+    wav2vec 2.0's positional convolution has 128 taps over 48 channels: 6,144 multiplications a value.
     """
 
     spectra: Tensor
@@ -46,22 +46,22 @@ class FourierConv(nn.Module):
         self.register_buffer("bias", bias.detach(), persistent=False)
 
     def forward(self, x: Float[Tensor, "B D T"]) -> Float[Tensor, "B C _"]:
-        """Convolve; as many steps come out as of the layer in whose place it stands."""
+        """Convolve; gives as many steps as the replaced layer."""
         whole = BLOCK - self.taps + 1
         length = x.shape[-1] + 2 * self.padding - self.taps + 1
         blocks = -(-length // whole)
         after = blocks * whole + self.taps - 1 - self.padding - x.shape[-1]
         padded = nn.functional.pad(x.float(), (self.padding, after))  # half precision has no transform on CPU
-        heard = torch.fft.rfft(padded.unfold(-1, BLOCK, whole)).unflatten(1, (self.groups, -1))
-        # (frequency, group, batch and block, channel): one product of matrices for each frequency and group.
-        mixed = heard.permute(4, 1, 0, 3, 2).flatten(2, 3) @ self.spectra
+        spectra = torch.fft.rfft(padded.unfold(-1, BLOCK, whole)).unflatten(1, (self.groups, -1))
+        # (frequency, group, batch and block, channel): a matrix multiplication for each frequency and group.
+        mixed = spectra.permute(4, 1, 0, 3, 2).flatten(2, 3) @ self.spectra
         y = torch.fft.irfft(mixed.permute(1, 3, 2, 0), n=BLOCK)[..., :whole]
         y = y.unflatten(2, (len(x), blocks)).permute(2, 0, 1, 3, 4).flatten(1, 2).flatten(2, 3)
         return y[..., :length] + self.bias[:, None]
 
 
 class WindowConv(nn.Module):
-    """A convolution over time of a layer of wav2vec 2.0 as a product of windows with a matrix, its norm, its GELU."""
+    """A convolutional layer of wav2vec 2.0: matrix multiplication of windows, norm, GELU."""
 
     weight: Tensor
     bias: Tensor | None
@@ -75,36 +75,36 @@ class WindowConv(nn.Module):
         self.norm, self.activation = norm, layer.activation
 
     def windows(self, x: Float[Tensor, "T D"]) -> Float[Tensor, "_ _"]:
-        """What each step sees of `x`, a row each, without a copy."""
+        """Return the window of `x` behind each step, a row each, without a copy."""
         width = x.shape[1]
         shape = ((len(x) - self.taps) // self.stride + 1, self.taps * width)
         return x.as_strided(shape, (self.stride * width, 1), x.storage_offset())
 
-    def over(self, windows: Float[Tensor, "T _"]) -> tuple[Tensor, Tensor | None]:
-        """Matrix and bias, with the group norm over all steps in them where there is one.
+    def matrix(self, windows: Float[Tensor, "T _"]) -> tuple[Tensor, Tensor | None]:
+        """Return matrix and bias, with the group norm over all steps folded in where there is one.
 
-        Mean and spread of a linear map follow from those of what it maps. A bias is part of the mean, and goes with it.
+        Mean and variance of a linear map follow from those of its input. The mean takes the layer's own bias away.
         """
         if not isinstance(self.norm, nn.GroupNorm):
             return self.weight, self.bias
         exact, mean = self.weight.double(), windows.double().mean(0)
-        apart = windows.double() - mean
-        spread = ((exact @ (apart.T @ apart / len(apart))) * exact).sum(1)
-        scale = self.norm.weight.double() * torch.rsqrt(spread + self.norm.eps)
+        centred = windows.double() - mean
+        variance = ((exact @ (centred.T @ centred / len(centred))) * exact).sum(1)
+        scale = self.norm.weight.double() * torch.rsqrt(variance + self.norm.eps)
         return (exact * scale[:, None]).float(), (self.norm.bias - exact @ mean * scale).float()
 
     def forward(self, windows: Float[Tensor, "T _"], weight: Tensor, bias: Tensor | None) -> Float[Tensor, "T D"]:
-        """Make the steps of some windows, by what `over` has said."""
+        """Compute the steps of some windows, by what `matrix` returned."""
         y = nn.functional.linear(windows, weight, bias)
         normed: Tensor = self.activation(self.norm(y) if isinstance(self.norm, nn.LayerNorm) else y)
         return normed
 
 
 class WindowConvs(nn.Module):
-    """wav2vec 2.0's convolutions of one waveform, `STEPS` steps of what comes out at a time.
+    """wav2vec 2.0's convolutions of one waveform, `STEPS` output steps at a time.
 
-    None of them pads, so that a step is a linear map of the window that it sees. oneDNN's convolutions take four times
-    as long in bf16, and code is made and kept for every length; products of matrices need none.
+    None of them pads, so that a step is a linear map of its window. oneDNN's convolutions take four times as long in
+    bfloat16, and keep compiled code for every length; matrix multiplications do not.
     """
 
     def __init__(self, layers: Iterable[Any]) -> None:
@@ -116,7 +116,7 @@ class WindowConvs(nn.Module):
         layers: list[Any] = list(self.layers)
         head, *rest = layers
         first = head.windows(waveform[0, :, None])
-        weight, bias = head.over(first)
+        weight, bias = head.matrix(first)
         steps, needed, hop = len(first), STEPS, 1
         for layer in rest:
             steps, hop = (steps - layer.taps) // layer.stride + 1, hop * layer.stride
@@ -132,12 +132,12 @@ class WindowConvs(nn.Module):
 
 
 def replace_convolutions(model: Any) -> None:
-    """Put `WindowConvs` into a wav2vec 2.0, HuBERT or WavLM, where its convolutions are such."""
+    """Put `WindowConvs` into a wav2vec 2.0, HuBERT or WavLM whose convolutions it can compute."""
     layers = list(getattr(model.feature_extractor, "conv_layers", ()))
-    plain = all((each.conv.padding, each.conv.dilation, each.conv.groups) == ((0,), (1,), 1) for each in layers)
+    unpadded = all((each.conv.padding, each.conv.dilation, each.conv.groups) == ((0,), (1,), 1) for each in layers)
     norms = [getattr(layer, "layer_norm", None) for layer in layers]
     first = [norm for norm in norms[:1] if not isinstance(norm, nn.GroupNorm) or norm.num_groups < norm.num_channels]
-    if layers and plain and all(norm is None or isinstance(norm, nn.LayerNorm) for norm in (*first, *norms[1:])):
+    if layers and unpadded and all(norm is None or isinstance(norm, nn.LayerNorm) for norm in (*first, *norms[1:])):
         model.feature_extractor = WindowConvs(layers)
 
 
@@ -154,8 +154,8 @@ def convolve_together(
 ) -> tuple[Float[Tensor, "B T D"], Int[Tensor, " B"]]:
     """Run wav2vec 2.0's convolutions on waveforms padded to one length, each as if it were alone.
 
-    The group norm takes a channel's mean and spread over real steps only. No convolution pads, so that what a real
-    step sees is real.
+    The group norm takes a channel's mean and variance over real steps only. No convolution pads, so that the window of
+    a real step is real.
 
     Returns:
         The last convolution's output, and how many steps of each row are real.
@@ -178,15 +178,15 @@ def _normed(x: Float[Tensor, "B D T"], lengths: Int[Tensor, " B"], norm: nn.Grou
     real = (torch.arange(x.shape[-1], device=x.device) < lengths[:, None])[:, None]
     count = lengths[:, None, None]
     mean = x.masked_fill(~real, 0).sum(-1, keepdim=True) / count
-    spread = (x - mean).masked_fill(~real, 0).square().sum(-1, keepdim=True) / count
-    return (x - mean) * torch.rsqrt(spread + norm.eps) * norm.weight[:, None] + norm.bias[:, None]
+    variance = (x - mean).masked_fill(~real, 0).square().sum(-1, keepdim=True) / count
+    return (x - mean) * torch.rsqrt(variance + norm.eps) * norm.weight[:, None] + norm.bias[:, None]
 
 
 def replace_positional_convolution(positions: nn.Module) -> None:
     """Put a `FourierConv` into a positional convolution, where it has one long kernel."""
     conv = getattr(positions, "conv", None)
-    plain = isinstance(conv, nn.Conv1d) and conv.stride == (1,) and conv.dilation == (1,)
-    if isinstance(conv, nn.Conv1d) and plain and conv.padding_mode == "zeros" and conv.kernel_size[0] >= LONG:
+    dense = isinstance(conv, nn.Conv1d) and conv.stride == (1,) and conv.dilation == (1,)
+    if isinstance(conv, nn.Conv1d) and dense and conv.padding_mode == "zeros" and conv.kernel_size[0] >= LONG:
         positions.conv = FourierConv(conv)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wavfusion.encoders import normalized
+from wavfusion.encoders.text import normalized
 from wavfusion.errors import CorpusError, MediaError
 from wavfusion.features.store import Store
 from wavfusion.files import append_line, read_lines, require_file

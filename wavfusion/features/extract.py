@@ -21,7 +21,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from wavfusion import media
-from wavfusion.encoders import MODALITIES, AudioEncoder, Encoders, Preset, TextEncoder, VideoEncoder, load_encoder
+from wavfusion.encoders.audio import AudioEncoder
+from wavfusion.encoders.bundle import Encoders, load_encoders
+from wavfusion.encoders.presets import Preset
+from wavfusion.encoders.text import TextEncoder
+from wavfusion.encoders.video import VideoEncoder
 from wavfusion.errors import ConfigError, CorpusError, MediaError
 from wavfusion.features.clips import (
     ABSENT,
@@ -121,26 +125,9 @@ class Decoded:
 Chunk = tuple[dict[str, Tensor], list[Decoded]]  # features by key, and what they came from
 
 
-def load_encoders(
-    name: str, preset: Preset, modalities: Iterable[str] = ("audio", "text", "video"), view: str = "frame"
-) -> Encoders:
-    """Load the encoders of a preset for the modalities that are needed.
-
-    Raises:
-        ConfigError: an encoder cannot be loaded, or view `face` is wanted without the extra `[face]`.
-    """
-    if view != "frame":
-        faces.require_installed()
-        name = f"{name}-{view}"
-    loaded = {each: load_encoder(each, getattr(preset, each), preset.precision) for each in modalities}
-    return Encoders(name, preset, **loaded, view=view)
-
-
 def _recipe(encoders: Encoders) -> Recipe:
-    loaded = {name: getattr(encoders, name) for name in MODALITIES if getattr(encoders, name) is not None}
-    device = next((str(next(each.parameters()).device) for each in loaded.values()), "cpu")
     name = encoders.name if encoders.view == "frame" else encoders.name.removesuffix(f"-{encoders.view}")
-    return Recipe(name, encoders.preset, tuple(loaded), encoders.view, device)
+    return Recipe(name, encoders.preset, tuple(encoders.loaded), encoders.view, encoders.device)
 
 
 def describe_features(encoders: Encoders, audio_layers: Sequence[int], text_layers: Sequence[str]) -> FeatureSet:

@@ -1,4 +1,4 @@
-"""The speaker's face in a picture: found by YuNet, followed over time, told from others by its mouth and the sound.
+"""The speaker's face: detected by YuNet, tracked over time, told from other faces by how its mouth follows the audio.
 
 The detector (Wu, Peng and Yu, YuNet: A Tiny Millisecond-level Face Detector, Machine Intelligence Research 20, 2023)
 ships in `weights/` and runs in OpenCV (extra `[face]`). The crop is described in docs/howto/faces.md.
@@ -16,36 +16,38 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from wavfusion import media
 from wavfusion.errors import ConfigError, MediaError
+from wavfusion.media.audio import SAMPLE_RATE, decode_audio
+from wavfusion.media.container import PathLike, Real
+from wavfusion.media.video import Region, stream_frames
 
 VIEWS = ("frame", "face")
 WEIGHTS = Path(__file__).parents[1] / "weights" / "yunet_n.onnx"
-METHOD = 1  # raised with every change of the code here that changes a crop
+METHOD = 1  # increased with every change of this file that changes a crop
 
-LONGEST = 640  # pixels of the longer side of what is searched: a face may be as small as 10 of them
-SCORE = 0.7  # of the detector: real faces of the trial recordings have 0.92 and more, a rock 0.57
-NEAR = 0.3  # overlap from which two boxes of one picture are the same face: OpenCV's own value
-MOST = 20  # faces in a picture
-OVERLAP = 0.2  # intersection over union of one face in two pictures that follow each other
-GAP = 1.0  # seconds for which a face may be lost
-LEAST = 0.2  # share of a window's pictures in which the face must be found; else the whole picture is taken
+LONGEST = 640  # pixels of the longer side of the searched frames; the smallest faces found have 10
+SCORE = 0.7  # least score of the detector: faces of the trial recordings have 0.92 and more, a rock 0.57
+NEAR = 0.3  # overlap from which two boxes of one frame are the same face: OpenCV's default
+MOST = 20  # faces in a frame
+OVERLAP = 0.2  # least intersection over union of one face in successive frames
+GAP = 1.0  # seconds for which a face may go undetected
+LEAST = 0.2  # share of a window's frames in which the face must be found; else the whole frame is used
 MARGIN = 1.4  # side of the crop over the longer side of the face, which reaches from brow to chin
-WINDOW = 0.6  # seconds over which boxes are smoothed, and the slower course of mouth and sound is left out
-MOUTH_RATE = 25.0  # pictures a second that show a mouth open and close: half of them told fewer speakers right
-MOUTH = (24, 32)  # pixels, high and wide; as wide as the eyes are above the mouth
-LATE = 0.04  # seconds by which the sound may come before or after the mouth
-HEARD = 2.0  # correlation of mouth and sound times the root of the pictures, from which a face is the speaker's
-LOW = 0.5  # share of a recording's pictures with a face below which `predict` warns
+WINDOW = 0.6  # seconds over which boxes are smoothed; slower changes of mouth and audio are ignored
+MOUTH_RATE = 25.0  # frames per second that show a mouth open and close; at half the rate more speakers were wrong
+MOUTH = (24, 32)  # height and width in pixels; the width is the distance of eyes and mouth
+LATE = 0.04  # seconds by which the audio may come before or after the mouth
+HEARD = 2.0  # correlation of mouth and audio times the root of the number of frames, from which a face speaks
+LOW = 0.5  # share of a recording's frames with a face, below which `predict` warns
 SETTINGS = (LONGEST, SCORE, NEAR, MOST, OVERLAP, GAP, LEAST, MARGIN, WINDOW, MOUTH_RATE, MOUTH, LATE, HEARD)
 
 
 class Face(NamedTuple):
-    """A face in one picture.
+    """A face in one frame.
 
     Attributes:
         box: left, top, right, bottom in pixels.
-        mouth: what is around the mouth, grey.
+        mouth: grey pixels around the mouth.
     """
 
     box: Float[np.ndarray, "4"]
@@ -54,7 +56,7 @@ class Face(NamedTuple):
 
 @dataclass
 class FaceTrack:
-    """One face over time: the numbers of the pictures in which it was found, and what was found."""
+    """One face over time: the numbers of the frames in which it was found, and its detections."""
 
     steps: list[int] = field(default_factory=list)
     faces: list[Face] = field(default_factory=list)
@@ -65,39 +67,39 @@ class FaceTrack:
         return float(sum((right - left) * (bottom - top) for left, top, right, bottom in (x.box for x in self.faces)))
 
     def is_beside(self, other: "FaceTrack") -> bool:
-        """Whether both are there at one time: then they are of two people."""
+        """Whether both overlap in time, so that they are of two people."""
         return self.steps[0] <= other.steps[-1] and other.steps[0] <= self.steps[-1]
 
 
-class Sighting(NamedTuple):
+class SpeakerFace(NamedTuple):
     """The speaker's face in one window.
 
     Attributes:
-        parts: of each picture, the square around the face; None where the whole picture is to be taken.
-        share: of the pictures, those in which the face was found.
+        regions: of each frame, the square around the face; None where the whole frame is to be used.
+        share: of the frames in which the face was found.
     """
 
-    parts: list[media.Part] | None
+    regions: list[Region] | None
     share: float
 
 
-class Sight:
-    """Adds up in how much of a recording a face was found, and complains where that is little."""
+class FaceCoverage:
+    """Share of a recording in which a face was found; complains where it is small."""
 
     def __init__(self) -> None:
         self.seconds = self.found = 0.0
 
     def add(self, seconds: float, share: float) -> None:
-        """See a window."""
+        """Add a window."""
         self.seconds, self.found = self.seconds + seconds, self.found + seconds * share
 
     def complaints(self) -> Iterator[str]:
-        """What is unlike the faces that a model was trained on."""
+        """Say where the input differs from the faces that a model was trained on."""
         if self.seconds > 0 and self.found < LOW * self.seconds:
             share = self.found / self.seconds
             yield (
-                f"a face was found in {share:.0%} of its pictures, and the model was trained on faces; a window with "
-                f"a face in less than {LEAST:.0%} is seen whole"
+                f"a face was found in {share:.0%} of its frames, but the model was trained on faces; for a window with "
+                f"a face in less than {LEAST:.0%} of its frames the whole frame is used"
             )
 
 
@@ -121,61 +123,58 @@ def require_installed() -> Any:
 
 
 def detect_faces(
-    path: media.PathLike,
-    frame_rate: media.Real,
-    start: media.Real = 0.0,
-    end: media.Real | None = None,
+    path: PathLike,
+    frame_rate: Real,
+    start: Real = 0.0,
+    end: Real | None = None,
     crop: Sequence[int] | None = None,
-) -> Sighting:
-    """Find the speaker's face in every picture of a window of 15 s at most; the arguments are `media.decode_frames`'s.
+) -> SpeakerFace:
+    """Find the speaker's face in every frame of a window of at most 15 s; takes the arguments of `decode_frames`.
 
-    Where several faces are there at one time, it is the one whose mouth opens as the file's own sound swells; where
-    none does, or the file has no sound, the largest for the longest.
+    Of several faces at one time it is the one whose mouth opens as the file's audio gets louder; where none does, or
+    the file has no audio, the one that is largest for the longest.
 
     Raises:
-        MediaError: no picture can be decoded there.
+        MediaError: no frame can be decoded there.
         ConfigError: the extra `[face]` is missing.
     """
-    shape, seen = _look(path, frame_rate, start, end, crop)
+    shape, detections = _detect(path, frame_rate, start, end, crop)
     every, envelope = 1, None
-    several = any(one.is_beside(other) for one, other in combinations(_followed(seen, frame_rate), 2))
-    if several and len(seen) > 1:
-        # An odd multiple shows the same pictures, and as many before each as after it.
-        quick = odd_from(MOUTH_RATE / frame_rate)
-        envelope = _envelope(path, start, end, quick * frame_rate)
+    several = any(one.is_beside(other) for one, other in combinations(_steady_tracks(detections, frame_rate), 2))
+    if several and len(detections) > 1:
+        # An odd multiple of the rate shows the same frames, and as many before each as after it.
+        multiple = odd_from(MOUTH_RATE / frame_rate)
+        envelope = _envelope(path, start, end, multiple * frame_rate)
         if envelope is not None:
-            every = quick
-            shape, seen = _look(path, every * frame_rate, start, end, crop)
-    chosen = choose_face(_followed(seen, every * frame_rate), envelope, every * frame_rate)
-    share = sum(len(track.steps) for track in chosen) / len(seen)
+            every = multiple
+            shape, detections = _detect(path, every * frame_rate, start, end, crop)
+    chosen = choose_face(_steady_tracks(detections, every * frame_rate), envelope, every * frame_rate)
+    share = sum(len(track.steps) for track in chosen) / len(detections)
     if share < LEAST:
-        return Sighting(None, share)
-    boxes = interpolate(chosen, len(seen), _steps(every * frame_rate))[every // 2 :: every]
-    return Sighting([square(box, shape) for box in boxes], share)
+        return SpeakerFace(None, share)
+    boxes = interpolate(chosen, len(detections), _steps(every * frame_rate))[every // 2 :: every]
+    return SpeakerFace([square(box, shape) for box in boxes], share)
 
 
 def odd_from(low: float) -> int:
-    """The least odd number that is not below another."""
+    """The smallest odd number that is at least `low`."""
     return 2 * int(np.ceil((max(low, 1.0) - 1) / 2)) + 1
 
 
-def _steps(frame_rate: media.Real) -> int:
-    """How many pictures `WINDOW` has: an odd number."""
+def _steps(frame_rate: Real) -> int:
+    """Frames in `WINDOW`: an odd number."""
     return 2 * int(WINDOW / 2 * frame_rate) + 1
 
 
-# ---------------------------------------------------------------------- what is seen
-
-
-def _look(
-    path: media.PathLike, frame_rate: media.Real, start: media.Real, end: media.Real | None, crop: Sequence[int] | None
+def _detect(
+    path: PathLike, frame_rate: Real, start: Real, end: Real | None, crop: Sequence[int] | None
 ) -> tuple[tuple[int, int], list[list[Face]]]:
-    """Height and width of the pictures that are searched, and the faces in each."""
+    """Height and width of the searched frames, and the faces in each."""
     cv2 = require_installed()
     detector = cv2.FaceDetectorYN.create("onnx", WEIGHTS.read_bytes(), b"", (LONGEST, LONGEST), SCORE, NEAR, MOST)
     found: list[list[Face]] = []
     before: np.ndarray | None = None
-    for pixels in media.stream_frames(path, frame_rate, LONGEST, start, end, crop):
+    for pixels in stream_frames(path, frame_rate, LONGEST, start, end, crop):
         if pixels is before:
             found.append(found[-1])
             continue
@@ -188,55 +187,48 @@ def _look(
 
 
 def _face(cv2: Any, pixels: UInt8[np.ndarray, "H W 3"], row: Float32[np.ndarray, "15"]) -> Face:
-    """A face of the detector's: left, top, width, height, five points (eyes, nose, corners of the mouth), score."""
+    """Read a detection: left, top, width, height, five points (eyes, nose, corners of the mouth), score."""
     left, top, width, height = (float(x) for x in row[:4])
     eyes, mouth = row[4:8].reshape(2, 2).mean(0), row[10:14].reshape(2, 2).mean(0)
     apart = max(1.0, float(np.hypot(*(mouth - eyes))))
     scale = apart / MOUTH[1]
-    # A little lower than the corners, since it is the lower lip that moves.
+    # A little below the corners, since the lower lip moves.
     corner = mouth + (0, 0.08 * apart) - scale * (np.array(MOUTH[::-1]) - 1) / 2
     place = np.array([[scale, 0, corner[0]], [0, scale, corner[1]]], np.float32)
-    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    patch = cv2.warpAffine(pixels, place, MOUTH[::-1], flags=how, borderMode=cv2.BORDER_REPLICATE)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    patch = cv2.warpAffine(pixels, place, MOUTH[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
     return Face(np.array([left, top, left + width, top + height]), patch.mean(2).round().astype(np.uint8))
 
 
-def _envelope(
-    path: media.PathLike, start: media.Real, end: media.Real | None, frame_rate: media.Real
-) -> Float[np.ndarray, " n"] | None:
-    """How loud the file's sound is while each picture is on; None where it has none, or only silence."""
+def _envelope(path: PathLike, start: Real, end: Real | None, frame_rate: Real) -> Float[np.ndarray, " n"] | None:
+    """Loudness of the file's audio while each frame is shown; None where it has none, or only silence."""
     try:
-        samples = media.decode_audio(path, start, end).samples.astype(np.float64)
+        samples = decode_audio(path, start, end).samples.astype(np.float64)
     except MediaError:
         return None
     summed = np.concatenate([[0.0], np.cumsum(np.square(samples))])
-    middles = (np.arange(np.ceil(len(samples) / media.SAMPLE_RATE * frame_rate)) + 0.5) / frame_rate
-    low, high = (
-        np.clip(np.rint((middles + way * LATE) * media.SAMPLE_RATE), 0, len(samples)).astype(int) for way in (-1, 1)
-    )
+    middles = (np.arange(np.ceil(len(samples) / SAMPLE_RATE * frame_rate)) + 0.5) / frame_rate
+    low, high = (np.clip(np.rint((middles + way * LATE) * SAMPLE_RATE), 0, len(samples)).astype(int) for way in (-1, 1))
     power: np.ndarray = (summed[high] - summed[low]) / np.maximum(1, high - low)
-    # The fourth root of power, about as loudness is heard.
+    # The fourth root of power is close to perceived loudness.
     return np.maximum(power, 0.0) ** 0.25 if power.max(initial=0.0) > 0 else None
 
 
-# ---------------------------------------------------------------------- what belongs together
+def _steady_tracks(detections: Sequence[Sequence[Face]], frame_rate: Real) -> list[FaceTrack]:
+    """Tracks over more than one frame, if there is more than one frame."""
+    tracks = track_faces(detections, max(1, round(GAP * frame_rate)))
+    return [track for track in tracks if len(track.steps) >= min(2, len(detections))]
 
 
-def _followed(seen: Sequence[Sequence[Face]], frame_rate: media.Real) -> list[FaceTrack]:
-    """The faces that are there in more than one picture, if there is more than one."""
-    tracks = track_faces(seen, max(1, round(GAP * frame_rate)))
-    return [track for track in tracks if len(track.steps) >= min(2, len(seen))]
-
-
-def track_faces(seen: Sequence[Sequence[Face]], gap: int) -> list[FaceTrack]:
-    """Link faces of pictures that follow each other where they overlap, the best pairs first.
+def track_faces(detections: Sequence[Sequence[Face]], gap: int) -> list[FaceTrack]:
+    """Link faces of successive frames where they overlap, the best pairs first.
 
     Args:
-        seen: the faces of every picture.
-        gap: after how many pictures without it a face is lost.
+        detections: the faces of every frame.
+        gap: number of frames after which an undetected face ends its track.
     """
     tracks: list[FaceTrack] = []
-    for step, faces in enumerate(seen):
+    for step, faces in enumerate(detections):
         live = [track for track in tracks if step - track.steps[-1] <= gap]
         pairs = [
             (-overlap(track.faces[-1].box, face.box), i, j)
@@ -244,8 +236,8 @@ def track_faces(seen: Sequence[Sequence[Face]], gap: int) -> list[FaceTrack]:
             for j, face in enumerate(faces)
         ]
         taken: dict[int, FaceTrack] = {}
-        for likeness, i, j in sorted(pairs):
-            if -likeness >= OVERLAP and j not in taken and live[i].steps[-1] < step:
+        for negative, i, j in sorted(pairs):
+            if -negative >= OVERLAP and j not in taken and live[i].steps[-1] < step:
                 live[i].steps.append(step)
                 live[i].faces.append(faces[j])
                 taken[j] = live[i]
@@ -262,9 +254,9 @@ def overlap(one: Float[np.ndarray, "4"], other: Float[np.ndarray, "4"]) -> float
 
 
 def choose_face(
-    tracks: Sequence[FaceTrack], envelope: Float[np.ndarray, " n"] | None, frame_rate: media.Real
+    tracks: Sequence[FaceTrack], envelope: Float[np.ndarray, " n"] | None, frame_rate: Real
 ) -> list[FaceTrack]:
-    """The faces of the speaker: the best of all, then others, of which none was there beside one that is chosen."""
+    """Choose the speaker's tracks: the best of all, then others that overlap none of the chosen ones in time."""
     ranks = {id(track): (_evidence(track, envelope, frame_rate), track.area) for track in tracks}
     chosen: list[FaceTrack] = []
     for track in sorted(tracks, key=lambda each: ranks[id(each)], reverse=True):
@@ -273,19 +265,19 @@ def choose_face(
     return sorted(chosen, key=lambda track: track.steps[0])
 
 
-def _evidence(track: FaceTrack, envelope: Float[np.ndarray, " n"] | None, frame_rate: media.Real) -> float:
-    """How clearly a mouth follows the sound; 0 where it does not clearly."""
+def _evidence(track: FaceTrack, envelope: Float[np.ndarray, " n"] | None, frame_rate: Real) -> float:
+    """How clearly a mouth follows the audio; 0 below `HEARD`."""
     if envelope is None:
         return 0.0
-    evidence = likeness(opening(track), envelope[track.steps[0] :], frame_rate)
+    evidence = mouth_correlation(mouth_opening(track), envelope[track.steps[0] :], frame_rate)
     return evidence if evidence >= HEARD else 0.0
 
 
-def opening(track: FaceTrack) -> Float[np.ndarray, " n"]:
-    """How far a mouth is open in every picture from a track's first to its last, up to a constant, in its own pixels.
+def mouth_opening(track: FaceTrack) -> Float[np.ndarray, " n"]:
+    """How far a mouth is open in every frame from a track's first to its last, in its own pixels, up to a constant.
 
-    Between two pictures it opens by what the lower half moves down more than the upper one: the vertical motion that
-    explains the change of brightness best (Lucas and Kanade, 1981). So the motion of the head counts for nothing.
+    Between two frames it opens by what the lower half moves down more than the upper one: the vertical motion that
+    explains the change of brightness best (Lucas and Kanade, 1981). So motion of the whole head cancels.
     """
     mouths = np.stack([face.mouth for face in track.faces if face.mouth is not None]).astype(np.float64)
     changes, slopes = np.diff(mouths, axis=0), np.gradient(mouths, axis=1)[:-1]
@@ -298,12 +290,12 @@ def opening(track: FaceTrack) -> Float[np.ndarray, " n"]:
     return np.interp(np.arange(steps[0], steps[-1] + 1), steps, np.cumsum(np.concatenate([[0.0], lower - upper])))
 
 
-def likeness(mouth: Float[np.ndarray, " n"], sound: Float[np.ndarray, " m"], frame_rate: media.Real) -> float:
-    """Correlation of a mouth and a sound beside their slow courses, the best of small shifts, times the root of n."""
-    count, reach = min(len(mouth), len(sound)), round(LATE * frame_rate)
+def mouth_correlation(mouth: Float[np.ndarray, " n"], audio: Float[np.ndarray, " m"], frame_rate: Real) -> float:
+    """Correlation of mouth and audio without their slow changes, the best of small shifts, times the root of n."""
+    count, reach = min(len(mouth), len(audio)), round(LATE * frame_rate)
     if count < 2 * reach + 3:
         return 0.0
-    one, other = (x[:count] - smooth(x[:count, None], _steps(frame_rate))[:, 0] for x in (mouth, sound))
+    one, other = (x[:count] - smooth(x[:count, None], _steps(frame_rate))[:, 0] for x in (mouth, audio))
     shifted = [
         (one[max(0, by) : count + min(0, by)], other[max(0, -by) : count - max(0, by)])
         for by in range(-reach, reach + 1)
@@ -316,23 +308,20 @@ def likeness(mouth: Float[np.ndarray, " n"], sound: Float[np.ndarray, " m"], fra
     return max(found) * float(np.sqrt(count))
 
 
-# ---------------------------------------------------------------------- the crop
-
-
 def smooth(x: Float[np.ndarray, "n c"], steps: int) -> Float[np.ndarray, "n c"]:
-    """Average over a bell of an odd number of steps; the ends are held."""
+    """Average over a Hann window of an odd number of steps; the ends are repeated."""
     bell = np.hanning(steps + 2)[1:-1]
     padded = np.pad(x, ((steps // 2, steps // 2), (0, 0)), mode="edge")
     return np.stack([np.convolve(column, bell / bell.sum(), "valid") for column in padded.T], axis=1)
 
 
 def interpolate(tracks: Sequence[FaceTrack], count: int, steps: int) -> Float[np.ndarray, "n 4"]:
-    """A box for every picture: smoothed within a track, and beyond it that of the picture which is nearest in time.
+    """A box for every frame: smoothed within a track, beyond it that of the frame nearest in time.
 
     Args:
-        tracks: in order of time, none beside another, at least one.
-        count: pictures.
-        steps: over how many a box is smoothed.
+        tracks: in order of time, not overlapping, at least one.
+        count: number of frames.
+        steps: number of frames over which a box is smoothed.
     """
     boxes, known = np.zeros((count, 4)), np.zeros(count, bool)
     for track in tracks:
@@ -340,13 +329,13 @@ def interpolate(tracks: Sequence[FaceTrack], count: int, steps: int) -> Float[np
         found = np.array([face.box for face in track.faces])
         between = np.stack([np.interp(places, track.steps, column) for column in found.T], axis=1)
         boxes[places], known[places] = smooth(between, steps), True
-    there = np.flatnonzero(known)
-    nearest = there[np.abs(np.arange(count)[:, None] - there).argmin(1)]
+    tracked = np.flatnonzero(known)
+    nearest = tracked[np.abs(np.arange(count)[:, None] - tracked).argmin(1)]
     return boxes[nearest]
 
 
-def square(box: Float[np.ndarray, "4"], shape: tuple[int, int]) -> media.Part:
-    """The square around a face, moved inside of the picture and at most as large as it, in shares of the picture."""
+def square(box: Float[np.ndarray, "4"], shape: tuple[int, int]) -> Region:
+    """The square around a face, moved and shrunk to fit into the frame, in shares of the frame."""
     height, width = shape
     left, top, right, bottom = (float(x) for x in box)
     side = min(MARGIN * max(right - left, bottom - top), height, width)

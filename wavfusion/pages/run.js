@@ -1,7 +1,7 @@
 "use strict";
 // The browser of utterances. Data enter the page as text and attributes only, never as markup.
 const data = JSON.parse(document.getElementById("data").textContent);
-const [form, list, said, more] = ["filters", "utterance-list", "said", "more"].map((id) => document.getElementById(id));
+const [form, list, count, more] = ["filters", "utterance-list", "count", "more"].map((id) => document.getElementById(id));
 const PAGE = 50;
 let rows = [];
 let opened = null;
@@ -23,11 +23,11 @@ function fill(select, classes) {
 }
 
 function wanted([id, truth, predicted, , text]) {
-  const words = form.words.value.trim().toLowerCase();
+  const search = form.text.value.trim().toLowerCase();
   const is = (select, value) => select.value === "" || Number(select.value) === value;
   return is(form.truth, truth) && is(form.predicted, predicted)
     && (form.outcome.value === "any" || (form.outcome.value === "right") === (truth === predicted))
-    && (!words || `${id} ${text ?? ""}`.toLowerCase().includes(words));
+    && (!search || `${id} ${text ?? ""}`.toLowerCase().includes(search));
 }
 
 function show() {
@@ -40,8 +40,8 @@ function show() {
   grow();
   const chosen = [...form.querySelectorAll("select")].filter((select) => select.value !== "")
     .map((select) => `${select.parentElement.firstChild.textContent.trim()} ${select.selectedOptions[0].textContent}`);
-  const words = form.words.value.trim() ? [`words “${form.words.value.trim()}”`] : [];
-  said.textContent = `${rows.length.toLocaleString("en")} of ${run().rows.length.toLocaleString("en")} utterances: ${[...chosen, ...words].join(", ")}`;
+  const search = form.text.value.trim() ? [`text “${form.text.value.trim()}”`] : [];
+  count.textContent = `${rows.length.toLocaleString("en")} of ${run().rows.length.toLocaleString("en")} utterances: ${[...chosen, ...search].join(", ")}`;
 }
 
 function grow() {
@@ -54,12 +54,12 @@ function grow() {
 function item(row) {
   const [id, truth, predicted, p, text, language] = row;
   const { classes } = run();
-  const call = truth === predicted ? `${classes[truth]}, predicted so` : `${classes[truth]}, predicted ${classes[predicted]}`;
-  const words = make("span", { class: "words" }, text ?? "");
-  if (language) words.lang = language;
+  const pair = truth === predicted ? `${classes[truth]}, predicted so` : `${classes[truth]}, predicted ${classes[predicted]}`;
+  const shown = make("span", { class: "text" }, text ?? "");
+  if (language) shown.lang = language;
   const button = make("button", { type: "button", "aria-expanded": "false" },
     make("span", { class: truth === predicted ? "right" : "wrong", "aria-hidden": "true" }, truth === predicted ? "✓" : "✗"),
-    make("span", { class: "call" }, `${call} `), make("span", { class: "sure" }, `${percent(p[predicted])} `), words, make("span", { class: "id" }, ` ${id}`));
+    make("span", { class: "pair" }, `${pair} `), make("span", { class: "sure" }, `${percent(p[predicted])} `), shown, make("span", { class: "id" }, ` ${id}`));
   const element = make("li", {}, button);
   button.addEventListener("click", () => toggle(element, row));
   return element;
@@ -144,7 +144,7 @@ function choose(event) {
   form.truth.value = link.dataset.truth;
   form.predicted.value = link.dataset.predicted;
   form.outcome.value = "any";
-  form.words.value = "";
+  form.text.value = "";
   show();
 }
 

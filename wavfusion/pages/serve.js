@@ -1,12 +1,12 @@
-// The page of a server: takes a recording, follows what becomes of it and shows its timeline.
+// The page of a server: sends a recording, follows its job and shows its timeline.
 const element = (id) => document.getElementById(id);
 const progress = element("progress");
 const UNREACHED = "the server cannot be reached";
-let recording = null; // what was chosen, dropped or recorded
+let recording = null; // chosen, dropped or recorded
 let job = null; // its id at the server
-let upload = null; // the request that is under way
+let upload = null; // the running request
 let cancelled = false;
-let address = null; // of what is played
+let address = null; // of the recording in the player
 
 function headers() {
   const token = element("token")?.value;
@@ -41,14 +41,14 @@ function choose(file) {
 function form(sent) {
   const data = new FormData();
   data.append("speakers", element("speakers").value);
-  const timed = element("timed")?.files[0];
+  const timed = element("transcript-file")?.files[0];
   if (timed) data.append("transcript", timed, timed.name);
-  else if (element("words")?.value.trim()) data.append("transcript", element("words").value);
+  else if (element("transcript")?.value.trim()) data.append("transcript", element("transcript").value);
   data.append("file", sent, sent.name);
   return data;
 }
 
-// XMLHttpRequest, since fetch tells nothing of an upload's progress.
+// XMLHttpRequest, since fetch does not report the progress of an upload.
 function send(sent) {
   return new Promise((resolve, reject) => {
     upload = new XMLHttpRequest();
@@ -59,7 +59,7 @@ function send(sent) {
       let found = {};
       try {
         found = JSON.parse(upload.responseText);
-      } catch {} // a web server before ours answers in its own words
+      } catch {} // a proxy's error need not be JSON
       if (upload.status === 202) resolve(found.id);
       else reject(new Error(found.error ?? `the server answered ${upload.status}`));
     };
@@ -78,19 +78,19 @@ async function ask(path, method = "GET") {
 }
 
 async function wait() {
-  for (let lost = 0; ; ) {
+  for (let failures = 0; ; ) {
     let found;
     try {
       found = await (await ask(`jobs/${job}`)).json();
-      lost = 0;
+      failures = 0;
     } catch (error) {
-      if (cancelled || error.message !== UNREACHED || ++lost > 20) throw error;
+      if (cancelled || error.message !== UNREACHED || ++failures > 20) throw error;
       await new Promise((resolve) => setTimeout(resolve, 1000));
       continue;
     }
     if (cancelled) throw new Error("cancelled");
     if (found.state === "waiting") tell(`In the queue: ${found.before} before it`, null);
-    else if (found.state === "running") tell(found.progress === null ? "Listening" : "Labelling", found.progress);
+    else if (found.state === "running") tell(found.progress === null ? "Segmenting" : "Labelling", found.progress);
     else if (found.state === "done") return found;
     else throw new Error(found.error ?? found.state);
     await new Promise((resolve) => setTimeout(resolve, 400));
@@ -101,14 +101,14 @@ async function present({ name, warnings }, sent) {
   const page = new DOMParser().parseFromString(await (await ask(`jobs/${job}/timeline`)).text(), "text/html");
   const title = document.createElement("h2");
   title.textContent = name;
-  const said = warnings.map((warning) => {
+  const lines = warnings.map((warning) => {
     const line = document.createElement("p");
     line.className = "warning";
     line.textContent = warning;
     return line;
   });
   const result = element("result");
-  result.replaceChildren(title, ...said, ...page.head.childNodes, ...page.body.childNodes);
+  result.replaceChildren(title, ...lines, ...page.head.childNodes, ...page.body.childNodes);
   result.hidden = false;
   if (address) URL.revokeObjectURL(address);
   address = URL.createObjectURL(sent);
@@ -121,7 +121,7 @@ async function present({ name, warnings }, sent) {
 async function label(event) {
   event.preventDefault();
   if (!recording) return fail("Choose, drop or record something first.");
-  if (element("timed")?.files[0] && element("words").value.trim()) return fail("Expected words or a file of them, found both.");
+  if (element("transcript-file")?.files[0] && element("transcript").value.trim()) return fail("Expected a transcript as text or as a file, found both.");
   const most = Number(element("form").dataset.most);
   if (recording.size > most) return fail(`Expected at most ${most / 1e6} MB, found ${(recording.size / 1e6).toFixed(0)} MB.`);
   const sent = recording;

@@ -1,9 +1,9 @@
 "use strict";
-// The timeline follows the player, and the player goes where the timeline is touched.
+// The timeline follows the player, and a click on the timeline moves the player.
 function showTimeline() {
   const player = document.getElementById("player");
   const strip = document.getElementById("strip");
-  const items = [...document.querySelectorAll("li.said")].map((element) => ({
+  const items = [...document.querySelectorAll("li.utterance")].map((element) => ({
     element, start: Number(element.dataset.start), end: Number(element.dataset.end),
   }));
   let current = null;
@@ -12,7 +12,7 @@ function showTimeline() {
     const length = Number(strip.dataset.length) || 1;
     const at = player.currentTime;
     for (const edge of ["x1", "x2"]) document.getElementById("head").setAttribute(edge, Math.min(1000, (1000 * at) / length));
-    // Several may speak at once; the one that began last is shown.
+    // Several may speak at once; the utterance that started last is shown.
     const now = items.filter(({ start, end }) => start <= at && at < end).at(-1)?.element ?? null;
     if (now === current) return;
     current?.removeAttribute("aria-current");
@@ -30,7 +30,7 @@ function showTimeline() {
   if (player) {
     player.addEventListener("timeupdate", follow);
     player.addEventListener("seeked", follow);
-    player.addEventListener("error", () => { document.getElementById("lost").hidden = false; });
+    player.addEventListener("error", () => { document.getElementById("unplayable").hidden = false; });
     for (const { element, start } of items) element.querySelector("button").addEventListener("click", () => play(start));
     strip.addEventListener("click", (event) => {
       const box = strip.getBoundingClientRect();

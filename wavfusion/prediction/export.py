@@ -20,14 +20,15 @@ from wavfusion.fast.network import restore
 from wavfusion.model.config import MODALITIES, WavFusionConfig
 from wavfusion.model.sequence import GRU
 from wavfusion.model.wavfusion import AUDIO_CENTRE, AUDIO_STEP, WavFusion, WavFusionOutput
-from wavfusion.runs.folder import Run, read_run, without_absolute_paths
+from wavfusion.runs.folder import Run, read_run
+from wavfusion.runs.origin import without_absolute_paths
 from wavfusion.version import __version__
 
 FILE = "model.onnx"  # in a RUN: what `predict --runtime onnx` runs
 OPSET = 18  # what PyTorch's exporter writes without a conversion
 LARGEST = 2_100_000_000  # bytes; a file ends at 2 GiB
-TOLERANCE = 1e-4  # between torch and onnxruntime, of logits and of the text's share
-LONGEST = {"audio": 120, "text": 24, "video": 40}  # steps of the lengths that the two are compared at
+TOLERANCE = 1e-4  # between torch and onnxruntime, of logits and text weights
+LONGEST = {"audio": 120, "text": 24, "video": 40}  # steps at which the two are compared at most
 INPUTS = [name for modality in MODALITIES for name in (modality, f"{modality}_mask")]
 
 
@@ -44,7 +45,7 @@ class OnnxGRU(nn.Module):
 
     @staticmethod
     def _ordered(rows: Tensor) -> Tensor:
-        """From torch's order of the gates (reset, update, new) to ONNX's (update, reset, new)."""
+        """Reorder the gates from torch's order (reset, update, new) to ONNX's (update, reset, new)."""
         reset, update, new = rows.chunk(3)
         return torch.cat([update, reset, new])
 
@@ -61,52 +62,52 @@ class OnnxGRU(nn.Module):
         return (hidden.squeeze(1).transpose(0, 1),)
 
 
-class _Answers(nn.Module):
-    """What the file computes, in the order of its outputs."""
+class _Outputs(nn.Module):
+    """The outputs of the file, in their order."""
 
     def __init__(self, model: WavFusion, temperature: float) -> None:
         super().__init__()
         self.model, self.temperature = model, temperature
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        given: dict[str, Any] = dict.fromkeys(INPUTS)
-        output = self.model(**given | dict(zip(_names(self.model.config), tensors, strict=True)))
-        answers, shares = ((output.logits / self.temperature).softmax(-1), output.logits), layer_shares(output)
-        return answers if shares is None else (*answers, shares.mean(1))
+        inputs: dict[str, Any] = dict.fromkeys(INPUTS)
+        output = self.model(**inputs | dict(zip(_names(self.model.config), tensors, strict=True)))
+        outputs, shares = ((output.logits / self.temperature).softmax(-1), output.logits), layer_shares(output)
+        return outputs if shares is None else (*outputs, shares.mean(1))
 
 
 class OnnxWavFusion(nn.Module):
-    """An exported model in the place of its `WavFusion`: the same arguments, its logits and its text's share."""
+    """An exported model with the arguments of `WavFusion`; returns logits and text weights."""
 
     def __init__(self, session: Any, config: WavFusionConfig) -> None:
         super().__init__()
         self.session, self.config = session, config
-        self.answers = [each.name for each in session.get_outputs()]
+        self.outputs = [each.name for each in session.get_outputs()]
 
-    def forward(self, labels: None = None, **given: Tensor | None) -> WavFusionOutput:
+    def forward(self, labels: None = None, **inputs: Tensor | None) -> WavFusionOutput:
         """Run the file, on the CPU."""
-        size = next(x.shape[0] for x in given.values() if x is not None)
+        size = next(x.shape[0] for x in inputs.values() if x is not None)
         feed: dict[str, np.ndarray] = {}
         for name in self.config.modalities:
-            tensors = given[name], given[f"{name}_mask"]
+            tensors = inputs[name], inputs[f"{name}_mask"]
             if tensors[0] is None:
-                tensors = _drawn(self.config, name, [0] * size)  # one step, which is not real
+                tensors = _drawn(self.config, name, [0] * size)  # one masked step
             feed |= {
                 key: x.cpu().numpy() for key, x in zip((name, f"{name}_mask"), tensors, strict=True) if x is not None
             }
-        said = {key: torch.from_numpy(x) for key, x in zip(self.answers, self.session.run(None, feed), strict=True)}
-        output = WavFusionOutput(said["logits"])
-        if "text_share" in said:
-            # One step and one channel, whose mean is the mean over all that the file has taken.
-            output.gates, output.steps = [said["text_share"][:, None, None]], torch.ones(size, 1, dtype=torch.bool)
+        found = {key: torch.from_numpy(x) for key, x in zip(self.outputs, self.session.run(None, feed), strict=True)}
+        output = WavFusionOutput(found["logits"])
+        if "text_share" in found:
+            # One step and one channel, whose mean is the mean that the file has computed.
+            output.gates, output.steps = [found["text_share"][:, None, None]], torch.ones(size, 1, dtype=torch.bool)
         return output
 
 
 def export_run(folder: Path) -> tuple[bytes, float]:
-    """Translate the model of a RUN; returns the file and the largest difference from torch that was found.
+    """Export the model of a RUN; returns the file and its largest difference from torch.
 
     Raises:
-        ConfigError: not a whole RUN, one too large for a file, or the `[export]` extra is missing.
+        ConfigError: an incomplete RUN, one too large for a file, or the `[export]` extra is missing.
     """
     _require("onnx", "onnxscript", "onnxruntime")
     trained = read_run(folder)
@@ -137,12 +138,12 @@ def translate(model: WavFusion, about: Mapping[str, str], temperature: float) ->
     gated = config.num_deep > 0 and {"text", "video"} <= set(config.modalities)
     free = {axis: torch.export.Dim(axis) for named in axes.values() for axis in named.values()}
     shapes = tuple({number: free[axis] for number, axis in named.items()} for named in axes.values())
-    # Of attention's kernels, MATH alone lays its output out in memory as the exporter does.
+    # MATH is the only attention kernel whose output has the memory layout that the exporter assumes.
     with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
-        warnings.simplefilter("ignore")  # of PyTorch about its own parts
+        warnings.simplefilter("ignore")  # from PyTorch about PyTorch
         program: Any = torch.onnx.export(
-            # Traced here, since torch.onnx tries other ways first, which fail on these lengths and take longer.
-            torch.export.export(_Answers(copied, temperature), tuple(example), dynamic_shapes=(shapes,), strict=False),
+            # Traced here, as torch.onnx first tries other ways, which fail on these lengths and take longer.
+            torch.export.export(_Outputs(copied, temperature), tuple(example), dynamic_shapes=(shapes,), strict=False),
             dynamo=True,
             verbose=False,
             opset_version=OPSET,
@@ -156,7 +157,7 @@ def translate(model: WavFusion, about: Mapping[str, str], temperature: float) ->
 
 
 def _with_axes(proto: Any, axes: Mapping[str, Mapping[int, str]]) -> bytes:
-    """Name the free axes of inputs and outputs, which PyTorch numbers, and leave the shapes between them out."""
+    """Name the free axes of inputs and outputs, which PyTorch numbers, and drop intermediate shapes."""
     del proto.graph.value_info[:]
     for value in (*proto.graph.input, *proto.graph.output):
         for number, axis in axes.get(value.name, {0: "batch"}).items():
@@ -166,7 +167,7 @@ def _with_axes(proto: Any, axes: Mapping[str, Mapping[int, str]]) -> bytes:
 
 
 def describe_graph(trained: Run) -> dict[str, str]:
-    """What a reader of the file needs to know without this package, each value as JSON."""
+    """Return what a user of the file needs to know without this package, each value as JSON."""
     config, features = trained.model.config, trained.features
     spacing: dict[str, dict[str, Any]] = {
         "audio": {
@@ -201,7 +202,7 @@ def describe_graph(trained: Run) -> dict[str, str]:
 
 
 def start(content: bytes) -> Any:
-    """Open an exported file in onnxruntime, with torch's number of threads, which sleep while they wait."""
+    """Open an exported file in onnxruntime, with torch's number of threads and without spinning."""
     runtime: Any = _require("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -211,8 +212,8 @@ def start(content: bytes) -> Any:
 
 @torch.inference_mode()
 def difference(model: WavFusion, session: Any, temperature: float, repeats: int = 3, seed: int = 0) -> float:
-    """The largest difference of logits and text's share from torch, over all subsets at random lengths."""
-    random, answers = np.random.default_rng(seed), _Answers(model.cpu().eval(), temperature)
+    """Return the largest difference of logits and text weights from torch, over all subsets at random lengths."""
+    random, expected_outputs = np.random.default_rng(seed), _Outputs(model.cpu().eval(), temperature)
     found = []
     for subset in subsets(model.config.modalities):
         for _ in range(repeats):
@@ -223,8 +224,8 @@ def difference(model: WavFusion, session: Any, temperature: float, repeats: int 
                     model.config, name, lengths if name in subset else [0] * size, int(random.integers(2**31))
                 )
             fed = {name: x.numpy() for name, x in zip(_names(model.config), inputs, strict=True)}
-            pairs = zip(answers(*inputs), session.run(None, fed), strict=True)
-            found += [np.abs(expected.numpy() - said).max() for expected, said in pairs]
+            pairs = zip(expected_outputs(*inputs), session.run(None, fed), strict=True)
+            found += [np.abs(expected.numpy() - got).max() for expected, got in pairs]
     return float(np.max(found))
 
 
@@ -232,7 +233,7 @@ def open_exported(trained: Run) -> OnnxWavFusion:
     """Open the file that `export` has put into a RUN.
 
     Raises:
-        ConfigError: none there, one that cannot be read or of other weights, or onnxruntime is missing.
+        ConfigError: the file is missing, unreadable or of other weights, or onnxruntime is missing.
     """
     path, remedy = trained.folder / FILE, f"wavfusion export {trained.folder} --out {trained.folder / FILE}"
     if not path.is_file():
@@ -241,7 +242,7 @@ def open_exported(trained: Run) -> OnnxWavFusion:
     try:
         session = start(path.read_bytes())
         weights = json.loads(session.get_modelmeta().custom_metadata_map["weights"])
-    except Exception as error:  # a damaged file shows in many ways
+    except Exception as error:  # damaged files raise many kinds
         reason = " ".join(str(error).split())[:120]
         raise ConfigError(f"{path}: expected what `{remedy}` writes, found {type(error).__name__}: {reason}") from None
     if weights != trained.weights_digest:
@@ -250,7 +251,7 @@ def open_exported(trained: Run) -> OnnxWavFusion:
 
 
 def _require(*names: str) -> Any:
-    """Import packages of the extra and return the last."""
+    """Import packages of the extra `[export]` and return the last."""
     try:
         return [import_module(name) for name in names][-1]
     except ImportError as error:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from wavfusion.encoders import PRECISIONS, Encoders
+from wavfusion.encoders.bundle import Encoders
+from wavfusion.encoders.presets import PRECISIONS
 from wavfusion.errors import ConfigError, MediaError, nearest
 from wavfusion.evaluation import explain
 from wavfusion.evaluation.inference import BATCH, Classifier, Utterances, pick_device, subsets
@@ -19,6 +20,7 @@ from wavfusion.features.dataset import Sample
 from wavfusion.features.extract import batched
 from wavfusion.metrics.familiarity import WARN_SHARE
 from wavfusion.prediction.export import open_exported
+from wavfusion.prediction.models import default_model
 from wavfusion.prediction.windows import (
     Diagnostics,
     RecordingDecoder,
@@ -108,7 +110,7 @@ class EmotionRecognizer:
     @classmethod
     def from_pretrained(
         cls,
-        name: str | Path,
+        name: str | Path | None = None,
         device: str = "cpu",
         runtime: str = "torch",
         precision: str = "fp32",
@@ -118,7 +120,7 @@ class EmotionRecognizer:
         """Load a RUN folder or a model from a hub.
 
         Args:
-            name: the folder, or the hub id.
+            name: the folder, or the hub id; None = the installed voice model.
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
             runtime: of the fusion: `torch`, or `onnx` for the file that `export` has put into the RUN. The encoders
                 stay in torch.
@@ -132,6 +134,7 @@ class EmotionRecognizer:
             ConfigError: there is no such RUN; its encoders, its ONNX file or the speech recogniser cannot be loaded;
                 this machine has no such device.
         """
+        name = default_model() if name is None else name
         if not isinstance(name, (str, os.PathLike)) or not str(name):
             raise ConfigError(f"expected a RUN folder or a hub id, found {name!r}")
         for what, value, valid in (("runtime", runtime, RUNTIMES), ("precision", precision, PRECISIONS)):
@@ -251,26 +254,14 @@ class EmotionRecognizer:
     ) -> list[Prediction]:
         """Join segments with their probabilities; those that have none of the model's modalities are left out."""
         rows = []
-        for i, segment in enumerate(segments):
-            if not found.modalities[i]:
-                continue
+        for i, (segment, modalities) in enumerate(zip(segments, found.modalities, strict=True)):
             probabilities = dict(zip(self.classes, found.probabilities[i].tolist(), strict=True))
             emotion = max(probabilities, key=lambda name: probabilities[name])
-            rows.append(
-                Prediction(
-                    file,
-                    round(segment.start, 3),
-                    round(segment.end, 3),
-                    segment.speaker,
-                    segment.text,
-                    emotion,
-                    probabilities[emotion],
-                    probabilities,
-                    found.modalities[i],
-                    contribution=None if contributions is None else contributions[i],
-                    text_share=found.text_share[i],
-                )
-            )
+            times = round(segment.start, 3), round(segment.end, 3)
+            label = emotion, probabilities[emotion], probabilities, modalities
+            shares = contributions[i] if contributions else None, found.text_share[i]
+            if modalities:
+                rows.append(Prediction(file, *times, segment.speaker, segment.text, *label, *shares))
         return rows
 
     def measure_distances(self, vectors: np.ndarray, diagnostics: Diagnostics) -> None:
@@ -295,31 +286,26 @@ class EmotionRecognizer:
             raise MediaError("; ".join(diagnostics.errors) or found)
         for error in diagnostics.errors:
             log.warning("%s; left out", error)
-        self._warn_of_distances(source.name, diagnostics.distances)
-        self._warn_of_language(source.name, " ".join(text for text in texts if text))
-        for complaint in (*diagnostics.loudness.complaints(), *diagnostics.faces.complaints()):
+        complaints = *self._complaints(texts, diagnostics.distances), *diagnostics.loudness.complaints()
+        for complaint in (*complaints, *diagnostics.faces.complaints()):
             log.warning("%s: %s", source.name, complaint)
 
-    def _warn_of_distances(self, name: str, distances: Sequence[float]) -> None:
-        """Warn when many utterances lie further from the training data than the validation part does."""
+    def _complaints(self, texts: Sequence[str | None], distances: Sequence[float]) -> Iterator[str]:
+        """Say when many utterances lie further from the training data than the validation part, or in what language."""
         known = self.trained.familiarity
-        if known is None:
-            return
-        beyond = [each for each in distances if each > known.limit]
-        if len(beyond) > WARN_SHARE * len(distances):
-            log.warning(
-                "%s: %d of %d utterances are out of distribution: distances up to %.1f from the training data, where "
-                "99 %% of the validation part lies within %.1f",
-                *(name, len(beyond), len(distances), max(beyond), known.limit),
+        beyond = [each for each in distances if known is not None and each > known.limit]
+        if known is not None and len(beyond) > WARN_SHARE * len(distances):
+            yield (
+                f"{len(beyond)} of {len(distances)} utterances are out of distribution: distances up to "
+                f"{max(beyond):.1f} from the training data, where 99 % of the validation part lies within "
+                f"{known.limit:.1f}"
             )
-
-    def _warn_of_language(self, name: str, text: str) -> None:
-        """Warn when the text is in none of the languages that the model was trained on."""
+        text = " ".join(each for each in texts if each)
         found = language_of(text) if self.trained.languages and "text" in self.modalities else None
         if found is not None and found[0] not in self.trained.languages:
-            log.warning(
-                "%s: its text is in %r (probability %.3f), the model was trained on %s",
-                *(name, *found, ", ".join(self.trained.languages)),
+            yield (
+                f"its text is in {found[0]!r} (probability {found[1]:.3f}), the model was trained on "
+                f"{', '.join(self.trained.languages)}"
             )
 
 

@@ -1,4 +1,4 @@
-"""What a model says of recordings, written: for a terminal, programs, subtitles, Praat, ELAN and a browser."""
+"""Predictions written for a terminal, programs, subtitles, Praat, ELAN and a browser: one function a format."""
 
 import csv
 import html
@@ -19,12 +19,12 @@ from wavfusion.manifest import MODALITIES
 from wavfusion.pages.fill import fill_page, script
 from wavfusion.prediction.recognizer import Prediction
 
-UNSURE = "?"  # written in the place of an emotion that was not probable enough
-COLOURS = (33, 34, 32, 31, 35, 36, 95, 96, 94)  # a terminal's, for the emotions in class order
+UNSURE = "?"  # written for an abstention
+COLOURS = (33, 34, 32, 31, 35, 36, 95, 96, 94)  # of a terminal, for the emotions in class order
 
 
 def abstained(predictions: Sequence[Prediction], least: float) -> list[Prediction]:
-    """Take the emotion from what is less probable than `least`."""
+    """Withhold the emotion of predictions less probable than `least`."""
     return [each if each.probability >= least else replace(each, emotion=None) for each in predictions]
 
 
@@ -53,8 +53,8 @@ def to_table(predictions: Sequence[Prediction], width: int | None = None, colour
 
     Args:
         predictions: of any recordings, one after the other.
-        width: columns of the terminal, to which words are cut; None = not at all.
-        colour: whether emotions are coloured, by escape sequences.
+        width: columns of the terminal, to which lines are cut; None = not at all.
+        colour: colour emotions by escape sequences.
     """
     lines = []
     for file, group in groupby(predictions, lambda each: each.file):
@@ -66,9 +66,9 @@ def to_table(predictions: Sequence[Prediction], width: int | None = None, colour
             number = list(each.probabilities).index(order[0][0])
             emotion = (each.emotion or UNSURE).ljust(longest)
             others = "  ".join(f"{name} {p:.0%}" for name, p in order[1:3])
-            said = ": ".join(" ".join(part.split()) for part in (each.speaker, each.text) if part)
+            text = ": ".join(" ".join(part.split()) for part in (each.speaker, each.text) if part)
             times, used = f"{_short(each.start)} - {_short(each.end)}", "+".join(each.modalities)
-            plain = f"  {times:>19}  {emotion} {each.probability:>4.0%}  ({others})  {used}  {said}".rstrip()
+            plain = f"  {times:>19}  {emotion} {each.probability:>4.0%}  ({others})  {used}  {text}".rstrip()
             if width is not None and len(plain) > width:
                 plain = plain[: max(0, width - 1)] + "…"
             if colour and each.emotion:
@@ -79,7 +79,7 @@ def to_table(predictions: Sequence[Prediction], width: int | None = None, colour
 
 
 def to_srt(predictions: Sequence[Prediction]) -> str:
-    """Write SubRip: emotion and probability on the first line, then the words."""
+    """Write SubRip: emotion and probability on the first line, then the text."""
     cues = [
         f"{number}\n{_clock(each.start, ',')} --> {_clock(each.end, ',')}\n{_title(each)}\n{_lines(each.text)}"
         for number, each in enumerate(predictions, 1)
@@ -92,14 +92,14 @@ def to_vtt(predictions: Sequence[Prediction]) -> str:
     cues = ["WEBVTT\n"]
     for each in predictions:
         voice = f"<v {html.escape(_line(each.speaker), quote=False)}>" if each.speaker else ""
-        words = html.escape(_lines(each.text), quote=False)
-        title = html.escape(_said(each), quote=False)
-        cues.append(f"{_clock(each.start, '.')} --> {_clock(each.end, '.')}\n{voice}{title}\n{words}")
+        text = html.escape(_lines(each.text), quote=False)
+        title = html.escape(_label(each), quote=False)
+        cues.append(f"{_clock(each.start, '.')} --> {_clock(each.end, '.')}\n{voice}{title}\n{text}")
     return "\n".join(cues)
 
 
 def to_textgrid(predictions: Sequence[Prediction]) -> str:
-    """Write Praat's long form: for each speaker a tier of emotions and, where there are words, one of words."""
+    """Write Praat's long form: for each speaker a tier of emotions and, where there is text, one of text."""
     end = max([each.end for each in predictions], default=0.0)
     tiers = _tiers(predictions)
     lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {end:.3f}"]
@@ -167,9 +167,9 @@ def to_html(
     Args:
         predictions: of one recording.
         classes: the emotions of the model.
-        media: where the page finds the recording; empty where a script sets it, None = nowhere.
+        media: URL of the recording; empty where a script sets it, None = none.
         warnings: about the recording.
-        template: of `pages/`; `timeline_body.html` is the part that another page may take in.
+        template: of `pages/`; `timeline_body.html` is a part for inclusion in another page.
     """
     path = next((each.file for each in predictions), "")
     file = Path(path).name
@@ -183,7 +183,7 @@ def to_html(
         speakers=speakers,
         length=max([each.end for each in predictions], default=0.0),
         warnings=[each.replace(path, file) for each in warnings],
-        rows=[{**asdict(each), "clock": _short(each.start), "said": each.emotion or UNSURE} for each in predictions],
+        rows=[{**asdict(each), "clock": _short(each.start), "label": each.emotion or UNSURE} for each in predictions],
         seconds={name: sum(each.end - each.start for each in predictions if each.emotion == name) for name in classes},
         **script("timeline.js"),
     )
@@ -193,8 +193,8 @@ def to_html(
     return fill_page(template, media=media, saved=saved, **values)
 
 
-def _place(predictions: Sequence[Prediction], folder: Path | None) -> str | None:
-    """The recording's address, seen from a page in a folder; without one it lies beside the page."""
+def _media_url(predictions: Sequence[Prediction], folder: Path | None) -> str | None:
+    """Return the URL of the recording relative to a page in a folder; None = the page lies beside it."""
     file = next((each.file for each in predictions), "")
     if folder is None:
         return quote(file)
@@ -208,12 +208,12 @@ SUBTITLES: dict[str, Callable[[Sequence[Prediction]], str]] = {
     "eaf": to_eaf,
 }
 FORMATS = ("table", "json", "csv", *SUBTITLES, "html")
-EXPLAINED = ("json", "csv", "html")  # they show the modalities' contributions
-SINGLE = (*SUBTITLES, "html")  # they describe one recording
+EXPLAINED = ("json", "csv", "html")  # formats that show contributions
+SINGLE = (*SUBTITLES, "html")  # formats of one recording
 
 
 def ending(kind: str) -> str:
-    """The ending of a format's files."""
+    """Return the file name's ending of a format."""
     return {"table": "txt", "textgrid": "TextGrid"}.get(kind, kind)
 
 
@@ -224,15 +224,20 @@ def write_predictions(
     folder: Path | None,
     warnings: Sequence[str] = (),
 ) -> bytes:
-    """Write predictions in a format, with the warnings about the recording where it shows them.
+    """Write predictions in a format, with the warnings about the recording where the format shows them.
 
-    `folder` is where the file will lie, None = beside the recording.
+    Args:
+        kind: one of `FORMATS`.
+        predictions: of any recordings; for `SINGLE` formats of one.
+        classes: the emotions of the model.
+        folder: of the file to write; None = that of the recording.
+        warnings: about the recording.
     """
     writers: dict[str, Callable[[Sequence[Prediction]], str]] = {
         **SUBTITLES,
         "json": to_json,
         "csv": partial(to_csv, classes=classes),
-        "html": partial(to_html, classes=classes, media=_place(predictions, folder), warnings=warnings),
+        "html": partial(to_html, classes=classes, media=_media_url(predictions, folder), warnings=warnings),
         "table": to_table,
     }
     return writers[kind](predictions).encode("utf-8", "replace" if kind in SINGLE else "surrogateescape")
@@ -242,7 +247,7 @@ Row = tuple[float, float, str]
 
 
 def _tiers(predictions: Sequence[Prediction]) -> list[tuple[str, list[Row]]]:
-    """Emotions and words by speaker; what overlaps with the same speaker goes into a second pair: no tier overlaps."""
+    """Return tiers of emotions and text by speaker; overlapping utterances of one speaker go into further tiers."""
     lanes: dict[tuple[str | None, int], list[Prediction]] = {}
     for each in sorted(predictions, key=lambda each: (each.start, each.end)):
         lane = 0
@@ -253,14 +258,14 @@ def _tiers(predictions: Sequence[Prediction]) -> list[tuple[str, list[Row]]]:
     for (speaker, lane), rows in lanes.items():
         of = (f" of {_line(speaker)}" if speaker else "") + (f" ({lane + 1})" if lane else "")
         tiers.append((f"emotion{of}", [(each.start, each.end, each.emotion or UNSURE) for each in rows]))
-        words = [(each.start, each.end, each.text) for each in rows if each.text]
-        if words:
-            tiers.append((f"words{of}", words))
+        texts = [(each.start, each.end, each.text) for each in rows if each.text]
+        if texts:
+            tiers.append((f"words{of}", texts))
     return tiers
 
 
 def _filled(rows: Sequence[Row], end: float) -> list[Row]:
-    """Praat's intervals leave no gap: what lies between is empty."""
+    """Fill the gaps between intervals by empty ones, as Praat needs it."""
     filled: list[Row] = []
     at = 0.0
     for start, stop, text in rows:
@@ -272,25 +277,25 @@ def _filled(rows: Sequence[Row], end: float) -> list[Row]:
 
 
 def _clock(seconds: float, point: str) -> str:
-    """Hours, minutes, seconds and thousandths; hours have as many digits as they need."""
+    """Format hours, minutes, seconds and thousandths; hours may have more than two digits."""
     rest, thousandths = divmod(round(1000 * seconds), 1000)
     return f"{rest // 3600:02d}:{rest // 60 % 60:02d}:{rest % 60:02d}{point}{thousandths:03d}"
 
 
 def _short(seconds: float) -> str:
-    """Minutes and seconds, hours where there are any."""
+    """Format minutes and seconds, with hours where there are any."""
     tenths = round(10 * seconds)
     hours, minutes = tenths // 36_000, tenths // 600 % 60
     rest = f"{tenths // 10 % 60:02d}.{tenths % 10}"
     return f"{hours}:{minutes:02d}:{rest}" if hours else f"{minutes}:{rest}"
 
 
-def _said(each: Prediction) -> str:
+def _label(each: Prediction) -> str:
     return f"{each.emotion} {each.probability:.0%}" if each.emotion else UNSURE
 
 
 def _title(each: Prediction) -> str:
-    return f"{_line(each.speaker)}: {_said(each)}" if each.speaker else _said(each)
+    return f"{_line(each.speaker)}: {_label(each)}" if each.speaker else _label(each)
 
 
 def _line(text: str | None) -> str:
@@ -298,7 +303,7 @@ def _line(text: str | None) -> str:
 
 
 def _lines(text: str | None) -> str:
-    """Words over as many lines as they have; an empty one would end a cue, and an arrow begin one."""
+    """Keep the lines of a text; an empty one would end a cue, and an arrow would start one."""
     kept = [line.replace("-->", "→") for line in (text or "").splitlines() if line.strip()]
     return "".join(f"{line}\n" for line in kept)
 
@@ -309,5 +314,5 @@ def _quoted(text: str) -> str:
 
 
 def _legal(text: str) -> str:
-    """Leave out what no XML may hold: control characters, halves of surrogate pairs."""
+    """Leave out characters that XML forbids: control characters, halves of surrogate pairs."""
     return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]", "", text)

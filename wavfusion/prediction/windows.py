@@ -16,13 +16,15 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from wavfusion import media
-from wavfusion.encoders import FRAMES_AT_ONCE, Encoders, normalized
+from wavfusion.encoders.bundle import Encoders
+from wavfusion.encoders.text import normalized
+from wavfusion.encoders.video import FRAMES_AT_ONCE
 from wavfusion.errors import ConfigError, MediaError
 from wavfusion.features.clips import windows
 from wavfusion.features.dataset import Sample, SampleOrigin, window_text
 from wavfusion.features.extract import fits_half, threads
 from wavfusion.media import SAMPLE_RATE
-from wavfusion.media.faces import Sight, detect_faces
+from wavfusion.media.faces import FaceCoverage, detect_faces
 from wavfusion.model.config import WavFusionConfig
 from wavfusion.model.wavfusion import AUDIO_STEP
 from wavfusion.speech.loudness import Loudness
@@ -74,7 +76,7 @@ class Diagnostics:
 
     errors: list[str] = field(default_factory=list)
     loudness: Loudness = field(default_factory=Loudness)
-    faces: Sight = field(default_factory=Sight)
+    faces: FaceCoverage = field(default_factory=FaceCoverage)
     distances: list[float] = field(default_factory=list)
 
 

@@ -1,6 +1,5 @@
 """Contents of a RUN's page: its results, and what of its history, explanation and corpus is present."""
 
-import csv
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +11,11 @@ from jaxtyping import Int64
 
 from wavfusion import manifest
 from wavfusion.errors import ConfigError, CorpusError
-from wavfusion.files import read_json
 from wavfusion.manifest import Utterance
 from wavfusion.metrics import scores
 from wavfusion.runs import bundle
-from wavfusion.runs.folder import corpus_of
+from wavfusion.runs.origin import corpus_of
+from wavfusion.runs.results import read_explained, read_history
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class RunContents:
         explained: explain.json of the same utterances, else empty.
         corpus: rows of its manifest by id; empty where it was moved.
         root: folder of the media.
-        corpus_name: as `runs.folder.corpus_of` gives it.
+        corpus_name: as `runs.origin.corpus_of` gives it.
     """
 
     name: str
@@ -74,7 +73,7 @@ def read_contents(folder: Path, name: str, root: Path | None) -> RunContents:
     """
     results = bundle.read_bundle(folder)
     corpus, corpus_root = _read_corpus(results.environment)
-    history, explained = _read_history(folder), _read_explained(folder, results.metrics)
+    history, explained = read_history(folder), _read_explained(folder, results.metrics)
     contents = RunContents(name, results, history, explained, corpus, root or corpus_root, corpus_of(folder))
     problems = list(results.problems())
     if contents.confusions(contents.column("id")).sum(axis=0).tolist() != results.metrics["confusion"]:
@@ -93,28 +92,14 @@ def _read_corpus(environment: Mapping[str, Any]) -> tuple[dict[str, Utterance], 
         return {}, Path()
 
 
-def _read_history(folder: Path) -> list[dict[str, float]]:
-    path = folder / "history.csv"
-    if not path.exists():
-        return []
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            return [
-                {name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file, strict=True)
-            ]
-    except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise ConfigError(f"{path}: expected what training writes, found {error}") from None
-
-
-def _read_explained(folder: Path, figures: Mapping[str, Any]) -> dict[str, Any]:
+def _read_explained(folder: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Read explain.json, where it is of the utterances of metrics.json; else empty."""
-    path = folder / "explain.json"
-    if not path.exists():
-        return {}
     try:
-        found = read_json(path)
-        same = [found["protocol"]["hash"], found["split"]] == [figures["protocol"]["hash"], figures["part"]]
-        utterances = {name: (row["text_share"], row["contribution"]) for name, row in found["utterances"].items()}
-        return {**found, "utterances": utterances} if same else {}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"{path}: expected what `evaluate --explain` writes, found {error}") from None
+        found, wanted = read_explained(folder), [metrics["protocol"]["hash"], metrics["part"]]
+        if found is None or [found["protocol"]["hash"], found["split"]] != wanted:
+            return {}
+        parts = {name: (own["text_share"], own["contribution"]) for name, own in found["utterances"].items()}
+        return {**found, "utterances": parts}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{folder}: expected what `evaluate --explain` writes, found {reason}") from None

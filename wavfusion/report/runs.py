@@ -19,7 +19,7 @@ from wavfusion.metrics import intervals, scores
 from wavfusion.pages.fill import script, write_page
 from wavfusion.report import plots
 from wavfusion.report.contents import RunContents, read_contents, short_names
-from wavfusion.runs.folder import without_absolute_paths
+from wavfusion.runs.origin import without_absolute_paths
 from wavfusion.study import tables
 from wavfusion.training.checkpoints import BEST_BY
 
@@ -74,7 +74,7 @@ def _template_values(run: RunContents) -> dict[str, Any]:
     """
     stated, protocol = run.results.metrics, run.results.protocol
     try:
-        figures = _row(stated) | {name: stated[name] for name in ("nll", "ece", "per_class")} | run.results.said()
+        figures = _row(stated) | {name: stated[name] for name in ("nll", "ece", "per_class")} | run.results.context()
         for kind in ("subsets", "styles"):
             figures[kind] = {name: _row(row) for name, row in stated.get(kind, {}).items()}
         shown = {name: protocol[name] for name in (*SAID, "promises", "counts", "left_out")}

@@ -1,27 +1,33 @@
-"""A results bundle: what a RUN said of its test part, without the corpus; others recompute its figures from it."""
+"""A results bundle: predictions and metrics of a RUN without its corpus, from which others recompute the metrics."""
 
-import csv
 import io
 import json
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from jaxtyping import Int64
 
 from wavfusion import manifest
 from wavfusion.corpora.protocol import SAID, describe_protocol, hash_of, shared
 from wavfusion.errors import ConfigError, CorpusError
-from wavfusion.files import json_bytes, require_file
-from wavfusion.metrics import scores as metrics
-from wavfusion.runs.folder import corpus_of, without_absolute_paths
+from wavfusion.files import json_bytes, parse_yaml, require_file
+from wavfusion.metrics import scores
+from wavfusion.runs.origin import (
+    ENVIRONMENT,
+    EXPERIMENT,
+    PROTOCOL,
+    SPLIT,
+    corpus_of,
+    without_absolute_paths,
+)
+from wavfusion.runs.results import METRICS, PREDICTIONS, CsvRow, parse_csv, to_csv
 
-MEMBERS = ("predictions.csv", "split.csv", "metrics.json", "protocol.json", "environment.json", "experiment.yaml")
+MEMBERS = (PREDICTIONS, SPLIT, METRICS, PROTOCOL, ENVIRONMENT, EXPERIMENT)
 BYTES, LINES, CELLS = 1 << 24, 200_000, 5_000_000  # of a bundle and each member, a table, confusions one an utterance
 # Corpora whose labels anybody has: in a public table, in the names of the clips, or made here (docs/results.md).
 OPEN_LABELS = ("cremad", "meld", "ravdess", "generated")
@@ -30,9 +36,16 @@ TOLERANCE = 1e-6  # another machine adds in another order
 
 @dataclass(frozen=True)
 class Bundle:
-    """Files of a bundle or of a RUN, as read: rows of predictions.csv, parts by utterance, and the others."""
+    """The files of a bundle or of a RUN.
 
-    rows: list[dict[str, str]]
+    Attributes:
+        rows: of predictions.csv.
+        parts: part of each utterance of the protocol.
+        metrics, protocol, environment: metrics.json, protocol.json, environment.json.
+        experiment: the text of experiment.yaml.
+    """
+
+    rows: list[CsvRow]
     parts: dict[str, str]
     metrics: dict[str, Any]
     protocol: dict[str, Any]
@@ -41,56 +54,58 @@ class Bundle:
 
     @property
     def truth(self) -> list[str] | None:
-        """The labels, where they are in it."""
+        """The labels, where the bundle holds them."""
         return [row["truth"] for row in self.rows] if "truth" in self.rows[0] else None
 
-    def said(self) -> dict[str, Any]:
-        """What metrics.json says beside its figures."""
-        own = {name: self.metrics[name] for name in ("modalities", "encoders", "contaminated", "part")}
+    def context(self) -> dict[str, Any]:
+        """Return the fields of metrics.json that are no metrics."""
+        rest = {name: self.metrics[name] for name in ("modalities", "encoders", "contaminated", "part")}
         protocol = {name: self.protocol[name] for name in SAID}
-        return {"classes": self.protocol["classes"], "protocol": protocol, **own, "subsets": {}}
+        return {"classes": self.protocol["classes"], "protocol": protocol, **rest, "subsets": {}}
 
     @property
     def confusion(self) -> Int64[np.ndarray, "C C"]:
-        """As it is stated."""
+        """The stated confusion matrix."""
         return np.array(self.metrics["confusion"], np.int64).reshape(2 * [len(self.protocol["classes"])])
 
-    def figures(self, truth: Sequence[str]) -> dict[str, Any]:
-        """The figures of its predictions."""
+    def score(self, truth: Sequence[str]) -> dict[str, Any]:
+        """Compute the metrics of the predictions."""
         classes, predicted = self.protocol["classes"], [row["predicted"] for row in self.rows]
         p = np.array([[float(row[f"p_{name}"]) for name in classes] for row in self.rows])
         groups, speakers = ([row[name] or None for row in self.rows] for name in ("dialogue", "speaker"))
-        return metrics.score(truth, predicted, classes, groups, p, speakers=speakers)
+        return scores.score(truth, predicted, classes, groups, p, speakers=speakers)
 
     def problems(self) -> Iterator[str]:
-        """Say where its files contradict each other."""
+        """List where the files contradict each other."""
         protocol, part = self.protocol, self.metrics["part"]
         if protocol["hash"] != hash_of(self.parts, protocol["classes"], protocol["selected_on"]):
             yield "protocol.json: its hash is not that of split.csv"
         if any(row["protocol"] != protocol["hash"][:16] for row in self.rows):
             yield "predictions.csv: made under another protocol"
-        if sorted(row["id"] for row in self.rows) != sorted(key for key, own in self.parts.items() if own == part):
+        if sorted(row["id"] for row in self.rows) != sorted(key for key, each in self.parts.items() if each == part):
             yield f"predictions.csv: its utterances are not those of part {part!r}"
-        trained = yaml.safe_load(self.experiment).get("model", {}).get("modalities") or list(manifest.MODALITIES)
+        trained = parse_yaml(self.experiment, EXPERIMENT).get("model", {}).get("modalities") or list(
+            manifest.MODALITIES
+        )
         if lacking := [name for name in self.metrics["modalities"] if name not in trained]:
             yield f"metrics.json: modalities {', '.join(lacking)}, which experiment.yaml does not train"
-        called = Counter(row["predicted"] for row in self.rows)
-        if self.confusion.sum(0).tolist() != [called[name] for name in protocol["classes"]]:
+        counts = Counter(row["predicted"] for row in self.rows)
+        if self.confusion.sum(0).tolist() != [counts[name] for name in protocol["classes"]]:
             yield "metrics.json: the columns of its confusion matrix do not count the predictions"
 
 
 def read_bundle(path: Path) -> Bundle:
-    """Read a bundle from anybody, or a RUN; nothing is unpacked to disk, nor more than BYTES to memory.
+    """Read a bundle from anybody, or a RUN; nothing is unpacked to disk, nor more than BYTES of a member to memory.
 
     Raises:
-        ConfigError: it is none, or damaged.
+        ConfigError: neither of them, or damaged.
     """
     try:
         run = path.is_dir()
         files = {name: require_file(path / name).read_bytes() for name in MEMBERS} if run else _unzip(path)
-        rows, parts = (_table(files[name]) for name in ("predictions.csv", "split.csv"))
+        rows, parts = (_table(files[name]) for name in (PREDICTIONS, SPLIT))
         about = {name: json.loads(files[f"{name}.json"]) for name in ("metrics", "protocol", "environment")}
-        about["experiment"] = files["experiment.yaml"].decode()
+        about["experiment"] = files[EXPERIMENT].decode()
         bundle = Bundle(rows, {row["id"]: row["split"] for row in parts}, **about)
         _check(bundle)
     except Exception as error:  # a damaged file shows in as many ways as there are parsers
@@ -100,23 +115,24 @@ def read_bundle(path: Path) -> Bundle:
 
 
 def make_bundle(folder: Path, with_truth: bool = False) -> tuple[bytes, bool]:
-    """Pack the results of a RUN, equal ones in equal bytes; returns the archive and whether it holds the labels.
+    """Pack the results of a RUN, equal ones into equal bytes; return the archive and whether it holds the labels.
 
-    These go in only where anybody has them, or where told to. Figures are those of predictions.csv and its decimals.
+    Labels go in only of corpora whose labels are open, or with `with_truth`. The metrics are computed from the decimals
+    of predictions.csv.
 
     Raises:
         ConfigError: not a whole RUN, or its files are not of one evaluation.
     """
     run = read_bundle(folder)
-    found = run.figures(run.truth or []) | run.said()
+    found = run.score(run.truth or []) | run.context()
     for problem in (*run.problems(), *_differences(run.metrics["confusion"], found["confusion"], "confusion")):
-        raise ConfigError(f"{folder}: expected predictions and figures of one evaluation, found {problem}")
+        raise ConfigError(f"{folder}: expected predictions and metrics of one evaluation, found {problem}")
     truth = with_truth or corpus_of(folder) in OPEN_LABELS
     abouts = {"metrics": found, "protocol": run.protocol, "environment": run.environment}
     files = {f"{name}.json": json_bytes(without_absolute_paths(values)) for name, values in abouts.items()}
-    files["predictions.csv"] = predictions_to_csv(run.rows, () if truth else ("truth",))
-    files["split.csv"] = predictions_to_csv([{"id": key, "split": part} for key, part in run.parts.items()])
-    files["experiment.yaml"] = run.experiment.encode()
+    files[PREDICTIONS] = to_csv(run.rows, [name for name in run.rows[0] if truth or name != "truth"])
+    files[SPLIT] = to_csv([{"id": key, "split": part} for key, part in run.parts.items()])
+    files[EXPERIMENT] = run.experiment.encode()
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for name, content in files.items():
@@ -127,9 +143,9 @@ def make_bundle(folder: Path, with_truth: bool = False) -> tuple[bytes, bool]:
 
 
 def recompute(bundle: Bundle, manifest_path: Path | None = None) -> tuple[dict[str, Any], Bundle, list[str]]:
-    """Compute a bundle's figures anew; returns them, the bundle with its labels, and where it states others.
+    """Recompute the metrics of a bundle; return them, the bundle with its labels, and where it states others.
 
-    Without labels, in it or in a manifest, those that follow from its confusion matrix are computed; others are None.
+    Without labels, in the bundle or in a manifest, only the metrics of its confusion matrix are computed.
 
     Raises:
         CorpusError: a manifest without the bundle's utterances.
@@ -139,56 +155,46 @@ def recompute(bundle: Bundle, manifest_path: Path | None = None) -> tuple[dict[s
     if manifest_path is not None:
         known = {row.id: row for row in manifest.read(manifest_path)}
         if lacking := [key for key in (*bundle.parts, *(row["id"] for row in bundle.rows)) if key not in known]:
-            without = f"{len(lacking)} lacking, such as {lacking[0]!r}"
+            without = f"{len(lacking)} missing, such as {lacking[0]!r}"
             raise CorpusError(f"{manifest_path}: expected all utterances of the bundle's protocol, found {without}")
         labelled = [{**row, "truth": str(known[row["id"]].emotion)} for row in bundle.rows]
         pairs = list(shared("speaker", [known[key] for key in bundle.parts], bundle.parts))
         differences += _differences(bundle.protocol["speakers_shared"], pairs, "protocol.speakers_shared")
         differences += _differences(bundle.truth, [row["truth"] for row in labelled], "truth") if bundle.truth else []
         bundle = replace(bundle, rows=labelled)
-    found = bundle.figures(bundle.truth) if bundle.truth else _of_confusion(bundle)
-    differences += _differences(bundle.metrics, found | bundle.said(), "")
-    return {"nll": None, "ece": None, "interval": None} | found | bundle.said(), bundle, differences
-
-
-def predictions_to_csv(rows: Sequence[Mapping[str, str]], without: Sequence[str] = ()) -> bytes:
-    """Write a table, without some of its columns."""
-    file, columns = io.StringIO(), [name for name in rows[0] if name not in without]
-    lines = [columns, *([row[name] for name in columns] for row in rows)]
-    csv.writer(file, lineterminator="\n").writerows(lines)
-    return file.getvalue().encode("utf-8", "surrogatepass")
+    found = bundle.score(bundle.truth) if bundle.truth else _score_confusion(bundle)
+    found |= bundle.context()
+    differences += _differences(bundle.metrics, found, "")
+    return {"nll": None, "ece": None, "interval": None} | found, bundle, differences
 
 
 def _check(bundle: Bundle) -> None:
     """Refuse what no RUN writes; raises whatever it meets."""
-    said, classes, first = bundle.said(), bundle.protocol["classes"], bundle.rows[0]
-    (
-        describe_protocol(said["protocol"]),
-        "+".join(said["modalities"]),
-        list(bundle.problems()),
-        bundle.environment["wavfusion"],
-    )
-    (first["dialogue"], first["speaker"], [said["encoders"][name]["name"] for name in said["contaminated"]])
+    context, classes, first = bundle.context(), bundle.protocol["classes"], bundle.rows[0]
+    # What the metrics and their report look up must be present: a KeyError says what is missing.
+    _ = describe_protocol(context["protocol"]), "+".join(context["modalities"]), list(bundle.problems())
+    _ = first["dialogue"], first["speaker"], bundle.environment["wavfusion"]
+    _ = [context["encoders"][name]["name"] for name in context["contaminated"]]
     names = [name for name in first if name[:2] == "p_"]
     if not 0 <= bundle.confusion.min() <= bundle.confusion.max() <= len(bundle.rows):
-        raise ValueError("a confusion matrix of other than the utterances")
+        raise ValueError("a confusion matrix with other counts than the utterances")
     if names != [f"p_{name}" for name in classes] or len(bundle.rows) * len(classes) ** 2 > CELLS:
         raise ValueError(f"{len(bundle.rows)} predictions of {', '.join(names)} where classes are {', '.join(classes)}")
     for row in bundle.rows:
         p = {name: float(row[f"p_{name}"]) for name in classes}
         if not (p[row["predicted"]] >= max(p.values()) - TOLERANCE and abs(sum(p.values()) - 1) < 1e-3):
-            raise ValueError(f"{row['id']!r} called {row['predicted']!r}, which is not the most probable of {p}")
+            raise ValueError(f"{row['id']!r} predicted as {row['predicted']!r}, which is not the most probable of {p}")
 
 
-def _of_confusion(bundle: Bundle) -> dict[str, Any]:
+def _score_confusion(bundle: Bundle) -> dict[str, Any]:
     classes, cells = bundle.protocol["classes"], bundle.confusion
     rows, columns = np.indices(cells.shape).reshape(2, -1)
     truth, predicted = ([classes[i] for i in np.repeat(each, cells.reshape(-1))] for each in (rows, columns))
-    return {name: value for name, value in metrics.score(truth, predicted, classes).items() if name != "interval"}
+    return {name: value for name, value in scores.score(truth, predicted, classes).items() if name != "interval"}
 
 
 def _differences(stated: Any, found: Any, name: str) -> Iterator[str]:
-    """Say where what is stated is not what was found, figure by figure."""
+    """List where a stated value is not the computed one."""
     if isinstance(found, dict) and isinstance(stated, dict):
         for key in found:
             yield from _differences(stated.get(key), found[key], f"{name}.{key}".strip("."))
@@ -198,16 +204,13 @@ def _differences(stated: Any, found: Any, name: str) -> Iterator[str]:
     else:
         numbers = isinstance(stated, int | float) and isinstance(found, int | float)
         if not (stated == found or (numbers and found - TOLERANCE <= stated <= found + TOLERANCE)):
-            yield f"{name}: {str(stated)[:60]} is stated, {str(found)[:60]} is what follows"
+            yield f"{name}: {str(stated)[:60]} is stated, {str(found)[:60]} is computed"
 
 
-def _table(content: bytes) -> list[dict[str, str]]:
+def _table(content: bytes) -> list[CsvRow]:
     if content.count(b"\n") > LINES:
         raise ValueError(f"a table of more than {LINES} lines")
-    rows = list(csv.DictReader(io.StringIO(content.decode("utf-8", "surrogatepass"), newline=""), strict=True))
-    if bad := [number for number, row in enumerate(rows, 2) if None in row or None in row.values()]:
-        raise ValueError(f"line {bad[0]} of a table is of another length")
-    return rows
+    return parse_csv(content)
 
 
 def _unzip(path: Path) -> dict[str, bytes]:
@@ -220,7 +223,7 @@ def _unzip(path: Path) -> dict[str, bytes]:
         if found != sorted(MEMBERS) or len(infos) > len(found):
             raise ValueError(f"not the deflated {', '.join(MEMBERS)}: {', '.join(info.filename for info in infos)}")
         for name in MEMBERS:
-            with archive.open(name) as file:  # no more than asked for is unpacked: the stated size may be a lie
+            with archive.open(name) as file:  # bounded here: the stated size may be false
                 files[name] = file.read(BYTES + 1)
             if len(files[name]) > BYTES:
                 raise ValueError(f"{name} of more than {BYTES} bytes")

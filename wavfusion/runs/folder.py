@@ -1,32 +1,31 @@
-"""A RUN folder: the trained model, its encoders, and how it came about."""
+"""A RUN folder: the trained model, its configuration and its encoders (config.json, model.safetensors, encoders/)."""
 
 import hashlib
-import logging
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from safetensors.torch import load_file, save
 
-from wavfusion import manifest
 from wavfusion.corpora.protocol import SAID
-from wavfusion.encoders import LOADERS, Encoders, Preset, load_encoder
+from wavfusion.encoders.bundle import LOADERS, Encoders, load_encoder
+from wavfusion.encoders.presets import Preset
 from wavfusion.errors import ConfigError
 from wavfusion.fast.network import accelerate
 from wavfusion.features.clips import FeatureSet
-from wavfusion.files import read_json, require_file, write_atomic, write_json
+from wavfusion.files import SHOWN, Rule, Share, read_json, require_file, validated, write_atomic, write_json
 from wavfusion.metrics.calibration import BOUNDS
 from wavfusion.metrics.familiarity import Familiarity
 from wavfusion.model.config import WavFusionConfig
 from wavfusion.model.wavfusion import WavFusion
+from wavfusion.runs.origin import ENVIRONMENT, EXPERIMENT, PROTOCOL, SPLIT
+from wavfusion.runs.results import EXPLAINED, HISTORY, METRICS, PREDICTIONS
 
-log = logging.getLogger(__name__)
-
-FAMILIARITY = "familiarity.safetensors"
+CONFIG, WEIGHTS, FAMILIARITY = "config.json", "model.safetensors", "familiarity.safetensors"
+LOW, HIGH = BOUNDS
 HUB_ID = r"\w[\w.-]*/\w[\w.-]*"  # not ./FOLDER
 
 
@@ -35,13 +34,13 @@ class Run:
     """A RUN that has been read.
 
     Attributes:
-        features: the encoders by name and fingerprint, and what they gave the model.
+        features: the encoders by name and fingerprint, and the settings of the features that they gave the model.
         mode: `cached`, `live` or `scratch`, as it was trained.
         prior: shares of the emotions in its training part.
-        protocol: what its figures must say of it (`protocol.SAID`).
-        temperature: that calibrates its probabilities, fitted on the part that chose its epoch (`calibration`).
-        languages: of the training part, as its manifest tells (ISO 639-1); none where it does not.
-        familiarity: where its training data lie; None where there is no `familiarity.safetensors`.
+        protocol: the fields of its protocol that stand beside every metric (`protocol.SAID`).
+        temperature: calibrates its probabilities; fitted on the part that chose its epoch (`metrics/calibration.py`).
+        languages: of the training part (ISO 639-1); none where its manifest has none.
+        familiarity: the distribution of its training data; None without a `familiarity.safetensors`.
     """
 
     folder: Path
@@ -62,15 +61,15 @@ class Run:
     @property
     def weights_digest(self) -> str:
         """SHA-256 of the model's weights, as they lie in the folder."""
-        with open(self.folder / "model.safetensors", "rb") as file:
+        with open(self.folder / WEIGHTS, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def encoders(self, modalities: Sequence[str] | None = None) -> Encoders:
         """Load the encoders that the model was trained with, for all or some of its modalities.
 
         Raises:
-            ConfigError: an encoder or the face detector is another one, both fingerprints are named; or one of them
-                cannot be loaded.
+            ConfigError: an encoder or the face detector is not the one of the training (both fingerprints are named),
+                or cannot be loaded.
         """
         names = [name for name in self.model.config.modalities if modalities is None or name in modalities]
         view = self.features.view
@@ -103,7 +102,7 @@ class Run:
 
 
 def preset_of(features: FeatureSet) -> Preset:
-    """The preset that filled a store, as far as the store tells."""
+    """Return the preset that filled a store, as far as the store tells."""
     names = {name: (getattr(features, name) or {"name": ""})["name"] for name in LOADERS}
     return Preset(
         **names,
@@ -112,6 +111,28 @@ def preset_of(features: FeatureSet) -> Preset:
         new_rate=features.new_rate,
         precision=features.precision,
     )
+
+
+@dataclass(frozen=True)
+class _Config:
+    """What config.json holds."""
+
+    model: WavFusionConfig
+    features: FeatureSet
+    mode: Literal["cached", "live", "scratch"]
+    prior: list[Share]
+    temperature: Annotated[float, Rule(f"{LOW} to {HIGH}", lambda value: LOW <= value <= HIGH)]
+    languages: list[str]
+
+    def __post_init__(self) -> None:
+        if len(self.prior) != len(self.model.classes):
+            raise ConfigError(f"prior: expected {len(self.model.classes)} shares, found {len(self.prior)}")
+        for name in self.model.modalities:
+            about = getattr(self.features, name)
+            if about is None or not {"name", "fingerprint"} <= set(about):
+                raise ConfigError(f"features.{name}: expected name and fingerprint of the encoder, found {about}")
+            if name == "video" and (self.features.view, "detector" in about) not in (("frame", False), ("face", True)):
+                raise ConfigError(f"features.view: {self.features.view!r} does not agree with the face detector")
 
 
 def read_run(folder: str | Path) -> Run:
@@ -124,24 +145,31 @@ def read_run(folder: str | Path) -> Run:
     if not folder.is_dir():
         raise ConfigError(f"expected a RUN folder (what `wavfusion train --out` writes), found none at {str(folder)!r}")
     try:
-        values, about = read_json(folder / "config.json"), read_json(folder / "protocol.json")
+        config = validated(_Config, read_json(folder / CONFIG), CONFIG)
+        about = read_json(folder / PROTOCOL)
         protocol = {name: about[name] for name in SAID}
-        model = WavFusion(WavFusionConfig.from_json(values["model"]))
-        model.load_state_dict(load_file(require_file(folder / "model.safetensors")))
-        features = FeatureSet(**values["features"])
-        mode, prior = str(values["mode"]), [float(share) for share in values["prior"]]
-        temperature, languages = float(values["temperature"]), [str(each) for each in values["languages"]]
-        _check(model, features, mode, prior, temperature)
+        model = WavFusion(config.model)
+        model.load_state_dict(load_file(require_file(folder / WEIGHTS)))
+        if any(not torch.isfinite(tensor).all() for tensor in model.state_dict().values()):
+            raise ValueError(f"weights that are not finite in {WEIGHTS}")
         familiarity = _read_familiarity(folder / FAMILIARITY)
     except FileNotFoundError as error:
-        name = Path(error.filename or "model.safetensors").name
+        name = Path(error.filename or WEIGHTS).name
         raise ConfigError(f"{str(folder)!r}: expected a finished RUN, found no {name}; did its training end?") from None
-    except ConfigError:
-        raise
     except Exception as error:  # a damaged file shows in as many ways as there are parsers
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:SHOWN]
         raise ConfigError(f"{str(folder)!r}: expected a RUN, found {type(error).__name__}: {reason}") from None
-    return Run(folder, accelerate(model.eval()), features, mode, prior, protocol, temperature, languages, familiarity)
+    return Run(
+        folder,
+        accelerate(model.eval()),
+        config.features,
+        config.mode,
+        config.prior,
+        protocol,
+        config.temperature,
+        config.languages,
+        familiarity,
+    )
 
 
 def _read_familiarity(path: Path) -> Familiarity | None:
@@ -152,26 +180,8 @@ def _read_familiarity(path: Path) -> Familiarity | None:
     return Familiarity(mean, precision, float(tensors["limit"]))
 
 
-def _check(model: WavFusion, features: FeatureSet, mode: str, prior: Sequence[float], temperature: float) -> None:
-    """Refuse what no training writes; a ValueError says what."""
-    if mode not in ("cached", "live", "scratch"):
-        raise ValueError(f"mode {mode!r} in config.json; valid: cached, live, scratch")
-    if len(prior) != len(model.config.classes) or not all(0 <= share <= 1 for share in prior):
-        raise ValueError(f"a prior of {list(prior)} for {len(model.config.classes)} emotions in config.json")
-    if not BOUNDS[0] <= temperature <= BOUNDS[1]:
-        raise ValueError(f"a temperature of {temperature} in config.json; valid: {BOUNDS[0]} to {BOUNDS[1]}")
-    for name in model.config.modalities:
-        about = getattr(features, name)
-        if not isinstance(about, dict) or not {"name", "fingerprint"} <= set(about):
-            raise ValueError(f"no name and fingerprint of the {name} encoder in config.json")
-        if name == "video" and (features.view, "detector" in about) not in (("frame", False), ("face", True)):
-            raise ValueError(f"view {features.view!r} and its face detector do not agree in config.json")
-    if any(not torch.isfinite(tensor).all() for tensor in model.state_dict().values()):
-        raise ValueError("weights that are not finite in model.safetensors")
-
-
 def write_model(trained: Run, encoders: Encoders) -> None:
-    """Write the model, its config and the encoders that no hub holds; the weights last, since they make a RUN whole."""
+    """Write the model, its config and the encoders that no hub holds; the weights last: with them a RUN is complete."""
     folder, model, features, mode = trained.folder, trained.model, trained.features, trained.mode
     for name in model.config.modalities:
         encoder = getattr(encoders, name)
@@ -186,30 +196,22 @@ def write_model(trained: Run, encoders: Encoders) -> None:
         learned = {**features.audio, "name": "encoders/audio", "fingerprint": learned_fingerprint}
         features = replace(features, audio=learned)
     about = {key: getattr(features, key) for key in FeatureSet.__dataclass_fields__}
-    said = {name: getattr(trained, name) for name in ("mode", "prior", "temperature", "languages")}
-    write_json(folder / "config.json", {"model": model.config.to_json(), "features": about, **said})
-    if trained.familiarity is not None:
-        known = trained.familiarity
+    rest = {name: getattr(trained, name) for name in ("mode", "prior", "temperature", "languages")}
+    write_json(folder / CONFIG, {"model": model.config.to_json(), "features": about, **rest})
+    if (known := trained.familiarity) is not None:
         tensors = {"mean": torch.from_numpy(known.mean), "precision": torch.from_numpy(known.precision)}
         write_atomic(folder / FAMILIARITY, save({**tensors, "limit": torch.tensor(known.limit)}, {"format": "pt"}))
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    write_atomic(folder / "model.safetensors", save(state, {"format": "pt"}))
+    write_atomic(folder / WEIGHTS, save(state, {"format": "pt"}))
 
 
-def without_absolute_paths(values: Any) -> Any:
-    """What of a RUN's JSON others may see: of absolute paths, which tell of the user's machine, the last name only."""
-    if isinstance(values, dict):
-        return {key: without_absolute_paths(each) for key, each in values.items()}
-    if isinstance(values, list):
-        return [without_absolute_paths(each) for each in values]
-    absolute = isinstance(values, str) and re.match(r"[/\\~]|[A-Za-z]:[/\\]", values)
-    return re.split(r"[/\\]", values.rstrip("/\\"))[-1] if absolute else values
-
-
-def corpus_of(folder: Path) -> str:
-    """The corpus that a RUN was trained on, `generated`, or `unknown` where its manifest is not there any more."""
-    try:
-        corpus = manifest.read_corpus(read_json(folder / "environment.json")["manifest"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return "unknown"
-    return "generated" if (Path(corpus.root) / "world.json").is_file() else corpus.corpus
+def remove_run(out: Path) -> None:
+    """Remove the files that an earlier training wrote, with the metrics of its model, and nothing else."""
+    results = (METRICS, PREDICTIONS)
+    for name in (
+        *(EXPERIMENT, ENVIRONMENT, PROTOCOL, SPLIT, CONFIG, WEIGHTS, FAMILIARITY),
+        *(*results, HISTORY, EXPLAINED, *(f"evaluate/{each}" for each in results), "report.html", "compared.html"),
+    ):
+        (out / name).unlink(missing_ok=True)
+    for name in ("checkpoints", "encoders", "tensorboard"):
+        shutil.rmtree(out / name, ignore_errors=True)

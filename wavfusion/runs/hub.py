@@ -1,4 +1,4 @@
-"""A RUN for others, with a model card: in a folder, or on a hub."""
+"""Publication of a RUN with a model card: in a folder, or on a hub."""
 
 import re
 import shutil
@@ -11,23 +11,30 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from wavfusion.corpora.protocol import describe_protocol
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.files import read_json, require_writable, write_atomic, write_json
-from wavfusion.runs.folder import FAMILIARITY, HUB_ID, corpus_of, read_run, without_absolute_paths
+from wavfusion.runs.folder import CONFIG, FAMILIARITY, HUB_ID, WEIGHTS, read_run
+from wavfusion.runs.origin import ENVIRONMENT, EXPERIMENT, PROTOCOL, corpus_of, without_absolute_paths
+from wavfusion.runs.results import METRICS
 
 
 def push(folder: Path, place: str, public: bool = False, force: bool = False) -> str:
-    """Put a RUN where `from_pretrained` finds it, and say where; no utterance of its corpus goes along.
+    """Publish a RUN where `from_pretrained` finds it, without an utterance of its corpus, and return its address.
 
-    A place is a hub id, where only a `public` model is open to all, or a folder: one that is there, or `./name`.
+    Args:
+        folder: the RUN.
+        place: a hub id, or a folder: an existing one, or `./name`.
+        public: open the repository of a hub to all.
+        force: replace an earlier model.
 
     Raises:
-        ConfigError: not a whole RUN, an encoder that others cannot have, or a hub that cannot be reached.
+        ConfigError: not a whole RUN, an encoder that others cannot have, a hub that cannot be reached, or a public
+            repository there without `public`.
         CorpusError: a folder with something in it.
     """
     if Path(place).exists() or not re.fullmatch(HUB_ID, place):
         out = Path(place)
         require_writable(out)
         if out.is_dir() and any(out.iterdir()) and (not force or out.samefile(folder)):
-            raise CorpusError(f"{place}: expected nothing there, found a folder with files; name another, or --force")
+            raise CorpusError(f"{place}: expected an empty folder, found one with files; name another, or --force")
         write_hub_folder(folder, out, out.name)
         return place
     from huggingface_hub import HfApi
@@ -36,8 +43,13 @@ def push(folder: Path, place: str, public: bool = False, force: bool = False) ->
         write_hub_folder(folder, Path(scratch), place)
         try:
             address = HfApi().create_repo(place, private=not public, exist_ok=force)
-            said, old = "A WavFusion model", ["encoders/*", FAMILIARITY]  # of an earlier model
-            HfApi().upload_folder(repo_id=place, folder_path=scratch, commit_message=said, delete_patterns=old)
+            # An earlier repository keeps its visibility, whatever was asked for.
+            if not public and not HfApi().repo_info(place).private:
+                raise ConfigError(f"{place}: expected a private repository, found a public one; add --public")
+            message, old = "A WavFusion model", ["encoders/*", FAMILIARITY]  # of an earlier model
+            HfApi().upload_folder(repo_id=place, folder_path=scratch, commit_message=message, delete_patterns=old)
+        except ConfigError:
+            raise
         except Exception as error:  # the hub's client raises many kinds
             reason = " ".join(str(error).split())[:120]
             raise ConfigError(f"expected a hub that takes {place!r} (./{place} is a folder), found {reason}") from None
@@ -45,7 +57,7 @@ def push(folder: Path, place: str, public: bool = False, force: bool = False) ->
 
 
 def write_hub_folder(folder: Path, out: Path, title: str) -> None:
-    """Write what is published of a RUN into a folder, the weights last."""
+    """Write the published files of a RUN into a folder, the weights last."""
     trained = read_run(folder)
     names = {name: getattr(trained.features, name)["name"] for name in trained.model.config.modalities}
     own = {name: folder / "encoders" / name for name in names if (folder / "encoders" / name).is_dir()}
@@ -56,12 +68,12 @@ def write_hub_folder(folder: Path, out: Path, title: str) -> None:
                 f"where its licence lets it be passed on, copy it to {folder / 'encoders' / name}"
             )
     try:
-        files = ("config.json", "protocol.json", "metrics.json", "environment.json")
+        files = (CONFIG, PROTOCOL, METRICS, ENVIRONMENT)
         abouts = {file: without_absolute_paths(read_json(folder / file)) for file in files}
         bases = [name for name in names.values() if re.fullmatch(HUB_ID, name)]
-        setting = (folder / "experiment.yaml").read_bytes()
+        setting = (folder / EXPERIMENT).read_bytes()
         detector = (trained.features.video or {}).get("detector") if "video" in names else None
-        card = _card(abouts["metrics.json"], title=title, corpus=corpus_of(folder), bases=bases, detector=detector)
+        card = _card(abouts[METRICS], title=title, corpus=corpus_of(folder), bases=bases, detector=detector)
     except Exception as error:  # a damaged file shows in many ways
         raise ConfigError(f"{folder}: expected a whole RUN, found {type(error).__name__}: {error}") from None
     out.mkdir(parents=True, exist_ok=True)
@@ -71,9 +83,9 @@ def write_hub_folder(folder: Path, out: Path, title: str) -> None:
     for file, values in abouts.items():
         write_json(out / file, values)
     write_atomic(out / "README.md", card.encode("utf-8", "backslashreplace"))
-    write_atomic(out / "experiment.yaml", setting)
+    write_atomic(out / EXPERIMENT, setting)
     (out / FAMILIARITY).unlink(missing_ok=True)
-    for file in (FAMILIARITY, "model.safetensors"):
+    for file in (FAMILIARITY, WEIGHTS):
         if (folder / file).exists():
             shutil.copyfile(folder / file, out / file)
 

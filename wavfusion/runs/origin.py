@@ -1,23 +1,28 @@
 """How a RUN came about: its experiment, protocol and split, and the versions, hardware and places of its training."""
 
-import csv
-import io
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from wavfusion.corpora.protocol import Protocol, row_digest
-from wavfusion.errors import CorpusError
+from wavfusion.errors import ConfigError
 from wavfusion.experiments.experiment import Experiment, without_retired
-from wavfusion.files import read_json, read_yaml, require_file, write_atomic, write_json
-from wavfusion.manifest import Utterance
+from wavfusion.files import NonEmpty, read_json, read_yaml, require_file, validated, write_atomic, write_json
+from wavfusion.manifest import SPLITS, Utterance, read_corpus
+from wavfusion.runs.results import read_csv, to_csv
 from wavfusion.version import __version__
+
+T = TypeVar("T")
+
+EXPERIMENT, PROTOCOL, SPLIT, ENVIRONMENT = "experiment.yaml", "protocol.json", "split.csv", "environment.json"
 
 
 def write_origin(
@@ -31,32 +36,132 @@ def write_origin(
 ) -> None:
     """Write experiment.yaml, protocol.json, split.csv and environment.json of a training into its RUN."""
     out.mkdir(parents=True, exist_ok=True)
-    write_atomic(out / "experiment.yaml", experiment.to_yaml().encode())
-    write_json(out / "protocol.json", protocol.to_json())
-    file = io.StringIO()
+    write_atomic(out / EXPERIMENT, experiment.to_yaml().encode())
+    write_json(out / PROTOCOL, protocol.to_json())
     rows = {row.id: row for row in utterances}
-    parts = ((key, part, row_digest(rows[key])) for key, part in protocol.parts.items())
-    csv.writer(file, lineterminator="\n").writerows([("id", "split", "digest"), *parts])
-    write_atomic(out / "split.csv", file.getvalue().encode("utf-8", "surrogatepass"))
+    split = [{"id": key, "split": part, "digest": row_digest(rows[key])} for key, part in protocol.parts.items()]
+    write_atomic(out / SPLIT, to_csv(split, ("id", "split", "digest")))
     places = {"manifest": os.path.abspath(manifest_path), "store": str(store.absolute())}
-    write_json(out / "environment.json", {**environment(num_processes), "seed": experiment.seed, **places})
+    write_json(out / ENVIRONMENT, {**environment(num_processes), "seed": experiment.seed, **places})
 
 
-def read_settings(out: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Origin:
+    """What a RUN was trained on.
+
+    Attributes:
+        manifest, store: where they lay.
+        parts, digests: part and `row_digest` of each utterance of its protocol.
+        promises: of its protocol (`Protocol.promises`).
+    """
+
+    manifest: Path
+    store: Path
+    parts: dict[str, str]
+    digests: dict[str, str]
+    promises: dict[str, list[str]]
+
+    def parts_of(self, utterances: Sequence[Utterance]) -> dict[str, str]:
+        """Return the part of each utterance that the RUN had; ids alone do not show it: those of tables are numbers."""
+        return {row.id: self.parts[row.id] for row in utterances if self.digests.get(row.id) == row_digest(row)}
+
+
+@dataclass(frozen=True)
+class _Environment:
+    """The fields of environment.json that are read; a RUN from before 0.2 lacks `processes`."""
+
+    manifest: NonEmpty | None = None
+    store: NonEmpty | None = None
+    processes: int = 1
+
+
+@dataclass(frozen=True)
+class _Protocol:
+    """The fields of protocol.json that are read here."""
+
+    hash: str
+    counts: dict[str, int]
+    promises: dict[str, list[str]]
+
+
+def has_split(folder: Path) -> bool:
+    """Whether a RUN says what it was trained on; a published one does not."""
+    return (folder / SPLIT).exists()
+
+
+def read_origin(folder: Path) -> Origin:
+    """Read what a RUN was trained on.
+
+    Raises:
+        ConfigError: a file is missing or damaged, or they contradict each other.
+    """
+    try:
+        places = _read(folder / ENVIRONMENT, _Environment)
+        protocol = _read(folder / PROTOCOL, _Protocol)
+        rows = read_csv(folder / SPLIT)
+        counts = {name: sum(row["split"] == name for row in rows) for name in SPLITS}
+        if counts != protocol.counts:
+            raise ConfigError(f"{counts} utterances in {SPLIT} where {PROTOCOL} counts {protocol.counts}")
+        if not (places.manifest and places.store):
+            raise ConfigError(f"no manifest and store in {ENVIRONMENT}")
+        if unknown := set(protocol.promises) - {entry.name for entry in fields(Utterance)}:
+            raise ConfigError(f"promises about {', '.join(sorted(unknown))} in {PROTOCOL}")
+        parts, digests = ({row["id"]: row[name] for row in rows} for name in ("split", "digest"))
+    except (OSError, LookupError, ValueError) as error:
+        raise ConfigError(
+            f"{folder}: expected {ENVIRONMENT}, {PROTOCOL} and {SPLIT} as training writes them, found {error}"
+        ) from None
+    return Origin(Path(places.manifest), Path(places.store), parts, digests, protocol.promises)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
     """Read the nested settings of a RUN's experiment.yaml, without retired ones.
 
     Raises:
         ConfigError, CorpusError: no file, or no YAML.
     """
-    return without_retired(read_yaml(require_file(out / "experiment.yaml")))
+    return without_retired(read_yaml(require_file(folder / EXPERIMENT)))
 
 
-def num_processes_of(out: Path) -> int:
-    """How many processes started a RUN; an older one does not tell: 1."""
+def protocol_hash_of(folder: Path) -> str | None:
+    """Read the hash of the protocol that a RUN was started under; None where there is none.
+
+    Raises:
+        ConfigError: a damaged file.
+    """
+    path = folder / PROTOCOL
+    return _read(path, _Protocol).hash if path.exists() else None
+
+
+def num_processes_of(folder: Path) -> int:
+    """Read how many processes started a RUN; 1 where that cannot be known."""
     try:
-        return int(read_json(out / "environment.json")["processes"])
-    except (OSError, ValueError, LookupError, TypeError, RecursionError, CorpusError):
+        return _read(folder / ENVIRONMENT, _Environment).processes
+    except (OSError, ValueError):
         return 1
+
+
+def corpus_of(folder: Path) -> str:
+    """Name the corpus that a RUN was trained on: `generated` by `lookalike`, or `unknown` without its manifest."""
+    try:
+        corpus = read_corpus(_read(folder / ENVIRONMENT, _Environment).manifest or "")
+    except (OSError, ValueError):
+        return "unknown"
+    return "generated" if (Path(corpus.root) / "world.json").is_file() else corpus.corpus
+
+
+def without_absolute_paths(values: Any) -> Any:
+    """Reduce the absolute paths in a RUN's JSON, which tell of the user's machine, to their last name."""
+    if isinstance(values, dict):
+        return {key: without_absolute_paths(each) for key, each in values.items()}
+    if isinstance(values, list):
+        return [without_absolute_paths(each) for each in values]
+    absolute = isinstance(values, str) and re.match(r"[/\\~]|[A-Za-z]:[/\\]", values)
+    return re.split(r"[/\\]", values.rstrip("/\\"))[-1] if absolute else values
+
+
+def _read(path: Path, kind: type[T]) -> T:
+    return validated(kind, read_json(path), path, others=True)
 
 
 def environment(num_processes: int) -> dict[str, Any]:

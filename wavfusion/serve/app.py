@@ -1,4 +1,4 @@
-"""A page and an HTTP API that label recordings for whoever may reach them: on this machine only, unless told."""
+"""A web page and an HTTP API that label recordings; by default reachable from this machine only."""
 
 import asyncio
 import ipaddress
@@ -30,15 +30,16 @@ from wavfusion.errors import ConfigError, nearest
 from wavfusion.pages.fill import fill_page, script
 from wavfusion.prediction import timeline
 from wavfusion.serve.jobs import DONE, RUNNING, STATES, WAITING, Job, Jobs, Limits
-from wavfusion.serve.uploads import TEXT, Folder, RefusedError, paced, receive, too_large
+from wavfusion.serve.uploads import TEXT, RefusedError, UploadFolder, guarded, receive, too_large
 from wavfusion.speech.segmentation import read_count
 from wavfusion.version import __version__
 
 log = logging.getLogger(__name__)
 
-MANY = 512  # requests at a time; more are turned away with 503
+MANY = 512  # requests at a time; more are refused with 503
+STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # no SIGHUP on Windows
 HERE = ("127.0.0.1", "::1", "localhost")
-OPEN = ("/", "/health", "/openapi.json")  # what is answered without the token
+OPEN = ("/", "/health", "/openapi.json")  # answered without the token
 TYPES = {
     "json": "application/json",
     "csv": "text/csv",
@@ -54,7 +55,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-# OpenAPI's word for the form, which is read as it comes and not by FastAPI.
+# OpenAPI's description of the form, which FastAPI does not read itself.
 FORM: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -65,8 +66,11 @@ FORM: dict[str, Any] = {
                     "required": ["file"],
                     "properties": {
                         "file": {"type": "string", "format": "binary", "description": "audio or video"},
-                        "transcript": {"type": "string", "description": "words, or a file of them with times"},
-                        "speakers": {"type": "string", "description": "auto or a number; empty = not told apart"},
+                        "transcript": {"type": "string", "description": "text, or a file with times"},
+                        "speakers": {
+                            "type": "string",
+                            "description": "auto or a number; empty = speakers are not told apart",
+                        },
                     },
                 }
             }
@@ -75,17 +79,17 @@ FORM: dict[str, Any] = {
 }
 
 Format = Annotated[str, Query(description=", ".join(timeline.FORMATS))]
-Least = Annotated[float, Query(ge=0, le=1, description="no emotion is named that is less probable")]
+Least = Annotated[float, Query(ge=0, le=1, description="emotions below this probability are withheld")]
 
 
 @dataclass(frozen=True)
 class Guard:
-    """Answers nobody but pages of its own and programs that name it, and with a token only who has it.
+    """Answer only the server's own pages and programs that name it, and only requests with the token.
 
     Attributes:
-        names: host names by which the server may be called, besides addresses. A page elsewhere whose name was made to
-            point here is refused, since its name is none of them.
-        token: that every request but for the page has to bear; None = none.
+        names: host names of the server, besides addresses. A foreign page whose name resolves to this address (DNS
+            rebinding) is refused, since its name is none of them.
+        token: of every request but for the page; None = none is needed.
     """
 
     app: ASGIApp
@@ -93,25 +97,25 @@ class Guard:
     token: str | None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or let the application answer."""
+        """Refuse a request, or pass it on to the application."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
 
-        begun = False
+        started = False
 
         async def send_guarded(message: Message) -> None:
-            nonlocal begun
+            nonlocal started
             if message["type"] == "http.response.start":
-                begun = True
+                started = True
                 message["headers"] += [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
             await send(message)
 
         answer = self._refusal(Headers(scope=scope), scope["path"]) or self.app
         try:
             await answer(scope, receive, send_guarded)
-        except asyncio.CancelledError:  # by the end of the server, which would log where each request was
-            if not begun:
+        except asyncio.CancelledError:  # the server is being stopped, which would log a trace of each request
+            if not started:
                 await _refused(503, "expected a server that goes on, found it being stopped")(
                     scope, receive, send_guarded
                 )
@@ -142,14 +146,14 @@ class Guard:
 
 
 def _refused(status: int, message: str) -> Response:
-    """One line; what is still coming is not read, so the connection ends with it."""
+    """Answer one line and close the connection, as the rest of the request is not read."""
     challenge = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
     headers = {"Connection": "close", **challenge} if status != 404 else {}
     return JSONResponse({"error": message}, status, headers)
 
 
 def make_app(jobs: Jobs, names: frozenset[str] = frozenset(HERE), token: str | None = None) -> FastAPI:
-    """The page and the API over some jobs."""
+    """Return the application that serves the page and the API."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -165,7 +169,7 @@ def make_app(jobs: Jobs, names: frozenset[str] = frozenset(HERE), token: str | N
 
 
 def _answer_errors(app: FastAPI) -> None:
-    """One line for whatever is refused or goes wrong."""
+    """Answer errors by one line each."""
 
     @app.exception_handler(RefusedError)
     async def refused(_: Request, error: RefusedError) -> Response:
@@ -186,34 +190,34 @@ def _answer_errors(app: FastAPI) -> None:
 
 
 def _answer_visitors(app: FastAPI, jobs: Jobs, locked: bool) -> None:
-    """The page, and how the server is."""
+    """Add the page, the server's state and its figures."""
     registry, page = _registry(jobs), _page(jobs, locked)
 
     @app.get("/", response_class=HTMLResponse, summary="The page")
     def index() -> str:
         return page
 
-    @app.get("/health", summary="Whether recordings are taken")
-    def health() -> dict[str, Any]:
+    @app.get("/health", summary="The state of the server")
+    async def health() -> dict[str, Any]:
         return {"status": "ok", "version": __version__, **{state: jobs.count(state) for state in (WAITING, RUNNING)}}
 
     @app.get("/metrics", summary="Figures for Prometheus")
-    def metrics() -> Response:
+    async def metrics() -> Response:
         return Response(generate_latest(registry), media_type="text/plain; version=0.0.4")
 
 
 def _answer_jobs(app: FastAPI, jobs: Jobs) -> None:
-    """What becomes of recordings."""
+    """Add the endpoints of jobs."""
 
-    @app.post("/jobs", status_code=202, summary="Line a recording up", openapi_extra=FORM)
+    @app.post("/jobs", status_code=202, summary="Queue a recording", openapi_extra=FORM)
     async def add(request: Request) -> dict[str, Any]:
         return describe_service(jobs, await _take(jobs, request))
 
-    @app.get("/jobs/{job_id}", summary="What becomes of it")
-    def look(job_id: str) -> dict[str, Any]:
+    @app.get("/jobs/{job_id}", summary="The state of a job")
+    async def look(job_id: str) -> dict[str, Any]:
         return describe_service(jobs, jobs.find(job_id))
 
-    @app.delete("/jobs/{job_id}", summary="Stop it, if it is not over, and forget it")
+    @app.delete("/jobs/{job_id}", summary="Cancel a job, unless it is over, and forget it")
     async def remove(job_id: str) -> dict[str, Any]:
         job = jobs.find(job_id)
         jobs.remove(job)
@@ -221,13 +225,15 @@ def _answer_jobs(app: FastAPI, jobs: Jobs) -> None:
         return describe_service(jobs, job)
 
     @app.get("/jobs/{job_id}/result", summary="Its utterances, in any format")
-    def result(job_id: str, format: Format = "json", min_probability: Least = 0.0) -> Response:
-        return _result(jobs, jobs.find(job_id), format, min_probability)
+    async def result(job_id: str, format: Format = "json", min_probability: Least = 0.0) -> Response:
+        return await asyncio.to_thread(_result, jobs, jobs.find(job_id), format, min_probability)
 
-    @app.get("/jobs/{job_id}/timeline", response_class=HTMLResponse, summary="The part of the page that shows it")
-    def shown(job_id: str) -> str:
+    @app.get(
+        "/jobs/{job_id}/timeline", response_class=HTMLResponse, summary="The part of the page that shows its timeline"
+    )
+    async def shown(job_id: str) -> str:
         job = _done(jobs.find(job_id))
-        return timeline.to_html(job.rows, jobs.classes, "", job.warnings, "timeline_body.html")
+        return await asyncio.to_thread(timeline.to_html, job.rows, jobs.classes, "", job.warnings, "timeline_body.html")
 
     @app.post("/predict", summary="Label a recording and wait for the result", openapi_extra=FORM)
     async def predict(request: Request, format: Format = "json", min_probability: Least = 0.0) -> Response:
@@ -244,27 +250,27 @@ def _answer_jobs(app: FastAPI, jobs: Jobs) -> None:
 
 
 def describe_service(jobs: Jobs, job: Job) -> dict[str, Any]:
-    """What is told of a job, in `GET /jobs/ID`."""
+    """Describe a job, as `GET /jobs/ID` answers."""
     return {
         "id": job.id,
         "name": job.form.name,
         "state": job.state,
         "before": jobs.place(job),
-        "progress": job.progress,
+        "progress": jobs.labeller.progress if job.state == RUNNING else None,
         "warnings": job.warnings,
         "error": job.error,
     }
 
 
 async def _take(jobs: Jobs, request: Request) -> Job:
-    """Take in a recording and line it up."""
+    """Receive a recording and queue it."""
     most = round(1e6 * jobs.limits.megabytes) + TEXT
     length = request.headers.get("content-length", "0")
     if not length.isdecimal() or int(length) > most:
         raise too_large(most)
     with jobs.reserved() as folder:
         try:
-            form = await receive(paced(request.stream(), most), request.headers.get("content-type", ""), folder)
+            form = await receive(guarded(request.stream(), most, folder), request.headers, folder)
         except ClientDisconnect:
             raise RefusedError(400, "expected a whole form, found one that is cut off") from None
         try:
@@ -275,16 +281,16 @@ async def _take(jobs: Jobs, request: Request) -> Job:
 
 
 async def _gone(request: Request) -> None:
-    """Return when nobody waits for the answer any more."""
+    """Return when the client has disconnected."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 def _done(job: Job) -> Job:
-    """A job that has a result.
+    """Return a job that has a result.
 
     Raises:
-        RefusedError: it has none, and why.
+        RefusedError: it has none; says why.
     """
     if job.error:
         raise RefusedError(422, job.error)
@@ -299,7 +305,7 @@ def _require_format(kind: str) -> None:
 
 
 def _result(jobs: Jobs, job: Job, kind: str, least: float) -> Response:
-    """A job's utterances in a format, as a file to save."""
+    """Write a job's utterances in a format, as a file to save."""
     _require_format(kind)
     rows = timeline.abstained(_done(job).rows, least)
     content = timeline.write_predictions(kind, rows, jobs.classes, None, job.warnings)
@@ -309,7 +315,7 @@ def _result(jobs: Jobs, job: Job, kind: str, least: float) -> Response:
 
 
 def _registry(jobs: Jobs) -> CollectorRegistry:
-    """What Prometheus is told."""
+    """Return the figures for Prometheus."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     for state in (WAITING, RUNNING):
@@ -331,7 +337,7 @@ def _page(jobs: Jobs, locked: bool) -> str:
         classes=jobs.classes,
         limits=jobs.limits,
         kept=jobs.keep is not None,
-        hears=jobs.worker.settings.get("asr") is not None,
+        transcribes=jobs.settings.get("asr") is not None,
         locked=locked,
         **script("timeline.js", "serve.js"),
     )
@@ -370,19 +376,19 @@ def serve(
     Args:
         settings: of the model, as `EmotionRecognizer.from_pretrained` takes them.
         host: address to listen on.
-        port: 0 = any that is free.
-        limits: what is taken on.
-        names: host names by which it may be called, besides its own and addresses.
-        token: that requests have to bear.
+        port: 0 = any free one.
+        limits: of the server.
+        names: further host names of the server.
+        token: that requests need.
         keep: folder for finished recordings and results.
 
     Raises:
         ConfigError: the port is taken or the model cannot be loaded.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(0))  # so that what is below ends as it should
+    for number in STOPPING:
+        signal.signal(number, lambda *_: sys.exit(0))  # so that the folder is removed
     opened = listen(host, port)
-    folder = Folder()
+    folder = UploadFolder()
     try:
         asyncio.run(_serve(opened, Jobs(settings, folder.path, limits, keep), names | {*HERE, host}, token))
     finally:
@@ -397,13 +403,14 @@ async def _serve(opened: socket.socket, jobs: Jobs, names: frozenset[str], token
         opened.listen()
         if host not in HERE:
             safe = "with" if token else "without"
-            log.warning("serve: whoever reaches %s can send recordings, %s a token and unencrypted", host, safe)
+            log.warning("serve: everybody who reaches %s can send recordings, %s a token and unencrypted", host, safe)
         log.info("serve: http://%s:%d", f"[{host}]" if ":" in host else host, port)
         app = make_app(jobs, names, token)
         quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "log_config": None}
         config = uvicorn.Config(app, limit_concurrency=MANY, timeout_graceful_shutdown=3, server_header=False, **quiet)
         server = uvicorn.Server(config)
-        signal.signal(signal.SIGHUP, server.handle_exit)  # as it does with SIGTERM
+        for number in STOPPING[1:]:  # uvicorn handles the first itself
+            signal.signal(number, server.handle_exit)
         await server.serve([opened])
     finally:
         await jobs.close()

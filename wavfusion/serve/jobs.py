@@ -1,40 +1,44 @@
-"""The recordings that a server has taken in: they wait, are labelled one after the other, and are forgotten."""
+"""The queue of a server: recordings wait, are labelled one after the other, and are forgotten."""
 
 import asyncio
-import json
 import logging
+import multiprocessing
 import secrets
 import shutil
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from wavfusion.errors import ConfigError
 from wavfusion.prediction.recognizer import Prediction
 from wavfusion.prediction.timeline import to_json
+from wavfusion.processes.pool import Lost, Worker
 from wavfusion.serve.uploads import Form, RefusedError
+from wavfusion.serve.worker import Answer, Task, build_labeller
 from wavfusion.speech.segmentation import read_count
 
 log = logging.getLogger(__name__)
 
 WAITING, RUNNING, DONE, FAILED, CANCELLED = STATES = ("waiting", "running", "done", "failed", "cancelled")
-KEPT, MOST_KEPT = 3600.0, 100  # seconds, and how many, that what is over can still be asked for
-ANSWER = 1 << 28  # bytes of a line, which holds all utterances of a recording
+KEPT, MOST_KEPT = 3600.0, 100  # seconds, and how many, that finished jobs can still be queried
+UNKNOWN = -1.0  # progress before a recording is segmented
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server takes on.
+    """The limits of a server.
 
     Attributes:
-        megabytes: of a recording.
-        minutes: that a recording lasts.
-        work: minutes that labelling it may take.
-        queue: recordings that come in or wait at a time.
+        megabytes: size of a recording.
+        minutes: length of a recording.
+        work: minutes of computing for a recording.
+        queue: recordings that are uploaded or wait at a time.
     """
 
     megabytes: int = 1000
@@ -45,24 +49,22 @@ class Limits:
 
 @dataclass
 class Job:
-    """A recording and what becomes of it.
+    """A recording to label.
 
     Attributes:
-        id: cannot be guessed: who has it may see, cancel and forget the job.
-        folder: of the upload, below the server's; gone when the job is over.
-        progress: share that is done, None before it is known.
-        rows: what the model says of each utterance.
+        id: cannot be guessed: whoever has it may query, cancel and forget the job.
+        folder: of the upload, below the server's; removed when the job is over.
+        rows: the prediction for each utterance.
         warnings: about the recording.
         error: why there are no rows.
         over: set when it is done, failed or cancelled.
-        unwanted: set when it shall be stopped.
+        unwanted: set to stop it.
     """
 
     id: str
     folder: Path
     form: Form
     state: str = WAITING
-    progress: float | None = None
     rows: list[Prediction] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     error: str | None = None
@@ -70,122 +72,140 @@ class Job:
     unwanted: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class LabellingProcess:
-    """The process of `worker.py`, started again whenever it had to be stopped."""
-
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        self.settings, self.told = settings, dict[str, Any]()
-        self._process: asyncio.subprocess.Process | None = None
-
-    async def start(self) -> None:
-        """Start it and wait until the model is loaded, unless it runs.
-
-        Raises:
-            ConfigError: the model cannot be loaded.
-        """
-        if self._process is not None and self._process.returncode is None:
-            return
-        await self.stop()
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "wavfusion.serve.worker"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,  # a terminal's Ctrl-C is for the server, which ends it
-            limit=ANSWER,
-        )
-        self.told = await self.ask(self.settings) or {"error": "the process that labels could not be started"}
-        if "error" in self.told:
-            await self.stop()
-            raise ConfigError(self.told["error"])
-
-    async def ask(self, question: Mapping[str, Any], told: Callable[[float], None] = lambda _: None) -> Any:
-        """Its answer to a question; `told` takes the progress meanwhile. None when it has died."""
-        process = self._process
-        if process is None or process.stdin is None or process.stdout is None:
-            return None
-        with suppress(ConnectionError):
-            process.stdin.write(json.dumps(question).encode("ascii") + b"\n")
-            await process.stdin.drain()
-            while line := await process.stdout.readline():
-                answer = json.loads(line)
-                if "progress" not in answer:
-                    return answer
-                told(answer["progress"])
-        return None
-
-    async def stop(self) -> None:
-        """Kill it."""
-        process, self._process = self._process, None
-        if process is not None:
-            with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-
-
-class Jobs:
-    """All recordings of a server.
+class Labeller:
+    """The process of `worker.py`, started again after it had to be stopped.
 
     Args:
         settings: of the model, as `EmotionRecognizer.from_pretrained` takes them.
-        folder: where uploads lie while they are needed.
-        limits: what is taken on.
-        keep: folder that takes finished recordings with their results; None = nothing is kept.
+        folder: for uploads.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], folder: Path) -> None:
+        self._progress = multiprocessing.get_context("spawn").RawValue("d", UNKNOWN)
+        self._build = partial(build_labeller, settings, folder, self._progress)
+        self._worker: Worker[Task | None, Answer] | None = None
+        self._work: asyncio.Task[Any] | None = None
+
+    @property
+    def progress(self) -> float | None:
+        """The share of the recording that is labelled; None before it is known."""
+        return None if self._progress.value == UNKNOWN else self._progress.value
+
+    async def describe_model(self) -> Answer:
+        """Load the model and return its classes and modalities.
+
+        Raises:
+            ConfigError: it cannot be loaded.
+        """
+        answer = await self.label(None)
+        if answer is None:
+            raise ConfigError("expected a process that labels, found it killed while it loaded the model")
+        if answer.error:
+            raise ConfigError(answer.error)
+        return answer
+
+    async def label(
+        self, task: Task | None, unwanted: asyncio.Event | None = None, seconds: float | None = None
+    ) -> Answer | None:
+        """Label a recording.
+
+        Args:
+            task: the recording; None describes the model.
+            unwanted: stops the process when it is set.
+            seconds: after which the process is stopped.
+
+        Returns:
+            None where the process died or was stopped.
+        """
+        self._progress.value = UNKNOWN
+        if self._worker is None:
+            self._worker = Worker(self._build, torch.get_num_threads())
+        self._work = asyncio.create_task(asyncio.to_thread(self._worker.do, task))
+        stop = asyncio.create_task((unwanted or asyncio.Event()).wait())
+        await asyncio.wait({self._work, stop}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not self._work.done():
+            await self.stop()
+            return None
+        outcome = self._work.result()
+        return None if isinstance(outcome, Lost) else outcome.result
+
+    async def stop(self) -> None:
+        """Kill the process, and wait until the thread that waits for its answer has noticed."""
+        if self._worker is None:
+            return
+        worker, self._worker = self._worker, None
+        worker.end()
+        while self._work is not None and not self._work.done():  # the process may have been about to start
+            await asyncio.wait({self._work}, timeout=0.2)
+            worker.end()
+        worker.clear()
+
+
+class Jobs:
+    """The jobs of a server; only its event loop changes them.
+
+    Args:
+        settings: of the model, as `EmotionRecognizer.from_pretrained` takes them.
+        folder: for uploads.
+        limits: of the server.
+        keep: folder for finished recordings and results; None = they are removed.
     """
 
     def __init__(self, settings: Mapping[str, Any], folder: Path, limits: Limits, keep: Path | None = None) -> None:
-        self.folder, self.limits, self.keep = folder, limits, keep
-        self.worker = LabellingProcess({**settings, "folder": str(folder)})
+        self.settings, self.folder, self.limits, self.keep = settings, folder, limits, keep
+        self.labeller = Labeller(settings, folder)
         self.ended: Counter[str] = Counter()  # by state
         self.seconds = 0.0  # of speech that was labelled
         self.classes: list[str] = []  # of the model, as its modalities, once it is loaded
         self.modalities: list[str] = []
         self._jobs: dict[str, Job] = {}
-        self._coming = 0
+        self._uploading = 0
         self._added = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Load the model and begin.
+        """Load the model and start labelling.
 
         Raises:
             ConfigError: the model cannot be loaded.
         """
-        await self.worker.start()
-        self.classes, self.modalities = self.worker.told["classes"], self.worker.told["modalities"]
+        model = await self.labeller.describe_model()
+        self.classes, self.modalities = model.classes, model.modalities
         self._task = asyncio.create_task(self._work())
 
     async def close(self) -> None:
-        """Stop what is under way."""
+        """Stop the running job."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await self.worker.stop()
+        await self.labeller.stop()
 
     def count(self, state: str) -> int:
-        """How many are in a state."""
+        """Count the jobs in a state."""
         return sum(job.state == state for job in list(self._jobs.values()))
 
     @contextmanager
     def reserved(self) -> Iterator[Path]:
-        """A place in the queue and a folder for an upload; `add` makes a job of it, else it is removed.
+        """Reserve a place in the queue and a folder for an upload, which is removed unless `add` makes a job of it.
 
         Raises:
             RefusedError: the queue is full.
         """
-        if self._coming + self.count(WAITING) >= self.limits.queue:
+        if self._uploading + self.count(WAITING) >= self.limits.queue:
             raise RefusedError(503, f"expected a place in the queue, found all {self.limits.queue} taken; try later")
         folder = self.folder / secrets.token_urlsafe(18)
-        self._coming += 1
+        self._uploading += 1
         try:
             folder.mkdir(parents=True)
             yield folder
         finally:
-            self._coming -= 1
+            self._uploading -= 1
             if folder.name not in self._jobs:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def add(self, folder: Path, form: Form) -> Job:
-        """Line a recording up."""
+        """Queue a recording."""
         for old in [job for job in self._jobs.values() if job.over.is_set()][: 1 - MOST_KEPT or None]:
             del self._jobs[old.id]
         job = self._jobs[folder.name] = Job(folder.name, folder, form)
@@ -193,22 +213,22 @@ class Jobs:
         return job
 
     def find(self, name: str) -> Job:
-        """A job by its id.
+        """Return a job by its id.
 
         Raises:
-            RefusedError: there is none.
+            RefusedError: there is no such job.
         """
         if name not in self._jobs:
             raise RefusedError(404, "expected a recording's id, found one that is unknown, or forgotten by now")
         return self._jobs[name]
 
     def place(self, job: Job) -> int:
-        """How many come before it."""
-        waiting = [each.id for each in self._jobs.values() if each.state == WAITING]
+        """Count the jobs before one."""
+        waiting = [each.id for each in list(self._jobs.values()) if each.state == WAITING]
         return waiting.index(job.id) + self.count(RUNNING) if job.id in waiting else 0
 
     def remove(self, job: Job) -> None:
-        """Stop a job, if it is not over, and forget it."""
+        """Cancel a job, unless it is over, and forget it."""
         job.unwanted.set()
         if job.state == WAITING:
             self._end(job, CANCELLED)
@@ -229,66 +249,55 @@ class Jobs:
                 self._end(job, state, error)
             except asyncio.CancelledError:
                 raise
-            except Exception as error:  # whatever is wrong with one, the others wait for their turn
+            except Exception as error:  # the other jobs go on
                 log.error("%s: %s", type(error).__name__, error)
-                await self.worker.stop()  # it may have more to say of this one
+                await self.labeller.stop()
                 self._end(job, FAILED, "the server failed on this recording; its log says how")
 
     async def _label(self, job: Job) -> tuple[str, str | None]:
-        """Have the worker label a recording; returns the state in which it ends, and what was wrong."""
-        await self.worker.start()
-        if self.worker.told["classes"] != self.classes:
-            raise ConfigError("the model is another one than when the server was started: start it again")
-        asked = asyncio.create_task(self.worker.ask(self._question(job), lambda share: _progressed(job, share)))
-        unwanted = asyncio.create_task(job.unwanted.wait())
-        await asyncio.wait({asked, unwanted}, timeout=60 * self.limits.work, return_when=asyncio.FIRST_COMPLETED)
-        unwanted.cancel()
-        answer = asked.result() if asked.done() else None
+        """Label a recording; returns the state in which the job ends, and an error."""
+        task = Task(
+            f"{job.id}/recording",
+            job.form.text,
+            job.form.segments and f"{job.id}/{job.form.segments.name}",
+            read_count(job.form.speakers),
+            60.0 * self.limits.minutes,
+        )
+        loop, seconds = asyncio.get_running_loop(), 60.0 * self.limits.work
+        started = loop.time()
+        answer = await self.labeller.label(task, job.unwanted, seconds)
+        if answer is None and job.unwanted.is_set():
+            return CANCELLED, None
+        if answer is None and loop.time() - started >= seconds:
+            return FAILED, f"expected an answer, found none within {self.limits.work:g} minutes of work"
         if answer is None:
-            died = asked.done()
-            asked.cancel()
-            await self.worker.stop()
-            if job.unwanted.is_set():
-                return CANCELLED, None
-            wish = "a recording that can be decoded, found one that broke" if died else "an answer, found none within"
-            return FAILED, f"expected {wish} {'the decoder' if died else f'{self.limits.work:g} minutes of work'}"
-        if "error" in answer:
-            return FAILED, self._named(job, answer["error"])
-        job.rows = [Prediction(**{**row, "file": job.form.name}) for row in answer["rows"]]
-        job.warnings = [self._named(job, each) for each in answer["warnings"]]
+            return FAILED, "expected a recording that can be decoded, found one that broke the decoder"
+        if answer.error:
+            return FAILED, self._named(job, answer.error)
+        if answer.classes != self.classes:
+            raise ConfigError("the model is another one than when the server was started: start it again")
+        job.rows = [replace(row, file=job.form.name) for row in answer.rows]
+        job.warnings = [self._named(job, each) for each in answer.warnings]
         self.seconds += sum(row.end - row.start for row in job.rows)
         return DONE, None
 
-    def _question(self, job: Job) -> dict[str, Any]:
-        return {
-            "file": f"{job.id}/recording",
-            "words": job.form.words,
-            "segments": job.form.segments and f"{job.id}/{job.form.segments.name}",
-            "speakers": read_count(job.form.speakers),
-            "longest": 60 * self.limits.minutes,
-        }
-
     def _named(self, job: Job, message: str) -> str:
-        """A message with the sender's name of the recording in the place of ours."""
+        """Replace the path of an upload in a message by the sender's name of it."""
         return message.replace(f"{job.id}/recording", job.form.name).replace(f"{job.id}/", "")
 
     def _end(self, job: Job, state: str, error: str | None = None) -> None:
         shutil.rmtree(job.folder, ignore_errors=True)
-        job.state, job.error, job.form.words = state, error, None
+        job.state, job.error, job.form.text = state, error, None
         self.ended[state] += 1
         job.over.set()
         asyncio.get_running_loop().call_later(KEPT, self._jobs.pop, job.id, None)
 
 
 def _keep(job: Job, place: Path) -> None:
-    """Copy a recording, and write its result beside it; what fails is for the log."""
+    """Copy a recording, and write its result beside it; errors are logged."""
     try:
         shutil.copytree(job.folder, place)
         (place / "result.json").write_text(to_json(job.rows), encoding="utf-8")
     except OSError as problem:
         log.error("%s: not kept: %s", place, problem.strerror or problem)
         shutil.rmtree(place, ignore_errors=True)
-
-
-def _progressed(job: Job, share: float) -> None:
-    job.progress = share

@@ -1,34 +1,32 @@
-"""What a server is sent: a form that is taken in as it comes, its files straight onto the disk, within limits."""
+"""Uploads: a multipart form read by Starlette's parser within limits, its recording written to disk."""
 
 import asyncio
-import fcntl
 import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from filelock import FileLock
+from starlette.datastructures import FormData, Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from wavfusion.errors import CorpusError, nearest
 from wavfusion.transcripts.reading import is_timed, read_plain_text
 
-FIELDS = ("file", "transcript", "speakers")  # what a form may hold, each once
-TEXT = 4 << 20  # bytes of all that is no recording: the words of a day
-HEADERS = 8 << 10  # bytes of the headers of a part
-IDLE = 20.0  # seconds without a byte, after which nobody waits any more
-SLOWEST = 16 << 10  # bytes a second that are expected of a sender, once he has had `IDLE` seconds
+FIELDS = ("file", "transcript", "speakers")  # of a form, each once
+TEXT = 4 << 20  # bytes of a field that is no recording: the transcript of a day
+IDLE = 20.0  # seconds without a byte after which an upload is refused
+SLOWEST = 16 << 10  # bytes a second that are expected of a sender after `IDLE` seconds
 FREE = 256 << 20  # bytes that are left free on the disk
 PREFIX = "wavfusion-serve-"
 
 
 class RefusedError(Exception):
-    """A request that gets one line instead of what it asked for, with its HTTP status."""
+    """A request that is answered by one line and an HTTP status."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -37,54 +35,63 @@ class RefusedError(Exception):
 
 @dataclass
 class Form:
-    """What was sent.
+    """The fields of an upload.
 
     Attributes:
-        name: of the recording, as its sender calls it; for showing only.
-        words: what is said, without times.
-        segments: a file of words with times.
-        speakers: a number or `auto`, as it was written (its first 40 letters); None = nothing.
+        name: of the recording, as its sender calls it; only for display.
+        text: a transcript without times.
+        segments: a file with a transcript with times.
+        speakers: a number or `auto`, as written (the first 40 characters); None = not given.
     """
 
     name: str = ""
-    words: str | None = None
+    text: str | None = None
     segments: Path | None = None
     speakers: str | None = None
 
 
-class Folder:
-    """A folder for uploads that is gone with its server; what a killed one left is removed by the next."""
+class UploadFolder:
+    """A temporary folder for uploads, removed when its server ends; a new server removes those of killed ones.
+
+    Attributes:
+        path: exists only while the lock is held, so that a folder whose lock is free belongs to no server.
+    """
 
     def __init__(self) -> None:
-        _sweep()
-        self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
-        self._lock = open(self.path / "lock", "w")  # held as long as the server lives
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        _remove_abandoned()
+        self._folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self._lock = FileLock(self._folder / "lock")
+        self._lock.acquire()
+        self.path = self._folder / "uploads"
+        self.path.mkdir()
 
     def close(self) -> None:
-        """Remove it."""
+        """Remove the folder."""
         shutil.rmtree(self.path, ignore_errors=True)
-        self._lock.close()
+        self._lock.release()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _sweep() -> None:
-    """Remove the folders of servers that live no more: nobody holds their locks."""
-    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/lock"):
+def _remove_abandoned() -> None:
+    """Remove the upload folders of servers that were killed: nobody holds their locks."""
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/uploads"):
+        folder = path.parent
         try:
-            if path.parent.is_symlink() or path.parent.stat().st_uid != os.getuid():
+            if folder.is_symlink() or folder.stat().st_uid != user:
                 continue
-            with open(path) as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path.parent, ignore_errors=True)
-        except OSError:
+            with FileLock(folder / "lock", timeout=0):
+                shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # in use (filelock's Timeout is one), or gone
             continue
 
 
-async def paced(stream: AsyncIterator[bytes], most: int) -> AsyncIterator[bytes]:
-    """Pass a stream on, unless it is too long, stands still or drips.
+async def guarded(stream: AsyncIterator[bytes], most: int, folder: Path) -> AsyncGenerator[bytes, None]:
+    """Pass an upload on, and refuse one that is too large, stalls, is too slow or would fill the disk.
 
     Raises:
-        RefusedError: it does.
+        RefusedError: it is.
     """
     began, total = time.monotonic(), 0
     while True:
@@ -100,6 +107,8 @@ async def paced(stream: AsyncIterator[bytes], most: int) -> AsyncIterator[bytes]
         seconds = time.monotonic() - began
         if seconds > IDLE and total < SLOWEST * seconds:
             raise RefusedError(408, f"expected an upload of {SLOWEST} bytes/s at least, found {total / seconds:.0f}")
+        if shutil.disk_usage(folder).free < FREE:
+            raise RefusedError(507, "expected room for the upload, found the disk nearly full")
         yield chunk
 
 
@@ -108,125 +117,86 @@ def too_large(most: int) -> RefusedError:
     return RefusedError(413, f"expected an upload of at most {most / 1e6:g} MB, found more")
 
 
-async def receive(stream: AsyncIterator[bytes], content_type: str, folder: Path) -> Form:
-    """Read a form (multipart/form-data), whose recording is written to `recording` in the folder as it comes.
+class _CompleteFormParser(MultiPartParser):
+    """Starlette's parser, which knows whether the form's closing boundary has come."""
+
+    complete = False
+
+    def on_end(self) -> None:
+        self.complete = True
+
+
+async def receive(stream: AsyncGenerator[bytes, None], headers: Mapping[str, str], folder: Path) -> Form:
+    """Read a form (multipart/form-data), and write its recording to `recording` in the folder.
 
     Raises:
         RefusedError: no such form, another field than `FIELDS`, one that comes twice, no recording, or a full disk.
     """
-    kind, options = parse_options_header(content_type)
-    if kind != b"multipart/form-data" or not options.get(b"boundary"):
-        raise RefusedError(415, f"expected a form (multipart/form-data), found {kind.decode('ascii', 'replace')!r}")
-    parts = _Parts(folder)
-    names = ("part_begin", "header_field", "header_value", "header_end", "headers_finished", "part_data", "part_end")
-    calls: Any = {f"on_{name}": getattr(parts, name) for name in names}
+    content_type = headers.get("content-type", "")
+    if not content_type.lower().startswith("multipart/form-data"):
+        raise RefusedError(415, f"expected a form (multipart/form-data), found {content_type.partition(';')[0]!r}")
+    parser = _CompleteFormParser(Headers(headers), stream, max_files=2, max_fields=3, max_part_size=TEXT)
     try:
-        parser = MultipartParser(options[b"boundary"], calls)
-        async for chunk in stream:
-            parser.write(chunk)
-        parser.finalize()
-    except FormParserError as error:
-        raise RefusedError(400, f"expected a whole form, found {' '.join(str(error).split())[:120]}") from None
+        fields = await parser.parse()
+        if not parser.complete:
+            await fields.close()
+            raise RefusedError(400, "expected a whole form, found one that is cut off")
+    except MultiPartException as error:
+        status = 413 if "maximum size" in error.message else 400
+        raise RefusedError(status, f"expected a form within limits, found: {error.message}") from None
     except OSError as error:
         raise RefusedError(507, f"expected room for the upload, found {error.strerror}") from None
+    try:
+        return await _read_fields(fields, folder)
     finally:
-        parts.close()
-    return parts.form()
+        await fields.close()
 
 
-@dataclass
-class _Parts:
-    """The parts of a form, as the parser meets them."""
-
-    folder: Path
-    _name: bytes = b""
-    _value: bytes = b""
-    _headers: dict[bytes, bytes] = field(default_factory=dict)
-    _size: int = 0
-    _target: IO[bytes] | None = None
-    _field: str = ""
-    _texts: dict[str, bytearray] = field(default_factory=dict)
-    _files: dict[str, str] = field(default_factory=dict)
-    _whole: bool = True
-
-    def part_begin(self) -> None:
-        self._headers, self._size, self._whole = {}, 0, False
-
-    def header_field(self, data: bytes, start: int, end: int) -> None:
-        self._name += self._counted(data[start:end], HEADERS)
-
-    def header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += self._counted(data[start:end], HEADERS)
-
-    def header_end(self) -> None:
-        self._headers[self._name.lower()] = self._value
-        self._name = self._value = b""
-
-    def headers_finished(self) -> None:
-        _, options = parse_options_header(self._headers.get(b"content-disposition"))
-        name = options.get(b"name", b"").decode("utf-8", "replace")
+async def _read_fields(fields: FormData, folder: Path) -> Form:
+    for name in fields:
         if name not in FIELDS:
             raise RefusedError(422, f"found the field {name[:40]!r}; {nearest(name[:40], FIELDS)}")
-        if name in self._texts or name in self._files:
+        if len(fields.getlist(name)) > 1:
             raise RefusedError(422, f"expected the field {name!r} once, found it twice")
-        self._field, self._size = name, 0
-        if b"filename" in options:
-            self._files[name] = shown(options[b"filename"].decode("utf-8", "replace"))
-        if name == "file":
-            self._files.setdefault(name, "recording")
-            self._require_room()
-            self._target = open(self.folder / "recording", "wb")  # closed with its part
-        else:
-            self._texts[name] = bytearray()
-
-    def part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._target is not None:
-            self._require_room()
-            self._target.write(data[start:end])
-        else:
-            self._texts[self._field] += self._counted(data[start:end], TEXT)
-
-    def part_end(self) -> None:
-        self._whole = True
-        self.close()
-
-    def close(self) -> None:
-        if self._target is not None:
-            self._target.close()
-            self._target = None
-
-    def _require_room(self) -> None:
-        if shutil.disk_usage(self.folder).free < FREE:
-            raise RefusedError(507, "expected room for the upload, found the disk nearly full")
-
-    def _counted(self, data: bytes, most: int) -> bytes:
-        self._size += len(data)
-        if self._size > most:
-            raise RefusedError(413, f"expected at most {most} bytes of headers or text, found more")
-        return data
-
-    def form(self) -> Form:
-        """What the parts say together."""
-        if not self._whole:
-            raise RefusedError(400, "expected a whole form, found one that is cut off")
-        if "file" not in self._files:
-            raise RefusedError(422, "expected a recording in the field 'file', found none")
-        sent, segments = self._files.get("transcript", ""), None
-        if is_timed(sent) and self._texts["transcript"]:
-            segments = self.folder / f"transcript{Path(sent).suffix.lower()}"
-            segments.write_bytes(self._texts["transcript"])
-        words = "" if is_timed(sent) else self._text("transcript")
-        return Form(self._files["file"], words or None, segments, self._text("speakers")[:40] or None)
-
-    def _text(self, name: str) -> str:
-        try:
-            return read_plain_text(bytes(self._texts.get(name, b"")))
-        except CorpusError as error:
-            raise RefusedError(422, f"the field {name!r}: {error}") from None
+    recording, transcript, segments = fields.get("file"), fields.get("transcript", ""), None
+    if not isinstance(recording, UploadFile):
+        raise RefusedError(422, "expected a recording in the field 'file', found none")
+    await asyncio.to_thread(_copy, recording, folder / "recording")
+    if isinstance(transcript, UploadFile) and is_timed(sent := displayed(transcript.filename or "")):
+        content = await _content(transcript, "transcript")
+        if content:
+            segments = folder / f"transcript{Path(sent).suffix.lower()}"
+            segments.write_bytes(content)
+        transcript = ""
+    text, speakers = await _text(transcript, "transcript"), await _text(fields.get("speakers", ""), "speakers")
+    return Form(displayed(recording.filename or ""), text or None, segments, speakers[:40] or None)
 
 
-def shown(name: str) -> str:
-    """The last part of a file's name on one line, as its sender wrote it: for showing, never for the disk."""
+def _copy(recording: UploadFile, path: Path) -> None:
+    """Copy the parser's temporary file, which has no name, to one that other processes can open."""
+    try:
+        with open(path, "wb") as file:
+            shutil.copyfileobj(recording.file, file, 1 << 20)
+    except OSError as error:
+        raise RefusedError(507, f"expected room for the upload, found {error.strerror}") from None
+
+
+async def _content(value: str | UploadFile, name: str) -> bytes:
+    content = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else await value.read(TEXT + 1)
+    if len(content) > TEXT:
+        raise RefusedError(413, f"the field {name!r}: expected at most {TEXT} bytes, found more")
+    return content
+
+
+async def _text(value: str | UploadFile, name: str) -> str:
+    try:
+        return read_words(await _content(value, name))
+    except CorpusError as error:
+        raise RefusedError(422, f"the field {name!r}: {error}") from None
+
+
+def displayed(name: str) -> str:
+    """The last part of a file's name on one line, as its sender wrote it: for display, never for the disk."""
     last = re.split(r"[/\\]", name)[-1]
     printable = "".join(letter if letter.isprintable() else " " for letter in last)
     return " ".join(printable.split())[:200] or "recording"

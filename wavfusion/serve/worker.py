@@ -1,89 +1,95 @@
-"""The process in which a server labels recordings, one after the other.
+"""The process in which a server labels recordings: one that breaks a decoder costs this process and nothing else."""
 
-What it is told and what it tells are lines of JSON, so that a recording which breaks a decoder, lasts too long or is
-not wanted any more costs this process and nothing else.
-"""
-
-import json
 import os
-import sys
-import threading
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from queue import SimpleQueue
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from wavfusion import media, transcripts
 from wavfusion.errors import CollectedWarnings, ConfigError, CorpusError, MediaError
-from wavfusion.prediction.recognizer import EmotionRecognizer
+from wavfusion.prediction.recognizer import EmotionRecognizer, Prediction
+from wavfusion.speech.segmentation import Speakers
 
 OVERLAPPING = 4  # times a recording's length that segments may last together: that many speak at once
-Tell = Callable[[Mapping[str, Any]], None]
 
 
-def serve_requests() -> None:
-    """Load a model by the first line, answer each other one, and end with the server."""
-    answers = os.fdopen(os.dup(1), "w", encoding="ascii")
-    os.dup2(2, 1)  # whatever else prints
-    asked: SimpleQueue[dict[str, Any]] = SimpleQueue()
-    threading.Thread(target=_listen, args=(asked,), daemon=True).start()
+@dataclass(frozen=True)
+class Task:
+    """A recording to label.
 
-    def tell(answer: Mapping[str, Any]) -> None:
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+    Attributes:
+        file: below the server's folder for uploads.
+        text: a transcript without times.
+        segments: a file with a transcript with times.
+        speakers: number of speakers to tell apart.
+        longest: seconds that the recording may last.
+    """
 
-    first = asked.get()
-    folder = first.pop("folder")
-    try:
-        recognizer = EmotionRecognizer.from_pretrained(**first)
-    except (ConfigError, CorpusError, OSError) as error:
-        tell({"error": str(error)})
-        return
-    os.chdir(folder)  # its complaints name a recording by its place in there
-    tell({"classes": recognizer.classes, "modalities": recognizer.modalities})
-    while True:
-        tell(answer(recognizer, asked.get(), tell))
+    file: str
+    text: str | None
+    segments: str | None
+    speakers: Speakers
+    longest: float
 
 
-def _listen(asked: "SimpleQueue[dict[str, Any]]") -> None:
-    """Take in what is asked; when the server is gone, nobody waits for what is under way."""
-    for line in sys.stdin:
-        asked.put(json.loads(line))
-    os._exit(0)
+@dataclass(frozen=True)
+class Answer:
+    """What became of a task: predictions with warnings, or the one line of an error.
+
+    Attributes:
+        classes, modalities: of the model.
+    """
+
+    classes: list[str] = field(default_factory=list)
+    modalities: list[str] = field(default_factory=list)
+    rows: list[Prediction] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    error: str | None = None
 
 
-def answer(recognizer: EmotionRecognizer, asked: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
-    """Label one recording: `rows` and `warnings`, or the one line of an `error`.
+def build_labeller(settings: Mapping[str, Any], folder: Path, progress: Any) -> Callable[[Task | None], Answer]:
+    """Load a model and return the function that labels with it; called in the process.
 
     Args:
-        recognizer: the model.
-        asked: `file`; `words` or a timed file of `segments`, or None; `speakers`; `longest`, in seconds.
-        tell: takes the share that is done, as `progress`.
+        settings: as `EmotionRecognizer.from_pretrained` takes them.
+        folder: for uploads, against which messages name recordings.
+        progress: shared memory of a float, the share of the recording that is labelled.
     """
     try:
+        recognizer = EmotionRecognizer.from_pretrained(**settings)
+    except (ConfigError, CorpusError, OSError) as error:
+        reason = str(error)
+        return lambda task: Answer(error=reason)
+    os.chdir(folder)
+
+    def label(task: Task | None) -> Answer:
+        if task is None:
+            return Answer(recognizer.classes, recognizer.modalities)
+        return _label(recognizer, task, progress)
+
+    return label
+
+
+def _label(recognizer: EmotionRecognizer, task: Task, progress: Any) -> Answer:
+    try:
         with CollectedWarnings() as warned:
-            length = max((end for end in media.probe(asked["file"]) if end is not None), default=0.0)
-            if length > asked["longest"]:
-                raise MediaError(f"expected at most {asked['longest'] / 60:g} minutes, found {length / 60:.1f}")
-            segments = asked["segments"] and transcripts.read(asked["segments"])
+            length = max((end for end in media.probe(task.file) if end is not None), default=0.0)
+            if length > task.longest:
+                raise MediaError(f"expected at most {task.longest / 60:g} minutes, found {length / 60:.1f}")
+            segments = transcripts.read(task.segments) if task.segments else None
             together = sum(each.end - each.start for each in segments or ())
             if together > OVERLAPPING * max(length, 60.0):
                 raise MediaError(f"expected segments of {OVERLAPPING} times its length at most, found {together:.0f} s")
-            rows = recognizer.predict(
-                asked["file"],
-                asked["words"],
-                segments=segments,
-                speakers=asked["speakers"],
-                progress=lambda seconds: tell({"progress": min(1.0, seconds / length) if length else 0.0}),
-            )
-            return {"rows": [asdict(each) for each in rows], "warnings": warned.said}
+
+            def note(seconds: float) -> None:
+                progress.value = min(1.0, seconds / length) if length else 0.0
+
+            rows = recognizer.predict(task.file, task.text, segments=segments, speakers=task.speakers, progress=note)
+            return Answer(recognizer.classes, recognizer.modalities, rows, warned.said)
     except (ConfigError, CorpusError, MediaError) as error:
-        return {"error": str(error)}
-    except Exception:  # the server's log has it; who asked is told no inside of ours
+        return Answer(error=str(error))
+    except Exception:  # the server's log has the details, which are not for the client
         traceback.print_exc()
-        return {"error": "the server failed on this recording; its log says how"}
-
-
-if __name__ == "__main__":
-    serve_requests()
+        return Answer(error="the server failed on this recording; its log says how")

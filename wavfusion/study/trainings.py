@@ -1,6 +1,5 @@
 """The trainings of a study: rows x folds x seeds, several at once, resumable, and what they will cost."""
 
-import csv
 import hashlib
 import json
 import logging
@@ -23,10 +22,10 @@ from wavfusion.experiments.experiment import Experiment
 from wavfusion.features.clips import Media, read_feature_sets
 from wavfusion.features.dataset import Features, LengthBatches, choose_features, collate, model_config, model_inputs
 from wavfusion.features.store import Store
-from wavfusion.files import read_json
 from wavfusion.manifest import Utterance
 from wavfusion.processes.pool import Lost, require_result, spread
 from wavfusion.processes.timing import timed
+from wavfusion.runs.results import METRICS, read_history, read_metrics, read_predictions
 from wavfusion.study.tables import Table
 from wavfusion.training import checkpoints, train
 from wavfusion.training.trainer import stepper
@@ -88,12 +87,9 @@ def read_run_results(folder: Path) -> tuple[list[dict[str, str]], list[str], flo
         CorpusError: one of them is missing or damaged.
     """
     try:
-        with open(folder / "predictions.csv", encoding="utf-8", errors="surrogatepass", newline="") as file:
-            rows = list(csv.DictReader(file))
-        with open(folder / "history.csv", encoding="utf-8", newline="") as file:
-            scores = [row[checkpoints.BEST_BY] for row in csv.DictReader(file)]
-        best = max(float(score) for score in scores if score)
-        classes: list[str] = read_json(folder / "metrics.json")["classes"]
+        rows = read_predictions(folder)
+        best = max(row[checkpoints.BEST_BY] for row in read_history(folder) if checkpoints.BEST_BY in row)
+        classes: list[str] = read_metrics(folder)["classes"]
     except (OSError, LookupError, TypeError, ValueError) as error:
         raise CorpusError(f"{folder}: expected a finished RUN, found {type(error).__name__}: {error}") from None
     return rows, classes, best
@@ -244,7 +240,7 @@ def _train(study: Study, device: str, job: PlannedTraining) -> float | str:
     try:
         with _locked(job.folder):
             if not job.done:
-                damaged = (job.folder / "metrics.json").exists()  # written last: other files are incomplete
+                damaged = (job.folder / METRICS).exists()  # written last: other files are incomplete
                 train.train(job.experiment, data_of(study, job), job.folder, device, resume=not damaged, force=damaged)
     except Exception as error:  # whatever one run dies of, the others go on
         return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: marked when all of one is on disk, gone on from, and the epoch that is kept."""
+"""Checkpoints of a training: marked when complete, resumed from, and the best epoch among them."""
 
 import hashlib
 import json
@@ -20,11 +20,11 @@ log = logging.getLogger(__name__)
 
 COMPLETE = "complete"  # written last into a checkpoint, with a digest of each of its files
 BEST_BY = "eval_weighted_f1"
-KEPT = 3  # the best, the newest, and one before it while the newest is not yet whole
+KEPT = 3  # the best, the newest, and the one before it while the newest is incomplete
 
 
 class Checkpoints(TrainerCallback):
-    """Mark a checkpoint as complete when all of it is on disk."""
+    """Marks a checkpoint as complete when all of it is on disk."""
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **rest: Any) -> None:
         """Flush every file, those of the other processes too, then write the marker."""
@@ -44,7 +44,7 @@ def _digest(path: Path, flush: bool = False) -> str:
 
 
 class Patience(TrainerCallback):
-    """Stop when the validation figure has not risen for some epochs.
+    """Stops when the validation figure has not risen for some epochs.
 
     The count is read from the log, which a checkpoint holds, so that a resumed training stops where it would have.
     """
@@ -53,39 +53,39 @@ class Patience(TrainerCallback):
         self.patience = patience
 
     def on_evaluate(self, args: TrainingArguments, state: Any, control: Any, **rest: Any) -> None:
-        """Look at all epochs so far."""
+        """Count the epochs since the best one."""
         if epochs_since_best(state.log_history) >= self.patience:
             control.should_training_stop = True
 
 
 def epochs_since_best(log_history: Sequence[Mapping[str, Any]]) -> int:
-    """How many epochs ago the validation weighted F1 was highest for the first time."""
+    """Return how many epochs ago the validation weighted F1 was first at its highest."""
     scores = [entry[BEST_BY] for entry in log_history if BEST_BY in entry]
     return len(scores) - 1 - scores.index(max(scores)) if scores else 0
 
 
 def newest(out: Path) -> Path | None:
-    """The newest checkpoint that is whole, as is that of its best epoch; later ones are removed."""
+    """Return the newest checkpoint that is complete, with that of its best epoch; later ones are removed."""
     steps = {path.name.removeprefix("checkpoint-"): path for path in (out / "checkpoints").glob("checkpoint-*/")}
     found = [steps[step] for step in sorted(filter(str.isdecimal, steps), key=int, reverse=True)]
     for folder in found:
-        damaged = next((each for each in _needed(folder) if not _is_whole(each)), None)
+        damaged = next((each for each in _needed(folder) if not _is_complete(each)), None)
         if damaged is None:
             return folder
-        log.warning("%s: passed over, since %s was cut short by a kill or damaged", folder, damaged.name)
+        log.warning("%s: skipped, since %s is incomplete or damaged", folder, damaged.name)
         shutil.rmtree(folder)
     if found:
-        log.warning("%s: no whole checkpoint is left; training begins at the start", out)
+        log.warning("%s: no complete checkpoint is left; training starts again", out)
     return None
 
 
 def _needed(checkpoint: Path) -> Iterator[Path]:
-    """What is read to go on from a checkpoint: itself, then the one of the best epoch so far."""
+    """The checkpoints that resuming from one reads: itself, then the one of the best epoch so far."""
     yield checkpoint
     yield _best(checkpoint)
 
 
-def _is_whole(checkpoint: Path) -> bool:
+def _is_complete(checkpoint: Path) -> bool:
     """Whether every file has the digest that the marker, which is written last, gives it."""
     try:
         digests = read_json(checkpoint / COMPLETE)
@@ -100,7 +100,7 @@ def _best(checkpoint: Path) -> Path:
 
 
 def has_ended(checkpoint: Path, patience: int) -> bool:
-    """Whether the training had come to its end with this checkpoint; the Trainer would begin another epoch."""
+    """Whether the training ended with this checkpoint; the Trainer would start another epoch."""
     state = read_json(checkpoint / "trainer_state.json")
     return state["global_step"] >= state["max_steps"] or epochs_since_best(state["log_history"]) >= patience
 

@@ -1,7 +1,5 @@
 """What a training shows while it runs: a bar or a line an epoch, `history.csv`, and events for TensorBoard."""
 
-import csv
-import io
 import logging
 import time
 from pathlib import Path
@@ -11,7 +9,7 @@ from tensorboardX import SummaryWriter
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
-from wavfusion.files import write_atomic
+from wavfusion.runs.results import write_history
 from wavfusion.training.checkpoints import BEST_BY
 
 log = logging.getLogger(__name__)
@@ -64,12 +62,7 @@ class History(TrainerCallback):
         for entry in state.log_history:
             if "train_runtime" not in entry:
                 rows.setdefault(entry["epoch"], {}).update(entry)
-        columns = ["epoch", "step"] + sorted({key for row in rows.values() for key in row} - {"epoch", "step"})
-        file = io.StringIO()
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows.values())
-        write_atomic(self.out / "history.csv", file.getvalue().encode())
+        write_history(self.out, list(rows.values()))
         if self.writer is None:
             self.writer = SummaryWriter(str(self.out / "tensorboard"))
         for key, value in (logs or {}).items():

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Float16, Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from wavfusion.encoders import sent
+from wavfusion.encoders.checkpoint import send
 from wavfusion.features.dataset import Features, Sample
 from wavfusion.model.config import MODALITIES
 
@@ -80,7 +80,7 @@ class Resident(Dataset[int | None]):
     def collate(self, numbers: Sequence[int | None]) -> dict[str, Any]:
         """Gather a batch as `dataset.collate` pads it, without waiting for the device; None is an empty place."""
         chosen = [len(self) if number is None else number for number in numbers]
-        rows = sent(torch.tensor(chosen), self.device)
+        rows = send(torch.tensor(chosen), self.device)
         batch: dict[str, Any] = {"rows": [self.rows[number] for number in chosen]}
         for name in MODALITIES:
             track = self.tracks.get(name)
@@ -88,7 +88,7 @@ class Resident(Dataset[int | None]):
             found = track.gather(rows, length) if track is not None and length else (None, None)
             batch[name], batch[f"{name}_mask"] = found
         labels = [self.labels[number] for number in chosen]
-        batch["labels"] = None if any(label is None for label in labels) else sent(torch.tensor(labels), self.device)
+        batch["labels"] = None if any(label is None for label in labels) else send(torch.tensor(labels), self.device)
         return batch
 
 

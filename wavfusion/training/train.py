@@ -14,7 +14,6 @@ Example, on a corpus that `wavfusion prepare` and `wavfusion extract` have made 
 """
 
 import logging
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,7 +27,8 @@ from torch import Tensor, nn
 
 from wavfusion import manifest
 from wavfusion.corpora.protocol import Protocol, resolve
-from wavfusion.encoders import AudioEncoder, Encoders, load_encoder
+from wavfusion.encoders.audio import AudioEncoder
+from wavfusion.encoders.bundle import Encoders, load_encoder
 from wavfusion.encoders.live import LiveWavFusion
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.evaluation import evaluate as scoring
@@ -38,15 +38,15 @@ from wavfusion.fast.network import accelerate
 from wavfusion.features.clips import FeatureSet, Media
 from wavfusion.features.dataset import Features, choose_features, model_config
 from wavfusion.features.store import Store
-from wavfusion.files import read_json
 from wavfusion.manifest import Corpus, Utterance
 from wavfusion.metrics import familiarity
 from wavfusion.metrics.calibration import fit_temperature
 from wavfusion.metrics.familiarity import Familiarity
 from wavfusion.model.config import WavFusionConfig
 from wavfusion.model.wavfusion import WavFusion
-from wavfusion.runs.folder import FAMILIARITY, Run, preset_of, read_run, write_model
-from wavfusion.runs.origin import num_processes_of, read_settings, write_origin
+from wavfusion.runs.folder import WEIGHTS, Run, preset_of, read_run, remove_run, write_model
+from wavfusion.runs.origin import EXPERIMENT, num_processes_of, protocol_hash_of, read_settings, write_origin
+from wavfusion.runs.results import write_results
 from wavfusion.training import checkpoints
 from wavfusion.training.distributed import num_processes
 from wavfusion.training.trainer import make_trainer
@@ -147,22 +147,6 @@ def read_data(
     return Data(utterances, corpus, protocol, features, media, str(manifest_path))
 
 
-FILES = (
-    *("experiment.yaml", "environment.json", "protocol.json", "split.csv", "config.json", "model.safetensors"),
-    FAMILIARITY,
-    *("metrics.json", "predictions.csv", "history.csv", "evaluate/metrics.json", "evaluate/predictions.csv"),
-    *("explain.json", "report.html", "compared.html"),
-)
-
-
-def remove_run(out: Path) -> None:
-    """Remove the files that an earlier training wrote, with the figures of its model, and nothing else."""
-    for name in FILES:
-        (out / name).unlink(missing_ok=True)
-    for name in ("checkpoints", "encoders", "tensorboard"):
-        shutil.rmtree(out / name, ignore_errors=True)
-
-
 def resolved(experiment: Experiment, features: FeatureSet) -> Experiment:
     """Fill in the preset of the stored features, and its learning rates where the experiment has none."""
     rates = {
@@ -206,8 +190,8 @@ def _require_place(out: Path, experiment: Experiment, data: Data, resume: bool, 
     """Refuse to overwrite a RUN, and to resume one under another experiment or protocol."""
     if resume and force:
         raise ConfigError("expected one of --resume (continue) and --force (start again), found both")
-    setting = out / "experiment.yaml"
-    exists = setting.exists() or (out / "model.safetensors").exists()
+    setting = out / EXPERIMENT
+    exists = setting.exists() or (out / WEIGHTS).exists()
     if exists and not resume and not force:
         raise CorpusError(
             f"{out}: expected no RUN there, found one; continue it with --resume, start again with --force, or choose "
@@ -219,12 +203,7 @@ def _require_place(out: Path, experiment: Experiment, data: Data, resume: bool, 
     if old != new:
         changed = ", ".join(_changes(old, new))
         raise ConfigError(f"--resume {out}: expected the experiment that it was started with, found {changed}")
-    protocol = out / "protocol.json"
-    try:
-        same = not protocol.exists() or read_json(protocol)["hash"] == data.protocol.hash
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ConfigError(f"{protocol}: expected what training writes, found {error}") from None
-    if not same:
+    if protocol_hash_of(out) not in (None, data.protocol.hash):
         raise ConfigError(f"--resume {out}: expected the protocol that it was started with, found another")
     started_by, now = num_processes_of(out), num_processes()
     if started_by != now:
@@ -326,5 +305,5 @@ def _finish(out: Path, data: Data, device: str) -> dict[str, Any]:
     sets = every if trained.model.config.modality_dropout > 0 else every[-1:]
     result, predicted = scoring.evaluate(trained, utterances, data.store, data.media, sets, device)
     result["part"] = part
-    scoring.write_results(out, result, predicted, utterances, trained.classes)
+    write_results(out, result, utterances, predicted.probabilities)
     return result

@@ -16,7 +16,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from wavfusion.errors import ConfigError
 from wavfusion.evaluation.inference import classify
-from wavfusion.evaluation.shared_space import pulls
+from wavfusion.evaluation.shared_space import compare_gradients
 from wavfusion.experiments.experiment import Experiment, Training
 from wavfusion.features.dataset import Features, LengthBatches, add_absent_modalities, collate, model_inputs
 from wavfusion.metrics import scores
@@ -97,7 +97,7 @@ class FusionTrainer(Trainer):
             self._loss_sums, self._num_steps = {}, 0
             logs |= {f"lr_{group['name']}": group["lr"] for group in self.optimizer.param_groups}
             if self.fusion.shared_encoder is not None:
-                logs |= pulls(self.model.network, self._prepare_inputs(self._probe()), self.fusion)
+                logs |= compare_gradients(self.model.network, self._prepare_inputs(self._probe()), self.fusion)
         super().log(logs, start_time)
 
     def _probe(self) -> dict[str, Any]:

@@ -1,0 +1,176 @@
+"""What the encoders share: weights loaded and saved in the hub's format, fingerprints, device and precision."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from wavfusion.errors import ConfigError
+
+# Tensors that no feature depends on; some checkpoints lack them, and they would be drawn at random.
+UNUSED = ("masked_spec_embed", "pooler.", "adapter.", "position_ids")
+# Settings that change how a model's tensors are run; they are part of the fingerprint.
+LAYOUT = (
+    "model_type",
+    "hidden_act",
+    "num_attention_heads",
+    "layer_norm_eps",
+    "feat_extract_norm",
+    "feat_extract_activation",
+    "do_stable_layer_norm",
+    "conv_stride",
+    "num_buckets",
+    "max_bucket_distance",
+    "pad_token_id",
+    "strides",
+    "depthwise_padding",
+    "pooling_type",
+    "batch_norm_eps",
+)
+
+
+Encoder = TypeVar("Encoder", bound="FrozenEncoder")
+
+
+class FrozenEncoder(nn.Module):
+    """A Hugging Face model that gives features, and what identifies it.
+
+    Attributes:
+        name: `tiny`, a local folder or a hub id.
+        width: values of one step's feature.
+        fingerprint: hash of the tensors, of how they are run and of how the input is prepared.
+        precision: `fp32`, or `bf16` for matrix multiplications in bfloat16.
+    """
+
+    def __init__(self, model: Any, name: str, width: int, preprocessing: dict[str, Any]) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.name, self.width, self.precision = name, width, "fp32"
+        self.fingerprint = fingerprint(model, preprocessing)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder computes."""
+        return next(self.model.parameters()).device
+
+    def autocast(self) -> torch.autocast:
+        """Matrix multiplications in bfloat16 where that is the encoder's precision; an outer autocast stays on."""
+        kind = self.device.type
+        enabled = self.precision == "bf16" or torch.is_autocast_enabled(kind)
+        return torch.autocast(kind, torch.bfloat16, enabled=enabled)
+
+    def twin(self: Encoder) -> Encoder:
+        """Copy everything but the tensors, which both share."""
+        shared: dict[int, Any] = {id(x): x for x in (*self.parameters(), *self.buffers())}
+        return copy.deepcopy(self, shared)
+
+
+def send(x: Tensor, device: torch.device) -> Tensor:
+    """Copy from the host to a device; from pinned memory, so that the host does not wait."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+
+
+def fingerprint(model: Any, preprocessing: dict[str, Any]) -> str:
+    """Hash every tensor that a feature depends on, how the tensors are run and how the input is prepared."""
+    layout = {name: getattr(model.config, name, None) for name in LAYOUT}
+    digest = hashlib.sha256(json.dumps([preprocessing, layout], sort_keys=True).encode())
+    for name, tensor in sorted(_used(model).items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _used(model: Any) -> dict[str, Tensor]:
+    """The tensors that a feature depends on."""
+    return {name: x for name, x in model.state_dict().items() if not any(part in name for part in UNUSED)}
+
+
+def load_model(name: str, family: Sequence[str], **settings: Any) -> Any:
+    """Load a Hugging Face model in eval mode, in float32, without gradients.
+
+    Args:
+        name: a local folder or a hub id.
+        family: the model types that are accepted.
+        settings: values of the model's configuration that replace those of the checkpoint.
+
+    Raises:
+        ConfigError: it cannot be read, is of another family, or lacks tensors.
+    """
+    with loading(name):
+        config = transformers.AutoConfig.from_pretrained(name)
+        if config.model_type not in family:
+            raise ConfigError(f"encoder {name!r}: expected one of {', '.join(family)}, found {config.model_type!r}")
+        for key, value in settings.items():
+            setattr(config, key, value)
+        model, report = transformers.AutoModel.from_pretrained(
+            name, config=config, dtype=torch.float32, weights_only=True, output_loading_info=True
+        )
+    missing = sorted(key for key in report["missing_keys"] if not any(part in key for part in UNUSED))
+    if missing:
+        raise ConfigError(
+            f"encoder {name!r}: expected all its tensors, {len(missing)} are missing, first {missing[0]!r}"
+        )
+    return model.eval().requires_grad_(False)
+
+
+def load_preprocessor(name: str) -> dict[str, Any]:
+    """Read a checkpoint's preprocessor_config.json; empty where it has none.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    with loading(name):
+        path = transformers.utils.cached_file(
+            name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False
+        )
+        return dict(json.loads(Path(path).read_text(encoding="utf-8"))) if path else {}
+
+
+def save_checkpoint(model: Any, folder: Path, preprocessor: dict[str, Any] | None = None) -> None:
+    """Write a model and its preprocessor_config.json in the hub's format; only tensors that the fingerprint covers."""
+    with _quiet():
+        model.save_pretrained(folder, state_dict=_used(model))
+    if preprocessor is not None:
+        text = json.dumps(preprocessor, indent=2) + "\n"
+        (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def loading(name: str) -> Iterator[None]:
+    """Load in silence, and turn what a loader raises into one line.
+
+    Raises:
+        ConfigError: any other error that is raised inside.
+    """
+    try:
+        with _quiet():
+            yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()).partition(". ")[0][:120]
+        raise ConfigError(
+            f"encoder {name!r}: expected `tiny`, a local folder in the hub's format or a hub id that can be reached, "
+            f"found {type(error).__name__}: {reason}; without a network give a local folder"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the library's reports and progress bars off the terminal."""
+    verbosity, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        if bars:
+            transformers.logging.enable_progress_bar()
