@@ -659,7 +659,7 @@ def _write(features: Mapping[str, Tensor], store: Store, encoders: Encoders, sum
 
 
 def _write_index(store: Store, utterances: Iterable[Utterance], clips: Iterable[Clip]) -> int:
-    """List the keys of every utterance, for readers that know nothing but safetensors (docs/store.md).
+    """List the keys of every utterance, for readers that know nothing but safetensors (docs/reference/store.md).
 
     Returns:
         How many distinct features the clips have, there or not.

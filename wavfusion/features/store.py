@@ -1,4 +1,4 @@
-"""The feature store: half-precision tensors in safetensors shards, named by what they were made from (docs/store.md).
+"""The feature store: half-precision tensors in safetensors shards, named by their content (docs/reference/store.md).
 
 A shard is written beside its name, flushed and renamed, so one that is there is whole; its header is the only index.
 Every tensor carries a checksum. Several processes may write one store.
