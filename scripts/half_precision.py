@@ -1,4 +1,4 @@
-"""How far apart are probabilities in bf16 and fp32? A manifest's test clips, from file to probabilities, in both.
+"""How far apart are probabilities in bf16 and fp32? Clips of a manifest's test part, file to probabilities, in both.
 
     python scripts/half_precision.py MANIFEST RUN [--clips 50]
     python scripts/half_precision.py MANIFEST base        # random weights of base's sizes

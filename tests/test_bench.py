@@ -40,7 +40,7 @@ def test_growth_measures_every_size_and_says_what_a_second_of_audio_costs() -> N
     assert text.count("ms a second of audio") == 4 and "2 x: 12 utterances" in text
 
 
-def test_an_unfit_machine_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unfit_machine_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     about = {"device": "x", "cores": 2, "threads": 2, "torch": "2", "matmul_gflops": 100.0, "precision": "fp32"}
     found = {"preset": "tiny", "batch": 2, "repeats": 1, **dict.fromkeys(suites.UNITS)}
     lines = {
@@ -53,12 +53,12 @@ def test_an_unfit_machine_is_said(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_baseline_computes_the_same_features() -> None:
     """Alone in its batch: in a padded one Hugging Face's group norm would see the padding."""
     rng = np.random.default_rng(0)
-    sound, frames = rng.normal(0, 0.1, 20_000).astype(np.float32), rng.integers(0, 256, (3, 112, 112, 3), np.uint8)
+    samples, frames = rng.normal(0, 0.1, 20_000).astype(np.float32), rng.integers(0, 256, (3, 112, 112, 3), np.uint8)
     ours, text = encoders_of("tiny"), "Look at the clock!"
     assert ours.audio is not None and ours.text is not None and ours.video is not None
-    audio, video = ours.audio.encode([sound], [9])[0][9], ours.video.encode(frames)
+    audio, video = ours.audio.encode([samples], [9])[0][9], ours.video.encode(frames)
     baseline = BaselineEncoders(encoders_of("tiny"), 9, "cpu")
-    torch.testing.assert_close(baseline.encode_audio([sound])[0], audio, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(baseline.encode_audio([samples])[0], audio, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(baseline.encode_text([text])[0], ours.text.encode([text])[0], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(baseline.encode_video(frames), video, atol=1e-4, rtol=1e-4)
 
@@ -66,11 +66,11 @@ def test_the_baseline_computes_the_same_features() -> None:
 def test_the_baseline_decodes_the_same_length_and_nearly_the_same_frames(tmp_path: Path) -> None:
     path, times = tmp_path / "clip.mp4", np.arange(32_000) / 16_000
     slope = np.linspace(0, 255, 320).astype(np.uint8)
-    pictures = [np.tile(np.roll(slope, 4 * i)[None, :, None], (180, 1, 3)) for i in range(50)]
-    write_video(path, pictures, 25, (0.3 * np.sin(1000 * times)).astype(np.float32), 16_000)
-    sound, frames = decode_audio(path).samples, decode_frames(path, 5.0, (112, 112)).pixels
-    other_sound, other_frames = decode_waveform(path), decode_video_frames(path, 5.0, (112, 112))
-    assert abs(len(sound) - len(other_sound)) < 1600 and frames.shape == other_frames.shape
+    images = [np.tile(np.roll(slope, 4 * i)[None, :, None], (180, 1, 3)) for i in range(50)]
+    write_video(path, images, 25, (0.3 * np.sin(1000 * times)).astype(np.float32), 16_000)
+    samples, frames = decode_audio(path).samples, decode_frames(path, 5.0, (112, 112)).pixels
+    other_samples, other_frames = decode_waveform(path), decode_video_frames(path, 5.0, (112, 112))
+    assert abs(len(samples) - len(other_samples)) < 1600 and frames.shape == other_frames.shape
     assert np.abs(frames.astype(int) - other_frames.astype(int)).mean() < 6
 
 

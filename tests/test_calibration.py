@@ -34,10 +34,10 @@ def test_the_planted_temperature_is_found(sharpness: float) -> None:
 
 
 def test_the_likelihood_is_the_best_of_a_grid() -> None:
-    said, truth = answers(500, 2.5)
-    best = fit_temperature(said, truth)
-    grid = [log_loss(truth, tempered(said, t), labels=range(4)) for t in np.linspace(0.2, 6, 200)]
-    assert log_loss(truth, tempered(said, best), labels=range(4)) <= min(grid) + 1e-5
+    predicted, truth = answers(500, 2.5)
+    best = fit_temperature(predicted, truth)
+    grid = [log_loss(truth, tempered(predicted, t), labels=range(4)) for t in np.linspace(0.2, 6, 200)]
+    assert log_loss(truth, tempered(predicted, best), labels=range(4)) <= min(grid) + 1e-5
 
 
 def test_probabilities_are_the_softmax_of_the_logits_over_the_temperature() -> None:
@@ -59,8 +59,8 @@ def test_no_temperature_changes_an_order(row: list[float], temperature: float) -
 def test_answers_without_an_error_are_as_sure_as_their_number_warrants(count: int) -> None:
     """A model that was right on all 8 utterances of a validation part was made to say 100 % of everything."""
     truth = np.arange(count) % 3
-    said = np.full((count, 3), 0.1) + 0.7 * np.eye(3)[truth]
-    sure = tempered(said, fit_temperature(said, truth)).max(1)
+    predicted = np.full((count, 3), 0.1) + 0.7 * np.eye(3)[truth]
+    sure = tempered(predicted, fit_temperature(predicted, truth)).max(1)
     assert sure == pytest.approx(np.full(count, 1 - 1 / (count + 2)), abs=2e-3)
 
 
@@ -68,18 +68,18 @@ def test_a_run_keeps_its_temperature_and_tells_what_it_does(trained: Path, made:
     run = read_run(trained)
     found = json.loads((trained / "metrics.json").read_text())["calibration"]
     data = made.data
-    result, said = evaluate.evaluate(run, data.part("valid"), data.store, data.media)
+    result, predicted = evaluate.evaluate(run, data.part("valid"), data.store, data.media)
     order = {name: i for i, name in enumerate(run.classes)}
     emotions = {row.id: str(row.emotion) for row in data.part("valid")}
-    truth = np.array([order[emotions[name]] for name in said.ids])
-    before = tempered(said.probabilities, 1 / run.temperature)
+    truth = np.array([order[emotions[name]] for name in predicted.ids])
+    before = tempered(predicted.probabilities, 1 / run.temperature)
     assert found["temperature"] == run.temperature == fit_temperature(before, truth)
     figures = result["calibration"]["nll"]
     assert figures["after"] == pytest.approx(result["nll"]) and figures["before"] == pytest.approx(
         log_loss(truth, before, labels=range(len(order))), abs=1e-6
     )
-    assert result["nll"] == pytest.approx(log_loss(truth, said.probabilities, labels=range(len(order))), abs=1e-6)
-    assert (before.argmax(1) == said.probabilities.argmax(1)).all()
+    assert result["nll"] == pytest.approx(log_loss(truth, predicted.probabilities, labels=range(len(order))), abs=1e-6)
+    assert (before.argmax(1) == predicted.probabilities.argmax(1)).all()
 
 
 @pytest.mark.parametrize("value", [0, -1, "hot", 1e6, None])

@@ -180,10 +180,10 @@ def test_several_processes_label_as_one_does(
     trained: Path, made: Any, tmp_path: Path, engine: str, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     """In the order of the files; a bad one is named at the end, and stops nobody."""
-    sounds = sorted({row.audio.path for row in made.data.part("test")})[:3]
-    files = [str(made.root / path) for path in sounds]
+    paths = sorted({row.audio.path for row in made.data.part("test")})[:3]
+    files = [str(made.root / path) for path in paths]
     files.insert(1, str(tmp_path / "bad.wav"))
-    (tmp_path / "bad.wav").write_text("no sound")
+    (tmp_path / "bad.wav").write_text("no audio")
     ask = ["predict", "--model", str(trained), *files, "--format", "json", "--device", "cpu"]
     assert main(ask) == 1
     alone = capsysbinary.readouterr()

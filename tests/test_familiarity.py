@@ -1,4 +1,4 @@
-"""How unlike its training data a model finds what it is given."""
+"""Out-of-distribution distances of utterances."""
 
 from pathlib import Path
 from typing import Any

@@ -52,10 +52,10 @@ def make_run(folder: Path, rows: Sequence[dict[str, str]], selected_on: str = "v
     digest = hash_of(parts, CLASSES, selected_on)
     protocol = Protocol("speaker-folds", 2, 5, CLASSES, parts, {}, True, [], digest, 0, selected_on).to_json()
     encoder = {"audio": {"name": "superb/hubert-base-superb-er", "saw_corpus": "no"}}
-    truth, said = [row["truth"] for row in rows], [row["predicted"] for row in rows]
+    truth, predicted = [row["truth"] for row in rows], [row["predicted"] for row in rows]
     p = np.array([[float(row[f"p_{name}"]) for name in CLASSES] for row in rows])
     groups, speakers = ([row[name] or None for row in rows] for name in ("dialogue", "speaker"))
-    figures = scores.score(truth, said, CLASSES, groups, p, speakers=speakers)
+    figures = scores.score(truth, predicted, CLASSES, groups, p, speakers=speakers)
     about = {"classes": CLASSES, "modalities": ["audio"], "encoders": encoder, "contaminated": [], "part": "test"}
     write_json(folder / "protocol.json", protocol)
     write_json(folder / "metrics.json", {**figures, **about, "subsets": {}, "protocol": protocol, **changed})
@@ -72,9 +72,9 @@ def make_run(folder: Path, rows: Sequence[dict[str, str]], selected_on: str = "v
 
 
 def make_corpus(folder: Path, rows: Sequence[dict[str, str]], text: str = "well") -> None:
-    """Write the manifest beside RUNs, with one sound file for all."""
-    sound = np.sin(np.arange(4 * media.SAMPLE_RATE) / 20).astype(np.float32)
-    media.write_audio(folder / "a b#1.wav", sound, media.SAMPLE_RATE)
+    """Write the manifest beside RUNs, with one audio file for all."""
+    samples = np.sin(np.arange(4 * media.SAMPLE_RATE) / 20).astype(np.float32)
+    media.write_audio(folder / "a b#1.wav", samples, media.SAMPLE_RATE)
     utterances = [
         Utterance(row["id"], "table", "test", audio=AudioSpan("a b#1.wav", 1.0, 2.5), text=text, language="en")
         for row in rows
@@ -103,8 +103,8 @@ def run(tmp_path: Path) -> Path:
 
 def test_the_figures_stand_with_both_intervals(run: Path) -> None:
     rows = answers(60, 0)
-    truth, said, speakers = ([row[name] for row in rows] for name in ("truth", "predicted", "speaker"))
-    found = scores.score(truth, said, CLASSES, [row["dialogue"] for row in rows], speakers=speakers)
+    truth, predicted, speakers = ([row[name] for row in rows] for name in ("truth", "predicted", "speaker"))
+    found = scores.score(truth, predicted, CLASSES, [row["dialogue"] for row in rows], speakers=speakers)
     bounds = found["interval"]["uar"]
     expected = [
         f"{100 * low:.1f} – {100 * high:.1f}" for low, high in (bounds["this_test_set"], bounds["new_speakers"])
@@ -116,8 +116,8 @@ def test_the_figures_stand_with_both_intervals(run: Path) -> None:
 def test_protocol_fold_and_hash_stand_on_the_page(run: Path) -> None:
     table = {row[0]: row[1:] for row in cells(page_of(run / "r.html", run)) if row}
     digest = json.loads((run / "protocol.json").read_text())["hash"]
-    said = "speaker-folds, fold 2 of 5, speakers disjoint, selected on valid"
-    assert (table["protocol"], table["its hash"]) == ([said], [digest])
+    described = "speaker-folds, fold 2 of 5, speakers disjoint, selected on valid"
+    assert (table["protocol"], table["its hash"]) == ([described], [digest])
 
 
 def test_what_chose_on_the_test_part_or_met_the_corpus_says_so_in_plain_sight(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_clip_that_is_gone_has_no_address(run: Path) -> None:
     assert data_of(page_of(run / "r.html", run))["files"] == [None]
 
 
-def test_sound_within_its_picture_is_played_once(run: Path) -> None:
+def test_audio_within_a_video_file_is_played_once(run: Path) -> None:
     rows = [
         Utterance(row["id"], "table", audio=AudioSpan("v.mp4", 0.0, 1.0), video=VideoSpan("v.mp4", 0.0, 1.0))
         for row in answers(60, 0)
@@ -195,7 +195,7 @@ def test_the_kept_epoch_is_the_best_of_the_history(run: Path) -> None:
     assert "the dotted line is the epoch that was kept, 2." in page_of(run / "r.html", run)
 
 
-def test_the_best_that_is_possible_stands_beside_the_subsets_of_a_generated_corpus(tmp_path: Path) -> None:
+def test_the_bayes_optimal_accuracy_stands_beside_the_subsets_of_a_generated_corpus(tmp_path: Path) -> None:
     rows = answers(12, 0)
     make_corpus(tmp_path, rows)
     write_json(tmp_path / "world.json", {"bayes": {"speaker_independent": {"audio": 0.875}, "speakers_shared": {}}})
@@ -235,9 +235,15 @@ def test_a_page_goes_with_the_run_that_it_shows(run: Path) -> None:
 def explain(run: Path, **changed: Any) -> None:
     figures = json.loads((run / "metrics.json").read_text())
     gates = {"utterances": 1, "by_layer": [0.25], "by_emotion": {"sad": 0.3}, "by_second": []}
-    said = {"u0": {"text_share": 0.125, "contribution": {"audio": 0.5, "video": -0.25}}}
-    told = {"split": "test", "protocol": figures["protocol"], "gates": gates, "utterances": said, "contributions": {}}
-    write_json(run / "explain.json", {**told, "margin": None, "shift": None, **changed})
+    utterances = {"u0": {"text_share": 0.125, "contribution": {"audio": 0.5, "video": -0.25}}}
+    explained = {
+        "split": "test",
+        "protocol": figures["protocol"],
+        "gates": gates,
+        "utterances": utterances,
+        "contributions": {},
+    }
+    write_json(run / "explain.json", {**explained, "margin": None, "shift": None, **changed})
 
 
 def test_gates_and_contributions_stand_beside_an_utterance(run: Path) -> None:
@@ -311,12 +317,12 @@ def test_the_verb_writes_the_page_into_the_run_and_not_over_another(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     codes = [main(["report", str(run), *rest]) for rest in ([], [], ["--out", str(run / "new" / "page.html")])]
-    said = capsys.readouterr().out.splitlines()
-    assert (codes, [Path(line).is_file() for line in said]) == ([0, 2, 0], [True, True])
+    printed = capsys.readouterr().out.splitlines()
+    assert (codes, [Path(line).is_file() for line in printed]) == ([0, 2, 0], [True, True])
 
 
 @pytest.mark.parametrize(
-    ("others", "said"),
+    ("others", "message"),
     [
         (["manifest.jsonl"], "expected one manifest or only RUN folders, found"),
         (["run"], "expected each RUN once"),
@@ -325,12 +331,12 @@ def test_the_verb_writes_the_page_into_the_run_and_not_over_another(
     ],
 )
 def test_what_cannot_be_side_by_side_is_refused(
-    run: Path, others: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    run: Path, others: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run.parent / "empty").mkdir()
     code = main(["report", str(run), *(name if name[0] == "-" else str(run.parent / name) for name in others)])
     error = capsys.readouterr().err
-    assert (code, said in error, error.count("\n"), (run / "report.html").exists()) == (2, True, 1, False)
+    assert (code, message in error, error.count("\n"), (run / "report.html").exists()) == (2, True, 1, False)
 
 
 # ---------------------------------------------------------------------- in a browser

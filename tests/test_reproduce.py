@@ -32,12 +32,12 @@ title: Mine
 corpus: table
 rows:
   - {name: other system, published: {accuracy: 50.0}}
-  - {name: sound, settings: {model.modalities: [audio]}, paper: {accuracy: 60.0}}
-  - {name: words, settings: {model.modalities: [text]}}
+  - {name: audio, settings: {model.modalities: [audio]}, paper: {accuracy: 60.0}}
+  - {name: text, settings: {model.modalities: [text]}}
   - {name: both, settings: {model.modalities: [audio, text]}, paper: {accuracy: 70.0, weighted_f1: 71.0}}
   - {name: not printed, settings: {model.modalities: [video]}, extra: true}
 claims:
-  - {better: both, than: sound}
+  - {better: both, than: audio}
 """
 QUICK = ["--train.epochs", "2", "--train.batch_size", "8", "--workers", "1"]
 
@@ -83,7 +83,7 @@ def rows_of(out: Path) -> dict[str, Any]:
 
 
 def test_every_row_of_a_table_is_trained_but_other_systems_and_unprinted_ones(done: Path) -> None:
-    assert {name for name, row in rows_of(done).items() if row["ours"]} == {"sound", "words", "both"}
+    assert {name for name, row in rows_of(done).items() if row["ours"]} == {"audio", "text", "both"}
 
 
 def test_the_mean_of_a_row_is_that_of_its_runs(done: Path) -> None:
@@ -98,11 +98,11 @@ def test_the_seeds_are_trained_apart(done: Path) -> None:
 
 
 def test_the_interval_of_a_row_is_that_of_the_counts_of_its_seeds(done: Path) -> None:
-    row = rows_of(done)["words"]
+    row = rows_of(done)["text"]
     counts = []
     for (name,) in row["runs"]:
-        said = list(csv.DictReader(io.StringIO((done / "runs" / name / "predictions.csv").read_text())))
-        truth, predicted, dialogues = ([each[key] for each in said] for key in ("truth", "predicted", "dialogue"))
+        lines = list(csv.DictReader(io.StringIO((done / "runs" / name / "predictions.csv").read_text())))
+        truth, predicted, dialogues = ([each[key] for each in lines] for key in ("truth", "predicted", "dialogue"))
         classes = json.loads((done / "runs" / name / "metrics.json").read_text())["classes"]
         counts.append(scores.confusions_by_group(truth, predicted, classes, dialogues))
     expected = scores.intervals(np.mean(counts, axis=0))["accuracy"]
@@ -124,8 +124,8 @@ def test_the_table_as_csv_has_percent_and_the_protocol(done: Path) -> None:
         (line["row"], line["figure"]): line
         for line in csv.DictReader(io.StringIO((done / "results-mine.csv").read_text()))
     }
-    ours, other = lines["sound", "accuracy"], lines["other system", "accuracy"]
-    mean = rows_of(done)["sound"]["ours"]["figures"]["accuracy"]["mean"]
+    ours, other = lines["audio", "accuracy"], lines["other system", "accuracy"]
+    mean = rows_of(done)["audio"]["ours"]["figures"]["accuracy"]["mean"]
     assert (float(ours["mean"]), ours["stated"], ours["protocol"], other["mean"]) == (
         pytest.approx(100 * mean, abs=0.01),
         "60.0",
@@ -137,7 +137,7 @@ def test_the_table_as_csv_has_percent_and_the_protocol(done: Path) -> None:
 def test_the_page_shows_stated_and_own_numbers(done: Path) -> None:
     page = (done / "results-mine.html").read_text()
     mean = rows_of(done)["both"]["ours"]["figures"]["accuracy"]["mean"]
-    assert f"{100 * mean:.2f} ±" in page and "70.00" in page and "both better than sound" in page
+    assert f"{100 * mean:.2f} ±" in page and "70.00" in page and "both better than audio" in page
 
 
 def test_controls_are_scored_on_the_same_test_part(done: Path) -> None:
@@ -167,14 +167,14 @@ def test_a_second_study_gives_the_same_bytes(corpus: Any, done: Path, tmp_path: 
 def test_a_run_that_fails_is_named_and_the_others_finish(
     corpus: Any, done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken = rows_of(done)["words"]["runs"][0][0]
+    broken = rows_of(done)["text"]["runs"][0][0]
     shutil.copytree(done, tmp_path / "out")
     shutil.rmtree(tmp_path / "out" / "runs" / broken)
     (tmp_path / "out" / "runs" / broken).mkdir()
     (tmp_path / "out" / "runs" / broken / "experiment.yaml").write_text("{")
     assert main(command(corpus, tmp_path / "out")) == 1
     rows = rows_of(tmp_path / "out")
-    assert (rows["words"]["ours"], rows["both"]["ours"] is None) == (None, False)
+    assert (rows["text"]["ours"], rows["both"]["ours"] is None) == (None, False)
     assert f"failed: {broken}: ConfigError" in capsys.readouterr().out
 
 
@@ -203,7 +203,7 @@ SLOW = [pytest.mark.slow]
 def test_a_damaged_training_is_made_again(corpus: Any, done: Path, tmp_path: Path, damage: str) -> None:
     """Rows of a shortened predictions.csv were pooled in silence."""
     shutil.copytree(done, tmp_path / "out")
-    name = rows_of(done)["words"]["runs"][0][0]
+    name = rows_of(done)["text"]["runs"][0][0]
     path = tmp_path / "out" / "runs" / name / "predictions.csv"
     whole = path.read_text()
     lines = whole.splitlines(keepends=True)

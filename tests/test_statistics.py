@@ -54,11 +54,11 @@ def test_single_utterances_give_the_binomial_interval():
     assert interval == pytest.approx([0.7 - half, 0.7 + half], abs=3e-3)
 
 
-def test_pooling_equal_tables_is_the_plain_bootstrap():
+def test_pooling_equal_tables_is_the_ordinary_bootstrap():
     tables = np.random.default_rng(1).integers(0, 3, (30, 3, 3))
     drawn = np.random.default_rng(2).integers(0, 30, (10_000, 30))
-    plain = np.quantile(figures(tables[drawn].sum(axis=1))["weighted_f1"], [0.025, 0.975])
-    assert cluster_bootstrap(tables, figures)["weighted_f1"] == pytest.approx(plain, abs=5e-3)
+    ordinary = np.quantile(figures(tables[drawn].sum(axis=1))["weighted_f1"], [0.025, 0.975])
+    assert cluster_bootstrap(tables, figures)["weighted_f1"] == pytest.approx(ordinary, abs=5e-3)
 
 
 def test_order_of_groups_changes_nothing():
@@ -106,7 +106,7 @@ def test_resampling_is_that_of_scipy():
     assert cluster_bootstrap(tables, figures)["accuracy"] == pytest.approx([theirs.low, theirs.high], abs=4e-3)
 
 
-def test_t_interval_of_equal_groups_is_the_plain_one_on_the_logit_scale():
+def test_t_interval_of_equal_groups_is_the_ordinary_one_on_the_logit_scale():
     tables = correlated_groups(np.random.default_rng(7), num_groups=12)
     shares = tables[:, 0, 0] / 20
     low, high = stats.ttest_1samp(shares, 0).confidence_interval()

@@ -62,8 +62,6 @@ def _measurer(side: str, name: str, job: Measurement) -> Callable[[bool], Turn]:
     # The counter does not work with weight norm in inference mode; the baseline has the same operations there.
     with counter if side == "baseline" or name.startswith("train") else nullcontext():
         work()
-    if job.device.startswith("cuda"):
-        work()  # recorded steps need a second pass
 
     def measure(wanted: bool) -> Turn:
         with _peak_memory() as peak:

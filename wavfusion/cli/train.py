@@ -73,7 +73,9 @@ def reproduce(
     seeds: Annotated[int, opt.option("trainings of each row and fold (default 3)", "N", opt.count(1))] = 3,
     preset: Preset = None,
     extra: Extra = False,
-    workers: Annotated[int | None, opt.option("trainings at once (default: one a core)", "N", opt.count(1))] = None,
+    workers: Annotated[
+        int | None, opt.option("trainings at once (default: one a core; one on a GPU)", "N", opt.count(1))
+    ] = None,
     smoke: Smoke = False,
     dry_run: DryRun = False,
     plain: opt.Plain = False,

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar, overload
 
 from wavfusion.corpora.scan import Looking, MediaFacts
@@ -111,6 +111,24 @@ def list_files(root: Path) -> list[str]:
             # Sorted and popped from the end, so that of two links to one folder the same one counts every time.
             pending += sorted((f"{path}/" for path, entry in visible if entry.is_dir()), reverse=True)
     return sorted(found)
+
+
+def path_below(name: str, *folders: PurePath) -> str:
+    """Return a path relative to the first of the folders that it lies in, with forward slashes.
+
+    Args:
+        name: in the notation of the system; a relative path is relative to the corpus.
+        folders: names of one folder.
+
+    Raises:
+        ValueError: the path leads outside; a link within may lead anywhere, as the user made it.
+    """
+    path = type(folders[0])(name)
+    if path.anchor:
+        path = next((path.relative_to(folder) for folder in folders if path.is_relative_to(folder)), path)
+    if path.anchor or ".." in path.parts or "\0" in name:
+        raise ValueError(f"expected a path inside {folders[0]}, found {name!r}")
+    return path.as_posix()
 
 
 def first_of_each(paths: Iterable[tuple[Key, str]]) -> dict[Key, str]:

@@ -19,6 +19,7 @@ from wavfusion.corpora.reading import (
     is_count,
     mark_missing,
     open_lines,
+    path_below,
 )
 from wavfusion.errors import ConfigError, CorpusError, nearest
 from wavfusion.manifest import CHANNELS, SPLITS, AudioSpan, Channel, Utterance, VideoSpan
@@ -264,13 +265,8 @@ def _find(folder: Path, name: str | None) -> str | None:
     """
     if name is None:
         return None
-    path = PurePosixPath(name)
-    if path.is_absolute():
-        inside = [base for base in (folder.absolute(), folder.resolve()) if path.is_relative_to(base.as_posix())]
-        path = path.relative_to(inside[0].as_posix()) if inside else path
-    if path.is_absolute() or ".." in path.parts or "\0" in name:
-        raise ValueError(f"expected a path inside {folder}, found {name!r}")
-    return path.as_posix() if os.path.isfile(folder / path) else None
+    path = path_below(name, folder, folder.absolute(), folder.resolve())
+    return path if os.path.isfile(folder / path) else None
 
 
 def _choice(cells: dict[str, str], column: str, choices: Iterable[str]) -> str | None:

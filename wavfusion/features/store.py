@@ -4,7 +4,6 @@ A shard is written beside its name, flushed and renamed, so one that is there is
 Every tensor carries a checksum. Several processes may write one store.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -12,11 +11,11 @@ import struct
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import BaseFileLock, FileLock
 from jaxtyping import Float16
 from safetensors import safe_open
 from safetensors.torch import save
@@ -167,12 +166,9 @@ class Store:
             self.failures[key] = reason
             append_line(self.folder / "failures.jsonl", {"key": key, "id": utterance, "reason": reason})
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold back every other writer; a kill frees it."""
-        with open(require_file(self.folder / ".lock"), "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+    def lock(self) -> BaseFileLock:
+        """Return the lock that excludes every other writer; the system frees it when its process ends."""
+        return FileLock(require_file(self.folder / ".lock"), poll_interval=0.01)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}

@@ -125,7 +125,7 @@ class EmotionRecognizer:
             runtime: of the fusion: `torch`, or `onnx` for the file that `export` has put into the RUN. The encoders
                 stay in torch.
             precision: `fp32`, or `bf16` for matrix multiplications of audio, text and fusion in bfloat16, which is
-                faster on newer CPUs and GPUs; probabilities differ by some thousandths
+                faster on newer CPUs and GPUs: probabilities differ by some thousandths
                 (docs/measurements/performance.md).
             fast: False for the encoders as they were loaded, without faster equal layers.
             asr: model of the speech recogniser that transcribes where no transcript is given (extra `[asr]`): a folder,

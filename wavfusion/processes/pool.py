@@ -95,7 +95,7 @@ class _Raised:
     error: Exception
 
 
-def _unpacked(outcome: _Done[Result] | _Raised | Lost) -> Result | Lost:
+def _unpacked(outcome: _Done[Any] | _Raised | Lost) -> Any:
     if isinstance(outcome, _Raised):
         raise outcome.error
     return outcome.result if isinstance(outcome, _Done) else outcome
@@ -107,8 +107,8 @@ class Worker(Generic[Item, Result]):
     Args:
         build: called once in the process, before its first item.
         threads: of torch, in the process.
-        preload: a module from whose loaded copy the process is forked, which saves the seconds of its imports. None,
-            and systems that cannot fork: the process starts from nothing.
+        preload: on Linux, a module that a server process loads and forks the process from, which saves the seconds of
+            its imports. None, and elsewhere: the process starts from nothing.
     """
 
     def __init__(self, build: Build[Item, Result], threads: int, preload: str | None = None) -> None:
@@ -142,8 +142,9 @@ class Worker(Generic[Item, Result]):
     def _send(self, item: Item) -> Any:
         if self._pipe is None:
             # Never a fork of this process: torch's threads do not survive one.
-            context = multiprocessing.get_context("forkserver" if self.preload and hasattr(os, "fork") else "spawn")
-            if self.preload:
+            forked = self.preload is not None and sys.platform == "linux"
+            context: Any = multiprocessing.get_context("forkserver" if forked else "spawn")
+            if forked:
                 context.set_forkserver_preload([self.preload])
             self._pipe, childs = context.Pipe()
             arguments = (childs, self.build, self.threads, logging.getLogger("wavfusion").level)

@@ -190,7 +190,7 @@ async def _content(value: str | UploadFile, name: str) -> bytes:
 
 async def _text(value: str | UploadFile, name: str) -> str:
     try:
-        return read_words(await _content(value, name))
+        return read_plain_text(await _content(value, name))
     except CorpusError as error:
         raise RefusedError(422, f"the field {name!r}: {error}") from None
 
