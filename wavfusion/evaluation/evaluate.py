@@ -248,7 +248,7 @@ def explain(
     training: Sequence[Utterance] = (),
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """Explain the parts of a RUN on labelled utterances (docs/explain.md).
+    """Explain the parts of a RUN on labelled utterances (docs/howto/explain.md).
 
     Args:
         trained: the RUN.
