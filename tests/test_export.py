@@ -17,13 +17,13 @@ from test_model import SUBSETS, build
 
 import wavfusion
 from wavfusion.cli.app import main
-from wavfusion.corpora.protocol import SAID
+from wavfusion.corpora.protocol import PROTOCOL_FIELDS
 from wavfusion.encoders.bundle import load_encoders
 from wavfusion.encoders.presets import PRESETS
 from wavfusion.errors import ConfigError
 from wavfusion.evaluation.inference import layer_shares
-from wavfusion.features import extract
 from wavfusion.features.dataset import model_config
+from wavfusion.features.describe import describe_features
 from wavfusion.files import write_json
 from wavfusion.model import WavFusion
 from wavfusion.model.config import MODALITIES, Switches
@@ -49,14 +49,14 @@ def write_run(folder: Path, **switches: Any) -> Path:
     sizes = {"fusion_layers": 1, "trainable_layers": 2, "margin_audio_layer": 11, "modality_dropout": 0.2}
     chosen = Switches(**sizes | switches)
     loaded = load_encoders("tiny", PRESETS["tiny"])
-    features = extract.describe_features(loaded, [10], ["last"])
+    features = describe_features(loaded, [10], ["last"])
     torch.manual_seed(len(switches))
     model = WavFusion(model_config(chosen, features, CLASSES))
     with torch.no_grad():
         for tensor in model.parameters():
             tensor.add_(0.1 * torch.randn_like(tensor))
     folder.mkdir(parents=True)
-    write_json(folder / "protocol.json", dict.fromkeys(SAID))
+    write_json(folder / "protocol.json", dict.fromkeys(PROTOCOL_FIELDS))
     write_model(Run(folder, model, features, "cached", PRIOR, {}, TEMPERATURE), loaded)
     return folder
 

@@ -200,6 +200,6 @@ def test_without_the_extra_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_nothing_of_it_is_loaded_unless_asked() -> None:
-    code = "import sys, wavfusion.predict; print('faster_whisper' in sys.modules)"
+    code = "import sys, wavfusion.prediction.recognizer; print('faster_whisper' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
     assert media.SAMPLE_RATE == 16_000  # what Whisper hears

@@ -1,4 +1,4 @@
-"""Speed and memory of this package against the baseline, in one run on generated data (docs/measurements/performance.md)."""
+"""Speed and memory against the baseline, in one run on generated data (docs/measurements/performance.md)."""
 
 import logging
 import statistics

@@ -133,7 +133,7 @@ def settings() -> list[str]:
     return list(_settings(Experiment))
 
 
-def _settings(kind: type, prefix: str = "") -> dict[str, Any]:
+def _settings(kind: Any, prefix: str = "") -> dict[str, Any]:
     """Types of all settings by dotted name."""
     found: dict[str, Any] = {}
     for name, hint in get_type_hints(kind).items():

@@ -15,17 +15,17 @@ from wavfusion.encoders.presets import PRECISIONS
 from wavfusion.errors import ConfigError, MediaError, nearest
 from wavfusion.evaluation import explain
 from wavfusion.evaluation.inference import BATCH, Classifier, Utterances, pick_device, subsets
+from wavfusion.features.batches import batched
 from wavfusion.features.clips import WINDOW
 from wavfusion.features.dataset import Sample
-from wavfusion.features.extract import batched
 from wavfusion.metrics.familiarity import WARN_SHARE
 from wavfusion.prediction.export import open_exported
 from wavfusion.prediction.models import default_model
 from wavfusion.prediction.windows import (
     Diagnostics,
     RecordingDecoder,
+    RecordingSource,
     RecordingWindow,
-    Source,
     WindowEncoder,
     cut_windows,
     open_source,
@@ -125,7 +125,8 @@ class EmotionRecognizer:
             runtime: of the fusion: `torch`, or `onnx` for the file that `export` has put into the RUN. The encoders
                 stay in torch.
             precision: `fp32`, or `bf16` for matrix multiplications of audio, text and fusion in bfloat16, which is
-                faster on newer CPUs and GPUs: probabilities differ by some thousandths (docs/measurements/performance.md).
+                faster on newer CPUs and GPUs: probabilities differ by some thousandths
+                (docs/measurements/performance.md).
             fast: False for the encoders as they were loaded, without faster equal layers.
             asr: model of the speech recogniser that transcribes where no transcript is given (extra `[asr]`): a folder,
                 or a name that faster-whisper knows; None = no text.
@@ -209,7 +210,7 @@ class EmotionRecognizer:
 
     def encode(
         self,
-        source: Source,
+        source: RecordingSource,
         transcript: str | None,
         segments: Sequence[Segment] | None,
         speakers: Speakers,
@@ -269,7 +270,7 @@ class EmotionRecognizer:
         if self.trained.familiarity is not None:
             diagnostics.distances += self.trained.familiarity.distances(vectors).tolist()
 
-    def report(self, source: Source, texts: Sequence[str | None], diagnostics: Diagnostics) -> None:
+    def report(self, source: RecordingSource, texts: Sequence[str | None], diagnostics: Diagnostics) -> None:
         """Warn of what is unusual in a recording.
 
         Args:
@@ -309,7 +310,7 @@ class EmotionRecognizer:
             )
 
 
-def _within(segments: Sequence[Segment], source: Source) -> list[Segment]:
+def _within(segments: Sequence[Segment], source: RecordingSource) -> list[Segment]:
     """Leave out segments that start after the recording has ended, and cut off what lasts longer."""
     length = source.length
     kept = [replace(each, end=min(each.end, length)) for each in segments if each.start < length or length == 0]

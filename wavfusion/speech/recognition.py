@@ -100,10 +100,9 @@ def _require_files(folder: Path) -> None:
         raise ConfigError(f"{expected}, found a file")
     lacking = [name for name in FILES if folder.is_dir() and not (folder / name).is_file()]
     if lacking:
-        is_transformers = any(folder.glob("*.safetensors")) or (folder / "pytorch_model.bin").is_file()
-        hint = (
-            "; it looks like one of transformers, which ct2-transformers-converter converts" if is_transformers else ""
-        )
+        hint = ""
+        if any(folder.glob("*.safetensors")) or (folder / "pytorch_model.bin").is_file():
+            hint = "; it looks like one of transformers, which ct2-transformers-converter converts"
         raise ConfigError(f"{expected}, found no {' and no '.join(lacking)}{hint}")
 
 

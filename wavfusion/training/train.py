@@ -35,9 +35,9 @@ from wavfusion.evaluation import evaluate as scoring
 from wavfusion.evaluation.inference import Utterances, classify, subsets
 from wavfusion.experiments.experiment import Experiment, Training
 from wavfusion.fast.network import accelerate
-from wavfusion.features.clips import FeatureSet, Media
+from wavfusion.features.clips import Media
 from wavfusion.features.dataset import Features, choose_features, model_config
-from wavfusion.features.store import Store
+from wavfusion.features.store import FeatureSet, Store
 from wavfusion.manifest import Corpus, Utterance
 from wavfusion.metrics import familiarity
 from wavfusion.metrics.calibration import fit_temperature
@@ -165,8 +165,8 @@ def _start(out: Path, experiment: Experiment, data: Data, resume: bool, force: b
     if processes.is_main_process:
         if force:
             remove_run(out)
-        places = {"manifest_path": data.manifest_path, "store": data.store.folder}
-        write_origin(out, experiment, data.protocol, data.utterances, num_processes=num_processes(), **places)
+        places = data.manifest_path, data.store.folder
+        write_origin(out, experiment, data.protocol, data.utterances, *places, num_processes())
         checkpoint = checkpoints.newest(out) if resume else None
     return broadcast_object_list([checkpoint])[0]
 
