@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from wavfusion.errors import ConfigError, nearest
-from wavfusion.files import NonEmpty, Constraint, read_yaml, validated
+from wavfusion.files import Constraint, NonEmpty, read_yaml, validated
 
 Precision = Literal["fp32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
