@@ -1,4 +1,4 @@
-"""Presets: which three encoders are used and how they are run, shipped or read from a YAML file (docs/store.md)."""
+"""Presets: three encoders and how they are run, shipped or from a YAML file (docs/howto/add_encoder.md)."""
 
 from dataclasses import dataclass
 from pathlib import Path
