@@ -91,7 +91,7 @@ def media_facts(manifest: Path, root: Path, rows: Sequence["Utterance"]) -> Mapp
     from wavfusion.corpora.scan import Scan
 
     paths = (span.path for row in rows for span in (row.audio, row.video) if span)
-    return Scan(root, manifest.with_name("media.jsonl"), sys.stderr.isatty()).look(paths)
+    return Scan(root, manifest.with_name("media.jsonl"), sys.stderr.isatty()).probe(paths)
 
 
 Clips = Annotated[int | None, opt.option("of all parts together (default 1100: 800,100,200)", "N", opt.count(6))]
