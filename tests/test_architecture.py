@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 import wavfusion
+from wavfusion import manifest
 from wavfusion.cli.app import main
 from wavfusion.experiments import experiment
+from wavfusion.model import config
 
 PACKAGE = Path(wavfusion.__file__).parent
 VERBS = ["demo", "prepare", "extract", "train", "evaluate", "predict", "export", "lookalike"]
@@ -66,6 +68,11 @@ def test_the_rest_works_without_its_leaves():
         "from wavfusion import corpora; print('here')"
     )
     assert done.stdout == "here\n"
+
+
+def test_the_model_s_modalities_are_those_of_the_manifest():
+    """`model/` may not import the manifest, so it names them itself."""
+    assert tuple(config.MODALITIES) == manifest.MODALITIES
 
 
 def test_help_of_the_whole_names_every_verb():

@@ -10,17 +10,8 @@ from hypothesis import strategies as st
 
 from wavfusion import media as media_files
 from wavfusion.errors import CorpusError
-from wavfusion.features.clips import (
-    FeatureSet,
-    Media,
-    Medium,
-    Window,
-    examine,
-    plan_windows,
-    read_feature_sets,
-    windows,
-)
-from wavfusion.features.store import Store
+from wavfusion.features.clips import Media, Medium, Window, examine, plan_windows, windows
+from wavfusion.features.store import FeatureSet, Store, read_feature_sets
 from wavfusion.manifest import AudioSpan, Utterance, VideoSpan
 
 WANTED = FeatureSet(

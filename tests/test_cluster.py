@@ -167,7 +167,7 @@ def test_several_processes_store_the_features_that_one_does(
     first = extract.extract(rows, about, one, made.encoders, workers=1)
     caplog.set_level("INFO")
     second = extract.extract(rows, about, several, made.encoders, workers=2, engine=engine)
-    assert "extract: 24 of 24 clips" in caplog.text
+    assert "extract: 24 of 24 utterances" in caplog.text
     assert (second.wanted, second.made, second.bad) == (first.wanted, first.made, [])
     assert set(one.keys()) == set(several.keys())
     assert max(float((one.read(key).float() - several.read(key).float()).abs().max()) for key in one.keys()) < 5e-3

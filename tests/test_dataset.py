@@ -9,18 +9,9 @@ from hypothesis import strategies as st
 
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.features import dataset
+from wavfusion.features.batches import LengthBatches, collate, model_inputs
 from wavfusion.features.clips import Media
-from wavfusion.features.dataset import (
-    Features,
-    LengthBatches,
-    Sample,
-    SampleOrigin,
-    choose_features,
-    collate,
-    model_config,
-    model_inputs,
-    window_text,
-)
+from wavfusion.features.dataset import Features, Sample, SampleOrigin, choose_features, model_config, window_text
 from wavfusion.features.store import Store
 from wavfusion.manifest import Utterance
 from wavfusion.model.config import Switches
@@ -144,6 +135,21 @@ def test_class_counts_add_up_to_the_labelled_windows(features: Any, made: Any) -
 def test_a_live_sample_holds_the_waveform_instead_of_features(features: Any) -> None:
     found = features(live=True)[0]
     assert found.audio is None and len(found.waveform) == pytest.approx(round(features().lengths()[0] * 16_000), abs=2)
+
+
+def test_waveforms_that_live_training_keeps_are_bounded(features: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every waveform was kept, so that memory grew with the corpus."""
+    kept = features(live=True)
+    unbounded = [kept[i].waveform for i in range(len(kept))]
+    monkeypatch.setattr(dataset, "LIVE_BYTES", 60_000)
+    bounded = features(live=True)
+    again = [bounded[i].waveform for _ in range(2) for i in range(len(bounded))]
+    assert all(map(same_waveform, again, 2 * unbounded))
+    assert 0 < sum(x.nbytes for x in bounded._waveforms.values() if x is not None) <= 60_000
+
+
+def same_waveform(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
+    return one is other if one is None or other is None else torch.equal(one, other)
 
 
 def test_a_training_utterance_without_any_modality_is_left_out(features: Any, made: Any) -> None:

@@ -22,7 +22,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
 from wavfusion.errors import ConfigError
-from wavfusion.features.dataset import LengthBatches, Sample, SampleOrigin, add_absent_modalities, collate, model_inputs
+from wavfusion.features.batches import LengthBatches, add_absent_modalities, collate, model_inputs
+from wavfusion.features.dataset import Sample, SampleOrigin
 from wavfusion.model import WavFusion, WavFusionConfig
 from wavfusion.model.sequence import MaskedBatchNorm
 from wavfusion.training import train

@@ -30,7 +30,8 @@ from wavfusion.evaluation.explain import (
     window_parts,
 )
 from wavfusion.evaluation.inference import Utterances, classify, classify_subsets, subsets
-from wavfusion.features.dataset import Sample, SampleOrigin, collate, model_inputs
+from wavfusion.features.batches import collate, model_inputs
+from wavfusion.features.dataset import Sample, SampleOrigin
 from wavfusion.model import WavFusion, WavFusionConfig
 from wavfusion.model.wavfusion import WavFusionOutput
 from wavfusion.prediction import timeline

@@ -22,8 +22,8 @@ from wavfusion.encoders.bundle import load_encoders
 from wavfusion.encoders.presets import PRESETS
 from wavfusion.errors import ConfigError
 from wavfusion.evaluation.inference import layer_shares
-from wavfusion.features import extract
 from wavfusion.features.dataset import model_config
+from wavfusion.features.describe import describe_features
 from wavfusion.files import write_json
 from wavfusion.model import WavFusion
 from wavfusion.model.config import MODALITIES, Switches
@@ -49,7 +49,7 @@ def write_run(folder: Path, **switches: Any) -> Path:
     sizes = {"fusion_layers": 1, "trainable_layers": 2, "margin_audio_layer": 11, "modality_dropout": 0.2}
     chosen = Switches(**sizes | switches)
     loaded = load_encoders("tiny", PRESETS["tiny"])
-    features = extract.describe_features(loaded, [10], ["last"])
+    features = describe_features(loaded, [10], ["last"])
     torch.manual_seed(len(switches))
     model = WavFusion(model_config(chosen, features, CLASSES))
     with torch.no_grad():

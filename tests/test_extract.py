@@ -23,9 +23,12 @@ from wavfusion.encoders.presets import PRESETS
 from wavfusion.encoders.text import MAX_TOKENS
 from wavfusion.encoders.video import VideoEncoder
 from wavfusion.errors import ConfigError
-from wavfusion.features.clips import Clip, FeatureSet, Media, Window, plan_windows, read_feature_sets
-from wavfusion.features.extract import Decoded, _told, audio_batches, batched, decode, extract, merge
-from wavfusion.features.store import Store
+from wavfusion.features.batches import batched
+from wavfusion.features.clips import Media, plan_windows
+from wavfusion.features.decode import decode
+from wavfusion.features.encode import Chunk, audio_batches
+from wavfusion.features.extract import _reported, extract
+from wavfusion.features.store import FeatureSet, Store, merge_feature_sets, read_feature_sets
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
 from wavfusion.runs.folder import read_run
 
@@ -135,7 +138,7 @@ def test_every_modality_of_every_row_is_stored(small, root, encoders):
 
 def test_threads_that_encode_side_by_side_store_what_one_does(root, encoders, monkeypatch):
     """Encoders keep their outputs in hooks: two threads on one of them would have taken each other's."""
-    monkeypatch.setattr("wavfusion.features.extract.CLIPS_AT_ONCE", 1)
+    monkeypatch.setattr("wavfusion.features.plan.CLIPS_AT_ONCE", 1)
     for number in range(12):
         write_wav(root / f"{number}.wav", sound(0.2 + 0.1 * number, 200 + 20 * number))
     rows = [Utterance(str(n), "table", audio=AudioSpan(f"{n}.wav"), text=TEXTS[n % 3]) for n in range(12)]
@@ -202,6 +205,13 @@ def test_a_file_that_changes_during_extraction_is_not_stored_as_the_old_one(smal
     write_wav(root / "b.wav", sound(0.3, 310))
     decoded = decode(clip, store, known, encoders)
     assert decoded.samples is None and "changed while it was read" in decoded.errors["audio"]
+
+
+def test_a_file_of_several_utterances_is_hashed_once(root, encoders):
+    write_wav(root / "a.wav", sound(2.0))
+    rows = [Utterance(str(i), "table", audio=AudioSpan("a.wav", i / 10, i / 10 + 0.2)) for i in range(12)]
+    store, summary = run(rows, root, encoders)
+    assert (summary.made["audio"], len(list(store.files()))) == (12, 1)
 
 
 def test_a_renamed_file_is_not_encoded_again(small, root, encoders):
@@ -282,12 +292,12 @@ def test_without_a_bar_a_line_tells_how_far_it_is(small, root, encoders, caplog,
     """Without a terminal hours passed in silence."""
     with caplog.at_level("INFO"):
         run(small, root, encoders, progress=bar)
-    assert ("extract: 3 of 3 clips" in caplog.messages) != bar
+    assert ("extract: 4 of 4 utterances" in caplog.messages) != bar
 
 
-def test_a_line_is_logged_every_tenth_of_the_clips(caplog):
+def test_a_line_is_logged_every_tenth_of_the_utterances(caplog):
     with caplog.at_level("INFO"):
-        list(_told([({}, [Decoded(Clip("a", Window(0.0, 1.0)))])] * 100, lambda each: len(each[1]), 100, False))
+        list(_reported([Chunk([], 1)] * 100, lambda each: each.utterances, 100, False))
     assert len(caplog.messages) == 10
 
 
@@ -327,18 +337,18 @@ def test_layers_of_the_same_encoder_are_joined_and_of_another_forgotten():
     old = features_of(audio={"fingerprint": "one"}, audio_layers=[8])
     same = features_of(audio={"fingerprint": "one"}, audio_layers=[9])
     other = features_of(audio={"fingerprint": "two"}, audio_layers=[9])
-    assert [merge(old, new).audio_layers for new in (same, other)] == [[8, 9], [9]]
+    assert [merge_feature_sets(old, new).audio_layers for new in (same, other)] == [[8, 9], [9]]
 
 
 def test_a_preset_without_sound_keeps_what_is_known_of_sound():
     old = features_of(audio={"fingerprint": "one"}, audio_layers=[8])
-    joined = merge(old, features_of(text={"fingerprint": "two"}, text_layers=["last"]))
+    joined = merge_feature_sets(old, features_of(text={"fingerprint": "two"}, text_layers=["last"]))
     assert (joined.audio, joined.audio_layers, joined.text_layers) == ({"fingerprint": "one"}, [8], ["last"])
 
 
 def test_one_name_holds_one_precision():
     with pytest.raises(ConfigError, match="features of precision 'fp32' under it where precision 'bf16' is wanted"):
-        merge(features_of(), features_of(precision="bf16"))
+        merge_feature_sets(features_of(), features_of(precision="bf16"))
 
 
 # ---------------------------------------------------------------------- damaged stores
@@ -439,6 +449,15 @@ def test_absurd_samples_cost_only_their_own_file(root, encoders):
     plant_hostile(root)
     _, summary = run(hostile_rows(["huge.wav", "good.wav"]), root, encoders)
     assert summary.made["audio"] >= 1 and {name for name, _, _ in summary.bad} <= {"huge.wav"}
+
+
+def test_bad_packets_of_all_windows_of_an_utterance_are_counted(root, encoders):
+    """Those of a later window overwrote those of the earlier ones."""
+    samples = sound(20.0)
+    samples[[16_000, 17 * 16_000]] = np.nan
+    write_float_wav(root / "long.wav", samples)
+    _, summary = run([Utterance("long", "table", audio=AudioSpan("long.wav"))], root, encoders)
+    assert summary.made["audio"] == 2 and summary.bad_packets == {"long": 2}
 
 
 def test_why_features_are_missing_is_kept_in_the_store(root, encoders):

@@ -24,9 +24,9 @@ from wavfusion.encoders.presets import PRESETS
 from wavfusion.errors import ConfigError
 from wavfusion.evaluation import evaluate, inference
 from wavfusion.experiments import experiment
-from wavfusion.features.clips import FeatureSet, Medium, plan_windows, read_feature_sets
-from wavfusion.features.extract import Summary, extract, merge
-from wavfusion.features.store import Store
+from wavfusion.features.clips import Medium, plan_windows
+from wavfusion.features.extract import Summary, extract
+from wavfusion.features.store import FeatureSet, Store, merge_feature_sets, read_feature_sets
 from wavfusion.manifest import Utterance, VideoSpan
 from wavfusion.media import faces
 from wavfusion.media.faces import Face, FaceTrack
@@ -79,10 +79,10 @@ def beside(left: Path, right: Path, sound: Path | None, out: Path) -> Path:
     return out
 
 
-def centre(seen: faces.Sighting) -> float:
+def centre(seen: faces.SpeakerFace) -> float:
     """Where the crops lie, from left 0 to right 1."""
-    assert seen.parts is not None
-    return float(np.mean([(left + right) / 2 for left, _, right, _ in seen.parts]))
+    assert seen.regions is not None
+    return float(np.mean([(left + right) / 2 for left, _, right, _ in seen.regions]))
 
 
 @real
@@ -102,7 +102,7 @@ def test_however_short_a_stretch_of_two_is_each_picture_has_its_part(
     """One too short for the encoder's rate has a picture all the same, but none of the quicker rate's lies there."""
     path = beside(grid("bbaf2n"), grid("lbbc2a"), grid("bbaf2n"), tmp_path / "two.mkv")
     seen = faces.detect_faces(path, 5.0, 1.0, 1.0 + seconds)
-    assert seen.parts is not None and len(seen.parts) == pictures
+    assert seen.regions is not None and len(seen.regions) == pictures
 
 
 @real
@@ -133,10 +133,10 @@ def test_the_manifest_s_crop_is_where_the_face_is_looked_for(tmp_path: Path) -> 
     path = beside(grid("bbaf2n"), grid("lbbc2a"), grid("bbaf2n"), tmp_path / "two.mkv")
     crop = [360, 0, 720, 288]
     cropped = media.decode_frames(
-        path, 5.0, (96, 96), crop=crop, regions=faces.detect_faces(path, 5.0, crop=crop).parts
+        path, 5.0, (96, 96), crop=crop, regions=faces.detect_faces(path, 5.0, crop=crop).regions
     ).pixels
     alone = media.decode_frames(
-        grid("lbbc2a"), 5.0, (96, 96), regions=faces.detect_faces(grid("lbbc2a"), 5.0).parts
+        grid("lbbc2a"), 5.0, (96, 96), regions=faces.detect_faces(grid("lbbc2a"), 5.0).regions
     ).pixels
     assert np.abs(cropped.astype(float) - alone).mean() < 12  # written anew, and cut out a pixel beside
 
@@ -251,29 +251,29 @@ def moving() -> tuple[np.ndarray, np.ndarray]:
 
 def test_a_mouth_is_measured_apart_from_its_head(moving: tuple[np.ndarray, np.ndarray]) -> None:
     openness, shift = moving
-    found = faces.opening(talking(openness, shift))
+    found = faces.mouth_opening(talking(openness, shift))
     assert np.corrcoef(found, openness)[0, 1] > 0.95 and abs(np.corrcoef(found, shift)[0, 1]) < 0.3
 
 
 def test_a_mouth_is_like_its_own_sound(moving: tuple[np.ndarray, np.ndarray]) -> None:
-    own, other = (faces.likeness(moving[0], sound, 25.0) for sound in moving)
+    own, other = (faces.mouth_correlation(moving[0], sound, 25.0) for sound in moving)
     assert own == pytest.approx(math.sqrt(75)) and other < own / 2
 
 
 def test_a_mouth_that_never_moves_is_like_no_sound(moving: tuple[np.ndarray, np.ndarray]) -> None:
-    assert faces.likeness(np.zeros(75), moving[0], 25.0) == 0.0
+    assert faces.mouth_correlation(np.zeros(75), moving[0], 25.0) == 0.0
 
 
 @pytest.mark.parametrize("count", [0, 1, 4])
 def test_nothing_is_told_from_a_moment(count: int) -> None:
-    assert faces.likeness(np.arange(count, dtype=float), np.arange(count, dtype=float), 25.0) == 0.0
+    assert faces.mouth_correlation(np.arange(count, dtype=float), np.arange(count, dtype=float), 25.0) == 0.0
 
 
 # ---------------------------------------------------------------------- what a recording is told to be
 
 
 def complaints(*windows: tuple[float, float]) -> list[str]:
-    sight = faces.Sight()
+    sight = faces.FaceCoverage()
     for seconds, share in windows:
         sight.add(seconds, share)
     return list(sight.complaints())
@@ -285,7 +285,7 @@ def test_a_recording_with_faces_has_no_complaint() -> None:
 
 def test_a_recording_with_few_faces_has_its_share() -> None:
     (said,) = complaints((15.0, 0.3), (5.0, 0.0))
-    assert "a face was found in 22% of its pictures" in said
+    assert "a face was found in 22% of its frames" in said
 
 
 def test_without_opencv_the_command_that_installs_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,7 +318,7 @@ def test_the_key_of_frames_is_what_it_was_without_faces() -> None:
 
 def test_one_name_holds_one_view() -> None:
     with pytest.raises(ConfigError, match="preset 'x': expected a name of its own in this store, found features of v"):
-        merge(features("frame"), features("face", detector="1"))
+        merge_feature_sets(features("frame"), features("face", detector="1"))
 
 
 # ---------------------------------------------------------------------- stored, trained on, called
@@ -430,7 +430,7 @@ def test_a_file_is_called_as_its_stored_faces_are(corpus: Path, stored: Path, tr
 
 def test_a_recording_without_faces_is_warned_of_once(trained: Path, caplog: pytest.LogCaptureFixture) -> None:
     EmotionRecognizer.from_pretrained(trained).predict(DATA / "misc" / "no_face.mp4")
-    assert sum("a face was found in 0% of its pictures" in message for message in caplog.messages) == 1
+    assert sum("a face was found in 0% of its frames" in message for message in caplog.messages) == 1
 
 
 def test_a_recording_with_a_face_is_not(trained: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -472,7 +472,7 @@ def test_the_view_changes_the_features(stored: Path) -> None:
 def test_a_picture_is_encoded_as_its_cut_out_square_is(stored: Path, corpus: Path) -> None:
     loaded = load_encoders("tiny", PRESETS["tiny"], ["video"], "face")
     path, size = GRID[0], loaded.video.size
-    parts = faces.detect_faces(path, 5.0, 0.5, 2.0).parts
+    parts = faces.detect_faces(path, 5.0, 0.5, 2.0).regions
     frames = media.decode_frames(path, 5.0, size, 0.5, 2.0, None, loaded.video.interpolation, parts).pixels
     direct = loaded.video.encode(frames).half()
     rows = [row for row in manifest.read(corpus) if row.id == path.stem]

@@ -171,8 +171,8 @@ def test_one_switch_turns_every_fast_path_off(trained, made, tmp_path, monkeypat
         "wavfusion.fast.dropout.noise": "masks",
         "wavfusion.fast.attention.attend": "attention",
         "wavfusion.fast.margin.sorted_hinge_sums": "triplets",
-        "wavfusion.features.extract._encode_ahead": "ahead",
-        "wavfusion.features.extract.threads": "threads",
+        "wavfusion.features.extract.encode_ahead": "ahead",
+        "wavfusion.features.encode.threads": "threads",
         "wavfusion.media.decoder.TrackReader._is_needed": "pictures",
     }
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
@@ -194,14 +194,14 @@ def test_without_the_switch_the_fast_paths_are_used(trained, made, tmp_path, mon
     """The test above would pass, did its names watch nothing."""
     watched = {
         "extract": [
-            "wavfusion.features.extract._encode_ahead",
-            "wavfusion.features.extract.threads",
+            "wavfusion.features.extract.encode_ahead",
+            "wavfusion.features.encode.threads",
             "wavfusion.media.decoder.TrackReader._is_needed",
         ],
         "predict": [
             "wavfusion.fast.encoders.FourierConv.forward",
             "wavfusion.fast.encoders.WindowConvs.forward",
-            "wavfusion.features.extract.threads",
+            "wavfusion.prediction.windows.threads",
             "wavfusion.media.decoder.TrackReader._is_needed",
         ],
         "train": [

@@ -24,8 +24,8 @@ from torch import nn
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.evaluation import evaluate
 from wavfusion.experiments import experiment
-from wavfusion.features.clips import FeatureSet
 from wavfusion.features.dataset import choose_features, model_config
+from wavfusion.features.store import FeatureSet
 from wavfusion.model.config import Switches
 from wavfusion.prediction.recognizer import EmotionRecognizer
 from wavfusion.runs.folder import read_run
@@ -398,6 +398,15 @@ def test_a_run_is_not_resumed_under_another_experiment(again: Path, made: Any, s
     with pytest.raises(ConfigError, match=r"train\.epochs 7 where it was 5"):
         setting = short(model__modality_dropout=0.2, model__time_mask=0.05, train__epochs=7)
         train.train(setting, made.data, again, resume=True)
+
+
+def test_a_run_of_an_older_version_with_a_retired_setting_is_resumed(again: Path, made: Any, short: Any) -> None:
+    """`train.recorded` stood in every RUN of the version that could record steps on a GPU."""
+    text, setting = (again / "experiment.yaml").read_text(), short(model__modality_dropout=0.2, model__time_mask=0.05)
+    (again / "experiment.yaml").write_text(text.replace("  resident: null\n", "  resident: null\n  recorded: false\n"))
+    (again / "model.safetensors").unlink()
+    train.train(setting, made.data, again, resume=True)
+    assert (again / "experiment.yaml").read_text() == text and (again / "model.safetensors").exists()
 
 
 def test_resume_together_with_force_is_refused(again: Path, made: Any, short: Any) -> None:

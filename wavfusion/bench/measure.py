@@ -56,7 +56,7 @@ def useful_work(name: str, job: Measurement) -> tuple[int, float]:
 
 
 def _measurer(side: str, name: str, job: Measurement) -> Callable[[bool], Timing]:
-    """Make a side ready, warm it and count its operations; gives what measures it if asked to."""
+    """Make a side ready, warm it and count its operations; gives what measures it if wanted."""
     work = sides.SIDES[side][name](job)
     counter = FlopCounterMode(display=False)
     # The counter does not work with weight norm in inference mode; the baseline has the same operations there.

@@ -17,10 +17,11 @@ from wavfusion.encoders.bundle import Encoders
 from wavfusion.encoders.presets import PRESETS
 from wavfusion.experiments import experiment
 from wavfusion.fast.network import accelerate
-from wavfusion.features.clips import FeatureSet, Media
-from wavfusion.features.dataset import Features, LengthBatches, choose_features, collate, model_config, model_inputs
-from wavfusion.features.extract import batched, describe_features
-from wavfusion.features.store import Store
+from wavfusion.features.batches import LengthBatches, batched, collate, model_inputs
+from wavfusion.features.clips import Media
+from wavfusion.features.dataset import Features, choose_features, model_config
+from wavfusion.features.describe import describe_features
+from wavfusion.features.store import FeatureSet, Store
 from wavfusion.manifest import Utterance
 from wavfusion.model.config import WavFusionConfig
 from wavfusion.model.wavfusion import WavFusion

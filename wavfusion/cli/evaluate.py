@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 Emotions = Annotated[
     Mapping[str, str] | None,
     opt.option(
-        "names of the corpus's emotions in the RUN",
+        "the corpus's emotions in the RUN's names",
         "joy=happy,...",
         opt.pairs("joy=happy,...", "emotion of the corpus"),
     ),

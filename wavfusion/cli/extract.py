@@ -21,12 +21,8 @@ Layers = Annotated[
     opt.option("audio layers to keep, such as 8,9,10 (default 9)", "9", opt.numbers("9 or 8,9,10")),
 ]
 TextLayers = Annotated[str | None, opt.choice("of the text encoder (default last)", "last", "all")]
-View = Annotated[
-    str | None, opt.choice("encode the whole frame, or the speaker's face (default frame)", "frame", "face")
-]
-Workers = Annotated[
-    int | None, opt.option("threads that decode, or processes (default: one a core)", "N", opt.count(1))
-]
+View = Annotated[str | None, opt.choice("encode whole frames, or the speaker's face (default frame)", "frame", "face")]
+Workers = Annotated[int | None, opt.option("decoding threads, or processes (default: one a core)", "N", opt.count(1))]
 Engine = Annotated[
     str | None,
     opt.choice(

@@ -44,13 +44,8 @@ Out = Annotated[
         opt.path,
     ),
 ]
-Workers = Annotated[
-    int,
-    opt.option("processes that label recordings in parallel, each with its own model (default 1)", "N", opt.count(1)),
-]
-Engine = Annotated[
-    str, opt.choice("where several run: on this machine, or on a cluster (extra [ray])", "processes", "ray")
-]
+Workers = Annotated[int, opt.option("parallel processes, each with its own model (default 1)", "N", opt.count(1))]
+Engine = Annotated[str, opt.choice("where several run: here, or on a cluster (extra [ray])", "processes", "ray")]
 
 
 @dataclass(frozen=True)

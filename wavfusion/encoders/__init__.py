@@ -1,11 +1,16 @@
 """The three frozen encoders: audio, text or frames of one utterance in, features (time, width) out (eq. 1, 5 and 7).
 
 Given a preset (hub ids, local folders or `tiny`), it loads the encoders and tells them apart by fingerprints; features
-never depend on what else is in a batch. It may import `experiments` (YAML), `model` and what lies below.
+never depend on what else is in a batch. It may import `fast`, `media`, `model` and what lies below.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for tools that read the code; at run time the names are loaded on first use
+    from wavfusion.encoders.audio import load_audio
+    from wavfusion.encoders.text import load_text
+    from wavfusion.encoders.video import load_video
 
 _FILES = {"load_audio": "audio", "load_text": "text", "load_video": "video"}
 __all__ = ["load_audio", "load_text", "load_video"]

@@ -1,16 +1,15 @@
-"""Presets: which three encoders are used and how they are run, shipped or read from a YAML file (docs/store.md)."""
+"""Presets: three encoders and how they are run, shipped or from a YAML file (docs/howto/add_encoder.md)."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal, get_args
 
 from wavfusion.errors import ConfigError, nearest
-from wavfusion.files import read_yaml
-from wavfusion.manifest import MODALITIES
+from wavfusion.files import Constraint, NonEmpty, read_yaml, validated
 
-MAX_FRAME_RATE = 100.0  # frames per second; more is no recording of people
-PRECISIONS = ("fp32", "bf16")
+Precision = Literal["fp32", "bf16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+LearningRate = Annotated[float, Constraint("a learning rate, 0 or more", lambda value: value >= 0)]
 
 
 @dataclass(frozen=True)
@@ -26,22 +25,13 @@ class Preset:
             GPUs and newer CPUs (video features would suffer). Such features have keys of their own.
     """
 
-    audio: str
-    text: str
-    video: str
-    frame_rate: float = 5.0
-    pretrained_rate: float = 3e-5
-    new_rate: float = 1e-4
-    precision: str = "fp32"
-
-    def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"precision: found {self.precision!r}; {nearest(str(self.precision), PRECISIONS)}")
-        if not 0 < self.frame_rate <= MAX_FRAME_RATE:
-            raise ConfigError(f"frame_rate: expected above 0 to {MAX_FRAME_RATE} a second, found {self.frame_rate}")
-        for name in ("pretrained_rate", "new_rate"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name}: expected 0 or more, found {getattr(self, name)}")
+    audio: NonEmpty
+    text: NonEmpty
+    video: NonEmpty
+    frame_rate: Annotated[float, Constraint("frames per second, above 0 to 100", lambda value: 0 < value <= 100)] = 5.0
+    pretrained_rate: LearningRate = 3e-5
+    new_rate: LearningRate = 1e-4
+    precision: Precision = "fp32"
 
 
 PRESETS = {
@@ -61,21 +51,4 @@ def read_preset(name: str) -> Preset:
     path = Path(name)
     if not path.is_file():
         raise ConfigError(f"preset {name!r}: expected a file or a shipped name; {nearest(name, PRESETS)}")
-    values, known = read_yaml(path), Preset.__dataclass_fields__
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"{path}: {key!r} is no field of a preset; {nearest(str(key), known)}")
-    try:
-        return Preset(**{key: _typed(key, value) for key, value in values.items()})
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: expected audio, text, video and settings beside them; {error}") from None
-
-
-def _typed(key: str, value: Any) -> Any:
-    if key == "precision":
-        return str(value)  # checked by `Preset`
-    if key not in MODALITIES:
-        return float(str(value))  # YAML 1.1 reads 1e-4 as a string, and yes as a boolean
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{key}: expected an encoder's name, found {value!r}")
-    return value
+    return validated(Preset, read_yaml(path), path)

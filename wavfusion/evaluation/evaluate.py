@@ -142,7 +142,7 @@ def samples_of(trained: Run, utterances: Sequence[Utterance], store: Store, medi
 
 def _other_encoder(trained: Run, store: Store) -> ConfigError | None:
     """Explain missing features by stored ones of another encoder or precision, if that is the reason."""
-    from wavfusion.features.clips import made_by, read_feature_sets
+    from wavfusion.features.store import made_by, read_feature_sets
 
     wanted, sets = trained.features, read_feature_sets(store)
     found = sets.get(wanted.preset)
@@ -248,7 +248,7 @@ def explain(
     training: Sequence[Utterance] = (),
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """Explain the parts of a RUN on labelled utterances (docs/explain.md).
+    """Explain the parts of a RUN on labelled utterances (docs/howto/explain.md).
 
     Args:
         trained: the RUN.

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor, nn
 
 from wavfusion.errors import ConfigError, nearest
-from wavfusion.features.dataset import Sample, collate, model_inputs
+from wavfusion.features.batches import collate, model_inputs
+from wavfusion.features.dataset import Sample
 from wavfusion.metrics.calibration import tempered
 from wavfusion.model.config import MODALITIES
 from wavfusion.model.sequence import masked_mean

@@ -30,7 +30,7 @@ class Training:
         precision: `auto` = bf16 where the device has it, else fp32.
         mode: `cached` = audio features from the store; `live` = the frozen audio encoder runs at every step;
             `scratch` = audio encoder and all layers learn from random weights.
-        fast: false = the baseline (docs/performance.md), which draws its random masks in another order.
+        fast: false = the baseline (docs/measurements/performance.md), which draws its random masks in another order.
         resident: hold the stored features of the training part in the device's memory; None = on a GPU where they fit.
     """
 

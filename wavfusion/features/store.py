@@ -1,16 +1,18 @@
-"""The feature store: half-precision tensors in safetensors shards, named by what they were made from (docs/store.md).
+"""The feature store: half-precision tensors in safetensors shards, named by their content (docs/reference/store.md).
 
-A shard is written beside its name, flushed and renamed, so one that is there is whole; its header is the only index.
-Every tensor carries a checksum. Several processes may write one store.
+This file alone knows the store's format: the shards, each written atomically with its header as the only index and a
+checksum for every tensor, and the notes beside them. Several processes may write one store.
 """
 
+import hashlib
 import json
 import logging
 import os
 import struct
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +23,58 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from wavfusion.errors import CorpusError
-from wavfusion.files import append_line, read_lines, require_file, write_atomic
+from wavfusion.encoders.presets import Precision
+from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.files import (
+    append_line,
+    read_json,
+    read_lines,
+    require_file,
+    validated,
+    write_atomic,
+    write_lines,
+)
 
 log = logging.getLogger(__name__)
 
+HALF_MAX = 65_504.0
 _CHECKSUM_BITS = 32
 _CHECKSUM = (1 << _CHECKSUM_BITS) - 1
-_MOST_OPEN = 64  # shards: an open one takes some 30 kB, and 0.1 ms to be opened again
+_MOST_OPEN = 64  # shards: an open one takes some 30 kB, and 0.1 ms to open again
 _MAX_HEADER = 64 << 20  # bytes; a damaged length must not cost memory
 
 
+@dataclass(frozen=True)
+class FeatureSet:
+    """Which features are wanted or stored: a preset's encoders by fingerprint, and the settings that go into the keys.
+
+    Attributes:
+        preset: its name; for view `face` it is `<preset>-face`, so one store can hold both.
+        frame_rate: of the video.
+        pretrained_rate, new_rate: the preset's learning rates.
+        audio, text, video: name, fingerprint and sizes of each encoder; None = not wanted. Of video with view `face`
+            also the fingerprint of the face detector.
+        audio_layers: the layers to store.
+        text_layers: `last` and/or `all`.
+        view: what the video encoder is given: `frame`, the whole frame, or `face`, the speaker's face.
+        precision: the preset's.
+    """
+
+    preset: str
+    frame_rate: float = field(kw_only=True)
+    pretrained_rate: float = field(kw_only=True)
+    new_rate: float = field(kw_only=True)
+    audio: dict[str, Any] | None = None
+    text: dict[str, Any] | None = None
+    video: dict[str, Any] | None = None
+    audio_layers: list[int] = field(default_factory=list)
+    text_layers: list[str] = field(default_factory=list)
+    view: str = "frame"
+    precision: Precision = "fp32"
+
+
 class Store:
-    """A folder of features; reads by key, memory-mapped, from as many processes as like."""
+    """A folder of features, read by key and memory-mapped, from any number of processes."""
 
     def __init__(self, folder: str | os.PathLike[str], create: bool = False) -> None:
         self.folder = Path(folder)
@@ -61,11 +102,15 @@ class Store:
             self._seen.add(name)
             self._register(self.shards / name)
 
+    def missing(self, keys: Iterable[str]) -> bool:
+        """Whether any of some features is not stored."""
+        return any(key not in self for key in keys)
+
     def _register(self, path: Path) -> None:
         try:
             checksums = _header(path)
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            log.warning("damaged shard %s: %s; the next extract makes its features anew", path, error)
+            log.warning("damaged shard %s: %s; the next extract makes its features again", path, error)
             self.damaged.append(path)
             return
         self._place(path, checksums)
@@ -100,21 +145,21 @@ class Store:
         path = self._path(key)
         try:
             if path not in self._open:
-                if len(self._open) == _MOST_OPEN:  # the one that was opened first is closed
+                if len(self._open) == _MOST_OPEN:  # close the oldest
                     self._open.pop(next(iter(self._open)))
                 self._open[path], self._sizes[path] = safe_open(path, "pt"), path.stat().st_size
-            # To touch what is mapped beyond the end of a file is no exception but the end of the process.
+            # Reading a mapping beyond the end of its file would kill the process.
             if path.stat().st_size != self._sizes[path]:
                 raise ValueError("its size has changed")
             tensor: Tensor = self._open[path].get_tensor(key)
-        except Exception as error:  # safetensors raises its own kind for a file that changed under us
-            raise CorpusError(f"{path}: damaged shard ({error}); run extract to make its features anew") from None
+        except Exception as error:  # safetensors raises its own kind for a file that changed meanwhile
+            raise CorpusError(f"{path}: damaged shard ({error}); run extract to make its features again") from None
         if _checksum(tensor) != self._index[key] & _CHECKSUM:
-            raise CorpusError(f"{path}: damaged tensor {key}; run extract to make its features anew")
+            raise CorpusError(f"{path}: damaged tensor {key}; run extract to make its features again")
         return tensor
 
     def write(self, tensors: Mapping[str, Float16[Tensor, "..."]]) -> list[str]:
-        """Add tensors as one shard; those that are there or that another writer has added meanwhile are left out.
+        """Add tensors as one shard, except those that are stored already, by another process perhaps.
 
         Returns:
             The keys that were written.
@@ -134,7 +179,7 @@ class Store:
     def discard_damaged(self) -> list[Path]:
         """Read everything once, set damaged shards aside as `*.damaged`, and return their names."""
         with self.lock():
-            # All is written under the lock, so what is unfinished now was left by a kill.
+            # Everything is written under the lock, so an unfinished file was left by a kill.
             for unfinished in (*self.folder.glob("*.tmp"), *self.shards.glob("*.tmp")):
                 unfinished.unlink()
             for key in self._index:
@@ -154,7 +199,7 @@ class Store:
 
     @property
     def failures(self) -> dict[str, str]:
-        """Why there are no features under a key although they were asked for."""
+        """Why features could not be made, by key."""
         if self._failures is None:
             rows = read_lines(self.folder / "failures.jsonl")
             self._failures = {str(row["key"]): str(row["reason"]) for row in rows if {"key", "reason"} <= row.keys()}
@@ -165,6 +210,54 @@ class Store:
         if self.failures.get(key) != reason:
             self.failures[key] = reason
             append_line(self.folder / "failures.jsonl", {"key": key, "id": utterance, "reason": reason})
+
+    def note_file(self, row: Mapping[str, Any]) -> None:
+        """Append what is known of a media file; see `clips.Media`."""
+        append_line(self.folder / "media.jsonl", row)
+
+    def files(self) -> Iterator[dict[str, Any]]:
+        """What is known of media files, the latest last."""
+        return read_lines(self.folder / "media.jsonl")
+
+    def note_face(self, key: str, utterance: str, share: float) -> None:
+        """Append the share of a window's frames in which the speaker's face was found."""
+        append_line(self.folder / "faces.jsonl", {"key": key, "id": utterance, "share": round(share, 4)})
+
+    def face_shares(self) -> dict[str, float]:
+        """These shares by the key of the window's features."""
+        rows = read_lines(self.folder / "faces.jsonl")
+        return {row["key"]: float(row["share"]) for row in rows if {"key", "share"} <= row.keys()}
+
+    def write_index(self, utterances: Iterable[str], rows: Iterable[str]) -> None:
+        """List the keys of some utterances' windows, for readers that know nothing but safetensors.
+
+        Args:
+            utterances: their ids, which name the file.
+            rows: one JSON object a line.
+        """
+        name = hashlib.sha256("\n".join(sorted(set(utterances))).encode("utf-8", "surrogatepass"))
+        with self.lock():
+            write_lines(self.folder / f"index-{name.hexdigest()[:12]}.jsonl", rows)
+
+    def add_feature_set(self, wanted: FeatureSet) -> None:
+        """Note which features the store holds; layers of earlier runs with the same encoders stay listed.
+
+        Raises:
+            ConfigError: the store has features of another view or precision under the preset's name.
+        """
+        path = self.folder / "encoders.json"
+        with self.lock():
+            try:
+                sets = read_feature_sets(self) if path.exists() else {}
+            except CorpusError as error:
+                log.warning("%s: written again", error)
+                sets = {}
+            old = sets.get(wanted.preset)
+            sets[wanted.preset] = wanted if old is None else merge_feature_sets(old, wanted)
+            content = {
+                name: {key: x for key, x in asdict(values).items() if key != "preset"} for name, values in sets.items()
+            }
+            write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
 
     def lock(self) -> BaseFileLock:
         """Return the lock that excludes every other writer; the system frees it when its process ends."""
@@ -179,7 +272,7 @@ def _checksum(tensor: Tensor) -> int:
 
 
 def _header(path: Path) -> dict[str, int]:
-    """Return the checksum of every tensor; raises unless the file has just the length and the header that it should."""
+    """Return the checksum of every tensor; raises unless file length and header agree."""
     size = require_file(path).stat().st_size
     with open(path, "rb") as file:
         start = file.read(8)
@@ -194,7 +287,67 @@ def _header(path: Path) -> dict[str, int]:
     checksums: dict[str, int] = json.loads(header.pop("__metadata__")["crc32"])
     end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if not all(type(each) is int and 0 <= each <= _CHECKSUM for each in checksums.values()):
-        raise ValueError("checksums in the header that are none")
+        raise ValueError("invalid checksums in the header")
     if size != 8 + length + end or set(checksums) != set(header):
         raise ValueError(f"{size} bytes where the header claims {8 + length + end}")
     return checksums
+
+
+def fits_half(x: Tensor) -> bool:
+    """Whether features can be stored in half precision."""
+    return bool(torch.isfinite(x).all()) and float(x.abs().max()) <= HALF_MAX
+
+
+def made_by(about: Mapping[str, Any]) -> str:
+    """Name what made features by its fingerprint: an encoder, and the face detector before it where there is one."""
+    detector = about.get("detector")
+    return str(about["fingerprint"]) + (f" with the face detector {detector}" if detector else "")
+
+
+def read_feature_sets(store: Store) -> dict[str, FeatureSet]:
+    """Return what has been extracted into a store, by preset.
+
+    Raises:
+        CorpusError: nothing has, or `encoders.json` is damaged.
+    """
+    path = store.folder / "encoders.json"
+    try:
+        sets = read_json(path, CorpusError)
+        if not isinstance(sets, dict) or not all(isinstance(values, dict) for values in sets.values()):
+            raise CorpusError(f"{path}: expected an object for every preset, found something else")
+        return {
+            name: validated(FeatureSet, {**values, "preset": name}, path, refuse=CorpusError)
+            for name, values in sets.items()
+        }
+    except FileNotFoundError:
+        raise CorpusError(f"{path}: expected what extract writes, found no such file; run extract") from None
+    except CorpusError as error:
+        raise CorpusError(f"{error}; run extract") from None
+
+
+def merge_feature_sets(old: FeatureSet, new: FeatureSet) -> FeatureSet:
+    """Join the features of two extractions under one preset's name; a changed encoder replaces the old one.
+
+    Raises:
+        ConfigError: they are of different views or precisions.
+    """
+    for kind in ("view", "precision"):
+        held, wanted = getattr(old, kind), getattr(new, kind)
+        if held != wanted:
+            raise ConfigError(
+                f"preset {new.preset!r}: expected a name of its own in this store, found features of {kind} {held!r} "
+                f"under it where {kind} {wanted!r} is wanted; rename the preset's file"
+            )
+
+    def same(name: str) -> bool:
+        before, after = getattr(old, name), getattr(new, name)
+        return bool(before and after and before["fingerprint"] == after["fingerprint"])
+
+    return replace(
+        new,
+        audio=new.audio or old.audio,
+        text=new.text or old.text,
+        video=new.video or old.video,
+        audio_layers=sorted({*(old.audio_layers if same("audio") or not new.audio else []), *new.audio_layers}),
+        text_layers=sorted({*(old.text_layers if same("text") or not new.text else []), *new.text_layers}),
+    )

@@ -1,4 +1,4 @@
-"""What a WavFusion is made of: the switches of the paper's tables, and the sizes that its frozen encoders set."""
+"""Configuration of a WavFusion: the switches of the paper's tables, and the sizes that its frozen encoders set."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -57,8 +57,8 @@ class Switches:
         text_layers: the text encoder's last layer, or a learned weighting of all.
         margin: the margin loss (table 5).
         task_loss: cross-entropy, weighted by inverse class frequency, or against the raters' shares.
-        modality_dropout: chance of each modality of a training sample to be left out.
-        time_mask: expected share of audio steps that are zeroed in training.
+        modality_dropout: probability with which a training sample loses each of its modalities.
+        time_mask: expected fraction of audio steps that are zeroed in training.
         dropout: of the deep layers, the A-GRUs and the head.
     """
 

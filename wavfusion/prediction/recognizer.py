@@ -15,16 +15,16 @@ from wavfusion.encoders.presets import PRECISIONS
 from wavfusion.errors import ConfigError, MediaError, nearest
 from wavfusion.evaluation import explain
 from wavfusion.evaluation.inference import BATCH, Classifier, Utterances, pick_device, subsets
+from wavfusion.features.batches import batched
 from wavfusion.features.clips import WINDOW
 from wavfusion.features.dataset import Sample
-from wavfusion.features.extract import batched
 from wavfusion.metrics.familiarity import WARN_SHARE
 from wavfusion.prediction.export import open_exported
 from wavfusion.prediction.models import default_model
 from wavfusion.prediction.windows import (
     Diagnostics,
-    MediaSource,
     RecordingDecoder,
+    RecordingSource,
     RecordingWindow,
     WindowEncoder,
     cut_windows,
@@ -210,7 +210,7 @@ class EmotionRecognizer:
 
     def encode(
         self,
-        source: MediaSource,
+        source: RecordingSource,
         transcript: str | None,
         segments: Sequence[Segment] | None,
         speakers: Speakers,
@@ -270,7 +270,7 @@ class EmotionRecognizer:
         if self.trained.familiarity is not None:
             diagnostics.distances += self.trained.familiarity.distances(vectors).tolist()
 
-    def report(self, source: MediaSource, texts: Sequence[str | None], diagnostics: Diagnostics) -> None:
+    def report(self, source: RecordingSource, texts: Sequence[str | None], diagnostics: Diagnostics) -> None:
         """Warn of what is unusual in a recording.
 
         Args:
@@ -310,7 +310,7 @@ class EmotionRecognizer:
             )
 
 
-def _within(segments: Sequence[Segment], source: MediaSource) -> list[Segment]:
+def _within(segments: Sequence[Segment], source: RecordingSource) -> list[Segment]:
     """Leave out segments that start after the recording has ended, and cut off what lasts longer."""
     length = source.length
     kept = [replace(each, end=min(each.end, length)) for each in segments if each.start < length or length == 0]

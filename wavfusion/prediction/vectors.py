@@ -13,7 +13,7 @@ from safetensors.numpy import save
 
 from wavfusion.errors import ConfigError
 from wavfusion.evaluation.inference import BATCH, forward, has
-from wavfusion.features.extract import batched
+from wavfusion.features.batches import batched
 from wavfusion.model.config import MODALITIES
 from wavfusion.model.wavfusion import AUDIO_CENTRE, AUDIO_STEP, WavFusion
 from wavfusion.prediction.recognizer import EmotionRecognizer, UtteranceGroup

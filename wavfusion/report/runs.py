@@ -88,7 +88,7 @@ def _template_values(run: RunContents) -> dict[str, Any]:
         "name": run.name,
         "figures": figures,
         "protocol": shown,
-        "words": describe_protocol(protocol),
+        "described": describe_protocol(protocol),
         "warnings": _warnings(run),
         "classes": run.classes,
         "worst": min(supported, key=lambda name: figures["per_class"][name]["f1"]),
@@ -304,7 +304,7 @@ def _incomparable(first: RunContents, second: RunContents) -> str | None:
 
 
 def _paired(run: RunContents, first: RunContents) -> dict[str, stats.Comparison]:
-    """Compare two RUNs by whole dialogues, which must stand in one order."""
+    """Compare two RUNs by whole dialogues, in one order of utterances."""
     order = {name: number for number, name in enumerate(first.column("id"))}
     rows = sorted(run.results.rows, key=lambda row: order[row["id"]])
     groups = [value or None for value in first.column("dialogue")]

@@ -29,7 +29,7 @@ from wavfusion.runs.results import METRICS, PREDICTIONS, CsvRow, encode_csv, par
 
 MEMBERS = (PREDICTIONS, SPLIT, METRICS, PROTOCOL, ENVIRONMENT, EXPERIMENT)
 BYTES, LINES, CELLS = 1 << 24, 200_000, 5_000_000  # of a bundle and each member, a table, confusions one an utterance
-# Corpora whose labels anybody has: in a public table, in the names of the clips, or made here (docs/results.md).
+# Corpora whose labels anybody has: in a public table, in the names of the clips, or made here (docs/howto/publish.md).
 OPEN_LABELS = ("cremad", "meld", "ravdess", "generated")
 TOLERANCE = 1e-6  # another machine adds in another order
 

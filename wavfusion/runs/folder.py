@@ -15,7 +15,7 @@ from wavfusion.encoders.bundle import LOADERS, Encoders, load_encoder
 from wavfusion.encoders.presets import Preset
 from wavfusion.errors import ConfigError
 from wavfusion.fast.network import accelerate
-from wavfusion.features.clips import FeatureSet
+from wavfusion.features.store import FeatureSet
 from wavfusion.files import SHOWN, Constraint, Share, read_json, require_file, validated, write_atomic, write_json
 from wavfusion.metrics.calibration import BOUNDS
 from wavfusion.metrics.familiarity import Familiarity

@@ -97,7 +97,7 @@ def read_history(folder: Path) -> list[dict[str, float]]:
 
 
 def write_explained(path: Path, explained: Mapping[str, Any]) -> None:
-    """Write explain.json (docs/explain.md)."""
+    """Write explain.json (docs/howto/explain.md)."""
     write_json(path, dict(explained))
 
 

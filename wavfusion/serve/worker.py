@@ -2,10 +2,9 @@
 
 import os
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from wavfusion import media, transcripts
 from wavfusion.errors import CollectedWarnings, ConfigError, CorpusError, MediaError
@@ -15,37 +14,23 @@ from wavfusion.speech.segmentation import Speakers
 OVERLAPPING = 4  # times a recording's length that segments may last together: that many speak at once
 
 
-@dataclass(frozen=True)
-class Task:
-    """A recording to label.
-
-    Attributes:
-        file: below the server's folder for uploads.
-        text: a transcript without times.
-        segments: a file with a transcript with times.
-        speakers: number of speakers to tell apart.
-        longest: seconds that the recording may last.
-    """
+class Task(NamedTuple):
+    """A recording to label; `file` and `segments` (a transcript with times) lie below the folder for uploads."""
 
     file: str
     text: str | None
     segments: str | None
     speakers: Speakers
-    longest: float
+    longest: float  # seconds that it may last
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What became of a task: predictions with warnings, or the one line of an error.
+class Answer(NamedTuple):
+    """The predictions for a recording with warnings, and the model's classes and modalities; or one line of error."""
 
-    Attributes:
-        classes, modalities: of the model.
-    """
-
-    classes: list[str] = field(default_factory=list)
-    modalities: list[str] = field(default_factory=list)
-    rows: list[Prediction] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    classes: Sequence[str] = ()
+    modalities: Sequence[str] = ()
+    rows: Sequence[Prediction] = ()
+    warnings: Sequence[str] = ()
     error: str | None = None
 
 

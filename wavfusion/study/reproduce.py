@@ -14,8 +14,8 @@ from jaxtyping import Float64, Int64
 from wavfusion.comparators import baselines as controls
 from wavfusion.corpora.protocol import PROTOCOL_FIELDS, describe_protocol
 from wavfusion.errors import ConfigError
-from wavfusion.features.clips import FeatureSet
 from wavfusion.features.dataset import Features, choose_features, model_config
+from wavfusion.features.store import FeatureSet
 from wavfusion.files import write_atomic, write_json
 from wavfusion.metrics import comparison as stats
 from wavfusion.metrics import scores as metrics
@@ -227,7 +227,7 @@ def stem(names: Sequence[str], smoke: bool) -> str:
     """Name of the result files: other tables, and a smoke run, never overwrite each other's.
 
     Args:
-        names: of the tables that were asked for; none = all of the corpus.
+        names: of the chosen tables; none = all of the corpus.
         smoke: whether it is a smoke run, whose figures are not results.
     """
     return "-".join(["results", *names, *(["smoke"] if smoke else [])])
@@ -310,11 +310,11 @@ def results_to_text(content: Mapping[str, Any]) -> str:
 def _ours(row: Mapping[str, Any]) -> str:
     if row["ours"] is None:
         return f"failed: {row['failed'][0]}" if row["failed"] else "not run" if row["trained"] else "another system"
-    words = []
+    figures = []
     for figure in FIGURES:
         found = row["ours"]["figures"][figure]
         low, high = found["this_test_set"]
         spread = "" if found["seed_sd"] is None else f" ± {100 * found['seed_sd']:.2f}"
-        words.append(f"{figure} {100 * found['mean']:.2f}{spread} [{100 * low:.2f}, {100 * high:.2f}]")
+        figures.append(f"{figure} {100 * found['mean']:.2f}{spread} [{100 * low:.2f}, {100 * high:.2f}]")
     chosen = f"validation weighted_f1 {100 * row['ours']['validation_weighted_f1']:.2f}"
-    return "ours " + "  ".join(words) + f"  n {row['ours']['n']}, {row['ours']['seeds']} seeds, {chosen}"
+    return "ours " + "  ".join(figures) + f"  n {row['ours']['n']}, {row['ours']['seeds']} seeds, {chosen}"

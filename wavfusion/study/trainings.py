@@ -19,9 +19,10 @@ from wavfusion import manifest
 from wavfusion.corpora.protocol import Protocol, divide_parts, row_digest
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.experiments.experiment import Experiment
-from wavfusion.features.clips import Media, read_feature_sets
-from wavfusion.features.dataset import Features, LengthBatches, choose_features, collate, model_config, model_inputs
-from wavfusion.features.store import Store
+from wavfusion.features.batches import LengthBatches, collate, model_inputs
+from wavfusion.features.clips import Media
+from wavfusion.features.dataset import Features, choose_features, model_config
+from wavfusion.features.store import Store, read_feature_sets
 from wavfusion.manifest import Utterance
 from wavfusion.processes.pool import Lost, require_result, spread
 from wavfusion.processes.timing import timed
@@ -70,7 +71,7 @@ class PlannedTraining:
 
     @property
     def done(self) -> bool:
-        """Whether it has come to its end before, and all that results are made of is whole."""
+        """Whether it is finished, and the files that results are made of are complete."""
         try:
             rows, classes, _ = read_run_results(self.folder)
             for row in rows:
@@ -177,7 +178,7 @@ def _thinned(fold: Protocol) -> Protocol:
 
 
 def _require_features(store: Path, experiments: Sequence[Experiment], classes: Sequence[str]) -> None:
-    """Name at once all layers that the rows need and the store lacks."""
+    """Refuse a store that lacks layers; names at once all that the rows need."""
     features = choose_features(Store(store), experiments[0].preset)
     needed = {model_config(each.model, features, classes).input_layer for each in experiments}
     if lacking := sorted(needed - set(features.audio_layers)):

@@ -35,9 +35,9 @@ from wavfusion.evaluation import evaluate as scoring
 from wavfusion.evaluation.inference import Utterances, classify, subsets
 from wavfusion.experiments.experiment import Experiment, Training
 from wavfusion.fast.network import accelerate
-from wavfusion.features.clips import FeatureSet, Media
+from wavfusion.features.clips import Media
 from wavfusion.features.dataset import Features, choose_features, model_config
-from wavfusion.features.store import Store
+from wavfusion.features.store import FeatureSet, Store
 from wavfusion.manifest import Corpus, Utterance
 from wavfusion.metrics import familiarity
 from wavfusion.metrics.calibration import fit_temperature

@@ -18,7 +18,8 @@ from wavfusion.errors import ConfigError
 from wavfusion.evaluation.inference import classify
 from wavfusion.evaluation.shared_space import compare_gradients
 from wavfusion.experiments.experiment import Experiment, Training
-from wavfusion.features.dataset import Features, LengthBatches, add_absent_modalities, collate, model_inputs
+from wavfusion.features.batches import LengthBatches, add_absent_modalities, collate, model_inputs
+from wavfusion.features.dataset import Features
 from wavfusion.metrics import scores
 from wavfusion.model.config import MODALITIES
 from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
@@ -246,7 +247,7 @@ def _arguments(experiment: Experiment, out: Path, device: str, resident: bool) -
         use_cpu=not cuda,
         dataloader_pin_memory=cuda and not resident,
         dataloader_num_workers=READERS if cuda and not resident and settings.mode == "cached" else 0,
-        logging_nan_inf_filter=not cuda,  # it asks the device at every step
+        logging_nan_inf_filter=not cuda,  # it would wait for the device at every step
         seed=experiment.seed,
         data_seed=experiment.seed,
         remove_unused_columns=False,

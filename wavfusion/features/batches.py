@@ -1,0 +1,125 @@
+"""Samples padded to batches of similar length, and batches as the arguments of the model."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from wavfusion.features.dataset import Sample
+from wavfusion.manifest import MODALITIES
+from wavfusion.model.config import WavFusionConfig
+
+Item = TypeVar("Item")
+
+MEGABATCH = 16  # batches that are sorted by length together: little padding, yet another order every epoch
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Cut a sequence into lists of at most `size` (itertools has it from Python 3.12)."""
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk
+
+
+def collate(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Pad samples to a batch: the arguments of `WavFusion.forward`, `rows`, and `waveforms` where they are given.
+
+    A modality that no sample has is None, tensor and mask.
+    """
+    batch: dict[str, Any] = {"rows": [sample.row for sample in samples]}
+    for name in MODALITIES:
+        batch[name], batch[f"{name}_mask"] = _pad([getattr(sample, name) for sample in samples])
+    if any(sample.waveform is not None for sample in samples):
+        batch["waveforms"] = [sample.waveform for sample in samples]
+    labels = [sample.label for sample in samples]
+    batch["labels"] = None if any(label is None for label in labels) else torch.tensor(labels)
+    return batch
+
+
+def _pad(rows: Sequence[Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
+    present = [row for row in rows if row is not None]
+    if not present:
+        return None, None
+    length = max(row.shape[-2] for row in present)
+    first = present[0]
+    padded = torch.zeros(len(rows), *first.shape[:-2], length, first.shape[-1])
+    mask = torch.zeros(len(rows), length, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        if row is not None:
+            padded[i, ..., : row.shape[-2], :] = row
+            mask[i, : row.shape[-2]] = True
+    return padded, mask
+
+
+class LengthBatches(Sampler[int | None]):
+    """A random order for every epoch, with neighbours of similar length; seed and epoch decide it.
+
+    Args:
+        lengths: of the samples.
+        batch_size: samples to a step of one process.
+        seed: of the orders.
+        processes: how many share a step, `batch_size` samples each in turn; None fills up the last step.
+    """
+
+    def __init__(self, lengths: Sequence[float], batch_size: int, seed: int, processes: int = 1) -> None:
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size * processes, seed, 0
+        self.processes = processes
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        empty = -len(self.lengths) % self.batch_size if self.processes > 1 else 0
+        return len(self.lengths) + empty
+
+    def __iter__(self) -> Iterator[int | None]:
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        order = torch.randperm(len(self.lengths), generator=generator).tolist()
+        size = self.batch_size * MEGABATCH
+        batches: list[list[int | None]] = []
+        for start in range(0, len(order), size):
+            near = sorted(order[start : start + size], key=lambda i: -self.lengths[i])
+            batches += [[*near[i : i + self.batch_size]] for i in range(0, len(near), self.batch_size)]
+        # A short batch stays last, since every other must be full.
+        last = [batches.pop()] if batches and len(batches[-1]) < self.batch_size else []
+        batches = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+        for batch in batches + last:
+            if self.processes > 1:
+                batch += [None] * (self.batch_size - len(batch))
+            for first in range(self.processes):
+                yield from batch[first :: self.processes]
+
+
+def model_inputs(batch: Mapping[str, Any], modalities: Iterable[str], device: torch.device | str) -> dict[str, Any]:
+    """Take the arguments of a model's forward pass out of a batch, with the other modalities left out."""
+    chosen = set(modalities)
+    inputs: dict[str, Any] = {}
+    for name in MODALITIES:
+        for key in (name, f"{name}_mask"):
+            value = batch[key]
+            inputs[key] = value.to(device, non_blocking=True) if value is not None and name in chosen else None
+    if "waveforms" in batch:
+        inputs["waveforms"] = [
+            None if x is None or "audio" not in chosen else x.to(device, non_blocking=True) for x in batch["waveforms"]
+        ]
+    labels = batch["labels"]
+    inputs["labels"] = None if labels is None else labels.to(device, non_blocking=True)
+    return inputs
+
+
+def add_absent_modalities(
+    inputs: Mapping[str, Any], present: Collection[str], config: WavFusionConfig
+) -> dict[str, Any]:
+    """Add one masked step of each modality of `present` that the inputs lack."""
+    shapes: dict[str, tuple[int, ...]] = {"audio": (1, config.hidden_size), "video": (1, config.video_size)}
+    shapes["text"] = (*([config.num_text_layers] if config.num_text_layers > 1 else []), 1, config.text_size)
+    labels, filled = inputs["labels"], dict(inputs)
+    for name in present:
+        if inputs[name] is None:
+            filled[name] = torch.zeros(len(labels), *shapes[name], device=labels.device)
+            filled[f"{name}_mask"] = torch.zeros(len(labels), 1, dtype=torch.bool, device=labels.device)
+    return filled
