@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from wavfusion.lookalike import words
+from wavfusion.lookalike import sentences as pools
 
 MERGES = 600
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
@@ -46,7 +46,7 @@ Good morning. How much is it? It was twelve dollars last week. We'll see. What a
 def corpus(sentences: int = 4000) -> list[str]:
     """Drawn sentences of the look-alike's pools beside the generic ones, these often enough to earn merges."""
     rng = np.random.default_rng(0)
-    drawn = [words.sentence(rng, str(rng.choice(list(words.CUES))), bool(rng.random() < 0.5)) for _ in range(sentences)]
+    drawn = [pools.sentence(rng, str(rng.choice(list(pools.CUES))), bool(rng.random() < 0.5)) for _ in range(sentences)]
     return drawn + [line for line in ENGLISH.strip().splitlines() for _ in range(sentences // 60)]
 
 

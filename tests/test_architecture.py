@@ -1,11 +1,14 @@
 """The house: public names, leaves, lazy imports, shipped files (the import floors are `lint-imports`)."""
 
+import ast
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -89,8 +92,6 @@ def test_shipped_assets_stay_under_a_megabyte():
 
 
 def test_no_function_is_longer_than_a_screen():
-    import ast
-
     long = [
         f"{path.name}:{node.lineno} {node.name}"
         for path in PACKAGE.rglob("*.py")
@@ -121,6 +122,78 @@ def test_help_answers_fast_enough_to_be_asked():
     started = time.monotonic()
     subprocess.run([sys.executable, "-m", "wavfusion", "--help"], capture_output=True, timeout=60, check=True)
     assert time.monotonic() - started < 3.0
+
+
+# ------------------------------------------------------------------ rooms
+
+TOP = {"__init__.py", "__main__.py", "errors.py", "files.py", "manifest.py", "version.py", "py.typed"}
+ROOMS = sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))
+# A verb of the command line is called as the function that does its work.
+VERB = "the function of the command line's verb, in cli/, and the function that it calls"
+SHARED_NAMES = {
+    **dict.fromkeys(("check", "embed", "evaluate", "extract", "prepare", "push", "serve", "train"), VERB),
+    "read": "names that users rely on: wavfusion.manifest.read and wavfusion.transcripts.read",
+}
+OTHER_SIZES = {
+    "comparators": "one file of baselines; other systems to compare with come beside it",
+    "experiments": "one reader; the other files are the shipped experiments and tables in YAML",
+    "pages": "one file that fills pages; the other files are the pages and their scripts",
+}
+
+
+def public_names(path: Path) -> set[str]:
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = ast.parse(path.read_text("utf-8")).body
+    return {node.name for node in nodes if isinstance(node, kinds) and not node.name.startswith("_")}
+
+
+def test_nothing_but_these_files_lies_at_the_top_of_the_package():
+    assert {path.name for path in PACKAGE.iterdir() if path.is_file()} == TOP
+
+
+def test_no_public_class_or_function_has_the_name_of_another_in_another_room():
+    rooms: dict[str, set[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        for name in public_names(path):
+            rooms.setdefault(name, set()).add(path.relative_to(PACKAGE).parts[0])
+    assert {name for name, places in rooms.items() if len(places) > 1} == set(SHARED_NAMES)
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.name)
+def test_a_room_opens_with_a_paragraph_on_what_it_does(room: Path):
+    text = ast.get_docstring(ast.parse((room / "__init__.py").read_text("utf-8"))) or ""
+    assert len(re.findall(r"[.!?](?=\s|$)", text)) >= 2
+
+
+def test_a_room_holds_three_to_twelve_files():
+    sizes = {room.name: len({path.name for path in room.glob("*.py")} - {"__init__.py"}) for room in ROOMS}
+    assert {name for name, size in sizes.items() if not 3 <= size <= 12} == set(OTHER_SIZES)
+
+
+def test_the_order_of_the_rooms_fits_on_25_lines():
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text("utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
+    assert [len(each["layers"]) <= 25 for each in contracts if each["type"] == "layers"] == [True]
+
+
+def test_the_package_imports_without_what_only_unix_has():
+    """`fcntl` was imported unconditionally: on Windows nothing could be imported."""
+    code = (
+        "import builtins, importlib, pkgutil, wavfusion\n"
+        "real = builtins.__import__\n"
+        "def without(name, globals=None, *rest, **named):\n"
+        "    ours = str((globals or {}).get('__name__')).startswith('wavfusion')\n"
+        "    if ours and name in {'fcntl', 'resource', 'pwd', 'grp', 'termios'}:\n"
+        "        raise ModuleNotFoundError(name)\n"
+        "    return real(name, globals, *rest, **named)\n"
+        "builtins.__import__ = without\n"
+        "for each in pkgutil.walk_packages(wavfusion.__path__, 'wavfusion.'):\n"
+        "    if not each.name.endswith('__main__'):\n"
+        "        importlib.import_module(each.name)\n"
+        "print('imported')"
+    )
+    done = run_python(code)
+    assert done.stdout == "imported\n", done.stderr
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ import yaml
 from wavfusion.cli.app import main
 from wavfusion.errors import ConfigError
 from wavfusion.runs import bundle
-from wavfusion.runs.results import to_csv
+from wavfusion.runs.results import encode_csv
 
 pytest_plugins = ("corpus_fixture",)
 
@@ -44,7 +44,7 @@ def predictions_of(folder: Path) -> list[dict[str, str]]:
 
 
 def write_rows(files: dict[str, bytes], rows: list[dict[str, str]], name: str = "predictions.csv") -> None:
-    files[name] = to_csv(rows)
+    files[name] = encode_csv(rows)
 
 
 def change_json(name: str, **values: Any) -> Change:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from wavfusion import manifest, media
 from wavfusion.cli.app import main
-from wavfusion.corpora import protocol
+from wavfusion.corpora import folds, protocol
 from wavfusion.corpora.scan import MediaFacts, Scan
 from wavfusion.evaluation import check
 from wavfusion.manifest import SPLITS, AudioSpan, Corpus, Utterance, VideoSpan
@@ -55,7 +55,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Utteran
 
 
 def checked(folder: Path, rows: list[Utterance], folds: list[protocol.Protocol]) -> check.Checked:
-    looks = Scan(folder, folder / "media.jsonl").look(
+    looks = Scan(folder, folder / "media.jsonl").probe(
         span.path for row in rows for span in (row.audio, row.video) if span
     )
     return check.check(rows, CORPUS, looks, folder, folds)
@@ -73,7 +73,7 @@ def planted(kind: str, folder: Path, one: Utterance, other: Utterance, tag: str)
     return replace(one, **{kind: getattr(other, kind)})
 
 
-@pytest.mark.parametrize("name", sorted(protocol.PROTOCOLS.keys() - {"official", "manifest", "session5"}))
+@pytest.mark.parametrize("name", sorted(folds.PROTOCOLS.keys() - {"official", "manifest", "session5"}))
 def test_nothing_is_found_in_a_clean_corpus(corpus: Any, name: str) -> None:
     folder, rows = corpus
     assert checked(folder, rows, protocol.divide_parts(name, rows, CLASSES)).problems == []

@@ -22,7 +22,7 @@ VERBS = [
     *("demo", "prepare", "check", "report", "extract", "train", "reproduce", "evaluate"),
     *("predict", "serve", "embed", "bundle", "export", "push", "bench", "lookalike"),
 ]
-HEAVY = ["torch", "transformers", "numpy", "av", "soxr", "jsonargparse", "sklearn", "matplotlib", "yaml"]
+HEAVY = ["torch", "transformers", "numpy", "av", "soxr", "pydantic", "sklearn", "matplotlib", "yaml"]
 
 
 def python(code: str, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
@@ -79,7 +79,7 @@ def test_every_verb_that_computes_takes_a_device_and_a_seed(capfd: pytest.Captur
 
 def test_the_training_side_needs_no_media_and_no_parser_of_signatures() -> None:
     """A machine that trains on carried features has neither FFmpeg nor the readers of experiment files."""
-    blocked = "import sys\nfor name in ('av', 'soxr', 'jsonargparse'): sys.modules[name] = None\n"
+    blocked = "import sys\nfor name in ('av', 'soxr'): sys.modules[name] = None\n"
     done = python(
         blocked
         + "import wavfusion.training.train, wavfusion.evaluation.evaluate\n"
@@ -102,7 +102,7 @@ def test_features_that_were_carried_here_train_without_media(made: Any, tmp_path
     lines = (store / "media.jsonl").read_text().replace(str(made.root), str(tmp_path / "gone"))
     (store / "media.jsonl").write_text(lines)
     code = (
-        "import sys\nfor name in ('av', 'soxr', 'jsonargparse'): sys.modules[name] = None\n"
+        "import sys\nfor name in ('av', 'soxr'): sys.modules[name] = None\n"
         "from pathlib import Path\nfrom wavfusion.training import train\n"
         "from wavfusion.experiments.experiment import Experiment, Training\n"
         "manifest, store, out = map(Path, sys.argv[1:])\n"
@@ -231,7 +231,7 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(
 ) -> None:
     """`predict` labelled all files first and then lost the labels."""
     monkeypatch.chdir(made.manifest.parent)
-    assert "expected a folder that can be written, found /proc" in refused(capfd, *arguments)
+    assert "expected a writable folder, found /proc" in refused(capfd, *arguments)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(
     [
         (("--device", "gpu"), "device"),
         (("--device", "cuda:99"), "device"),
-        (("--out", "/proc/none"), "expected a folder that can be written"),
+        (("--out", "/proc/none"), "expected a writable folder"),
         (("--split", "tset"), "did you mean 'test'"),
         (("--modalities", "audio,smell"), "'smell'"),
         (("--map", "joy"), "joy=happy"),

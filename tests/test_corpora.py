@@ -246,7 +246,7 @@ def test_a_killed_scan_goes_on_where_it_was(tmp_path):
     notes = tmp_path / "media.jsonl"
     code = (
         "import sys; from pathlib import Path; from wavfusion.corpora.scan import Scan\n"
-        "Scan(Path(sys.argv[1]), Path(sys.argv[2])).look(sys.argv[3:])"
+        "Scan(Path(sys.argv[1]), Path(sys.argv[2])).probe(sys.argv[3:])"
     )
     scan = subprocess.Popen([sys.executable, "-c", code, tmp_path / "raw", notes, *paths])
     while not (notes.exists() and notes.stat().st_size) and scan.poll() is None:
@@ -257,7 +257,7 @@ def test_a_killed_scan_goes_on_where_it_was(tmp_path):
     assert len(kept) >= 64
     # What was noted is believed.
     notes.write_text("".join(json.dumps(row | {"audio": 5.0}) + "\n" for row in kept))
-    looks = Scan(tmp_path / "raw", notes).look(paths)
+    looks = Scan(tmp_path / "raw", notes).probe(paths)
     assert sorted(looks.values()).count(MediaFacts(5.0)) == len(kept) and len(looks) == 400
 
 

@@ -79,7 +79,7 @@ def test_the_name_that_lacks_a_letter_is_joined_with_its_votes(tmp_path):
 def test_the_clip_without_sound_has_none(tmp_path):
     prepared = prepare(tmp_path, "AudioWAV/1076_MTI_SAD_XX.wav", "VideoFlash/1076_MTI_SAD_XX.flv")
     assert prepared.utterances[0].missing == ["audio"]
-    assert prepared.stripped[0].reason.startswith("audio: no sound in the published recording")
+    assert prepared.stripped[0].reason.startswith("audio: no audio in the published recording")
 
 
 def test_an_unknown_sentence_is_an_exclusion(tmp_path):
@@ -124,7 +124,7 @@ def test_a_table_of_other_columns_is_refused(tmp_path, text):
 
 def test_a_table_without_rows_is_said(tmp_path):
     prepared = prepare(tmp_path, f"AudioWAV/{CLIP}.wav", tabulatedVotes=VOTES)
-    assert prepared.differences[-1] == "processedResults/tabulatedVotes.csv holds no rows of clips heard and seen"
+    assert prepared.differences[-1] == "processedResults/tabulatedVotes.csv has no rows rated by both"
 
 
 def test_a_clip_that_nobody_rated_has_no_votes_and_that_is_said(tmp_path):

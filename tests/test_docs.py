@@ -90,6 +90,14 @@ def test_every_linked_file_exists(page):
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+def test_every_page_that_the_package_names_exists():
+    """Docstrings and messages once named pages that had moved, and a document that was never in the repository."""
+    files = [path for folder in ("wavfusion", "scripts", "tests") for path in (ROOT / folder).rglob("*.*")]
+    texts = {path: path.read_text("utf-8") for path in files if path.suffix in (".py", ".yaml", ".html", ".md")}
+    named = {(name_of(path), page) for path, text in texts.items() for page in re.findall(r"docs/[\w/]+\.md", text)}
+    assert sorted((path, page) for path, page in named if not (ROOT / page).exists()) == []
+
+
 def test_every_page_is_in_the_navigation():
     text = (ROOT / "mkdocs.yml").read_text("utf-8")
     assert sorted(re.findall(r"[\w/]+\.md", text)) == sorted(str(page.relative_to(DOCS)) for page in PAGES)

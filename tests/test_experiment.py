@@ -211,6 +211,11 @@ def test_settings_lists_what_can_be_overridden() -> None:
     assert {"preset", "seed", "model.margin.alpha", "train.mode"} <= set(experiment.settings())
 
 
+def test_an_experiment_of_an_older_version_is_read_without_its_retired_setting(tmp_path: Path) -> None:
+    older = written(tmp_path, "train: {epochs: 3, recorded: true}")
+    assert experiment.read_experiment(older) == experiment.read_experiment(written(tmp_path, "train: {epochs: 3}"))
+
+
 def test_a_training_of_no_epochs_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"train\.epochs"):
         Training(epochs=0)

@@ -17,7 +17,7 @@ from test_model import SUBSETS, build
 
 import wavfusion
 from wavfusion.cli.app import main
-from wavfusion.corpora.protocol import SAID
+from wavfusion.corpora.protocol import PROTOCOL_FIELDS
 from wavfusion.encoders.bundle import load_encoders
 from wavfusion.encoders.presets import PRESETS
 from wavfusion.errors import ConfigError
@@ -56,7 +56,7 @@ def write_run(folder: Path, **switches: Any) -> Path:
         for tensor in model.parameters():
             tensor.add_(0.1 * torch.randn_like(tensor))
     folder.mkdir(parents=True)
-    write_json(folder / "protocol.json", dict.fromkeys(SAID))
+    write_json(folder / "protocol.json", dict.fromkeys(PROTOCOL_FIELDS))
     write_model(Run(folder, model, features, "cached", PRIOR, {}, TEMPERATURE), loaded)
     return folder
 

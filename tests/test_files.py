@@ -5,7 +5,17 @@ from typing import Annotated, Literal
 import pytest
 
 from wavfusion.errors import ConfigError, CorpusError
-from wavfusion.files import Count, NonEmpty, Rule, one_of, parse_yaml, read_json, validated, write_atomic, write_json
+from wavfusion.files import (
+    Constraint,
+    Count,
+    NonEmpty,
+    choice_of,
+    parse_yaml,
+    read_json,
+    validated,
+    write_atomic,
+    write_json,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +29,12 @@ class Clip:
     id: NonEmpty
     index: Count | None
     span: Span | None = None
-    split: Annotated[str, one_of("train", "test")] | None = None
+    split: Annotated[str, choice_of("train", "test")] | None = None
     shares: dict[str, float] | None = None
     spans: list[Span] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     mix: Literal["left", "right"] = "left"
-    even: Annotated[int, Rule("an even number", lambda value: value % 2 == 0)] = 0
+    even: Annotated[int, Constraint("an even number", lambda value: value % 2 == 0)] = 0
 
     def __post_init__(self) -> None:
         if self.id == "none":

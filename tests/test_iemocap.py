@@ -261,7 +261,7 @@ def test_equal_start_and_end_keep_the_row_and_name_it(tmp_path):
     corpora.write_prepared(prepared, tmp_path / "out")
     (found,) = manifest.read(tmp_path / "out" / "manifest.jsonl")
     assert found.missing == ["audio", "text", "video"]
-    assert prepared.differences[-1] == f"1 rows last nothing by their labels: {DIALOGUE}_F000"
+    assert prepared.differences[-1] == f"1 rows have no duration by their labels: {DIALOGUE}_F000"
 
 
 def test_a_transcript_in_cp1252_keeps_its_typography(tmp_path):
@@ -287,7 +287,7 @@ def test_the_channel_and_the_half_are_the_speaker_s(tmp_path, dialogue):
 def test_sessions_beyond_the_fifth_are_read_and_said(tmp_path):
     prepared = corpora.prepare("iemocap", plant(tmp_path, dialogue="Ses06M_impro01"))
     assert prepared.utterances[0].speaker == "Ses06F"
-    assert prepared.differences[-1] == "Ses06 to Ses06: 1 rows in sessions that the published corpus lacks"
+    assert prepared.differences[-1] == "Ses06 to Ses06: 1 rows in sessions that are not in the published corpus"
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def spoken(seconds: float) -> tuple[np.ndarray, list[tuple[float, float]]]:
     rng, espeak = np.random.default_rng(0), Espeak()
     said = []
     for words in WORDS:
-        raw = soxr.resample(espeak.say(words, "en-us", 165.0, 50), espeak.sample_rate, media.SAMPLE_RATE)
+        raw = soxr.resample(espeak.synthesize(words, "en-us", 165.0, 50), espeak.sample_rate, media.SAMPLE_RATE)
         said.append((0.2 * raw / np.sqrt(np.mean(raw**2))).clip(-1, 1).astype(np.float32))
     sound = (1e-4 * rng.normal(size=int(seconds * media.SAMPLE_RATE))).astype(np.float32)
     times, at = [], 1.0

@@ -133,7 +133,7 @@ def write_clip(path, seconds):
     ("twin", "plain", "taken", "verdict"),
     [
         (6, 2, "final_videos_testdia0_utt0", "only the final_videos_test file 1"),
-        (2, 6, "dia0_utt0", "only the plain one 1"),
+        (2, 6, "dia0_utt0", "only the file without that prefix 1"),
         (6, 6, "final_videos_testdia0_utt0", "both 1"),
         (2, 3, "final_videos_testdia0_utt0", "neither 1"),
         (None, 2, "dia0_utt0", "neither 1"),
@@ -169,9 +169,7 @@ def test_a_clip_that_contradicts_the_table_is_named_and_kept(tmp_path):
 def test_an_outlier_is_named_and_kept(tmp_path):
     prepared = prepare(tmp_path, [row(end='"00:21:21,000"')], "test_sent_emo.csv")
     assert len(prepared.utterances) == 1
-    assert prepared.differences[-1].startswith(
-        "1 utterances last more than 15 s; training takes the first 15 s, evaluation"
-    )
+    assert prepared.differences[-1].startswith("1 utterances exceed 15 s; training takes the first 15 s, evaluation")
 
 
 def test_the_stated_length_is_the_window_of_training():
@@ -188,7 +186,7 @@ def test_the_text_encoder_meets_plain_characters_and_the_manifest_keeps_the_orig
 def test_clips_with_a_foreign_sound_are_named(tmp_path, key):
     dialogue, number = key.split("_utt")
     prepared = prepare(tmp_path, [row(dialogue, number)], clips=[f"train/dia{key}.mp4"])
-    assert f"1 clips hold a sound that is not their row's: train_dia{key}" in prepared.differences
+    assert f"1 clips have other audio than their row: train_dia{key}" in prepared.differences
 
 
 def test_hidden_and_doubled_names_are_no_clips(tmp_path):
@@ -218,7 +216,7 @@ def test_milliseconds_without_leading_zeros_are_read(tmp_path):
 def test_equal_start_and_end_keep_their_row(tmp_path):
     prepared = prepare(tmp_path, [row(start='"00:16:16,059"', end='"0:16:16,059"')])
     assert len(prepared.utterances) == 1
-    assert "1 rows last nothing by the table: train_dia0_utt0" in prepared.differences
+    assert "1 rows have no duration by the table: train_dia0_utt0" in prepared.differences
 
 
 def test_an_end_before_its_start_is_not_called_an_equal_one(tmp_path):

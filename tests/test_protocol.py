@@ -3,7 +3,7 @@ from itertools import permutations
 
 import pytest
 
-from wavfusion.corpora import protocol
+from wavfusion.corpora import folds, protocol
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.manifest import SPLITS, Utterance
 
@@ -274,7 +274,7 @@ def test_selecting_on_test_changes_the_hash_and_is_said():
 @pytest.mark.parametrize(("one", "other"), [("I'm fine.", "Im fine"), ("Café!", "cafe\u0301"), ("a  B", "A b")])
 def test_a_scripted_line_is_its_words(one, other):
     rows = [Utterance("a", "table", text=text, style="scripted") for text in (one, other)]
-    assert protocol.value_of(rows[0], "text") == protocol.value_of(rows[1], "text")
+    assert folds.value_of(rows[0], "text") == folds.value_of(rows[1], "text")
 
 
 def test_folds_by_text_keep_equal_lines_together_improvised_ones_too():

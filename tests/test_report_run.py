@@ -326,7 +326,7 @@ def test_the_verb_writes_the_page_into_the_run_and_not_over_another(
     [
         (["manifest.jsonl"], "expected one manifest or only RUN folders, found"),
         (["run"], "expected each RUN once"),
-        (["empty"], "expected a whole RUN"),
+        (["empty"], "expected a complete RUN"),
         (["--root=nowhere"], "--root: expected the folder of the corpus, found none at 'nowhere'"),
     ],
 )

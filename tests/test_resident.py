@@ -82,11 +82,11 @@ def test_training_from_resident_features_gives_the_same_bytes(made: Any, short: 
 
 @pytest.mark.parametrize(("key", "value"), [("train__mode", "live"), ("train__fast", False)])
 def test_resident_features_of_another_mode_or_without_fast_paths_are_refused(short: Any, key: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match="^train.resident: expected train.mode cached and train.fast true, found"):
+    with pytest.raises(ConfigError, match="train.resident: expected train.mode cached and train.fast true, found"):
         short(train__resident=True, **{key: value})
 
 
 def test_what_is_no_truth_value_is_named() -> None:
-    with pytest.raises(ConfigError, match="^--train.resident: found 'maybe'; valid: true, false, null$"):
+    with pytest.raises(ConfigError, match="field 'train.resident': expected true or false or null, found 'maybe'$"):
         experiment.read_experiment("paper", {"train.resident": "maybe"})
     assert experiment.read_experiment("paper", {"train.resident": "False"}).train.resident is False

@@ -400,6 +400,15 @@ def test_a_run_is_not_resumed_under_another_experiment(again: Path, made: Any, s
         train.train(setting, made.data, again, resume=True)
 
 
+def test_a_run_of_an_older_version_with_a_retired_setting_is_resumed(again: Path, made: Any, short: Any) -> None:
+    """`train.recorded` stood in every RUN of the version that could record steps on a GPU."""
+    text, setting = (again / "experiment.yaml").read_text(), short(model__modality_dropout=0.2, model__time_mask=0.05)
+    (again / "experiment.yaml").write_text(text.replace("  resident: null\n", "  resident: null\n  recorded: false\n"))
+    (again / "model.safetensors").unlink()
+    train.train(setting, made.data, again, resume=True)
+    assert (again / "experiment.yaml").read_text() == text and (again / "model.safetensors").exists()
+
+
 def test_resume_together_with_force_is_refused(again: Path, made: Any, short: Any) -> None:
     """`--force` was passed over in silence."""
     with pytest.raises(ConfigError, match="expected one of --resume"):

@@ -105,4 +105,4 @@ def test_the_verb_writes_them_and_names_what_is_bad(
     said = capsys.readouterr()
     assert "utterances" in said.out and "bad.wav" in said.err.splitlines()[-1]
     assert main([*ask, str(tmp_path / "a.npz")]) == 2
-    assert "expected nothing there" in capsys.readouterr().err
+    assert "expected no such file" in capsys.readouterr().err

@@ -23,11 +23,11 @@ SHOWN = 200  # characters of a value in a message
 
 
 @dataclass(frozen=True)
-class Rule:
+class Constraint:
     """What a value must be beyond its type, for `Annotated`; `validated` holds values to it.
 
     Attributes:
-        expected: the rule as a message says it: "seconds >= 0".
+        expected: the constraint as a message says it: "seconds >= 0".
         holds: called with a value of the annotated type.
     """
 
@@ -35,25 +35,25 @@ class Rule:
     holds: Callable[[Any], bool]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
-        """Check the rule after the type."""
+        """Check the constraint after the type."""
         from pydantic_core import PydanticCustomError, core_schema
 
         def check(value: Any) -> Any:
             if not self.holds(value):
-                raise PydanticCustomError("rule", "broken")
+                raise PydanticCustomError("constraint", "broken")
             return value
 
         return core_schema.no_info_after_validator_function(check, handler(source))
 
 
-def one_of(*choices: str) -> Rule:
-    """Make the rule that a value is one of several strings."""
-    return Rule(" | ".join(choices), frozenset(choices).__contains__)
+def choice_of(*choices: str) -> Constraint:
+    """Make the constraint that a value is one of several strings."""
+    return Constraint(" | ".join(choices), frozenset(choices).__contains__)
 
 
-NonEmpty = Annotated[str, Rule("a non-empty string", bool)]
-Count = Annotated[int, Rule("an integer >= 0", lambda value: value >= 0)]
-Share = Annotated[float, Rule("a number from 0 to 1", lambda value: 0 <= value <= 1)]
+NonEmpty = Annotated[str, Constraint("a non-empty string", bool)]
+Count = Annotated[int, Constraint("an integer >= 0", lambda value: value >= 0)]
+Share = Annotated[float, Constraint("a number from 0 to 1", lambda value: 0 <= value <= 1)]
 
 
 def validated(
@@ -81,8 +81,9 @@ def validated(
     """
     from pydantic_core import ValidationError
 
+    shape: Any = kind  # a type is hashable, which mypy does not believe of type[T]
     try:
-        return _validator(kind, complete, others).validate_python((values,))[0]
+        return _validator(shape, complete, others).validate_python((values,))[0]
     except ValidationError as error:
         found = error.errors(include_url=False)
         # A misspelt field is also missing: its spelling is the better news.
@@ -121,7 +122,7 @@ def _message(kind: Any, error: Mapping[str, Any]) -> str:
         return f"unknown field {name!r}: {nearest(name, known)}"
     if error["type"] == "missing":
         return f"field {name!r} is missing"
-    if error["type"] == "value_error":  # of a dataclass's own __post_init__, which names the field
+    if error["type"] == "value_error":  # of a dataclass's __post_init__, which names the field
         return str(error["ctx"]["error"])
     hint, value = _type_at(kind, path), error["input"]
     choices = _choices(hint)
@@ -138,18 +139,18 @@ def _message(kind: Any, error: Mapping[str, Any]) -> str:
 def _type_at(kind: Any, path: Sequence[Any]) -> Any:
     """The type of a field by its place in the values; where that is within a union, the union."""
     for key in path:
-        own = _bare(kind)
-        if is_dataclass(own):
-            kind = get_type_hints(own, include_extras=True)[key]
-        elif get_origin(own) in (list, dict):
-            kind = get_args(own)[-1]
+        bare = _bare(kind)
+        if is_dataclass(bare):
+            kind = get_type_hints(bare, include_extras=True)[key]
+        elif get_origin(bare) in (list, dict):
+            kind = get_args(bare)[-1]
         else:
             return kind
     return kind
 
 
 def _bare(kind: Any) -> Any:
-    """A type without its rules and without None."""
+    """A type without its constraints and without None."""
     if get_origin(kind) is Annotated:
         return _bare(get_args(kind)[0])
     if get_origin(kind) in (Union, types.UnionType):
@@ -179,8 +180,8 @@ def _describe(kind: Any) -> str:
     """Say what a value of a type is."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        rules = [each.expected for each in kind.__metadata__ if isinstance(each, Rule)]
-        return rules[-1] if rules else _describe(inner[0])
+        constraints = [each.expected for each in kind.__metadata__ if isinstance(each, Constraint)]
+        return constraints[-1] if constraints else _describe(inner[0])
     if origin in (Union, types.UnionType):
         return " or ".join(_describe(each) for each in inner)
     if origin is Literal:
@@ -268,7 +269,8 @@ def _plain_loader() -> Any:
 
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
-                raise yaml.MarkedYAMLError(problem="found an alias", problem_mark=self.peek_event().start_mark)
+                parser: Any = self
+                raise yaml.MarkedYAMLError(problem="found an alias", problem_mark=parser.peek_event().start_mark)
             return super().compose_node(parent, index)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -356,7 +358,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def require_free(paths: Sequence[Path], force: bool) -> None:
-    """Refuse to overwrite results unless told to, and what is no file (a folder, a device) always.
+    """Refuse to overwrite results without `force`, and anything but a file (a folder, a device) always.
 
     Raises:
         CorpusError: one of the files exists, or its folder cannot.
@@ -366,7 +368,7 @@ def require_free(paths: Sequence[Path], force: bool) -> None:
             raise CorpusError(f"{path}: expected a file's name, found a folder or device")
         require_writable(path.parent)
         if path.exists() and not force:
-            raise CorpusError(f"{path}: expected nothing there, found a result; give another --out, or --force")
+            raise CorpusError(f"{path}: expected no such file, found a result; give another --out, or --force")
 
 
 def require_writable(folder: Path) -> None:
@@ -375,12 +377,12 @@ def require_writable(folder: Path) -> None:
     Raises:
         CorpusError: a file in its place, or no permission.
     """
-    there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    existing = next((place for place in (folder, *folder.parents) if place.exists()), folder)
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise CorpusError(f"{folder}: expected a folder that can be written, found {there}: {error.strerror}") from None
+        raise CorpusError(f"{folder}: expected a writable folder, found {existing}: {error.strerror}") from None
 
 
 def append_line(path: Path, row: Mapping[str, Any]) -> None:
@@ -395,7 +397,7 @@ def append_line(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Read JSON lines, passing over one that a kill cut short; nothing where there is no file.
+    """Read JSON lines, except one that a kill cut short; none without a file.
 
     Raises:
         CorpusError: a folder, pipe or device in its place.

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, NamedTuple
 
 from wavfusion.errors import CorpusError
-from wavfusion.files import Count, NonEmpty, Rule, one_of, read_json, validated, write_json, write_lines
+from wavfusion.files import Constraint, Count, NonEmpty, choice_of, read_json, validated, write_json, write_lines
 
 MODALITIES = ("audio", "text", "video")
 SPLITS = ("train", "valid", "test")
@@ -30,13 +30,12 @@ def _is_distinct(names: Sequence[str]) -> bool:
     return "" not in names and len(set(names)) == len(names)
 
 
-RelativePath = Annotated[str, Rule("a path relative to the corpus root and inside it", _is_inside)]
-Seconds = Annotated[float, Rule("seconds >= 0", lambda value: value >= 0)]
-Box = Annotated[list[int], Rule("[left, top, right, bottom] in pixels", _is_box)]
-Modalities = Annotated[
-    list[str],
-    Rule(f"a list of {', '.join(MODALITIES)}", lambda names: _is_distinct(names) and set(names) <= set(MODALITIES)),
-]
+RelativePath = Annotated[str, Constraint("a path relative to the corpus root and inside it", _is_inside)]
+Seconds = Annotated[float, Constraint("seconds >= 0", lambda value: value >= 0)]
+Box = Annotated[list[int], Constraint("[left, top, right, bottom] in pixels", _is_box)]
+_MODALITIES = Constraint(
+    f"a list of {', '.join(MODALITIES)}", lambda names: _is_distinct(names) and set(names) <= set(MODALITIES)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +83,7 @@ class Utterance:
 
     id: NonEmpty
     corpus: NonEmpty
-    split: Annotated[str, one_of(*SPLITS)] | None = None
+    split: Annotated[str, choice_of(*SPLITS)] | None = None
     session: NonEmpty | None = None
     dialogue: NonEmpty | None = None
     index: Count | None = None
@@ -92,14 +91,14 @@ class Utterance:
     audio: AudioSpan | None = None
     video: VideoSpan | None = None
     text: str | None = None
-    text_source: Annotated[str, one_of("gold", "asr")] | None = None
+    text_source: Annotated[str, choice_of("gold", "asr")] | None = None
     language: NonEmpty | None = None
-    style: Annotated[str, one_of("improvised", "scripted")] | None = None
+    style: Annotated[str, choice_of("improvised", "scripted")] | None = None
     emotion: NonEmpty | None = None
     raw_label: NonEmpty | None = None
     votes: dict[str, float] | None = None
     dimensions: dict[str, float] | None = None
-    missing: Modalities = field(default_factory=list)
+    missing: Annotated[list[str], _MODALITIES] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +115,12 @@ class Corpus:
     corpus: NonEmpty
     root: NonEmpty
     labels: NonEmpty | None
-    classes: Annotated[list[str], Rule("a list of distinct emotions", _is_distinct)]
+    classes: Annotated[list[str], Constraint("a list of distinct emotions", _is_distinct)]
     version: NonEmpty
 
 
 class Exclusion(NamedTuple):
-    """An utterance that was left out, or that lost a modality, with the reason."""
+    """An excluded utterance, or one of which a modality was removed, with the reason."""
 
     id: str
     reason: str
@@ -129,7 +128,7 @@ class Exclusion(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Exclusions:
-    """What `prepare` left out of a manifest (exclusions.json): whole utterances, and modalities of others."""
+    """The utterances, and the modalities of others, that `prepare` left out of a manifest (exclusions.json)."""
 
     excluded: list[Exclusion]
     stripped: list[Exclusion]

@@ -18,7 +18,7 @@ from wavfusion.processes.timing import timed
 
 
 @dataclass(frozen=True)
-class Turn:
+class Timing:
     """One measurement: seconds, peak of anonymous memory in MB, and floating-point operations (0: not counted)."""
 
     seconds: float
@@ -27,7 +27,7 @@ class Turn:
 
 
 @contextmanager
-def measured_side(side: str, name: str, job: Measurement) -> Iterator[Callable[[], Turn]]:
+def measured_side(side: str, name: str, job: Measurement) -> Iterator[Callable[[], Timing]]:
     """Hold one side of a comparison ready in a process of its own; gives what measures it once.
 
     Args:
@@ -55,18 +55,18 @@ def useful_work(name: str, job: Measurement) -> tuple[int, float]:
     return len(seconds), sum(seconds)
 
 
-def _measurer(side: str, name: str, job: Measurement) -> Callable[[bool], Turn]:
-    """Make a side ready, warm it and count its operations; gives what measures it if asked to."""
+def _measurer(side: str, name: str, job: Measurement) -> Callable[[bool], Timing]:
+    """Make a side ready, warm it and count its operations; gives what measures it if wanted."""
     work = sides.SIDES[side][name](job)
     counter = FlopCounterMode(display=False)
     # The counter does not work with weight norm in inference mode; the baseline has the same operations there.
     with counter if side == "baseline" or name.startswith("train") else nullcontext():
         work()
 
-    def measure(wanted: bool) -> Turn:
+    def measure(wanted: bool) -> Timing:
         with _peak_memory() as peak:
             seconds = timed(work, job.device) if wanted else 0.0
-        return Turn(seconds, peak[0], float(counter.get_total_flops()))
+        return Timing(seconds, peak[0], float(counter.get_total_flops()))
 
     return measure
 

@@ -7,18 +7,10 @@ from wavfusion.cli.output import DONE, show
 
 
 def bench(
-    suite: Annotated[
-        str | None, opt.choice("what is timed (default all)", "train", "extract", "predict", "all")
-    ] = None,
-    preset: Annotated[
-        str | None, opt.choice("whose sizes; the weights are random (default base)", "tiny", "base")
-    ] = None,
-    batch: Annotated[
-        int | None, opt.option("utterances in a training step (default 8)", "N", opt.count(1, 1024))
-    ] = None,
-    repeats: Annotated[
-        int | None, opt.option("of every measurement, in turns (default 5)", "N", opt.count(1, 100))
-    ] = None,
+    suite: Annotated[str | None, opt.choice("timed part (default all)", "train", "extract", "predict", "all")] = None,
+    preset: Annotated[str | None, opt.choice("sizes; weights are random (default base)", "tiny", "base")] = None,
+    batch: Annotated[int | None, opt.option("utterances in a step (default 8)", "N", opt.count(1, 1024))] = None,
+    repeats: Annotated[int | None, opt.option("of each measurement (default 5)", "N", opt.count(1, 100))] = None,
     growth: Annotated[bool, opt.flag("--growth", "our time and memory over 1, 2, 4 and 8 times the data")] = False,
     device: opt.Device = "auto",
     seed: opt.Seed = None,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from wavfusion.cli import options as opt
-from wavfusion.cli.output import DONE, LISTED, PARTLY, figures_to_text, one_line, show
+from wavfusion.cli.output import DONE, LISTED, PARTLY, figures_to_text, printable, show
 from wavfusion.errors import ConfigError
 from wavfusion.version import __version__
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 Emotions = Annotated[
     Mapping[str, str] | None,
     opt.option(
-        "names of the corpus's emotions in the RUN",
+        "the corpus's emotions in the RUN's names",
         "joy=happy,...",
         opt.pairs("joy=happy,...", "emotion of the corpus"),
     ),
@@ -88,7 +88,7 @@ def _evaluate_bundle(bundle_file: Path, manifest: Path | None, out: Path | None,
     if out:
         results.write_recomputed(out, result, labelled.rows)
     lines = [figures_to_text(result, bundle_file)]
-    lines += [one_line(f"differs: {line}") for line in differences[:LISTED]]
+    lines += [printable(f"differs: {line}") for line in differences[:LISTED]]
     if not differences:
         lines.append("all figures equal those that the bundle states")
     if len(differences) > LISTED:

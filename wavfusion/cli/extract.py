@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from wavfusion.cli import options as opt
-from wavfusion.cli.output import DONE, LISTED, PARTLY, first_three, one_line, show
+from wavfusion.cli.output import DONE, LISTED, PARTLY, first_three, printable, show
 from wavfusion.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -21,12 +21,8 @@ Layers = Annotated[
     opt.option("audio layers to keep, such as 8,9,10 (default 9)", "9", opt.numbers("9 or 8,9,10")),
 ]
 TextLayers = Annotated[str | None, opt.choice("of the text encoder (default last)", "last", "all")]
-View = Annotated[
-    str | None, opt.choice("encode the whole frame, or the speaker's face (default frame)", "frame", "face")
-]
-Workers = Annotated[
-    int | None, opt.option("threads that decode, or processes (default: one a core)", "N", opt.count(1))
-]
+View = Annotated[str | None, opt.choice("encode whole frames, or the speaker's face (default frame)", "frame", "face")]
+Workers = Annotated[int | None, opt.option("decoding threads, or processes (default: one a core)", "N", opt.count(1))]
 Engine = Annotated[
     str | None,
     opt.choice(
@@ -86,7 +82,7 @@ def extract(
 
 def _log_failures(summary: "Summary") -> None:
     for utterance, modality, reason in summary.bad[:LISTED]:
-        log.error("%s", one_line(f"{utterance}: no {modality} features: {reason}"))
+        log.error("%s", printable(f"{utterance}: no {modality} features: {reason}"))
     if len(summary.bad) > LISTED:
         log.error("... and %d more; failures.jsonl in the store has all", len(summary.bad) - LISTED)
     if damaged := summary.bad_packets:
@@ -99,7 +95,7 @@ def _faces(found: Sequence[tuple[str, float, float]]) -> dict[str, Any]:
 
     whole = [each for each, _, share in found if share < LEAST]
     if whole:
-        names = one_line(first_three(list(dict.fromkeys(whole))))
+        names = printable(first_three(list(dict.fromkeys(whole))))
         log.warning(
             "%d of %d windows have no face, so their whole frames are encoded: %s", len(whole), len(found), names
         )

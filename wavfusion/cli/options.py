@@ -130,9 +130,7 @@ seed = count(0, (1 << 32) - 1)
 Device = Annotated[str, option("where to compute (default auto)", "auto|cpu|cuda|cuda:N")]
 Seed = Annotated[int | None, option("of everything random (default 0, or the experiment's)", "N", seed)]
 Json = Annotated[bool, flag("--json", "print one JSON object")]
-Plain = Annotated[
-    bool, flag("--plain", "compute as the baseline does, without faster paths (docs/measurements/performance.md)")
-]
+Plain = Annotated[bool, flag("--plain", "compute without the faster paths (docs/measurements/performance.md)")]
 Force = Annotated[bool, flag("--force", "overwrite earlier results")]
 Manifest = Annotated[Path, option("what `prepare` wrote", "M", path)]
 FilledStore = Annotated[Path, option("what `extract` filled", "S", path)]

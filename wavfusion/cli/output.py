@@ -22,7 +22,7 @@ def print_text(text: str) -> None:
     sys.stdout.buffer.flush()
 
 
-def one_line(message: str) -> str:
+def printable(message: str) -> str:
     """One line that any terminal can show, whatever a file is called."""
     shown = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", " ".join(message.split()))
     return shown.encode("utf-8", "backslashreplace").decode()
@@ -30,7 +30,7 @@ def one_line(message: str) -> str:
 
 def complain(message: str) -> None:
     """Write one line to stderr."""
-    sys.stderr.write(f"wavfusion: {one_line(message)}\n")
+    sys.stderr.write(f"wavfusion: {printable(message)}\n")
 
 
 def first_three(names: Sequence[str]) -> str:
@@ -49,9 +49,9 @@ def figures_to_text(result: dict[str, Any], where: Path) -> str:
     """Lay out what `metrics.json` holds, one line for each subset of modalities."""
     from wavfusion.corpora.protocol import describe_protocol
 
-    lines = [f"{where}: {result['n']} utterances; protocol {one_line(describe_protocol(result['protocol']))}"]
+    lines = [f"{where}: {result['n']} utterances; protocol {printable(describe_protocol(result['protocol']))}"]
     lines += [
-        one_line(f"CONTAMINATED: the {name} encoder {result['encoders'][name]['name']} was trained on this corpus")
+        printable(f"CONTAMINATED: the {name} encoder {result['encoders'][name]['name']} was trained on this corpus")
         for name in result["contaminated"]
     ]
     for name, figures in (result["subsets"] or {"+".join(result["modalities"]): result}).items():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from wavfusion.cli import options as opt
-from wavfusion.cli.output import first_three, list_failures, one_line, print_text
+from wavfusion.cli.output import first_three, list_failures, print_text, printable
 from wavfusion.errors import CollectedWarnings, ConfigError
 
 if TYPE_CHECKING:
@@ -44,13 +44,8 @@ Out = Annotated[
         opt.path,
     ),
 ]
-Workers = Annotated[
-    int,
-    opt.option("processes that label recordings in parallel, each with its own model (default 1)", "N", opt.count(1)),
-]
-Engine = Annotated[
-    str, opt.choice("where several run: on this machine, or on a cluster (extra [ray])", "processes", "ray")
-]
+Workers = Annotated[int, opt.option("parallel processes, each with its own model (default 1)", "N", opt.count(1))]
+Engine = Annotated[str, opt.choice("where several run: here, or on a cluster (extra [ray])", "processes", "ray")]
 
 
 @dataclass(frozen=True)
@@ -178,7 +173,7 @@ def _label_all(
     if found and folder is None:
         warnings = [line for each in found for line in each.warnings]
         rows = [row for each in found for row in each.rows]
-        output.write(trained.classes, recordings.Labelled(rows, warnings + missing.said))
+        output.write(trained.classes, recordings.Labelled(rows, warnings + missing.messages))
     elif found:
         print_text(f"{folder}: results of {len(found)} recordings")
     return bool(found) or any(each.out is not None and each.out.exists() for each in planned)
@@ -258,5 +253,9 @@ def _warn_of_missing(modalities: Sequence[str], found: Sequence[Sequence[Any]]) 
         without = [rows[0].file for rows in found if not any(modality in each.modalities for each in rows)]
         if without:
             log.warning(
-                "%d of %d files without %s: %s", len(without), len(found), modality, one_line(first_three(without))
+                "%d of %d files without %s: %s",
+                len(without),
+                len(found),
+                modality,
+                printable(first_three(without)),
             )

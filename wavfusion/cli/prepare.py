@@ -23,14 +23,12 @@ def prepare(
     columns: Annotated[
         Mapping[str, str] | None,
         opt.option(
-            "columns of a table that have other names",
+            "columns with other names",
             "audio=wav_path,...",
             opt.pairs("audio=wav_path,...", "field"),
         ),
     ] = None,
-    no_scan: Annotated[
-        bool, opt.flag("--no-scan", "open no media: files that cannot be decoded are found by `extract` only")
-    ] = False,
+    no_scan: Annotated[bool, opt.flag("--no-scan", "open no media; `extract` finds what cannot be decoded")] = False,
     force: opt.Force = False,
     json: opt.Json = False,
 ) -> int:
@@ -91,7 +89,7 @@ def media_facts(manifest: Path, root: Path, rows: Sequence["Utterance"]) -> Mapp
     from wavfusion.corpora.scan import Scan
 
     paths = (span.path for row in rows for span in (row.audio, row.video) if span)
-    return Scan(root, manifest.with_name("media.jsonl"), sys.stderr.isatty()).look(paths)
+    return Scan(root, manifest.with_name("media.jsonl"), sys.stderr.isatty()).probe(paths)
 
 
 Clips = Annotated[int | None, opt.option("of all parts together (default 1100: 800,100,200)", "N", opt.count(6))]
@@ -102,9 +100,7 @@ Parts = Annotated[
 Null = Annotated[bool, opt.flag("--null", "the matched null: audio, text and video carry no information")]
 Micro = Annotated[bool, opt.flag("--micro", "expressions show in two frames only, at a random time")]
 Faults = Annotated[bool, opt.flag("--faults", "with the corpus's known defects (default 48 clips of 10 speakers)")]
-Priors = Annotated[
-    str | None, opt.choice("of the classes: the corpus's or their square roots (default true)", "true", "sqrt")
-]
+Priors = Annotated[str | None, opt.choice("of classes: the corpus's or their roots (default true)", "true", "sqrt")]
 
 
 def lookalike(

@@ -54,9 +54,7 @@ def report(
 def bundle(
     trained: opt.RunFolder,
     out: Annotated[Path, opt.option("the bundle", "FILE.zip", opt.path)],
-    with_truth: Annotated[
-        bool, opt.flag("--with-truth", "include the labels, where the corpus's licence permits")
-    ] = False,
+    with_truth: Annotated[bool, opt.flag("--with-truth", "include labels, where the licence permits")] = False,
     force: opt.Force = False,
     json: opt.Json = False,
 ) -> int:

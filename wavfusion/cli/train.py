@@ -24,7 +24,7 @@ def train(
     fold: Annotated[int | None, opt.option("which fold of the protocol (default 1)", "K", opt.count(1))] = None,
     preset: Preset = None,
     select_on_test: Annotated[
-        bool, opt.flag("--select-on-test", "let the test part choose the epoch; all output states it")
+        bool, opt.flag("--select-on-test", "let the test part choose the epoch; all output says so")
     ] = False,
     resume: Annotated[bool, opt.flag("--resume", "continue from the newest complete checkpoint")] = False,
     force: Annotated[bool, opt.flag("--force", "remove an earlier RUN first")] = False,

@@ -40,7 +40,7 @@ def pool(samples: Features, modalities: Sequence[str]) -> tuple[list[str], dict[
     return list(ids), pooled
 
 
-def predict(
+def predict_baselines(
     train: Pooled, labels: Sequence[int], test: Pooled, num_classes: int, balanced: bool
 ) -> dict[str, Float64[np.ndarray, "M C"]]:
     """Predict by every baseline: `majority`, `prior` and a logistic regression on each subset of the modalities.

@@ -1,4 +1,16 @@
-"""From the raw folders of a corpus to its manifest: one reader a corpus."""
+"""Corpora: from the folders of their publishers to a manifest, and from a manifest to the folds of a protocol.
+
+Given the root of a corpus as its publishers distribute it, gives its utterances, the excluded rows with their reasons,
+and what differs from the published description. May import `media`, `manifest`, `files` and `errors`.
+
+To add a corpus: write `corpora/NAME.py` with one function from `ReaderInput` to `Reading`, after the pattern of
+`ravdess.py`. Find the files with `reading.list_files(source.root)`, which opens no media; build one `Utterance` for
+each row of the source, with paths below the root, and pass it through `reading.mark_missing`; put rows that cannot be
+used into `excluded`, so that utterances and exclusions together are the rows of the source; compare with the published
+counts (`reading.compare_counts`). Add the class order to `emotions.EMOTIONS` and the function to `READERS` below; if
+the corpus has a usual protocol, add it to `folds.DEFAULTS`. A test with a small tree of the corpus's true file names
+shows that every row is read or excluded.
+"""
 
 import os
 import tempfile
@@ -13,11 +25,11 @@ from wavfusion.corpora.emotions import LABEL_SETS
 from wavfusion.corpora.iemocap import read_iemocap
 from wavfusion.corpora.meld import read_meld
 from wavfusion.corpora.ravdess import read_ravdess
-from wavfusion.corpora.reading import Exclusion, ReaderInput, Reading, Rows, join_reasons, strip
-from wavfusion.corpora.scan import Looking, Scan
+from wavfusion.corpora.reading import ReaderInput, Reading, Rows, join_reasons, strip
+from wavfusion.corpora.scan import Probe, Scan
 from wavfusion.corpora.table import COLUMNS, read_table
 from wavfusion.errors import ConfigError, CorpusError, nearest
-from wavfusion.manifest import CHANNELS, Channel, Corpus, Utterance
+from wavfusion.manifest import CHANNELS, Channel, Corpus, Exclusion, Utterance
 from wavfusion.version import __version__
 
 READERS: dict[str, Callable[[ReaderInput], Reading]] = {
@@ -35,9 +47,9 @@ class Prepared:
 
     Attributes:
         excluded: rows of the source that are not among the utterances.
-        stripped: utterances that lost a modality, each once.
-        differences: what is not as its publishers describe it, one line each.
-        table: the user's own table, where the root was one; it must not be overwritten.
+        stripped: utterances without a modality that they should have, each once.
+        differences: from what the publishers describe, one line each.
+        table: the user's own table, where the root is one; it must not be overwritten.
     """
 
     utterances: Sequence[Utterance]
@@ -64,11 +76,11 @@ def prepare(
         corpus: a name of READERS.
         root: the corpus's folder; for `table` also the table itself.
         labels: a label set of the corpus, its first by default.
-        down_mix: how several channels of sound become one.
+        down_mix: how several audio channels become one.
         columns: of a table: field of the manifest -> the column that holds it, where their names differ; columns
-            that are no field are then passed over.
-        scan: a file of notes, made where absent: every media file is opened (not decoded) unless the notes know it,
-            and what cannot be read counts as missing. None opens no media.
+            that are no field are then ignored.
+        scan: a cache file, made where absent: every media file that it does not list is opened (not decoded), and
+            what cannot be read counts as missing. None opens no media.
         progress: show a bar of the scan on stderr.
 
     Raises:
@@ -83,11 +95,11 @@ def prepare(
     try:
         if scan:
             _keep_table(root, Path(scan))
-        look: Looking = Scan(folder, Path(scan), progress).look if scan else lambda paths: {}
-        reading = READERS[corpus](ReaderInput(root, labels, down_mix, columns or {}, look))
+        probe: Probe = Scan(folder, Path(scan), progress).probe if scan else lambda paths: {}
+        reading = READERS[corpus](ReaderInput(root, labels, down_mix, columns or {}, probe))
         assert len(reading.utterances) + len(reading.excluded) == reading.rows, "a row of the source was lost"
         if scan:
-            reading = _strip(reading, look)
+            reading = _strip(reading, probe)
     except OSError as error:
         raise CorpusError(f"cannot read or write {error.filename or root}: {error.strerror}") from error
     return Prepared(
@@ -101,23 +113,23 @@ def prepare(
 
 
 def _keep_table(table: Path, target: Path) -> None:
-    """Refuse to write over the table that is read."""
+    """Refuse to overwrite the table that is read."""
     if target.exists() and target.samefile(table):
         raise CorpusError(f"expected another folder for what is written, found the table itself at {target}")
 
 
-def _strip(reading: Reading, look: Looking) -> Reading:
-    """Open all media, and take away the modalities whose file cannot be read."""
-    looks = look(span.path for each in reading.utterances for span in (each.audio, each.video) if span)
+def _strip(reading: Reading, probe: Probe) -> Reading:
+    """Open all media, and remove the modalities whose file cannot be read."""
+    facts = probe(span.path for each in reading.utterances for span in (each.audio, each.video) if span)
 
     def stripped() -> Iterator[tuple[Utterance, str | None]]:
-        return (strip(each, looks) for each in reading.utterances)
+        return (strip(each, facts) for each in reading.utterances)
 
-    lost = [Exclusion(each.id, reason) for each, reason in stripped() if reason]
+    removed = [Exclusion(each.id, reason) for each, reason in stripped() if reason]
     rows = Rows(lambda: (each for each, _ in stripped()), reading.rows - len(reading.excluded))
-    # What was read into memory stays there; what was not is stripped as it is read.
+    # Utterances in memory stay there; those of a long table are stripped as they are read.
     kept = rows if isinstance(reading.utterances, Rows) else list(rows)
-    return replace(reading, utterances=kept, stripped=[*reading.stripped, *lost])
+    return replace(reading, utterances=kept, stripped=[*reading.stripped, *removed])
 
 
 def write_prepared(prepared: Prepared, out: str | os.PathLike[str]) -> dict[str, Counter[str]]:
@@ -127,8 +139,8 @@ def write_prepared(prepared: Prepared, out: str | os.PathLike[str]) -> dict[str,
         The rows by split (`all` where a row has none) and emotion (`unlabelled`).
 
     Raises:
-        CorpusError: there are no rows, or not those that were prepared, as their table has changed meanwhile; or the
-            manifest would replace that table. What was there stays as it was.
+        CorpusError: there are no rows, or their table has changed meanwhile, or the manifest would replace that table;
+            no file is changed then.
     """
     out, names = Path(out), ("exclusions.json", "corpus.json", "manifest.jsonl")
     counts: dict[str, Counter[str]] = {}
@@ -142,7 +154,7 @@ def write_prepared(prepared: Prepared, out: str | os.PathLike[str]) -> dict[str,
         if prepared.table:
             _keep_table(prepared.table, out / "manifest.jsonl")
         out.mkdir(parents=True, exist_ok=True)
-        # Beside their places, so that nothing is replaced until all are whole.
+        # In a folder beside them, so that no file is replaced until all are complete.
         with tempfile.TemporaryDirectory(prefix=".prepare-", dir=out) as unfinished:
             path = Path(unfinished) / "manifest.jsonl"
             manifest.write(path, counted())
@@ -156,7 +168,7 @@ def write_prepared(prepared: Prepared, out: str | os.PathLike[str]) -> dict[str,
                 raise CorpusError(f"expected {expected} rows in {where} as a moment ago, found {found}")
             manifest.write_corpus(path, prepared.corpus)
             manifest.write_exclusions(path, prepared.excluded, prepared.stripped)
-            # The manifest last, so that it never stands without what belongs to it.
+            # The manifest last, so that it never exists without the others.
             for name in names:
                 path.with_name(name).replace(out / name)
     except OSError as error:
@@ -175,7 +187,7 @@ def _check_names(corpus: str, labels: str | None, down_mix: str, columns: Mappin
     if labels is not None and labels not in sets:
         raise ConfigError(f"unknown label set {labels!r} of {corpus!r}: {nearest(labels, sets)}")
     if columns and corpus != "table":
-        raise ConfigError(f"corpus {corpus!r} has columns of its own, found a map of columns: it is for a table")
+        raise ConfigError(f"corpus {corpus!r} has columns of its own; a map of columns is for a table")
     for field in columns:
         if field not in COLUMNS:
             raise ConfigError(f"unknown field {field!r} in the map of columns: {nearest(field, COLUMNS)}")

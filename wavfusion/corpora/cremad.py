@@ -1,4 +1,4 @@
-"""CREMA-D: 91 actors say twelve sentences in six emotions; crowds rated what they heard and saw."""
+"""CREMA-D: 91 actors say twelve sentences in six emotions, rated by crowds from audio, video and both."""
 
 import csv
 import re
@@ -8,24 +8,23 @@ from pathlib import Path, PurePosixPath
 
 from wavfusion.corpora.emotions import CREMAD_CODES, EMOTIONS
 from wavfusion.corpora.reading import (
-    Exclusion,
     ReaderInput,
     Reading,
+    acted_utterance,
     broken_row,
     compare_counts,
     compare_encodings,
     count_emotions,
+    count_findings,
     first_of_each,
     list_files,
     list_stripped,
-    mark_missing,
-    name_some,
     only_of_each,
     open_lines,
     unknown_code,
 )
 from wavfusion.errors import CorpusError
-from wavfusion.manifest import AudioSpan, Channel, Utterance, VideoSpan
+from wavfusion.manifest import AudioSpan, Channel, Exclusion, Utterance, VideoSpan
 
 # Actor, sentence, intended emotion, level; one published name (1040_ITH_SAD_X) lacks a letter that the tables have.
 NAME = re.compile(r"(\d{4})_([A-Z]{3})_([A-Z]{3})_(LO|MD|HI|XX?)")
@@ -46,22 +45,22 @@ SENTENCES = {
 # doi 10.1109/TAFFC.2014.2336244
 PUBLISHED = dict.fromkeys(EMOTIONS["cremad"], 1271) | {"neutral": 1087}
 ACTORS = 91
-SILENT = {"1076_MTI_SAD_XX": "no sound in the published recording, or not found below the root"}
+SILENT = {"1076_MTI_SAD_XX": "no audio in the published recording, or not found below the root"}
 
-SOUNDS = (".wav", ".mp3")  # the better first: AudioWAV and AudioMP3 hold the same recordings
-PICTURES = (".flv", ".mp4")
+AUDIO = (".wav", ".mp3")  # the better first: AudioWAV and AudioMP3 hold the same recordings
+VIDEO = (".flv", ".mp4")
 VOTES, MAJORITIES = "tabulatedVotes.csv", "summaryTable.csv"
-# First digit of a row's number in VOTES: 1 rated the voice alone, 2 the face alone, 3 both.
+# First digit of a row's number in VOTES: rated by audio (1), by video (2), by both (3).
 BOTH = "3"
 
 
 def read_cremad(source: ReaderInput) -> Reading:
     """Read CREMA-D from its recordings and tables of votes anywhere below the root; any of them may be absent.
 
-    The emotion is the one that the actor was to play; `votes` are the shares of those who heard and saw it.
+    The emotion is the intended one; `votes` are the shares of those who rated audio and video together.
 
     Raises:
-        CorpusError: nothing below the root is named as a recording or holds votes, or a table is not as published.
+        CorpusError: there is neither a recording nor a table of votes, or a table is not as published.
     """
     files = list_files(source.root)
     named = ((PurePosixPath(path).name, path) for path in files)
@@ -69,13 +68,13 @@ def read_cremad(source: ReaderInput) -> Reading:
     table = tables.get(VOTES, tables.get(MAJORITIES))
     rows = list(_read_votes(source.root / table)) if table else []
     votes = dict(rows)
-    sounds, pictures = _find_clips(files, SOUNDS), _find_clips(files, PICTURES)
-    clips = sorted(sounds.keys() | pictures.keys() | votes.keys())
+    audio, video = _find_clips(files, AUDIO), _find_clips(files, VIDEO)
+    clips = sorted(audio.keys() | video.keys() | votes.keys())
     if not clips:
         raise CorpusError(f"expected recordings named like 1001_DFA_ANG_XX.wav below {source.root}, found none")
     unknown = {clip: reason for clip in clips if (reason := _unknown_code(clip))}
     utterances = [
-        _to_utterance(clip, sounds.get(clip), pictures.get(clip), votes.get(clip), source.down_mix)
+        _to_utterance(clip, audio.get(clip), video.get(clip), votes.get(clip), source.down_mix)
         for clip in clips
         if clip not in unknown
     ]
@@ -101,12 +100,12 @@ def read_cremad(source: ReaderInput) -> Reading:
 
 def _compare_votes(root: Path, table: str, rows: list[tuple[str, dict[str, float]]]) -> list[str]:
     counts = Counter(clip for clip, _ in rows)
-    notes = {
+    findings = {
         "clips are listed again, the last row of each counts": [clip for clip, count in counts.items() if count > 1],
         "clips have no votes": [clip for clip, shares in rows if not shares],
     }
-    lines = [f"{table}: {len(names):,} {line}: {name_some(names)}" for line, names in notes.items() if names]
-    return lines + [f"{table} holds no rows of clips heard and seen"] * (not rows) + compare_encodings(root, [table])
+    lines = [f"{table}: {line}" for line in count_findings(findings)]
+    return lines + [f"{table} has no rows rated by both"] * (not rows) + compare_encodings(root, [table])
 
 
 def _find_clips(files: list[str], suffixes: tuple[str, ...]) -> dict[str, str]:
@@ -157,22 +156,16 @@ def _parse_votes(clip: str, counts: dict[str, int]) -> tuple[str, dict[str, floa
 
 
 def _to_utterance(
-    clip: str, sound: str | None, picture: str | None, votes: dict[str, float] | None, down_mix: Channel
+    clip: str, audio: str | None, video: str | None, votes: dict[str, float] | None, down_mix: Channel
 ) -> Utterance:
     actor, sentence, emotion, _ = clip.split("_")
-    return mark_missing(
-        Utterance(
-            id=clip,
-            corpus="cremad",
-            speaker=f"actor{actor}",
-            audio=AudioSpan(sound, channel=down_mix) if sound and clip not in SILENT else None,
-            video=VideoSpan(picture) if picture else None,
-            text=SENTENCES[sentence],
-            text_source="gold",
-            language="en",
-            style="scripted",
-            emotion=CREMAD_CODES[emotion],
-            raw_label=emotion,
-            votes=votes or None,
-        )
+    return acted_utterance(
+        clip,
+        "cremad",
+        actor,
+        SENTENCES[sentence],
+        (CREMAD_CODES[emotion], emotion),
+        AudioSpan(audio, channel=down_mix) if audio and clip not in SILENT else None,
+        VideoSpan(video) if video else None,
+        votes or None,
     )

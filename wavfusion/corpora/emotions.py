@@ -1,4 +1,4 @@
-"""The emotions of every corpus: class order, raw codes and label sets."""
+"""The emotions of every corpus: class order (the number of an emotion is its place), raw codes and label sets."""
 
 EMOTIONS: dict[str, list[str]] = {
     "iemocap": ["happy", "sad", "neutral", "angry", "excited", "frustrated"],
@@ -38,7 +38,7 @@ RAVDESS_CODES: dict[str, str] = {f"{code:02d}": emotion for code, emotion in enu
 
 CREMAD_CODES: dict[str, str] = dict(zip(("ANG", "DIS", "FEA", "HAP", "NEU", "SAD"), EMOTIONS["cremad"], strict=True))
 
-# Label sets that `prepare --labels` offers, the default first: set -> classes.
+# Label sets of `prepare --labels`, the default first: set -> classes.
 LABEL_SETS: dict[str, dict[str, list[str]]] = {
     "iemocap": {
         "six": EMOTIONS["iemocap"],
@@ -47,11 +47,11 @@ LABEL_SETS: dict[str, dict[str, list[str]]] = {
         "raw": [*EMOTIONS["iemocap"], "surprised", "fearful", "disgusted", "other"],
     },
 }
-# Emotions that a label set joins with another: set -> {emotion: the emotion it counts as}.
+# Emotions that a label set merges: set -> {emotion: the emotion it counts as}.
 MERGED: dict[str, dict[str, str]] = {"four": {"excited": "happy"}}
 
-# The 53 utterances without majority that the features of the DialogueRNN family count as happy, found by matching the
-# tables of TelME against the lists of DialogXL: dialogue -> last parts of the utterance ids.
+# The 53 utterances without a majority label that the features of the DialogueRNN family count as happy, from the tables
+# of TelME compared with the lists of DialogXL: dialogue -> last parts of the utterance ids.
 _DIALOGUERNN_HAPPY = {
     "Ses01F_impro03": "F007 F011 F014 M012",
     "Ses01F_impro06": "M017",

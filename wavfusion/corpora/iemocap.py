@@ -8,22 +8,21 @@ from typing import NamedTuple
 
 from wavfusion.corpora.emotions import DIALOGUERNN_HAPPY, EMOTIONS, IEMOCAP_CODES, IEMOCAP_WORDS, LABEL_SETS, MERGED
 from wavfusion.corpora.reading import (
-    Exclusion,
     ReaderInput,
     Reading,
     compare_counts,
     compare_encodings,
     count_emotions,
+    count_findings,
     first_of_each,
     list_files,
     list_stripped,
     mark_missing,
-    name_some,
     only_of_each,
     open_lines,
 )
 from wavfusion.errors import CorpusError, nearest
-from wavfusion.manifest import AudioSpan, Channel, Utterance, VideoSpan
+from wavfusion.manifest import AudioSpan, Channel, Exclusion, Utterance, VideoSpan
 
 # Majority labels by session (lists of DialogXL, 7,380 in all) in the order of EMOTIONS["iemocap"].
 PUBLISHED: dict[str, dict[str, int]] = {
@@ -36,19 +35,19 @@ PUBLISHED: dict[str, dict[str, int]] = {
         "Ses05": (143, 245, 384, 170, 299, 381),
     }.items()
 }
-# What `raw` holds beyond those, known only for the corpus as a whole.
+# The other labels of `raw`, known only for the corpus as a whole.
 PUBLISHED_OTHERS = {"none": 2507, "surprised": 107, "fearful": 40, "other": 3, "disgusted": 2}
 
 UTTERANCE = re.compile(r"((Ses\d\d)([FM])_\w+)_([FM])(?:XX)?\d+")
 DIALOGUE = re.compile(r"Ses\d\d[FM]_\w+")
 NUMBER = r"-?\d{1,9}(?:\.\d+)?"
 LABEL = re.compile(rf"\[(\d{{1,9}}\.\d+) - (\d{{1,9}}\.\d+)\]\t(\S+)\t(\w+)\t\[({NUMBER}), ({NUMBER}), ({NUMBER})\]")
-# An external annotator (C-E1, C-E2, ...), not the actor's own opinion (C-F1, C-M1).
+# An external annotator (C-E1, C-E2, ...), not the actor (C-F1, C-M1).
 VOTE = re.compile(r"C-E\d+:\s*(.*?)\s*\(.*\)?")
 TRANSCRIPT = re.compile(r"(\S+) \[[\d.]+-[\d.]+\]: ?(.*)")
 
-HALF_WIDTH = 360  # pixels; both actors share a picture of 720 x 480
-# Left, top, right, bottom within a half: what lies between the black borders, around the head.
+HALF_WIDTH = 360  # pixels; both actors share a frame of 720 x 480
+# Left, top, right, bottom within a half: around the head, between the black borders.
 HALF_CROP = (52, 112, 308, 368)
 
 
@@ -68,12 +67,12 @@ class IemocapRow(NamedTuple):
 
 
 class Files(NamedTuple):
-    """The files of the release by what they hold: paths by utterance or dialogue."""
+    """The files of the release by kind: paths by utterance or dialogue."""
 
     labels: dict[str, str]
     transcripts: dict[str, str]
-    sounds: dict[str, str]
-    pictures: dict[str, str]
+    audio: dict[str, str]
+    video: dict[str, str]
 
 
 def read_iemocap(source: ReaderInput) -> Reading:
@@ -92,7 +91,7 @@ def read_iemocap(source: ReaderInput) -> Reading:
         raise CorpusError(f"expected EmoEvaluation/Ses01F_impro01.txt and the like below {root}, found none")
     texts = {key: text for path in files.transcripts.values() for key, text in _read_transcript(root / path)}
     rows = [row for path in files.labels.values() for row in _read_labels(root / path)]
-    _refuse_doubles(rows)
+    _refuse_duplicates(rows)
     kept, excluded = [], []
     for row, index in _with_index(rows):
         emotion = _emotion(row, labels)
@@ -116,22 +115,22 @@ def read_iemocap(source: ReaderInput) -> Reading:
 
 
 def _sort_files(root: Path, paths: list[str]) -> Files:
-    """Tell the files apart by folder and name; the case of folders and suffixes differs between sessions and copies."""
+    """Sort the files by folder and name; the case of folders and suffixes differs between sessions and copies."""
     texts: dict[str, list[tuple[str, str]]] = {"emoevaluation": [], "transcriptions": []}
-    sounds, pictures = [], []
+    audio, video = [], []
     for each in paths:
         path = PurePosixPath(each)
         stem, suffix, folder = path.stem, path.suffix.lower(), path.parent.name.lower()
         if not DIALOGUE.fullmatch(stem):
             continue
-        # The folders below EmoEvaluation hold one file an annotator, under the same names.
+        # The folders below EmoEvaluation hold a file of each annotator, under the same names.
         if suffix == ".txt" and folder in texts:
             texts[folder].append((stem, each))
         elif suffix == ".wav":
-            sounds.append((stem, each))
+            audio.append((stem, each))
         elif suffix == ".avi":
-            pictures.append((stem, each))
-    found = [only_of_each(root, kind) for kind in texts.values()] + [first_of_each(sounds), first_of_each(pictures)]
+            video.append((stem, each))
+    found = [only_of_each(root, kind) for kind in texts.values()] + [first_of_each(audio), first_of_each(video)]
     return Files(*(dict(sorted(kind.items())) for kind in found))
 
 
@@ -167,7 +166,7 @@ def _parse_row(path: Path, number: int, line: str, votes: list[str]) -> IemocapR
         dialogue=dialogue,
         session=session,
         speaker=session + speaker,
-        # The letter of the session names the actor on the left: picture half and stereo channel alike.
+        # The letter of the session names the actor on the left, in the frame and in the stereo channels.
         left=captured == speaker,
         start=float(start),
         end=float(end),
@@ -178,7 +177,7 @@ def _parse_row(path: Path, number: int, line: str, votes: list[str]) -> IemocapR
 
 
 def _shares(votes: list[str]) -> dict[str, float] | None:
-    """Turn each annotator's words (`Anger; Frustration;`) into shares; one of several words counts a part of a vote."""
+    """Turn each annotator's choices (`Anger; Frustration;`) into shares; several choices divide one vote."""
     shares: dict[str, float] = defaultdict(float)
     for vote in votes:
         emotions = [IEMOCAP_WORDS[word] for each in vote.split(";") if (word := each.strip().lower()) in IEMOCAP_WORDS]
@@ -189,14 +188,14 @@ def _shares(votes: list[str]) -> dict[str, float] | None:
 
 
 def _read_transcript(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield id and text; lines of another form (remarks, ids without times) are passed over, as the labels decide."""
+    """Yield id and text; lines of another form (remarks, ids without times) are skipped."""
     for line in open_lines(path):
         found = TRANSCRIPT.fullmatch(line.strip())
         if found and UTTERANCE.fullmatch(found[1]):
             yield found[1], found[2].strip()
 
 
-def _refuse_doubles(rows: list[IemocapRow]) -> None:
+def _refuse_duplicates(rows: list[IemocapRow]) -> None:
     seen: set[str] = set()
     for row in rows:
         if row.id in seen:
@@ -210,11 +209,12 @@ def _no_length(row: IemocapRow) -> str:
 
 
 def _compare_times(rows: list[IemocapRow]) -> list[str]:
-    notes = {
-        "rows last nothing by their labels": [row.id for row in rows if row.end == row.start],
-        "rows end before they start by their labels": [row.id for row in rows if row.end < row.start],
-    }
-    return [f"{len(names):,} {line}: {name_some(names)}" for line, names in notes.items() if names]
+    return count_findings(
+        {
+            "rows have no duration by their labels": [row.id for row in rows if row.end == row.start],
+            "rows end before they start by their labels": [row.id for row in rows if row.end < row.start],
+        }
+    )
 
 
 def _with_index(rows: list[IemocapRow]) -> Iterator[tuple[IemocapRow, int]]:
@@ -259,23 +259,23 @@ def _to_utterance(
 
 
 def _audio(row: IemocapRow, files: Files, down_mix: Channel) -> AudioSpan | None:
-    if row.id in files.sounds:
-        return AudioSpan(files.sounds[row.id], channel=down_mix)
-    if row.dialogue in files.sounds and row.end > row.start:
-        return AudioSpan(files.sounds[row.dialogue], row.start, row.end, "left" if row.left else "right")
+    if row.id in files.audio:
+        return AudioSpan(files.audio[row.id], channel=down_mix)
+    if row.dialogue in files.audio and row.end > row.start:
+        return AudioSpan(files.audio[row.dialogue], row.start, row.end, "left" if row.left else "right")
     return None
 
 
 def _video(row: IemocapRow, files: Files) -> VideoSpan | None:
-    if row.dialogue not in files.pictures or row.end <= row.start:
+    if row.dialogue not in files.video or row.end <= row.start:
         return None
     left, top, right, bottom = HALF_CROP
     shift = 0 if row.left else HALF_WIDTH
-    return VideoSpan(files.pictures[row.dialogue], row.start, row.end, [left + shift, top, right + shift, bottom])
+    return VideoSpan(files.video[row.dialogue], row.start, row.end, [left + shift, top, right + shift, bottom])
 
 
 def _compare(utterances: list[Utterance], labels: str) -> list[str]:
-    """Compare with the published counts, by session and (for `raw`) by the labels that only the total is known of."""
+    """Compare with the published counts, by session and, for the other labels of `raw`, in total."""
     lines = []
     for session in PUBLISHED:
         found = count_emotions(
@@ -285,7 +285,7 @@ def _compare(utterances: list[Utterance], labels: str) -> list[str]:
     further = [each.session for each in utterances if each.session and each.session not in PUBLISHED]
     if further:
         lines.append(
-            f"{min(further)} to {max(further)}: {len(further):,} rows in sessions that the published corpus lacks"
+            f"{min(further)} to {max(further)}: {len(further):,} rows in sessions that are not in the published corpus"
         )
     if labels == "raw":
         others = (each for each in utterances if each.emotion in (None, *PUBLISHED_OTHERS))

@@ -1,9 +1,9 @@
-"""MELD: utterances of the series Friends in three annotation tables, a clip each."""
+"""MELD: utterances of the series Friends, in three annotation tables with a clip for each row."""
 
 import csv
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeAlias
 
@@ -15,12 +15,12 @@ from wavfusion.corpora.reading import (
     compare_counts,
     compare_encodings,
     count_emotions,
+    count_findings,
     first_of_each,
     is_count,
     list_files,
     list_stripped,
     mark_missing,
-    name_some,
     only_of_each,
     open_lines,
 )
@@ -38,8 +38,8 @@ PUBLISHED: dict[str, dict[str, int]] = {
     }.items()
 }
 TABLES = {"train_sent_emo.csv": "train", "dev_sent_emo.csv": "valid", "test_sent_emo.csv": "test"}
-# A word of a folder's name -> the split whose clips it holds: train_splits, dev_splits_complete,
-# output_repeated_splits_test and what copies of the corpus rename them to.
+# A word of a folder's name -> the split of its clips: train_splits, dev_splits_complete, output_repeated_splits_test
+# and the names that copies of the corpus give them.
 FOLDERS = {"train": "train", "dev": "valid", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
 COLUMNS = ("Utterance", "Speaker", "Emotion", "Dialogue_ID", "Utterance_ID", "StartTime", "EndTime")
 
@@ -48,15 +48,15 @@ CLIP = re.compile(r"(final_videos_test)?dia(\d+)_utt(\d+)\.mp4", re.IGNORECASE)
 TIME = re.compile(r"(\d{1,2}):(\d\d):(\d\d),(\d{1,3})")
 # An older release holds cp1252's quotation marks as control characters of Unicode.
 CONTROLS = {code: bytes([code]).decode("cp1252", "ignore") or chr(code) for code in range(0x80, 0xA0)}
-LONGEST = 15.0  # seconds; what training takes of a longer clip is its first window
-TOLERANCE = 0.5  # seconds between a clip and its row: more than the frames of sound and picture at a cut
-# A few hundred milliseconds of another sound, found by the report of UPC-AIDL-MER.
+LONGEST = 15.0  # seconds; training takes the first window of a longer clip
+TOLERANCE = 0.5  # seconds between a clip and its row, more than the frames of audio and video at a cut
+# Clips with a few hundred milliseconds of other audio, found by the report of UPC-AIDL-MER.
 UNRELATED = [
     *(("valid", *key) for key in ((99, 3), (108, 5))),
     *(("train", *key) for key in ((71, 0), (179, 8), (312, 9), (332, 1), (406, 2), (523, 10))),
 ]
-NAMES = ("the final_videos_test file", "the plain one")  # of two clips of one utterance
-# Split, dialogue and utterance: the numbers start anew in every split.
+NAMES = ("the final_videos_test file", "the file without that prefix")  # of two clips of one utterance
+# Split, dialogue and utterance: the numbers start again in every split.
 Key: TypeAlias = tuple[str, int, int]
 
 
@@ -74,7 +74,7 @@ class MeldRow(NamedTuple):
 
     @property
     def key(self) -> Key:
-        """What tells this row from all others."""
+        """Split, dialogue and utterance."""
         return self.split, self.dialogue, self.utterance
 
     @property
@@ -98,18 +98,19 @@ def read_meld(source: ReaderInput) -> Reading:
     rows = [row for path, split in tables.items() for row in _read_table(source.root / path, split)]
     clips, twins, unplaced = _find_clips(files)
     wanted = {row.key: row for row in rows if row.key in clips or row.key in twins}
-    looks = source.look(found[key] for found in (clips, twins) for key in wanted if key in found)
-    spare = len((clips.keys() | twins.keys()) - wanted.keys())
-    chosen, doubts = _choose_twins(wanted, clips, twins, looks)
-    lengths = {key: looks[path].duration for key, path in chosen.items() if path in looks}
+    facts = source.probe(found[key] for found in (clips, twins) for key in wanted if key in found)
+    without_row = len((clips.keys() | twins.keys()) - wanted.keys())
+    chosen, compared = _choose_twins(wanted, clips, twins, facts)
+    lengths = {key: facts[path].duration for key, path in chosen.items() if path in facts}
     utterances = [_to_utterance(row, index, chosen.get(row.key), source.down_mix) for row, index in _with_index(rows)]
     differences = [
         line
         for split, published in PUBLISHED.items()
         for line in compare_counts(split, count_emotions(each for each in utterances if each.split == split), published)
     ]
+    unrelated = [_name(*key) for key in UNRELATED if key in chosen]
     notes = {
-        f"{spare:,} clips have no row in the tables": spare,
+        f"{without_row:,} clips have no row in the tables": without_row,
         f"{unplaced:,} clips lie in folders that name no split ({', '.join(FOLDERS)}) and are not used": unplaced,
     }
     return Reading(
@@ -119,63 +120,61 @@ def read_meld(source: ReaderInput) -> Reading:
         stripped=list_stripped(utterances),
         differences=[
             *differences,
-            *doubts,
+            *compared,
             *(line for line, count in notes.items() if count),
             *_compare_lengths(rows, lengths),
-            *_name_unrelated(chosen.keys() & wanted.keys()),
+            *count_findings({"clips have other audio than their row": unrelated}),
             *compare_encodings(source.root, tables),
         ],
     )
 
 
 def _choose_twins(
-    rows: Mapping[Key, MeldRow], plain: Mapping[Key, str], twins: Mapping[Key, str], looks: Mapping[str, MediaFacts]
+    rows: Mapping[Key, MeldRow], clips: Mapping[Key, str], twins: Mapping[Key, str], facts: Mapping[str, MediaFacts]
 ) -> tuple[dict[Key, str], list[str]]:
-    """Return the clip of each row, and how many of those that exist twice agree with the table in length."""
+    """Return the clip of each row, and how many of those in two files agree with the table in length."""
     chosen: dict[Key, str] = {}
     verdicts: Counter[str] = Counter()
     for key, row in rows.items():
-        # Three independent readers of the corpus found the plain file of a pair to be a wrong one.
-        first, *second = (found[key] for found in (twins, plain) if key in found)
+        # Three independent users of the corpus found the file without the prefix to be a wrong one.
+        first, *second = (found[key] for found in (twins, clips) if key in found)
         chosen[key] = first
         if second:
-            lengths = [looks[path].duration if path in looks else None for path in (first, *second)]
+            lengths = [facts[path].duration if path in facts else None for path in (first, *second)]
             agrees = [length is not None and abs(length - row.duration) <= TOLERANCE for length in lengths]
             if agrees == [False, True] or (lengths[0] is None and lengths[1] is not None):
                 chosen[key] = second[0]
             verdicts["both" if all(agrees) else "neither" if not any(agrees) else f"only {NAMES[agrees[1]]}"] += 1
-            verdicts["plain"] += chosen[key] != first
-    taken = verdicts.pop("plain", 0)
+            verdicts["second"] += chosen[key] != first
+    second_taken = verdicts.pop("second", 0)
     if not verdicts:
         return chosen, []
     total = verdicts.total()
     line = f"{total:,} test clips exist twice: {NAMES[0]} is taken"
-    if looks:
+    if facts:
         counts = ", ".join(f"{name} {count:,}" for name, count in sorted(verdicts.items()))
-        line += f" of {total - taken:,}, {NAMES[1]} of {taken:,}; within {TOLERANCE} s of the table: {counts}"
+        line += (
+            f" of {total - second_taken:,}, {NAMES[1]} of {second_taken:,}; within {TOLERANCE} s of the table: {counts}"
+        )
     return chosen, [line]
 
 
 def _compare_lengths(rows: list[MeldRow], lengths: Mapping[Key, float | None]) -> list[str]:
-    """Say which rows last nothing, which clips are longer than is trained on, and which contradict their row."""
+    """List rows without a duration, clips longer than a window, and clips whose length differs from their row."""
     long = [row.id for row in rows if (lengths.get(row.key) or row.duration) > LONGEST]
     wrong = [
         f"{row.id} ({length:.1f} s for {row.duration:.1f})"
         for row in rows
         if row.duration > 0 and (length := lengths.get(row.key)) and abs(length - row.duration) > TOLERANCE
     ]
-    notes = {
-        "rows last nothing by the table": [row.id for row in rows if row.duration == 0],
-        "rows end before they start by the table": [row.id for row in rows if row.duration < 0],
-        f"utterances last more than {LONGEST:.0f} s; training takes the first {LONGEST:.0f} s, evaluation all": long,
-        f"clips differ by more than {TOLERANCE} s from the length in the table": wrong,
-    }
-    return [f"{len(names):,} {line}: {name_some(names)}" for line, names in notes.items() if names]
-
-
-def _name_unrelated(present: Collection[Key]) -> list[str]:
-    found = [_name(*key) for key in UNRELATED if key in present]
-    return [f"{len(found):,} clips hold a sound that is not their row's: {name_some(found)}"] * bool(found)
+    return count_findings(
+        {
+            "rows have no duration by the table": [row.id for row in rows if row.duration == 0],
+            "rows end before they start by the table": [row.id for row in rows if row.duration < 0],
+            f"utterances exceed {LONGEST:.0f} s; training takes the first {LONGEST:.0f} s, evaluation all": long,
+            f"clips differ by more than {TOLERANCE} s from the length in the table": wrong,
+        }
+    )
 
 
 def _find_tables(root: Path, files: list[str]) -> dict[str, str]:
@@ -239,8 +238,8 @@ def _seconds(cells: dict[str, str], column: str) -> float:
 
 
 def _find_clips(files: list[str]) -> tuple[dict[Key, str], dict[Key, str], int]:
-    """Return the plain and the final_videos_test clip of each key, and how many clips fit no split."""
-    plain: list[tuple[Key, str]] = []
+    """Return the clip and the final_videos_test clip of each key, and how many clips fit no split."""
+    clips: list[tuple[Key, str]] = []
     twins: list[tuple[Key, str]] = []
     unplaced = 0
     for path in files:
@@ -252,18 +251,15 @@ def _find_clips(files: list[str]) -> tuple[dict[Key, str], dict[Key, str], int]:
             unplaced += 1
             continue
         key = split, int(found[2]), int(found[3])
-        (twins if found[1] else plain).append((key, path))
-    return first_of_each(plain), first_of_each(twins), unplaced
+        (twins if found[1] else clips).append((key, path))
+    return first_of_each(clips), first_of_each(twins), unplaced
 
 
 def _split_of(path: str) -> str | None:
     """Return the split that the nearest folder of a path names, if any does."""
-    for folder in reversed(PurePosixPath(path).parts[:-1]):
-        words = re.split(r"[^a-z]+", folder.lower())
-        for word in words:
-            if word in FOLDERS:
-                return FOLDERS[word]
-    return None
+    folders = reversed(PurePosixPath(path).parts[:-1])
+    words = (word for folder in folders for word in re.split(r"[^a-z]+", folder.lower()))
+    return next((FOLDERS[word] for word in words if word in FOLDERS), None)
 
 
 def _with_index(rows: list[MeldRow]) -> Iterator[tuple[MeldRow, int]]:

@@ -1,44 +1,36 @@
-"""Who trains, who validates and who is tested: protocols as data, each with what it promises and a hash."""
+"""Evaluation protocols: one fold of a corpus as data, with what it promises and a hash."""
 
 import csv
 import difflib
 import hashlib
 import json
 import os
-import re
-import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import partial
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from wavfusion.corpora.folds import DEFAULTS, MANIFEST_PROMISES, PAIRS, PROTOCOLS, Parts, Promises, find_rule, value_of
 from wavfusion.errors import ConfigError, CorpusError, nearest
 from wavfusion.manifest import SPLITS, Utterance
-
-PAIRS = ("train+valid", "train+test", "valid+test")
-FOLDS = 5
-
-Parts = dict[str, str]  # utterance id -> train, valid or test
-Promises = Mapping[str, Sequence[str]]  # field -> the pairs of parts that share no value of it
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """One fold of a division of a corpus, with everything that a figure obtained under it must say.
+    """One fold of a corpus, with everything that must be stated beside a result obtained under it.
 
     Attributes:
         fold, folds: which of how many, from 1.
         classes: the emotions in class order.
         parts: utterance id -> train, valid or test; only utterances with one of the classes have a part.
         promises: fields of which two parts share no value (`speaker`, `session`, `dialogue`, `text` of scripted rows),
-            with the pairs of parts; `check` holds it to them.
-        speakers_disjoint: no speaker is in two parts; None where a speaker is not known.
+            with the pairs of parts; `check` verifies them.
+        speakers_disjoint: no speaker is in two parts; None where a speaker is unknown.
         speakers_shared: the pairs of parts that share a speaker.
         hash: SHA-256 of the classes, the parts in order of id and the part that selects.
         left_out: utterances of the manifest without a part.
-        selected_on: the part that chose the epoch.
+        selected_on: the part on which the epoch is selected.
     """
 
     name: str
@@ -63,7 +55,7 @@ class Protocol:
         return replace(self, parts=parts, hash=hash_of(parts, self.classes, self.selected_on))
 
     def to_json(self) -> dict[str, Any]:
-        """Return what protocol.json holds: all but the parts, which the hash stands for."""
+        """Return the content of protocol.json: all but the parts, which are in split.csv and in the hash."""
         counts = Counter(self.parts.values())
         return {
             "name": self.name,
@@ -80,26 +72,26 @@ class Protocol:
         }
 
 
-# What of protocol.json goes into every metrics.json.
-SAID = ("name", "fold", "folds", "hash", "speakers_disjoint", "speakers_shared", "selected_on")
+# The fields of protocol.json that every metrics.json repeats.
+PROTOCOL_FIELDS = ("name", "fold", "folds", "hash", "speakers_disjoint", "speakers_shared", "selected_on")
 
 
-def describe_protocol(said: Mapping[str, Any]) -> str:
-    """Say in a few words how a figure was obtained: `loso5, fold 1 of 5, speakers disjoint, selected on valid`."""
-    words = [str(said["name"])]
-    if said.get("folds", 1) > 1:
-        words.append(f"fold {said['fold']} of {said['folds']}")
-    disjoint = said["speakers_disjoint"]
+def describe_protocol(protocol: Mapping[str, Any]) -> str:
+    """Describe in a few words how a result was obtained: `loso5, fold 1 of 5, speakers disjoint, selected on valid`."""
+    words = [str(protocol["name"])]
+    if protocol.get("folds", 1) > 1:
+        words.append(f"fold {protocol['fold']} of {protocol['folds']}")
+    disjoint = protocol["speakers_disjoint"]
     shared = [
-        f"{first} and {second}" for first, second in (pair.split("+") for pair in said.get("speakers_shared", []))
+        f"{first} and {second}" for first, second in (pair.split("+") for pair in protocol.get("speakers_shared", []))
     ]
     between = f" between {', '.join(shared)}" if shared else ""
     words.append(
         "speakers unknown" if disjoint is None else "speakers disjoint" if disjoint else f"speakers shared{between}"
     )
-    if said.get("tested_on"):
-        words.append(f"tested on {said['tested_on']}")
-    words.append("SELECTED ON TEST" if said["selected_on"] == "test" else f"selected on {said['selected_on']}")
+    if protocol.get("tested_on"):
+        words.append(f"tested on {protocol['tested_on']}")
+    words.append("SELECTED ON TEST" if protocol["selected_on"] == "test" else f"selected on {protocol['selected_on']}")
     return ", ".join(words)
 
 
@@ -131,15 +123,15 @@ def divide_parts(
             None takes the corpus's own (DEFAULTS).
         utterances: of the manifest.
         classes: the emotions in class order; rows without one of them have no part.
-        selected_on: `valid`; `test` gives figures that say so everywhere.
+        selected_on: `valid`; with `test` every result states it.
 
     Raises:
         ConfigError: no such protocol, file or column.
-        CorpusError: the corpus is not one that can be divided so.
+        CorpusError: the corpus cannot be divided so.
     """
     name = name_or_path or DEFAULTS.get(utterances[0].corpus if utterances else "", "manifest")
     kept = [each for each in utterances if each.emotion in classes]
-    rule = _rule(name)
+    rule = find_rule(name)
     if rule is None:
         if not Path(name).is_file():
             names = nearest(name, [*PROTOCOLS, "group-folds:COLUMN"])
@@ -157,15 +149,15 @@ def divide_parts(
 def split_file(
     path: str | os.PathLike[str], utterances: Sequence[Utterance], classes: Sequence[str], selected_on: str = "valid"
 ) -> Protocol:
-    """Read a CSV with the columns `id,split`; utterances that it does not name are left out.
+    """Read a CSV with the columns `id,split`; utterances that it does not list are left out.
 
     Raises:
-        CorpusError: a line is not as expected, names an unknown utterance or one for the second time.
+        CorpusError: a line is malformed, or its id is unknown or listed before.
     """
     path = Path(path)
     known = {each.id for each in utterances}
     parts: Parts = {}
-    for line, key, part in _read_rows(path):
+    for line, key, part in _read_split_rows(path):
         if key not in known:
             close = difflib.get_close_matches(key, known, n=3, cutoff=0.0)
             raise CorpusError(
@@ -176,11 +168,11 @@ def split_file(
         if part not in SPLITS:
             raise CorpusError(f"{path}:{line}: unknown split {part!r}: {nearest(part, SPLITS)}")
         parts[key] = part
-    return _finish(path.name, utterances, classes, parts, _OWN, (1, 1), selected_on)
+    return _finish(path.name, utterances, classes, parts, MANIFEST_PROMISES, (1, 1), selected_on)
 
 
 def shared(promise: str, utterances: Sequence[Utterance], parts: Mapping[str, str]) -> dict[str, list[str]]:
-    """Which values of a field are in two parts: pair of parts -> values, only pairs that share one."""
+    """Find the values of a field that two parts share: pair of parts -> values, only of pairs that share any."""
     values: dict[str, set[str]] = defaultdict(set)
     for each in utterances:
         if each.id in parts and (value := value_of(each, promise)):
@@ -189,169 +181,15 @@ def shared(promise: str, utterances: Sequence[Utterance], parts: Mapping[str, st
     return {pair: sorted(found) for pair, found in pairs.items() if found}
 
 
-def value_of(utterance: Utterance, promise: str) -> str | None:
-    """What two parts may not share: a field, whatever its case and blanks; of `text` the words of scripted lines."""
-    if promise == "text" and utterance.style != "scripted":
-        return None
-    return _value(utterance, promise)
-
-
-def _value(utterance: Utterance, column: str) -> str | None:
-    value = getattr(utterance, column)
-    if value is None:
-        return None
-    plain = unicodedata.normalize("NFKC", str(value)).casefold()
-    words = re.findall(r"\w+", plain.replace("'", "").replace("’", "")) if column == "text" else plain.split()
-    return " ".join(words) or None
-
-
 def row_digest(utterance: Utterance) -> str:
-    """What a RUN remembers of a row, so that another corpus with the same ids is not taken for its own."""
+    """Hash the content of a row, so that another corpus with the same ids is not mistaken for that of a RUN."""
     spans = [span and [span.path, span.start, span.end] for span in (utterance.audio, utterance.video)]
-    said = json.dumps([utterance.text, *spans]).encode()
-    return hashlib.sha256(said).hexdigest()[:12]
+    content = json.dumps([utterance.text, *spans]).encode()
+    return hashlib.sha256(content).hexdigest()[:12]
 
 
 def _of(classes: Sequence[str]) -> str:
     return f" of {', '.join(classes)}" if classes else ""
-
-
-# ---------------------------------------------------------------------- the protocols
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How a corpus is divided into folds, and what each fold promises."""
-
-    divide: Callable[[str, Sequence[Utterance]], list[Parts]]
-    promises: Promises
-
-
-def _own_split(name: str, kept: Sequence[Utterance]) -> list[Parts]:
-    own = {each.id: each.split for each in kept if each.split}
-    if not own:
-        raise CorpusError(
-            f"protocol {name}: expected a split in the manifest, found none in {len(kept):,} rows: "
-            f"give --protocol a CSV file with the columns id,split, or one of {', '.join(PROTOCOLS)}"
-        )
-    return [own]
-
-
-def _group_folds(name: str, kept: Sequence[Utterance], column: str) -> list[Parts]:
-    """Test each group of values once; the next group validates, the others train."""
-    sizes: Counter[str] = Counter()
-    for each in kept:
-        if (value := _value(each, column)) is None:
-            raise CorpusError(f"protocol {name}: expected a {column} in every row, found none in {each.id!r}")
-        sizes[value] += 1
-    if len(sizes) < 3:
-        raise CorpusError(
-            f"protocol {name}: expected 3 or more values of {column}, found {', '.join(sorted(sizes))}; "
-            "give --protocol a CSV file with the columns id,split"
-        )
-    groups = _groups(sizes)
-    number = max(groups.values()) + 1
-    return [
-        {each.id: _part(groups[str(_value(each, column))], fold, number) for each in kept} for fold in range(number)
-    ]
-
-
-def _groups(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Number the values where there are few; else deal them out, the largest first, each to the smallest group."""
-    if len(sizes) <= FOLDS:
-        return {value: number for number, value in enumerate(sorted(sizes))}
-    filled = [0] * FOLDS
-    groups = {}
-    for value in sorted(sizes, key=lambda value: (-sizes[value], value)):
-        groups[value] = filled.index(min(filled))
-        filled[groups[value]] += sizes[value]
-    return groups
-
-
-def _part(group: int, fold: int, number: int) -> str:
-    return "test" if group == fold else "valid" if group == (fold + 1) % number else "train"
-
-
-def _session5(name: str, kept: Sequence[Utterance]) -> list[Parts]:
-    """DialogXL's lists: in order of name 100 dialogues train, 20 validate, 31 (session 5) test (design H.2)."""
-    found = {str(each.session) for each in kept}
-    if not {"Ses04", "Ses05"} <= found:
-        raise CorpusError(f"protocol {name}: expected IEMOCAP's sessions, found {', '.join(sorted(found))}")
-    return [
-        {
-            each.id: "test"
-            if each.session == "Ses05"
-            else "valid"
-            if str(each.dialogue) >= "Ses04F_script01_3"
-            else "train"
-            for each in kept
-            if str(each.session) <= "Ses05"
-        }
-    ]
-
-
-def _random5(name: str, kept: Sequence[Utterance]) -> list[Parts]:
-    """Five equal parts by a hash of the id, as good as a draw and the same for ever; a tenth of the rest validates."""
-    order = sorted(
-        kept, key=lambda each: hashlib.sha256(f"random5 {each.id}".encode("utf-8", "surrogatepass")).digest()
-    )
-    number = {each.id: row % FOLDS for row, each in enumerate(order)}
-    folds = []
-    for fold in range(FOLDS):
-        parts, met = {}, Counter[str | None]()
-        for each in order:
-            rest = number[each.id] != fold
-            met[each.emotion] += rest
-            # The tenth, twentieth ... of every emotion: stratified.
-            parts[each.id] = "test" if not rest else "valid" if met[each.emotion] % 10 == 0 else "train"
-        folds.append({each.id: parts[each.id] for each in kept})
-    return folds
-
-
-def _text_disjoint(name: str, kept: Sequence[Utterance]) -> list[Parts]:
-    """Sessions apart, without the dialogues of valid and test that say a scripted line of another part."""
-    folds = []
-    for parts in _group_folds(name, kept, "session"):
-        heard: set[str] = set()
-        for part in SPLITS:
-            rows = [each for each in kept if parts.get(each.id) == part]
-            known = {each.dialogue for each in rows if value_of(each, "text") in heard}
-            for each in rows:
-                if each.dialogue in known:
-                    del parts[each.id]
-            heard |= {line for each in rows if each.id in parts and (line := value_of(each, "text"))}
-        folds.append(parts)
-    return folds
-
-
-_OWN: Promises = {"speaker": PAIRS, "dialogue": PAIRS}
-_SPEAKERS = Rule(partial(_group_folds, column="speaker"), {"speaker": PAIRS})
-_SESSIONS: Promises = {"speaker": PAIRS, "session": PAIRS, "dialogue": PAIRS}
-
-PROTOCOLS: dict[str, Rule] = {
-    "official": Rule(_own_split, {"dialogue": PAIRS}),
-    "manifest": Rule(_own_split, _OWN),
-    "loso5": Rule(partial(_group_folds, column="session"), _SESSIONS),
-    "session5": Rule(_session5, {"speaker": PAIRS[1:], "session": PAIRS[1:], "dialogue": PAIRS}),
-    "random5": Rule(_random5, {}),
-    "text-disjoint": Rule(_text_disjoint, {**_SESSIONS, "text": PAIRS}),
-    "actor-folds": _SPEAKERS,
-    "speaker-folds": _SPEAKERS,
-}
-# The protocol of a corpus where none is named; any other corpus has its manifest's own split.
-DEFAULTS = {"iemocap": "loso5", "meld": "official", "ravdess": "actor-folds", "cremad": "actor-folds"}
-
-
-def _rule(name: str) -> Rule | None:
-    kind, colon, column = name.partition(":")
-    if kind != "group-folds" or not colon:
-        return PROTOCOLS.get(name)
-    columns = [entry.name for entry in fields(Utterance) if entry.type in ("str | None", str | None, str)]
-    if column not in columns:
-        raise ConfigError(
-            f"group-folds: expected a column of the manifest, found {column!r}; {nearest(column, columns)}"
-        )
-    return Rule(partial(_group_folds, column=column), {column: PAIRS})
 
 
 def _finish(
@@ -363,7 +201,7 @@ def _finish(
     number: tuple[int, int],
     selected_on: str,
 ) -> Protocol:
-    """Keep what can be trained on and scored: utterances with a part and one of the classes."""
+    """Build a fold from the utterances with a part and one of the classes."""
     if selected_on not in ("valid", "test"):
         raise ConfigError(f"expected a protocol that selects on valid or test, found {selected_on!r}")
     kept = [each for each in utterances if each.id in parts and each.emotion in classes]
@@ -394,7 +232,7 @@ def hash_of(parts: Mapping[str, str], classes: Sequence[str], selected_on: str) 
     return hashlib.sha256(json.dumps([list(classes), sorted(parts.items()), selected_on]).encode()).hexdigest()
 
 
-def _read_rows(path: Path) -> Iterator[tuple[int, str, str]]:
+def _read_split_rows(path: Path) -> Iterator[tuple[int, str, str]]:
     """Yield line, id and split of each row."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:

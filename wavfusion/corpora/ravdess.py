@@ -1,23 +1,22 @@
-"""RAVDESS: 24 actors speak and sing two sentences in eight emotions; the file name says everything."""
+"""RAVDESS: 24 actors speak and sing two sentences in eight emotions; the file name has every field."""
 
 import re
 from pathlib import PurePosixPath
 
 from wavfusion.corpora.emotions import EMOTIONS, RAVDESS_CODES
 from wavfusion.corpora.reading import (
-    Exclusion,
     ReaderInput,
     Reading,
+    acted_utterance,
     compare_counts,
     count_emotions,
     first_of_each,
     list_files,
     list_stripped,
-    mark_missing,
     unknown_code,
 )
 from wavfusion.errors import CorpusError
-from wavfusion.manifest import AudioSpan, Channel, Utterance, VideoSpan
+from wavfusion.manifest import AudioSpan, Channel, Exclusion, Utterance, VideoSpan
 
 # Modality, channel, emotion, intensity, statement, repetition, actor.
 NAME = re.compile(r"(\d\d)-(\d\d-\d\d-\d\d-\d\d-\d\d-\d\d)\.(wav|mp4)", re.IGNORECASE)
@@ -71,24 +70,11 @@ def _unknown_code(trial: str) -> str | None:
 
 def _to_utterance(trial: str, files: dict[tuple[str, str], str], down_mix: Channel) -> Utterance:
     _, emotion, _, statement, _, actor = trial.split("-")
-    # The wav is the uncompressed sound of the same take as the mp4.
+    # The wav is the uncompressed audio of the same take as the mp4.
     audio = files.get((trial, AUDIO_ONLY), files.get((trial, AUDIO_VIDEO)))
     video = files.get((trial, AUDIO_VIDEO), files.get((trial, VIDEO_ONLY)))
-    return mark_missing(
-        Utterance(
-            id=trial,
-            corpus="ravdess",
-            speaker=f"actor{actor}",
-            audio=AudioSpan(audio, channel=down_mix) if audio else None,
-            video=VideoSpan(video) if video else None,
-            text=STATEMENTS[statement],
-            text_source="gold",
-            language="en",
-            style="scripted",
-            emotion=RAVDESS_CODES[emotion],
-            raw_label=emotion,
-        )
-    )
+    spans = AudioSpan(audio, channel=down_mix) if audio else None, VideoSpan(video) if video else None
+    return acted_utterance(trial, "ravdess", actor, STATEMENTS[statement], (RAVDESS_CODES[emotion], emotion), *spans)
 
 
 def _compare(channel: str, utterances: list[Utterance]) -> list[str]:

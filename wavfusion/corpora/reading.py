@@ -1,4 +1,4 @@
-"""What every reader shares: what it is given and hands back, the files below ROOT, and text in any encoding."""
+"""What every reader shares: its input and result, the files of a corpus, text in any encoding, published counts."""
 
 import csv
 import os
@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any, TypeVar, overload
 
-from wavfusion.corpora.scan import Looking, MediaFacts
+from wavfusion.corpora.scan import MediaFacts, Probe
 from wavfusion.errors import CorpusError
 from wavfusion.manifest import MODALITIES, AudioSpan, Channel, Exclusion, Utterance, VideoSpan
 
@@ -19,7 +19,7 @@ UNDEFINED = b"\x81\x8d\x8f\x90\x9d"  # bytes that cp1252 has no character for
 
 
 class Rows(Sequence[Utterance]):
-    """Utterances that are read anew each time they are asked for: a table of any length fits into memory."""
+    """Utterances that are read from their source at every pass, so that a table of any length fits into memory."""
 
     def __init__(self, read: Callable[[], Iterator[Utterance]], count: int) -> None:
         self._read, self._count = read, count
@@ -46,33 +46,33 @@ class Rows(Sequence[Utterance]):
 
 @dataclass(frozen=True)
 class ReaderInput:
-    """What a reader is given.
+    """The input of a reader.
 
     Attributes:
         root: the corpus's folder; for `table` also the table itself.
         labels: a name of LABEL_SETS, None for the corpus's first.
-        down_mix: how several channels of sound become one.
+        down_mix: how several audio channels become one.
         columns: of a table: field of the manifest -> the column that holds it, where their names differ.
-        look: opens media files, given by their paths below the root; returns nothing where none is to be opened.
+        probe: opens media files, given as paths below the root; finds nothing where no media are to be opened.
     """
 
     root: Path
     labels: str | None
     down_mix: Channel
     columns: Mapping[str, str]
-    look: Looking
+    probe: Probe
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a reader found.
+    """The result of a reader.
 
     Attributes:
         rows: rows in the source; each is either among `utterances` or `excluded`.
         classes: the emotions in class order.
         labels: name of the label set, None where the corpus has only one.
-        stripped: rows that were kept without a modality that the source names or should have.
-        differences: what is not as its publishers describe it, one line each.
+        stripped: rows that were kept without a modality that they should have.
+        differences: from what the publishers describe, one line each.
     """
 
     rows: int
@@ -87,8 +87,8 @@ class Reading:
 def list_files(root: Path) -> list[str]:
     """List the files below a folder, sorted, as paths relative to it with forward slashes.
 
-    Links are followed, each folder once; hidden names (among them the `._*` twins that macOS leaves) and links that
-    lead nowhere, or to themselves, are passed over.
+    Links are followed, each folder once. Hidden names (also the `._*` files of macOS), broken links and links to
+    themselves are skipped.
     """
     found: list[str] = []
     pending = [""]
@@ -168,16 +168,17 @@ def _encoding(path: Path) -> str:
 
 
 def compare_encodings(root: Path, paths: Iterable[str]) -> list[str]:
-    """Say which text files are not UTF-8 and so read as cp1252, and where even that lacks a character."""
-    foreign = [path for path in paths if _encoding(root / path) != "utf-8-sig"]
+    """List the text files that are not UTF-8 and so decoded as cp1252, and those with bytes that cp1252 lacks."""
+    others = [path for path in paths if _encoding(root / path) != "utf-8-sig"]
     lacking = [
-        path for path in foreign if len((data := (root / path).read_bytes()).translate(None, UNDEFINED)) < len(data)
+        path for path in others if len((data := (root / path).read_bytes()).translate(None, UNDEFINED)) < len(data)
     ]
-    notes = {
-        "files are not UTF-8 and are read as cp1252": foreign,
-        "files hold bytes that cp1252 lacks too, read as U+FFFD": lacking,
-    }
-    return [f"{len(names):,} {line}: {name_some(names)}" for line, names in notes.items() if names]
+    return count_findings(
+        {
+            "files are not UTF-8 and are read as cp1252": others,
+            "files hold bytes that cp1252 lacks too, read as U+FFFD": lacking,
+        }
+    )
 
 
 def is_count(text: str) -> bool:
@@ -186,7 +187,7 @@ def is_count(text: str) -> bool:
 
 
 def broken_row(path: Path, line: int, error: ValueError | csv.Error) -> CorpusError:
-    """Return what is wrong with a row of a table, with its file and line."""
+    """Return the error of a row of a table, with its file and line."""
     if isinstance(error, csv.Error):
         limit = csv.field_size_limit()
         return CorpusError(
@@ -200,6 +201,34 @@ def mark_missing(utterance: Utterance) -> Utterance:
     return replace(utterance, missing=[name for name in MODALITIES if not getattr(utterance, name)])
 
 
+def acted_utterance(
+    key: str,
+    corpus: str,
+    actor: str,
+    sentence: str,
+    emotion: tuple[str, str],
+    audio: AudioSpan | None,
+    video: VideoSpan | None,
+    votes: dict[str, float] | None = None,
+) -> Utterance:
+    """Build the utterance of an actor who speaks an English sentence in an emotion, given as (emotion, raw label)."""
+    utterance = Utterance(
+        id=key,
+        corpus=corpus,
+        speaker=f"actor{actor}",
+        audio=audio,
+        video=video,
+        text=sentence,
+        text_source="gold",
+        language="en",
+        style="scripted",
+        emotion=emotion[0],
+        raw_label=emotion[1],
+        votes=votes,
+    )
+    return mark_missing(utterance)
+
+
 def list_stripped(utterances: Iterable[Utterance], reasons: Mapping[str, str] | None = None) -> list[Exclusion]:
     """List the utterances that lack a modality because its file was not found, or for the reason of their id."""
     known = reasons or {}
@@ -211,39 +240,39 @@ def list_stripped(utterances: Iterable[Utterance], reasons: Mapping[str, str] | 
 
 
 def join_reasons(stripped: Iterable[Exclusion]) -> list[Exclusion]:
-    """Make the reasons of one utterance one."""
+    """Join the reasons of each utterance."""
     reasons: dict[str, list[str]] = {}
     for each in stripped:
         reasons.setdefault(each.id, []).append(each.reason)
-    return [Exclusion(key, "; ".join(dict.fromkeys(said))) for key, said in reasons.items()]
+    return [Exclusion(key, "; ".join(dict.fromkeys(found))) for key, found in reasons.items()]
 
 
-def strip(utterance: Utterance, looks: Mapping[str, MediaFacts]) -> tuple[Utterance, str | None]:
-    """Take away the spans of files without such a track and say why; those of files that were not opened stay."""
-    lost: dict[str, list[str]] = {}
+def strip(utterance: Utterance, facts: Mapping[str, MediaFacts]) -> tuple[Utterance, str | None]:
+    """Remove the spans of files that lack them, and return the reason; spans of files that were not opened stay."""
+    removed: dict[str, list[str]] = {}
     for name, span in (("audio", utterance.audio), ("video", utterance.video)):
-        if span and span.path in looks and (reason := _unusable(name, span, looks[span.path])):
-            lost.setdefault(reason, []).append(name)
-    if not lost:
+        if span and span.path in facts and (reason := _unusable(name, span, facts[span.path])):
+            removed.setdefault(reason, []).append(name)
+    if not removed:
         return utterance, None
-    nothing: dict[str, Any] = dict.fromkeys(name for names in lost.values() for name in names)
-    said = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in lost.items())
-    return mark_missing(replace(utterance, **nothing)), said
+    absent: dict[str, Any] = dict.fromkeys(name for names in removed.values() for name in names)
+    reasons = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in removed.items())
+    return mark_missing(replace(utterance, **absent)), reasons
 
 
-def _unusable(name: str, span: AudioSpan | VideoSpan, look: MediaFacts) -> str | None:
-    until = look.audio if name == "audio" else look.video
-    if look.reason:
-        return look.reason
-    if not until:
-        return f"{span.path!r} has {'no' if until is None else 'an empty'} track of {name}"
-    if (span.start or 0.0) >= until:
-        return f"{span.path!r} ends at {until:.3f} s, before the start at {span.start:.3f} s"
+def _unusable(name: str, span: AudioSpan | VideoSpan, facts: MediaFacts) -> str | None:
+    end = facts.audio if name == "audio" else facts.video
+    if facts.reason:
+        return facts.reason
+    if not end:
+        return f"{span.path!r} has {'no' if end is None else 'an empty'} track of {name}"
+    if (span.start or 0.0) >= end:
+        return f"{span.path!r} ends at {end:.3f} s, before the start at {span.start:.3f} s"
     return None
 
 
 def unknown_code(*fields: tuple[str, str, Collection[str]]) -> str | None:
-    """Say which field of a file's name is outside the published codes, if one is; fields: name, code, codes."""
+    """Describe the first field of a file's name that is not a published code; fields: name, code, codes."""
     return next(
         (f"{name} code {code} is not one of {', '.join(codes)}" for name, code, codes in fields if code not in codes),
         None,
@@ -257,8 +286,13 @@ def name_some(names: Iterable[str], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + rest
 
 
+def count_findings(findings: Mapping[str, Collection[str]]) -> list[str]:
+    """Return one line for each finding that has names: their number, the finding, the first few names."""
+    return [f"{len(names):,} {finding}: {name_some(names)}" for finding, names in findings.items() if names]
+
+
 def compare_counts(name: str, found: Mapping[str, int], published: Mapping[str, int]) -> list[str]:
-    """Say in one line where the counts by emotion differ from the published ones; nothing where they agree."""
+    """Return one line where the counts by emotion differ from the published ones, none where they agree."""
     differing = [each for each in dict.fromkeys([*published, *found]) if found.get(each, 0) != published.get(each, 0)]
     if not differing:
         return []

@@ -1,4 +1,4 @@
-"""What the media of a corpus hold: every file opened once, several at a time, and noted for the next time."""
+"""Which tracks the media of a corpus have: every file is opened once, in several threads, and cached in a file."""
 
 import json
 import os
@@ -14,11 +14,11 @@ from wavfusion import media
 from wavfusion.errors import MediaError
 from wavfusion.files import write_lines
 
-CHUNK = 64  # files between two writes of the notes: what a kill can lose
+CHUNK = 64  # files between two writes of the cache: the most that a kill can lose
 
 
 class MediaFacts(NamedTuple):
-    """When each track of a file ends, in seconds (None: there is no such track), or why it cannot be read."""
+    """When each track of a file ends, in seconds (None: no such track), or why the file cannot be read."""
 
     audio: float | None = None
     video: float | None = None
@@ -30,43 +30,43 @@ class MediaFacts(NamedTuple):
         return None if self.reason else max(self.audio or 0.0, self.video or 0.0)
 
 
-# From paths to what the files hold; a file that was not opened is not in there.
-Looking: TypeAlias = Callable[[Iterable[str]], Mapping[str, MediaFacts]]
+# From paths to the facts of the files; files that were not opened are left out.
+Probe: TypeAlias = Callable[[Iterable[str]], Mapping[str, MediaFacts]]
 
 
 class Scan:
-    """Looks into the media below a folder; what has the size and time of its note is not opened again."""
+    """Probes the media below a folder; a file whose size and time are those in the cache is not opened again."""
 
-    def __init__(self, root: Path, notes: Path, progress: bool = False) -> None:
-        self.root, self.notes, self.progress = root, notes, progress
-        self._rows = {row["path"]: row for row in _read_notes(notes)}
-        self._looks = {
+    def __init__(self, root: Path, cache: Path, progress: bool = False) -> None:
+        self.root, self.cache, self.progress = root, cache, progress
+        self._rows = {row["path"]: row for row in _read_cache(cache)}
+        self._facts = {
             path: MediaFacts(*(row[name] for name in MediaFacts._fields))
             for path, row in self._rows.items()
             if row["stamp"] == self._stamp(path)
         }
 
-    def look(self, paths: Iterable[str]) -> Mapping[str, MediaFacts]:
-        """Return what all files hold that were asked for so far, and these."""
-        todo = [path for path in dict.fromkeys(paths) if path not in self._looks]
+    def probe(self, paths: Iterable[str]) -> Mapping[str, MediaFacts]:
+        """Return the facts of these files and of all that were asked for before."""
+        todo = [path for path in dict.fromkeys(paths) if path not in self._facts]
         if not todo:
-            return self._looks
-        self.notes.parent.mkdir(parents=True, exist_ok=True)
+            return self._facts
+        self.cache.parent.mkdir(parents=True, exist_ok=True)
         bar = tqdm(total=len(todo), desc="scan", unit="file", disable=not self.progress)
         # Threads: FFmpeg opens files outside of Python's lock, and processes were no faster.
-        with bar, ThreadPoolExecutor() as pool, self.notes.open("a", encoding="utf-8") as file:
+        with bar, ThreadPoolExecutor() as pool, self.cache.open("a", encoding="utf-8") as file:
             # A line that a kill cut short must not spoil the next one.
             file.write("\n" if file.tell() else "")
             for begin in range(0, len(todo), CHUNK):
                 chunk = todo[begin : begin + CHUNK]
-                for path, look in zip(chunk, pool.map(self._open, chunk), strict=True):
-                    self._looks[path] = look
-                    self._rows[path] = {"path": path, "stamp": self._stamp(path), **look._asdict()}
+                for path, facts in zip(chunk, pool.map(self._open, chunk), strict=True):
+                    self._facts[path] = facts
+                    self._rows[path] = {"path": path, "stamp": self._stamp(path), **facts._asdict()}
                     file.write(json.dumps(self._rows[path]) + "\n")
                 file.flush()
                 bar.update(len(chunk))
-        write_lines(self.notes, (json.dumps(self._rows[path]) for path in sorted(self._rows)))
-        return self._looks
+        write_lines(self.cache, (json.dumps(self._rows[path]) for path in sorted(self._rows)))
+        return self._facts
 
     def _stamp(self, path: str) -> list[int] | None:
         """Size in bytes and time of the last change in nanoseconds."""
@@ -80,12 +80,12 @@ class Scan:
         try:
             return MediaFacts(*media.probe(self.root / path))
         except MediaError as error:
-            # Told by the path below the root: the words are the same wherever the corpus lies.
+            # With the path below the root, so that the message is the same wherever the corpus lies.
             return MediaFacts(reason=str(error).replace(repr(os.fspath(self.root / path)), repr(path)))
 
 
-def _read_notes(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the notes of earlier scans, of one file the last one last; what is no note is passed over."""
+def _read_cache(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of earlier scans, in order; invalid lines are skipped."""
     try:
         lines = path.open(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -96,12 +96,12 @@ def _read_notes(path: Path) -> Iterator[dict[str, Any]]:
                 row = json.loads(line)
             except (ValueError, RecursionError):
                 continue
-            if _is_note(row):
+            if _is_valid(row):
                 yield row
 
 
-def _is_note(row: Any) -> bool:
-    """Tell whether a row is as `Scan` writes it: what is not is no reason to fail, the file is opened again."""
+def _is_valid(row: Any) -> bool:
+    """Tell whether a row is as `Scan` writes it; the file of any other row is opened again."""
     if not isinstance(row, dict) or not {"path", "stamp", *MediaFacts._fields} <= row.keys():
         return False
     times, stamp = [row["audio"], row["video"]], row["stamp"]

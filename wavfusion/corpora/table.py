@@ -10,7 +10,6 @@ from typing import Any, Literal, NamedTuple, cast
 
 from wavfusion.corpora.emotions import EMOTIONS, LABEL_SETS
 from wavfusion.corpora.reading import (
-    Exclusion,
     ReaderInput,
     Reading,
     Rows,
@@ -22,7 +21,7 @@ from wavfusion.corpora.reading import (
     path_below,
 )
 from wavfusion.errors import ConfigError, CorpusError, nearest
-from wavfusion.manifest import CHANNELS, SPLITS, AudioSpan, Channel, Utterance, VideoSpan
+from wavfusion.manifest import CHANNELS, SPLITS, AudioSpan, Channel, Exclusion, Utterance, VideoSpan
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 OURS = ("manifest.jsonl", "media.jsonl")  # written by `prepare`, perhaps into the same folder
@@ -41,7 +40,7 @@ class TableRow(NamedTuple):
 
 
 def read_table(source: ReaderInput) -> Reading:
-    """Read a table that lies in the root, or is it; its rows are checked once and read again when they are used.
+    """Read a table in the root, or that is the root; its rows are checked once and read again at every use.
 
     The down-mix is for rows without a `channel`.
 
@@ -68,13 +67,13 @@ def read_table(source: ReaderInput) -> Reading:
     if not seen:
         raise CorpusError(f"expected at least one row, found none in {path}")
 
-    def again() -> Iterator[Utterance]:
+    def read_again() -> Iterator[Utterance]:
         return (utterance for _, utterance in _read_utterances(path, source, naming))
 
     return Reading(
         rows=len(seen),
         classes=_classes(emotions),
-        utterances=Rows(again, len(seen)),
+        utterances=Rows(read_again, len(seen)),
         stripped=stripped,
         differences=compare_encodings(path.parent, [path.name] * (path.suffix.lower() != ".parquet")),
     )
@@ -86,7 +85,7 @@ def _find_table(root: Path) -> Path:
             return root
         raise CorpusError(f"expected a table ({', '.join(SUFFIXES)}), found {root}")
     tables = sorted(path for path in root.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
-    # They lie here where `prepare` was told to write it to the corpus's own folder.
+    # Written by `prepare` where it is to write into the corpus's own folder.
     tables = [path for path in tables if not path.name.startswith(".") and path.name not in OURS]
     if len(tables) > 1:
         tables = [path for path in tables if path.stem == "table"] or tables
@@ -97,7 +96,7 @@ def _find_table(root: Path) -> Path:
 
 
 def _naming(path: Path, columns: Mapping[str, str]) -> Literal["id", "stem", "number"]:
-    """Say what names the rows: their ids; without any, the stems of their files if all differ, else their numbers."""
+    """Choose the ids of the rows: given ones, else the stems of their files if all differ, else their numbers."""
     stems: set[str] = set()
     unique = True
     for row in _read_rows(path, columns):
@@ -147,7 +146,7 @@ def _read_csv(path: Path, columns: Mapping[str, str]) -> Iterator[TableRow]:
 
 
 def _read_json(path: Path, columns: Mapping[str, str]) -> Iterator[TableRow]:
-    unseen = set(columns.values())
+    not_found = set(columns.values())
     known: dict[tuple[str, ...], dict[str, str]] = {}
     for number, line in enumerate(open_lines(path), start=1):
         if not line.strip():
@@ -155,7 +154,7 @@ def _read_json(path: Path, columns: Mapping[str, str]) -> Iterator[TableRow]:
         try:
             cells = _parse_object(line)
             if (keys := tuple(cells)) not in known:
-                unseen -= cells.keys()
+                not_found -= cells.keys()
                 # An object may leave out what is empty.
                 known[keys] = _fields(list(dict.fromkeys([*keys, *columns.values()])), columns)
             row = TableRow(
@@ -164,8 +163,8 @@ def _read_json(path: Path, columns: Mapping[str, str]) -> Iterator[TableRow]:
         except ValueError as error:
             raise broken_row(path, number, error) from error
         yield row
-    if unseen:
-        raise CorpusError(f"{path}: expected the column {min(unseen)!r} in some row, found it in none")
+    if not_found:
+        raise CorpusError(f"{path}: expected the column {min(not_found)!r} in some row, found it in none")
 
 
 def _parse_object(line: str) -> dict[str, Any]:
@@ -199,14 +198,14 @@ def _read_parquet(path: Path, columns: Mapping[str, str]) -> Iterator[TableRow]:
 
 
 def _cell(value: Any) -> str:
-    """Write a value as a CSV would have it; what is absent (null, not a number) as nothing."""
+    """Write a value as a cell of a CSV; null and NaN as an empty one."""
     if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(each, (dict, list)) for each in value)):
         raise ValueError("expected a text, a number or a list of them in each cell, found one within another")
     if isinstance(value, list):
         return " ".join(map(_cell, value))
     if value is None or value != value:
         return ""
-    # Tools write whole numbers as fractions in a column with an empty cell.
+    # Programs write integers as floats in a column with an empty cell.
     text = str(int(value) if isinstance(value, float) and value.is_integer() else value)
     return text if text.strip() else ""
 
@@ -261,7 +260,7 @@ def _find(folder: Path, name: str | None) -> str | None:
     """Return a file's path relative to the folder, None where there is no such file.
 
     Raises:
-        ValueError: the path leads outside the folder; a link within it may lead anywhere, as the user put it there.
+        ValueError: the path leads outside the folder.
     """
     if name is None:
         return None
@@ -305,6 +304,6 @@ def _crop(cells: dict[str, str]) -> list[int] | None:
 
 
 def _classes(found: set[str]) -> list[str]:
-    """Return the class order of the known set that has exactly these emotions, else the alphabet's."""
+    """Return the class order of the known set that has exactly these emotions, else the alphabetical one."""
     known = [*EMOTIONS.values(), *(classes for sets in LABEL_SETS.values() for classes in sets.values())]
     return next((classes for classes in known if set(classes) == found), sorted(found))

@@ -1,15 +1,15 @@
-"""Presets: which three encoders are used and how they are run, shipped or read from a YAML file (docs/store.md)."""
+"""Presets: three encoders and how they are run, shipped or from a YAML file (docs/howto/add_encoder.md)."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from wavfusion.errors import ConfigError, nearest
-from wavfusion.files import NonEmpty, Rule, read_yaml, validated
+from wavfusion.files import Constraint, NonEmpty, read_yaml, validated
 
 Precision = Literal["fp32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-LearningRate = Annotated[float, Rule("a learning rate, 0 or more", lambda value: value >= 0)]
+LearningRate = Annotated[float, Constraint("a learning rate, 0 or more", lambda value: value >= 0)]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Preset:
     audio: NonEmpty
     text: NonEmpty
     video: NonEmpty
-    frame_rate: Annotated[float, Rule("frames per second, above 0 to 100", lambda value: 0 < value <= 100)] = 5.0
+    frame_rate: Annotated[float, Constraint("frames per second, above 0 to 100", lambda value: 0 < value <= 100)] = 5.0
     pretrained_rate: LearningRate = 3e-5
     new_rate: LearningRate = 1e-4
     precision: Precision = "fp32"

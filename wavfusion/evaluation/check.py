@@ -10,7 +10,8 @@ from typing import NamedTuple, TypeAlias
 
 from wavfusion import manifest
 from wavfusion.corpora import protocol
-from wavfusion.corpora.protocol import PAIRS, Promises, Protocol
+from wavfusion.corpora.folds import PAIRS, Promises, value_of
+from wavfusion.corpora.protocol import Protocol
 from wavfusion.corpora.scan import MediaFacts
 from wavfusion.errors import CorpusError, MediaError
 from wavfusion.evaluation.evaluate import encoder_provenance
@@ -95,7 +96,7 @@ def check_against(trained: Run, utterances: Sequence[Utterance], root: Path) -> 
     The latter are compared with the RUN's training rows if its manifest still exists.
 
     Raises:
-        ConfigError: the RUN is not whole.
+        ConfigError: an incomplete RUN.
     """
     origin = read_origin(trained.folder)
     parts: Mapping[str, str] = origin.parts_of(utterances)
@@ -253,7 +254,7 @@ def _broken(rows: Sequence[Utterance], parts: Mapping[str, str], promises: Promi
             )
         for pair, values in protocol.shared(field, rows, parts).items():
             if pair in pairs:
-                ids = [row.id for row in rows if protocol.value_of(row, field) in values and row.id in parts]
+                ids = [row.id for row in rows if value_of(row, field) in values and row.id in parts]
                 what = f"{len(values)} {field}{'s' * (len(values) > 1)} in {pair.replace('+', ' and ')}"
                 yield Finding(field, f"{where}: {what}: {', '.join(values[:SHOWN])}", ids)
 

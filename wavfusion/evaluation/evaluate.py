@@ -98,7 +98,7 @@ def open_part(
 
     Raises:
         CorpusError: manifest or store is missing; without arguments those that the RUN names are opened.
-        ConfigError: the RUN is not whole; see also `choose_part`.
+        ConfigError: an incomplete RUN; see also `choose_part`.
     """
     origin = read_origin(trained.folder) if has_split(trained.folder) else None
     if origin is None:
@@ -108,7 +108,8 @@ def open_part(
                 "its corpus, found none"
             )
         log.warning("%s was published without its split: it may have been trained on these rows", trained.folder)
-    path, store = manifest_path or (origin and origin.manifest), store or (origin and origin.store)
+    path = manifest_path or (None if origin is None else origin.manifest)
+    store = store or (None if origin is None else origin.store)
     assert path is not None and store is not None
     utterances, corpus = manifest.read(path), manifest.read_corpus(path)
     parts = origin.parts_of(utterances) if origin else {}
@@ -247,7 +248,7 @@ def explain(
     training: Sequence[Utterance] = (),
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """Explain the parts of a RUN on labelled utterances (docs/explain.md).
+    """Explain the parts of a RUN on labelled utterances (docs/howto/explain.md).
 
     Args:
         trained: the RUN.

@@ -1,4 +1,4 @@
-"""Analysis of a trained model: contributions, gate values, the margin loss, shifts in time (docs/explain.md)."""
+"""Analysis of a trained model: contributions, gate values, the margin loss, shifts in time (docs/howto/explain.md)."""
 
 import logging
 import math
@@ -290,7 +290,7 @@ def explain_parts(
     device: str = "cpu",
     temperature: float = 1.0,
 ) -> dict[str, Any]:
-    """Return what `explain.json` holds (docs/explain.md), from windows of utterances and the utterances' emotions.
+    """Return what `explain.json` holds (docs/howto/explain.md), from windows and the utterances' emotions.
 
     With the training part's windows and emotions, a shared space is fitted afterwards too.
     """

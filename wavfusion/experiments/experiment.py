@@ -30,7 +30,7 @@ class Training:
         precision: `auto` = bf16 where the device has it, else fp32.
         mode: `cached` = audio features from the store; `live` = the frozen audio encoder runs at every step;
             `scratch` = audio encoder and all layers learn from random weights.
-        fast: false = the baseline (docs/performance.md), which draws its random masks in another order.
+        fast: false = the baseline (docs/measurements/performance.md), which draws its random masks in another order.
         resident: hold the stored features of the training part in the device's memory; None = on a GPU where they fit.
     """
 
@@ -133,7 +133,7 @@ def settings() -> list[str]:
     return list(_settings(Experiment))
 
 
-def _settings(kind: type, prefix: str = "") -> dict[str, Any]:
+def _settings(kind: Any, prefix: str = "") -> dict[str, Any]:
     """Types of all settings by dotted name."""
     found: dict[str, Any] = {}
     for name, hint in get_type_hints(kind).items():

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wavfusion.fast.dropout import noise
-from wavfusion.fast.rows import PackedSource, Rows
+from wavfusion.fast.rows import PackedRows, PackedSource
 from wavfusion.model.attention import Attention, SelfAttention, added
 from wavfusion.model.fusion import CrossModalAttention, Source
 
@@ -56,7 +56,7 @@ class FastSelfAttention(FastAttention, SelfAttention):
         """Attend within `x`, which is packed by `mask` where it has two axes."""
         if x.dim() == 3:
             return super().within(x, mask, relative)
-        rows = Rows(mask)
+        rows = PackedRows(mask)
         bias = None if relative is None else self.gated_bias(rows.pad(x), relative)
         query, key, value = (rows.pad(projection(x)) for projection in (self.q_proj, self.k_proj, self.v_proj))
         attended: Tensor = self.out_proj(rows.pack(self.heads(query, key, value, mask, bias)))

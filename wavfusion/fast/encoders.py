@@ -1,4 +1,4 @@
-"""Faster equal forms of parts of the frozen encoders, as Hugging Face loads them (docs/performance.md)."""
+"""Faster equal forms of parts of the frozen encoders, as Hugging Face loads them (docs/measurements/performance.md)."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from wavfusion.fast.rows import PackedSource, Rows
+from wavfusion.fast.rows import PackedRows, PackedSource
 from wavfusion.model.fusion import DeepLayer, SelfAttentionLayer, Source
 from wavfusion.model.wavfusion import WavFusion
 
 
-def rows_of(mask: Bool[Tensor, "B T"]) -> Rows | None:
+def rows_of(mask: Bool[Tensor, "B T"]) -> PackedRows | None:
     """The rows to pack; None without padding, and on a GPU, which would wait for their number."""
-    return None if mask.device.type != "cpu" or bool(mask.all()) else Rows(mask)
+    return None if mask.device.type != "cpu" or bool(mask.all()) else PackedRows(mask)
 
 
 class FastSelfAttentionLayer(SelfAttentionLayer):

@@ -8,7 +8,7 @@ from torch import Tensor
 from wavfusion.model.fusion import Source
 
 
-class Rows:
+class PackedRows:
     """Packs the steps that a mask calls real into rows, and puts rows back into their places."""
 
     def __init__(self, mask: Bool[Tensor, "B T"]) -> None:
@@ -37,7 +37,7 @@ class PackedSource(Source):
         rows: how the queries are packed.
     """
 
-    rows: Rows
+    rows: PackedRows
 
     @property
     def present(self) -> Bool[Tensor, "R 1"]:

@@ -85,17 +85,9 @@ def model_config(switches: Switches, features: FeatureSet, classes: Sequence[str
             f"modalities: expected features of {', '.join(switches.modalities)}, found those of preset "
             f"{features.preset!r} for {', '.join(present) or 'none of them'}; {remedy}"
         )
-    audio = {key: value for key, value in (features.audio or {}).items() if key not in ("name", "fingerprint", "width")}
-    sizes: dict[str, Any] = {**audio, "frame_rate": features.frame_rate}
-    if features.audio:
-        sizes["hidden_size"] = features.audio["width"]
-    if features.text:
-        weighted = switches.text_layers == "weighted" and "all" in features.text_layers
-        sizes.update(text_size=features.text["width"], num_text_layers=features.text["num_layers"] if weighted else 1)
-    if features.video:
-        sizes["video_size"] = features.video["width"]
-    chosen = {name: getattr(switches, name) for name in Switches.__dataclass_fields__}
-    return WavFusionConfig(**chosen, **sizes, classes=list(classes))
+    return WavFusionConfig.of_encoders(
+        switches, classes, features.audio, features.text, features.video, features.frame_rate, features.text_layers
+    )
 
 
 def only(features: FeatureSet, modalities: Iterable[str]) -> FeatureSet:

@@ -1,4 +1,4 @@
-"""The feature store: half-precision tensors in safetensors shards, named by what they were made from (docs/store.md).
+"""The feature store: half-precision tensors in safetensors shards, named by their content (docs/reference/store.md).
 
 This file alone knows the store's format: the shards, each written atomically with its header as the only index and a
 checksum for every tensor, and the notes beside them. Several processes may write one store.

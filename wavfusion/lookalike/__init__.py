@@ -1,6 +1,7 @@
-"""The look-alike corpus: media, words and annotations of a generated world whose best possible accuracies are known.
+"""The look-alike corpus: a generated corpus whose Bayes-optimal accuracies are known.
 
-It is written in the raw layouts of IEMOCAP and MELD, so that everything that reads those can be tested without them.
+Given its size and a seed, gives media and annotations in the raw layouts of IEMOCAP and MELD, so that whatever reads
+those can be tested without them. May import `corpora`, `media`, `processes` and `errors`.
 """
 
 import csv
@@ -20,16 +21,24 @@ from wavfusion.errors import ConfigError, nearest
 from wavfusion.lookalike import trees
 from wavfusion.lookalike.faults import CLIPS as FAULTY_CLIPS
 from wavfusion.lookalike.faults import SPEAKERS as FAULTY_SPEAKERS
-from wavfusion.lookalike.faults import mark, plant
+from wavfusion.lookalike.faults import add_irregular_names, insert_faults
 from wavfusion.lookalike.plan import Dialogue, plan_dialogues
 from wavfusion.lookalike.trees import FOLDERS, TABLES, Times, annotate_iemocap, annotate_meld, render
 from wavfusion.lookalike.voice import measure_pitch
-from wavfusion.lookalike.world import SIGNS, Corpus, Priors, World, additive, bayes, reached
+from wavfusion.lookalike.world import (
+    EMOTION_CUES,
+    Corpus,
+    Priors,
+    World,
+    additive_accuracy,
+    bayes_accuracy,
+    bayes_accuracy_on,
+)
 from wavfusion.processes.pool import require_result, spread
 
 CLIPS, SPEAKERS = 1100, 30
 PARTS = ("train", "valid", "test")
-WHOLE = "world.json"  # written last: a tree without it was interrupted
+SUMMARY = "world.json"  # written last: a tree without it is incomplete
 
 logger = logging.getLogger(__name__)
 
@@ -58,14 +67,14 @@ def make_lookalike(
         out: a folder that is empty or absent.
         clips: of all parts together, default 1100; 8/11 train, 1/11 validate, 2/11 test.
         speakers: default 30; for IEMOCAP even, and beyond ten the sessions go on.
-        null: the matched null, where the flags tell nothing.
-        micro: expressions show for two pictures only, at a random time.
+        null: the matched null, where the flags carry no information.
+        micro: expressions show for two frames only, at a random time.
         priors: of the classes, as in the real corpus or their square roots.
         parts: clips to train, validate and test, in place of `clips`.
         seed: of every draw.
-        workers: processes; default one a processor.
-        force: remove an earlier tree, whole or interrupted, first.
-        faults: plant the corpus's known defects, and say in `faults.json` where; the defaults are then a small tree.
+        workers: processes; default one for each processor.
+        force: first remove an earlier tree, complete or not.
+        faults: insert the corpus's known defects and list them in `faults.json`; the default is then a small tree.
 
     Raises:
         ConfigError: an unknown corpus, too few or odd speakers, a folder with files, or the `[demo]` extra is missing.
@@ -78,7 +87,7 @@ def make_lookalike(
     world = World(corpus, priors, null, micro, offset_sd=0.35 if small else 0.60)
     dialogues = plan_dialogues(world, sizes, people, seed)
     if faults:
-        dialogues = mark(dialogues)
+        dialogues = add_irregular_names(dialogues)
     times = _render(dialogues, out, micro, workers or os.cpu_count() or 1)
     if corpus == "iemocap":
         for dialogue, when in zip(dialogues, times, strict=True):
@@ -87,28 +96,31 @@ def make_lookalike(
         annotate_meld(dialogues, times, out)
     _write_truth(dialogues, times, out)
     if faults:
-        plant(dialogues, out)
+        insert_faults(dialogues, out)
     tested = [(turn.clip, turn.speaker.offset) for each in dialogues if each.part == "test" for turn in each.turns]
     summary = describe_world(world) | {"clips": sizes, "speakers": people, "seed": seed}
-    summary["bayes"]["test_clips"] = reached(world, tested)
-    (out / WHOLE).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    summary["bayes"]["test_clips"] = bayes_accuracy_on(world, tested)
+    (out / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
 
 
 def describe_world(world: World) -> dict[str, Any]:
-    """A world's settings and what can be reached in it: Bayes accuracies, majority share, the best additive rule."""
+    """Describe a world: settings, Bayes-optimal accuracies, share of the majority class, best additive rule."""
     return {
         "corpus": world.corpus,
         "majority": float(world.prior.max()),
-        "bayes": {"speaker_independent": bayes(world), "speakers_shared": bayes(world, speakers_shared=True)},
-        "additive": additive(world),
+        "bayes": {
+            "speaker_independent": bayes_accuracy(world),
+            "speakers_shared": bayes_accuracy(world, speakers_shared=True),
+        },
+        "additive": additive_accuracy(world),
         "settings": asdict(world),
     }
 
 
 def _sizes(corpus: Corpus, clips: int, parts: tuple[int, int, int] | None) -> dict[str, int]:
-    if corpus not in SIGNS:
-        raise ConfigError(f"expected a corpus to look like, found {corpus!r}: {nearest(corpus, SIGNS)}")
+    if corpus not in EMOTION_CUES:
+        raise ConfigError(f"expected a corpus to look like, found {corpus!r}: {nearest(corpus, EMOTION_CUES)}")
     sizes = parts or (clips - round(clips / 11) - round(2 * clips / 11), round(clips / 11), round(2 * clips / 11))
     if len(sizes) != len(PARTS) or min(sizes) < 1:
         raise ConfigError(f"--parts: expected at least one clip to train, validate and test, found {list(sizes)}")
@@ -116,7 +128,7 @@ def _sizes(corpus: Corpus, clips: int, parts: tuple[int, int, int] | None) -> di
 
 
 def _people(corpus: Corpus, speakers: int) -> dict[str, int]:
-    """Speakers of each part: 20, 4 and 6 of 30."""
+    """Divide the speakers among the parts: 20, 4 and 6 of 30."""
     step = 2 if corpus == "iemocap" else 1
     if speakers < 3 * step or speakers % step:
         raise ConfigError(
@@ -137,8 +149,8 @@ def _make_room(out: Path, force: bool) -> None:
 
 
 def _remove(out: Path) -> None:
-    """Remove what `make` writes, and nothing else."""
-    (out / WHOLE).unlink(missing_ok=True)
+    """Remove what `make_lookalike` writes, and nothing else."""
+    (out / SUMMARY).unlink(missing_ok=True)
     for path in [*out.glob("Session[1-9]*"), *(out / name for name in FOLDERS.values())]:
         shutil.rmtree(path, ignore_errors=True)
     for name in ("truth.jsonl", "split.csv", "faults.json", *TABLES.values()):

@@ -1,4 +1,4 @@
-"""Faces of the look-alike corpus, painted with soft edges in numpy; brows and mouth tell the expression."""
+"""Faces of the look-alike corpus, painted in numpy; brows and mouth show the expression."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 SIDE = 256
-FRAME_RATE = 8  # pictures a second; turns start on this grid, whose times are exact in binary
-LEVELS = 6  # mouth openings painted a clip
-FLIT = 2  # pictures for which an expression flits over a face at rest
+FRAME_RATE = 8  # frames/s; turns start on this grid, whose times are exact in binary
+LEVELS = 6  # mouth openings painted for each clip
+MICRO_FRAMES = 2  # frames of a micro-expression on a neutral face
 SWAY = 5  # pixels that the head moves to either side
 
 Colour: TypeAlias = tuple[float | int, ...]
 Point: TypeAlias = tuple[float, float]
 Canvas: TypeAlias = Float[np.ndarray, "..."]
-Picture: TypeAlias = UInt8[np.ndarray, "256 256 3"]
+Face: TypeAlias = UInt8[np.ndarray, "256 256 3"]
 
 # Brow slant (inner ends up), brow lift, mouth curve (corners up).
 EXPRESSIONS = {
@@ -29,7 +29,7 @@ EXPRESSIONS = {
 
 @dataclass(frozen=True)
 class Identity:
-    """What stays the same in one person's face; lengths in half widths of the picture, colours in [0, 255]."""
+    """The constant features of one person's face; lengths in half widths of the frame, colours in [0, 255]."""
 
     skin: Colour
     hair: Colour
@@ -43,7 +43,7 @@ class Identity:
 
 
 def draw_identity(rng: np.random.Generator) -> Identity:
-    """A random person in front of a plain wall."""
+    """Draw a random person in front of a plain wall."""
     shade = rng.uniform(0.45, 1.0)
     dark = rng.uniform(20, 150)
     return Identity(
@@ -60,22 +60,22 @@ def draw_identity(rng: np.random.Generator) -> Identity:
 
 
 def animate(
-    identity: Identity, group: str, wide: bool, count: int, rng: np.random.Generator, flits: range | None = None
-) -> Iterator[Picture]:
-    """Yield `count` pictures at FRAME_RATE: the mouth moves around its opening, the head sways.
+    identity: Identity, group: str, wide: bool, count: int, rng: np.random.Generator, micro: range | None = None
+) -> Iterator[Face]:
+    """Yield `count` frames at FRAME_RATE: the mouth moves around its opening, the head sways.
 
-    The movement is drawn on its own, not from the sound: otherwise it would tell whose face the camera shows.
-    With `flits` the face is at rest but for FLIT of these pictures, one after the other, which show the expression.
+    The movement is independent of the audio: otherwise it would reveal whose face the camera shows. With `micro` the
+    face is neutral but for MICRO_FRAMES consecutive frames of this range, which show the expression.
     """
     person = rng.normal(0, 0.08, 3)
     shown = _faces(identity, np.array(EXPRESSIONS[group]) + person, wide)
-    rest = shown if flits is None else _faces(identity, np.array(EXPRESSIONS["plain"]) + person, wide)
+    rest = shown if micro is None else _faces(identity, np.array(EXPRESSIONS["plain"]) + person, wide)
     times = np.arange(count) / FRAME_RATE
     speed, phase = rng.uniform(2.0, 3.5), rng.uniform(0, 2 * np.pi)
     swing = 0.5 + 0.5 * np.sin(2 * np.pi * speed * times + phase + rng.normal(0, 0.4, count))
     sway = SWAY * np.sin(2 * np.pi * rng.uniform(0.2, 0.5, (2, 1)) * times + rng.uniform(0, 2 * np.pi, (2, 1)))
-    first = 0 if flits is None else int(rng.integers(flits.start, max(flits.start + 1, flits.stop - FLIT + 1)))
-    moment = range(first, first + FLIT)
+    first = 0 if micro is None else int(rng.integers(micro.start, max(micro.start + 1, micro.stop - MICRO_FRAMES + 1)))
+    moment = range(first, first + MICRO_FRAMES)
     levels = (swing * (LEVELS - 1)).round().astype(int)
     for number, (level, dy, dx) in enumerate(zip(levels, *sway.round().astype(int), strict=True)):
         face = (shown if number in moment else rest)[level]
@@ -83,7 +83,7 @@ def animate(
 
 
 def _faces(identity: Identity, look: Canvas, wide: bool) -> list[UInt8[np.ndarray, "266 266 3"]]:
-    """One face at every mouth opening, with room to sway."""
+    """Paint one face at every mouth opening, with a margin to sway."""
     slant, lift, curve = look.tolist()
     bare = _paint_head(identity, slant, lift)
     low, high = (0.5, 1.0) if wide else (0.0, 0.3)
@@ -92,7 +92,7 @@ def _faces(identity: Identity, look: Canvas, wide: bool) -> list[UInt8[np.ndarra
 
 
 def _paint_head(identity: Identity, slant: float, lift: float) -> Canvas:
-    """Everything but the mouth."""
+    """Paint all but the mouth."""
     pixels = np.empty((SIDE, SIDE, 3), dtype=np.float32)
     pixels[:] = identity.scene
     width, height, hair = identity.width, identity.height, identity.hair
@@ -116,7 +116,7 @@ def _paint_head(identity: Identity, slant: float, lift: float) -> Canvas:
     return pixels
 
 
-def _with_mouth(bare: Canvas, identity: Identity, curve: float, opening: float) -> Picture:
+def _with_mouth(bare: Canvas, identity: Identity, curve: float, opening: float) -> Face:
     pixels = bare.copy()
     half, centre = identity.mouth * identity.width, 0.5 * identity.height
 
@@ -133,7 +133,7 @@ def _with_mouth(bare: Canvas, identity: Identity, curve: float, opening: float) 
 
 
 def _oval(pixels: Canvas, x: float, y: float, width: float, height: float, colour: Colour, below: float = 1.2) -> None:
-    """An ellipse around (x, y), of which only what lies higher up than `below` is painted."""
+    """Paint an ellipse around (x, y), only above `below`."""
 
     def depth(xs: Canvas, ys: Canvas) -> Canvas:
         radius = np.sqrt(((xs - x) / width) ** 2 + ((ys - y) / height) ** 2)
@@ -143,7 +143,7 @@ def _oval(pixels: Canvas, x: float, y: float, width: float, height: float, colou
 
 
 def _stroke(pixels: Canvas, start: Point, end: Point, thickness: float, colour: Colour) -> None:
-    """A straight line with round ends, `thickness` to either side."""
+    """Paint a straight line with round ends, `thickness` to either side."""
     (x0, y0), (dx, dy) = start, (end[0] - start[0], end[1] - start[1])
 
     def depth(xs: Canvas, ys: Canvas) -> Canvas:
@@ -160,7 +160,7 @@ def _blend(
 ) -> None:
     """Paint where the depth is positive, with a soft edge of one pixel; box = left, top, right, bottom.
 
-    (0, 0) is the middle of the picture and 1 half its side.
+    (0, 0) is the middle of the frame and 1 half its side.
     """
     edges = (np.array(box) + 1) * SIDE / 2 + (-2, -2, 3, 3)
     left, top, right, bottom = np.clip(edges, 0, SIDE).astype(int).tolist()

@@ -1,7 +1,7 @@
-"""The known defects of IEMOCAP and MELD, planted into a look-alike; `faults.json` in the tree tells where.
+"""The known defects of IEMOCAP and MELD, inserted into a look-alike and listed in its `faults.json`.
 
-Each entry of it maps a defect to the utterances or files that have it; `missing` holds the modalities that a reader
-cannot find, by utterance, and `excluded` the utterances without a majority label.
+Each entry maps a defect to the utterances or files that have it; `missing` holds the modalities that a reader cannot
+find, by utterance, and `excluded` the utterances without a majority label.
 """
 
 import csv
@@ -19,19 +19,19 @@ import numpy as np
 from wavfusion.errors import ConfigError
 from wavfusion.lookalike.face import FRAME_RATE
 from wavfusion.lookalike.plan import Dialogue
-from wavfusion.lookalike.trees import FOLDERS, TABLES, Frame, Sound
+from wavfusion.lookalike.trees import FOLDERS, TABLES, Audio, Frame
 from wavfusion.media import decode_audio, decode_frames, probe, write_audio, write_video
 
 CLIPS, SPEAKERS = 48, 10  # enough for every defect
-WORDS = 'You’ll say: “no” at 5:30… "then", too.'
+TEXT = 'You’ll say: “no” at 5:30… "then", too.'
 LONG = 300  # seconds
 APPLE_DOUBLE = bytes.fromhex("00051607 00020000") + b"Mac OS X        "
 LEFT, RIGHT = (60, 220.0), (200, 880.0)  # grey level and Hz of the actors of `write_two_actors`
 Faults: TypeAlias = dict[str, Any]
 
 
-def mark(dialogues: Sequence[Dialogue]) -> list[Dialogue]:
-    """Give some dialogues the names and some utterances the words that readers stumble over.
+def add_irregular_names(dialogues: Sequence[Dialogue]) -> list[Dialogue]:
+    """Give some dialogues irregular names and some utterances typographic characters.
 
     Raises:
         ConfigError: there are too few dialogues or utterances for every defect.
@@ -51,14 +51,14 @@ def mark(dialogues: Sequence[Dialogue]) -> list[Dialogue]:
     return [changed.get(each.name, each) for each in dialogues]
 
 
-def plant(dialogues: Sequence[Dialogue], root: Path) -> None:
-    """Damage a tree that is whole, and write `faults.json`."""
-    planted = _plant_iemocap(dialogues, root) if dialogues[0].name.startswith("Ses") else _plant_meld(dialogues, root)
+def insert_faults(dialogues: Sequence[Dialogue], root: Path) -> None:
+    """Damage a complete tree, and write `faults.json`."""
+    planted = _damage_iemocap(dialogues, root) if dialogues[0].name.startswith("Ses") else _damage_meld(dialogues, root)
     (root / "faults.json").write_text(json.dumps(planted, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _heads(dialogues: Sequence[Dialogue]) -> list[Dialogue]:
-    """The first dialogue of each session, or of each part of MELD."""
+    """Return the first dialogue of each session, or of each part of MELD."""
     heads: dict[str, Dialogue] = {}
     for each in dialogues:
         heads.setdefault(each.name[:5], each)
@@ -66,19 +66,19 @@ def _heads(dialogues: Sequence[Dialogue]) -> list[Dialogue]:
 
 
 def _changed(dialogue: Dialogue, name: str, index: int) -> Dialogue:
-    """Rename a dialogue, and let one of its turns say WORDS."""
+    """Rename a dialogue, and set the text of one turn to TEXT."""
     turns = [replace(turn, id=name + turn.id.removeprefix(dialogue.name)) for turn in dialogue.turns]
-    turns[index] = replace(turns[index], text=WORDS)
+    turns[index] = replace(turns[index], text=TEXT)
     return replace(dialogue, name=name, turns=tuple(turns))
 
 
-def _plant_iemocap(dialogues: Sequence[Dialogue], root: Path) -> Faults:
+def _damage_iemocap(dialogues: Sequence[Dialogue], root: Path) -> Faults:
     first, second, third, fourth, fifth = heads = _heads(dialogues)[:5]
     folders = [root / f"Session{int(each.name[3:5])}" for each in heads]
     dialog, ids = folders[0] / "dialog", [turn.id for turn in first.turns]
     label = dialog / "EmoEvaluation" / f"{first.name}.txt"
     transcript = folders[1] / "dialog" / "transcriptions" / f"{second.name}.txt"
-    film = folders[2] / "dialog" / "avi" / "DivX" / f"{third.name}.avi"
+    video = folders[2] / "dialog" / "avi" / "DivX" / f"{third.name}.avi"
     text = label.read_text(encoding="utf-8")
     (dialog / "EmoEvaluation" / "Categorical").mkdir()
     (dialog / "EmoEvaluation" / "Categorical" / label.name).write_text(text.replace(ids[0], f"{first.name}_F999"))
@@ -89,7 +89,7 @@ def _plant_iemocap(dialogues: Sequence[Dialogue], root: Path) -> Faults:
     remarks = f"M: Okay.\n{second.name}_FXX0 [000.0000-000.2500]: Mm-hm.\n"
     transcript.write_bytes((remarks + transcript.read_text(encoding="utf-8")).encode("cp1252"))
     (folders[1] / "dialog" / "avi" / "DivX").rename(folders[1] / "dialog" / "avi" / "Divx")
-    film.write_bytes(film.read_bytes()[:1000])
+    video.write_bytes(video.read_bytes()[:1000])
     (folders[3] / "dialog" / "avi" / "DivX" / f"{fourth.name}.avi").unlink()
     unlabelled = folders[3] / "dialog" / "EmoEvaluation" / f"{fourth.name}.txt"
     unlabelled.write_text(re.sub(rf"(\t{fourth.turns[0].id}\t)\w+", r"\1xxx", unlabelled.read_text()), newline="")
@@ -104,7 +104,7 @@ def _plant_iemocap(dialogues: Sequence[Dialogue], root: Path) -> Faults:
         "CRLF": [_below(root, label)],
         "Divx": [_below(root, folders[1] / "dialog" / "avi" / "Divx")],
         "hidden": _hide(root, [label, wav, dialog / "avi" / "DivX" / f"{first.name}.avi"]),
-        "corrupt": [_below(root, film)],
+        "corrupt": [_below(root, video)],
         "both actors": pairs,
         "long": pairs[2:],
         "excluded": [fourth.turns[0].id],
@@ -115,7 +115,7 @@ def _plant_iemocap(dialogues: Sequence[Dialogue], root: Path) -> Faults:
 
 
 def write_two_actors(root: Path, name: str, seconds: int) -> list[str]:
-    """Write a dialogue in which both speak all the time: the left one dark and low, the right one bright and high."""
+    """Write a dialogue in which both actors speak throughout: the left dark and low, the right bright and high."""
     dialog, ids = root / "Session1" / "dialog", [f"{name}_{letter}000" for letter in "FM"]
     for folder in ("avi/DivX", "wav", "EmoEvaluation", "transcriptions"):
         (dialog / folder).mkdir(parents=True, exist_ok=True)
@@ -126,27 +126,27 @@ def write_two_actors(root: Path, name: str, seconds: int) -> list[str]:
     tones = np.stack([0.3 * np.sin(2 * np.pi * pitch * times) for _, pitch in (LEFT, RIGHT)])
     write_audio(dialog / "wav" / f"{name}.wav", tones.astype(np.float32), 8000)
     rows = "".join(f"[0.5000 - {seconds + 0.5:.4f}]\t{key}\tneu\t[2.5000, 2.5000, 2.5000]\n\n" for key in ids)
-    said = "".join(f"{key} [000.5000-{seconds + 0.5:08.4f}]: Hm.\n" for key in ids)
+    lines = "".join(f"{key} [000.5000-{seconds + 0.5:08.4f}]: Hm.\n" for key in ids)
     (dialog / "EmoEvaluation" / f"{name}.txt").write_text("% [START - END] NAME EMOTION [V, A, D]\n\n" + rows)
-    (dialog / "transcriptions" / f"{name}.txt").write_text(said)
+    (dialog / "transcriptions" / f"{name}.txt").write_text(lines)
     return ids
 
 
-def _plant_meld(dialogues: Sequence[Dialogue], root: Path) -> Faults:
+def _damage_meld(dialogues: Sequence[Dialogue], root: Path) -> Faults:
     ids = {part: [turn.id for each in dialogues if each.part == part for turn in each.turns] for part in FOLDERS}
     clip = {key: root / FOLDERS[part] / f"{key.partition('_')[2]}.mp4" for part in ids for key in ids[part]}
     train, valid, test = ids.values()
-    surround, right, plain, unread, both, instant, long = test[:7]
+    surround, prefixed, plain, unread, both, instant, long = test[:7]
     clip[train[0]].write_bytes(clip[train[0]].read_bytes()[:2000])
     clip[valid[0]].unlink()
-    spare = root / FOLDERS["valid"] / "dia99_utt9.mp4"
-    shutil.copy(clip[train[1]], spare)
+    without_row = root / FOLDERS["valid"] / "dia99_utt9.mp4"
+    shutil.copy(clip[train[1]], without_row)
     _to_surround(clip[surround])
-    twin = {key: clip[key].with_name(f"final_videos_test{clip[key].name}") for key in (right, plain, unread, both)}
+    twin = {key: clip[key].with_name(f"final_videos_test{clip[key].name}") for key in (prefixed, plain, unread, both)}
     shutil.copy(clip[both], twin[both])
     twin[unread].touch()
-    clip[right].rename(twin[right])
-    for good, wrong in ((twin[right], clip[right]), (clip[plain], twin[plain])):
+    clip[prefixed].rename(twin[prefixed])
+    for good, wrong in ((twin[prefixed], clip[prefixed]), (clip[plain], twin[plain])):
         _write_still(wrong, round(probe(good).audio or 0.0) + 3)
     _write_still(clip[long], LONG)
     ten = {"StartTime": "00:10:00,000"}
@@ -159,7 +159,7 @@ def _plant_meld(dialogues: Sequence[Dialogue], root: Path) -> Faults:
         "absent": [valid[0]],
         "id in several splits": ["dia0_utt0"],
         "5.1 sound": [surround],
-        "twin right": [right],
+        "twin right": [prefixed],
         "plain right": [plain],
         "twin unreadable": [unread],
         "both right": [both],
@@ -167,7 +167,7 @@ def _plant_meld(dialogues: Sequence[Dialogue], root: Path) -> Faults:
         "long": [long],
         "length contradicts": [train[1]],
         "typographic, colons": [dialogues[0].turns[-1].id],
-        "no row": [_below(root, spare)],
+        "no row": [_below(root, without_row)],
         "cp1252": [TABLES["train"]],
         "hidden": _hide(root, [clip[train[1]], root / TABLES["test"]]),
         "excluded": [],
@@ -176,16 +176,16 @@ def _plant_meld(dialogues: Sequence[Dialogue], root: Path) -> Faults:
 
 
 def _to_surround(path: Path) -> None:
-    """Move the sound of a clip to the front centre, among tones all around."""
+    """Move the audio of a clip to the front centre, with tones in the other channels."""
     frames, voice = decode_frames(path, FRAME_RATE, (240, 320)).pixels, decode_audio(path, sample_rate=48_000).samples
-    tone: Sound = (0.3 * np.sin(2 * np.pi * LEFT[1] * np.arange(len(voice)) / 48_000)).astype(np.float32)
+    tone: Audio = (0.3 * np.sin(2 * np.pi * LEFT[1] * np.arange(len(voice)) / 48_000)).astype(np.float32)
     write_video(path, list(frames), FRAME_RATE, np.stack([tone, tone, voice, tone, tone, tone]), 48_000)
 
 
 def _write_still(path: Path, seconds: int) -> None:
-    """Write a clip of one grey picture and a hum."""
+    """Write a clip of one grey frame and a hum."""
     frame: Frame = np.full((240, 320, 3), 128, dtype=np.uint8)
-    hum: Sound = (0.1 * np.sin(2 * np.pi * LEFT[1] * np.arange(16_000 * seconds) / 16_000)).astype(np.float32)
+    hum: Audio = (0.1 * np.sin(2 * np.pi * LEFT[1] * np.arange(16_000 * seconds) / 16_000)).astype(np.float32)
     write_video(path, (frame for _ in range(seconds)), 1, hum, 16_000)
 
 
@@ -200,7 +200,7 @@ def _edit(path: Path, edits: dict[str, dict[str, str]], encoding: str, end: str)
 
 
 def _hide(root: Path, paths: list[Path]) -> list[str]:
-    """Put what macOS leaves beside files on foreign disks."""
+    """Write the files that macOS leaves beside others on foreign disks."""
     twins = [path.with_name(f"._{path.name}") for path in paths]
     for twin in twins:
         twin.write_bytes(APPLE_DOUBLE)

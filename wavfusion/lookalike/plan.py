@@ -1,4 +1,4 @@
-"""Who says what in the look-alike corpus: dialogues of both layouts, drawn before anything is rendered."""
+"""Dialogues of the look-alike corpus in both layouts, drawn before anything is rendered."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from itertools import count
 import numpy as np
 
 from wavfusion.lookalike.face import Identity, draw_identity
+from wavfusion.lookalike.sentences import sentence
 from wavfusion.lookalike.voice import Timbre, draw_timbre
-from wavfusion.lookalike.words import sentence
 from wavfusion.lookalike.world import PlantedClip, World, draw
 
 TURNS = 12  # utterances in a dialogue
@@ -22,7 +22,7 @@ NAMES = (
 
 @dataclass(frozen=True)
 class Speaker:
-    """One invented person; `offset` is added to every arousal that is heard."""
+    """One invented person; `offset` is added to the arousal of every utterance."""
 
     name: str
     timbre: Timbre
@@ -32,7 +32,7 @@ class Speaker:
 
 @dataclass(frozen=True)
 class Turn:
-    """One utterance before it is rendered; `seed` draws its sound and its pictures."""
+    """One utterance before it is rendered; `seed` draws its audio and video."""
 
     id: str
     speaker: Speaker
@@ -43,7 +43,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Dialogue:
-    """The turns of one dialogue; `cast` has the actor on the left first."""
+    """The turns of one dialogue; `cast` begins with the actor on the left."""
 
     name: str
     part: str
@@ -82,10 +82,10 @@ def _people(world: World, speakers: dict[str, int], seed: int) -> dict[str, list
 
 def _speaker(world: World, number: int, seed: int) -> Speaker:
     rng = np.random.default_rng((seed, 1, number))
-    again = number // len(NAMES)
+    cycle = number // len(NAMES)
     names = {
         "iemocap": f"Ses{number // 2 + 1:02d}{'FM'[number % 2]}",
-        "meld": NAMES[number % len(NAMES)] + (f" {again + 1}" if again else ""),
+        "meld": NAMES[number % len(NAMES)] + (f" {cycle + 1}" if cycle else ""),
     }
     offset = float(rng.normal(0, world.offset_sd))
     return Speaker(names[world.corpus], draw_timbre(rng), draw_identity(rng), offset)
@@ -98,7 +98,7 @@ def _turn(world: World, key: str, speaker: Speaker, seed: tuple[int, int]) -> Tu
 
 
 def _iemocap_dialogues(part: str, clips: int, people: list[Speaker]) -> Layout:
-    """Sessions of two; dialogues alternate between the actor who sits on the left."""
+    """Plan sessions of two, who take turns on the left."""
     pairs = list(zip(people[::2], people[1::2], strict=True))
     for pair, share in zip(pairs, _shares(clips, len(pairs)), strict=True):
         for number, size in enumerate(_sizes(share)):
@@ -109,7 +109,7 @@ def _iemocap_dialogues(part: str, clips: int, people: list[Speaker]) -> Layout:
 
 
 def _meld_dialogues(part: str, clips: int, people: list[Speaker]) -> Layout:
-    """Dialogues of three, everybody as often as the others."""
+    """Plan dialogues of three, in which all speakers take part equally often."""
     for number, size in enumerate(_sizes(clips)):
         cast = tuple(people[(CAST * number + seat) % len(people)] for seat in range(CAST))
         name = f"{part}_dia{number}"
@@ -121,5 +121,5 @@ def _shares(total: int, parts: int) -> list[int]:
 
 
 def _sizes(total: int) -> list[int]:
-    """Dialogue lengths of at most TURNS, as equal as can be."""
+    """Divide into dialogues of at most TURNS, as equal as possible."""
     return _shares(total, -(-total // TURNS)) if total else []

@@ -12,17 +12,17 @@ import soxr
 from jaxtyping import Float32, UInt8
 
 from wavfusion.corpora.emotions import IEMOCAP_CODES, IEMOCAP_WORDS
-from wavfusion.lookalike.face import FRAME_RATE, SIDE, Picture, animate
+from wavfusion.lookalike.face import FRAME_RATE, SIDE, Face, animate
 from wavfusion.lookalike.plan import Dialogue, Speaker, Turn
+from wavfusion.lookalike.sentences import sentence
 from wavfusion.lookalike.voice import Espeak, speak
-from wavfusion.lookalike.words import sentence
 from wavfusion.lookalike.world import GROUPS
 from wavfusion.media import SAMPLE_RATE, write_audio, write_video
 
 PAUSE = 0.2  # seconds between two turns, at least
 
 Frame: TypeAlias = UInt8[np.ndarray, "H W 3"]
-Sound: TypeAlias = Float32[np.ndarray, " _"]
+Audio: TypeAlias = Float32[np.ndarray, " _"]
 
 SENTIMENTS = {"neutral": "neutral", "surprise": "positive", "joy": "positive"}
 TABLES = {"train": "train_sent_emo.csv", "valid": "dev_sent_emo.csv", "test": "test_sent_emo.csv"}
@@ -38,19 +38,19 @@ class Times(NamedTuple):
 
 
 def render(dialogue: Dialogue, root: Path, pitches: dict[str, list[float]], micro: bool) -> list[Times]:
-    """Write the media of one dialogue and say when its turns are; to be run in a fresh process (espeak-ng)."""
+    """Write the media of one dialogue and return the times of its turns; to be run in a fresh process (espeak-ng)."""
     espeak = Espeak()
-    sounds = []
+    recordings = []
     for turn in dialogue.turns:
         rng = np.random.default_rng((*turn.seed, 0))
-        # Other cue words than the transcript's: the sound must not carry what the text is to tell.
+        # Other cue words than in the transcript: the audio must not carry the cues of the text.
         spoken = sentence(rng, str(rng.choice(GROUPS)), bool(rng.random() < 0.5))
-        sounds.append(speak(espeak, pitches, spoken, turn.speaker.timbre, turn.clip, turn.speaker.offset, rng))
-    times = _times(sounds)
+        recordings.append(speak(espeak, pitches, spoken, turn.speaker.timbre, turn.clip, turn.speaker.offset, rng))
+    times = _times(recordings)
     if dialogue.name.startswith("Ses"):
-        _render_iemocap(dialogue, root, sounds, times, micro)
+        _render_iemocap(dialogue, root, recordings, times, micro)
     else:
-        _render_meld(dialogue, root, sounds, micro)
+        _render_meld(dialogue, root, recordings, micro)
     return times
 
 
@@ -73,7 +73,7 @@ def annotate_iemocap(dialogue: Dialogue, times: list[Times], root: Path) -> None
 
 
 def annotate_meld(dialogues: list[Dialogue], times: list[list[Times]], root: Path) -> None:
-    """Write the three tables, with their columns, line ends and time format."""
+    """Write the three tables, in the published columns, line ends and time format."""
     for part, name in TABLES.items():
         table = io.StringIO()
         writer = csv.writer(table)
@@ -107,38 +107,38 @@ def _stamp(seconds: float) -> str:
     return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d},{milliseconds:03d}"
 
 
-def _times(sounds: list[Sound]) -> list[Times]:
-    """One turn after the other; each starts with a picture."""
+def _times(recordings: list[Audio]) -> list[Times]:
+    """Place one turn after the other, each at the start of a frame."""
     times, frame = [], FRAME_RATE // 2
-    for sound in sounds:
+    for samples in recordings:
         start = frame / FRAME_RATE
-        end = start + len(sound) / SAMPLE_RATE
+        end = start + len(samples) / SAMPLE_RATE
         times.append(Times(start, end))
         frame = int(np.ceil((end + PAUSE) * FRAME_RATE))
     return times
 
 
-def _render_iemocap(dialogue: Dialogue, root: Path, sounds: list[Sound], times: list[Times], micro: bool) -> None:
+def _render_iemocap(dialogue: Dialogue, root: Path, recordings: list[Audio], times: list[Times], micro: bool) -> None:
     session = _session(dialogue, root)
     stereo = np.zeros((2, round((times[-1].end + PAUSE) * SAMPLE_RATE)), dtype=np.float32)
     folder = _folder(session / "sentences" / "wav" / dialogue.name)
-    for turn, sound, (start, _) in zip(dialogue.turns, sounds, times, strict=True):
-        write_audio(folder / f"{turn.id}.wav", sound, SAMPLE_RATE)
+    for turn, samples, (start, _) in zip(dialogue.turns, recordings, times, strict=True):
+        write_audio(folder / f"{turn.id}.wav", samples, SAMPLE_RATE)
         first = round(start * SAMPLE_RATE)
-        stereo[dialogue.cast.index(turn.speaker), first : first + len(sound)] = sound
+        stereo[dialogue.cast.index(turn.speaker), first : first + len(samples)] = samples
     write_audio(_folder(session / "dialog" / "wav") / f"{dialogue.name}.wav", stereo, SAMPLE_RATE)
     film = _folder(session / "dialog" / "avi" / "DivX") / f"{dialogue.name}.avi"
     write_video(film, _iemocap_frames(dialogue, times, micro), FRAME_RATE, stereo.mean(axis=0), SAMPLE_RATE)
 
 
 def _iemocap_frames(dialogue: Dialogue, times: list[Times], micro: bool) -> Iterator[Frame]:
-    """Both actors in one picture of 720 x 480 between black borders; until the first turn starts, its first picture."""
+    """Yield frames of 720 x 480 with both actors between black borders; before the first turn, its first frame."""
     starts = [0, *(round(start * FRAME_RATE) for start, _ in times[1:]), int(np.ceil(times[-1].end * FRAME_RATE))]
     for turn, (first, last), when in zip(dialogue.turns, pairwise(starts), times, strict=True):
         frame = np.zeros((480, 720, 3), dtype=np.uint8)
         spoken = range(round(when.start * FRAME_RATE) - first, int(when.end * FRAME_RATE) - first)
-        flits = spoken if micro else None
-        halves = [_half(turn, actor, last - first, side, flits) for side, actor in enumerate(dialogue.cast)]
+        moments = spoken if micro else None
+        halves = [_half(turn, actor, last - first, side, moments) for side, actor in enumerate(dialogue.cast)]
         for left, actor in zip((0, 360), dialogue.cast, strict=True):
             frame[112:368, left : left + 360] = np.array(actor.identity.scene).astype(np.uint8)
         for faces in zip(*halves, strict=True):
@@ -147,30 +147,30 @@ def _iemocap_frames(dialogue: Dialogue, times: list[Times], micro: bool) -> Iter
             yield frame
 
 
-def _half(turn: Turn, actor: Speaker, count: int, side: int, flits: range | None) -> Iterator[Picture]:
-    """One actor's face during a turn: the speaker's as planted, the listener's as it comes."""
+def _half(turn: Turn, actor: Speaker, count: int, side: int, micro: range | None) -> Iterator[Face]:
+    """Animate one actor's face during a turn: the speaker's with the clip's cues, the listener's at random."""
     rng = np.random.default_rng((*turn.seed, 1 + side))
     if actor == turn.speaker:
-        return animate(actor.identity, turn.clip.expression, turn.clip.wide, count, rng, flits)
-    return animate(actor.identity, str(rng.choice(GROUPS)), False, count, rng, flits)
+        return animate(actor.identity, turn.clip.expression, turn.clip.wide, count, rng, micro)
+    return animate(actor.identity, str(rng.choice(GROUPS)), False, count, rng, micro)
 
 
-def _render_meld(dialogue: Dialogue, root: Path, sounds: list[Sound], micro: bool) -> None:
+def _render_meld(dialogue: Dialogue, root: Path, recordings: list[Audio], micro: bool) -> None:
     folder = _folder(root / FOLDERS[dialogue.part])
-    for turn, sound in zip(dialogue.turns, sounds, strict=True):
-        count = int(np.ceil(len(sound) / SAMPLE_RATE * FRAME_RATE))
-        flits = range(int(len(sound) / SAMPLE_RATE * FRAME_RATE)) if micro else None
-        samples = np.asarray(soxr.resample(sound, SAMPLE_RATE, 48_000), dtype=np.float32)
+    for turn, samples in zip(dialogue.turns, recordings, strict=True):
+        count = int(np.ceil(len(samples) / SAMPLE_RATE * FRAME_RATE))
+        moments = range(int(len(samples) / SAMPLE_RATE * FRAME_RATE)) if micro else None
+        resampled = np.asarray(soxr.resample(samples, SAMPLE_RATE, 48_000), dtype=np.float32)
         name = turn.id.removeprefix(f"{dialogue.part}_")
-        frames = _meld_frames(turn, count, flits)
-        write_video(folder / f"{name}.mp4", frames, FRAME_RATE, np.stack([samples, samples]), 48_000)
+        frames = _meld_frames(turn, count, moments)
+        write_video(folder / f"{name}.mp4", frames, FRAME_RATE, np.stack([resampled, resampled]), 48_000)
 
 
-def _meld_frames(turn: Turn, count: int, flits: range | None) -> Iterator[Frame]:
-    """A face in the middle of a picture of 320 x 240."""
+def _meld_frames(turn: Turn, count: int, micro: range | None) -> Iterator[Frame]:
+    """Yield frames of 320 x 240 with a face in the middle."""
     frame = np.empty((240, 320, 3), dtype=np.uint8)
     frame[:] = np.array(turn.speaker.identity.scene).astype(np.uint8)
-    for face in _half(turn, turn.speaker, count, 0, flits):
+    for face in _half(turn, turn.speaker, count, 0, micro):
         frame[:, 32 : 32 + SIDE] = face[8:248]
         yield frame
 

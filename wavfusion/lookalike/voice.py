@@ -32,7 +32,7 @@ SIGH = 0.35  # seconds after the last word, sighed through or silent
 
 @dataclass(frozen=True)
 class Timbre:
-    """How one speaker sounds: a voice of espeak-ng and a resonance (Hz, gain of the peak)."""
+    """The voice of one speaker: a voice of espeak-ng and a resonance (Hz, gain of the peak)."""
 
     voice: str
     resonance: float
@@ -40,7 +40,7 @@ class Timbre:
 
 
 def draw_timbre(rng: np.random.Generator) -> Timbre:
-    """A random speaker."""
+    """Draw a random speaker."""
     resonance = float(400 * 8 ** rng.random())
     return Timbre(str(rng.choice(VOICES)), resonance, float(rng.uniform(0.3, 1.2)))
 
@@ -70,24 +70,24 @@ class Espeak:
             self._pieces.append(ctypes.string_at(samples, 2 * count))
         return 0
 
-    def say(self, text: str, voice: str, rate: float, pitch: int, span: int = 10) -> Float32[np.ndarray, " N"]:
-        """Samples at `sample_rate`; rate in words per minute, pitch and its span on espeak-ng's scale of 0 to 99."""
+    def synthesize(self, text: str, voice: str, rate: float, pitch: int, span: int = 10) -> Float32[np.ndarray, " N"]:
+        """Return samples at `sample_rate`; rate in words/min, pitch and its span on espeak-ng's scale of 0 to 99."""
         self._pieces.clear()
         self._library.espeak_SetVoiceByName(voice.encode())
         for number, value in ((_RATE, rate), (_PITCH, pitch), (_RANGE, span)):
             self._library.espeak_SetParameter(number, round(value), 0)
-        spoken = text.encode()
-        self._library.espeak_Synth(spoken, len(spoken) + 1, 0, 0, 0, 1, None, None)
+        encoded = text.encode()
+        self._library.espeak_Synth(encoded, len(encoded) + 1, 0, 0, 0, 1, None, None)
         samples = np.frombuffer(b"".join(self._pieces), dtype=np.int16).astype(np.float32) / 32768
         loud = np.flatnonzero(np.abs(samples) > 0.01)
         return samples[loud[0] : loud[-1] + 1]
 
 
 def measure_pitch() -> dict[str, list[float]]:
-    """Each voice's fundamental frequency in Hz at the pitches of `_PITCHES`; to be run in a fresh process."""
+    """Measure each voice's fundamental frequency in Hz at `_PITCHES`; to be run in a fresh process."""
     espeak = Espeak()
     return {
-        voice: [_fundamental(espeak.say(_PROBE, voice, 180.0, pitch), espeak.sample_rate) for pitch in _PITCHES]
+        voice: [_fundamental(espeak.synthesize(_PROBE, voice, 180.0, pitch), espeak.sample_rate) for pitch in _PITCHES]
         for voice in VOICES
     }
 
@@ -101,29 +101,29 @@ def speak(
     offset: float,
     rng: np.random.Generator,
 ) -> Float32[np.ndarray, " N"]:
-    """Say a text at SAMPLE_RATE with the clip's signs: arousal (with the speaker's offset), tension, sigh, noise."""
+    """Synthesize a text at SAMPLE_RATE with a clip's arousal (and the speaker's offset), tension, sigh and noise."""
     level = clip.arousal + offset
     wanted = PITCH * STEP**level
     curve = pitches[timbre.voice]
     pitch = round(float(np.interp(wanted, curve, _PITCHES)))
-    # What lies between or beyond the voice's own pitches is reached by playing the sound faster or slower.
+    # Between and beyond the voice's own pitches the audio is resampled, and the rate corrected.
     stretch = wanted / float(np.interp(pitch, _PITCHES, curve))
     rate = float(np.clip(WORDS_PER_MINUTE * STEP**level / stretch, 90, 440))
-    raw = espeak.say(text, timbre.voice, rate, pitch, int(rng.integers(3, 12)))
+    raw = espeak.synthesize(text, timbre.voice, rate, pitch, int(rng.integers(3, 12)))
     voiced = np.asarray(soxr.resample(raw, espeak.sample_rate * stretch, SAMPLE_RATE), dtype=np.float64)
     voiced = _tilted(_resonant(voiced, timbre), clip.tense)
     voiced /= np.sqrt(np.mean(voiced**2))
     lead = int(SAMPLE_RATE * rng.uniform(0.03, 0.08))
-    sound = np.concatenate([np.zeros(lead), voiced, _sigh(rng) if clip.sigh else np.zeros(int(SAMPLE_RATE * SIGH))])
-    noise = rng.normal(size=len(sound))
-    sound += (0.7 if clip.noisy else 0.01) * lfilter([1.0], [1.0, -0.6], noise) * 0.8
-    # Loudness is no cue: it is drawn, and normalisation erases it.
-    sound *= rng.uniform(0.05, 0.1)
-    return np.clip(sound, -1, 1).astype(np.float32)
+    samples = np.concatenate([np.zeros(lead), voiced, _sigh(rng) if clip.sigh else np.zeros(int(SAMPLE_RATE * SIGH))])
+    noise = rng.normal(size=len(samples))
+    samples += (0.7 if clip.noisy else 0.01) * lfilter([1.0], [1.0, -0.6], noise) * 0.8
+    # Loudness is no cue: it is drawn, and normalization removes it.
+    samples *= rng.uniform(0.05, 0.1)
+    return np.clip(samples, -1, 1).astype(np.float32)
 
 
 def _fundamental(samples: Float32[np.ndarray, " N"], sample_rate: int) -> float:
-    """The median over voiced frames of 80 ms of the autocorrelation's peak between 45 and 260 Hz."""
+    """Estimate the pitch: the median over voiced frames of 80 ms of the autocorrelation's peak, 45 to 260 Hz."""
     width = int(0.08 * sample_rate)
     shortest, longest = sample_rate // 260, sample_rate // 45
     found = []
@@ -136,21 +136,21 @@ def _fundamental(samples: Float32[np.ndarray, " N"], sample_rate: int) -> float:
     return float(np.median(found))
 
 
-def _resonant(sound: np.ndarray, timbre: Timbre) -> np.ndarray:
-    """Add a two-pole resonance, whose peak is `gain` times the sound itself."""
+def _resonant(samples: np.ndarray, timbre: Timbre) -> np.ndarray:
+    """Add a two-pole resonance, whose peak is `gain` times the input."""
     radius, angle = 0.93, 2 * np.pi * timbre.resonance / SAMPLE_RATE
     poles = [1.0, -2 * radius * np.cos(angle), radius**2]
     peak = abs(np.polyval(poles, np.exp(1j * angle)))
-    return np.asarray(sound + lfilter([timbre.gain * peak], poles, sound))
+    return np.asarray(samples + lfilter([timbre.gain * peak], poles, samples))
 
 
-def _tilted(sound: np.ndarray, tense: bool) -> np.ndarray:
+def _tilted(samples: np.ndarray, tense: bool) -> np.ndarray:
     """One zero lifts the treble of a tense voice, one pole dampens that of a lax one."""
-    return np.asarray(lfilter([1.0, -TILT], [1.0], sound) if tense else lfilter([1.0], [1.0, -TILT], sound))
+    return np.asarray(lfilter([1.0, -TILT], [1.0], samples) if tense else lfilter([1.0], [1.0, -TILT], samples))
 
 
 def _sigh(rng: np.random.Generator) -> np.ndarray:
-    """Breath of SIGH seconds, about half as loud as the voice."""
+    """Synthesize a breath of SIGH seconds, about half as loud as the voice."""
     count = int(SAMPLE_RATE * SIGH)
     numerator, denominator = butter(2, [500, 3000], btype="bandpass", fs=SAMPLE_RATE)
     breath = lfilter(numerator, denominator, rng.normal(size=count))

@@ -25,7 +25,7 @@ from wavfusion.metrics.intervals import (
 )
 
 POWER = 0.8
-SAME_WITHIN = 0.015  # a difference below 1.5 points is said beforehand not to matter
+SAME_WITHIN = 0.015  # a difference below 1.5 points does not matter, stated beforehand
 
 _NOISES = 10_000  # draws of what other seeds might add
 
@@ -65,13 +65,13 @@ def compare(
 
     p: each group is swapped whole between the systems or not, with probability 1/2; the figures are recomputed from the
     swapped matrices of every pair of trainings and averaged; all swaps are tried where `repeats` allows. Swaps alone
-    ask whether *these* trainings differ. For other seeds to be asked too, seed noise is added to each swapped
-    difference, and seed variance to the standard error by which it is divided; without seed variance this is the plain
+    test whether *these* trainings differ. To generalise to other seeds, seed noise is added to each swapped
+    difference, and seed variance to the standard error by which it is divided; without seed variance this is the usual
     swap test. Seed variance is that between trainings, less what seeds and groups share, which the variance over groups
-    holds already. A system trained once tells nothing of its seeds: the result is then about that one training.
+    holds already. A system trained once has no seed variance: the result is then about that one training.
 
-    Interval: t, from the leave-one-group-out and the seed variance, with Satterthwaite's degrees of freedom. Where no
-    group tells the systems apart, half its width is the share of groups that could do so with none of them seen.
+    Interval: t, from the leave-one-group-out and the seed variance, with Satterthwaite's degrees of freedom. Where the
+    systems differ in no group, half its width is the share of groups in which they could, with none observed.
 
     Sources: Good, Permutation, Parametric and Bootstrap Tests of Hypotheses, 2005; Dror et al., The hitchhiker's guide
     to testing statistical significance in NLP, ACL 2018; Janssen, Statistics and Probability Letters 36, 1997
@@ -165,28 +165,28 @@ def _points(value: float) -> str:
     return f"{100 * value:.1f} points"
 
 
-class _Spread(NamedTuple):
+class _Variance(NamedTuple):
     variance: float
     degrees: float
 
 
-def _add(one: _Spread, two: _Spread) -> _Spread:
+def _add(one: _Variance, two: _Variance) -> _Variance:
     """Sum of two independent variances, with Satterthwaite's degrees of freedom."""
     variance = one.variance + two.variance
     if variance == 0:
         return one
-    return _Spread(variance, variance**2 / (one.variance**2 / one.degrees + two.variance**2 / two.degrees))
+    return _Variance(variance, variance**2 / (one.variance**2 / one.degrees + two.variance**2 / two.degrees))
 
 
-def _seed_spread(values: Sequence[np.ndarray], deviations: Sequence[np.ndarray]) -> _Spread:
+def _seed_variance(values: Sequence[np.ndarray], deviations: Sequence[np.ndarray]) -> _Variance:
     """Variance that other seeds would add to the difference, without what seeds and groups share."""
     raw, shared = [], 0.0
     for value, deviation in zip(values, deviations, strict=True):
         if (trainings := len(value)) > 1:
-            raw.append(_Spread(float(value.var(ddof=1)) / trainings, trainings - 1))
+            raw.append(_Variance(float(value.var(ddof=1)) / trainings, trainings - 1))
             shared += sum(map(jackknife_variance, deviation - deviation.mean(axis=0))) / (trainings - 1) / trainings
-    total = functools.reduce(_add, raw, _Spread(0.0, np.inf))
-    return _Spread(max(0.0, total.variance - shared), total.degrees)
+    total = functools.reduce(_add, raw, _Variance(0.0, np.inf))
+    return _Variance(max(0.0, total.variance - shared), total.degrees)
 
 
 def _swapped_differences(
@@ -227,12 +227,12 @@ def _compared(
 ) -> Comparison:
     num_groups = moves[0].shape[1]
     difference = float(values[0].mean() - values[1].mean())
-    sampling = _Spread(jackknife_variance(moves[0].mean(axis=0) - moves[1].mean(axis=0)), degrees)
-    seeds = _seed_spread(values, moves)
+    sampling = _Variance(jackknife_variance(moves[0].mean(axis=0) - moves[1].mean(axis=0)), degrees)
+    seeds = _seed_variance(values, moves)
     both = _add(sampling, seeds)
     if both.variance == 0:
         unseen = 1 - (SIGNIFICANCE / 2) ** (1 / num_groups)
-        both = _Spread((unseen / critical_t(degrees)) ** 2, degrees)
+        both = _Variance((unseen / critical_t(degrees)) ** 2, degrees)
     error = float(np.sqrt(both.variance))
     half = critical_t(both.degrees) * error
     swapping = _add(sampling._replace(degrees=num_groups - 1.0), seeds)  # uneven groups cost swaps little
@@ -251,7 +251,7 @@ def _compared(
     )
 
 
-def _p_value(swapped: np.ndarray, difference: float, num_groups: int, seeds: _Spread, seed: int) -> float:
+def _p_value(swapped: np.ndarray, difference: float, num_groups: int, seeds: _Variance, seed: int) -> float:
     """Share of swapped differences at least as many standard errors from 0 as the difference."""
     square = num_groups * float((swapped**2).mean())
 

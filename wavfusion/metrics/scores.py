@@ -190,7 +190,7 @@ def _by_group(
 
 def _group_numbers(groups: Sequence[Hashable] | None, num_rows: int) -> Int64[np.ndarray, " N"]:
     names: Iterable[Hashable] = [None] * num_rows if groups is None else groups
-    # a group's name is tagged, so that a dialogue called 3 is not the fourth utterance
+    # a group's name is tagged, so that a dialogue named 3 is not the fourth utterance
     keys = [("alone", i) if name is None else ("group", name) for i, name in enumerate(names)]
     number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     return np.array([number[key] for key in keys], dtype=np.int64)

@@ -1,6 +1,7 @@
-"""What a WavFusion is made of: the switches of the paper's tables, and the sizes that its frozen encoders set."""
+"""Configuration of a WavFusion: the switches of the paper's tables, and the sizes that its frozen encoders set."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin
 
@@ -56,8 +57,8 @@ class Switches:
         text_layers: the text encoder's last layer, or a learned weighting of all.
         margin: the margin loss (table 5).
         task_loss: cross-entropy, weighted by inverse class frequency, or against the raters' shares.
-        modality_dropout: chance of each modality of a training sample to be left out.
-        time_mask: expected share of audio steps that are zeroed in training.
+        modality_dropout: probability with which a training sample loses each of its modalities.
+        time_mask: expected fraction of audio steps that are zeroed in training.
         dropout: of the deep layers, the A-GRUs and the head.
     """
 
@@ -172,6 +173,40 @@ class WavFusionConfig(Switches):
         """The frozen audio layer whose output the model starts from; everything below it is cached."""
         lowest = self.num_layers - max(self.num_deep, self.trainable_layers)
         return min(lowest, self.margin_audio_layer) if self.has_margin and "audio" in self.modalities else lowest
+
+    @classmethod
+    def of_encoders(
+        cls,
+        switches: Switches,
+        classes: Sequence[str],
+        audio: Mapping[str, Any] | None,
+        text: Mapping[str, Any] | None,
+        video: Mapping[str, Any] | None,
+        frame_rate: float,
+        text_layers: Sequence[str] = ("last",),
+    ) -> "WavFusionConfig":
+        """Join the switches with the sizes of the encoders.
+
+        Args:
+            switches: the choices of structure.
+            classes: emotions in the order of the logits.
+            audio: `width` and, by the names of this class, the sizes of the transformer; None without the encoder.
+            text: `width` and `num_layers`.
+            video: `width`.
+            frame_rate: of the video.
+            text_layers: the stored ones, `last` and/or `all`.
+        """
+        names = ("name", "fingerprint", "width")
+        sizes: dict[str, Any] = {name: value for name, value in (audio or {}).items() if name not in names}
+        if audio:
+            sizes["hidden_size"] = audio["width"]
+        if text:
+            weighted = switches.text_layers == "weighted" and "all" in text_layers
+            sizes.update(text_size=text["width"], num_text_layers=text["num_layers"] if weighted else 1)
+        if video:
+            sizes["video_size"] = video["width"]
+        chosen = {name: getattr(switches, name) for name in Switches.__dataclass_fields__}
+        return cls(**chosen, **sizes, classes=list(classes), frame_rate=frame_rate)
 
     def to_json(self) -> dict[str, Any]:
         """Return the nested dictionary that `from_json` reads."""

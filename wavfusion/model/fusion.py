@@ -229,16 +229,16 @@ class DeepLayer(TransformerLayer):
         Raises:
             ValueError: a tensor of the layer is not among them.
         """
-        own = self.state_dict()
-        loaded = {name: tensor for name, tensor in tensors.items() if name in own}
+        state = self.state_dict()
+        loaded = {name: tensor for name, tensor in tensors.items() if name in state}
         new = ("text_attention.", "video_attention.", "gate.", "cross_scale")
-        missing = [name for name in own if name not in loaded and not name.startswith(new)]
+        missing = [name for name in state if name not in loaded and not name.startswith(new)]
         if missing:
             raise ValueError(f"expected every tensor of the layer, {len(missing)} are missing, first {missing[0]!r}")
         if init_cross == "pretrained_all":
             for name, tensor in tensors.items():
                 for branch in ("text_attention", "video_attention"):
                     copy = name.replace("attention", branch, 1)
-                    if name.startswith("attention.") and copy in own:
+                    if name.startswith("attention.") and copy in state:
                         loaded[copy] = tensor
-        self.load_state_dict({**own, **loaded})
+        self.load_state_dict({**state, **loaded})

@@ -173,7 +173,7 @@ class WavFusion(nn.Module):
         Raises:
             ValueError: no tensor at all, an empty one, or one of a modality that the model does not have.
         """
-        given = self._given(audio, audio_mask, text, text_mask, video, video_mask)
+        given = self._inputs(audio, audio_mask, text, text_mask, video, video_mask)
         masks = self._drop_modalities({name: mask for name, (_, mask) in given.items()})
         features = {
             name: x.masked_fill(~masks[name][..., None], 0.0) if x.dim() == 3 else x for name, (x, _) in given.items()
@@ -222,7 +222,7 @@ class WavFusion(nn.Module):
             parts["margin"] = self.margin_loss(vectors.flatten(0, 1), numbers.flatten(), emotion.repeat(len(vectors)))
         return parts
 
-    def _given(self, *tensors: Tensor | None) -> dict[str, tuple[Tensor, Tensor]]:
+    def _inputs(self, *tensors: Tensor | None) -> dict[str, tuple[Tensor, Tensor]]:
         given: dict[str, tuple[Tensor, Tensor]] = {}
         for name, x, mask in zip(MODALITIES, tensors[::2], tensors[1::2], strict=True):
             if (x is None) != (mask is None):
@@ -357,22 +357,22 @@ class WavFusion(nn.Module):
         return times
 
     def _drop_modalities(self, masks: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Leave modalities of training samples out at random, never all that a sample has."""
-        chance = self.config.modality_dropout
-        if not self.training or chance == 0:
+        """Drop modalities of training samples at random, never all that a sample has."""
+        probability = self.config.modality_dropout
+        if not self.training or probability == 0:
             return masks
         present = torch.stack([mask.any(1) for mask in masks.values()])
-        keep = (torch.rand(present.shape, device=present.device) >= chance) & present
+        keep = (torch.rand(present.shape, device=present.device) >= probability) & present
         keep = torch.where(keep.any(0), keep, present)
         return {name: mask & kept[:, None] for (name, mask), kept in zip(masks.items(), keep, strict=True)}
 
     def _mask_times(self, audio: Tensor) -> Tensor:
         """Zero random spans of the cached audio in training (SpecAugment's time masks; Park et al. 2019)."""
-        share = self.config.time_mask
-        if not self.training or share == 0:
+        fraction = self.config.time_mask
+        if not self.training or fraction == 0:
             return audio
-        chance = 1 - (1 - share) ** (1 / TIME_MASK_LENGTH)  # of a span to start at a step; spans may overlap
-        starts = (torch.rand(audio.shape[:2], device=audio.device) < chance).float()
+        probability = 1 - (1 - fraction) ** (1 / TIME_MASK_LENGTH)  # of a span to start at a step; spans may overlap
+        starts = (torch.rand(audio.shape[:2], device=audio.device) < probability).float()
         spans = F.max_pool1d(F.pad(starts, (TIME_MASK_LENGTH - 1, 0))[:, None], TIME_MASK_LENGTH, stride=1)[:, 0]
         return audio.masked_fill(spans[..., None] > 0, 0.0)
 
@@ -404,16 +404,16 @@ class WavFusion(nn.Module):
         self.class_weights.copy_(weights)
 
     def pretrained_names(self) -> set[str]:
-        """Names of the parameters that a checkpoint filled and that read the distribution it was trained on.
+        """Names of the parameters that a checkpoint filled, and whose inputs are distributed as in its training.
 
         Copied keys and values of the cross-attentions are not among them: text and video are not in the audio's basis.
         """
         names = {f"layers.{name}" for name, _ in self.layers.named_parameters()}
         for name, _ in self.deep_layers.named_parameters():
             cross = "text_attention." in name or "video_attention." in name
-            own = "gate." not in name and "cross_scale" not in name and not cross
+            kept = "gate." not in name and "cross_scale" not in name and not cross
             copied = self.config.init_cross == "pretrained_all" and cross and ("q_proj" in name or "out_proj" in name)
-            if own or copied:
+            if kept or copied:
                 names.add(f"deep_layers.{name}")
         return names | {name for name, _ in self.named_parameters() if name.startswith(("final_norm.", "relative."))}
 

@@ -24,8 +24,8 @@ from wavfusion.prediction.models import default_model
 from wavfusion.prediction.windows import (
     Diagnostics,
     RecordingDecoder,
+    RecordingSource,
     RecordingWindow,
-    Source,
     WindowEncoder,
     cut_windows,
     open_source,
@@ -210,7 +210,7 @@ class EmotionRecognizer:
 
     def encode(
         self,
-        source: Source,
+        source: RecordingSource,
         transcript: str | None,
         segments: Sequence[Segment] | None,
         speakers: Speakers,
@@ -270,7 +270,7 @@ class EmotionRecognizer:
         if self.trained.familiarity is not None:
             diagnostics.distances += self.trained.familiarity.distances(vectors).tolist()
 
-    def report(self, source: Source, texts: Sequence[str | None], diagnostics: Diagnostics) -> None:
+    def report(self, source: RecordingSource, texts: Sequence[str | None], diagnostics: Diagnostics) -> None:
         """Warn of what is unusual in a recording.
 
         Args:
@@ -310,7 +310,7 @@ class EmotionRecognizer:
             )
 
 
-def _within(segments: Sequence[Segment], source: Source) -> list[Segment]:
+def _within(segments: Sequence[Segment], source: RecordingSource) -> list[Segment]:
     """Leave out segments that start after the recording has ended, and cut off what lasts longer."""
     length = source.length
     kept = [replace(each, end=min(each.end, length)) for each in segments if each.start < length or length == 0]

@@ -246,7 +246,7 @@ def _ready(
 def _process(work: Callable[[Recording], list[Found]], each: Recording) -> Labelled[Found] | MediaError:
     with CollectedWarnings() as warned:
         try:
-            return Labelled(work(each), warned.said)
+            return Labelled(work(each), warned.messages)
         except MediaError as error:
             return error
 

@@ -40,7 +40,7 @@ Times = tuple[float, float]  # start and end, in seconds of the recording
 
 
 @dataclass(frozen=True)
-class Source:
+class RecordingSource:
     """A recording to label.
 
     Attributes:
@@ -100,7 +100,7 @@ class RecordingWindow(NamedTuple):
     text: str | None
 
 
-def open_source(source: str | Path | np.ndarray, sample_rate: int | None) -> Source:
+def open_source(source: str | Path | np.ndarray, sample_rate: int | None) -> RecordingSource:
     """Probe a file, or resample an array to mono at 16 kHz.
 
     Args:
@@ -113,13 +113,13 @@ def open_source(source: str | Path | np.ndarray, sample_rate: int | None) -> Sou
     """
     if isinstance(source, np.ndarray):
         samples = _resampled(source, sample_rate)
-        return Source("", {"audio": len(samples) / SAMPLE_RATE}, samples)
+        return RecordingSource("", {"audio": len(samples) / SAMPLE_RATE}, samples)
     if not isinstance(source, (str, os.PathLike)):
         raise ConfigError(f"expected the name of a file or a float array, found {type(source).__name__}")
     if sample_rate is not None:
         raise ConfigError(f"expected sample_rate= with an array only, found it with {str(source)!r}")
     file = str(source)
-    opened = Source(file, {name: end for name, end in media.probe(file)._asdict().items() if end is not None})
+    opened = RecordingSource(file, {name: end for name, end in media.probe(file)._asdict().items() if end is not None})
     if opened.length > LONGEST:
         found = f"found timestamps up to {opened.length / 3600:.0f}"
         raise MediaError(f"{file!r}: expected a recording of at most {LONGEST / 3600:g} hours, {found}")
@@ -147,7 +147,7 @@ def _resampled(samples: np.ndarray, sample_rate: int | None) -> Float32[np.ndarr
 
 
 def cut_windows(
-    segments: Sequence[Segment], source: Source, modalities: Sequence[str], whole: bool
+    segments: Sequence[Segment], source: RecordingSource, modalities: Sequence[str], whole: bool
 ) -> list[RecordingWindow]:
     """Cut utterances into windows of at most 15 s.
 
@@ -195,22 +195,28 @@ class RecordingDecoder:
     """
 
     def __init__(
-        self, source: Source, encoders: Encoders, diagnostics: Diagnostics, context: bool, fast: bool, video: bool
+        self,
+        source: RecordingSource,
+        encoders: Encoders,
+        diagnostics: Diagnostics,
+        context: bool,
+        fast: bool,
+        video: bool,
     ) -> None:
         self.source, self.encoders, self.diagnostics, self.fast = source, encoders, diagnostics, fast
         self.length = source.length if context else 0.0
-        self._film: media.VideoReader | None = None
+        self._video: media.VideoReader | None = None
         encoder = encoders.video
         if fast and video and "video" in source.tracks and encoder is not None and encoders.view == "frame":
             rate, scaling = encoders.preset.frame_rate, encoder.interpolation
-            self._film = media.VideoReader(source.file, rate, encoder.size, interpolation=scaling)
+            self._video = media.VideoReader(source.file, rate, encoder.size, interpolation=scaling)
 
     def __enter__(self) -> "RecordingDecoder":
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._film is not None:
-            self._film.__exit__(*error)
+        if self._video is not None:
+            self._video.__exit__(*error)
 
     def audio(self, times: Times) -> tuple[Float32[np.ndarray, " N"], float]:
         """Decode a stretch of audio to 16 kHz, widened to `CONTEXT` seconds where it is shorter.
@@ -241,8 +247,8 @@ class RecordingDecoder:
         """
         encoder, file = self.encoders.video, self.source.file
         assert encoder is not None
-        if self._film is not None:
-            frames = self._film.frames(*times)
+        if self._video is not None:
+            frames = self._video.frames(*times)
         else:
             rate, parts = self.encoders.preset.frame_rate, None
             if self.encoders.view == "face":
@@ -297,16 +303,18 @@ class WindowEncoder:
 
     def encode(self, windows: Sequence[RecordingWindow], decoder: RecordingDecoder) -> list[Sample]:
         """Decode and encode windows, rounded to half precision as in the store."""
-        audio = [partial(self._audio, each, decoder) for each in windows]
-        others = [partial(self._text, each) for each in windows] + [partial(self._video, e, decoder) for e in windows]
+        audio_tasks = [partial(self._audio, each, decoder) for each in windows]
+        other_tasks = [partial(self._text, each) for each in windows] + [
+            partial(self._video, e, decoder) for e in windows
+        ]
         both = any(each.audio for each in windows) and any(each.video for each in windows)
         with self._lock:  # threads changes the number of threads of the whole process
             if self.fast and self.encoders.on_cpu and both and torch.get_num_threads() > 1:
                 # Each takes half of the cores: fewer cores on one matrix multiplication waste less of each.
                 with threads(2) as pool:
-                    encoded_audio, encoded_others = pool.map(_features, (audio, others))
+                    encoded_audio, encoded_others = pool.map(_features, (audio_tasks, other_tasks))
             else:
-                encoded_audio, encoded_others = _features(audio), _features(others)
+                encoded_audio, encoded_others = _features(audio_tasks), _features(other_tasks)
         samples = []
         for number, window in enumerate(windows):
             features = (encoded_audio[number], *encoded_others[number :: len(windows)])
@@ -314,7 +322,8 @@ class WindowEncoder:
                 if error not in decoder.diagnostics.errors:
                     decoder.diagnostics.errors.append(error)
             origin = SampleOrigin(str(window.utterance), None, None, None, window.seconds)
-            samples.append(Sample(origin, *(each if isinstance(each, Tensor) else None for each in features)))
+            audio, text, video = (each if isinstance(each, Tensor) else None for each in features)
+            samples.append(Sample(origin, audio, text, video))
         return samples
 
     def _audio(self, window: RecordingWindow, decoder: RecordingDecoder) -> Tensor | None:

@@ -21,18 +21,18 @@ WORDS = (0, 1, 2, 3, 5, 8, 10, 15, 20, 30, 50, 100)
 VOTES = (0, 40, 50, 60, 70, 80, 90, 100)
 
 
-def write_corpus_page(manifest_path: Path, out: Path, looks: Mapping[str, MediaFacts]) -> None:
+def write_corpus_page(manifest_path: Path, out: Path, facts: Mapping[str, MediaFacts]) -> None:
     """Write the statistics page of a corpus: emotions, durations, words, agreement, speakers, what was left out.
 
     Args:
         manifest_path: what `prepare` wrote, with corpus.json and exclusions.json beside it.
         out: the page.
-        looks: duration of each file; a row without times whose file is unknown is left out of the durations.
+        facts: duration of each file; a row without times whose file is unknown is left out of the durations.
     """
     rows, corpus = manifest.read(manifest_path), manifest.read_corpus(manifest_path)
     left_out = manifest.read_exclusions(manifest_path)
     by, group, stated = _published(corpus)
-    lengths = [length for row in rows if (length := _seconds(row, looks)) is not None]
+    lengths = [length for row in rows if (length := _seconds(row, facts)) is not None]
     counts = _counts(rows, group)
     published = {name: found for name, found in stated.items() if name in counts}
     write_page(
@@ -61,12 +61,12 @@ def write_corpus_page(manifest_path: Path, out: Path, looks: Mapping[str, MediaF
     )
 
 
-def _seconds(row: Utterance, looks: Mapping[str, MediaFacts]) -> float | None:
+def _seconds(row: Utterance, facts: Mapping[str, MediaFacts]) -> float | None:
     """Duration of an utterance, by its longest modality."""
     found = []
     for name, span in (("audio", row.audio), ("video", row.video)):
         if span is not None:
-            length = getattr(looks.get(span.path, MediaFacts()), name)
+            length = getattr(facts.get(span.path, MediaFacts()), name)
             ends = [end for end in (span.end, length) if end is not None]
             found += [min(ends) - (span.start or 0.0)] if ends else []
     return max(found, default=None)

@@ -7,10 +7,9 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-import yaml
 from markupsafe import Markup
 
-from wavfusion.corpora.protocol import SAID, describe_protocol
+from wavfusion.corpora.protocol import PROTOCOL_FIELDS, describe_protocol
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.files import read_json
 from wavfusion.manifest import MODALITIES, Utterance
@@ -77,9 +76,9 @@ def _template_values(run: RunContents) -> dict[str, Any]:
         figures = _row(stated) | {name: stated[name] for name in ("nll", "ece", "per_class")} | run.results.context()
         for kind in ("subsets", "styles"):
             figures[kind] = {name: _row(row) for name, row in stated.get(kind, {}).items()}
-        shown = {name: protocol[name] for name in (*SAID, "promises", "counts", "left_out")}
+        shown = {name: protocol[name] for name in (*PROTOCOL_FIELDS, "promises", "counts", "left_out")}
         parts = _parts(run)
-    except (LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (LookupError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(f"{run.name}: expected what `train` and `evaluate --explain` write, found {reason}") from None
     calibration = _calibration(run)
@@ -89,7 +88,7 @@ def _template_values(run: RunContents) -> dict[str, Any]:
         "name": run.name,
         "figures": figures,
         "protocol": shown,
-        "words": describe_protocol(protocol),
+        "described": describe_protocol(protocol),
         "warnings": _warnings(run),
         "classes": run.classes,
         "worst": min(supported, key=lambda name: figures["per_class"][name]["f1"]),
@@ -153,7 +152,7 @@ def _emotion_intervals(run: RunContents) -> dict[str, dict[str, list[float] | No
 
 def _paper_row(run: RunContents) -> dict[str, Any] | None:
     """The paper's row that is closest to the RUN."""
-    found = tables.closest_row(run.corpus_name, yaml.safe_load(run.results.experiment).get("model", {}))
+    found = tables.closest_row(run.corpus_name, run.results.settings.get("model", {}))
     return None if found is None else dict(zip(("rows", "stated", "differs"), found, strict=True))
 
 
@@ -269,7 +268,7 @@ def _emotions_plot(runs: Sequence[Mapping[str, Any]]) -> Markup:
 
 def _differing_settings(runs: Sequence[RunContents]) -> dict[str, list[str]]:
     """Settings that are not the same in all RUNs, by dotted key, with every RUN's value; the seed is left out."""
-    settings = [tables.flat(yaml.safe_load(run.results.experiment)) for run in runs]
+    settings = [tables.flat(run.results.settings) for run in runs]
     keys = [key for key in dict.fromkeys(key for each in settings for key in each) if key != "seed"]
     values_of = {key: [str(each.get(key, "not stated")) for each in settings] for key in keys}
     return {key: values for key, values in values_of.items() if len(set(values)) > 1}
@@ -305,7 +304,7 @@ def _incomparable(first: RunContents, second: RunContents) -> str | None:
 
 
 def _paired(run: RunContents, first: RunContents) -> dict[str, stats.Comparison]:
-    """Compare two RUNs by whole dialogues, which must stand in one order."""
+    """Compare two RUNs by whole dialogues, in one order of utterances."""
     order = {name: number for number, name in enumerate(first.column("id"))}
     rows = sorted(run.results.rows, key=lambda row: order[row["id"]])
     groups = [value or None for value in first.column("dialogue")]

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from wavfusion import manifest
-from wavfusion.corpora.protocol import SAID, describe_protocol, hash_of, shared
+from wavfusion.corpora.protocol import PROTOCOL_FIELDS, describe_protocol, hash_of, shared
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.files import json_bytes, parse_yaml, require_file
 from wavfusion.metrics import scores
@@ -25,11 +25,11 @@ from wavfusion.runs.origin import (
     corpus_of,
     without_absolute_paths,
 )
-from wavfusion.runs.results import METRICS, PREDICTIONS, CsvRow, parse_csv, to_csv
+from wavfusion.runs.results import METRICS, PREDICTIONS, CsvRow, encode_csv, parse_csv
 
 MEMBERS = (PREDICTIONS, SPLIT, METRICS, PROTOCOL, ENVIRONMENT, EXPERIMENT)
 BYTES, LINES, CELLS = 1 << 24, 200_000, 5_000_000  # of a bundle and each member, a table, confusions one an utterance
-# Corpora whose labels anybody has: in a public table, in the names of the clips, or made here (docs/results.md).
+# Corpora whose labels anybody has: in a public table, in the names of the clips, or made here (docs/howto/publish.md).
 OPEN_LABELS = ("cremad", "meld", "ravdess", "generated")
 TOLERANCE = 1e-6  # another machine adds in another order
 
@@ -53,6 +53,14 @@ class Bundle:
     experiment: str
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """The nested settings of experiment.yaml."""
+        values = parse_yaml(self.experiment, EXPERIMENT)
+        if not isinstance(values, dict):
+            raise ConfigError(f"{EXPERIMENT}: expected keys and values, found {type(values).__name__}")
+        return values
+
+    @property
     def truth(self) -> list[str] | None:
         """The labels, where the bundle holds them."""
         return [row["truth"] for row in self.rows] if "truth" in self.rows[0] else None
@@ -60,7 +68,7 @@ class Bundle:
     def context(self) -> dict[str, Any]:
         """Return the fields of metrics.json that are no metrics."""
         rest = {name: self.metrics[name] for name in ("modalities", "encoders", "contaminated", "part")}
-        protocol = {name: self.protocol[name] for name in SAID}
+        protocol = {name: self.protocol[name] for name in PROTOCOL_FIELDS}
         return {"classes": self.protocol["classes"], "protocol": protocol, **rest, "subsets": {}}
 
     @property
@@ -110,7 +118,7 @@ def read_bundle(path: Path) -> Bundle:
         _check(bundle)
     except Exception as error:  # a damaged file shows in as many ways as there are parsers
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ConfigError(f"{str(path)!r}: expected a whole RUN or a bundle of results, found {reason}") from None
+        raise ConfigError(f"{str(path)!r}: expected a complete RUN or a bundle of results, found {reason}") from None
     return bundle
 
 
@@ -121,7 +129,7 @@ def make_bundle(folder: Path, with_truth: bool = False) -> tuple[bytes, bool]:
     of predictions.csv.
 
     Raises:
-        ConfigError: not a whole RUN, or its files are not of one evaluation.
+        ConfigError: an incomplete RUN, or its files are not of one evaluation.
     """
     run = read_bundle(folder)
     found = run.score(run.truth or []) | run.context()
@@ -130,8 +138,8 @@ def make_bundle(folder: Path, with_truth: bool = False) -> tuple[bytes, bool]:
     truth = with_truth or corpus_of(folder) in OPEN_LABELS
     abouts = {"metrics": found, "protocol": run.protocol, "environment": run.environment}
     files = {f"{name}.json": json_bytes(without_absolute_paths(values)) for name, values in abouts.items()}
-    files[PREDICTIONS] = to_csv(run.rows, [name for name in run.rows[0] if truth or name != "truth"])
-    files[SPLIT] = to_csv([{"id": key, "split": part} for key, part in run.parts.items()])
+    files[PREDICTIONS] = encode_csv(run.rows, [name for name in run.rows[0] if truth or name != "truth"])
+    files[SPLIT] = encode_csv([{"id": key, "split": part} for key, part in run.parts.items()])
     files[EXPERIMENT] = run.experiment.encode()
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:

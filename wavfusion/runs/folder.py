@@ -10,13 +10,13 @@ from typing import Annotated, Any, Literal
 import torch
 from safetensors.torch import load_file, save
 
-from wavfusion.corpora.protocol import SAID
+from wavfusion.corpora.protocol import PROTOCOL_FIELDS
 from wavfusion.encoders.bundle import LOADERS, Encoders, load_encoder
 from wavfusion.encoders.presets import Preset
 from wavfusion.errors import ConfigError
 from wavfusion.fast.network import accelerate
 from wavfusion.features.store import FeatureSet
-from wavfusion.files import SHOWN, Rule, Share, read_json, require_file, validated, write_atomic, write_json
+from wavfusion.files import SHOWN, Constraint, Share, read_json, require_file, validated, write_atomic, write_json
 from wavfusion.metrics.calibration import BOUNDS
 from wavfusion.metrics.familiarity import Familiarity
 from wavfusion.model.config import WavFusionConfig
@@ -37,7 +37,7 @@ class Run:
         features: the encoders by name and fingerprint, and the settings of the features that they gave the model.
         mode: `cached`, `live` or `scratch`, as it was trained.
         prior: shares of the emotions in its training part.
-        protocol: the fields of its protocol that stand beside every metric (`protocol.SAID`).
+        protocol: the fields of its protocol that stand beside every metric (`protocol.PROTOCOL_FIELDS`).
         temperature: calibrates its probabilities; fitted on the part that chose its epoch (`metrics/calibration.py`).
         languages: of the training part (ISO 639-1); none where its manifest has none.
         familiarity: the distribution of its training data; None without a `familiarity.safetensors`.
@@ -91,8 +91,8 @@ class Run:
 
     def _encoder(self, modality: str) -> Any:
         about = getattr(self.features, modality)
-        own = self.folder / "encoders" / modality
-        encoder = load_encoder(modality, str(own) if own.is_dir() else about["name"], self.features.precision)
+        local = self.folder / "encoders" / modality
+        encoder = load_encoder(modality, str(local) if local.is_dir() else about["name"], self.features.precision)
         if encoder.fingerprint != about["fingerprint"]:
             raise ConfigError(
                 f"{self.folder}: expected the {modality} encoder {about['fingerprint']} that the model was trained on, "
@@ -121,7 +121,7 @@ class _Config:
     features: FeatureSet
     mode: Literal["cached", "live", "scratch"]
     prior: list[Share]
-    temperature: Annotated[float, Rule(f"{LOW} to {HIGH}", lambda value: LOW <= value <= HIGH)]
+    temperature: Annotated[float, Constraint(f"{LOW} to {HIGH}", lambda value: LOW <= value <= HIGH)]
     languages: list[str]
 
     def __post_init__(self) -> None:
@@ -139,7 +139,7 @@ def read_run(folder: str | Path) -> Run:
     """Read a RUN folder.
 
     Raises:
-        ConfigError: no such folder, or not a whole RUN.
+        ConfigError: no such folder, or an incomplete RUN.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -147,7 +147,7 @@ def read_run(folder: str | Path) -> Run:
     try:
         config = validated(_Config, read_json(folder / CONFIG), CONFIG)
         about = read_json(folder / PROTOCOL)
-        protocol = {name: about[name] for name in SAID}
+        protocol = {name: about[name] for name in PROTOCOL_FIELDS}
         model = WavFusion(config.model)
         model.load_state_dict(load_file(require_file(folder / WEIGHTS)))
         if any(not torch.isfinite(tensor).all() for tensor in model.state_dict().values()):
@@ -186,10 +186,10 @@ def write_model(trained: Run, encoders: Encoders) -> None:
     for name in model.config.modalities:
         encoder = getattr(encoders, name)
         if encoder is not None and (encoder.name == "tiny" or (mode == "scratch" and name == "audio")):
-            own = folder / "encoders" / name
-            shutil.rmtree(own, ignore_errors=True)
-            own.mkdir(parents=True)
-            encoder.save(own)
+            local = folder / "encoders" / name
+            shutil.rmtree(local, ignore_errors=True)
+            local.mkdir(parents=True)
+            encoder.save(local)
     if mode == "scratch" and features.audio is not None and encoders.audio is not None:
         # As it will be read: training has changed the tensors that its fingerprint was made from.
         learned_fingerprint = load_encoder("audio", str(folder / "encoders" / "audio"), features.precision).fingerprint

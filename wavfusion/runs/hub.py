@@ -26,7 +26,7 @@ def push(folder: Path, place: str, public: bool = False, force: bool = False) ->
         force: replace an earlier model.
 
     Raises:
-        ConfigError: not a whole RUN, an encoder that others cannot have, a hub that cannot be reached, or a public
+        ConfigError: an incomplete RUN, an encoder that others cannot have, a hub that cannot be reached, or a public
             repository there without `public`.
         CorpusError: a folder with something in it.
     """
@@ -43,7 +43,7 @@ def push(folder: Path, place: str, public: bool = False, force: bool = False) ->
         write_hub_folder(folder, Path(scratch), place)
         try:
             address = HfApi().create_repo(place, private=not public, exist_ok=force)
-            # An earlier repository keeps its visibility, whatever was asked for.
+            # An existing repository keeps its visibility.
             if not public and not HfApi().repo_info(place).private:
                 raise ConfigError(f"{place}: expected a private repository, found a public one; add --public")
             message, old = "A WavFusion model", ["encoders/*", FAMILIARITY]  # of an earlier model
@@ -60,9 +60,9 @@ def write_hub_folder(folder: Path, out: Path, title: str) -> None:
     """Write the published files of a RUN into a folder, the weights last."""
     trained = read_run(folder)
     names = {name: getattr(trained.features, name)["name"] for name in trained.model.config.modalities}
-    own = {name: folder / "encoders" / name for name in names if (folder / "encoders" / name).is_dir()}
+    local = {name: folder / "encoders" / name for name in names if (folder / "encoders" / name).is_dir()}
     for name, checkpoint in names.items():
-        if name not in own and (Path(checkpoint).is_absolute() or Path(checkpoint).exists()):
+        if name not in local and (Path(checkpoint).is_absolute() or Path(checkpoint).exists()):
             raise ConfigError(
                 f"expected encoders that others can have, found {name} in {checkpoint!r}; train with its hub id, or, "
                 f"where its licence lets it be passed on, copy it to {folder / 'encoders' / name}"
@@ -75,10 +75,10 @@ def write_hub_folder(folder: Path, out: Path, title: str) -> None:
         detector = (trained.features.video or {}).get("detector") if "video" in names else None
         card = _card(abouts[METRICS], title=title, corpus=corpus_of(folder), bases=bases, detector=detector)
     except Exception as error:  # a damaged file shows in many ways
-        raise ConfigError(f"{folder}: expected a whole RUN, found {type(error).__name__}: {error}") from None
+        raise ConfigError(f"{folder}: expected a complete RUN, found {type(error).__name__}: {error}") from None
     out.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(out / "encoders", ignore_errors=True)  # those of an earlier model
-    for name, encoder in own.items():
+    for name, encoder in local.items():
         shutil.copytree(encoder, out / "encoders" / name, dirs_exist_ok=True)
     for file, values in abouts.items():
         write_json(out / file, values)

@@ -17,7 +17,7 @@ from wavfusion.errors import ConfigError
 from wavfusion.experiments.experiment import Experiment, without_retired
 from wavfusion.files import NonEmpty, read_json, read_yaml, require_file, validated, write_atomic, write_json
 from wavfusion.manifest import SPLITS, Utterance, read_corpus
-from wavfusion.runs.results import read_csv, to_csv
+from wavfusion.runs.results import encode_csv, read_csv
 from wavfusion.version import __version__
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ def write_origin(
     write_json(out / PROTOCOL, protocol.to_json())
     rows = {row.id: row for row in utterances}
     split = [{"id": key, "split": part, "digest": row_digest(rows[key])} for key, part in protocol.parts.items()]
-    write_atomic(out / SPLIT, to_csv(split, ("id", "split", "digest")))
+    write_atomic(out / SPLIT, encode_csv(split, ("id", "split", "digest")))
     places = {"manifest": os.path.abspath(manifest_path), "store": str(store.absolute())}
     write_json(out / ENVIRONMENT, {**environment(num_processes), "seed": experiment.seed, **places})
 

@@ -61,7 +61,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 def write_recomputed(out: Path, metrics: Mapping[str, Any], rows: Sequence[CsvRow]) -> None:
     """Write metrics.json and predictions.csv, the latter from rows as they were read."""
     out.mkdir(parents=True, exist_ok=True)
-    write_atomic(out / PREDICTIONS, to_csv(rows))
+    write_atomic(out / PREDICTIONS, encode_csv(rows))
     write_json(out / METRICS, dict(metrics))
 
 
@@ -78,7 +78,7 @@ def write_history(out: Path, epochs: Sequence[Mapping[str, Any]]) -> None:
     """Write history.csv: a row an epoch, with the columns of all of them."""
     columns = ["epoch", "step", *sorted({name for row in epochs for name in row} - {"epoch", "step"})]
     rows = [{name: str(row.get(name, "")) for name in columns} for row in epochs]
-    write_atomic(out / HISTORY, to_csv(rows, columns))
+    write_atomic(out / HISTORY, encode_csv(rows, columns))
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:
@@ -97,7 +97,7 @@ def read_history(folder: Path) -> list[dict[str, float]]:
 
 
 def write_explained(path: Path, explained: Mapping[str, Any]) -> None:
-    """Write explain.json (docs/explain.md)."""
+    """Write explain.json (docs/howto/explain.md)."""
     write_json(path, dict(explained))
 
 
@@ -116,7 +116,7 @@ def read_explained(folder: Path) -> dict[str, Any] | None:
     return explained
 
 
-def to_csv(rows: Sequence[CsvRow], columns: Sequence[str] | None = None) -> bytes:
+def encode_csv(rows: Sequence[CsvRow], columns: Sequence[str] | None = None) -> bytes:
     """Encode rows as CSV with a header, the columns of the first row unless given."""
     names = list(rows[0]) if columns is None else columns
     file = io.StringIO()

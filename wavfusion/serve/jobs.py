@@ -91,19 +91,6 @@ class Labeller:
         """The share of the recording that is labelled; None before it is known."""
         return None if self._progress.value == UNKNOWN else self._progress.value
 
-    async def describe_model(self) -> Answer:
-        """Load the model and return its classes and modalities.
-
-        Raises:
-            ConfigError: it cannot be loaded.
-        """
-        answer = await self.label(None)
-        if answer is None:
-            raise ConfigError("expected a process that labels, found it killed while it loaded the model")
-        if answer.error:
-            raise ConfigError(answer.error)
-        return answer
-
     async def label(
         self, task: Task | None, unwanted: asyncio.Event | None = None, seconds: float | None = None
     ) -> Answer | None:
@@ -170,8 +157,11 @@ class Jobs:
         Raises:
             ConfigError: the model cannot be loaded.
         """
-        model = await self.labeller.describe_model()
-        self.classes, self.modalities = model.classes, model.modalities
+        model = await self.labeller.label(None)
+        if model is None or model.error:
+            reason = model and model.error
+            raise ConfigError(reason or "expected a process that labels, found it killed while it loaded the model")
+        self.classes, self.modalities = list(model.classes), list(model.modalities)
         self._task = asyncio.create_task(self._work())
 
     async def close(self) -> None:
@@ -259,7 +249,7 @@ class Jobs:
         task = Task(
             f"{job.id}/recording",
             job.form.text,
-            job.form.segments and f"{job.id}/{job.form.segments.name}",
+            None if job.form.segments is None else f"{job.id}/{job.form.segments.name}",
             read_count(job.form.speakers),
             60.0 * self.limits.minutes,
         )
@@ -274,7 +264,7 @@ class Jobs:
             return FAILED, "expected a recording that can be decoded, found one that broke the decoder"
         if answer.error:
             return FAILED, self._named(job, answer.error)
-        if answer.classes != self.classes:
+        if list(answer.classes) != self.classes:
             raise ConfigError("the model is another one than when the server was started: start it again")
         job.rows = [replace(row, file=job.form.name) for row in answer.rows]
         job.warnings = [self._named(job, each) for each in answer.warnings]

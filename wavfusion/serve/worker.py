@@ -2,10 +2,9 @@
 
 import os
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from wavfusion import media, transcripts
 from wavfusion.errors import CollectedWarnings, ConfigError, CorpusError, MediaError
@@ -15,37 +14,23 @@ from wavfusion.speech.segmentation import Speakers
 OVERLAPPING = 4  # times a recording's length that segments may last together: that many speak at once
 
 
-@dataclass(frozen=True)
-class Task:
-    """A recording to label.
-
-    Attributes:
-        file: below the server's folder for uploads.
-        text: a transcript without times.
-        segments: a file with a transcript with times.
-        speakers: number of speakers to tell apart.
-        longest: seconds that the recording may last.
-    """
+class Task(NamedTuple):
+    """A recording to label; `file` and `segments` (a transcript with times) lie below the folder for uploads."""
 
     file: str
     text: str | None
     segments: str | None
     speakers: Speakers
-    longest: float
+    longest: float  # seconds that it may last
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What became of a task: predictions with warnings, or the one line of an error.
+class Answer(NamedTuple):
+    """The predictions for a recording with warnings, and the model's classes and modalities; or one line of error."""
 
-    Attributes:
-        classes, modalities: of the model.
-    """
-
-    classes: list[str] = field(default_factory=list)
-    modalities: list[str] = field(default_factory=list)
-    rows: list[Prediction] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    classes: Sequence[str] = ()
+    modalities: Sequence[str] = ()
+    rows: Sequence[Prediction] = ()
+    warnings: Sequence[str] = ()
     error: str | None = None
 
 
@@ -87,7 +72,7 @@ def _label(recognizer: EmotionRecognizer, task: Task, progress: Any) -> Answer:
                 progress.value = min(1.0, seconds / length) if length else 0.0
 
             rows = recognizer.predict(task.file, task.text, segments=segments, speakers=task.speakers, progress=note)
-            return Answer(recognizer.classes, recognizer.modalities, rows, warned.said)
+            return Answer(recognizer.classes, recognizer.modalities, rows, warned.messages)
     except (ConfigError, CorpusError, MediaError) as error:
         return Answer(error=str(error))
     except Exception:  # the server's log has the details, which are not for the client

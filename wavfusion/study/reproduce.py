@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from wavfusion.comparators import baselines as controls
-from wavfusion.corpora.protocol import SAID, describe_protocol
+from wavfusion.corpora.protocol import PROTOCOL_FIELDS, describe_protocol
 from wavfusion.errors import ConfigError
 from wavfusion.features.dataset import Features, choose_features, model_config
 from wavfusion.features.store import FeatureSet
@@ -167,7 +167,9 @@ def score_controls(study: Study, plan: Plan) -> dict[str, Any]:
         test_ids, test_pooled = controls.pool(_samples(data, "test", config, features), config.modalities)
         rows = {row.id: row for row in data.utterances}
         labels = [config.classes.index(str(rows[key].emotion)) for key in train_ids]
-        found = controls.predict(train_pooled, labels, test_pooled, len(config.classes), config.task_loss == "balanced")
+        found = controls.predict_baselines(
+            train_pooled, labels, test_pooled, len(config.classes), config.task_loss == "balanced"
+        )
         for name, probabilities in found.items():
             predicted.setdefault(name, []).append(probabilities)
         truth += [str(rows[key].emotion) for key in test_ids]
@@ -225,7 +227,7 @@ def stem(names: Sequence[str], smoke: bool) -> str:
     """Name of the result files: other tables, and a smoke run, never overwrite each other's.
 
     Args:
-        names: of the tables that were asked for; none = all of the corpus.
+        names: of the chosen tables; none = all of the corpus.
         smoke: whether it is a smoke run, whose figures are not results.
     """
     return "-".join(["results", *names, *(["smoke"] if smoke else [])])
@@ -251,7 +253,7 @@ def write_results_folder(
         "store": study.store.name,
         "common": study.common or {},
     }
-    protocol = {**{name: first[name] for name in SAID if name != "fold"}, "tested": sorted(folds)}
+    protocol = {**{name: first[name] for name in PROTOCOL_FIELDS if name != "fold"}, "tested": sorted(folds)}
     protocol["hash"] = hashlib.sha256("".join(folds[number].hash for number in sorted(folds)).encode()).hexdigest()
     content = {"study": about, "protocol": protocol, "tables": found, "controls": controls, "failed": failed}
     write_json(out / f"{name}.json", content)
@@ -308,11 +310,11 @@ def results_to_text(content: Mapping[str, Any]) -> str:
 def _ours(row: Mapping[str, Any]) -> str:
     if row["ours"] is None:
         return f"failed: {row['failed'][0]}" if row["failed"] else "not run" if row["trained"] else "another system"
-    words = []
+    figures = []
     for figure in FIGURES:
         found = row["ours"]["figures"][figure]
         low, high = found["this_test_set"]
         spread = "" if found["seed_sd"] is None else f" ± {100 * found['seed_sd']:.2f}"
-        words.append(f"{figure} {100 * found['mean']:.2f}{spread} [{100 * low:.2f}, {100 * high:.2f}]")
+        figures.append(f"{figure} {100 * found['mean']:.2f}{spread} [{100 * low:.2f}, {100 * high:.2f}]")
     chosen = f"validation weighted_f1 {100 * row['ours']['validation_weighted_f1']:.2f}"
-    return "ours " + "  ".join(words) + f"  n {row['ours']['n']}, {row['ours']['seeds']} seeds, {chosen}"
+    return "ours " + "  ".join(figures) + f"  n {row['ours']['n']}, {row['ours']['seeds']} seeds, {chosen}"

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 from wavfusion.errors import ConfigError, nearest
 from wavfusion.experiments import experiment
 from wavfusion.experiments.experiment import Experiment
-from wavfusion.files import Rule, read_yaml, validated
+from wavfusion.files import Constraint, read_yaml, validated
 
 FIGURES = ("accuracy", "weighted_f1")
 
-Percent = Annotated[float, Rule("percent from 0 to 100", lambda value: 0 <= value <= 100)]
+Percent = Annotated[float, Constraint("percent from 0 to 100", lambda value: 0 <= value <= 100)]
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ class PlannedTraining:
 
     @property
     def done(self) -> bool:
-        """Whether it has come to its end before, and all that results are made of is whole."""
+        """Whether it is finished, and the files that results are made of are complete."""
         try:
             rows, classes, _ = read_run_results(self.folder)
             for row in rows:
@@ -178,7 +178,7 @@ def _thinned(fold: Protocol) -> Protocol:
 
 
 def _require_features(store: Path, experiments: Sequence[Experiment], classes: Sequence[str]) -> None:
-    """Name at once all layers that the rows need and the store lacks."""
+    """Refuse a store that lacks layers; names at once all that the rows need."""
     features = choose_features(Store(store), experiments[0].preset)
     needed = {model_config(each.model, features, classes).input_layer for each in experiments}
     if lacking := sorted(needed - set(features.audio_layers)):

@@ -18,7 +18,7 @@ def num_processes() -> int:
 
 
 class _Total(torch.autograd.Function):
-    """All processes' losses depend on the sum, so that its gradient is the sum of theirs."""
+    """The losses of all processes depend on the sum, so that its gradient is the sum of theirs."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -165,8 +165,8 @@ def _start(out: Path, experiment: Experiment, data: Data, resume: bool, force: b
     if processes.is_main_process:
         if force:
             remove_run(out)
-        places = {"manifest_path": data.manifest_path, "store": data.store.folder}
-        write_origin(out, experiment, data.protocol, data.utterances, num_processes=num_processes(), **places)
+        places = data.manifest_path, data.store.folder
+        write_origin(out, experiment, data.protocol, data.utterances, *places, num_processes())
         checkpoint = checkpoints.newest(out) if resume else None
     return broadcast_object_list([checkpoint])[0]
 

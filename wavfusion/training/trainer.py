@@ -247,7 +247,7 @@ def _arguments(experiment: Experiment, out: Path, device: str, resident: bool) -
         use_cpu=not cuda,
         dataloader_pin_memory=cuda and not resident,
         dataloader_num_workers=READERS if cuda and not resident and settings.mode == "cached" else 0,
-        logging_nan_inf_filter=not cuda,  # it asks the device at every step
+        logging_nan_inf_filter=not cuda,  # it would wait for the device at every step
         seed=experiment.seed,
         data_seed=experiment.seed,
         remove_unused_columns=False,

@@ -1,4 +1,4 @@
-"""Sentence pools of the look-alike corpus: a word of one of four groups, and a phrase that may tell of a phone call."""
+"""Sentences of the look-alike corpus: a cue word of one of four groups, and a phrase that may mention a phone call."""
 
 from collections.abc import Mapping, Sequence
 
@@ -26,7 +26,7 @@ CARRIERS = (
 
 
 def sentence(rng: np.random.Generator, group: str, phone: bool) -> str:
-    """One sentence of about seven words with a cue of `group` and, if `phone`, a phrase that says so."""
+    """Draw a sentence of about seven words with a cue word of `group` and, if `phone`, a mention of a phone call."""
     places = PHONE if phone else HERE
     carrier = str(rng.choice(CARRIERS))
     body = carrier.format(cue=rng.choice(CUES[group]), place=rng.choice(places))
