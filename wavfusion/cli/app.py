@@ -119,10 +119,11 @@ def _app() -> typer.Typer:
     return app
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         print_text(__version__)
         raise typer.Exit
+    return wanted
 
 
 def _wavfusion(
