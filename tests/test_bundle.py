@@ -170,7 +170,7 @@ def test_figures_of_another_evaluation_make_no_bundle(confused, trained, tmp_pat
 
 def test_a_bundle_with_labels_recomputes_to_what_it_states(judge, open_bundle):
     status, said, _ = judge(open_bundle)
-    assert (status, "all of these figures are those that it states" in said) == (0, True)
+    assert (status, "all figures equal those that the bundle states" in said) == (0, True)
 
 
 def test_a_manifest_brings_the_labels(judge, closed, made):
