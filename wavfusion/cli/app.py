@@ -101,6 +101,8 @@ def _run(arguments: list[str]) -> int:
     if sys.stdout is None and not to_file:
         raise ConfigError(f"{verb}: expected an open stdout for the results, found it closed; >/dev/null drops them")
     command: Any = typer.main.get_command(_app())
+    for each in command.commands.values():
+        each.context_class = typer.Context  # as the verbs annotate it; typer's default is a class above it
     try:
         call = command.main(arguments or ["--help"], prog_name="wavfusion", standalone_mode=False)
     except typer.TyperException as error:
