@@ -182,7 +182,7 @@ def test_one_switch_turns_every_fast_path_off(trained, made, tmp_path, monkeypat
     file, out = made.root / made.data.part("test")[0].video.path, tmp_path / "run"
     shared = ["--plain", "--device", "cpu"]
     assert main(["extract", str(made.manifest), "--store", str(tmp_path / "s"), "--preset", "tiny", *shared]) == 0
-    assert main(["predict", str(trained), str(file), *shared]) == 0
+    assert main(["predict", "--model", str(trained), str(file), *shared]) == 0
     corpus = ["--manifest", str(made.manifest), "--store", str(made.store)]
     setting = ["--config", "paper", "--train.epochs", "1", "--train.batch_size", "8"]
     assert main(["train", *setting, *corpus, "--out", str(out), *shared]) == 0
@@ -225,7 +225,7 @@ def test_without_the_switch_the_fast_paths_are_used(trained, made, tmp_path, mon
     )
     ask = {
         "extract": ["extract", str(made.manifest), "--store", str(tmp_path / "s"), "--preset", "tiny"],
-        "predict": ["predict", str(trained), str(file)],
+        "predict": ["predict", "--model", str(trained), str(file)],
         "train": ["train", "--config", "paper", "--train.epochs", "1", *corpus, "--out", str(tmp_path / "run")],
     }
     for name in watched[verb]:

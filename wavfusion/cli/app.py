@@ -14,6 +14,7 @@ from wavfusion.cli.bench import bench
 from wavfusion.cli.demo import demo
 from wavfusion.cli.evaluate import evaluate
 from wavfusion.cli.extract import extract
+from wavfusion.cli.options import SETTING
 from wavfusion.cli.output import BAD_INPUT, DONE, complain, print_text
 from wavfusion.cli.predict import embed, predict
 from wavfusion.cli.prepare import check, lookalike, prepare
@@ -95,12 +96,13 @@ def _run(arguments: list[str]) -> int:
     arguments, overrides = _split_overrides(arguments)
     if overrides and (unknown := [each for each in overrides if each not in _settings(verb)]):
         raise ConfigError(f"{verb}: {_unknown(f'--{unknown[0]}', verb)} (see {place} --help)")
+    arguments += [f"{SETTING}={key}={value}" for key, value in overrides.items()]
     to_file = verb == "predict" and any(each.partition("=")[0] == "--out" for each in arguments)
     if sys.stdout is None and not to_file:
         raise ConfigError(f"{verb}: expected an open stdout for the results, found it closed; >/dev/null drops them")
     command: Any = typer.main.get_command(_app())
     try:
-        call = command.main(arguments or ["--help"], prog_name="wavfusion", standalone_mode=False, obj=overrides)
+        call = command.main(arguments or ["--help"], prog_name="wavfusion", standalone_mode=False)
     except typer.TyperException as error:
         raise ConfigError(f"{verb}: {_explain(error, verb)} (see {place} --help)".removeprefix(": ")) from None
     return call() if callable(call) else int(call or DONE)
@@ -145,7 +147,8 @@ def _deferred(verb: Callable[..., int]) -> Callable[..., Callable[[], int]]:
 def flags(verb: str) -> list[str]:
     """List all flags of a verb, settings of experiments included."""
     command: Any = typer.main.get_command(_app())
-    found = [each for parameter in command.commands[verb].params for each in parameter.opts if each.startswith("--")]
+    shown = [each for each in command.commands[verb].params if not getattr(each, "hidden", False)]
+    found = [each for parameter in shown for each in parameter.opts if each.startswith("--")]
     return list(dict.fromkeys([*found, "--help", DEBUG, *(f"--{each}" for each in _settings(verb))]))
 
 

@@ -127,12 +127,15 @@ def speakers(text: str) -> int | str | None:
 
 seed = count(0, (1 << 32) - 1)
 
+SETTING = "--setting"  # in which a dotted key and its value reach their verb
+
 Device = Annotated[str, option("where to compute (default auto)", "auto|cpu|cuda|cuda:N")]
 Seed = Annotated[int | None, option("of everything random (default 0, or the experiment's)", "N", seed)]
 Json = Annotated[bool, flag("--json", "print one JSON object")]
 Plain = Annotated[bool, flag("--plain", "compute without the faster paths (docs/measurements/performance.md)")]
 Force = Annotated[bool, flag("--force", "overwrite earlier results")]
 Manifest = Annotated[Path, option("what `prepare` wrote", "M", path)]
+Settings = Annotated[list[str] | None, typer.Option(SETTING, parser=str, hidden=True)]
 FilledStore = Annotated[Path, option("what `extract` filled", "S", path)]
 MovedRoot = Annotated[Path | None, option("where the corpus lies now, if it was moved", "ROOT", path)]
 ProtocolName = Annotated[

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from wavfusion.cli import options as opt
 from wavfusion.cli.output import DONE, PARTLY, figures_to_text, show
 from wavfusion.errors import ConfigError
@@ -15,7 +13,6 @@ Preset = Annotated[str | None, opt.option("whose features are used, if the store
 
 
 def train(
-    context: typer.Context,
     config: Annotated[str, opt.option("a file, or `paper` or `recommended`", "EXPERIMENT", opt.name)],
     manifest: opt.Manifest,
     store: opt.FilledStore,
@@ -23,6 +20,7 @@ def train(
     protocol: opt.ProtocolName = None,
     fold: Annotated[int | None, opt.option("which fold of the protocol (default 1)", "K", opt.count(1))] = None,
     preset: Preset = None,
+    settings: opt.Settings = None,
     select_on_test: Annotated[
         bool, opt.flag("--select-on-test", "let the test part choose the epoch; all output says so")
     ] = False,
@@ -40,7 +38,7 @@ def train(
     from wavfusion.experiments import experiment
 
     seeds = {"seed": str(seed)} if seed is not None else {}
-    setting = experiment.read_experiment(config, _overrides(context, preset, plain) | seeds)
+    setting = experiment.read_experiment(config, _overrides(settings, preset, plain) | seeds)
     from wavfusion.evaluation.inference import pick_device
     from wavfusion.files import require_writable
     from wavfusion.training import train
@@ -62,7 +60,6 @@ DryRun = Annotated[bool, opt.flag("--dry-run", "list the trainings and what they
 
 
 def reproduce(
-    context: typer.Context,
     manifest: opt.Manifest,
     store: Annotated[Path, opt.option("what `extract --layers 8,9,10,11,12` filled", "S", opt.path)],
     out: Annotated[Path, opt.option("runs and results; started again, it continues", "DIR", opt.path)],
@@ -72,6 +69,7 @@ def reproduce(
     folds: Folds = None,
     seeds: Annotated[int, opt.option("trainings of each row and fold (default 3)", "N", opt.count(1))] = 3,
     preset: Preset = None,
+    settings: opt.Settings = None,
     extra: Extra = False,
     workers: Annotated[
         int | None, opt.option("trainings at once (default: one a core; one on a GPU)", "N", opt.count(1))
@@ -98,7 +96,7 @@ def reproduce(
     if not chosen:
         raise ConfigError(f"reproduce: no shipped table is of corpus {corpus!r}; name a file of your own")
     typed: dict[str, Any] = opt.supplied(base=config, protocol=protocol, folds=folds, first_seed=seed)
-    common = _overrides(context, preset, plain)
+    common = _overrides(settings, preset, plain)
     study = trainings.Study(manifest, store, common=common, seeds=seeds, extra=extra, smoke=smoke, **typed)
     planned = trainings.plan_trainings(study, chosen, out)
     jobs, device = list(planned.jobs.values()), pick_device(device)
@@ -120,7 +118,8 @@ def reproduce(
     return PARTLY if failed else DONE
 
 
-def _overrides(context: typer.Context, preset: str | None, plain: bool) -> dict[str, str]:
+def _overrides(settings: Sequence[str] | None, preset: str | None, plain: bool) -> dict[str, str]:
     """Collect the settings that were typed by dotted key, `--preset` and `--plain` among them."""
-    overrides: dict[str, str] = context.obj | opt.supplied(preset=preset)
+    overrides = {key: value for key, _, value in (each.partition("=") for each in settings or ())}
+    overrides |= opt.supplied(preset=preset)
     return overrides | {"train.fast": "false"} if plain else overrides

@@ -5,9 +5,9 @@ face; given samples and frames, it writes a file. It may import `manifest` and `
 """
 
 from wavfusion.media.audio import LOUDEST, SAMPLE_RATE, DecodedAudio, decode_audio
-from wavfusion.media.container import PathLike, Real
-from wavfusion.media.probing import Tracks, content_hash, probe
-from wavfusion.media.video import Frames, Region, VideoReader, decode_frames, stream_frames
+from wavfusion.media.container import PathLike
+from wavfusion.media.probing import content_hash, probe
+from wavfusion.media.video import Frames, VideoReader, decode_frames, stream_frames
 from wavfusion.media.writer import write_audio, write_video
 
 __all__ = [
@@ -16,9 +16,6 @@ __all__ = [
     "DecodedAudio",
     "Frames",
     "PathLike",
-    "Real",
-    "Region",
-    "Tracks",
     "VideoReader",
     "content_hash",
     "decode_audio",

@@ -118,12 +118,22 @@ def too_large(most: int) -> RefusedError:
 
 
 class _CompleteFormParser(MultiPartParser):
-    """Starlette's parser, which knows whether the form's closing boundary has come."""
+    """Starlette's parser, which closes its files and fails if the form's closing boundary has not come."""
 
     complete = False
 
     def on_end(self) -> None:
         self.complete = True
+
+    async def parse(self) -> FormData:
+        self.stream = self._require_end(self.stream)
+        return await super().parse()
+
+    async def _require_end(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        async for chunk in stream:
+            yield chunk
+        if not self.complete:
+            raise RefusedError(400, "expected a whole form, found one that is cut off")
 
 
 async def receive(stream: AsyncGenerator[bytes, None], headers: Mapping[str, str], folder: Path) -> Form:
@@ -138,9 +148,6 @@ async def receive(stream: AsyncGenerator[bytes, None], headers: Mapping[str, str
     parser = _CompleteFormParser(Headers(headers), stream, max_files=2, max_fields=3, max_part_size=TEXT)
     try:
         fields = await parser.parse()
-        if not parser.complete:
-            await fields.close()
-            raise RefusedError(400, "expected a whole form, found one that is cut off")
     except MultiPartException as error:
         status = 413 if "maximum size" in error.message else 400
         raise RefusedError(status, f"expected a form within limits, found: {error.message}") from None
