@@ -5,8 +5,9 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
+from typing import get_type_hints
 
 from wavfusion.errors import ConfigError, CorpusError, nearest
 from wavfusion.manifest import SPLITS, Utterance
@@ -145,7 +146,7 @@ def find_rule(name: str) -> Rule | None:
     kind, colon, column = name.partition(":")
     if kind != "group-folds" or not colon:
         return PROTOCOLS.get(name)
-    columns = [entry.name for entry in fields(Utterance) if entry.type in ("str | None", str | None, str)]
+    columns = [name for name, kind in get_type_hints(Utterance).items() if kind in (str | None, str)]
     if column not in columns:
         raise ConfigError(
             f"group-folds: expected a column of the manifest, found {column!r}; {nearest(column, columns)}"
