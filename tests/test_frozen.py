@@ -172,6 +172,7 @@ def test_one_switch_turns_every_fast_path_off(trained, made, tmp_path, monkeypat
         "wavfusion.fast.attention.attend": "attention",
         "wavfusion.fast.margin.sorted_hinge_sums": "triplets",
         "wavfusion.features.extract.encode_ahead": "ahead",
+        "wavfusion.prediction.windows.threads": "threads",  # bound before the next is replaced
         "wavfusion.features.encode.threads": "threads",
         "wavfusion.media.decoder.TrackReader._is_needed": "pictures",
     }
