@@ -258,11 +258,21 @@ class EmotionRecognizer:
         for i, (segment, modalities) in enumerate(zip(segments, found.modalities, strict=True)):
             probabilities = dict(zip(self.classes, found.probabilities[i].tolist(), strict=True))
             emotion = max(probabilities, key=lambda name: probabilities[name])
-            times = round(segment.start, 3), round(segment.end, 3)
-            label = emotion, probabilities[emotion], probabilities, modalities
-            shares = contributions[i] if contributions else None, found.text_share[i]
             if modalities:
-                rows.append(Prediction(file, *times, segment.speaker, segment.text, *label, *shares))
+                row = Prediction(
+                    file=file,
+                    start=round(segment.start, 3),
+                    end=round(segment.end, 3),
+                    speaker=segment.speaker,
+                    text=segment.text,
+                    emotion=emotion,
+                    probability=probabilities[emotion],
+                    probabilities=probabilities,
+                    modalities=modalities,
+                    contribution=contributions[i] if contributions else None,
+                    text_share=found.text_share[i],
+                )
+                rows.append(row)
         return rows
 
     def measure_distances(self, vectors: np.ndarray, diagnostics: Diagnostics) -> None:
