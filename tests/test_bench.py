@@ -82,5 +82,5 @@ def test_random_encoders_of_base_have_its_sizes_and_tell_something() -> None:
 
 def test_what_a_side_raises_is_raised_here(tmp_path: Path) -> None:
     job = Measurement("tiny", 2, "cpu", folder=tmp_path)
-    with pytest.raises(CorpusError, match=r"manifest"), measured_side("ours", "train", job):
+    with pytest.raises(CorpusError, match=r"expected a feature store"), measured_side("ours", "train", job):
         pass

@@ -227,7 +227,7 @@ def test_a_promise_about_unknown_speakers_cannot_be_shown(corpus: Any) -> None:
     folder, rows = corpus
     fold = protocol.divide_parts("loso5", rows, CLASSES)[0]
     found = checked(folder, [replace(rows[0], speaker=None), *rows[1:]], [fold]).problems
-    assert [each.text for each in found] == ["loso5, fold 1: 1 rows without a speaker: the promise cannot be shown"]
+    assert [each.text for each in found] == ["loso5, fold 1: 1 rows without a speaker: the promise cannot be verified"]
 
 
 def test_a_coincident_id_does_not_make_a_corpus_the_runs_own(made: Any, trained: Path) -> None:
@@ -246,7 +246,7 @@ def test_copies_of_training_recordings_beside_the_runs_own_rows_are_found(made: 
 
 def test_files_that_cannot_be_compared_are_counted(made: Any, trained: Path, tmp_path: Path) -> None:
     found = check.check_against(read_run(trained), made.data.utterances, tmp_path)
-    assert any("files cannot be read: copies of them would not be seen" in note for note in found.notes)
+    assert any("files cannot be read: copies of them are not found" in note for note in found.notes)
 
 
 def test_a_damaged_protocol_of_a_run_is_one_line(

@@ -22,7 +22,7 @@ VERBS = [
     *("demo", "prepare", "check", "report", "extract", "train", "reproduce", "evaluate"),
     *("predict", "serve", "embed", "bundle", "export", "push", "bench", "lookalike"),
 ]
-HEAVY = ["torch", "transformers", "numpy", "av", "soxr", "pydantic", "sklearn", "matplotlib", "yaml"]
+HEAVY = ["torch", "transformers", "numpy", "av", "soxr", "sklearn", "matplotlib", "yaml"]
 
 
 def python(code: str, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
@@ -168,7 +168,7 @@ TRAIN = ("train", "--config", "paper", "--manifest", "m", "--store", "s", "--out
             "not allowed with argument --clips",
         ),
         (("extract", "m", "--store", "s", "--workers", "0"), "--workers: expected a whole number of 1 or more"),
-        (("--bogus",), "'--bogus' is not known; valid: --help"),
+        (("--bogus",), "'--bogus' is not known; did you mean '--debug'? valid: --help, --version, --debug"),
         (("--hepl", "train"), "train"),
         (("predict", "--model", "r", "f", "--format", "jsn"), "did you mean 'json'? valid: table, json, csv"),
         (("extract", "m", "--store", "s", "--text-layers", "al"), "did you mean 'all'"),

@@ -394,7 +394,7 @@ def test_a_second_extraction_says_the_same_of_the_faces_and_does_nothing(
     result = json.loads(said.out)
     assert result["made"] == {"audio": 0, "text": 0, "video": 0}
     assert result["faces"] == {"share": round(11 / 12, 4), "windows": 12, "whole": ["no_face"]}
-    assert b"1 of 12 windows are encoded whole, for want of a face: no_face" in said.err
+    assert b"1 of 12 windows have no face, so their whole frames are encoded: no_face" in said.err
 
 
 @pytest.fixture(scope="module")

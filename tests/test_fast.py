@@ -9,7 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from wavfusion.fast.network import FASTER, accelerate, restore
-from wavfusion.fast.rows import PackedSource, Rows
+from wavfusion.fast.rows import PackedRows, PackedSource
 from wavfusion.model import WavFusion, WavFusionConfig
 
 masks = st.integers(1, 4).flatmap(
@@ -33,14 +33,14 @@ CONFIG = WavFusionConfig(
 
 @given(masks.map(torch.tensor))
 def test_packed_steps_are_the_real_ones_in_their_order_and_return_to_their_places(mask):
-    rows, x = Rows(mask), torch.randn(*mask.shape, 3)
+    rows, x = PackedRows(mask), torch.randn(*mask.shape, 3)
     assert torch.equal(rows.pack(x), x[mask])
     assert torch.equal(rows.pad(rows.pack(x)), x * mask[..., None])
 
 
 @given(masks.map(torch.tensor))
 def test_gradients_of_packing_and_padding_are_those_of_indexing(mask):
-    rows, x = Rows(mask), torch.randn(*mask.shape, 3, dtype=torch.float64, requires_grad=True)
+    rows, x = PackedRows(mask), torch.randn(*mask.shape, 3, dtype=torch.float64, requires_grad=True)
     packed = torch.randn(int(mask.sum()), 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(rows.pack, (x,))
     assert torch.autograd.gradcheck(rows.pad, (packed,))
@@ -49,12 +49,12 @@ def test_gradients_of_packing_and_padding_are_those_of_indexing(mask):
 @given(masks.map(torch.tensor), st.data())
 def test_each_packed_step_knows_whether_its_sample_has_the_source(mask, data):
     present = torch.tensor(data.draw(st.lists(st.booleans(), min_size=len(mask), max_size=len(mask))))
-    source = PackedSource(torch.zeros(len(mask), 1, 3), present[:, None], rows=Rows(mask))
+    source = PackedSource(torch.zeros(len(mask), 1, 3), present[:, None], rows=PackedRows(mask))
     assert torch.equal(source.present[:, 0], present[:, None].expand_as(mask)[mask])
 
 
 def test_a_batch_without_a_real_step_packs_to_nothing():
-    rows = Rows(torch.zeros(2, 3, dtype=torch.bool))
+    rows = PackedRows(torch.zeros(2, 3, dtype=torch.bool))
     assert rows.pack(torch.randn(2, 3, 4)).shape == (0, 4)
     assert_close(rows.pad(torch.zeros(0, 4)), torch.zeros(2, 3, 4))
 

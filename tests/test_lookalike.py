@@ -241,7 +241,7 @@ def test_defects_of_the_tables_are_named(faulty: Any):
         (long,), (wrong,) = faulty.planted["long"], faulty.planted["length contradicts"]
         lines += [
             "4 test clips exist twice: the final_videos_test file is taken of 2, the file without that prefix of 2; "
-            "within 0.5 s of the table: both 1, only the final_videos_test file 1, only the file without that prefix 2",
+            "within 0.5 s of the table: both 1, only the file without that prefix 2, only the final_videos_test file 1",
             "1 clips have no row in the tables",
             f"1 utterances exceed 15 s; .*: {long}",
             rf"1 clips differ by more than 0.5 s from the length in the table: {wrong} ",

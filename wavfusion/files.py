@@ -203,8 +203,9 @@ def read_json(path: Path, refuse: type[ValueError] = ConfigError) -> Any:
         FileNotFoundError: there is none.
         ValueError: of the type `refuse`; no file, too large or too deep, or no JSON.
     """
+    content = _bounded(path, refuse)
     try:
-        values = json.loads(_bounded(path, refuse).decode("utf-8-sig"))
+        values = json.loads(content.decode("utf-8-sig"))
         _require_plain(values)
     except (ValueError, RecursionError) as error:
         raise refuse(_unreadable(path, "JSON", error)) from None

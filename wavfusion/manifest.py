@@ -188,7 +188,9 @@ def read_corpus(manifest_path: str | os.PathLike[str]) -> Corpus:
 
 def write_corpus(manifest_path: str | os.PathLike[str], corpus: Corpus) -> None:
     """Write the corpus.json beside a manifest."""
-    write_json(Path(manifest_path).with_name("corpus.json"), asdict(corpus))
+    path = Path(manifest_path).with_name("corpus.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, asdict(corpus))
 
 
 def read_exclusions(manifest_path: str | os.PathLike[str]) -> Exclusions:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 from tqdm import tqdm
 
-from wavfusion import media
 from wavfusion.errors import MediaError
 from wavfusion.files import write_lines
 
@@ -78,6 +77,8 @@ class Scan:
 
     def _open(self, path: str) -> MediaFacts:
         try:
+            from wavfusion import media  # a machine that trains on stored features has no FFmpeg
+
             return MediaFacts(*media.probe(self.root / path))
         except MediaError as error:
             # With the path below the root, so that the message is the same wherever the corpus lies.

@@ -10,7 +10,6 @@ from wavfusion.encoders.presets import Preset
 from wavfusion.encoders.text import TextEncoder, load_text
 from wavfusion.encoders.video import VideoEncoder, load_video
 from wavfusion.manifest import MODALITIES
-from wavfusion.media import faces
 
 LOADERS: dict[str, Callable[[str], Any]] = {"audio": load_audio, "text": load_text, "video": load_video}
 
@@ -70,6 +69,8 @@ def load_encoders(name: str, preset: Preset, modalities: Iterable[str] = MODALIT
         ConfigError: an encoder cannot be loaded, or view `face` is wanted without the extra `[face]`.
     """
     if view != "frame":
+        from wavfusion.media import faces  # FFmpeg is not needed to train on stored features
+
         faces.require_installed()
         name = f"{name}-{view}"
     loaded = {each: load_encoder(each, getattr(preset, each), preset.precision) for each in modalities}

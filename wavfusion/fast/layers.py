@@ -47,12 +47,12 @@ class FastDeepLayer(DeepLayer):
         rows = rows_of(mask)
         if rows is None:
             return super().forward(hidden, mask, text, video, positions, relative)
-        sources = (
+        text, video = (
             None if each is None else PackedSource(each.hidden, each.mask, each.positions, rows=rows)
             for each in (text, video)
         )
         packed = None if positions is None else rows.pack(positions)
-        fused, gate = super().forward(rows.pack(hidden), mask, *sources, packed, relative)
+        fused, gate = super().forward(rows.pack(hidden), mask, text, video, packed, relative)
         return rows.pad(fused), None if gate is None else rows.pad(gate)
 
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from wavfusion import media
 from wavfusion.errors import ConfigError, CorpusError, MediaError, nearest
 from wavfusion.features.clips import Clip, ClipPart, Media, Place, clip_at, places
 from wavfusion.features.store import FeatureSet, Store, read_feature_sets
 from wavfusion.manifest import MODALITIES, Utterance
-from wavfusion.media import decode_audio
 from wavfusion.model.config import Switches, WavFusionConfig
 
 log = logging.getLogger(__name__)
@@ -218,7 +218,7 @@ class Features(Dataset[Sample]):
         if self.media[part.path].audio is None:
             return None
         try:
-            samples = decode_audio(self.media.locate(part.path), part.start, part.end, part.setting).samples
+            samples = media.decode_audio(self.media.locate(part.path), part.start, part.end, part.setting).samples
         except MediaError as error:
             log.warning("%s; left out", error)
             return None

@@ -1,15 +1,29 @@
 """Audio and video in and out of files: the only room that knows FFmpeg (through PyAV) and soxr.
 
 Given a path and a stretch in seconds, it gives mono samples or RGB frames, when each track ends, and the speaker's
-face; given samples and frames, it writes a file. It may import `manifest` and `errors`.
+face; given samples and frames, it writes a file. It may import `manifest` and `errors`. Names are loaded on first use,
+as training on stored features needs neither library.
 """
 
-from wavfusion.media.audio import LOUDEST, SAMPLE_RATE, DecodedAudio, decode_audio
-from wavfusion.media.container import PathLike
-from wavfusion.media.probing import content_hash, probe
-from wavfusion.media.video import Frames, VideoReader, decode_frames, stream_frames
-from wavfusion.media.writer import write_audio, write_video
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:  # for tools that read the code
+    from wavfusion.media.audio import LOUDEST, DecodedAudio, decode_audio
+    from wavfusion.media.container import PathLike
+    from wavfusion.media.probing import content_hash, probe
+    from wavfusion.media.video import Frames, VideoReader, decode_frames, stream_frames
+    from wavfusion.media.writer import write_audio, write_video
+
+SAMPLE_RATE = 16_000  # Hz, of wav2vec 2.0 and its kin
+
+_FILES = {
+    "audio": ("LOUDEST", "DecodedAudio", "decode_audio"),
+    "container": ("PathLike",),
+    "probing": ("content_hash", "probe"),
+    "video": ("Frames", "VideoReader", "decode_frames", "stream_frames"),
+    "writer": ("write_audio", "write_video"),
+}
 __all__ = [
     "LOUDEST",
     "SAMPLE_RATE",
@@ -25,3 +39,10 @@ __all__ = [
     "write_audio",
     "write_video",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for file, names in _FILES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{file}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,11 +11,10 @@ from jaxtyping import Float32
 
 from wavfusion.errors import MediaError, nearest
 from wavfusion.manifest import Channel
+from wavfusion.media import SAMPLE_RATE
 from wavfusion.media.container import PathLike, Real, named
 from wavfusion.media.decoder import TrackReader, readers
 from wavfusion.media.probing import JITTER
-
-SAMPLE_RATE = 16_000  # Hz, of wav2vec 2.0 and its kin
 
 # soxr's longest filter (192 to 16 kHz) reaches less than this many seconds to either side of a sample.
 _FILTER_REACH = 0.1

@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from wavfusion.errors import ConfigError, MediaError
-from wavfusion.media.audio import SAMPLE_RATE, decode_audio
+from wavfusion.media import SAMPLE_RATE
+from wavfusion.media.audio import decode_audio
 from wavfusion.media.container import PathLike, Real
 from wavfusion.media.video import Region, stream_frames
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from wavfusion.errors import MediaError, nearest
-from wavfusion.media.audio import SAMPLE_RATE
+from wavfusion.media import SAMPLE_RATE
 from wavfusion.media.container import PathLike, Real, named, reason
 
 Samples: TypeAlias = Float32[np.ndarray, " N"] | Float32[np.ndarray, "channels N"]
