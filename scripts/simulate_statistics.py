@@ -1,4 +1,4 @@
-"""Measure on generated test sets whether wavfusion/statistics.py does what it says; prints three tables.
+"""Measure on generated test sets whether wavfusion/metrics does what it says; prints three tables.
 
 Intervals: share of test sets whose 95 % interval holds the figure of an endless test set. Paired test: share of pairs
 of equal systems that are found different, and of pairs apart by the detectable difference that are found so.
