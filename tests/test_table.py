@@ -293,7 +293,7 @@ def test_a_link_inside_the_root_may_lead_anywhere(tmp_path):
 def test_a_long_table_takes_no_more_memory_than_its_ids(tmp_path):
     """50,000 rows held as utterances would take 100 MB beyond what a short table takes."""
     code = (
-        "import resource, sys; from wavfusion.cli import main; main(sys.argv[1:])\n"
+        "import resource, sys; from wavfusion.cli.app import main; main(sys.argv[1:])\n"
         "sys.stderr.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))"
     )
     peaks = []

@@ -8,10 +8,11 @@ import pickle
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
@@ -149,7 +150,8 @@ class Worker(Generic[Item, Result]):
             self._pipe, childs = context.Pipe()
             arguments = (childs, self.build, self.threads, logging.getLogger("wavfusion").level)
             process = context.Process(target=_work, args=arguments)  # a daemon could have no processes itself
-            process.start()
+            with _interrupts_blocked():
+                process.start()
             atexit.register(process.kill)  # else the end of this program would wait for it
             childs.close()
             self._process = process
@@ -173,6 +175,20 @@ class Worker(Generic[Item, Result]):
             atexit.unregister(process.kill)
         if pipe is not None:
             pipe.close()
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Start a process with Ctrl-C blocked: while it imports, it would print a traceback. Windows has no such mask."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # when it starts, it unblocks Ctrl-C
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(pipe: Connection, build: Build[Any, Any], threads: int, level: int) -> None:
