@@ -19,7 +19,7 @@ Channel = Literal["mix", "left", "right", "centre"]
 
 def _is_inside(path: str) -> bool:
     parts = PurePosixPath(path)
-    return path not in ("", ".") and "\0" not in path and not parts.is_absolute() and ".." not in parts.parts
+    return path != "" and "\0" not in path and not parts.is_absolute() and ".." not in parts.parts
 
 
 def _is_box(crop: Sequence[int]) -> bool:
