@@ -32,7 +32,7 @@ minimum: $(MINVENV)/ready
 test-slow: $(VENV)/ready
 	command -v chromium || { test "$$(id -u)" = 0 && apt-get install -y chromium; } || echo "no chromium here"
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ray]'
-	$(OFFLINE) $(BIN)/python -m pytest -m slow
+	$(OFFLINE) $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 	$(MAKE) wheel
 
 # The documentation site, in site/; a warning is an error. Material's notice of its end of life (May 2027) is silenced.
