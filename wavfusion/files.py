@@ -120,7 +120,7 @@ def _message(kind: Any, error: Mapping[str, Any]) -> str:
         prefix = name[: -len(str(path[-1]))]
         known = [prefix + each.name for each in fields(_bare(_type_at(kind, path[:-1])))]
         return f"unknown field {name!r}: {nearest(name, known)}"
-    if error["type"] == "missing":
+    if error["type"] in ("missing", "missing_argument"):  # the second of named tuples, before pydantic 2.13
         return f"field {name!r} is missing"
     if error["type"] == "value_error":  # of a dataclass's __post_init__, which names the field
         return str(error["ctx"]["error"])
