@@ -52,7 +52,7 @@ class Job:
     """A recording to label.
 
     Attributes:
-        id: cannot be guessed: whoever has it may query, cancel and forget the job.
+        id: cannot be guessed: anyone with the id may query, cancel and forget the job.
         folder: of the upload, below the server's; removed when the job is over.
         rows: the prediction for each utterance.
         warnings: about the recording.
