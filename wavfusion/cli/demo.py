@@ -81,7 +81,7 @@ def run_demo(out: Path, clips: int = CLIPS, seed: int = 0, device: str = "cpu", 
     encoders = load_encoders("tiny", PRESETS["tiny"]).to(device)
     extract.extract(prepared.utterances, corpus, store, encoders)
     log.info("demo: training one model for all seven subsets")
-    parts = protocol.split_file(work / "corpus" / "split.csv", prepared.utterances, corpus.classes)
+    parts = protocol.resolve(str(work / "corpus" / "split.csv"), prepared.utterances, corpus.classes)
     manifest = work / "manifest" / "manifest.jsonl"
     data = train.Data(prepared.utterances, corpus, parts, store, Media(store, corpus.root, corpus.root), str(manifest))
     setting = experiment.read_experiment("recommended", {"train.epochs": str(EPOCHS), "seed": str(seed)})

@@ -3,13 +3,8 @@
 Given the root of a corpus as its publishers distribute it, gives its utterances, the excluded rows with their reasons,
 and what differs from the published description. May import `media`, `manifest`, `files` and `errors`.
 
-To add a corpus: write `corpora/NAME.py` with one function from `ReaderInput` to `Reading`, after the pattern of
-`ravdess.py`. Find the files with `reading.list_files(source.root)`, which opens no media; build one `Utterance` for
-each row of the source, with paths below the root, and pass it through `reading.mark_missing`; put rows that cannot be
-used into `excluded`, so that utterances and exclusions together are the rows of the source; compare with the published
-counts (`reading.compare_counts`). Add the class order to `emotions.EMOTIONS` and the function to `READERS` below; if
-the corpus has a usual protocol, add it to `folds.DEFAULTS`. A test with a small tree of the corpus's true file names
-shows that every row is read or excluded.
+A new corpus is one file after the pattern of `ravdess.py`, its class order in `emotions.EMOTIONS`, an entry of
+`READERS` and, if it has a usual protocol, one of `folds.DEFAULTS`: see docs/howto/add_corpus.md.
 """
 
 import os
@@ -43,13 +38,9 @@ READERS: dict[str, Callable[[ReaderInput], Reading]] = {
 
 @dataclass(frozen=True)
 class Prepared:
-    """A corpus ready to be written.
+    """A corpus ready to be written: see `Reading`; `stripped` has each utterance once.
 
-    Attributes:
-        excluded: rows of the source that are not among the utterances.
-        stripped: utterances without a modality that they should have, each once.
-        differences: from what the publishers describe, one line each.
-        table: the user's own table, where the root is one; it must not be overwritten.
+    `table` is the user's own, where the root is one; it must not be overwritten.
     """
 
     utterances: Sequence[Utterance]
@@ -133,10 +124,7 @@ def _strip(reading: Reading, probe: Probe) -> Reading:
 
 
 def write_prepared(prepared: Prepared, out: str | os.PathLike[str]) -> dict[str, Counter[str]]:
-    """Write manifest.jsonl, corpus.json and exclusions.json into a folder; the same corpus gives the same bytes.
-
-    Returns:
-        The rows by split (`all` where a row has none) and emotion (`unlabelled`).
+    """Write manifest.jsonl, corpus.json and exclusions.json, and count rows by split (or `all`) and emotion.
 
     Raises:
         CorpusError: there are no rows, or their table has changed meanwhile, or the manifest would replace that table;
@@ -161,9 +149,8 @@ def write_prepared(prepared: Prepared, out: str | os.PathLike[str]) -> dict[str,
             expected, found = len(prepared.utterances), sum(map(Counter.total, counts.values()))
             where = prepared.table or prepared.corpus.root
             if not found:
-                raise CorpusError(
-                    f"expected at least one row in {where}, found none, {len(prepared.excluded)} excluded"
-                )
+                excluded = len(prepared.excluded)
+                raise CorpusError(f"expected at least one row in {where}, found none, {excluded} excluded")
             if found != expected:
                 raise CorpusError(f"expected {expected} rows in {where} as a moment ago, found {found}")
             manifest.write_corpus(path, prepared.corpus)

@@ -1,26 +1,16 @@
 """IEMOCAP: ten actors in dialogues of two, played from scripts or improvised."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from wavfusion.corpora import reading
 from wavfusion.corpora.emotions import DIALOGUERNN_HAPPY, EMOTIONS, IEMOCAP_CODES, IEMOCAP_WORDS, LABEL_SETS, MERGED
-from wavfusion.corpora.reading import (
-    ReaderInput,
-    Reading,
-    compare_counts,
-    compare_encodings,
-    count_emotions,
-    count_findings,
-    first_of_each,
-    list_files,
-    list_stripped,
-    mark_missing,
-    only_of_each,
-    open_lines,
-)
+from wavfusion.corpora.reading import ReaderInput, Reading
 from wavfusion.errors import CorpusError, nearest
 from wavfusion.manifest import AudioSpan, Channel, Exclusion, Utterance, VideoSpan
 
@@ -52,18 +42,13 @@ HALF_CROP = (52, 112, 308, 368)
 
 
 class IemocapRow(NamedTuple):
-    """One utterance of an EmoEvaluation file; times in seconds of the dialogue."""
+    """One row of an EmoEvaluation file: its utterance without media and text, and its seconds in the dialogue."""
 
-    id: str
-    dialogue: str
-    session: str
-    speaker: str
-    left: bool
+    utterance: Utterance
+    label: str
+    left: bool  # in the frame and in the stereo channels
     start: float
     end: float
-    label: str
-    dimensions: dict[str, float]
-    votes: dict[str, float] | None
 
 
 class Files(NamedTuple):
@@ -86,58 +71,61 @@ def read_iemocap(source: ReaderInput) -> Reading:
     """
     root, labels = source.root, source.labels or "six"
     classes = LABEL_SETS["iemocap"][labels]
-    files = _sort_files(root, list_files(root))
+    files = _sort_files(root)
     if not files.labels:
         raise CorpusError(f"expected EmoEvaluation/Ses01F_impro01.txt and the like below {root}, found none")
-    texts = {key: text for path in files.transcripts.values() for key, text in _read_transcript(root / path)}
+    texts = dict(pair for path in files.transcripts.values() for pair in _read_transcript(root / path))
     rows = [row for path in files.labels.values() for row in _read_labels(root / path)]
-    _refuse_duplicates(rows)
+    key, times = Counter(row.utterance.id for row in rows).most_common(1)[0]
+    if times > 1:
+        raise CorpusError(f"expected each utterance once in EmoEvaluation, found {key} twice")
     kept, excluded = [], []
-    for row, index in _with_index(rows):
-        emotion = _emotion(row, labels)
-        if labels == "raw" or emotion in classes:
-            kept.append(_to_utterance(row, index, emotion, texts.get(row.id), files, source.down_mix))
-        else:
-            excluded.append(Exclusion(row.id, f"label {row.label} is outside the label set {labels}"))
+    for _, dialogue in groupby(sorted(rows, key=_in_time), key=lambda row: row.utterance.dialogue):
+        for index, row in enumerate(dialogue):
+            emotion = _emotion(row, labels)
+            if labels == "raw" or emotion in classes:
+                kept.append(_complete(row, index, emotion, texts.get(row.utterance.id), files, source.down_mix))
+            else:
+                excluded.append(Exclusion(row.utterance.id, f"label {row.label} is outside the label set {labels}"))
+    equal = [row.utterance.id for row in rows if row.end == row.start]
+    turned = [row.utterance.id for row in rows if row.end < row.start]
+    either = "in the labels, or no file was found below the root"
+    reasons = dict.fromkeys(equal, f"start and end are equal {either}")
+    reasons |= dict.fromkeys(turned, f"the end is before the start {either}")
     return Reading(
         rows=len(rows),
         classes=classes,
         utterances=kept,
         labels=labels,
         excluded=excluded,
-        stripped=list_stripped(kept, {row.id: _no_length(row) for row in rows if row.end <= row.start}),
+        stripped=reading.list_stripped(kept, reasons),
         differences=[
             *_compare(kept, labels),
-            *_compare_times(rows),
-            *compare_encodings(root, [*files.labels.values(), *files.transcripts.values()]),
+            *reading.count_finding("rows have no duration by their labels", equal),
+            *reading.count_finding("rows end before they start by their labels", turned),
+            *reading.compare_encodings(root, [*files.labels.values(), *files.transcripts.values()]),
         ],
     )
 
 
-def _sort_files(root: Path, paths: list[str]) -> Files:
+def _sort_files(root: Path) -> Files:
     """Sort the files by folder and name; the case of folders and suffixes differs between sessions and copies."""
-    texts: dict[str, list[tuple[str, str]]] = {"emoevaluation": [], "transcriptions": []}
-    audio, video = [], []
-    for each in paths:
+    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for each in reading.list_files(root):
         path = PurePosixPath(each)
-        stem, suffix, folder = path.stem, path.suffix.lower(), path.parent.name.lower()
-        if not DIALOGUE.fullmatch(stem):
-            continue
-        # The folders below EmoEvaluation hold a file of each annotator, under the same names.
-        if suffix == ".txt" and folder in texts:
-            texts[folder].append((stem, each))
-        elif suffix == ".wav":
-            audio.append((stem, each))
-        elif suffix == ".avi":
-            video.append((stem, each))
-    found = [only_of_each(root, kind) for kind in texts.values()] + [first_of_each(audio), first_of_each(video)]
-    return Files(*(dict(sorted(kind.items())) for kind in found))
+        suffix = path.suffix.lower()
+        if DIALOGUE.fullmatch(path.stem):
+            # The folders below EmoEvaluation hold a file of each annotator, under the same names.
+            found[path.parent.name.lower() if suffix == ".txt" else suffix].append((path.stem, each))
+    labels, transcripts = (reading.only_of_each(root, found[kind]) for kind in ("emoevaluation", "transcriptions"))
+    audio, video = (reading.first_of_each(found[kind]) for kind in (".wav", ".avi"))
+    return Files(dict(sorted(labels.items())), dict(sorted(transcripts.items())), audio, video)
 
 
 def _read_labels(path: Path) -> Iterator[IemocapRow]:
     head: tuple[int, str] | None = None
     votes: list[str] = []
-    for number, line in enumerate(open_lines(path), start=1):
+    for number, line in enumerate(reading.open_lines(path), start=1):
         line = line.strip()
         if line.startswith("["):
             if head:
@@ -161,19 +149,24 @@ def _parse_row(path: Path, number: int, line: str, votes: list[str]) -> IemocapR
     if label not in IEMOCAP_CODES:
         raise CorpusError(f"{path}:{number}: unknown label {label!r} of {key}: {nearest(label, IEMOCAP_CODES)}")
     dialogue, session, captured, speaker = name.groups()
-    return IemocapRow(
+    utterance = Utterance(
         id=key,
-        dialogue=dialogue,
+        corpus="iemocap",
         session=session,
+        dialogue=dialogue,
         speaker=session + speaker,
-        # The letter of the session names the actor on the left, in the frame and in the stereo channels.
-        left=captured == speaker,
-        start=float(start),
-        end=float(end),
-        label=label,
-        dimensions=dict(zip(("valence", "arousal", "dominance"), map(float, dimensions), strict=True)),
+        language="en",
+        style="improvised" if "_impro" in dialogue else "scripted" if "_script" in dialogue else None,
+        raw_label=label,
         votes=_shares(votes),
+        dimensions=dict(zip(("valence", "arousal", "dominance"), map(float, dimensions), strict=True)),
     )
+    # The letter of the session names the actor on the left.
+    return IemocapRow(utterance, label, captured == speaker, float(start), float(end))
+
+
+def _in_time(row: IemocapRow) -> tuple[str | None, float, float, str]:
+    return row.utterance.dialogue, row.start, row.end, row.utterance.id
 
 
 def _shares(votes: list[str]) -> dict[str, float] | None:
@@ -189,107 +182,50 @@ def _shares(votes: list[str]) -> dict[str, float] | None:
 
 def _read_transcript(path: Path) -> Iterator[tuple[str, str]]:
     """Yield id and text; lines of another form (remarks, ids without times) are skipped."""
-    for line in open_lines(path):
+    for line in reading.open_lines(path):
         found = TRANSCRIPT.fullmatch(line.strip())
         if found and UTTERANCE.fullmatch(found[1]):
             yield found[1], found[2].strip()
 
 
-def _refuse_duplicates(rows: list[IemocapRow]) -> None:
-    seen: set[str] = set()
-    for row in rows:
-        if row.id in seen:
-            raise CorpusError(f"expected each utterance once in EmoEvaluation, found {row.id} twice")
-        seen.add(row.id)
-
-
-def _no_length(row: IemocapRow) -> str:
-    fault = "start and end are equal" if row.end == row.start else "the end is before the start"
-    return f"{fault} in the labels, or no file was found below the root"
-
-
-def _compare_times(rows: list[IemocapRow]) -> list[str]:
-    return count_findings(
-        {
-            "rows have no duration by their labels": [row.id for row in rows if row.end == row.start],
-            "rows end before they start by their labels": [row.id for row in rows if row.end < row.start],
-        }
-    )
-
-
-def _with_index(rows: list[IemocapRow]) -> Iterator[tuple[IemocapRow, int]]:
-    dialogues: dict[str, list[IemocapRow]] = defaultdict(list)
-    for row in rows:
-        dialogues[row.dialogue].append(row)
-    for dialogue in dialogues.values():
-        in_time = sorted(dialogue, key=lambda row: (row.start, row.end, row.id))
-        yield from ((row, index) for index, row in enumerate(in_time))
-
-
 def _emotion(row: IemocapRow, labels: str) -> str | None:
-    if labels == "six-dialoguernn" and row.id in DIALOGUERNN_HAPPY:
+    if labels == "six-dialoguernn" and row.utterance.id in DIALOGUERNN_HAPPY:
         return "happy"
     emotion = IEMOCAP_CODES[row.label]
     return MERGED.get(labels, {}).get(emotion, emotion) if emotion else None
 
 
-def _to_utterance(
+def _complete(
     row: IemocapRow, index: int, emotion: str | None, text: str | None, files: Files, down_mix: Channel
 ) -> Utterance:
-    return mark_missing(
-        Utterance(
-            id=row.id,
-            corpus="iemocap",
-            session=row.session,
-            dialogue=row.dialogue,
-            index=index,
-            speaker=row.speaker,
-            audio=_audio(row, files, down_mix),
-            video=_video(row, files),
-            text=text,
-            text_source="gold" if text else None,
-            language="en",
-            style="improvised" if "_impro" in row.dialogue else "scripted" if "_script" in row.dialogue else None,
-            emotion=emotion,
-            raw_label=row.label,
-            votes=row.votes,
-            dimensions=row.dimensions,
-        )
+    key, dialogue = row.utterance.id, str(row.utterance.dialogue)
+    audio = AudioSpan(files.audio[key], channel=down_mix) if key in files.audio else None
+    video = None
+    if row.end > row.start and not audio and dialogue in files.audio:
+        audio = AudioSpan(files.audio[dialogue], row.start, row.end, "left" if row.left else "right")
+    if row.end > row.start and dialogue in files.video:
+        left, top, right, bottom = HALF_CROP
+        shift = 0 if row.left else HALF_WIDTH
+        video = VideoSpan(files.video[dialogue], row.start, row.end, [left + shift, top, right + shift, bottom])
+    source = "gold" if text else None
+    return reading.mark_missing(
+        replace(row.utterance, index=index, emotion=emotion, text=text, text_source=source, audio=audio, video=video)
     )
-
-
-def _audio(row: IemocapRow, files: Files, down_mix: Channel) -> AudioSpan | None:
-    if row.id in files.audio:
-        return AudioSpan(files.audio[row.id], channel=down_mix)
-    if row.dialogue in files.audio and row.end > row.start:
-        return AudioSpan(files.audio[row.dialogue], row.start, row.end, "left" if row.left else "right")
-    return None
-
-
-def _video(row: IemocapRow, files: Files) -> VideoSpan | None:
-    if row.dialogue not in files.video or row.end <= row.start:
-        return None
-    left, top, right, bottom = HALF_CROP
-    shift = 0 if row.left else HALF_WIDTH
-    return VideoSpan(files.video[row.dialogue], row.start, row.end, [left + shift, top, right + shift, bottom])
 
 
 def _compare(utterances: list[Utterance], labels: str) -> list[str]:
     """Compare with the published counts, by session and, for the other labels of `raw`, in total."""
+    main = [each for each in utterances if each.emotion not in (None, *PUBLISHED_OTHERS)]
     lines = []
     for session in PUBLISHED:
-        found = count_emotions(
-            each for each in utterances if each.session == session and each.emotion not in (None, *PUBLISHED_OTHERS)
-        )
-        lines += compare_counts(session, found, published_counts(session, labels))
-    further = [each.session for each in utterances if each.session and each.session not in PUBLISHED]
-    if further:
-        lines.append(
-            f"{min(further)} to {max(further)}: {len(further):,} rows in sessions that are not in the published corpus"
-        )
+        found = reading.count_emotions(each for each in main if each.session == session)
+        lines += reading.compare_counts(session, found, published_counts(session, labels))
+    if further := [str(each.session) for each in utterances if each.session not in PUBLISHED]:
+        names = f"{min(further)} to {max(further)}"
+        lines.append(f"{names}: {len(further):,} rows in sessions that are not in the published corpus")
     if labels == "raw":
         others = (each for each in utterances if each.emotion in (None, *PUBLISHED_OTHERS))
-        lines += compare_counts("other labels", count_emotions(others), PUBLISHED_OTHERS)
+        lines += reading.compare_counts("other labels", reading.count_emotions(others), PUBLISHED_OTHERS)
     return lines
 
 
