@@ -1,11 +1,9 @@
 """The look-alike corpus: a generated corpus whose Bayes-optimal accuracies are known.
 
 Given its size and a seed, gives media and annotations in the raw layouts of IEMOCAP and MELD, so that whatever reads
-those can be tested without them. May import `corpora`, `media`, `processes` and `errors`.
+those can be tested without them. May import `corpora`, `media`, `processes`, `files` and `errors`.
 """
 
-import csv
-import io
 import json
 import logging
 import os
@@ -17,28 +15,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wavfusion.errors import ConfigError, nearest
+from wavfusion.errors import ConfigError
+from wavfusion.files import write_json, write_lines
 from wavfusion.lookalike import trees
-from wavfusion.lookalike.faults import CLIPS as FAULTY_CLIPS
-from wavfusion.lookalike.faults import SPEAKERS as FAULTY_SPEAKERS
-from wavfusion.lookalike.faults import add_irregular_names, insert_faults
+from wavfusion.lookalike.faults import SMALL_TREE, add_irregular_names, insert_faults
 from wavfusion.lookalike.plan import Dialogue, plan_dialogues
 from wavfusion.lookalike.trees import FOLDERS, TABLES, Times, annotate_iemocap, annotate_meld, render
 from wavfusion.lookalike.voice import measure_pitch
-from wavfusion.lookalike.world import (
-    EMOTION_CUES,
-    Corpus,
-    Priors,
-    World,
-    additive_accuracy,
-    bayes_accuracy,
-    bayes_accuracy_on,
-)
+from wavfusion.lookalike.world import Corpus, Priors, World, additive_accuracy, bayes_accuracy, bayes_accuracy_on
 from wavfusion.processes.pool import require_result, spread
 
 CLIPS, SPEAKERS = 1100, 30
 PARTS = ("train", "valid", "test")
-SUMMARY = "world.json"  # written last: a tree without it is incomplete
 
 logger = logging.getLogger(__name__)
 
@@ -77,11 +65,11 @@ def make_lookalike(
         faults: insert the corpus's known defects and list them in `faults.json`; the default is then a small tree.
 
     Raises:
-        ConfigError: an unknown corpus, too few or odd speakers, a folder with files, or the `[demo]` extra is missing.
+        ConfigError: too few or odd speakers, a folder with files, or the `[demo]` extra is missing.
     """
-    small_tree = (FAULTY_CLIPS, FAULTY_SPEAKERS) if faults else (CLIPS, SPEAKERS)
-    sizes = _sizes(corpus, small_tree[0] if clips is None else clips, parts)
-    people = _people(corpus, small_tree[1] if speakers is None else speakers)
+    usual_clips, usual_speakers = SMALL_TREE if faults else (CLIPS, SPEAKERS)
+    sizes = _sizes(usual_clips if clips is None else clips, parts)
+    people = _people(corpus, usual_speakers if speakers is None else speakers)
     _make_room(out, force)
     small = corpus == "iemocap" and sum(people.values()) <= 10
     world = World(corpus, priors, null, micro, offset_sd=0.35 if small else 0.60)
@@ -97,30 +85,28 @@ def make_lookalike(
     _write_truth(dialogues, times, out)
     if faults:
         insert_faults(dialogues, out)
-    tested = [(turn.clip, turn.speaker.offset) for each in dialogues if each.part == "test" for turn in each.turns]
-    summary = describe_world(world) | {"clips": sizes, "speakers": people, "seed": seed}
-    summary["bayes"]["test_clips"] = bayes_accuracy_on(world, tested)
-    (out / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    summary = _describe(world, dialogues) | {"clips": sizes, "speakers": people, "seed": seed}
+    write_json(out / "world.json", summary)  # last: a tree without it is incomplete
     return summary
 
 
-def describe_world(world: World) -> dict[str, Any]:
-    """Describe a world: settings, Bayes-optimal accuracies, share of the majority class, best additive rule."""
+def _describe(world: World, dialogues: list[Dialogue]) -> dict[str, Any]:
+    """Settings, Bayes-optimal accuracies, share of the majority class, best additive rule."""
+    tested = [(turn.clip, turn.speaker.offset) for each in dialogues if each.part == "test" for turn in each.turns]
     return {
         "corpus": world.corpus,
         "majority": float(world.prior.max()),
         "bayes": {
             "speaker_independent": bayes_accuracy(world),
             "speakers_shared": bayes_accuracy(world, speakers_shared=True),
+            "test_clips": bayes_accuracy_on(world, tested),
         },
         "additive": additive_accuracy(world),
         "settings": asdict(world),
     }
 
 
-def _sizes(corpus: Corpus, clips: int, parts: tuple[int, int, int] | None) -> dict[str, int]:
-    if corpus not in EMOTION_CUES:
-        raise ConfigError(f"expected a corpus to look like, found {corpus!r}: {nearest(corpus, EMOTION_CUES)}")
+def _sizes(clips: int, parts: tuple[int, int, int] | None) -> dict[str, int]:
     sizes = parts or (clips - round(clips / 11) - round(2 * clips / 11), round(clips / 11), round(2 * clips / 11))
     if len(sizes) != len(PARTS) or min(sizes) < 1:
         raise ConfigError(f"--parts: expected at least one clip to train, validate and test, found {list(sizes)}")
@@ -131,30 +117,24 @@ def _people(corpus: Corpus, speakers: int) -> dict[str, int]:
     """Divide the speakers among the parts: 20, 4 and 6 of 30."""
     step = 2 if corpus == "iemocap" else 1
     if speakers < 3 * step or speakers % step:
-        raise ConfigError(
-            f"--speakers: expected {'an even number of ' * (step - 1)}{3 * step} or more, found {speakers}"
-        )
+        even = "an even number of " if step == 2 else ""
+        raise ConfigError(f"--speakers: expected {even}{3 * step} or more, found {speakers}")
     valid, test = (step * max(1, round(speakers * share / 30 / step)) for share in (4, 6))
     return {"train": speakers - valid - test, "valid": valid, "test": test}
 
 
 def _make_room(out: Path, force: bool) -> None:
+    """Refuse a folder with files; with `force` first remove what `make_lookalike` writes, and nothing else."""
     if force:
-        _remove(out)
+        for name in ("world.json", "truth.jsonl", "split.csv", "faults.json", *TABLES.values()):
+            (out / name).unlink(missing_ok=True)
+        for path in [*out.glob("Session[1-9]*"), *(out / name for name in FOLDERS.values())]:
+            shutil.rmtree(path, ignore_errors=True)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(
             f"expected an empty or absent folder for the corpus, found files in {out}; choose another, or give --force "
             "where an interrupted lookalike left them"
         )
-
-
-def _remove(out: Path) -> None:
-    """Remove what `make_lookalike` writes, and nothing else."""
-    (out / SUMMARY).unlink(missing_ok=True)
-    for path in [*out.glob("Session[1-9]*"), *(out / name for name in FOLDERS.values())]:
-        shutil.rmtree(path, ignore_errors=True)
-    for name in ("truth.jsonl", "split.csv", "faults.json", *TABLES.values()):
-        (out / name).unlink(missing_ok=True)
 
 
 def _render(dialogues: list[Dialogue], out: Path, micro: bool, workers: int) -> list[list[Times]]:
@@ -179,14 +159,12 @@ def _render_worker(out: Path, pitches: dict[str, list[float]], micro: bool) -> C
 
 
 def _write_truth(dialogues: list[Dialogue], times: list[list[Times]], out: Path) -> None:
-    lines, split = [], io.StringIO()
-    writer = csv.writer(split, lineterminator="\n")
-    writer.writerow(("id", "split"))
+    truth, split = [], ["id,split"]
     for dialogue, when in zip(dialogues, times, strict=True):
         for turn, (start, end) in zip(dialogue.turns, when, strict=True):
             planted = asdict(turn.clip) | {"offset": turn.speaker.offset, "voice": turn.speaker.timbre.voice}
             head = {"id": turn.id, "split": dialogue.part, "dialogue": dialogue.name, "speaker": turn.speaker.name}
-            lines.append(json.dumps(head | planted | {"start": start, "end": end, "text": turn.text}))
-            writer.writerow((turn.id, dialogue.part))
-    (out / "truth.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (out / "split.csv").write_text(split.getvalue(), encoding="utf-8")
+            truth.append(json.dumps(head | planted | {"start": start, "end": end, "text": turn.text}))
+            split.append(f"{turn.id},{dialogue.part}")
+    write_lines(out / "truth.jsonl", truth)
+    write_lines(out / "split.csv", split)

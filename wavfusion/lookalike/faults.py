@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -22,20 +22,15 @@ from wavfusion.lookalike.plan import Dialogue
 from wavfusion.lookalike.trees import FOLDERS, TABLES, Audio, Frame
 from wavfusion.media import decode_audio, decode_frames, probe, write_audio, write_video
 
-CLIPS, SPEAKERS = 48, 10  # enough for every defect
+SMALL_TREE = 48, 10  # clips and speakers, enough for every defect
 TEXT = 'You’ll say: “no” at 5:30… "then", too.'
 LONG = 300  # seconds
 APPLE_DOUBLE = bytes.fromhex("00051607 00020000") + b"Mac OS X        "
 LEFT, RIGHT = (60, 220.0), (200, 880.0)  # grey level and Hz of the actors of `write_two_actors`
-Faults: TypeAlias = dict[str, Any]
 
 
 def add_irregular_names(dialogues: Sequence[Dialogue]) -> list[Dialogue]:
-    """Give some dialogues irregular names and some utterances typographic characters.
-
-    Raises:
-        ConfigError: there are too few dialogues or utterances for every defect.
-    """
+    """Give some dialogues irregular names and some utterances typographic characters; a ConfigError where too few."""
     heads = _heads(dialogues)
     sizes = [sum(len(each.turns) for each in dialogues if each.part == part) for part in FOLDERS]
     if heads[0].name.startswith("Ses"):
@@ -47,7 +42,8 @@ def add_irregular_names(dialogues: Sequence[Dialogue]) -> list[Dialogue]:
         changed = {heads[0].name: _changed(heads[0], heads[0].name, len(heads[0].turns) - 1)}
     if not enough or len(heads[0].turns) < 3:
         found = f"found {sizes} to train, validate and test in {len(heads)} sessions or parts"
-        raise ConfigError(f"--faults: expected clips for all, as {CLIPS} of {SPEAKERS} speakers are, {found}")
+        clips, speakers = SMALL_TREE
+        raise ConfigError(f"--faults: expected clips for all, as {clips} of {speakers} speakers are, {found}")
     return [changed.get(each.name, each) for each in dialogues]
 
 
@@ -72,7 +68,7 @@ def _changed(dialogue: Dialogue, name: str, index: int) -> Dialogue:
     return replace(dialogue, name=name, turns=tuple(turns))
 
 
-def _damage_iemocap(dialogues: Sequence[Dialogue], root: Path) -> Faults:
+def _damage_iemocap(dialogues: Sequence[Dialogue], root: Path) -> dict[str, Any]:
     first, second, third, fourth, fifth = heads = _heads(dialogues)[:5]
     folders = [root / f"Session{int(each.name[3:5])}" for each in heads]
     dialog, ids = folders[0] / "dialog", [turn.id for turn in first.turns]
@@ -132,7 +128,7 @@ def write_two_actors(root: Path, name: str, seconds: int) -> list[str]:
     return ids
 
 
-def _damage_meld(dialogues: Sequence[Dialogue], root: Path) -> Faults:
+def _damage_meld(dialogues: Sequence[Dialogue], root: Path) -> dict[str, Any]:
     ids = {part: [turn.id for each in dialogues if each.part == part for turn in each.turns] for part in FOLDERS}
     clip = {key: root / FOLDERS[part] / f"{key.partition('_')[2]}.mp4" for part in ids for key in ids[part]}
     train, valid, test = ids.values()

@@ -78,28 +78,18 @@ def annotate_meld(dialogues: list[Dialogue], times: list[list[Times]], root: Pat
         table = io.StringIO()
         writer = csv.writer(table)
         writer.writerow(COLUMNS.split(","))
-        chosen = [(each, when) for each, when in zip(dialogues, times, strict=True) if each.part == part]
-        rows = (row for number, (each, when) in enumerate(chosen) for row in _meld_rows(number, each, when))
+        chosen = (pair for pair in zip(dialogues, times, strict=True) if pair[0].part == part)
+        rows = (row for number, pair in enumerate(chosen) for row in _meld_rows(number, *pair))
         writer.writerows((index, *row) for index, row in enumerate(rows, start=1))
         _write(root / name, table.getvalue())
 
 
 def _meld_rows(number: int, dialogue: Dialogue, times: list[Times]) -> Iterator[tuple[str | int, ...]]:
     season, episode, opening = 1 + number // 24, 1 + number % 24, 60.0
-    for index, (turn, (start, end)) in enumerate(zip(dialogue.turns, times, strict=True)):
+    for index, (turn, when) in enumerate(zip(dialogue.turns, times, strict=True)):
         emotion = turn.clip.emotion
-        yield (
-            turn.text,
-            turn.speaker.name,
-            emotion,
-            SENTIMENTS.get(emotion, "negative"),
-            number,
-            index,
-            season,
-            episode,
-            _stamp(opening + start),
-            _stamp(opening + end),
-        )
+        said = turn.text, turn.speaker.name, emotion, SENTIMENTS.get(emotion, "negative")
+        yield *said, number, index, season, episode, *(_stamp(opening + seconds) for seconds in when)
 
 
 def _stamp(seconds: float) -> str:

@@ -106,8 +106,7 @@ class World:
 class PlantedClip:
     """The cues of one clip as they appear, not as the emotion alone would give them.
 
-    `arousal` is the level that appears (class level + noise, or another draw in a noisy clip), without the speaker's
-    `offset`.
+    `arousal` is the class's level with noise, or another's in a noisy clip, without the speaker's `offset`.
     """
 
     emotion: str
@@ -148,22 +147,16 @@ def draw(world: World, rng: np.random.Generator) -> PlantedClip:
 def bayes_accuracy(world: World, speakers_shared: bool = False) -> dict[str, float]:
     """Compute the Bayes-optimal accuracy of every subset of modalities, by enumeration.
 
-    Args:
-        world: the probabilities.
-        speakers_shared: the speaker's arousal offset is known, as where test speakers occur in training.
+    With `speakers_shared` the speaker's arousal offset is known, as where test speakers occur in training.
     """
     joint = _joint(world, speakers_shared, STEP)
     return {name: float(joint.sum(axis=hidden).max(axis=0).sum()) for name, hidden in _subsets()}
 
 
 def bayes_accuracy_on(world: World, clips: Sequence[tuple[PlantedClip, float]]) -> dict[str, float]:
-    """Compute the accuracy of the Bayes-optimal rule for unknown speakers on given clips, by subset of modalities.
+    """Compute the accuracy of the Bayes-optimal rule for unknown speakers on clips, each with its speaker's offset.
 
     Beside `bayes_accuracy` it shows how the draw of a test part differs: a few voices far from the mean make it hard.
-
-    Args:
-        world: the probabilities.
-        clips: each with its speaker's offset.
     """
     joint = _joint(world, False, STEP)
     cells = np.array([_cells(clip, offset) for clip, offset in clips])
@@ -178,10 +171,10 @@ def bayes_accuracy_on(world: World, clips: Sequence[tuple[PlantedClip, float]]) 
 
 def _subsets() -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield every subset of the modalities, with the axes of `_joint` to sum out."""
-    names = ("audio", "text", "video")
+    axes = {"audio": 1, "text": 2, "video": 3}
     for size in (1, 2, 3):
-        for subset in combinations(range(3), size):
-            yield "+".join(names[axis] for axis in subset), tuple(axis + 1 for axis in range(3) if axis not in subset)
+        for subset in combinations(axes, size):
+            yield "+".join(subset), tuple(axis for name, axis in axes.items() if name not in subset)
 
 
 def additive_accuracy(world: World) -> float:
@@ -208,7 +201,7 @@ def additive_accuracy(world: World) -> float:
 
 
 def _kept(rng: np.random.Generator, value: bool, right: float) -> bool:
-    """Draw a binary cue that is right with probability `right`."""
+    """Draw a cue that is right with probability `right`."""
     return value if rng.random() < right else not value
 
 

@@ -54,15 +54,9 @@ class SpeechRecognizer:
     def transcribe(
         self, audio: RecordingAudio, segments: Sequence[Segment], language: str | None = None
     ) -> tuple[list[Segment], str | None]:
-        """Fill in the text of segments; each recognized word goes to the nearest.
+        """Fill in the text of segments, in order of time, and return the language, which is identified where None.
 
-        Args:
-            audio: of the recording.
-            segments: in order of time.
-            language: of the speech; None = identified.
-
-        Returns:
-            The segments, and the language.
+        Each recognized word goes to the nearest segment.
         """
         texts: list[list[str]] = [[] for _ in segments]
         for first, last in _stretches(segments):

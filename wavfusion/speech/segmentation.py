@@ -43,11 +43,7 @@ class RecordingAudio:
             return np.zeros(round((end - start) * media.SAMPLE_RATE), np.float32)
 
     def decode(self, start: float, end: float) -> Float32[np.ndarray, " n"]:
-        """Decode the samples between two times.
-
-        Raises:
-            MediaError: none can be decoded there.
-        """
+        """Decode the samples between two times; a MediaError where there are none."""
         if self.samples is None:
             return media.decode_audio(self.file, start, end).samples
         return self.samples[round(start * media.SAMPLE_RATE) : round(end * media.SAMPLE_RATE)]
@@ -72,18 +68,10 @@ def segment_recording(
     count: Speakers,
     has_video: bool = False,
 ) -> list[Segment]:
-    """Divide a recording into utterances, and its transcript among them in proportion to their length.
+    """Divide a recording into utterances, and its transcript without times among them in proportion to their length.
 
     A recording of up to 15 s is one utterance. A longer one without speech, or without the extra `[vad]`, is cut every
-    15 s; silent parts are left out unless they have video.
-
-    Args:
-        audio: None where the recording has none.
-        file: its name, empty for samples.
-        length: seconds.
-        transcript: text without times.
-        count: speakers to tell apart.
-        has_video: the recording has a video track.
+    15 s; silent parts are left out unless they have video. `count` speakers are told apart.
 
     Raises:
         ConfigError: speakers are to be identified, and the extra `[speakers]` is missing.
@@ -124,11 +112,7 @@ def _spoken(audio: RecordingAudio, count: Speakers) -> list[tuple[Span, str | No
 
 
 def name_speakers(segments: Sequence[Segment], audio: RecordingAudio | None, count: Speakers) -> list[Segment]:
-    """Give every segment without a speaker the one who speaks most of it, with a warning for long ones.
-
-    Raises:
-        ConfigError: speakers are to be identified, and the extra `[speakers]` is missing.
-    """
+    """Give every segment without a speaker the one who speaks most of it, with a warning for long ones."""
     if count is None or audio is None or all(each.speaker for each in segments):
         return list(segments)
     long = sum(not each.speaker and each.end - each.start > activity.LONGEST for each in segments)
@@ -148,22 +132,14 @@ def name_speakers(segments: Sequence[Segment], audio: RecordingAudio | None, cou
 
 
 def read_count(text: str | None) -> Speakers:
-    """Parse a number of speakers as a user wrote it.
-
-    Raises:
-        ConfigError: not from 1 to 20, nor `auto`, nor None.
-    """
+    """Parse a number of speakers as a user wrote it, or raise as `require_count` does."""
     count: object = int(text) if text and text.isdecimal() and len(text) < 10 else text
     require_count(count)
     return cast(Speakers, count)
 
 
 def require_count(count: object) -> None:
-    """Check a number of speakers.
-
-    Raises:
-        ConfigError: not from 1 to 20, nor `auto`, nor None.
-    """
+    """Raise a ConfigError for a number of speakers that is not from 1 to 20, nor `auto`, nor None."""
     number = isinstance(count, int) and not isinstance(count, bool) and 1 <= count <= MAX_SPEAKERS
     if not (count is None or count == "auto" or number):
         raise ConfigError(f"speakers: expected auto or a number from 1 to {MAX_SPEAKERS}, found {count!r}")

@@ -3,6 +3,7 @@
 The network ships in the wheel of Resemblyzer. Its package is never imported: only the weights are read.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -47,18 +48,9 @@ class Voice(nn.Module):
         return nn.functional.normalize(torch.relu(self.linear(hidden[-1])), dim=1)
 
 
-def has_voice_encoder() -> bool:
-    """Tell whether the extra `[speakers]` is installed."""
-    return find_spec("resemblyzer") is not None
-
-
 @cache
 def load_voice_encoder() -> Voice:
-    """Load the network; only tensors are unpickled.
-
-    Raises:
-        ConfigError: the extra `[speakers]` is missing.
-    """
+    """Load the network; only tensors are unpickled."""
     spec = find_spec("resemblyzer")
     if spec is None or spec.origin is None:
         raise ConfigError("expected resemblyzer, found it not installed: pip install 'wavfusion[speakers]'")
@@ -92,15 +84,11 @@ class SpeakerTurn(NamedTuple):
 def turns(
     decode: Callable[[float, float], Float32[np.ndarray, " n"]], spans: Sequence[Span], count: int | None = None
 ) -> list[SpeakerTurn]:
-    """Divide spans of speech where the speaker changes.
+    """Divide spans of speech, in order, where the speaker changes; `decode` returns the samples between two times.
 
     K-means on windows of 1.6 s gives the voices; the cheapest path through windows of 0.6 s, at a price for every
-    change (Viterbi), gives the turns. Similar voices are separated only where the number of speakers is given.
-
-    Args:
-        decode: returns the samples between two times.
-        spans: of speech, in order.
-        count: speakers; None = as many as differ clearly, up to MAX_VOICES.
+    change (Viterbi), gives the turns. Similar voices are separated only where the number of speakers is given; else
+    there are as many as differ clearly, up to MAX_VOICES.
 
     Raises:
         ConfigError: the extra `[speakers]` is missing.
@@ -131,11 +119,11 @@ def turns(
 
 def speaker_of(span: Span, turns: Sequence[SpeakerTurn]) -> int | None:
     """Return who speaks most of a span; None where nobody does."""
-    seconds: dict[int, float] = {}
+    seconds: dict[int, float] = defaultdict(float)
     for turn in turns:
         shared = min(span.end, turn.end) - max(span.start, turn.start)
         if shared > 0:
-            seconds[turn.speaker] = seconds.get(turn.speaker, 0.0) + shared
+            seconds[turn.speaker] += shared
     return max(seconds, key=lambda speaker: seconds[speaker]) if seconds else None
 
 
@@ -158,15 +146,14 @@ def _voices(
     network: Voice, decode: Callable[[float, float], Float32[np.ndarray, " n"]], times: Float[np.ndarray, " T"]
 ) -> tuple[Float32[np.ndarray, "T 256"], Float32[np.ndarray, "T 256"]]:
     """Embed long and short windows around times, one minute of audio after the other."""
-    found: tuple[list[Tensor], list[Tensor]] = ([], [])
+    long, short = list[Tensor](), list[Tensor]()
     for number in np.unique(times // STRETCH):
         here = times[times // STRETCH == number]
         start = max(0.0, float(here[0]) - LONG)
         spectra = mels(decode(start, float(here[-1]) + LONG))
-        for windows, seconds in zip(found, (LONG, SHORT), strict=True):
-            windows += list(_embed(network, spectra, here - start, seconds))
-    long, short = (torch.cat(windows).numpy() for windows in found)
-    return long, short
+        long += _embed(network, spectra, here - start, LONG)
+        short += _embed(network, spectra, here - start, SHORT)
+    return torch.cat(long).numpy(), torch.cat(short).numpy()
 
 
 def _embed(

@@ -58,11 +58,7 @@ def read(path: str | Path) -> list[Segment]:
 
 
 def read_plain_text(content: bytes) -> str:
-    """Decode a transcript without times.
-
-    Raises:
-        CorpusError: the bytes are a document of an office program, subtitles, or no text.
-    """
+    """Decode a transcript without times; a CorpusError for a document of an office program, subtitles, or no text."""
     if content.startswith(DOCUMENTS):
         raise CorpusError("expected plain text, found a document of an office program or a PDF: save it as .txt")
     text = decode_text(content).strip()
@@ -72,11 +68,7 @@ def read_plain_text(content: bytes) -> str:
 
 
 def decode_text(content: bytes) -> str:
-    """Decode UTF-16 with a byte order mark, as Praat and some editors write it, or else UTF-8.
-
-    Raises:
-        CorpusError: neither of them.
-    """
+    """Decode UTF-16 with a byte order mark, as Praat and some editors write it, or else UTF-8."""
     is_utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
         return content.decode("utf-16" if is_utf16 else "utf-8-sig")
