@@ -44,9 +44,6 @@ def read_cremad(source: ReaderInput) -> Reading:
     """Read CREMA-D from its recordings and tables of votes anywhere below the root; any of them may be absent.
 
     The emotion is the intended one; `votes` are the shares of those who rated audio and video together.
-
-    Raises:
-        CorpusError: there is neither a recording nor a table of votes, or a table is not as published.
     """
     files = reading.list_files(source.root)
     named = ((PurePosixPath(path).name, path) for path in files)

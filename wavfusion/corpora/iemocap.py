@@ -65,9 +65,6 @@ def read_iemocap(source: ReaderInput) -> Reading:
 
     An utterance with a label outside the label set is excluded. The down-mix is for the sentence wavs: a dialogue wav
     has a channel for each speaker.
-
-    Raises:
-        CorpusError: there are no label files, or one of them is not as published.
     """
     root, labels = source.root, source.labels or "six"
     classes = LABEL_SETS["iemocap"][labels]

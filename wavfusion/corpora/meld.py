@@ -61,11 +61,7 @@ def _name(split: str, dialogue: int, utterance: int) -> str:
 
 
 def read_meld(source: ReaderInput) -> Reading:
-    """Read MELD: tables and clips are found anywhere below the root.
-
-    Raises:
-        CorpusError: no table is found, or a row of one is not as published.
-    """
+    """Read MELD: tables and clips are found anywhere below the root; a row must be as published."""
     files = reading.list_files(source.root)
     tables = _find_tables(source.root, files)
     rows = [row for path, split in tables.items() for row in _read_table(source.root / path, split)]
@@ -144,7 +140,6 @@ def _compare_lengths(rows: list[MeldRow], lengths: Mapping[Key, float | None]) -
 
 
 def _find_tables(root: Path, files: list[str]) -> dict[str, str]:
-    """Return the split of each table's path."""
     named = ((name, path) for path in files if (name := PurePosixPath(path).name) in TABLES)
     found = reading.only_of_each(root, named)
     if not found:

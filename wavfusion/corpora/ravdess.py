@@ -24,11 +24,7 @@ PUBLISHED: dict[str, dict[str, int]] = {
 
 
 def read_ravdess(source: ReaderInput) -> Reading:
-    """Read RAVDESS from the recordings anywhere below the root; one trial in several files is one utterance.
-
-    Raises:
-        CorpusError: no file below the root is named as a recording of the corpus.
-    """
+    """Read RAVDESS from the recordings anywhere below the root; one trial in several files is one utterance."""
     paths = reading.list_files(source.root)
     found = [(match, path) for path in paths if (match := NAME.fullmatch(PurePosixPath(path).name))]
     if not found:

@@ -101,8 +101,7 @@ def list_files(root: Path) -> list[str]:
 def path_below(name: str, *folders: PurePath) -> str:
     """Return a path relative to the first of the folders (names of one folder) that it lies in, with forward slashes.
 
-    Raises:
-        ValueError: the path leads outside; a link within may lead anywhere, as the user made it.
+    A path that leads outside is a ValueError; a link within may lead anywhere, as the user made it.
     """
     path = type(folders[0])(name)
     if path.anchor:
@@ -118,11 +117,7 @@ def first_of_each(paths: Iterable[tuple[Key, str]]) -> dict[Key, str]:
 
 
 def only_of_each(root: Path, paths: Iterable[tuple[Key, str]]) -> dict[Key, str]:
-    """Map each key to its path like `first_of_each`, of files whose copies must be equal.
-
-    Raises:
-        CorpusError: two files of one key differ.
-    """
+    """Map each key to its path like `first_of_each`; a CorpusError where two files of one key differ."""
     paths = list(paths)
     chosen = first_of_each(paths)
     for key, path in paths:

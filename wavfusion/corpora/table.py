@@ -27,10 +27,6 @@ def read_table(source: ReaderInput) -> Reading:
     """Read a table in the root, or that is the root; its rows are checked once and read again at every use.
 
     The down-mix is for rows without a `channel`.
-
-    Raises:
-        ConfigError: the table is a Parquet file and pyarrow is not installed.
-        CorpusError: no table is found, or a row is not as expected; names file and line.
     """
     path = _find_table(source.root)
     naming = _naming(path, source.columns)

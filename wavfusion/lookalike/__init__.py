@@ -47,22 +47,11 @@ def make_lookalike(
 ) -> dict[str, Any]:
     """Write a raw tree, `truth.jsonl`, `split.csv` (speakers disjoint) and `world.json`; return what the last holds.
 
-    The files depend on the seed, not on the number of workers. With IEMOCAP's own ten speakers or fewer their arousal
-    offsets are smaller (0.35 for 0.60 levels), as a fold then has few of them to learn from.
-
-    Args:
-        corpus: whose layout and classes.
-        out: a folder that is empty or absent.
-        clips: of all parts together, default 1100; 8/11 train, 1/11 validate, 2/11 test.
-        speakers: default 30; for IEMOCAP even, and beyond ten the sessions go on.
-        null: the matched null, where the flags carry no information.
-        micro: expressions show for two frames only, at a random time.
-        priors: of the classes, as in the real corpus or their square roots.
-        parts: clips to train, validate and test, in place of `clips`.
-        seed: of every draw.
-        workers: processes; default one for each processor.
-        force: first remove an earlier tree, complete or not.
-        faults: insert the corpus's known defects and list them in `faults.json`; the default is then a small tree.
+    Of 1100 clips 8/11 train, 1/11 validate and 2/11 test, unless `parts` has these numbers. The 30 speakers are even
+    for IEMOCAP, whose sessions go on beyond ten; of ten or fewer the arousal offsets are smaller (0.35 for 0.60
+    levels), as a fold then has few of them to learn from. For `null`, `micro` and `priors` see `World`. The files
+    depend on the seed, not on the number of workers (default one for each processor). `force` first removes an earlier
+    tree, complete or not. `faults` inserts the corpus's known defects, by default into a small tree.
 
     Raises:
         ConfigError: too few or odd speakers, a folder with files, or the `[demo]` extra is missing.

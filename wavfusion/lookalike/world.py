@@ -1,8 +1,7 @@
 """The world R*: the cues that each emotion leaves in audio, text and video, and the Bayes-optimal accuracy from them.
 
 One modality carries flags about the reliability of another (a sigh in the audio marks irony of the text, a phone call
-in the text marks a camera on somebody else), so adding up per-modality scores is not enough. In the matched null the
-flags carry no information.
+in the text marks a camera on somebody else), so adding up per-modality scores is not enough.
 """
 
 from collections.abc import Iterator, Sequence
@@ -62,6 +61,7 @@ EMOTION_CUES: dict[str, dict[str, EmotionCues]] = {
 class World:
     """Every probability of the generated world; the standard deviations are in arousal levels.
 
+    The priors are those of the real corpus or their square roots. In the matched `null` the flags carry no information.
     With `micro` the expression shows for two frames at a random time on a neutral face, with as much information.
     """
 
