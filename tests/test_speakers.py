@@ -73,7 +73,7 @@ def test_speakers_of_a_short_recording_are_not_told_apart_with_a_warning(
     count: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """`--speakers N` did nothing for a recording of up to 15 s, silently."""
-    whole = segmentation.segment_recording(None, "a.wav", 9.0, "well", count)
+    whole = segmentation.segment_recording(None, "a.wav", 9.0, "well", count, False)
     assert whole == [Segment(0.0, 9.0, None, "well")]
     (warning,) = caplog.messages
     assert warning.startswith("a.wav: 9.0 s are one utterance (up to 15 s), whose speakers are not told apart; give")
@@ -131,7 +131,7 @@ def test_one_voice_is_found_to_be_one(name: str) -> None:
 @installed
 def test_utterances_are_divided_where_the_speaker_changes_and_segments_get_names() -> None:
     sound = RecordingAudio(str(DATA / "conversation" / "sample.wav"))
-    whole = segmentation.segment_recording(sound, sound.file, 30.0, None, 2)
+    whole = segmentation.segment_recording(sound, sound.file, 30.0, None, 2, False)
     assert {each.speaker for each in whole} == {"speaker 1", "speaker 2"}
     assert all(0 < each.end - each.start <= activity.LONGEST for each in whole)
     given_ = [Segment(10.9, 14.0, None, "a"), Segment(22.0, 27.0, None, "b"), Segment(8.4, 9.8, "Ann", "c")]

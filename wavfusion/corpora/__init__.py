@@ -10,7 +10,7 @@ A new corpus is one file after the pattern of `ravdess.py`, its class order in `
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,19 +36,12 @@ READERS: dict[str, Callable[[ReaderInput], Reading]] = {
 }
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A corpus ready to be written: see `Reading`; `stripped` has each utterance once.
+@dataclass(frozen=True, kw_only=True)
+class Prepared(Reading):
+    """A corpus ready to be written; `table` is the user's own, where the root is one, and must not be overwritten."""
 
-    `table` is the user's own, where the root is one; it must not be overwritten.
-    """
-
-    utterances: Sequence[Utterance]
     corpus: Corpus
-    excluded: list[Exclusion]
-    stripped: list[Exclusion]
-    differences: list[str]
-    table: Path | None = None
+    table: Path | None
 
 
 def prepare(
@@ -93,14 +86,9 @@ def prepare(
             reading = _strip(reading, probe)
     except OSError as error:
         raise CorpusError(f"cannot read or write {error.filename or root}: {error.strerror}") from error
-    return Prepared(
-        utterances=reading.utterances,
-        corpus=Corpus(corpus, str(folder.absolute()), reading.labels, reading.classes, __version__),
-        excluded=reading.excluded,
-        stripped=join_reasons(reading.stripped),
-        differences=reading.differences,
-        table=root if root.is_file() else None,
-    )
+    reading = replace(reading, stripped=join_reasons(reading.stripped))
+    facts = Corpus(corpus, str(folder.absolute()), reading.labels, reading.classes, __version__)
+    return Prepared(**vars(reading), corpus=facts, table=root if root.is_file() else None)
 
 
 def _keep_table(table: Path, target: Path) -> None:
@@ -117,7 +105,7 @@ def _strip(reading: Reading, probe: Probe) -> Reading:
         return (strip(each, facts) for each in reading.utterances)
 
     removed = [Exclusion(each.id, reason) for each, reason in stripped() if reason]
-    rows = Rows(lambda: (each for each, _ in stripped()), reading.rows - len(reading.excluded))
+    rows = Rows(lambda: (each for each, _ in stripped()), len(reading.utterances))
     # Utterances in memory stay there; those of a long table are stripped as they are read.
     kept = rows if isinstance(reading.utterances, Rows) else list(rows)
     return replace(reading, utterances=kept, stripped=[*reading.stripped, *removed])
@@ -130,7 +118,7 @@ def write_prepared(prepared: Prepared, out: str | os.PathLike[str]) -> dict[str,
         CorpusError: there are no rows, or their table has changed meanwhile, or the manifest would replace that table;
             no file is changed then.
     """
-    out, names = Path(out), ("exclusions.json", "corpus.json", "manifest.jsonl")
+    out = Path(out)
     counts: dict[str, Counter[str]] = {}
 
     def counted() -> Iterator[Utterance]:
@@ -156,7 +144,7 @@ def write_prepared(prepared: Prepared, out: str | os.PathLike[str]) -> dict[str,
             manifest.write_corpus(path, prepared.corpus)
             manifest.write_exclusions(path, prepared.excluded, prepared.stripped)
             # The manifest last, so that it never exists without the others.
-            for name in names:
+            for name in ("exclusions.json", "corpus.json", "manifest.jsonl"):
                 path.with_name(name).replace(out / name)
     except OSError as error:
         raise CorpusError(f"cannot read or write {error.filename or out}: {error.strerror}") from error

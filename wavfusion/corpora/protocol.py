@@ -21,14 +21,13 @@ class Protocol:
 
     Attributes:
         fold, folds: which of how many, from 1.
-        classes: the emotions in class order.
         parts: utterance id -> train, valid or test; only utterances with one of the classes have a part.
         promises: fields of which two parts share no value (`speaker`, `session`, `dialogue`, `text` of scripted rows),
             with the pairs of parts; `check` verifies them.
         speakers_disjoint: no speaker is in two parts; None where a speaker is unknown.
         speakers_shared: the pairs of parts that share a speaker.
         hash: SHA-256 of the classes, the parts in order of id and the part that selects.
-        left_out: utterances of the manifest without a part.
+        left_out: how many utterances of the manifest have no part.
         selected_on: the part on which the epoch is selected.
     """
 

@@ -57,10 +57,9 @@ class Reading:
     """The result of a reader.
 
     Attributes:
-        rows: rows in the source; each is either among `utterances` or `excluded`.
-        classes: the emotions in class order.
+        rows: in the source; each is either among `utterances` or `excluded`.
         labels: name of the label set, None where the corpus has only one.
-        stripped: rows that were kept without a modality that they should have.
+        stripped: utterances without a modality that they should have.
         differences: from what the publishers describe, one line each.
     """
 

@@ -167,7 +167,7 @@ def _read_parquet(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int,
             rows = (row for batch in batches for row in batch.to_pylist())
             yield from ((number, _cells(row, fields)) for number, row in enumerate(rows, start=1))
     except (ValueError, OSError) as error:
-        raise error if isinstance(error, CorpusError) else CorpusError(f"cannot read {path}: {error}") from error
+        raise CorpusError(f"cannot read {path}: {error}") from error
 
 
 def _cells(values: Mapping[str, Any], fields: Mapping[str, str]) -> Cells:

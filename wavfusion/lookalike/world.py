@@ -15,8 +15,6 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from scipy.stats import norm
 
-from wavfusion.corpora.emotions import EMOTIONS
-
 Corpus = Literal["iemocap", "meld"]
 Priors = Literal["true", "sqrt"]
 
@@ -82,12 +80,12 @@ class World:
     @property
     def emotions(self) -> list[str]:
         """The classes in the corpus's order."""
-        return EMOTIONS[self.corpus]
+        return list(EMOTION_CUES[self.corpus])
 
     @property
     def cues(self) -> list[EmotionCues]:
         """The cues of every class, in the same order."""
-        return [EMOTION_CUES[self.corpus][emotion] for emotion in self.emotions]
+        return list(EMOTION_CUES[self.corpus].values())
 
     @property
     def prior(self) -> Float64[np.ndarray, " C"]:

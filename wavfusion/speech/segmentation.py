@@ -61,20 +61,12 @@ class RecordingAudio:
 
 
 def segment_recording(
-    audio: RecordingAudio | None,
-    file: str,
-    length: float,
-    transcript: str | None,
-    count: Speakers,
-    has_video: bool = False,
+    audio: RecordingAudio | None, file: str, length: float, transcript: str | None, count: Speakers, has_video: bool
 ) -> list[Segment]:
     """Divide a recording into utterances, and its transcript without times among them in proportion to their length.
 
     A recording of up to 15 s is one utterance. A longer one without speech, or without the extra `[vad]`, is cut every
     15 s; silent parts are left out unless they have video. `count` speakers are told apart.
-
-    Raises:
-        ConfigError: speakers are to be identified, and the extra `[speakers]` is missing.
     """
     name = file or "array"
     if length <= WINDOW:
@@ -100,7 +92,6 @@ def segment_recording(
 
 
 def _spoken(audio: RecordingAudio, count: Speakers) -> list[tuple[Span, str | None]]:
-    """Utterances of at most 12 s, with their speakers."""
     speech = audio.detect_speech()
     if count is None:
         return [(part, None) for part in activity.utterances(speech)]
