@@ -1,6 +1,5 @@
 """CREMA-D: 91 actors say twelve sentences in six emotions, rated by crowds from audio, video and both."""
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -105,24 +104,16 @@ def _unknown_code(clip: str) -> str | None:
 
 def _read_votes(path: Path) -> Iterator[tuple[str, dict[str, float]]]:
     """Yield each clip's shares of votes, or of the majority where the table has no more."""
-    reader = csv.DictReader(reading.open_lines(path), strict=True)
     needed = ("FileName", "MultiModalVote") if path.name == MAJORITIES else ("fileName", *(c[0] for c in CREMAD_CODES))
-    try:
-        if absent := [name for name in needed if name not in (reader.fieldnames or [])]:
-            found = ", ".join(reader.fieldnames or []) or "nothing"
-            raise CorpusError(f"{path}:1: expected the column {absent[0]!r}, found {found}")
-        for row in reader:
+    for line, row in reading.read_cells(path, needed):
+        try:
             if path.name == MAJORITIES:
                 yield _parse_votes(row["FileName"], dict.fromkeys(row["MultiModalVote"].split(":"), 1))
             elif next(iter(row.values())).startswith(BOTH):
                 yield _parse_votes(row["fileName"], {code[0]: int(row[code[0]]) for code in CREMAD_CODES})
-    except csv.Error as error:
-        raise reading.broken_row(path, reader.reader.line_num, error) from error
-    except CorpusError:
-        raise
-    except (KeyError, ValueError, AttributeError, TypeError) as error:
-        found = f"{type(error).__name__}: {error}"
-        raise CorpusError(f"{path}:{reader.reader.line_num}: expected a row as published, found {found}") from error
+        except (KeyError, ValueError, AttributeError, TypeError) as error:
+            found = f"{type(error).__name__}: {error}"
+            raise CorpusError(f"{path}:{line}: expected a row as published, found {found}") from error
 
 
 def _parse_votes(clip: str, counts: dict[str, int]) -> tuple[str, dict[str, float]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from wavfusion.corpora import reading
 from wavfusion.corpora.emotions import DIALOGUERNN_HAPPY, EMOTIONS, IEMOCAP_CODES, IEMOCAP_WORDS, LABEL_SETS, MERGED
@@ -36,6 +36,7 @@ LABEL = re.compile(rf"\[(\d{{1,9}}\.\d+) - (\d{{1,9}}\.\d+)\]\t(\S+)\t(\w+)\t\[(
 VOTE = re.compile(r"C-E\d+:\s*(.*?)\s*\(.*\)?")
 TRANSCRIPT = re.compile(r"(\S+) \[[\d.]+-[\d.]+\]: ?(.*)")
 
+TEXTS, AUDIO, VIDEO = ("emoevaluation", "transcriptions"), ".wav", ".avi"  # folders and suffixes of the files
 HALF_WIDTH = 360  # pixels; both actors share a frame of 720 x 480
 # Left, top, right, bottom within a half: around the head, between the black borders.
 HALF_CROP = (52, 112, 308, 368)
@@ -49,15 +50,10 @@ class IemocapRow(NamedTuple):
     left: bool  # in the frame and in the stereo channels
     start: float
     end: float
+    votes: list[str]
 
 
-class Files(NamedTuple):
-    """The files of the release by kind: paths by utterance or dialogue."""
-
-    labels: dict[str, str]
-    transcripts: dict[str, str]
-    audio: dict[str, str]
-    video: dict[str, str]
+Files: TypeAlias = dict[str, dict[str, str]]  # kind -> utterance or dialogue -> path
 
 
 def read_iemocap(source: ReaderInput) -> Reading:
@@ -69,10 +65,11 @@ def read_iemocap(source: ReaderInput) -> Reading:
     root, labels = source.root, source.labels or "six"
     classes = LABEL_SETS["iemocap"][labels]
     files = _sort_files(root)
-    if not files.labels:
+    label_files, transcripts = (list(files[kind].values()) for kind in TEXTS)
+    if not label_files:
         raise CorpusError(f"expected EmoEvaluation/Ses01F_impro01.txt and the like below {root}, found none")
-    texts = dict(pair for path in files.transcripts.values() for pair in _read_transcript(root / path))
-    rows = [row for path in files.labels.values() for row in _read_labels(root / path)]
+    texts = dict(pair for path in transcripts for pair in _read_transcript(root / path))
+    rows = [row for path in label_files for row in _read_labels(root / path)]
     key, times = Counter(row.utterance.id for row in rows).most_common(1)[0]
     if times > 1:
         raise CorpusError(f"expected each utterance once in EmoEvaluation, found {key} twice")
@@ -100,13 +97,13 @@ def read_iemocap(source: ReaderInput) -> Reading:
             *_compare(kept, labels),
             *reading.count_finding("rows have no duration by their labels", equal),
             *reading.count_finding("rows end before they start by their labels", turned),
-            *reading.compare_encodings(root, [*files.labels.values(), *files.transcripts.values()]),
+            *reading.compare_encodings(root, [*label_files, *transcripts]),
         ],
     )
 
 
 def _sort_files(root: Path) -> Files:
-    """Sort the files by folder and name; the case of folders and suffixes differs between sessions and copies."""
+    """Sort the files by folder or suffix, whose case differs between sessions and copies."""
     found: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for each in reading.list_files(root):
         path = PurePosixPath(each)
@@ -114,28 +111,24 @@ def _sort_files(root: Path) -> Files:
         if DIALOGUE.fullmatch(path.stem):
             # The folders below EmoEvaluation hold a file of each annotator, under the same names.
             found[path.parent.name.lower() if suffix == ".txt" else suffix].append((path.stem, each))
-    labels, transcripts = (reading.only_of_each(root, found[kind]) for kind in ("emoevaluation", "transcriptions"))
-    audio, video = (reading.first_of_each(found[kind]) for kind in (".wav", ".avi"))
-    return Files(dict(sorted(labels.items())), dict(sorted(transcripts.items())), audio, video)
+    texts = {kind: dict(sorted(reading.only_of_each(root, found[kind]).items())) for kind in TEXTS}
+    return texts | {kind: reading.first_of_each(found[kind]) for kind in (AUDIO, VIDEO)}
 
 
-def _read_labels(path: Path) -> Iterator[IemocapRow]:
-    head: tuple[int, str] | None = None
-    votes: list[str] = []
+def _read_labels(path: Path) -> list[IemocapRow]:
+    rows: list[IemocapRow] = []
     for number, line in enumerate(reading.open_lines(path), start=1):
         line = line.strip()
         if line.startswith("["):
-            if head:
-                yield _parse_row(path, *head, votes)
-            head, votes = (number, line), []
-        elif vote := VOTE.fullmatch(line):
-            votes.append(vote[1])
-    if not head:
+            rows.append(_parse_row(path, number, line))
+        elif rows and (vote := VOTE.fullmatch(line)):
+            rows[-1].votes.append(vote[1])
+    if not rows:
         raise CorpusError(f"expected at least one row `[start - end] id label [v, a, d]`, found none in {path}")
-    yield _parse_row(path, *head, votes)
+    return rows
 
 
-def _parse_row(path: Path, number: int, line: str, votes: list[str]) -> IemocapRow:
+def _parse_row(path: Path, number: int, line: str) -> IemocapRow:
     found = LABEL.fullmatch(line)
     if not found:
         raise CorpusError(f"{path}:{number}: expected `[start - end] id label [v, a, d]` with tabs, found {line!r}")
@@ -155,11 +148,10 @@ def _parse_row(path: Path, number: int, line: str, votes: list[str]) -> IemocapR
         language="en",
         style="improvised" if "_impro" in dialogue else "scripted" if "_script" in dialogue else None,
         raw_label=label,
-        votes=_shares(votes),
         dimensions=dict(zip(("valence", "arousal", "dominance"), map(float, dimensions), strict=True)),
     )
     # The letter of the session names the actor on the left.
-    return IemocapRow(utterance, label, captured == speaker, float(start), float(end))
+    return IemocapRow(utterance, label, captured == speaker, float(start), float(end), [])
 
 
 def _in_time(row: IemocapRow) -> tuple[str | None, float, float, str]:
@@ -196,18 +188,16 @@ def _complete(
     row: IemocapRow, index: int, emotion: str | None, text: str | None, files: Files, down_mix: Channel
 ) -> Utterance:
     key, dialogue = row.utterance.id, str(row.utterance.dialogue)
-    audio = AudioSpan(files.audio[key], channel=down_mix) if key in files.audio else None
+    sentences, films, side = files[AUDIO], files[VIDEO], 0 if row.left else HALF_WIDTH
+    audio = AudioSpan(sentences[key], channel=down_mix) if key in sentences else None
     video = None
-    if row.end > row.start and not audio and dialogue in files.audio:
-        audio = AudioSpan(files.audio[dialogue], row.start, row.end, "left" if row.left else "right")
-    if row.end > row.start and dialogue in files.video:
+    if row.end > row.start and not audio and dialogue in sentences:
+        audio = AudioSpan(sentences[dialogue], row.start, row.end, "left" if row.left else "right")
+    if row.end > row.start and dialogue in films:
         left, top, right, bottom = HALF_CROP
-        shift = 0 if row.left else HALF_WIDTH
-        video = VideoSpan(files.video[dialogue], row.start, row.end, [left + shift, top, right + shift, bottom])
-    source = "gold" if text else None
-    return reading.mark_missing(
-        replace(row.utterance, index=index, emotion=emotion, text=text, text_source=source, audio=audio, video=video)
-    )
+        video = VideoSpan(films[dialogue], row.start, row.end, [left + side, top, right + side, bottom])
+    said = replace(row.utterance, text=text, text_source="gold" if text else None, votes=_shares(row.votes))
+    return reading.mark_missing(replace(said, index=index, emotion=emotion, audio=audio, video=video))
 
 
 def _compare(utterances: list[Utterance], labels: str) -> list[str]:

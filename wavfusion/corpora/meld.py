@@ -1,6 +1,5 @@
 """MELD: utterances of the series Friends, in three annotation tables with a clip for each row."""
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -148,28 +147,24 @@ def _find_tables(root: Path, files: list[str]) -> dict[str, str]:
 
 
 def _read_table(path: Path, split: str) -> Iterator[MeldRow]:
-    reader = csv.DictReader(reading.open_lines(path), strict=True)
     seen: dict[Key, int] = {}
-    try:
-        for name in COLUMNS:
-            if name not in (reader.fieldnames or []):
-                raise ValueError(f"expected the column {name!r}, found {', '.join(reader.fieldnames or ['nothing'])}")
-        for cells in reader:
-            if None in cells or None in cells.values():
-                raise ValueError(f"expected {len(reader.fieldnames or [])} cells, found another number")
+    for line, cells in reading.read_cells(path, COLUMNS):
+        try:
             row = _parse_row(cells, split)
-            if row.key in seen:
-                _, dialogue, utterance = row.key
-                raise ValueError(f"dialogue {dialogue} utterance {utterance} again, first on {seen[row.key]}")
-            seen[row.key] = reader.reader.line_num
-            yield row
-        if not seen:
-            raise ValueError("expected at least one row, found none")
-    except (ValueError, csv.Error) as error:
-        raise reading.broken_row(path, reader.reader.line_num, error) from error
+        except ValueError as error:
+            raise CorpusError(f"{path}:{line}: {error}") from error
+        if row.key in seen:
+            _, dialogue, number = row.key
+            raise CorpusError(f"{path}:{line}: dialogue {dialogue} utterance {number} again, first on {seen[row.key]}")
+        seen[row.key] = line
+        yield row
+    if not seen:
+        raise CorpusError(f"{path}:1: expected at least one row, found none")
 
 
 def _parse_row(cells: dict[str, str], split: str) -> MeldRow:
+    if None in cells or None in cells.values():
+        raise ValueError(f"expected {len(cells) - (None in cells)} cells, found another number")
     emotion = cells["Emotion"].strip().lower()
     if emotion not in EMOTIONS["meld"]:
         raise ValueError(f"unknown emotion {emotion!r}: {nearest(emotion, EMOTIONS['meld'])}")

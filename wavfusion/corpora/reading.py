@@ -152,6 +152,19 @@ def compare_encodings(root: Path, paths: Iterable[str]) -> list[str]:
     ]
 
 
+def read_cells(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the line and the cells of each row of a published table that has these columns."""
+    reader = csv.DictReader(open_lines(path), strict=True)
+    try:
+        header = reader.fieldnames or []
+        for name in columns:
+            if name not in header:
+                raise ValueError(f"expected the column {name!r}, found {', '.join(header) or 'nothing'}")
+        yield from ((reader.line_num, cells) for cells in reader)
+    except (ValueError, csv.Error) as error:
+        raise broken_row(path, max(1, reader.reader.line_num), error) from error
+
+
 def is_count(text: str) -> bool:
     """Tell whether a cell is a whole number >= 0, of a length that Python turns into one."""
     return text.strip().isdecimal() and len(text) < 20
