@@ -16,7 +16,6 @@ from wavfusion.errors import ConfigError
 from wavfusion.speech import activity, segmentation, speakers
 from wavfusion.speech.activity import Span
 from wavfusion.speech.segmentation import RecordingAudio
-from wavfusion.speech.speakers import SpeakerTurn
 from wavfusion.transcripts import Segment
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -51,9 +50,9 @@ def test_the_path_is_the_cheapest_of_all(costs: np.ndarray, price: float) -> Non
 
 
 def test_who_speaks_most_of_a_span_is_its_speaker() -> None:
-    said = [SpeakerTurn(0.0, 1.0, 0), SpeakerTurn(1.0, 1.6, 1), SpeakerTurn(2.0, 2.5, 0), SpeakerTurn(2.5, 3.2, 1)]
+    said = [Segment(*row) for row in ((0.0, 1.0, "a"), (1.0, 1.6, "b"), (2.0, 2.5, "a"), (2.5, 3.2, "b"))]
     spans = [Span(0.2, 1.5), Span(0.5, 3.2), Span(1.7, 1.9)]
-    assert [speakers.speaker_of(span, said) for span in spans] == [0, 1, None]
+    assert [speakers.speaker_of(span, said) for span in spans] == ["a", "b", None]
 
 
 @installed
@@ -96,7 +95,8 @@ def test_the_conversation_changes_where_its_annotation_says() -> None:
     rows = [line.split() for line in path.with_suffix(".rttm").read_text().splitlines()]
     truth = [(float(row[3]), float(row[3]) + float(row[4]), row[7]) for row in rows]
     shares = []
-    for names in itertools.permutations(["speaker90", "speaker91"]):
+    for pair in itertools.permutations(["speaker90", "speaker91"]):
+        names = dict(zip(("speaker 1", "speaker 2"), pair, strict=True))
         right = []
         for t in np.arange(0, 30, 0.01):
             who = {name for start, end, name in truth if start <= t < end}
@@ -116,7 +116,7 @@ def test_a_man_and_a_woman_are_found_to_be_two() -> None:
         expected.append(Span(at, at + len(part) / media.SAMPLE_RATE))
         at = expected[number].end
     said = sound.turns(sound.detect_speech().spans, "auto")
-    assert [speakers.speaker_of(span, said) for span in expected] == [0, 1] * 4
+    assert [speakers.speaker_of(span, said) for span in expected] == ["speaker 1", "speaker 2"] * 4
 
 
 @real
@@ -124,7 +124,7 @@ def test_a_man_and_a_woman_are_found_to_be_two() -> None:
 @pytest.mark.parametrize("name", ["misc/nasa_13013.mp4"])
 def test_one_voice_is_found_to_be_one(name: str) -> None:
     sound = RecordingAudio(str(DATA / name))
-    assert {turn.speaker for turn in sound.turns(sound.detect_speech().spans, "auto")} == {0}
+    assert {turn.speaker for turn in sound.turns(sound.detect_speech().spans, "auto")} == {"speaker 1"}
 
 
 @real

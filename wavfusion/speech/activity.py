@@ -70,11 +70,6 @@ def detect_speech_in_samples(samples: Float32[np.ndarray, " N"]) -> SpeechActivi
     return SpeechActivity(speech_spans(probability, len(samples) / media.SAMPLE_RATE), probability)
 
 
-def utterances(speech: SpeechActivity) -> list[Span]:
-    """Cut the spans of speech into utterances of at most LONGEST seconds, in order."""
-    return [part for span in speech.spans for part in cut(span, speech.probability)]
-
-
 def speech_probability(stretches: Iterable[Float32[np.ndarray, " n"]]) -> Float32[np.ndarray, " T"]:
     """Compute the probability of speech in every `STEP` of audio; the stretches follow each other without a gap.
 

@@ -37,10 +37,9 @@ class SpeechRecognizer:
         self.name = name
         _require_files(Path(name))
         kind, _, number = device.partition(":")
+        threads = torch.get_num_threads() if kind == "cpu" else 0
         try:
-            self._model: Any = WhisperModel(
-                name, kind, int(number or 0), cpu_threads=torch.get_num_threads() if kind == "cpu" else 0
-            )
+            self._model: Any = WhisperModel(name, kind, int(number or 0), cpu_threads=threads)
         except Exception as error:  # the hub's client and CTranslate2 raise many kinds
             if Path(name).is_dir():
                 raise self._invalid(error) from None
@@ -65,10 +64,8 @@ class SpeechRecognizer:
             for at, word in words:
                 nearest = min(range(first, last), key=lambda i: _distance(segments[i], start + at))
                 texts[nearest].append(word)
-        filled = [
-            replace(each, text="".join(words).strip() or None) for each, words in zip(segments, texts, strict=True)
-        ]
-        return filled, language
+        said = ["".join(words).strip() or None for words in texts]
+        return [replace(each, text=text) for each, text in zip(segments, said, strict=True)], language
 
     def _words(
         self, samples: Float32[ndarray, " N"], language: str | None

@@ -55,7 +55,7 @@ class RecordingAudio:
         except MediaError:
             return False
 
-    def turns(self, spans: Sequence[Span], count: Speakers) -> list[speakers.SpeakerTurn]:
+    def turns(self, spans: Sequence[Span], count: Speakers) -> list[Segment]:
         """Identify speakers in spans of speech."""
         return speakers.turns(self.decode_or_silence, spans, None if count == "auto" else count)
 
@@ -93,12 +93,9 @@ def segment_recording(
 
 def _spoken(audio: RecordingAudio, count: Speakers) -> list[tuple[Span, str | None]]:
     speech = audio.detect_speech()
-    if count is None:
-        return [(part, None) for part in activity.utterances(speech)]
+    turns = [Segment(*span) for span in speech.spans] if count is None else audio.turns(speech.spans, count)
     return [
-        (part, _name(turn.speaker))
-        for turn in audio.turns(speech.spans, count)
-        for part in activity.cut(Span(turn.start, turn.end), speech.probability)
+        (part, turn.speaker) for turn in turns for part in activity.cut(Span(turn.start, turn.end), speech.probability)
     ]
 
 
@@ -115,10 +112,9 @@ def name_speakers(segments: Sequence[Segment], audio: RecordingAudio | None, cou
         )
     spans = [Span(each.start, each.end) for each in segments]
     turns = audio.turns(sorted(spans), count)
-    found = [speakers.speaker_of(span, turns) for span in spans]
     return [
-        replace(each, speaker=each.speaker or (None if who is None else _name(who)))
-        for each, who in zip(segments, found, strict=True)
+        replace(each, speaker=each.speaker or speakers.speaker_of(span, turns))
+        for each, span in zip(segments, spans, strict=True)
     ]
 
 
@@ -134,7 +130,3 @@ def require_count(count: object) -> None:
     number = isinstance(count, int) and not isinstance(count, bool) and 1 <= count <= MAX_SPEAKERS
     if not (count is None or count == "auto" or number):
         raise ConfigError(f"speakers: expected auto or a number from 1 to {MAX_SPEAKERS}, found {count!r}")
-
-
-def _name(number: int) -> str:
-    return f"speaker {number + 1}"
