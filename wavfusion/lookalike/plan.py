@@ -22,7 +22,7 @@ NAMES = (
 
 @dataclass(frozen=True)
 class Speaker:
-    """One invented person; `offset` is added to the arousal of every utterance."""
+    """An invented person; `offset` is added to the arousal of every utterance."""
 
     name: str
     timbre: Timbre

@@ -124,10 +124,9 @@ def _render_iemocap(dialogue: Dialogue, root: Path, recordings: list[Audio], tim
 def _iemocap_frames(dialogue: Dialogue, times: list[Times], micro: bool) -> Iterator[Frame]:
     """Yield frames of 720 x 480 with both actors between black borders; before the first turn, its first frame."""
     starts = [0, *(round(start * FRAME_RATE) for start, _ in times[1:]), int(np.ceil(times[-1].end * FRAME_RATE))]
-    for turn, (first, last), when in zip(dialogue.turns, pairwise(starts), times, strict=True):
+    for turn, (first, last), (start, end) in zip(dialogue.turns, pairwise(starts), times, strict=True):
         frame = np.zeros((480, 720, 3), dtype=np.uint8)
-        spoken = range(round(when.start * FRAME_RATE) - first, int(when.end * FRAME_RATE) - first)
-        moments = spoken if micro else None
+        moments = range(round(start * FRAME_RATE) - first, int(end * FRAME_RATE) - first) if micro else None
         halves = [_half(turn, actor, last - first, side, moments) for side, actor in enumerate(dialogue.cast)]
         for left, actor in zip((0, 360), dialogue.cast, strict=True):
             frame[112:368, left : left + 360] = np.array(actor.identity.scene).astype(np.uint8)
@@ -140,9 +139,9 @@ def _iemocap_frames(dialogue: Dialogue, times: list[Times], micro: bool) -> Iter
 def _half(turn: Turn, actor: Speaker, count: int, side: int, micro: range | None) -> Iterator[Face]:
     """Animate one actor's face during a turn: the speaker's with the clip's cues, the listener's at random."""
     rng = np.random.default_rng((*turn.seed, 1 + side))
-    if actor == turn.speaker:
-        return animate(actor.identity, turn.clip.expression, turn.clip.wide, count, rng, micro)
-    return animate(actor.identity, str(rng.choice(GROUPS)), False, count, rng, micro)
+    speaks = actor == turn.speaker
+    shown = (turn.clip.expression, turn.clip.wide) if speaks else (str(rng.choice(GROUPS)), False)
+    return animate(actor.identity, *shown, count, rng, micro)
 
 
 def _render_meld(dialogue: Dialogue, root: Path, recordings: list[Audio], micro: bool) -> None:
