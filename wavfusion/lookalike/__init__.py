@@ -20,7 +20,7 @@ from wavfusion.files import write_json, write_lines
 from wavfusion.lookalike import trees
 from wavfusion.lookalike.faults import SMALL_TREE, add_irregular_names, insert_faults
 from wavfusion.lookalike.plan import Dialogue, plan_dialogues
-from wavfusion.lookalike.trees import FOLDERS, TABLES, Times, annotate_iemocap, annotate_meld, render
+from wavfusion.lookalike.trees import FOLDERS, TABLES, annotate_iemocap, annotate_meld, render
 from wavfusion.lookalike.voice import measure_pitch
 from wavfusion.lookalike.world import Corpus, Priors, World, additive_accuracy, bayes_accuracy, bayes_accuracy_on
 from wavfusion.processes.pool import require_result, spread
@@ -65,13 +65,13 @@ def make_lookalike(
     dialogues = plan_dialogues(world, sizes, people, seed)
     if faults:
         dialogues = add_irregular_names(dialogues)
-    times = _render(dialogues, out, micro, workers or os.cpu_count() or 1)
+    dialogues = _render(dialogues, out, micro, workers or os.cpu_count() or 1)
     if corpus == "iemocap":
-        for dialogue, when in zip(dialogues, times, strict=True):
-            annotate_iemocap(dialogue, when, out)
+        for dialogue in dialogues:
+            annotate_iemocap(dialogue, out)
     else:
-        annotate_meld(dialogues, times, out)
-    _write_truth(dialogues, times, out)
+        annotate_meld(dialogues, out)
+    _write_truth(dialogues, out)
     if faults:
         insert_faults(dialogues, out)
     summary = _describe(world, dialogues) | {"clips": sizes, "speakers": people, "seed": seed}
@@ -126,34 +126,35 @@ def _make_room(out: Path, force: bool) -> None:
         )
 
 
-def _render(dialogues: list[Dialogue], out: Path, micro: bool, workers: int) -> list[list[Times]]:
+def _render(dialogues: list[Dialogue], out: Path, micro: bool, workers: int) -> list[Dialogue]:
     """Render every dialogue in a process of its own: espeak-ng repeats its samples only in a fresh one."""
     ((_, measured),) = spread(_pitch_worker, [None], 1, preload=trees.__name__, fresh=True)
     pitches = require_result(measured, "espeak-ng")
-    times: list[list[Times]] = [[] for _ in dialogues]
+    rendered = list(dialogues)
     worker = partial(_render_worker, out, pitches, micro)
     with closing(spread(worker, dialogues, workers, preload=trees.__name__, fresh=True)) as outcomes:
         for done, (number, outcome) in enumerate(outcomes, start=1):
-            times[number] = require_result(outcome, dialogues[number].name)
+            rendered[number] = require_result(outcome, dialogues[number].name)
             logger.info("look-alike: %d of %d dialogues", done, len(dialogues))
-    return times
+    return rendered
 
 
 def _pitch_worker() -> Callable[[None], dict[str, list[float]]]:
     return lambda _: measure_pitch()
 
 
-def _render_worker(out: Path, pitches: dict[str, list[float]], micro: bool) -> Callable[[Dialogue], list[Times]]:
+def _render_worker(out: Path, pitches: dict[str, list[float]], micro: bool) -> Callable[[Dialogue], Dialogue]:
     return lambda dialogue: render(dialogue, out, pitches, micro)
 
 
-def _write_truth(dialogues: list[Dialogue], times: list[list[Times]], out: Path) -> None:
+def _write_truth(dialogues: list[Dialogue], out: Path) -> None:
     truth, split = [], ["id,split"]
-    for dialogue, when in zip(dialogues, times, strict=True):
-        for turn, (start, end) in zip(dialogue.turns, when, strict=True):
+    for dialogue in dialogues:
+        for turn in dialogue.turns:
             planted = asdict(turn.clip) | {"offset": turn.speaker.offset, "voice": turn.speaker.timbre.voice}
             head = {"id": turn.id, "split": dialogue.part, "dialogue": dialogue.name, "speaker": turn.speaker.name}
-            truth.append(json.dumps(head | planted | {"start": start, "end": end, "text": turn.text}))
+            tail = {"start": turn.start, "end": turn.end, "text": turn.text}
+            truth.append(json.dumps(head | planted | tail))
             split.append(f"{turn.id},{dialogue.part}")
     write_lines(out / "truth.jsonl", truth)
     write_lines(out / "split.csv", split)

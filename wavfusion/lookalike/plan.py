@@ -32,13 +32,15 @@ class Speaker:
 
 @dataclass(frozen=True)
 class Turn:
-    """One utterance before it is rendered; `seed` draws its audio and video."""
+    """One utterance; `seed` draws its audio and video, rendering gives its seconds on the dialogue's clock."""
 
     id: str
     speaker: Speaker
     clip: PlantedClip
     text: str
     seed: tuple[int, ...]
+    start: float = 0.0
+    end: float = 0.0
 
 
 @dataclass(frozen=True)
