@@ -54,11 +54,11 @@ def read_cremad(source: ReaderInput) -> Reading:
     clips = sorted(audio.keys() | video.keys() | votes.keys())
     if not clips:
         raise CorpusError(f"expected recordings named like 1001_DFA_ANG_XX.wav below {source.root}, found none")
-    unknown = {clip: reason for clip in clips if (reason := _unknown_code(clip))}
+    excluded = [Exclusion(clip, reason) for clip in clips if (reason := _unknown_code(clip))]
     utterances = [
         _to_utterance(clip, audio.get(clip), video.get(clip), votes.get(clip), source.down_mix)
         for clip in clips
-        if clip not in unknown
+        if not _unknown_code(clip)
     ]
     differences = reading.compare_counts("clips", reading.count_emotions(utterances), PUBLISHED)
     if (actors := len({each.speaker for each in utterances})) != ACTORS:
@@ -67,14 +67,8 @@ def read_cremad(source: ReaderInput) -> Reading:
         differences.append(f"{VOTES} was not found: votes are {'those of the majority' if table else 'left out'}")
     if table:
         differences += _compare_votes(source.root, table, rows)
-    return Reading(
-        rows=len(clips),
-        classes=EMOTIONS["cremad"],
-        utterances=utterances,
-        excluded=[Exclusion(clip, reason) for clip, reason in unknown.items()],
-        stripped=reading.list_stripped(utterances, SILENT),
-        differences=differences,
-    )
+    stripped = reading.list_stripped(utterances, SILENT)
+    return Reading(len(clips), EMOTIONS["cremad"], utterances, None, excluded, stripped, differences)
 
 
 def _compare_votes(root: Path, table: str, rows: list[tuple[str, dict[str, float]]]) -> list[str]:

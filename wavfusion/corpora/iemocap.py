@@ -46,7 +46,6 @@ class IemocapRow(NamedTuple):
     """One row of an EmoEvaluation file: its utterance without media and text, and its seconds in the dialogue."""
 
     utterance: Utterance
-    label: str
     left: bool  # in the frame and in the stereo channels
     start: float
     end: float
@@ -76,30 +75,22 @@ def read_iemocap(source: ReaderInput) -> Reading:
     kept, excluded = [], []
     for _, dialogue in groupby(sorted(rows, key=_in_time), key=lambda row: row.utterance.dialogue):
         for index, row in enumerate(dialogue):
-            emotion = _emotion(row, labels)
+            found, emotion = row.utterance, _emotion(row.utterance, labels)
             if labels == "raw" or emotion in classes:
-                kept.append(_complete(row, index, emotion, texts.get(row.utterance.id), files, source.down_mix))
+                kept.append(_complete(row, index, emotion, texts.get(found.id), files, source.down_mix))
             else:
-                excluded.append(Exclusion(row.utterance.id, f"label {row.label} is outside the label set {labels}"))
+                excluded.append(Exclusion(found.id, f"label {found.raw_label} is outside the label set {labels}"))
     equal = [row.utterance.id for row in rows if row.end == row.start]
     turned = [row.utterance.id for row in rows if row.end < row.start]
     either = "in the labels, or no file was found below the root"
     reasons = dict.fromkeys(equal, f"start and end are equal {either}")
     reasons |= dict.fromkeys(turned, f"the end is before the start {either}")
-    return Reading(
-        rows=len(rows),
-        classes=classes,
-        utterances=kept,
-        labels=labels,
-        excluded=excluded,
-        stripped=reading.list_stripped(kept, reasons),
-        differences=[
-            *_compare(kept, labels),
-            *reading.count_finding("rows have no duration by their labels", equal),
-            *reading.count_finding("rows end before they start by their labels", turned),
-            *reading.compare_encodings(root, [*label_files, *transcripts]),
-        ],
-    )
+    differences = _compare(kept, labels)
+    differences += reading.count_finding("rows have no duration by their labels", equal)
+    differences += reading.count_finding("rows end before they start by their labels", turned)
+    differences += reading.compare_encodings(root, [*label_files, *transcripts])
+    stripped = reading.list_stripped(kept, reasons)
+    return Reading(len(rows), classes, kept, labels, excluded, stripped, differences)
 
 
 def _sort_files(root: Path) -> Files:
@@ -151,7 +142,7 @@ def _parse_row(path: Path, number: int, line: str) -> IemocapRow:
         dimensions=dict(zip(("valence", "arousal", "dominance"), map(float, dimensions), strict=True)),
     )
     # The letter of the session names the actor on the left.
-    return IemocapRow(utterance, label, captured == speaker, float(start), float(end), [])
+    return IemocapRow(utterance, captured == speaker, float(start), float(end), [])
 
 
 def _in_time(row: IemocapRow) -> tuple[str | None, float, float, str]:
@@ -177,10 +168,10 @@ def _read_transcript(path: Path) -> Iterator[tuple[str, str]]:
             yield found[1], found[2].strip()
 
 
-def _emotion(row: IemocapRow, labels: str) -> str | None:
-    if labels == "six-dialoguernn" and row.utterance.id in DIALOGUERNN_HAPPY:
+def _emotion(utterance: Utterance, labels: str) -> str | None:
+    if labels == "six-dialoguernn" and utterance.id in DIALOGUERNN_HAPPY:
         return "happy"
-    emotion = IEMOCAP_CODES[row.label]
+    emotion = IEMOCAP_CODES[str(utterance.raw_label)]
     return MERGED.get(labels, {}).get(emotion, emotion) if emotion else None
 
 

@@ -67,7 +67,6 @@ def read_meld(source: ReaderInput) -> Reading:
     clips, twins, unplaced = _find_clips(files)
     wanted = {row.key: row for row in rows if row.key in clips or row.key in twins}
     facts = source.probe(found[key] for found in (clips, twins) for key in wanted if key in found)
-    without_row = len((clips.keys() | twins.keys()) - wanted.keys())
     chosen, compared = _choose_twins(wanted, clips, twins, facts)
     lengths = {key: facts[path].duration for key, path in chosen.items() if path in facts}
     # Utterance numbers have gaps, so a number is not a position.
@@ -79,7 +78,7 @@ def read_meld(source: ReaderInput) -> Reading:
         counts = reading.count_emotions(each for each in utterances if each.split == split)
         differences += reading.compare_counts(split, counts, published)
     differences += compared
-    if without_row:
+    if without_row := len((clips.keys() | twins.keys()) - wanted.keys()):
         differences.append(f"{without_row:,} clips have no row in the tables")
     if unplaced:
         where = f"in folders that name no split ({', '.join(FOLDERS)})"
@@ -88,13 +87,8 @@ def read_meld(source: ReaderInput) -> Reading:
     unrelated = [_name(*key) for key in UNRELATED if key in chosen]
     differences += reading.count_finding("clips have other audio than their row", unrelated)
     differences += reading.compare_encodings(source.root, tables)
-    return Reading(
-        rows=len(rows),
-        classes=EMOTIONS["meld"],
-        utterances=utterances,
-        stripped=reading.list_stripped(utterances),
-        differences=differences,
-    )
+    stripped = reading.list_stripped(utterances)
+    return Reading(len(rows), EMOTIONS["meld"], utterances, stripped=stripped, differences=differences)
 
 
 def _choose_twins(

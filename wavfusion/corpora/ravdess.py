@@ -31,22 +31,16 @@ def read_ravdess(source: ReaderInput) -> Reading:
         raise CorpusError(f"expected recordings named like 03-01-06-01-02-01-12.wav below {source.root}, found none")
     files = reading.first_of_each(((match[2], match[1]), path) for match, path in found)
     trials = sorted({trial for trial, _ in files})
-    unknown = {trial: reason for trial in trials if (reason := _unknown_code(trial))}
-    utterances = [_to_utterance(trial, files, source.down_mix) for trial in trials if trial not in unknown]
+    excluded = [Exclusion(trial, reason) for trial in trials if (reason := _unknown_code(trial))]
+    utterances = [_to_utterance(trial, files, source.down_mix) for trial in trials if not _unknown_code(trial)]
     differences = []
     for code, channel in CHANNELS.items():
         counts = reading.count_emotions(each for each in utterances if each.id.startswith(code))
         differences += reading.compare_counts(channel, counts, PUBLISHED[channel])
     if len(found) > len(files):
         differences.append(f"{len(found) - len(files):,} files are a second copy of one name and are not used")
-    return Reading(
-        rows=len(trials),
-        classes=EMOTIONS["ravdess"],
-        utterances=utterances,
-        excluded=[Exclusion(trial, reason) for trial, reason in unknown.items()],
-        stripped=reading.list_stripped(utterances),
-        differences=differences,
-    )
+    stripped = reading.list_stripped(utterances)
+    return Reading(len(trials), EMOTIONS["ravdess"], utterances, None, excluded, stripped, differences)
 
 
 def _unknown_code(trial: str) -> str | None:

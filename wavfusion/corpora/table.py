@@ -43,15 +43,12 @@ def read_table(source: ReaderInput) -> Reading:
         stripped += [Exclusion(key, f"{name}: no such file: {cells[name]}") for name in absent]
     if not lines:
         raise CorpusError(f"expected at least one row, found none in {path}")
+    # The class order of the known set that has exactly these emotions, else the alphabetical one.
     known = [*EMOTIONS.values(), *(classes for sets in LABEL_SETS.values() for classes in sets.values())]
-    return Reading(
-        rows=len(lines),
-        # The class order of the known set that has exactly these emotions, else the alphabetical one.
-        classes=next((classes for classes in known if set(classes) == emotions), sorted(emotions)),
-        utterances=Rows(lambda: (each for *_, each in _read_utterances(path, source, naming)), len(lines)),
-        stripped=stripped,
-        differences=reading.compare_encodings(path.parent, [path.name] * (path.suffix.lower() != ".parquet")),
-    )
+    classes = next((classes for classes in known if set(classes) == emotions), sorted(emotions))
+    utterances = Rows(lambda: (each for *_, each in _read_utterances(path, source, naming)), len(lines))
+    differences = reading.compare_encodings(path.parent, [path.name] * (path.suffix.lower() != ".parquet"))
+    return Reading(len(lines), classes, utterances, stripped=stripped, differences=differences)
 
 
 def _find_table(root: Path) -> Path:
