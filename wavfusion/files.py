@@ -19,8 +19,6 @@ T = TypeVar("T")
 BYTES, DEPTH = 1 << 26, 50  # most of a JSON or YAML file
 SHOWN = 200  # characters of a value in a message
 
-# ---------------------------------------------------------------------- validation
-
 
 @dataclass(frozen=True)
 class Constraint:
@@ -61,16 +59,9 @@ def validated(
 ) -> T:
     """Build a value of a type from JSON's or YAML's plain values, strictly: nothing is converted, numbers are finite.
 
-    Args:
-        kind: a plain dataclass, also with others inside, or any type that pydantic knows (`dict[str, float]`).
-        values: as a reader returned them.
-        where: names the source in a message: a file, or a file and its line.
-        complete: fields with a default must be present, too.
-        others: fields that the dataclass does not have are passed over.
-        refuse: the error to raise.
-
-    Raises:
-        ValueError: of the type `refuse`; one line that names the source, the field and the nearest valid names.
+    `kind` is a plain dataclass, also with others inside, or any type that pydantic knows (`dict[str, float]`). With
+    `complete`, fields with a default must be present, too; with `others`, fields that are none are passed over. The
+    error is of the type `refuse` and names the source (`where`), the field and the nearest valid names in one line.
     """
     from pydantic_core import ValidationError
 
@@ -180,9 +171,6 @@ def _describe(kind: Any) -> str:
     return _NOUNS.get(kind, "a value")
 
 
-# ---------------------------------------------------------------------- JSON and YAML
-
-
 def read_json(path: Path, refuse: type[ValueError] = ConfigError) -> Any:
     """Read a JSON file of up to `BYTES` bytes and `DEPTH` levels; any other raises `refuse`."""
     content = _bounded(path, refuse)
@@ -285,9 +273,6 @@ def _require_plain(value: Any, depth: int = 0) -> None:
 
 def _unreadable(where: object, form: str, error: Exception) -> str:
     return f"{where}: expected {form}, found {' '.join(str(error).split())[:SHOWN]}"
-
-
-# ---------------------------------------------------------------------- writing
 
 
 def require_file(path: Path) -> Path:

@@ -93,7 +93,7 @@ def _key(stem: str) -> str:
 
 def _unknown_code(clip: str) -> str | None:
     _, sentence, emotion, _ = clip.split("_")
-    return reading.unknown_code(("sentence", sentence, SENTENCES), ("emotion", emotion, CREMAD_CODES))
+    return reading.unknown_code({"sentence": SENTENCES, "emotion": CREMAD_CODES}, (sentence, emotion))
 
 
 def _read_votes(path: Path) -> Iterator[tuple[str, dict[str, float]]]:

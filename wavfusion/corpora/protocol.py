@@ -100,12 +100,9 @@ def divide_parts(
 ) -> list[Protocol]:
     """Divide a corpus into all folds of a protocol.
 
-    Args:
-        name_or_path: a name of PROTOCOLS, `group-folds:COLUMN` for a column of the manifest, or a CSV file `id,split`,
-            which leaves out the utterances that it does not list; None takes the corpus's own (DEFAULTS).
-        utterances: of the manifest.
-        classes: the emotions in class order; rows without one of them have no part.
-        selected_on: `valid`; with `test` every result states it.
+    A protocol is a name of PROTOCOLS, `group-folds:COLUMN` for a column of the manifest, or a CSV file `id,split` that
+    leaves out the utterances that it does not list; None takes the corpus's own (DEFAULTS). Rows without one of the
+    classes have no part. Every result states `selected_on`, valid or test.
 
     Raises:
         ConfigError: no such protocol, file or column.

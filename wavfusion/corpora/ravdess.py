@@ -45,12 +45,8 @@ def read_ravdess(source: ReaderInput) -> Reading:
 
 def _unknown_code(trial: str) -> str | None:
     channel, emotion, _, statement, _, actor = trial.split("-")
-    return reading.unknown_code(
-        ("channel", channel, CHANNELS),
-        ("emotion", emotion, RAVDESS_CODES),
-        ("statement", statement, STATEMENTS),
-        ("actor", actor, ACTORS),
-    )
+    known = {"channel": CHANNELS, "emotion": RAVDESS_CODES, "statement": STATEMENTS, "actor": ACTORS}
+    return reading.unknown_code(known, (channel, emotion, statement, actor))
 
 
 def _to_utterance(trial: str, files: dict[tuple[str, str], str], down_mix: Channel) -> Utterance:

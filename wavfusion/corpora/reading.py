@@ -38,10 +38,7 @@ class ReaderInput:
     """The input of a reader.
 
     Attributes:
-        root: the corpus's folder; for `table` also the table itself.
-        labels: a label set of the corpus, None for its first.
-        down_mix: how several audio channels become one.
-        columns: of a table: field of the manifest -> the column that holds it, where their names differ.
+        root, labels, down_mix, columns: as given to `prepare`.
         probe: opens media files, given as paths below the root; finds nothing where no media are to be opened.
     """
 
@@ -227,12 +224,12 @@ def _unusable(name: str, span: AudioSpan | VideoSpan, facts: MediaFacts) -> str 
     return None
 
 
-def unknown_code(*fields: tuple[str, str, Collection[str]]) -> str | None:
-    """Describe the first field of a file's name that is not a published code; fields: name, code, codes."""
-    found = (
-        f"{name} code {code} is not one of {', '.join(codes)}" for name, code, codes in fields if code not in codes
-    )
-    return next(found, None)
+def unknown_code(known: Mapping[str, Collection[str]], codes: Iterable[str]) -> str | None:
+    """Describe the first field of a file's name whose code is not a published one."""
+    for (name, published), code in zip(known.items(), codes, strict=True):
+        if code not in published:
+            return f"{name} code {code} is not one of {', '.join(published)}"
+    return None
 
 
 def count_finding(finding: str, names: Sequence[str]) -> list[str]:

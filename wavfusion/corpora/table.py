@@ -256,10 +256,9 @@ def _number(cells: Cells, column: str) -> float | None:
 
 
 def _index(cells: Cells) -> int | None:
-    index = cells.get("index")
-    if index is not None and not reading.is_count(index):
-        raise ValueError(f"expected index as an integer >= 0, found {_short(index)}")
-    return None if index is None else int(index)
+    if "index" in cells and not reading.is_count(cells["index"]):
+        raise ValueError(f"expected index as an integer >= 0, found {_short(cells['index'])}")
+    return int(cells["index"]) if "index" in cells else None
 
 
 def _crop(cells: Cells) -> list[int] | None:

@@ -78,19 +78,14 @@ class World:
     noisy: float = 0.10
 
     @property
-    def emotions(self) -> list[str]:
-        """The classes in the corpus's order."""
-        return list(EMOTION_CUES[self.corpus])
-
-    @property
-    def cues(self) -> list[EmotionCues]:
-        """The cues of every class, in the same order."""
-        return list(EMOTION_CUES[self.corpus].values())
+    def cues(self) -> dict[str, EmotionCues]:
+        """The cues of every class, in the corpus's order."""
+        return EMOTION_CUES[self.corpus]
 
     @property
     def prior(self) -> Float64[np.ndarray, " C"]:
         """The probability of every class."""
-        counts = np.array([each.count for each in self.cues], dtype=np.float64)
+        counts = np.array([each.count for each in self.cues.values()], dtype=np.float64)
         weights = np.sqrt(counts) if self.priors == "sqrt" else counts
         return weights / weights.sum()
 
@@ -122,13 +117,13 @@ class PlantedClip:
 
 def draw(world: World, rng: np.random.Generator) -> PlantedClip:
     """Draw one clip of the world."""
-    classes = rng.choice(len(world.prior), size=3, p=world.prior)
-    own, other_audio, other_video = (world.cues[index] for index in classes)
+    drawn = rng.choice(list(world.cues), size=3, p=world.prior).tolist()
+    own, other_audio, other_video = (world.cues[emotion] for emotion in drawn)
     irony, camera, noisy = rng.random(3) < (world.irony, world.camera, world.noisy)
     group = SWAPPED[own.group] if irony else own.group
     shown = other_video if camera else own
     return PlantedClip(
-        emotion=world.emotions[classes[0]],
+        emotion=drawn[0],
         irony=bool(irony),
         camera=bool(camera),
         noisy=bool(noisy),
@@ -158,7 +153,7 @@ def bayes_accuracy_on(world: World, clips: Sequence[tuple[PlantedClip, float]]) 
     """
     joint = _joint(world, False, STEP)
     cells = np.array([_cells(clip, offset) for clip, offset in clips])
-    truth = np.array([world.emotions.index(clip.emotion) for clip, _ in clips])
+    truth = np.array([list(world.cues).index(clip.emotion) for clip, _ in clips])
     shares = {}
     for name, hidden in _subsets():
         a, t, v = (np.where(axis + 1 in hidden, 0, cells[:, axis]) for axis in range(3))
@@ -217,9 +212,9 @@ def _chances(right: float, index: int, size: int) -> Float64[np.ndarray, " K"]:
 
 def _joint(world: World, speakers_shared: bool, step: float) -> Float64[np.ndarray, "C A T V"]:
     """P(class, audio, text, video), with irony and camera summed out."""
-    audio = np.stack([_audio(world, cues, speakers_shared, step) for cues in world.cues])
-    text = np.stack([_text(world, cues) for cues in world.cues])
-    own = np.stack([_video(world, cues) for cues in world.cues])
+    audio = np.stack([_audio(world, cues, speakers_shared, step) for cues in world.cues.values()])
+    text = np.stack([_text(world, cues) for cues in world.cues.values()])
+    own = np.stack([_video(world, cues) for cues in world.cues.values()])
     video = np.stack([own, np.broadcast_to(world.prior @ own, own.shape)], axis=1)
     irony = np.array([1 - world.irony, world.irony])
     camera = np.array([1 - world.camera, world.camera])

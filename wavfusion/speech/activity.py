@@ -48,19 +48,13 @@ class SpeechActivity(NamedTuple):
 
 
 def detect_speech(path: media.PathLike) -> SpeechActivity:
-    """Detect speech in a file of any length, decoded one minute at a time.
-
-    Raises:
-        MediaError: no recording, or no audio that can be decoded.
-        ConfigError: the extra `[vad]` is missing.
-    """
+    """Detect speech in a file of any length, decoded one minute at a time."""
     end = media.probe(path).audio
     if end is None:
         raise MediaError(f"{str(path)!r}: expected audio, found no audio track")
-    starts = (number * STRETCH for number in range(max(1, math.ceil(end / STRETCH))))
-    probability = speech_probability(
-        media.decode_audio(path, start, min(end, start + STRETCH)).samples for start in starts
-    )
+    starts = [number * STRETCH for number in range(max(1, math.ceil(end / STRETCH)))]
+    decoded = (media.decode_audio(path, start, min(end, start + STRETCH)) for start in starts)
+    probability = speech_probability(each.samples for each in decoded)
     return SpeechActivity(speech_spans(probability, end), probability)
 
 

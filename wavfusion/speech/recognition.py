@@ -19,14 +19,9 @@ FILES = ("model.bin", "tokenizer.json")  # without the second, faster-whisper wo
 
 
 class SpeechRecognizer:
-    """A Whisper model in the format of CTranslate2.
+    """A Whisper model in the format of CTranslate2, on `cpu`, `cuda` or `cuda:N`.
 
-    Args:
-        name: its folder, or a name that faster-whisper or the hub knows, such as `small`, which is then downloaded.
-        device: `cpu`, `cuda` or `cuda:N`.
-
-    Raises:
-        ConfigError: the extra is missing, or there is no such model here or to download.
+    It is named by its folder, or as faster-whisper or the hub know it (`small`), from where it is then downloaded.
     """
 
     def __init__(self, name: str, device: str = "cpu") -> None:

@@ -81,9 +81,6 @@ def turns(
     K-means on windows of 1.6 s gives the voices; the cheapest path through windows of 0.6 s, at a price for every
     change (Viterbi), gives the turns of `speaker 1`, `speaker 2`, ... in order of appearance. Similar voices are
     separated only where the number of speakers is given; else there are as many as differ clearly, up to MAX_VOICES.
-
-    Raises:
-        ConfigError: the extra `[speakers]` is missing.
     """
     network = load_voice_encoder()
     centres = [np.arange(span.start + HOP / 2, span.end, HOP) for span in spans]
