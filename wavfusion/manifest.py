@@ -42,7 +42,10 @@ _MODALITIES = Constraint(
 
 @dataclass(frozen=True, slots=True)
 class AudioSpan:
-    """The audio of an utterance: seconds (None reaches to the end of the file on that side) and the down-mix."""
+    """The audio of an utterance: a file below the corpus root, from start to end in seconds, mixed down to a channel.
+
+    Without a start or an end it reaches to the end of the file on that side.
+    """
 
     path: RelativePath
     start: Seconds | None = None
@@ -52,7 +55,7 @@ class AudioSpan:
 
 @dataclass(frozen=True, slots=True)
 class VideoSpan:
-    """The video of an utterance: seconds as of `AudioSpan`, and the part of its frames, None takes whole ones."""
+    """The video of an utterance, as `AudioSpan`; crop: left, top, right, bottom in pixels, None takes whole frames."""
 
     path: RelativePath
     start: Seconds | None = None
@@ -124,7 +127,11 @@ class Exclusions:
 
 
 def read(path: str | os.PathLike[str]) -> list[Utterance]:
-    """Read a manifest; where a line is not an utterance, a CorpusError names it."""
+    """Read a manifest.
+
+    Raises:
+        CorpusError: there is no such file, or a line is not an utterance; names file and line.
+    """
     return list(stream(path))
 
 

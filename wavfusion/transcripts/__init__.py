@@ -5,7 +5,7 @@ import `errors` only. A new format is one function from the file's text to segme
 `reading.READERS`.
 """
 
-from wavfusion.transcripts.formats import Segment
 from wavfusion.transcripts.reading import read
+from wavfusion.transcripts.segment import Segment
 
 __all__ = ["Segment", "read"]

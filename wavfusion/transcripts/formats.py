@@ -1,4 +1,4 @@
-"""Segments of a recording, and the formats that hold them: each parser turns a file's text into segments.
+"""The formats that hold segments: each parser turns a file's text into located segments.
 
 Subtitles (SubRip, WebVTT), annotations (Praat's TextGrid, ELAN's EAF, RTTM of speaker diarisation), and the JSON of
 speech recognisers (Whisper and its relatives, whisper.cpp, pipelines of transformers) and of `predict`.
@@ -9,12 +9,13 @@ import json
 import re
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import takewhile
-from typing import Any, TypeAlias
+from typing import Any
 from xml.etree import ElementTree
 
 from wavfusion.errors import CorpusError
+from wavfusion.transcripts.segment import Located, Segment, one_line
 
 _CLOCK = r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)"
 _TIMES = re.compile(rf"\s*{_CLOCK}\s*-->\s*{_CLOCK}")
@@ -23,24 +24,6 @@ _NAME = re.compile(r"([^\W\d_][\w .'’-]{0,39}):(?:\s|$)")
 _MARKUP = re.compile(r"<[^>]*>|\{\\[^}]*\}")
 _VALUE = re.compile(r'"((?:[^"]|"")*)"|\[[^\]]*\]|(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)|<(exists|absent)>')
 _NO_UTTERANCES = re.compile(r"(?:words|phones|phonemes|syllables)$", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of a recording, in seconds, in which one person speaks; what is not known is None."""
-
-    start: float
-    end: float
-    speaker: str | None = None
-    text: str | None = None
-
-
-Located: TypeAlias = tuple[str, Segment]  # a segment, and its place in the file, for messages
-
-
-def one_line(text: str) -> str | None:
-    """Join the words of a text by single blanks; None where there are none."""
-    return " ".join(text.split()) or None
 
 
 def has_cues(text: str) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wavfusion.errors import CorpusError, nearest
 from wavfusion.transcripts import formats
-from wavfusion.transcripts.formats import Located, Segment
+from wavfusion.transcripts.segment import Located, Segment
 
 # The ending of a file's name -> what turns its text into segments.
 READERS: dict[str, Callable[[str], Iterator[Located]]] = {
