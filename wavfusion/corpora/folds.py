@@ -28,9 +28,9 @@ class Rule(NamedTuple):
 def _manifest_split(name: str, kept: Sequence[Utterance]) -> list[Parts]:
     parts = {each.id: each.split for each in kept if each.split}
     if not parts:
+        advice = f"give --protocol a CSV file with the columns id,split, or one of {', '.join(PROTOCOLS)}"
         raise CorpusError(
-            f"protocol {name}: expected a split in the manifest, found none in {len(kept):,} rows: "
-            f"give --protocol a CSV file with the columns id,split, or one of {', '.join(PROTOCOLS)}"
+            f"protocol {name}: expected a split in the manifest, found none in {len(kept):,} rows: {advice}"
         )
     return [parts]
 
@@ -43,10 +43,8 @@ def _group_folds(name: str, kept: Sequence[Utterance], column: str) -> list[Part
             raise CorpusError(f"protocol {name}: expected a {column} in every row, found none in {each.id!r}")
         sizes[value] += 1
     if len(sizes) < 3:
-        raise CorpusError(
-            f"protocol {name}: expected 3 or more values of {column}, found {', '.join(sorted(sizes))}; "
-            "give --protocol a CSV file with the columns id,split"
-        )
+        found = f"found {', '.join(sorted(sizes))}; give --protocol a CSV file with the columns id,split"
+        raise CorpusError(f"protocol {name}: expected 3 or more values of {column}, {found}")
     groups = _groups(sizes)
     number = max(groups.values()) + 1
     order = ["test", "valid", *["train"] * (number - 2)]

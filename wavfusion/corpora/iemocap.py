@@ -73,7 +73,8 @@ def read_iemocap(source: ReaderInput) -> Reading:
     if times > 1:
         raise CorpusError(f"expected each utterance once in EmoEvaluation, found {key} twice")
     kept, excluded = [], []
-    for _, dialogue in groupby(sorted(rows, key=_in_time), key=lambda row: row.utterance.dialogue):
+    in_time = sorted(rows, key=lambda row: (row.utterance.dialogue, row.start, row.end, row.utterance.id))
+    for _, dialogue in groupby(in_time, key=lambda row: row.utterance.dialogue):
         for index, row in enumerate(dialogue):
             found, emotion = row.utterance, _emotion(row.utterance, labels)
             if labels == "raw" or emotion in classes:
@@ -143,10 +144,6 @@ def _parse_row(path: Path, number: int, line: str) -> IemocapRow:
     )
     # The letter of the session names the actor on the left.
     return IemocapRow(utterance, captured == speaker, float(start), float(end), [])
-
-
-def _in_time(row: IemocapRow) -> tuple[str | None, float, float, str]:
-    return row.utterance.dialogue, row.start, row.end, row.utterance.id
 
 
 def _shares(votes: list[str]) -> dict[str, float] | None:

@@ -120,10 +120,8 @@ def _make_room(out: Path, force: bool) -> None:
         for path in [*out.glob("Session[1-9]*"), *(out / name for name in FOLDERS.values())]:
             shutil.rmtree(path, ignore_errors=True)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(
-            f"expected an empty or absent folder for the corpus, found files in {out}; choose another, or give --force "
-            "where an interrupted lookalike left them"
-        )
+        found = f"found files in {out}; choose another, or give --force where an interrupted lookalike left them"
+        raise ConfigError(f"expected an empty or absent folder for the corpus, {found}")
 
 
 def _render(dialogues: list[Dialogue], out: Path, micro: bool, workers: int) -> list[Dialogue]:

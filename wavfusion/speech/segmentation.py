@@ -92,11 +92,9 @@ def segment_recording(
 
 
 def _spoken(audio: RecordingAudio, count: Speakers) -> list[tuple[Span, str | None]]:
-    speech = audio.detect_speech()
-    turns = [Segment(*span) for span in speech.spans] if count is None else audio.turns(speech.spans, count)
-    return [
-        (part, turn.speaker) for turn in turns for part in activity.cut(Span(turn.start, turn.end), speech.probability)
-    ]
+    spans, probability = audio.detect_speech()
+    turns = [Segment(*span) for span in spans] if count is None else audio.turns(spans, count)
+    return [(part, turn.speaker) for turn in turns for part in activity.cut(Span(turn.start, turn.end), probability)]
 
 
 def name_speakers(segments: Sequence[Segment], audio: RecordingAudio | None, count: Speakers) -> list[Segment]:
@@ -112,10 +110,8 @@ def name_speakers(segments: Sequence[Segment], audio: RecordingAudio | None, cou
         )
     spans = [Span(each.start, each.end) for each in segments]
     turns = audio.turns(sorted(spans), count)
-    return [
-        replace(each, speaker=each.speaker or speakers.speaker_of(span, turns))
-        for each, span in zip(segments, spans, strict=True)
-    ]
+    found = [speakers.speaker_of(span, turns) for span in spans]
+    return [replace(each, speaker=each.speaker or who) for each, who in zip(segments, found, strict=True)]
 
 
 def read_count(text: str | None) -> Speakers:

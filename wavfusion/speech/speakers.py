@@ -85,10 +85,9 @@ def turns(
     network = load_voice_encoder()
     centres = [np.arange(span.start + HOP / 2, span.end, HOP) for span in spans]
     centres = [each if len(each) else np.array([(s.start + s.end) / 2]) for each, s in zip(centres, spans, strict=True)]
-    times = np.concatenate(centres) if centres else np.zeros(0)
-    if len(times) == 0:
+    if not centres:
         return []
-    long, short = _voices(network, decode, times)
+    long, short = _voices(network, decode, np.concatenate(centres))
     labels = _cluster(long, count)
     voices = np.stack([_unit(short[labels == number].sum(0)) for number in np.unique(labels)])
     path = cheapest_path(1 - short @ voices.T, SWITCH)
