@@ -35,8 +35,6 @@ class Utterances:
     """Predictions for utterances, in the order of their first windows.
 
     Attributes:
-        ids: of the utterances.
-        probabilities: (utterances, emotions).
         text_share: mean gate value (text weight, against video) of each; None where nothing was gated.
         modalities: which of the given modalities each has.
         vectors: the inputs of the model's classification head; None where a model does not return them.
@@ -48,11 +46,9 @@ class Utterances:
     modalities: list[list[str]]
     vectors: Float32[np.ndarray, "N D"] | None = None
 
-    def rows(self, chosen: Sequence[int]) -> "Utterances":
-        """Return some of them."""
-        shares, modalities = [self.text_share[i] for i in chosen], [self.modalities[i] for i in chosen]
-        vectors = None if self.vectors is None else self.vectors[list(chosen)]
-        return Utterances([self.ids[i] for i in chosen], self.probabilities[list(chosen)], shares, modalities, vectors)
+    def emotions(self, classes: Sequence[str]) -> list[str]:
+        """Return the most probable emotion of each."""
+        return [classes[number] for number in self.probabilities.argmax(1)]
 
 
 def subsets(modalities: Sequence[str]) -> list[list[str]]:
@@ -88,6 +84,21 @@ def pick_device(name: str) -> str:
     return ("cuda" if count else "cpu") if name == "auto" else name
 
 
+@dataclass(frozen=True)
+class _BatchPrediction:
+    """Predictions for a batch of windows.
+
+    Attributes:
+        text_share: NaN where text or video is missing, or nothing was gated.
+        present: which of `MODALITIES` each window has.
+    """
+
+    probabilities: Float64[np.ndarray, "B C"]
+    text_share: Float64[np.ndarray, " B"]
+    present: Bool[np.ndarray, "B M"]
+    vectors: Float32[np.ndarray, "B D"] | None = None
+
+
 class _WindowTable:
     """Predictions for windows, in arrays allocated once for all of them.
 
@@ -103,16 +114,15 @@ class _WindowTable:
         self.has_vector = np.zeros(count, dtype=bool)
         self.vectors: Float32[np.ndarray, "N D"] | None = None
 
-    def add(self, batch: "_BatchPrediction", samples: Sequence[Sample]) -> None:
+    def add(self, batch: _BatchPrediction, samples: Sequence[Sample]) -> None:
         """Append a batch."""
         rows = slice(len(self.ids), len(self.ids) + len(samples))
         self.ids += [sample.row.id for sample in samples]
         # A transcript alone has no duration; a window without any modality has no weight.
         seconds = np.array([max(sample.row.duration, 1e-6) for sample in samples])
         self.weights[rows] = np.where(batch.present.any(1), seconds, 0.0)
-        self.probabilities[rows], self.present[rows] = batch.probabilities, batch.present
-        if batch.text_share is not None:
-            self.text_share[rows] = batch.text_share
+        for name in ("probabilities", "text_share", "present"):
+            getattr(self, name)[rows] = getattr(batch, name)
         if batch.vectors is not None:
             if self.vectors is None:
                 self.vectors = np.zeros((len(self.weights), batch.vectors.shape[1]), dtype=np.float32)
@@ -128,18 +138,17 @@ class _WindowTable:
             np.add.at(sums, owner, values * weights.reshape(-1, *[1] * (values.ndim - 1)))
             return sums
 
-        seconds = total(self.weights, np.ones(len(owner)))[owner]
+        each = np.ones(len(owner))
+        seconds = total(self.weights, each)[owner]
         equal = 1 / np.bincount(owner)[owner]  # for utterances without any modality
         shares = np.divide(self.weights, seconds, out=equal, where=seconds > 0)
-        present = total(self.present, np.ones(len(owner))) > 0
+        present = total(self.present, each) > 0
         probabilities, known = total(self.probabilities, shares), present.any(1)
         probabilities[known] = tempered(probabilities[known], temperature)
         gated = ~np.isnan(self.text_share)
         gates = total(np.where(gated, self.text_share, 0.0), self.weights)
         gated_seconds = total(gated, self.weights)
-        vectors = self.vectors
-        if vectors is not None and not (total(self.has_vector, np.ones(len(owner))) > 0).all():
-            vectors = None
+        vectors = self.vectors if (total(self.has_vector, each) > 0).all() else None
         if vectors is not None and count < len(owner):
             vectors *= shares[:, None].astype(np.float32)  # in place: there may be many
             joined = np.zeros((count, vectors.shape[1]), dtype=np.float32)
@@ -154,27 +163,12 @@ class _WindowTable:
         )
 
 
-@dataclass(frozen=True)
-class _BatchPrediction:
-    """Predictions for a batch of windows.
-
-    Attributes:
-        text_share: NaN where text or video is missing; None where nothing was gated.
-        present: which of `MODALITIES` each window has.
-    """
-
-    probabilities: Float64[np.ndarray, "B C"]
-    present: Bool[np.ndarray, "B M"]
-    text_share: Float64[np.ndarray, " B"] | None = None
-    vectors: Float32[np.ndarray, "B D"] | None = None
-
-
 class Classifier:
     """Classify windows batch by batch, from each of several sets of modalities.
 
     Args:
         model: `WavFusion`, `LiveWavFusion` or `OnnxWavFusion`.
-        modality_sets: the modalities to use, once for each set.
+        modality_sets: the sets.
         prior: probabilities of an utterance that has none of the modalities.
         count: number of windows that will be added.
         device: where the model is.
@@ -190,8 +184,8 @@ class Classifier:
         device: str = "cpu",
         temperature: float = 1.0,
     ) -> None:
-        self.model, self.prior, self.device, self.temperature = model.eval(), prior, device, temperature
-        self.modality_sets = modality_sets
+        self.model, self.modality_sets, self.prior = model.eval(), modality_sets, prior
+        self.device, self.temperature = device, temperature
         self._tables = [_WindowTable(count, len(prior)) for _ in modality_sets]
 
     @torch.inference_mode()
@@ -210,15 +204,10 @@ class Classifier:
 
 
 def classify(
-    model: nn.Module,
-    samples: Samples,
-    modalities: Sequence[str],
-    prior: Sequence[float],
-    device: str = "cpu",
-    temperature: float = 1.0,
+    model: nn.Module, samples: Samples, modalities: Sequence[str], prior: Sequence[float], device: str = "cpu"
 ) -> Utterances:
-    """Classify samples from one set of modalities; the arguments are those of `Classifier`."""
-    return classify_subsets(model, samples, [modalities], prior, device, temperature)[0]
+    """Classify samples from one set of modalities, without a temperature; the arguments are those of `Classifier`."""
+    return classify_subsets(model, samples, [modalities], prior, device)[0]
 
 
 def classify_subsets(
@@ -251,17 +240,18 @@ def _predict_batch(
     model: nn.Module, batch: Sequence[Sample], modalities: Sequence[str], prior: Sequence[float], device: str
 ) -> _BatchPrediction:
     present = np.array([[name in modalities and has(sample, name) for name in MODALITIES] for sample in batch])
-    priors = np.tile(np.array(prior, dtype=np.float64), (len(batch), 1))
+    priors, gates = np.tile(np.array(prior, dtype=np.float64), (len(batch), 1)), np.full(len(batch), np.nan)
     if not present.any():
-        return _BatchPrediction(priors, present)
+        return _BatchPrediction(priors, gates, present)
     output = forward(model, batch, modalities, device)
     probabilities = output.logits.double().softmax(-1).cpu().numpy()
-    both = present[:, MODALITIES.index("text")] & present[:, MODALITIES.index("video")]
-    shares = layer_shares(output)
+    if (shares := layer_shares(output)) is not None:
+        both = present[:, MODALITIES.index("text")] & present[:, MODALITIES.index("video")]
+        gates = np.where(both, shares.mean(1).double().cpu().numpy(), np.nan)
     return _BatchPrediction(
         np.where(present.any(1, keepdims=True), probabilities, priors),
+        gates,
         present,
-        None if shares is None else np.where(both, shares.mean(1).double().cpu().numpy(), np.nan),
         None if output.pooled is None else output.pooled.float().cpu().numpy(),
     )
 

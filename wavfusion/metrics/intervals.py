@@ -20,7 +20,7 @@ CHUNK = 1_000  # resamples held in memory at once
 
 
 def cluster_interval(
-    counts: Real[np.ndarray, "G ..."], figures: Figures, sizes: Real[np.ndarray, " G"], seed: int = 0
+    counts: Real[np.ndarray, "G ..."], figures: Figures, sizes: Real[np.ndarray, " G"]
 ) -> dict[str, list[float]]:
     """95 % interval of every figure for other groups (dialogues) like these; arguments as in `cluster_t`.
 
@@ -31,7 +31,7 @@ def cluster_interval(
         return {name: [0.0, 1.0] for name in figures(counts.astype(np.float64))}
     bounds = cluster_t(counts, figures, sizes)
     if len(counts) >= MANY_GROUPS:
-        resampled = cluster_bootstrap(counts, figures, seed=seed)
+        resampled = cluster_bootstrap(counts, figures)
         bounds |= {name: [low, high] for name, (low, high) in resampled.items() if low < high}
     return bounds
 
@@ -42,9 +42,8 @@ def cluster_t(
     """95 % t interval of figures over whole groups: leave-one-group-out standard error, on the logit scale.
 
     Degrees of freedom are the effective number of groups, (sum n^2)^2 / sum n^4 with n the size of a group, less one: a
-    few large groups count as few. Where groups do not differ at all (all right, all wrong) their spread says nothing:
-    the interval is Clopper and Pearson's with as many trials as groups, which holds even if the utterances of a group
-    are all alike, and is wide.
+    few large groups count as few. Where groups do not differ at all (all right, all wrong) the interval is Clopper and
+    Pearson's with as many trials as groups, which holds even if the utterances of a group are all alike, and is wide.
 
     Sources: Efron, The Jackknife, the Bootstrap and Other Resampling Plans, 1982, chapter 3; Cameron and Miller, J.
     Human Resources 50, 2015 (t with few clusters); Carter, Schnepel and Steigerwald, Rev. Econ. Stat. 99, 2017
@@ -54,9 +53,6 @@ def cluster_t(
         counts: what adds up over groups: one confusion matrix, or any array, per group.
         figures: maps stacked sums to named figures, one value in [0, 1] per row.
         sizes: utterances of each group.
-
-    Returns:
-        [low, high] for each figure.
 
     Raises:
         ConfigError: fewer than two groups.
@@ -76,10 +72,7 @@ def cluster_t(
 
 
 def cluster_bootstrap(
-    counts: Real[np.ndarray, "G ..."],
-    figures: Figures,
-    repeats: int = 10_000,
-    seed: int = 0,
+    counts: Real[np.ndarray, "G ..."], figures: Figures, repeats: int = 10_000
 ) -> dict[str, list[float]]:
     """95 % percentile intervals of figures when whole groups (dialogues, speakers) are resampled with replacement.
 
@@ -91,21 +84,12 @@ def cluster_bootstrap(
     Field and Welsh, Bootstrapping clustered data, J. R. Statist. Soc. B 69, 2007; Efron and Tibshirani, An
     Introduction to the Bootstrap, 1993, chapter 13 (percentile interval).
 
-    Args:
-        counts: one confusion matrix, or any array that adds up, per group.
-        figures: maps stacked sums to named figures, one value per row.
-        repeats: number of resamples.
-        seed: of the resamples; equal seeds give equal intervals.
-
-    Returns:
-        [low, high] for each figure.
-
     Raises:
         ConfigError: fewer than two groups, which show no spread between groups; no resample.
     """
     require_groups(len(counts), repeats)
     distinct, times = np.unique(counts.reshape(len(counts), -1), axis=0, return_counts=True)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     chunks: dict[str, list[np.ndarray]] = {}
     for first in range(0, repeats, CHUNK):
         draws = rng.multinomial(len(counts), times / len(counts), size=min(CHUNK, repeats - first))

@@ -1,25 +1,22 @@
 """Contents of a RUN's page: its results, and what of its history, explanation and corpus is present."""
 
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Int64
-
 from wavfusion import manifest
-from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.errors import ConfigError
+from wavfusion.files import read_json
 from wavfusion.manifest import Utterance
-from wavfusion.metrics import scores
-from wavfusion.runs import bundle
+from wavfusion.runs.bundle import Bundle, read_bundle
 from wavfusion.runs.origin import corpus_of
-from wavfusion.runs.results import read_explained, read_history
+from wavfusion.runs.results import EXPLAINED, read_history
 
 
 @dataclass(frozen=True)
-class RunContents:
+class RunContents(Bundle):
     """What the page of a RUN is made of.
 
     Attributes:
@@ -31,26 +28,11 @@ class RunContents:
     """
 
     name: str
-    results: bundle.Bundle
     history: list[dict[str, float]]
     explained: dict[str, Any]
     corpus: dict[str, Utterance]
     root: Path
     corpus_name: str
-
-    @property
-    def classes(self) -> list[str]:
-        """The emotions in class order."""
-        return list(self.results.protocol["classes"])
-
-    def column(self, name: str) -> list[str]:
-        """A column of predictions.csv."""
-        return [row[name] for row in self.results.rows]
-
-    def confusions(self, groups: Sequence[Hashable]) -> Int64[np.ndarray, "G C C"]:
-        """One confusion matrix for each group; an utterance without one is its own group."""
-        names = [name or None for name in groups]
-        return scores.confusions_by_group(self.column("truth"), self.column("predicted"), self.classes, names)
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
@@ -71,32 +53,33 @@ def read_contents(folder: Path, name: str, root: Path | None) -> RunContents:
     Raises:
         ConfigError: an incomplete RUN, or files that are not of one evaluation.
     """
-    results = bundle.read_bundle(folder)
-    corpus, corpus_root = _read_corpus(results.environment)
-    history, explained = read_history(folder), _read_explained(folder, results.metrics)
-    contents = RunContents(name, results, history, explained, corpus, root or corpus_root, corpus_of(folder))
+    results = read_bundle(folder)
     problems = list(results.problems())
-    if contents.confusions(contents.column("id")).sum(axis=0).tolist() != results.metrics["confusion"]:
+    if results.confusions(results.column("id")).sum(axis=0).tolist() != results.metrics["confusion"]:
         problems.append("another confusion in metrics.json")
     for problem in problems:
         raise ConfigError(f"{folder}: expected predictions and figures of one evaluation, found {problem}")
-    return contents
+    history, explained = read_history(folder), _read_explained(folder, results.metrics)
+    corpus, corpus_root = _read_corpus(results.environment.get("manifest", ""))
+    known = {"corpus": corpus, "root": root or corpus_root, "corpus_name": corpus_of(folder)}
+    return RunContents(**vars(results), name=name, history=history, explained=explained, **known)
 
 
-def _read_corpus(environment: Mapping[str, Any]) -> tuple[dict[str, Utterance], Path]:
-    """The manifest that a RUN was trained on; empty where it is missing."""
+def _read_corpus(path: Any) -> tuple[dict[str, Utterance], Path]:
+    """The manifest that a RUN was trained on, and its folder; empty where it is missing."""
     try:
-        path = Path(environment["manifest"])
         return {row.id: row for row in manifest.stream(path)}, Path(manifest.read_corpus(path).root)
-    except (CorpusError, OSError, KeyError, TypeError):
+    except (OSError, TypeError, ValueError):
         return {}, Path()
 
 
-def _read_explained(folder: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _read_explained(folder: Path, metrics: dict[str, Any]) -> dict[str, Any]:
     """Read explain.json, where it is of the utterances of metrics.json; else empty."""
+    if not (folder / EXPLAINED).exists():
+        return {}
     try:
-        found, wanted = read_explained(folder), [metrics["protocol"]["hash"], metrics["part"]]
-        if found is None or [found["protocol"]["hash"], found["split"]] != wanted:
+        found, wanted = read_json(folder / EXPLAINED), [metrics["protocol"]["hash"], metrics["part"]]
+        if [found["protocol"]["hash"], found["split"]] != wanted:
             return {}
         parts = {name: (own["text_share"], own["contribution"]) for name, own in found["utterances"].items()}
         return {**found, "utterances": parts}

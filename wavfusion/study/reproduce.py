@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 
 from wavfusion.comparators import baselines as controls
 from wavfusion.corpora.protocol import PROTOCOL_FIELDS, describe_protocol
@@ -21,52 +21,21 @@ from wavfusion.metrics import comparison as stats
 from wavfusion.metrics import scores as metrics
 from wavfusion.model.config import WavFusionConfig
 from wavfusion.pages import fill
+from wavfusion.runs.results import Predictions
 from wavfusion.study.tables import FIGURES, Claim, Table
 from wavfusion.study.trainings import Plan, Study, data_of, read_run_results
 from wavfusion.training import train
 
 
 @dataclass(frozen=True)
-class PooledPredictions:
+class PooledPredictions(Predictions):
     """Predictions of one seed's models for all test utterances of the folds.
 
     Attributes:
-        rows: of predictions.csv, folds one after the other.
-        classes: emotions in class order.
         validation: the weighted F1 that chose the epoch, mean of the folds; what configurations may be chosen by.
     """
 
-    rows: list[dict[str, str]]
-    classes: list[str]
     validation: float
-
-    def column(self, name: str) -> list[str]:
-        """One column."""
-        return [row[name] for row in self.rows]
-
-    @property
-    def probabilities(self) -> Float64[np.ndarray, "N C"]:
-        """Of the emotions, in class order."""
-        return np.array([[float(row[f"p_{name}"]) for name in self.classes] for row in self.rows])
-
-    @property
-    def groups(self) -> list[str | None]:
-        """The dialogue of each utterance; None where it has none."""
-        return [row["dialogue"] or None for row in self.rows]
-
-    @property
-    def speakers(self) -> list[str | None]:
-        """The speaker of each utterance; None where it is not known."""
-        return [row["speaker"] or None for row in self.rows]
-
-    def confusions(self, groups: Sequence[Hashable]) -> Int64[np.ndarray, "G C C"]:
-        """One confusion matrix a group, in order of appearance; an utterance without one is its own group."""
-        return metrics.confusions_by_group(self.column("truth"), self.column("predicted"), self.classes, groups)
-
-    def score(self) -> dict[str, Any]:
-        """The figures of metrics.json."""
-        truth, predicted = self.column("truth"), self.column("predicted")
-        return metrics.score(truth, predicted, self.classes, self.groups, self.probabilities, speakers=self.speakers)
 
 
 def pool_folds(folders: Sequence[Path]) -> PooledPredictions:
