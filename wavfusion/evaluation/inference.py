@@ -1,13 +1,13 @@
 """Classification of encoded samples by a trained model, from any subset of modalities."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Float64
+from jaxtyping import Float, Float32, Float64
 from torch import Tensor, nn
 
 from wavfusion.errors import ConfigError, nearest
@@ -84,71 +84,47 @@ def pick_device(name: str) -> str:
     return ("cuda" if count else "cpu") if name == "auto" else name
 
 
-@dataclass(frozen=True)
-class _BatchPrediction:
-    """Predictions for a batch of windows.
-
-    Attributes:
-        text_share: NaN where text or video is missing, or nothing was gated.
-        present: which of `MODALITIES` each window has.
-    """
-
-    probabilities: Float64[np.ndarray, "B C"]
-    text_share: Float64[np.ndarray, " B"]
-    present: Bool[np.ndarray, "B M"]
-    vectors: Float32[np.ndarray, "B D"] | None = None
-
-
 class _WindowTable:
     """Predictions for windows, in arrays allocated once for all of them.
 
     Small arrays per batch, kept among the tensors that come and go, would fragment memory.
     """
 
-    def __init__(self, count: int, classes: int) -> None:
-        self.ids: list[str] = []
-        self.weights = np.zeros(count)
-        self.probabilities = np.zeros((count, classes))
-        self.text_share = np.full(count, np.nan)
-        self.present = np.zeros((count, len(MODALITIES)), dtype=bool)
-        self.has_vector = np.zeros(count, dtype=bool)
-        self.vectors: Float32[np.ndarray, "N D"] | None = None
+    def __init__(self, count: int) -> None:
+        self.count, self.ids = count, list[str]()
+        self.columns: dict[str, np.ndarray] = {}
 
-    def add(self, batch: _BatchPrediction, samples: Sequence[Sample]) -> None:
+    def add(self, batch: Mapping[str, np.ndarray], samples: Sequence[Sample]) -> None:
         """Append a batch."""
         rows = slice(len(self.ids), len(self.ids) + len(samples))
         self.ids += [sample.row.id for sample in samples]
-        # A transcript alone has no duration; a window without any modality has no weight.
-        seconds = np.array([max(sample.row.duration, 1e-6) for sample in samples])
-        self.weights[rows] = np.where(batch.present.any(1), seconds, 0.0)
-        for name in ("probabilities", "text_share", "present"):
-            getattr(self, name)[rows] = getattr(batch, name)
-        if batch.vectors is not None:
-            if self.vectors is None:
-                self.vectors = np.zeros((len(self.weights), batch.vectors.shape[1]), dtype=np.float32)
-            self.has_vector[rows], self.vectors[rows] = True, batch.vectors
+        for name, values in batch.items():
+            if name not in self.columns:
+                self.columns[name] = np.zeros((self.count, *values.shape[1:]), values.dtype)
+            self.columns[name][rows] = values
 
     def averaged(self, temperature: float) -> Utterances:
         """Average the windows of each utterance, weighted by their seconds."""
         numbers = {name: number for number, name in enumerate(dict.fromkeys(self.ids))}
         owner, count = np.array([numbers[name] for name in self.ids]), len(numbers)
+        columns, each = self.columns, np.ones(len(owner))
+        weights, text_share, vectors = columns["seconds"], columns["text_share"], columns.get("vectors")
 
         def total(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
             sums = np.zeros((count, *values.shape[1:]))
             np.add.at(sums, owner, values * weights.reshape(-1, *[1] * (values.ndim - 1)))
             return sums
 
-        each = np.ones(len(owner))
-        seconds = total(self.weights, each)[owner]
+        seconds = total(weights, each)[owner]
         equal = 1 / np.bincount(owner)[owner]  # for utterances without any modality
-        shares = np.divide(self.weights, seconds, out=equal, where=seconds > 0)
-        present = total(self.present, each) > 0
-        probabilities, known = total(self.probabilities, shares), present.any(1)
+        shares = np.divide(weights, seconds, out=equal, where=seconds > 0)
+        present = total(columns["present"], each) > 0
+        probabilities, known = total(columns["probabilities"], shares), present.any(1)
         probabilities[known] = tempered(probabilities[known], temperature)
-        gated = ~np.isnan(self.text_share)
-        gates = total(np.where(gated, self.text_share, 0.0), self.weights)
-        gated_seconds = total(gated, self.weights)
-        vectors = self.vectors if (total(self.has_vector, each) > 0).all() else None
+        gated = ~np.isnan(text_share)
+        gates = zip(total(np.where(gated, text_share, 0.0), weights), total(gated, weights), strict=True)
+        if vectors is not None and not (total(columns["has_vector"], each) > 0).all():
+            vectors = None
         if vectors is not None and count < len(owner):
             vectors *= shares[:, None].astype(np.float32)  # in place: there may be many
             joined = np.zeros((count, vectors.shape[1]), dtype=np.float32)
@@ -157,7 +133,7 @@ class _WindowTable:
         return Utterances(
             list(numbers),
             probabilities,
-            [float(gate / weight) if weight > 0 else None for gate, weight in zip(gates, gated_seconds, strict=True)],
+            [float(gate / gated_seconds) if gated_seconds > 0 else None for gate, gated_seconds in gates],
             [[name for name, has_it in zip(MODALITIES, row, strict=True) if has_it] for row in present.tolist()],
             vectors,
         )
@@ -186,12 +162,12 @@ class Classifier:
     ) -> None:
         self.model, self.modality_sets, self.prior = model.eval(), modality_sets, prior
         self.device, self.temperature = device, temperature
-        self._tables = [_WindowTable(count, len(prior)) for _ in modality_sets]
+        self._tables = [_WindowTable(count) for _ in modality_sets]
 
     @torch.inference_mode()
     def add(self, samples: Sequence[Sample]) -> None:
         """Classify a batch of windows; sets that leave it the same modalities are computed once."""
-        done: dict[tuple[str, ...], _BatchPrediction] = {}
+        done: dict[tuple[str, ...], dict[str, np.ndarray]] = {}
         for modalities, table in zip(self.modality_sets, self._tables, strict=True):
             present = tuple(name for name in modalities if any(has(sample, name) for sample in samples))
             if present not in done:
@@ -238,22 +214,23 @@ def forward(model: nn.Module, batch: Sequence[Sample], modalities: Sequence[str]
 
 def _predict_batch(
     model: nn.Module, batch: Sequence[Sample], modalities: Sequence[str], prior: Sequence[float], device: str
-) -> _BatchPrediction:
+) -> dict[str, np.ndarray]:
+    """Predictions for windows: a row each, `vectors` where the model returns them, `text_share` NaN without a gate."""
     present = np.array([[name in modalities and has(sample, name) for name in MODALITIES] for sample in batch])
-    priors, gates = np.tile(np.array(prior, dtype=np.float64), (len(batch), 1)), np.full(len(batch), np.nan)
-    if not present.any():
-        return _BatchPrediction(priors, gates, present)
-    output = forward(model, batch, modalities, device)
-    probabilities = output.logits.double().softmax(-1).cpu().numpy()
-    if (shares := layer_shares(output)) is not None:
-        both = present[:, MODALITIES.index("text")] & present[:, MODALITIES.index("video")]
-        gates = np.where(both, shares.mean(1).double().cpu().numpy(), np.nan)
-    return _BatchPrediction(
-        np.where(present.any(1, keepdims=True), probabilities, priors),
-        gates,
-        present,
-        None if output.pooled is None else output.pooled.float().cpu().numpy(),
-    )
+    # A transcript alone has no duration; a window without any modality has no weight.
+    seconds = np.array([max(sample.row.duration, 1e-6) for sample in batch]) * present.any(1)
+    priors = np.tile(np.array(prior, dtype=np.float64), (len(batch), 1))
+    columns = {"probabilities": priors, "text_share": np.full(len(batch), np.nan)}
+    if present.any():
+        output = forward(model, batch, modalities, device)
+        probabilities = output.logits.double().softmax(-1).cpu().numpy()
+        columns["probabilities"] = np.where(present.any(1, keepdims=True), probabilities, priors)
+        if (shares := layer_shares(output)) is not None:
+            both = present[:, MODALITIES.index("text")] & present[:, MODALITIES.index("video")]
+            columns["text_share"] = np.where(both, shares.mean(1).double().cpu().numpy(), np.nan)
+        if output.pooled is not None:
+            columns |= {"vectors": output.pooled.float().cpu().numpy(), "has_vector": np.ones(len(batch), dtype=bool)}
+    return {**columns, "present": present, "seconds": seconds}
 
 
 def has(sample: Sample, modality: str) -> bool:
