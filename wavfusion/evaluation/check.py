@@ -57,7 +57,7 @@ def check(
     Args:
         utterances: of the manifest.
         corpus: has the classes.
-        files: the facts of each file of the rows (`corpora.scan`).
+        files: facts of the rows' files (`corpora.scan`).
         root: the folder of the files; those of equal size are read, to find copies.
         folds: of one protocol; none checks validity alone.
     """
@@ -93,9 +93,6 @@ def check_against(trained: Run, utterances: Sequence[Utterance], root: Path) -> 
     """Check a manifest against a finished RUN: the RUN's rows under its protocol, all others as rows to test on.
 
     The latter are compared with the RUN's training rows if its manifest still exists.
-
-    Raises:
-        ConfigError: an incomplete RUN.
     """
     origin = read_origin(trained.folder)
     parts = origin.parts_of(utterances)

@@ -62,14 +62,10 @@ def choose_part(
     parts: Mapping[str, str],
     renamed: Mapping[str, str] | None = None,
 ) -> Part:
-    """Choose the rows of one part whose emotion is a class of the model.
+    """Choose the rows of one part (train, valid, test or all) whose emotion is a class of the model.
 
-    Args:
-        utterances: of a manifest.
-        classes: of the model.
-        split: train, valid, test or all.
-        parts: utterance -> part in the training of the model; if it has none of the rows, the manifest's split counts.
-        renamed: emotion of the corpus -> emotion of the model.
+    `parts` has the part of each utterance in the training of the model; if it has none of the rows, the manifest's
+    split counts. `renamed` maps emotions of the corpus to those of the model.
 
     Raises:
         ConfigError: a rename to an unknown emotion, or an unknown split.
@@ -84,29 +80,29 @@ def choose_part(
     for emotion in renamed.keys() - {row.emotion for row in utterances}:
         log.warning("--map: no row of the manifest has the emotion %r", emotion)
     in_domain = any(row.id in parts for row in utterances)
-    pairs = [(row, parts.get(row.id) if in_domain else row.split) for row in utterances]
-    if split != "all" and not any(part for _, part in pairs):
+    part_of = {row.id: parts.get(row.id) if in_domain else row.split for row in utterances}
+    if split != "all" and not any(part_of.values()):
         log.warning("the manifest has no split and the model was not trained on its rows: all of them are taken")
         split = "all"
-    pairs = [(replace(row, emotion=renamed.get(row.emotion or "", row.emotion)), part) for row, part in pairs]
-    chosen = [row for row, part in pairs if split == "all" or part == split]
-    unknown = Counter(row.emotion for row in chosen if row.emotion is not None and row.emotion not in classes)
+    rows = [replace(row, emotion=renamed.get(row.emotion or "", row.emotion)) for row in utterances]
+    chosen = [row for row in rows if split in ("all", part_of[row.id])]
+    counts = Counter(row.emotion for row in chosen if row.emotion not in classes)
     known = [row for row in chosen if row.emotion in classes]
     if not known:
         raise CorpusError(f"expected rows of part {split!r} with an emotion of {', '.join(classes)}, found none")
-    others = pairs if split not in ("train", "all") else []
-    training = [row for row, part in others if part == "train" and row.emotion in classes]
-    return Part(known, dict(unknown), sum(row.emotion is None for row in chosen), in_domain, training)
+    training = [row for row in rows if split not in ("all", "train") and part_of[row.id] == "train"]
+    unknown = {emotion: count for emotion, count in counts.items() if emotion is not None}
+    return Part(known, unknown, counts[None], in_domain, [row for row in training if row.emotion in classes])
 
 
 def open_part(
     trained: Run, manifest_path: Path | None, store: Path | None, split: str, renamed: Mapping[str, str] | None = None
 ) -> tuple[Part, Store, Media]:
-    """Open the corpus that a RUN was trained on, or another, and choose one part of it.
+    """Open the corpus that a RUN was trained on, or another, and choose one part of it; see also `choose_part`.
 
     Raises:
-        CorpusError: manifest or store is missing; without arguments those that the RUN names are opened.
-        ConfigError: an incomplete RUN; see also `choose_part`.
+        CorpusError: manifest or store is missing.
+        ConfigError: an incomplete RUN, or a published one without manifest and store.
     """
     origin = read_origin(trained.folder) if (trained.folder / SPLIT).exists() else None
     if origin is not None:
@@ -189,9 +185,6 @@ def evaluate(
 
     Returns:
         The metrics of metrics.json, and the predictions from the last set of modalities.
-
-    Raises:
-        ConfigError, CorpusError: the features do not fit or are missing.
     """
     samples = samples_of(trained, utterances, store, media)
     sets = modality_sets or subsets(trained.model.config.modalities)
@@ -228,10 +221,7 @@ def _score(
 def explain(trained: Run, part: Part, store: Store, media: Media, device: str = "cpu") -> dict[str, Any]:
     """Explain what the parts of a model do: the content of `explain.json` (docs/howto/explain.md).
 
-    On the training utterances a shared space is fitted post hoc, if their features are stored.
-
-    Raises:
-        ConfigError, CorpusError: the features do not fit or are missing.
+    A shared space is fitted post hoc on the training utterances, if their features are stored.
     """
     samples, config, prior = samples_of(trained, part.utterances, store, media), trained.model.config, trained.prior
     names, classes, model = config.modalities, config.classes, network(trained).to(device)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Protocol, runtime_checkable
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wavfusion.errors import ConfigError, nearest
 from wavfusion.features.batches import collate, model_inputs
-from wavfusion.features.dataset import Sample
+from wavfusion.features.dataset import Features, Sample
 from wavfusion.metrics.calibration import tempered
 from wavfusion.model.config import MODALITIES
 from wavfusion.model.sequence import masked_mean
@@ -20,14 +20,7 @@ from wavfusion.model.wavfusion import WavFusionOutput
 
 BATCH = 32
 
-
-@runtime_checkable
-class Samples(Protocol):
-    """A sequence of samples: a list, or `dataset.Features`."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, number: int, /) -> Sample: ...
+Samples: TypeAlias = Sequence[Sample] | Features
 
 
 @dataclass(frozen=True)
@@ -57,11 +50,7 @@ def subsets(modalities: Sequence[str]) -> list[list[str]]:
 
 
 def parse_subset(text: str, available: Sequence[str]) -> list[str]:
-    """Parse `audio+text` or `audio,text`.
-
-    Raises:
-        ConfigError: an unknown modality, or one that the model does not use.
-    """
+    """Parse `audio+text` or `audio,text`; a ConfigError for a modality that the model does not use."""
     names = text.replace("+", ",").split(",")
     for name in names:
         if name not in available:
@@ -72,11 +61,7 @@ def parse_subset(text: str, available: Sequence[str]) -> list[str]:
 
 
 def pick_device(name: str) -> str:
-    """Resolve `auto` or a device name.
-
-    Raises:
-        ConfigError: this machine has no such device.
-    """
+    """Resolve `auto` or a device name; a ConfigError for a device that this machine does not have."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     valid = ["auto", "cpu", *(["cuda"] if count else []), *(f"cuda:{number}" for number in range(count))]
     if name not in valid:

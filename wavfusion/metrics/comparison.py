@@ -65,9 +65,8 @@ def compare(
     p: each group is swapped whole between the systems or not, with probability 1/2; the figures are recomputed from the
     swapped matrices of every pair of trainings and averaged; all swaps are tried where `repeats` allows. Swaps alone
     test whether *these* trainings differ. To generalise to other seeds, seed noise is added to each swapped
-    difference, and seed variance to the standard error by which it is divided; without seed variance this is the usual
-    swap test. Seed variance is that between trainings, less what seeds and groups share, which the variance over groups
-    holds already. A system trained once has no seed variance: the result is then about that one training.
+    difference, and seed variance to the standard error by which it is divided. Seed variance is that between trainings,
+    less what seeds and groups share, which the variance over groups holds already; a system trained once has none.
 
     Interval: t, from the leave-one-group-out and the seed variance, with Satterthwaite's degrees of freedom. Where the
     systems differ in no group, half its width is the share of groups in which they could, with none observed.

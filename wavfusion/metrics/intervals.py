@@ -138,11 +138,7 @@ def _clopper_pearson(share: float, trials: int) -> tuple[float, float]:
 
 
 def require_groups(num_groups: int, repeats: int = 1) -> None:
-    """Refuse a single group, which shows no spread, and no repeat.
-
-    Raises:
-        ConfigError: one of them.
-    """
+    """Refuse a single group, which shows no spread, and no repeat, by a ConfigError."""
     if num_groups < 2:
         raise ConfigError(f"statistics: expected at least 2 groups to compare, found {num_groups}")
     if repeats < 1:

@@ -71,19 +71,16 @@ def score(
     Args:
         truth: emotion of each utterance, by name.
         predicted: the predicted emotions, in the same order.
-        classes: all emotions, in the order of `confusion` and of the columns of `probabilities`.
-        groups: dialogue of each utterance, resampled whole for the intervals; an utterance without one (None), or all
-            of them, is its own group.
+        classes: all emotions, in the order of `confusion` (rows = truth) and of the columns of `probabilities`.
+        groups: dialogue of each utterance, resampled whole for the intervals; without one (None) it is its own group.
         probabilities: adds `nll`, mean -log p(truth) in nats with p held above 2.2e-16, and `ece`, the expected
             calibration error of the predicted class over 15 bins of equal width.
-        speakers: of each utterance, for the interval of new speakers. None, for all or for one, gives no such interval.
+        speakers: of each utterance, for the interval of new speakers; there is none where one is unknown (None).
 
     Returns:
-        `n`, `accuracy`, `weighted_f1`, `macro_f1`, `uar`, `per_class`, `confusion` (rows = truth), `interval` (95 %;
-        a single group has no spread between groups, and the interval is [0, 1]), and `nll`, `ece`
-        with probabilities. `this_test_set` holds for other dialogues of the speakers tested, `new_speakers` for others
-        (None below `MIN_SPEAKERS` independent ones, see `independent_speakers`). `ece` has no interval: resampling
-        adds to its upward bias.
+        The figures. Of `interval` (95 %), `this_test_set` holds for other dialogues of the speakers tested, [0, 1] with
+        a single one, and `new_speakers` for others, None below `MIN_SPEAKERS` independent ones (see
+        `independent_speakers`). `ece` has no interval: resampling adds to its upward bias.
 
     Raises:
         ConfigError: nothing to score, lengths that differ, a name outside `classes`, or no probabilities.

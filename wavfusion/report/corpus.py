@@ -22,12 +22,9 @@ VOTES = (0, 40, 50, 60, 70, 80, 90, 100)
 
 
 def write_corpus_page(manifest_path: Path, out: Path, facts: Mapping[str, MediaFacts]) -> None:
-    """Write the statistics page of a corpus: emotions, durations, words, agreement, speakers, what was left out.
+    """Write the page of a corpus as `prepare` wrote it: emotions, durations, words, agreement, what was left out.
 
-    Args:
-        manifest_path: what `prepare` wrote, with corpus.json and exclusions.json beside it.
-        out: the page.
-        facts: duration of each file; a row without times whose file is unknown is left out of the durations.
+    A row without times whose file is not in `facts` is left out of the durations.
     """
     rows, corpus = manifest.read(manifest_path), manifest.read_corpus(manifest_path)
     left_out = manifest.read_exclusions(manifest_path)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -10,6 +10,7 @@ from urllib.parse import quote
 import numpy as np
 from markupsafe import Markup
 
+from wavfusion import manifest
 from wavfusion.corpora.protocol import PROTOCOL_FIELDS, describe_protocol
 from wavfusion.errors import ConfigError
 from wavfusion.files import read_json
@@ -18,14 +19,34 @@ from wavfusion.metrics import comparison as stats
 from wavfusion.metrics import intervals, scores
 from wavfusion.pages.fill import script, write_page
 from wavfusion.report import plots
-from wavfusion.report.contents import RunContents, read_contents, short_names
-from wavfusion.runs.origin import without_absolute_paths
+from wavfusion.runs.bundle import Bundle, read_bundle
+from wavfusion.runs.origin import corpus_of, without_absolute_paths
+from wavfusion.runs.results import EXPLAINED, read_history
 from wavfusion.study import tables
 from wavfusion.training.checkpoints import BEST_BY
 
 FIGURES = {"accuracy": "accuracy", "weighted_f1": "weighted F1", "macro_f1": "macro F1", "uar": "UAR"}
 UNIT = (0.0, 1.0)  # limits of an axis
 PARTS = {"text_agru": "text A-GRU", "video_agru": "video A-GRU", "lvc": "LVC"}
+
+
+@dataclass(frozen=True)
+class RunContents(Bundle):
+    """What the page of a RUN is made of.
+
+    Attributes:
+        explained: explain.json of the same utterances, else empty.
+        corpus: rows of its manifest by id; empty where it was moved.
+        root: folder of the media.
+        corpus_name: as `runs.origin.corpus_of` gives it.
+    """
+
+    name: str
+    history: list[dict[str, float]]
+    explained: dict[str, Any]
+    corpus: dict[str, Utterance]
+    root: Path
+    corpus_name: str
 
 
 def write_run_page(
@@ -42,8 +63,8 @@ def write_run_page(
     Raises:
         ConfigError: an incomplete RUN, or one twice.
     """
-    names = short_names(folders)
-    runs = [read_contents(folder, name, root) for folder, name in zip(folders, names, strict=True)]
+    names = _short_names(folders)
+    runs = [_read_contents(folder, name, root) for folder, name in zip(folders, names, strict=True)]
     files: dict[Path, int] = {}
     browser = {"runs": [_utterances(run, files) for run in runs]}
     values = [_template_values(run) for run in runs]
@@ -63,12 +84,57 @@ def write_run_page(
     )
 
 
-def _template_values(run: RunContents) -> dict[str, Any]:
-    """Values of the template for a RUN.
+def _short_names(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of their paths that distinguish RUNs."""
+    paths = [Path(os.path.abspath(folder)) for folder in folders]
+    if len(set(paths)) < len(paths):
+        raise ConfigError(f"report: expected each RUN once, found {', '.join(map(str, folders))}")
+    for length in range(1, max(len(path.parts) for path in paths)):
+        names = [os.path.join(*path.parts[-length:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
 
-    Raises:
-        ConfigError: a figure is missing.
-    """
+
+def _read_contents(folder: Path, name: str, root: Path | None) -> RunContents:
+    """Read the contents of a RUN's page; a ConfigError if it is incomplete, or its files not of one evaluation."""
+    results = read_bundle(folder)
+    problems = list(results.problems())
+    if results.confusions(results.column("id")).sum(axis=0).tolist() != results.metrics["confusion"]:
+        problems.append("another confusion in metrics.json")
+    for problem in problems:
+        raise ConfigError(f"{folder}: expected predictions and figures of one evaluation, found {problem}")
+    corpus, corpus_root = _read_corpus(results.environment.get("manifest", ""))
+    about: dict[str, Any] = {"name": name, "root": root or corpus_root, "corpus_name": corpus_of(folder)}
+    history, explained = read_history(folder), _read_explained(folder, results.metrics)
+    return RunContents(**vars(results), history=history, explained=explained, corpus=corpus, **about)
+
+
+def _read_corpus(path: Any) -> tuple[dict[str, Utterance], Path]:
+    """The manifest that a RUN was trained on, and its folder; empty where it is missing."""
+    try:
+        return {row.id: row for row in manifest.stream(path)}, Path(manifest.read_corpus(path).root)
+    except (OSError, TypeError, ValueError):
+        return {}, Path()
+
+
+def _read_explained(folder: Path, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Read explain.json, where it is of the utterances of metrics.json; else empty."""
+    if not (folder / EXPLAINED).exists():
+        return {}
+    try:
+        found, wanted = read_json(folder / EXPLAINED), [metrics["protocol"]["hash"], metrics["part"]]
+        if [found["protocol"]["hash"], found["split"]] != wanted:
+            return {}
+        parts = {name: (own["text_share"], own["contribution"]) for name, own in found["utterances"].items()}
+        return {**found, "utterances": parts}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{folder}: expected what `evaluate --explain` writes, found {reason}") from None
+
+
+def _template_values(run: RunContents) -> dict[str, Any]:
+    """Values of the template for a RUN; a ConfigError if a figure is missing."""
     stated, protocol = run.metrics, run.protocol
     try:
         figures = _row(stated) | {name: stated[name] for name in ("nll", "ece", "per_class")} | run.context()
@@ -322,6 +388,4 @@ def _media(row: Utterance, root: Path, files: dict[Path, int]) -> list[list[Any]
 
 def _address(path: Path, folder: Path) -> str | None:
     """The address of a file relative to the page; None where it is missing."""
-    if not path.is_file():
-        return None
-    return quote(os.fsencode(os.path.relpath(os.path.abspath(path), os.path.abspath(folder))))
+    return quote(os.fsencode(os.path.relpath(path, folder))) if path.is_file() else None

@@ -79,11 +79,7 @@ class _Protocol:
 
 
 def read_origin(folder: Path) -> Origin:
-    """Read what a RUN was trained on.
-
-    Raises:
-        ConfigError: a file is missing or damaged, or they contradict each other.
-    """
+    """Read what a RUN was trained on; a ConfigError if files are missing or damaged, or contradict each other."""
     try:
         places = _read(folder / ENVIRONMENT, _Environment)
         protocol = _read(folder / PROTOCOL, _Protocol)
@@ -104,20 +100,12 @@ def read_origin(folder: Path) -> Origin:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """Read the nested settings of a RUN's experiment.yaml, without retired ones.
-
-    Raises:
-        ConfigError, CorpusError: no file, or no YAML.
-    """
+    """Read the nested settings of a RUN's experiment.yaml, without retired ones."""
     return without_retired(read_yaml(require_file(folder / EXPERIMENT)))
 
 
 def protocol_hash_of(folder: Path) -> str | None:
-    """Read the hash of the protocol that a RUN was started under; None where there is none.
-
-    Raises:
-        ConfigError: a damaged file.
-    """
+    """Read the hash of the protocol that a RUN was started under; None where there is none."""
     path = folder / PROTOCOL
     return _read(path, _Protocol).hash if path.exists() else None
 

@@ -85,11 +85,7 @@ def write_recomputed(out: Path, metrics: Mapping[str, Any], rows: Sequence[CsvRo
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """Read metrics.json.
-
-    Raises:
-        ConfigError: there is none, or it is no JSON object.
-    """
+    """Read metrics.json; a ConfigError if it is missing or no JSON object."""
     path = folder / METRICS
     if not path.exists():
         raise ConfigError(f"{path}: expected what training writes, found no such file")
@@ -104,11 +100,7 @@ def write_history(out: Path, epochs: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:
-    """Read the rows of history.csv as numbers, without empty cells; none where there is no such file.
-
-    Raises:
-        ConfigError: the file is damaged.
-    """
+    """Read history.csv as numbers, without empty cells; no row if it is missing, a ConfigError if it is damaged."""
     path = folder / HISTORY
     rows = read_csv(path) if path.exists() else []
     try:
@@ -126,11 +118,7 @@ def encode_csv(rows: Sequence[CsvRow], columns: Sequence[str] | None = None) -> 
 
 
 def read_csv(path: Path) -> list[CsvRow]:
-    """Read a CSV file of a RUN.
-
-    Raises:
-        ConfigError: it is missing or damaged.
-    """
+    """Read a CSV file of a RUN; a ConfigError if it is missing or damaged."""
     try:
         return parse_csv(require_file(path).read_bytes())
     except (OSError, csv.Error, ValueError) as error:
@@ -138,11 +126,7 @@ def read_csv(path: Path) -> list[CsvRow]:
 
 
 def parse_csv(content: bytes) -> list[CsvRow]:
-    """Parse CSV with a header.
-
-    Raises:
-        ValueError, csv.Error: it is damaged, or a line has another number of cells than the header.
-    """
+    """Parse CSV with a header; a ValueError or csv.Error if a line has another number of cells, or is damaged."""
     rows = list(csv.DictReader(io.StringIO(content.decode("utf-8", "surrogatepass"), newline=""), strict=True))
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
