@@ -23,6 +23,7 @@ from wavfusion.runs.origin import Origin, read_origin
 TOLERANCE = 0.5  # seconds that a row may reach beyond its file: annotators and containers round
 SHOWN = 5  # values of a field that a finding names
 
+Facts: TypeAlias = Mapping[str, MediaFacts]
 _Span: TypeAlias = AudioSpan | VideoSpan
 
 
@@ -46,11 +47,7 @@ class Checked(NamedTuple):
 
 
 def check(
-    utterances: Sequence[Utterance],
-    corpus: Corpus,
-    files: Mapping[str, MediaFacts],
-    root: Path,
-    folds: Sequence[Protocol] = (),
+    utterances: Sequence[Utterance], corpus: Corpus, files: Facts, root: Path, folds: Sequence[Protocol]
 ) -> Checked:
     """Find invalid rows, and values that two parts of a fold share against the promises of its protocol.
 
@@ -159,9 +156,7 @@ def _copies(rows: Sequence[Utterance]) -> tuple[dict[str, str], list[str]]:
     return contents, [f"{unreadable} files cannot be read: copies of them are not found"] if unreadable else []
 
 
-def _invalid(
-    utterances: Sequence[Utterance], classes: Sequence[str], files: Mapping[str, MediaFacts]
-) -> Iterator[Finding]:
+def _invalid(utterances: Sequence[Utterance], classes: Sequence[str], files: Facts) -> Iterator[Finding]:
     for row in utterances:
         if row.emotion is not None and row.emotion not in classes:
             yield Finding("label", f"{row.emotion!r} is none of {', '.join(classes)}", [row.id])

@@ -43,12 +43,8 @@ def contributions(
 ) -> list[dict[str, float]]:
     """Exact Shapley values of the predicted emotion's log-probability over the modalities that an utterance has.
 
-    They add up to log p - log prior, in nats.
-
-    Args:
-        modality_sets: all subsets of the last of them.
-        predicted: the predictions from each.
-        prior: the probabilities of an utterance without evidence.
+    They add up to log p - log prior, in nats. `predicted` are the predictions from each of the sets: all subsets of the
+    last one; `prior` are the probabilities of an utterance without evidence.
     """
     tables = {frozenset(names): each.probabilities for names, each in zip(modality_sets, predicted, strict=True)}
     every = frozenset(modality_sets[-1])
@@ -189,9 +185,8 @@ def margin_statistics(
 ) -> dict[str, Any]:
     """Evaluate the shared space on held-out clips, on the first window of each utterance, as in training.
 
-    Returns:
-        `own`: figures of the model's own space, null where it has none; `post_hoc`: those of a linear SD that is fitted
-        on windows of the training part, null without them.
+    `own` are the figures of the model's own space, null where it has none; `post_hoc` those of a linear SD that is
+    fitted on windows of the training part, null without them.
     """
     clips, learned = ({window.id: window for window in reversed(each)} for each in (windows, training))
     labels, known = ([classes.index(truth[name]) for name in each] for each in (clips, learned))

@@ -128,12 +128,12 @@ class Classifier:
     """Classify windows batch by batch, from each of several sets of modalities.
 
     Args:
-        model: `WavFusion`, `LiveWavFusion` or `OnnxWavFusion`.
+        model: `WavFusion`, `LiveWavFusion` or `OnnxWavFusion`, on the device.
         modality_sets: the sets.
-        prior: probabilities of an utterance that has none of the modalities.
+        prior: probabilities of an utterance that has none of the modalities, whatever the temperature.
         count: number of windows that will be added.
-        device: where the model is.
-        temperature: of the model (`calibration.tempered`); the prior of utterances without modalities stays as it is.
+        device: where to compute.
+        temperature: of the model (`calibration.tempered`).
     """
 
     def __init__(

@@ -1,20 +1,17 @@
 """The figures of ``metrics.json``, all from one confusion matrix (rows = truth) and, where given, probabilities."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float64, Int64, Integer, Real
 
 from wavfusion.errors import ConfigError, nearest
-from wavfusion.metrics.intervals import cluster_interval, cluster_t
+from wavfusion.metrics.intervals import Figures, cluster_interval, cluster_t
 
 NUM_BINS = 15  # of the expected calibration error, as in Guo et al. 2017
-
 MIN_SPEAKERS = 3  # with two, an interval for others fills most of [0, 1]
-
 _LARGEST_NLL = float(-np.log(np.finfo(np.float64).eps))  # of an utterance whose p is held above 2.2e-16
-
 _SUM_TOLERANCE = 1e-3  # float16 and rounded CSV columns stay inside, logits do not
 
 _Ids: TypeAlias = Int64[np.ndarray, " N"]  # number of each utterance's class or group
@@ -46,12 +43,10 @@ def figures(confusion: Real[np.ndarray, "*B C C"]) -> dict[str, Float64[np.ndarr
     the mean recall over the classes *with* support, so it equals scikit-learn's ``balanced_accuracy_score``, and not
     ``recall_score(average="macro")``, which counts an absent class that was predicted as 0.
     """
-    per_class = class_figures(confusion)
-    support = confusion.sum(axis=-1)
+    per_class, support = class_figures(confusion), confusion.sum(axis=-1)
     n = support.sum(axis=-1)
-    hits = np.trace(confusion, axis1=-2, axis2=-1)
     return {
-        "accuracy": _share(hits, n),
+        "accuracy": _share(np.trace(confusion, axis1=-2, axis2=-1), n),
         "weighted_f1": _share((per_class["f1"] * support).sum(axis=-1), n),
         "macro_f1": np.asarray(per_class["f1"].mean(axis=-1)),
         "uar": _share(per_class["recall"].sum(axis=-1), (support > 0).sum(axis=-1)),
@@ -96,18 +91,18 @@ def score(
         emotion: {name: values[i] for name, values in figures_of_classes.items()} | {"support": int(confusion[i].sum())}
         for i, emotion in enumerate(classes)
     }
-    here = intervals(_by_group(rows, columns, len(classes), groups)) | _nll_interval(losses, groups)
-    new = None
-    if speakers is not None and (apart := independent_speakers(groups, speakers)):
-        new = speaker_intervals(_by_group(rows, columns, len(classes), apart))
-        new = new and new | _nll_interval(losses, apart)
+    bounds = intervals(lambda each: _by_group(rows, columns, len(classes), each), groups, speakers)
+    if losses is not None:
+        apart = _new_speakers(groups, speakers)
+        new = None if apart is None else _nll_interval(losses, apart)
+        bounds["nll"] = {"this_test_set": _nll_interval(losses, groups), "new_speakers": new}
     return {
         "n": len(truth),
         **{name: float(value) for name, value in figures(confusion).items()},
         **of_probabilities,
         "per_class": per_class,
         "confusion": confusion.tolist(),
-        "interval": {name: {"this_test_set": here[name], "new_speakers": new and new[name]} for name in here},
+        "interval": bounds,
     }
 
 
@@ -146,21 +141,34 @@ def confusions_by_group(
     return _by_group(_ids("truth", truth, classes), _ids("predicted", predicted, classes), len(classes), groups)
 
 
-def intervals(confusions: Real[np.ndarray, "G C C"]) -> dict[str, list[float]]:
-    """95 % intervals of the four figures for other groups (dialogues) like these."""
-    counts = _ordered(confusions)
-    return cluster_interval(counts, figures, counts.sum((1, 2)))
+def intervals(
+    confusions: Callable[[Sequence[Hashable] | None], Real[np.ndarray, "G C C"]],
+    groups: Sequence[Hashable] | None,
+    speakers: Sequence[Hashable] | None,
+    figures: Figures = figures,
+) -> dict[str, dict[str, list[float] | None]]:
+    """95 % intervals of figures for other groups (dialogues) like these, and for other speakers, as `score` gives them.
+
+    `confusions` counts a matrix for each group that it is given.
+    """
+
+    def ordered(groups: Sequence[Hashable] | None) -> Real[np.ndarray, "G C C"]:
+        """Sort, so that the order of utterances does not change the last digit of a sum."""
+        counts = confusions(groups)
+        return counts[np.lexsort(counts.reshape(len(counts), -1).T)]
+
+    counts, apart = ordered(groups), _new_speakers(groups, speakers)
+    here, new = cluster_interval(counts, figures, counts.sum((1, 2))), dict[str, list[float]]()
+    if apart is not None:
+        counts = ordered(apart)
+        new = cluster_t(counts, figures, counts.sum((1, 2)))
+    return {name: {"this_test_set": here[name], "new_speakers": new.get(name)} for name in here}
 
 
-def speaker_intervals(confusions: Real[np.ndarray, "G C C"]) -> dict[str, list[float]] | None:
-    """95 % intervals of the four figures for other speakers, from one confusion matrix each; None below three."""
-    counts = _ordered(confusions)
-    return cluster_t(counts, figures, counts.sum((1, 2))) if len(counts) >= MIN_SPEAKERS else None
-
-
-def _ordered(confusions: Real[np.ndarray, "G C C"]) -> Real[np.ndarray, "G C C"]:
-    """Sort, so that the order of utterances does not change the last digit of a sum."""
-    return confusions[np.lexsort(confusions.reshape(len(confusions), -1).T)]
+def _new_speakers(groups: Sequence[Hashable] | None, speakers: Sequence[Hashable] | None) -> Sequence[Hashable] | None:
+    """Return the independent speakers, None where they are unknown or too few for an interval."""
+    apart = None if speakers is None else independent_speakers(groups, speakers)
+    return apart if apart is not None and len(set(apart)) >= MIN_SPEAKERS else None
 
 
 def _share(part: Any, whole: Any) -> Float64[np.ndarray, "..."]:
@@ -201,16 +209,14 @@ def bins(confidence: Float64[np.ndarray, " N"]) -> _Ids:
     return np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
 
 
-def _nll_interval(losses: np.ndarray | None, groups: Sequence[Hashable] | None) -> dict[str, list[float]]:
-    """Interval of `nll` by `cluster_t` as a share of the largest; nothing without losses."""
-    if losses is None:
-        return {}
+def _nll_interval(losses: Float64[np.ndarray, " N"], groups: Sequence[Hashable] | None) -> list[float]:
+    """Interval of `nll` by `cluster_t` as a share of the largest."""
     number = _group_numbers(groups, len(losses))
     counts = np.stack([np.bincount(number, losses), np.bincount(number)], axis=1)
     if len(counts) < 2:
-        return {"nll": [0.0, _LARGEST_NLL]}
+        return [0.0, _LARGEST_NLL]
     share = cluster_t(counts, lambda sums: {"nll": sums[:, 0] / sums[:, 1] / _LARGEST_NLL}, counts[:, 1])["nll"]
-    return {"nll": [_LARGEST_NLL * end for end in share]}
+    return [_LARGEST_NLL * end for end in share]
 
 
 def _ids(what: str, names: Sequence[str], classes: Sequence[str]) -> _Ids:

@@ -16,7 +16,7 @@ from wavfusion.errors import ConfigError
 from wavfusion.files import read_json
 from wavfusion.manifest import MODALITIES, Utterance
 from wavfusion.metrics import comparison as stats
-from wavfusion.metrics import intervals, scores
+from wavfusion.metrics import scores
 from wavfusion.pages.fill import script, write_page
 from wavfusion.report import plots
 from wavfusion.runs.bundle import Bundle, read_bundle
@@ -52,16 +52,13 @@ class RunContents(Bundle):
 def write_run_page(
     folders: Sequence[Path], out: Path, root: Path | None = None, demo: Mapping[str, Any] | None = None
 ) -> None:
-    """Write the page of one RUN or several.
+    """Write the page of one RUN or several; the others are compared with the first.
 
     Args:
-        folders: RUNs; the others are compared with the first.
+        folders: RUNs.
         out: the page; media are named relative to its folder.
         root: folder of the corpus, if it was moved.
         demo: summary of `wavfusion demo`, for its RUN.
-
-    Raises:
-        ConfigError: an incomplete RUN, or one twice.
     """
     names = _short_names(folders)
     runs = [_read_contents(folder, name, root) for folder, name in zip(folders, names, strict=True)]
@@ -196,17 +193,12 @@ def _warnings(run: RunContents) -> list[tuple[str, str]]:
 
 
 def _emotion_intervals(run: RunContents) -> dict[str, dict[str, list[float] | None]]:
-    """95 % intervals of each emotion's F1, for other dialogues and for other speakers."""
+    """Intervals of each emotion's F1."""
 
     def f1(counts: np.ndarray) -> dict[str, np.ndarray]:
         return dict(zip(run.classes, np.moveaxis(scores.class_figures(counts)["f1"], -1, 0), strict=True))
 
-    dialogues = run.confusions(run.groups)
-    here = intervals.cluster_interval(dialogues, f1, dialogues.sum((1, 2)))
-    independent = scores.independent_speakers(run.groups, run.speakers)
-    apart = run.confusions(independent) if independent else dialogues[:0]
-    new = intervals.cluster_t(apart, f1, apart.sum((1, 2))) if len(apart) >= scores.MIN_SPEAKERS else {}
-    return {name: {"this_test_set": here[name], "new_speakers": new.get(name)} for name in run.classes}
+    return scores.intervals(run.confusions, run.groups, run.speakers, f1)
 
 
 def _paper_row(run: RunContents) -> dict[str, Any] | None:

@@ -77,10 +77,9 @@ class Bundle(Predictions):
 
 
 def read_bundle(path: Path) -> Bundle:
-    """Read a bundle from anybody, or a RUN; nothing is unpacked to disk, nor more than BYTES of a member to memory.
+    """Read a bundle from anybody, or a RUN; a ConfigError if it is damaged or neither of them.
 
-    Raises:
-        ConfigError: neither of them, or damaged.
+    Nothing is unpacked to disk, nor more than BYTES of a member to memory.
     """
     try:
         run = path.is_dir()
@@ -100,10 +99,7 @@ def make_bundle(folder: Path, with_truth: bool = False) -> tuple[bytes, bool]:
     """Pack the results of a RUN, equal ones into equal bytes; return the archive and whether it holds the labels.
 
     Labels go in only of corpora whose labels are open, or with `with_truth`. The metrics are computed from the decimals
-    of predictions.csv.
-
-    Raises:
-        ConfigError: an incomplete RUN, or its files are not of one evaluation.
+    of predictions.csv. A ConfigError tells of an incomplete RUN, or of files that are not of one evaluation.
     """
     run = read_bundle(folder)
     found = run.score() | run.context()
@@ -131,7 +127,7 @@ def recompute(bundle: Bundle, manifest_path: Path | None = None) -> tuple[dict[s
 
     Raises:
         CorpusError: a manifest without the bundle's utterances.
-        ConfigError: labels that are no emotion of the model, or a confusion matrix that is none.
+        ConfigError: labels that are no emotion of the model.
     """
     differences = list(bundle.problems())
     if manifest_path is not None:

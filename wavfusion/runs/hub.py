@@ -17,11 +17,8 @@ from wavfusion.runs.results import METRICS
 def push(folder: Path, place: str, public: bool = False, force: bool = False) -> str:
     """Publish a RUN where `from_pretrained` finds it, without an utterance of its corpus, and return its address.
 
-    Args:
-        folder: the RUN.
-        place: a hub id, or a folder: an existing one, or `./name`.
-        public: open the repository of a hub to all.
-        force: replace an earlier model.
+    The place is a hub id, whose repository `public` opens to all, or a folder: an existing one, or `./name`. With
+    `force` an earlier model is replaced.
 
     Raises:
         ConfigError: an incomplete RUN, an encoder that others cannot have, a hub that cannot be reached, or a public

@@ -51,7 +51,7 @@ class Predictions:
         """Of the emotions, in class order."""
         return np.array([[float(row[f"p_{name}"]) for name in self.classes] for row in self.rows])
 
-    def confusions(self, groups: Sequence[Hashable]) -> Int64[np.ndarray, "G C C"]:
+    def confusions(self, groups: Sequence[Hashable] | None) -> Int64[np.ndarray, "G C C"]:
         """One confusion matrix a group, in order of appearance; an utterance without one is its own group."""
         return scores.confusions_by_group(self.truth, self.column("predicted"), self.classes, groups)
 

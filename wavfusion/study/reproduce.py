@@ -84,14 +84,18 @@ def results(plan: Plan, tables: Sequence[Table], failed: Mapping[str, str]) -> d
 
 
 def _figures(seeds: Sequence[PooledPredictions]) -> dict[str, Any]:
-    """Mean and standard deviation over seeds of every figure, with intervals of the mean."""
+    """Mean and standard deviation over seeds of every figure, with intervals of the mean, from averaged counts."""
+
+    def averaged(groups: Sequence[Hashable] | None) -> np.ndarray:
+        return np.asarray(np.mean([each.confusions(groups) for each in seeds], axis=0))
+
     scores = [each.score() for each in seeds]
     figures: dict[str, Any] = {}
     for name in ("accuracy", "weighted_f1", "macro_f1", "uar", "nll", "ece"):
         values = [score[name] for score in scores]
         deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
         figures[name] = {"mean": float(np.mean(values)), "seed_sd": deviation}
-    for name, bounds in _intervals(seeds).items():
+    for name, bounds in metrics.intervals(averaged, seeds[0].groups, seeds[0].speakers).items():
         figures[name] |= bounds
     per_class = {
         emotion: float(np.mean([score["per_class"][emotion]["f1"] for score in scores])) for emotion in seeds[0].classes
@@ -103,21 +107,6 @@ def _figures(seeds: Sequence[PooledPredictions]) -> dict[str, Any]:
         "figures": figures,
         "per_class_f1": per_class,
         "worst_class": min(per_class, key=lambda emotion: per_class[emotion]),
-    }
-
-
-def _intervals(seeds: Sequence[PooledPredictions]) -> dict[str, dict[str, list[float] | None]]:
-    """Intervals of the mean over seeds, from counts that are averaged over them."""
-
-    def averaged(groups: Sequence[Hashable]) -> np.ndarray:
-        return np.asarray(np.mean([each.confusions(groups) for each in seeds], axis=0))
-
-    dialogues = metrics.intervals(averaged(seeds[0].groups))
-    independent = metrics.independent_speakers(seeds[0].groups, seeds[0].speakers)
-    new = metrics.speaker_intervals(averaged(independent)) if independent else None
-    return {
-        name: {"this_test_set": dialogues[name], "new_speakers": None if new is None else new[name]}
-        for name in dialogues
     }
 
 
