@@ -1,6 +1,6 @@
 """Classification of encoded samples by a trained model, from any subset of modalities."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TypeAlias
@@ -69,61 +69,6 @@ def pick_device(name: str) -> str:
     return ("cuda" if count else "cpu") if name == "auto" else name
 
 
-class _WindowTable:
-    """Predictions for windows, in arrays allocated once for all of them.
-
-    Small arrays per batch, kept among the tensors that come and go, would fragment memory.
-    """
-
-    def __init__(self, count: int) -> None:
-        self.count, self.ids = count, list[str]()
-        self.columns: dict[str, np.ndarray] = {}
-
-    def add(self, batch: Mapping[str, np.ndarray], samples: Sequence[Sample]) -> None:
-        """Append a batch."""
-        rows = slice(len(self.ids), len(self.ids) + len(samples))
-        self.ids += [sample.row.id for sample in samples]
-        for name, values in batch.items():
-            if name not in self.columns:
-                self.columns[name] = np.zeros((self.count, *values.shape[1:]), values.dtype)
-            self.columns[name][rows] = values
-
-    def averaged(self, temperature: float) -> Utterances:
-        """Average the windows of each utterance, weighted by their seconds."""
-        numbers = {name: number for number, name in enumerate(dict.fromkeys(self.ids))}
-        owner, count = np.array([numbers[name] for name in self.ids]), len(numbers)
-        columns, each = self.columns, np.ones(len(owner))
-        weights, text_share, vectors = columns["seconds"], columns["text_share"], columns.get("vectors")
-
-        def total(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-            sums = np.zeros((count, *values.shape[1:]))
-            np.add.at(sums, owner, values * weights.reshape(-1, *[1] * (values.ndim - 1)))
-            return sums
-
-        seconds = total(weights, each)[owner]
-        equal = 1 / np.bincount(owner)[owner]  # for utterances without any modality
-        shares = np.divide(weights, seconds, out=equal, where=seconds > 0)
-        present = total(columns["present"], each) > 0
-        probabilities, known = total(columns["probabilities"], shares), present.any(1)
-        probabilities[known] = tempered(probabilities[known], temperature)
-        gated = ~np.isnan(text_share)
-        gates = zip(total(np.where(gated, text_share, 0.0), weights), total(gated, weights), strict=True)
-        if vectors is not None and not (total(columns["has_vector"], each) > 0).all():
-            vectors = None
-        if vectors is not None and count < len(owner):
-            vectors *= shares[:, None].astype(np.float32)  # in place: there may be many
-            joined = np.zeros((count, vectors.shape[1]), dtype=np.float32)
-            np.add.at(joined, owner, vectors)
-            vectors = joined
-        return Utterances(
-            list(numbers),
-            probabilities,
-            [float(gate / gated_seconds) if gated_seconds > 0 else None for gate, gated_seconds in gates],
-            [[name for name, has_it in zip(MODALITIES, row, strict=True) if has_it] for row in present.tolist()],
-            vectors,
-        )
-
-
 class Classifier:
     """Classify windows batch by batch, from each of several sets of modalities.
 
@@ -145,23 +90,86 @@ class Classifier:
         device: str = "cpu",
         temperature: float = 1.0,
     ) -> None:
-        self.model, self.modality_sets, self.prior = model.eval(), modality_sets, prior
+        self.model, self.modality_sets, self.prior, self.count = model.eval(), modality_sets, prior, count
         self.device, self.temperature = device, temperature
-        self._tables = [_WindowTable(count) for _ in modality_sets]
+        self.ids: list[str] = []
+        self._tables: list[dict[str, np.ndarray]] = [{} for _ in modality_sets]
 
     @torch.inference_mode()
     def add(self, samples: Sequence[Sample]) -> None:
         """Classify a batch of windows; sets that leave it the same modalities are computed once."""
+        rows = slice(len(self.ids), len(self.ids) + len(samples))
+        self.ids += [sample.row.id for sample in samples]
         done: dict[tuple[str, ...], dict[str, np.ndarray]] = {}
         for modalities, table in zip(self.modality_sets, self._tables, strict=True):
             present = tuple(name for name in modalities if any(has(sample, name) for sample in samples))
             if present not in done:
-                done[present] = _predict_batch(self.model, samples, present, self.prior, self.device)
-            table.add(done[present], samples)
+                done[present] = self._predict(samples, present)
+            for name, values in done[present].items():
+                # Allocated for all windows: small arrays, kept among tensors that come and go, would fragment memory.
+                if name not in table:
+                    table[name] = np.zeros((self.count, *values.shape[1:]), values.dtype)
+                table[name][rows] = values
+
+    def _predict(self, batch: Sequence[Sample], modalities: Sequence[str]) -> dict[str, np.ndarray]:
+        """A row a window; `vectors` where the model returns them, `text_share` NaN without a gate."""
+        present = np.array([[name in modalities and has(sample, name) for name in MODALITIES] for sample in batch])
+        # A transcript alone has no duration; a window without any modality has no weight.
+        seconds = np.array([max(sample.row.duration, 1e-6) for sample in batch]) * present.any(1)
+        priors = np.tile(np.array(self.prior, dtype=np.float64), (len(batch), 1))
+        columns = {"probabilities": priors, "text_share": np.full(len(batch), np.nan)}
+        if present.any():
+            output = forward(self.model, batch, modalities, self.device)
+            probabilities = output.logits.double().softmax(-1).cpu().numpy()
+            columns["probabilities"] = np.where(present.any(1, keepdims=True), probabilities, priors)
+            if (shares := layer_shares(output)) is not None:
+                both = present[:, MODALITIES.index("text")] & present[:, MODALITIES.index("video")]
+                columns["text_share"] = np.where(both, shares.mean(1).double().cpu().numpy(), np.nan)
+            if output.pooled is not None:
+                columns |= {
+                    "vectors": output.pooled.float().cpu().numpy(),
+                    "has_vector": np.ones(len(batch), dtype=bool),
+                }
+        return {**columns, "present": present, "seconds": seconds}
 
     def utterances(self) -> list[Utterances]:
         """Return the predictions from each set, windows averaged into utterances."""
-        return [table.averaged(self.temperature) for table in self._tables]
+        return [self._averaged(table) for table in self._tables]
+
+    def _averaged(self, columns: dict[str, np.ndarray]) -> Utterances:
+        """Average the windows of each utterance, weighted by their seconds."""
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(self.ids))}
+        owner, count = np.array([numbers[name] for name in self.ids]), len(numbers)
+        each = np.ones(len(owner))
+        weights, text_share, vectors = columns["seconds"], columns["text_share"], columns.get("vectors")
+
+        def total(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+            sums = np.zeros((count, *values.shape[1:]))
+            np.add.at(sums, owner, values * weights.reshape(-1, *[1] * (values.ndim - 1)))
+            return sums
+
+        seconds = total(weights, each)[owner]
+        equal = 1 / np.bincount(owner)[owner]  # for utterances without any modality
+        shares = np.divide(weights, seconds, out=equal, where=seconds > 0)
+        present = total(columns["present"], each) > 0
+        probabilities, known = total(columns["probabilities"], shares), present.any(1)
+        probabilities[known] = tempered(probabilities[known], self.temperature)
+        gated = ~np.isnan(text_share)
+        gates = zip(total(np.where(gated, text_share, 0.0), weights), total(gated, weights), strict=True)
+        if vectors is not None and not (total(columns["has_vector"], each) > 0).all():
+            vectors = None
+        if vectors is not None and count < len(owner):
+            vectors *= shares[:, None].astype(np.float32)  # in place: there may be many
+            joined = np.zeros((count, vectors.shape[1]), dtype=np.float32)
+            np.add.at(joined, owner, vectors)
+            vectors = joined
+        return Utterances(
+            list(numbers),
+            probabilities,
+            [float(gate / gated_seconds) if gated_seconds > 0 else None for gate, gated_seconds in gates],
+            [[name for name, has_it in zip(MODALITIES, row, strict=True) if has_it] for row in present.tolist()],
+            vectors,
+        )
 
 
 def classify(
@@ -195,27 +203,6 @@ def batches(samples: Samples) -> Iterator[list[Sample]]:
 def forward(model: nn.Module, batch: Sequence[Sample], modalities: Sequence[str], device: str) -> WavFusionOutput:
     """Run a model on some modalities of samples."""
     return model(**model_inputs({**collate(batch), "labels": None}, modalities, device))
-
-
-def _predict_batch(
-    model: nn.Module, batch: Sequence[Sample], modalities: Sequence[str], prior: Sequence[float], device: str
-) -> dict[str, np.ndarray]:
-    """Predictions for windows: a row each, `vectors` where the model returns them, `text_share` NaN without a gate."""
-    present = np.array([[name in modalities and has(sample, name) for name in MODALITIES] for sample in batch])
-    # A transcript alone has no duration; a window without any modality has no weight.
-    seconds = np.array([max(sample.row.duration, 1e-6) for sample in batch]) * present.any(1)
-    priors = np.tile(np.array(prior, dtype=np.float64), (len(batch), 1))
-    columns = {"probabilities": priors, "text_share": np.full(len(batch), np.nan)}
-    if present.any():
-        output = forward(model, batch, modalities, device)
-        probabilities = output.logits.double().softmax(-1).cpu().numpy()
-        columns["probabilities"] = np.where(present.any(1, keepdims=True), probabilities, priors)
-        if (shares := layer_shares(output)) is not None:
-            both = present[:, MODALITIES.index("text")] & present[:, MODALITIES.index("video")]
-            columns["text_share"] = np.where(both, shares.mean(1).double().cpu().numpy(), np.nan)
-        if output.pooled is not None:
-            columns |= {"vectors": output.pooled.float().cpu().numpy(), "has_vector": np.ones(len(batch), dtype=bool)}
-    return {**columns, "present": present, "seconds": seconds}
 
 
 def has(sample: Sample, modality: str) -> bool:
