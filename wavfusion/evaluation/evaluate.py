@@ -239,7 +239,7 @@ def explain(trained: Run, part: Part, store: Store, media: Media, device: str = 
         "modalities": names,
         "contributions": mean_contributions(shares, every.emotions(classes), classes),
         "gates": gate_statistics(windows, truth, classes),
-        "margin": margin_statistics(windows, truth, classes, config.margin.alpha, learned) if names[1:] else None,
+        "margin": margin_statistics(windows, learned, truth, config) if names[1:] else None,
         "shift": shifted_accuracy(model, samples, truth, config, prior, device),
         "utterances": {
             name: {"text_share": weight, "contribution": contribution}

@@ -177,11 +177,7 @@ def gate_auc(shares: Mapping[str, float | None], flags: Mapping[str, bool]) -> f
 
 
 def margin_statistics(
-    windows: Sequence[WindowParts],
-    truth: Mapping[str, str],
-    classes: Sequence[str],
-    alpha: float,
-    training: Sequence[WindowParts],
+    windows: Sequence[WindowParts], training: Sequence[WindowParts], truth: Mapping[str, str], config: WavFusionConfig
 ) -> dict[str, Any]:
     """Evaluate the shared space on held-out clips, on the first window of each utterance, as in training.
 
@@ -189,9 +185,10 @@ def margin_statistics(
     fitted on windows of the training part, null without them.
     """
     clips, learned = ({window.id: window for window in reversed(each)} for each in (windows, training))
-    labels, known = ([classes.index(truth[name]) for name in each] for each in (clips, learned))
-    own = score_space([clip.vectors for clip in clips.values()], labels, alpha)
+    labels, known = ([config.classes.index(truth[name]) for name in each] for each in (clips, learned))
     means, others = ([clip.means for clip in each.values()] for each in (clips, learned))
+    alpha = config.margin.alpha
+    own = score_space([clip.vectors for clip in clips.values()], labels, alpha)
     fitted = score_space(post_hoc(others, known, means), labels, alpha) if learned else None
     return {"alpha": alpha, "own": own, "post_hoc": fitted}
 

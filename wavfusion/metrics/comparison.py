@@ -3,7 +3,6 @@
 How well each does what it says is measured by ``scripts/simulate_statistics.py``.
 """
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -167,12 +166,11 @@ def _add(one: _Variance, two: _Variance) -> _Variance:
 
 def _seed_variance(values: Sequence[np.ndarray], deviations: Sequence[np.ndarray]) -> _Variance:
     """Variance that other seeds would add to the difference, without what seeds and groups share."""
-    raw, shared = [], 0.0
+    total, shared = _Variance(0.0, np.inf), 0.0
     for value, deviation in zip(values, deviations, strict=True):
         if (trainings := len(value)) > 1:
-            raw.append(_Variance(float(value.var(ddof=1)) / trainings, trainings - 1))
+            total = _add(total, _Variance(float(value.var(ddof=1)) / trainings, trainings - 1))
             shared += sum(map(jackknife_variance, deviation - deviation.mean(axis=0))) / (trainings - 1) / trainings
-    total = functools.reduce(_add, raw, _Variance(0.0, np.inf))
     return _Variance(max(0.0, total.variance - shared), total.degrees)
 
 

@@ -133,11 +133,7 @@ class _Config:
 
 
 def read_run(folder: str | Path) -> Run:
-    """Read a RUN folder.
-
-    Raises:
-        ConfigError: no such folder, or an incomplete RUN.
-    """
+    """Read a RUN folder; a ConfigError if there is none, or it is incomplete."""
     folder = Path(folder)
     if not folder.is_dir():
         raise ConfigError(f"expected a RUN folder (what `wavfusion train --out` writes), found none at {str(folder)!r}")
@@ -149,8 +145,10 @@ def read_run(folder: str | Path) -> Run:
         model.load_state_dict(load_file(require_file(folder / WEIGHTS)))
         if any(not torch.isfinite(tensor).all() for tensor in model.state_dict().values()):
             raise ValueError(f"weights that are not finite in {WEIGHTS}")
-        known = load_file(require_file(folder / FAMILIARITY)) if (folder / FAMILIARITY).exists() else None
-        familiarity = known and Familiarity(known["mean"].numpy(), known["precision"].numpy(), float(known["limit"]))
+        familiarity = None
+        if (folder / FAMILIARITY).exists():
+            known = load_file(require_file(folder / FAMILIARITY))
+            familiarity = Familiarity(known["mean"].numpy(), known["precision"].numpy(), float(known["limit"]))
     except FileNotFoundError as error:
         name = Path(error.filename or WEIGHTS).name
         raise ConfigError(f"{str(folder)!r}: expected a finished RUN, found no {name}; did its training end?") from None
@@ -179,8 +177,8 @@ def write_model(trained: Run, encoders: Encoders) -> None:
     rest = {name: getattr(trained, name) for name in _SETTINGS}
     write_json(folder / CONFIG, {"model": model.config.to_json(), "features": about, **rest})
     if (known := trained.familiarity) is not None:
-        tensors = {"mean": torch.from_numpy(known.mean), "precision": torch.from_numpy(known.precision)}
-        write_atomic(folder / FAMILIARITY, save({**tensors, "limit": torch.tensor(known.limit)}, {"format": "pt"}))
+        tensors = {name: torch.as_tensor(value) for name, value in vars(known).items()}
+        write_atomic(folder / FAMILIARITY, save(tensors, {"format": "pt"}))
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     write_atomic(folder / WEIGHTS, save(state, {"format": "pt"}))
 
