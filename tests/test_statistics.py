@@ -359,8 +359,8 @@ def found(difference, error=0.01, p_value=None):
     ],
 )  # fmt: skip
 def test_a_claim_to_be_better_is_judged(comparison, claim, verdict, reason):
-    judged = judge_better(comparison, **{"p_value": comparison.p_value, **claim})
-    assert (judged.verdict, reason in judged.reason) == (verdict, True), judged.reason
+    judged, why = judge_better(comparison, **{"p_value": comparison.p_value, **claim})
+    assert (judged, reason in why) == (verdict, True), why
 
 
 def test_verdicts_are_their_words():

@@ -266,12 +266,11 @@ def by_style(
 ) -> dict[str, Any]:
     """Score improvised and scripted utterances separately; empty with one style only."""
     styles = sorted({row.style for row in utterances if row.style})
-    chosen = {style: [i for i, row in enumerate(utterances) if row.style == style] for style in styles}
-    return {
-        style: _score(probabilities[rows], [utterances[i] for i in rows], classes)
-        for style, rows in chosen.items()
-        if len(styles) > 1
-    }
+    found = {}
+    for style in styles if len(styles) > 1 else ():
+        rows = [i for i, row in enumerate(utterances) if row.style == style]
+        found[style] = _score(probabilities[rows], [utterances[i] for i in rows], classes)
+    return found
 
 
 def encoder_provenance(trained: Run, corpora: set[str]) -> dict[str, Any]:

@@ -123,18 +123,11 @@ class Verdict(StrEnum):
     UNDECIDABLE = "undecidable with this much data"
 
 
-class Judgement(NamedTuple):
-    """A verdict and its reason in one line, in points (hundredths)."""
-
-    verdict: Verdict
-    reason: str
-
-
-def judge_better(found: Comparison, p_value: float) -> Judgement:
+def judge_better(found: Comparison, p_value: float) -> tuple[Verdict, str]:
     """Judge the claim that the first system is better than the second, at 5 %, by a figure of which more is better.
 
     Supported: significantly better. Refuted: significantly worse; or equal within +-`SAME_WITHIN`. Else undecidable.
-    `p_value` is the two-sided p as adjusted by `holm`.
+    `p_value` is the two-sided p as adjusted by `holm`. Returns the reason, too: one line, in points (hundredths).
     """
     verdict, claim = Verdict.UNDECIDABLE, "better or not"
     if p_value <= SIGNIFICANCE:
@@ -144,7 +137,7 @@ def judge_better(found: Comparison, p_value: float) -> Judgement:
     low, high = (f"{100 * end:+.1f}" for end in found.interval)
     detectable = "nothing" if found.detectable is None else _points(found.detectable)
     about = f"{100 * found.difference:+.1f} points [{low}, {high}], p = {p_value:.2g}; detectable: {detectable}"
-    return Judgement(verdict, f"{claim}: {about}")
+    return verdict, f"{claim}: {about}"
 
 
 def _points(value: float) -> str:

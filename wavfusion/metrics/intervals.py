@@ -117,11 +117,9 @@ def jackknife(counts: Float64[np.ndarray, "T G ..."], figures: Figures) -> dict[
     """How each group moves each training's figure: (G - 1) (mean of the figures that leave one out - without it)."""
     trainings, num_groups = counts.shape[:2]
     without = counts.sum(axis=1, keepdims=True) - counts
-    deviations = {}
-    for name, values in figures(without.reshape(-1, *counts.shape[2:])).items():
-        left = values.reshape(trainings, num_groups)
-        deviations[name] = (num_groups - 1) * (left.mean(axis=1, keepdims=True) - left)
-    return deviations
+    found = figures(without.reshape(-1, *counts.shape[2:])).items()
+    left = {name: values.reshape(trainings, num_groups) for name, values in found}
+    return {name: (num_groups - 1) * (each.mean(axis=1, keepdims=True) - each) for name, each in left.items()}
 
 
 def jackknife_variance(deviations: Float64[np.ndarray, " G"]) -> float:

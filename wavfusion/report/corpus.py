@@ -103,16 +103,9 @@ def _histogram(title: str, values: Sequence[float | int], edges: Sequence[float 
     if not values:
         return None
     counts, _ = np.histogram(values, [*edges, np.inf])
-    shortest, median, most, longest = np.quantile(values, [0, 0.5, 0.95, 1])
-    return {
-        "title": title,
-        "labels": [f"{low:g}–{high:g}" for low, high in pairwise(edges)] + [f"from {edges[-1]:g}"],
-        "counts": counts.tolist(),
-        "low": shortest,
-        "median": median,
-        "high": most,
-        "longest": longest,
-    }
+    labels = [f"{low:g}–{high:g}" for low, high in pairwise(edges)] + [f"from {edges[-1]:g}"]
+    ends = zip(("low", "median", "high", "longest"), np.quantile(values, [0, 0.5, 0.95, 1]), strict=True)
+    return {"title": title, "labels": labels, "counts": counts.tolist(), **dict(ends)}
 
 
 def _words(rows: Sequence[Utterance]) -> dict[str, Any] | None:

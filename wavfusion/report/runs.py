@@ -261,14 +261,14 @@ def _parts(run: RunContents) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if parts := _contributions(run):
         values = {
-            modality: [_point(parts.get(emotion, {}).get(modality)) for emotion in run.classes]
+            modality: [parts.get(emotion, {}).get(modality) for emotion in run.classes]
             for modality in MODALITIES
             if any(modality in each for each in parts.values())
         }
         title = f"{run.name}: mean contribution of each modality by emotion"
         found["contributions"] = plots.dots(title, run.classes, values, "nats", mark=0.0)
     if gates := run.explained.get("gates"):
-        shares = [_point(gates["by_emotion"].get(emotion)) for emotion in run.classes]
+        shares = [gates["by_emotion"].get(emotion) for emotion in run.classes]
         found |= {"layers": [round(share, 3) for share in gates["by_layer"]], "gated": gates["utterances"]}
         title = f"{run.name}: text weight in the gates"
         found["gates"] = plots.dots(f"{title} by emotion", run.classes, {"": shares}, "text weight", UNIT, 0.5)
@@ -291,14 +291,10 @@ def _space(judged: Mapping[str, Any]) -> dict[str, Any]:
     return numbers | {"retrieval": judged["retrieval"]["precision_at_1"], "chance": judged["retrieval"]["chance"]}
 
 
-def _point(value: float | None) -> plots.Point | None:
-    return None if value is None else (value, value, value)
-
-
 def _emotions_plot(runs: Sequence[Mapping[str, Any]]) -> Markup:
     """F1 of every emotion of any RUN with its interval for this test set."""
     emotions = list(dict.fromkeys(name for run in runs for name in run["classes"]))
-    series: dict[str, list[plots.Point | None]] = {}
+    series: dict[str, list[plots.Point | float | None]] = {}
     for run in runs:
         points = {
             name: (run["figures"]["per_class"][name]["f1"], *bounds["this_test_set"])
@@ -326,8 +322,8 @@ def _compare(runs: Sequence[RunContents]) -> list[dict[str, Any]]:
     for figure in FIGURES:
         adjusted = stats.holm([compared[figure].p_value for _, compared in tested])
         for (each, compared), p_value in zip(tested, adjusted, strict=True):
-            judged = stats.judge_better(compared[figure], p_value=p_value)
-            each["figures"][figure] = {"found": compared[figure], "p": p_value, "verdict": str(judged.verdict)}
+            verdict, _ = stats.judge_better(compared[figure], p_value)
+            each["figures"][figure] = {"found": compared[figure], "p": p_value, "verdict": str(verdict)}
     return found
 
 

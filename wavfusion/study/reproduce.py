@@ -156,8 +156,8 @@ def _claims(table: Table, predictions: Mapping[str, Sequence[PooledPredictions]]
         figures = {}
         for figure in FIGURES:
             p_value = adjusted[figure][number]
-            judged = stats.judge_better(each[figure], p_value=p_value)
-            about = {"verdict": str(judged.verdict), "reason": judged.reason, "p_adjusted": p_value}
+            verdict, reason = stats.judge_better(each[figure], p_value)
+            about = {"verdict": str(verdict), "reason": reason, "p_adjusted": p_value}
             figures[figure] = {**asdict(each[figure]), **about}
         stated = _stated_difference(table, claim)
         found.append({**asdict(claim), "stated": stated, "verdict": figures[PRIMARY]["verdict"], "figures": figures})
