@@ -20,7 +20,7 @@ CHUNK = 1_000  # resamples held in memory at once
 
 
 def cluster_interval(
-    counts: Real[np.ndarray, "G ..."], figures: Figures, sizes: Real[np.ndarray, " G"]
+    counts: Real[np.ndarray, "G ..."], figures: Figures, sizes: Real[np.ndarray, " G"], seed: int = 0
 ) -> dict[str, list[float]]:
     """95 % interval of every figure for other groups (dialogues) like these; arguments as in `cluster_t`.
 
@@ -31,7 +31,7 @@ def cluster_interval(
         return {name: [0.0, 1.0] for name in figures(counts.astype(np.float64))}
     bounds = cluster_t(counts, figures, sizes)
     if len(counts) >= MANY_GROUPS:
-        resampled = cluster_bootstrap(counts, figures)
+        resampled = cluster_bootstrap(counts, figures, seed=seed)
         bounds |= {name: [low, high] for name, (low, high) in resampled.items() if low < high}
     return bounds
 
@@ -72,7 +72,7 @@ def cluster_t(
 
 
 def cluster_bootstrap(
-    counts: Real[np.ndarray, "G ..."], figures: Figures, repeats: int = 10_000
+    counts: Real[np.ndarray, "G ..."], figures: Figures, repeats: int = 10_000, seed: int = 0
 ) -> dict[str, list[float]]:
     """95 % percentile intervals of figures when whole groups (dialogues, speakers) are resampled with replacement.
 
@@ -89,7 +89,7 @@ def cluster_bootstrap(
     """
     require_groups(len(counts), repeats)
     distinct, times = np.unique(counts.reshape(len(counts), -1), axis=0, return_counts=True)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     chunks: dict[str, list[np.ndarray]] = {}
     for first in range(0, repeats, CHUNK):
         draws = rng.multinomial(len(counts), times / len(counts), size=min(CHUNK, repeats - first))

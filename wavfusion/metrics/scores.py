@@ -59,6 +59,7 @@ def score(
     classes: Sequence[str],
     groups: Sequence[Hashable] | None = None,
     probabilities: Real[np.ndarray, "N C"] | None = None,
+    seed: int = 0,
     speakers: Sequence[Hashable] | None = None,
 ) -> dict[str, Any]:
     """Score predicted emotions against the true ones: the figures of ``metrics.json``, in plain Python numbers.
@@ -70,6 +71,7 @@ def score(
         groups: dialogue of each utterance, resampled whole for the intervals; without one (None) it is its own group.
         probabilities: adds `nll`, mean -log p(truth) in nats with p held above 2.2e-16, and `ece`, the expected
             calibration error of the predicted class over 15 bins of equal width.
+        seed: of the bootstrap.
         speakers: of each utterance, for the interval of new speakers; there is none where one is unknown (None).
 
     Returns:
@@ -84,14 +86,13 @@ def score(
     rows, columns = _ids("truth", truth, classes), _ids("predicted", predicted, classes)
     confusion = confusion_matrix(rows, columns, len(classes))
     figures_of_classes = {name: values.tolist() for name, values in class_figures(confusion).items()}
-    losses, of_probabilities = None, {}
-    if probabilities is not None:
-        losses, of_probabilities = _of_probabilities(rows, columns, probabilities, len(classes))
+    checked = None if probabilities is None else _of_probabilities(rows, columns, probabilities, len(classes))
+    losses, of_probabilities = checked or (None, {})
     per_class = {
         emotion: {name: values[i] for name, values in figures_of_classes.items()} | {"support": int(confusion[i].sum())}
         for i, emotion in enumerate(classes)
     }
-    bounds = intervals(lambda each: _by_group(rows, columns, len(classes), each), groups, speakers)
+    bounds = intervals(lambda each: _by_group(rows, columns, len(classes), each), groups, speakers, seed=seed)
     if losses is not None:
         apart = _new_speakers(groups, speakers)
         new = None if apart is None else _nll_interval(losses, apart)
@@ -146,6 +147,7 @@ def intervals(
     groups: Sequence[Hashable] | None,
     speakers: Sequence[Hashable] | None,
     figures: Figures = figures,
+    seed: int = 0,
 ) -> dict[str, dict[str, list[float] | None]]:
     """95 % intervals of figures for other groups (dialogues) like these, and for other speakers, as `score` gives them.
 
@@ -158,7 +160,7 @@ def intervals(
         return counts[np.lexsort(counts.reshape(len(counts), -1).T)]
 
     counts, apart = ordered(groups), _new_speakers(groups, speakers)
-    here, new = cluster_interval(counts, figures, counts.sum((1, 2))), dict[str, list[float]]()
+    here, new = cluster_interval(counts, figures, counts.sum((1, 2)), seed), dict[str, list[float]]()
     if apart is not None:
         counts = ordered(apart)
         new = cluster_t(counts, figures, counts.sum((1, 2)))

@@ -18,7 +18,7 @@ from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.files import json_bytes, parse_yaml, require_file
 from wavfusion.metrics import scores
 from wavfusion.runs.origin import ENVIRONMENT, EXPERIMENT, PROTOCOL, SPLIT, corpus_of, without_absolute_paths
-from wavfusion.runs.results import METRICS, PREDICTIONS, CsvRow, Predictions, encode_csv, parse_csv
+from wavfusion.runs.results import METRICS, PREDICTIONS, Predictions, encode_csv, parse_csv
 
 MEMBERS = (PREDICTIONS, SPLIT, METRICS, PROTOCOL, ENVIRONMENT, EXPERIMENT)
 BYTES, LINES, CELLS = 1 << 24, 200_000, 5_000_000  # of a bundle and each member, a table, confusions one an utterance
@@ -84,7 +84,9 @@ def read_bundle(path: Path) -> Bundle:
     try:
         run = path.is_dir()
         files = {name: require_file(path / name).read_bytes() for name in MEMBERS} if run else _unzip(path)
-        rows, parts = (_table(files[name]) for name in (PREDICTIONS, SPLIT))
+        if max(files[name].count(b"\n") for name in (PREDICTIONS, SPLIT)) > LINES:
+            raise ValueError(f"a table of more than {LINES} lines")
+        rows, parts = (parse_csv(files[name]) for name in (PREDICTIONS, SPLIT))
         about = {name: json.loads(files[f"{name}.json"]) for name in ("metrics", "protocol", "environment")}
         about["experiment"] = files[EXPERIMENT].decode()
         bundle = Bundle(rows, about["protocol"]["classes"], {row["id"]: row["split"] for row in parts}, **about)
@@ -182,12 +184,6 @@ def _differences(stated: Any, found: Any, name: str) -> Iterator[str]:
         numbers = isinstance(stated, int | float) and isinstance(found, int | float)
         if not (stated == found or (numbers and found - TOLERANCE <= stated <= found + TOLERANCE)):
             yield f"{name}: {str(stated)[:60]} is stated, {str(found)[:60]} is computed"
-
-
-def _table(content: bytes) -> list[CsvRow]:
-    if content.count(b"\n") > LINES:
-        raise ValueError(f"a table of more than {LINES} lines")
-    return parse_csv(content)
 
 
 def _unzip(path: Path) -> dict[str, bytes]:
