@@ -96,7 +96,8 @@ def check_against(trained: Run, utterances: Sequence[Utterance], root: Path) -> 
     promises: Promises = origin.promises
     rows = _located(utterances, root)
     kept = [row for row in rows if row.id in parts]
-    every, notes = kept + [row for row in rows if row.id not in parts and row.emotion is not None], []
+    every = kept + [row for row in rows if row.id not in parts and row.emotion is not None]
+    notes: list[str] = []
     if not parts:
         kept, notes = _training_rows(origin)
         parts = {row.id: origin.parts[row.id] for row in kept}

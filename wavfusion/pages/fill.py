@@ -26,7 +26,7 @@ def fill_page(template: str, finalize: Callable[[Any], Any] | None = None, **val
     return pages.get_template(template).render(**values)
 
 
-def script(*names: str) -> dict[str, str]:
+def script(*names: str) -> dict[str, Any]:
     """Scripts of `pages/` as one, and the hash by which a page's security policy allows it alone."""
     pages = resources.files("wavfusion").joinpath("pages")
     text = "".join(pages.joinpath(name).read_text("utf-8") for name in names)

@@ -89,7 +89,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     path = folder / METRICS
     if not path.exists():
         raise ConfigError(f"{path}: expected what training writes, found no such file")
-    return validated(dict[str, Any], read_json(path), path)
+    return validated(dict, read_json(path), path)
 
 
 def write_history(out: Path, epochs: Sequence[Mapping[str, Any]]) -> None:
