@@ -421,8 +421,8 @@ def test_a_file_is_called_as_its_stored_faces_are(corpus: Path, stored: Path, tr
     extract(rows, manifest.read_corpus(corpus), store, loaded, workers=1)
     known = read_run(trained)
     samples = evaluate.samples_of(known, rows, store, train.Media(store, str(root), str(root)))
-    modalities = ["audio", "video"]
-    expected = inference.classify(known.model, samples, modalities, known.prior, temperature=known.temperature)
+    sets, temperature = [["audio", "video"]], known.temperature
+    (expected,) = inference.classify_subsets(known.model, samples, sets, known.prior, temperature=temperature)
     recognizer = EmotionRecognizer.from_pretrained(trained)
     called = [list(recognizer.predict(root / name)[0].probabilities.values()) for name in names]
     np.testing.assert_allclose(called, expected.probabilities, atol=1e-5)

@@ -46,7 +46,7 @@ def evaluate(
     from wavfusion.evaluation import evaluate
     from wavfusion.evaluation.explain import warn_of_untrained_subsets
     from wavfusion.evaluation.inference import parse_subset, pick_device, subsets
-    from wavfusion.files import require_free
+    from wavfusion.files import require_free, write_json
     from wavfusion.runs import results
     from wavfusion.runs.folder import read_run
 
@@ -68,8 +68,8 @@ def evaluate(
     result |= {} if part.in_domain else {"protocol": evaluate.out_of_domain_protocol(run)}
     results.write_results(out, result, part.utterances, predicted.probabilities)
     if explain:
-        found = evaluate.explain(run, part.utterances, features, media, part.training, device)
-        results.write_explained(explained, {"split": split, "protocol": run.protocol, **found})
+        found = evaluate.explain(run, part, features, media, device)
+        write_json(explained, {"split": split, "protocol": run.protocol, **found})
     for emotion, number in part.unknown.items():
         log.warning("%d rows left out: the model does not know %r", number, emotion)
     show(result, figures_to_text(result, out), json)
@@ -94,6 +94,6 @@ def _evaluate_bundle(bundle_file: Path, manifest: Path | None, out: Path | None,
     if len(differences) > LISTED:
         lines.append(f"... and {len(differences) - LISTED} more")
     show(result | {"differences": differences}, "\n".join(lines), json)
-    if labelled.truth is None:
+    if not labelled.truth:
         log.warning("without labels there is no interval, nll and ece; --manifest M of the corpus brings them")
-    return PARTLY if differences or labelled.truth is None else DONE
+    return PARTLY if differences or not labelled.truth else DONE
