@@ -10,9 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from wavfusion.cli.bench import bench
 from wavfusion.cli.demo import demo
-from wavfusion.cli.evaluate import evaluate
+from wavfusion.cli.evaluate import bench, evaluate
 from wavfusion.cli.extract import extract
 from wavfusion.cli.options import SETTING
 from wavfusion.cli.output import BAD_INPUT, DONE, complain, print_text
@@ -46,22 +45,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     _quieten()
     try:
         return _run([each for each in arguments if each != DEBUG])
-    except (ConfigError, CorpusError, MediaError) as error:
-        if debug:
-            raise
-        complain(str(error))
-        return BAD_INPUT
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except KeyboardInterrupt:
         complain("interrupted")
         return INTERRUPTED
-    except OSError as error:
+    except (ConfigError, CorpusError, MediaError, OSError) as error:
         if debug:
             raise
-        place = repr(error.filename) if error.filename else "a file"
-        complain(f"expected to read or write {place}, found: {error.strerror or error}")
+        message = str(error)
+        if isinstance(error, OSError):
+            place = repr(error.filename) if error.filename else "a file"
+            message = f"expected to read or write {place}, found: {error.strerror or error}"
+        complain(message)
         return BAD_INPUT
 
 
@@ -93,16 +90,12 @@ def _run(arguments: list[str]) -> int:
     if verb and verb not in VERBS:
         raise ConfigError(f"expected a verb, found {verb!r}; {nearest(verb, VERBS)} (see wavfusion --help)")
     place = f"wavfusion {verb}".rstrip()
-    arguments, overrides = _split_overrides(arguments)
-    if overrides and (unknown := [each for each in overrides if each not in _settings(verb)]):
-        raise ConfigError(f"{verb}: {_unknown(f'--{unknown[0]}', verb)} (see {place} --help)")
-    arguments += [f"{SETTING}={key}={value}" for key, value in overrides.items()]
+    if any(re.match(r"--[a-z_]+\.", each) for each in arguments):
+        arguments = _mark_settings(arguments, _settings(verb))
     to_file = verb == "predict" and any(each.partition("=")[0] == "--out" for each in arguments)
     if sys.stdout is None and not to_file:
         raise ConfigError(f"{verb}: expected an open stdout for the results, found it closed; >/dev/null drops them")
     command: Any = typer.main.get_command(_app())
-    for each in command.commands.values():
-        each.context_class = typer.Context  # as the verbs annotate it; typer's default is a class above it
     try:
         call = command.main(arguments or ["--help"], prog_name="wavfusion", standalone_mode=False)
     except typer.TyperException as error:
@@ -112,11 +105,8 @@ def _run(arguments: list[str]) -> int:
 
 def _app() -> typer.Typer:
     """Make the parser, whose commands return the call of their verb, so that no error of a verb passes through it."""
-    app = typer.Typer(
-        add_completion=False,
-        rich_markup_mode=None,
-        epilog="An error is one line; --debug, anywhere, shows where it was raised.",
-    )
+    epilog = "An error is one line; --debug, anywhere, shows where it was raised."
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, epilog=epilog)
     app.callback()(_wavfusion)
     for name, verb in VERBS.items():
         app.command(name)(_deferred(verb))
@@ -140,13 +130,13 @@ def _wavfusion(
 
 def _deferred(verb: Callable[..., int]) -> Callable[..., Callable[[], int]]:
     @functools.wraps(verb)
-    def bind(*given: Any, **options: Any) -> Callable[[], int]:
-        return functools.partial(verb, *given, **options)
+    def bind(**options: Any) -> Callable[[], int]:
+        return functools.partial(verb, **options)
 
     return bind
 
 
-def flags(verb: str) -> list[str]:
+def _flags(verb: str) -> list[str]:
     """List all flags of a verb, settings of experiments included."""
     command: Any = typer.main.get_command(_app())
     shown = [each for each in command.commands[verb].params if not getattr(each, "hidden", False)]
@@ -163,25 +153,21 @@ def _settings(verb: str) -> list[str]:
     return settings()
 
 
-def _split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Take `--dotted.key VALUE` out, of which the parser knows nothing."""
-    others: list[str] = []
-    overrides: dict[str, str] = {}
-    items = list(arguments)
-    while items:
-        item = items.pop(0)
-        if not re.match(r"--[a-z_]+\.", item):
-            others.append(item)
-            continue
-        key, equals, value = item.partition("=")
-        if not equals and not items:
-            raise ConfigError(f"expected a value after {key!r}, found none")
-        overrides[key[2:]] = value if equals else items.pop(0)
-    return others, overrides
+def _mark_settings(arguments: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Make `--dotted.key VALUE` of a known key an option that the parser knows; it refuses other keys."""
+    marked, items = list[str](), iter(arguments)
+    for item in items:
+        key, equals, value = item.removeprefix("--").partition("=")
+        if item.startswith("--") and key in known:
+            if not equals and (value := next(items, "")) == "":
+                raise ConfigError(f"expected a value after '--{key}', found none")
+            item = f"{SETTING}={key}={value}"
+        marked.append(item)
+    return marked
 
 
 def _unknown(name: str, verb: str) -> str:
-    known = flags(verb) if verb else ["--help", "--version", DEBUG]
+    known = _flags(verb) if verb else ["--help", "--version", DEBUG]
     return f"{name!r} is not known; {nearest(name, known)}"
 
 
@@ -190,7 +176,7 @@ def _explain(error: typer.TyperException, verb: str) -> str:
     name: str | None = getattr(error, "option_name", None)
     parameter: Any = getattr(error, "param", None)
     if name is not None:
-        known = bool(verb) and name in flags(verb)
+        known = bool(verb) and name in _flags(verb)
         return f"expected a value after {name!r}, found none" if known else _unknown(name, verb)
     if parameter is None:
         return error.message

@@ -1,9 +1,9 @@
-"""`evaluate`: figures of a RUN or of a results bundle."""
+"""`evaluate` and `bench`: how well a RUN or a results bundle does, and how fast this machine is."""
 
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from wavfusion.cli import options as opt
 from wavfusion.cli.output import DONE, LISTED, PARTLY, figures_to_text, printable, show
@@ -12,15 +12,11 @@ from wavfusion.version import __version__
 
 log = logging.getLogger(__name__)
 
-
-Emotions = Annotated[
-    Mapping[str, str] | None,
-    opt.option(
-        "the corpus's emotions in the RUN's names",
-        "joy=happy,...",
-        opt.pairs("joy=happy,...", "emotion of the corpus"),
-    ),
-]
+_EXAMPLE = "joy=happy,..."
+_EMOTIONS = opt.option(
+    "the corpus's emotions in the RUN's names", _EXAMPLE, opt.pairs(_EXAMPLE, "emotion of the corpus")
+)
+Emotions = Annotated[Mapping[str, str] | None, _EMOTIONS]
 Explain = Annotated[bool, opt.flag("--explain", "also write RUN/explain.json (or in --out): what the model's parts do")]
 
 
@@ -97,3 +93,25 @@ def _evaluate_bundle(bundle_file: Path, manifest: Path | None, out: Path | None,
     if labelled.truth is None:
         log.warning("without labels there is no interval, nll and ece; --manifest M of the corpus brings them")
     return PARTLY if differences or labelled.truth is None else DONE
+
+
+def bench(
+    suite: Annotated[str | None, opt.choice("timed part (default all)", "train", "extract", "predict", "all")] = None,
+    preset: Annotated[str | None, opt.choice("sizes; weights are random (default base)", "tiny", "base")] = None,
+    batch: Annotated[int | None, opt.option("utterances in a step (default 8)", "N", opt.count(1, 1024))] = None,
+    repeats: Annotated[int | None, opt.option("of each measurement (default 5)", "N", opt.count(1, 100))] = None,
+    growth: Annotated[bool, opt.flag("--growth", "our time and memory over 1, 2, 4 and 8 times the data")] = False,
+    device: opt.Device = "auto",
+    seed: opt.Seed = None,
+    json: opt.Json = False,
+) -> int:
+    """Measure speed and memory against a baseline, in one run."""
+    from wavfusion.bench import growth as growing
+    from wavfusion.bench import suites
+    from wavfusion.evaluation.inference import pick_device
+
+    typed: dict[str, Any] = opt.supplied(suite=suite, preset=preset, batch=batch, repeats=repeats, seed=seed)
+    measure = growing.measure_growth if growth else suites.run_suites
+    found = measure(device=pick_device(device), **typed)
+    show(found, suites.measurements_to_text(found), json)
+    return DONE

@@ -22,6 +22,14 @@ def print_text(text: str) -> None:
     sys.stdout.buffer.flush()
 
 
+def write_file(out: Path, content: bytes) -> None:
+    """Write a result atomically, with its folder."""
+    from wavfusion.files import write_atomic
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(out, content)
+
+
 def printable(message: str) -> str:
     """One line that any terminal can show, whatever a file is called."""
     shown = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", " ".join(message.split()))

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from wavfusion.cli import options as opt
 from wavfusion.cli.output import DONE, PARTLY, show
-from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.errors import ConfigError
 
 if TYPE_CHECKING:
     from wavfusion.corpora.scan import MediaFacts
     from wavfusion.manifest import Utterance
+
+_EXAMPLE = "audio=wav_path,..."
+_COLUMNS = opt.option("columns with other names", _EXAMPLE, opt.pairs(_EXAMPLE, "field"))
+Columns = Annotated[Mapping[str, str] | None, _COLUMNS]
 
 
 def prepare(
@@ -20,14 +24,7 @@ def prepare(
     out: Annotated[Path, opt.option("where manifest.jsonl is written", "DIR", opt.path)],
     labels: Annotated[str | None, opt.option("for IEMOCAP six, six-dialoguernn, four or raw", "SET")] = None,
     down_mix: Annotated[str | None, opt.option("mix, left, right or centre (default mix)", "POLICY")] = None,
-    columns: Annotated[
-        Mapping[str, str] | None,
-        opt.option(
-            "columns with other names",
-            "audio=wav_path,...",
-            opt.pairs("audio=wav_path,...", "field"),
-        ),
-    ] = None,
+    columns: Columns = None,
     no_scan: Annotated[bool, opt.flag("--no-scan", "open no media; `extract` finds what cannot be decoded")] = False,
     force: opt.Force = False,
     json: opt.Json = False,
@@ -47,7 +44,7 @@ def prepare(
         lines.append(f"{split:>6}  " + "  ".join(f"{emotion} {count}" for emotion, count in sorted(emotions.items())))
     lines += [f"differs: {line}" for line in prepared.differences]
     result = {"rows": rows, "excluded": excluded, "stripped": stripped, "counts": counts}
-    show(result | {"differences": prepared.differences}, "\n".join(lines), json)
+    show({**result, "differences": prepared.differences}, "\n".join(lines), json)
     return DONE
 
 
@@ -63,8 +60,6 @@ def check(
     from wavfusion.manifest import read, read_corpus
 
     rows, corpus = read(manifest), read_corpus(manifest)
-    if root and not root.is_dir():
-        raise CorpusError(f"--root: expected the corpus's folder, found none at {str(root)!r}")
     place = root or Path(corpus.root)
     if against:
         from wavfusion.runs.folder import read_run

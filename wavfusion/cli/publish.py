@@ -5,23 +5,19 @@ from pathlib import Path
 from typing import Annotated
 
 from wavfusion.cli import options as opt
-from wavfusion.cli.output import DONE, PARTLY, print_text, show
+from wavfusion.cli.output import DONE, PARTLY, print_text, show, write_file
 from wavfusion.cli.prepare import media_facts
-from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
 
+_PAGE = "the page (default report.html in the RUN or by the manifest, compared.html in the first of several RUNs)"
+
+
 def report(
     places: Annotated[list[Path], opt.argument("RUN folders, or what `prepare` wrote", "RUN_OR_MANIFEST", opt.path)],
-    out: Annotated[
-        Path | None,
-        opt.option(
-            "the page (default report.html in the RUN or by the manifest, compared.html in the first of several RUNs)",
-            "FILE.html",
-            opt.path,
-        ),
-    ] = None,
+    out: Annotated[Path | None, opt.option(_PAGE, "FILE.html", opt.path)] = None,
     root: opt.MovedRoot = None,
     force: opt.Force = False,
 ) -> int:
@@ -33,8 +29,6 @@ def report(
     if len(places) > 1 and len(runs) < len(places):
         other = next(place for place in places if place not in runs)
         raise ConfigError(f"report: expected one manifest or only RUN folders, found {str(other)!r} among others")
-    if root and not root.is_dir():
-        raise CorpusError(f"--root: expected the folder of the corpus, found none at {str(root)!r}")
     title = "report.html" if len(places) == 1 else "compared.html"
     out = out or (first / title if runs else first.with_name(title))
     require_free([out], force)
@@ -64,10 +58,10 @@ def bundle(
 
     require_free([out], force)
     content, truth = make_bundle(trained, with_truth)
-    _write(out, content)
+    write_file(out, content)
     labels = "with the labels" if truth else "without the labels: `evaluate` takes them from --manifest"
-    summary = {"out": str(out), "bytes": len(content), "truth": truth}
-    show(summary, f"{out}: {len(content)} bytes, {labels}", json)
+    result = {"out": str(out), "bytes": len(content), "truth": truth}
+    show(result, f"{out}: {len(content)} bytes, {labels}", json)
     return DONE
 
 
@@ -88,10 +82,9 @@ def export(
     if not difference <= TOLERANCE:
         log.error("%s: not written, since onnxruntime differs from torch by %.1e", out, difference)
         return PARTLY
-    _write(out, content)
-    summary = {"out": str(out), "bytes": len(content), "difference": difference}
-    text = f"{out}: {len(content)} bytes, at most {difference:.1e} from torch's logits and text share"
-    show(summary, text, json)
+    write_file(out, content)
+    result = {"out": str(out), "bytes": len(content), "difference": difference}
+    show(result, f"{out}: {len(content)} bytes, at most {difference:.1e} from torch's logits and text share", json)
     return DONE
 
 
@@ -108,10 +101,3 @@ def push(
     written = hub.push(trained, place, public, force)
     show({"place": written}, written, json)
     return DONE
-
-
-def _write(out: Path, content: bytes) -> None:
-    from wavfusion.files import write_atomic
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, content)
