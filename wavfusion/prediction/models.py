@@ -1,12 +1,13 @@
-"""The model that is used where the user names none."""
+"""The model that the user names, a RUN folder or one on a hub, or the installed one."""
 
+import re
 from importlib import metadata
 from pathlib import Path
 
 from wavfusion.errors import ConfigError
+from wavfusion.runs.folder import HUB_ID, WEIGHTS, Run, read_run
 
 VOICE_MODEL = "wavfusion-voice"  # the distribution whose wheel holds a RUN
-WEIGHTS = "model.safetensors"
 
 
 def default_model() -> Path:
@@ -31,3 +32,24 @@ def default_model() -> Path:
 def is_run(name: str) -> bool:
     """Whether a name is that of a RUN folder."""
     return (Path(name) / WEIGHTS).is_file()
+
+
+def find_run(name: str | Path) -> Run:
+    """Read a RUN folder, or the local copy of one on a hub.
+
+    Raises:
+        ConfigError: there is no such RUN.
+    """
+    if Path(name).exists() or not re.fullmatch(HUB_ID, str(name)):
+        return read_run(name)
+    from huggingface_hub import constants, snapshot_download
+
+    try:
+        folder = snapshot_download(str(name))
+    except Exception as error:  # the hub client raises many kinds
+        reason = " ".join(str(error).split()).partition(". ")[0][:200]
+        if constants.HF_HUB_OFFLINE:
+            reason = "no such folder, no copy of such a model, and HF_HUB_OFFLINE is set, so the hub is not queried"
+        wish = "expected a RUN folder or a hub id that can be reached"
+        raise ConfigError(f"{str(name)!r}: {wish}, found {reason}") from None
+    return read_run(folder)

@@ -2,10 +2,10 @@
 
 import logging
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from torch import nn
@@ -20,7 +20,7 @@ from wavfusion.features.clips import WINDOW
 from wavfusion.features.dataset import Sample
 from wavfusion.metrics.familiarity import WARN_SHARE
 from wavfusion.prediction.export import open_exported
-from wavfusion.prediction.models import default_model
+from wavfusion.prediction.models import default_model, find_run
 from wavfusion.prediction.windows import (
     Diagnostics,
     RecordingDecoder,
@@ -30,7 +30,7 @@ from wavfusion.prediction.windows import (
     cut_windows,
     open_source,
 )
-from wavfusion.runs.folder import HUB_ID, Run, read_run
+from wavfusion.runs.folder import Run
 from wavfusion.speech.language import language_of
 from wavfusion.speech.recognition import SpeechRecognizer
 from wavfusion.speech.segmentation import RecordingAudio, Speakers, name_speakers, require_count, segment_recording
@@ -73,14 +73,10 @@ class Prediction:
     text_share: float | None = None
 
 
-@dataclass(frozen=True)
-class UtteranceGroup:
-    """Some utterances of a recording and their windows.
+class UtteranceGroup(NamedTuple):
+    """Some utterances of a recording, their windows in order, and these encoded.
 
-    Attributes:
-        segments: the utterances.
-        windows: of all of them, in order.
-        samples: the encoded windows, `inference.BATCH` at a time, so that hours take no more memory than minutes.
+    Samples come `inference.BATCH` at a time, so that hours take no more memory than minutes.
     """
 
     segments: list[Segment]
@@ -104,7 +100,7 @@ class EmotionRecognizer:
         self.trained, self.device, self.fast, self.recogniser = trained, device, fast, recogniser
         self.model = trained.model.to(device) if model is None else model
         self.encoders = encoders.to(device).quick() if fast else encoders.to(device)
-        self._encoder = WindowEncoder(self.encoders, trained.model.config, device, precision, fast)
+        self._encoder = WindowEncoder(self.encoders, trained.model.config, precision, fast)
         explain.warn_of_untrained_subsets(trained.model.config)
 
     @classmethod
@@ -191,19 +187,17 @@ class EmotionRecognizer:
         sets = subsets(self.modalities) if contributions else [self.modalities]
         predictions = []
         for group in self.encode(opened, transcript, segments, speakers, diagnostics):
-            classifier = Classifier(
-                self.model, sets, self.trained.prior, len(group.windows), self.device, self.trained.temperature
-            )
+            settings = self.trained.prior, len(group.windows), self.device, self.trained.temperature
+            classifier = Classifier(self.model, sets, *settings)
             for samples in group.samples:
                 with self._encoder.autocast():
                     classifier.add(samples)
             by_set = classifier.utterances()
+            found = by_set[-1]
             shares = explain.contributions(sets, by_set, self.trained.prior) if contributions else None
-            predictions += self._rows(opened.file, group.segments, by_set[-1], shares)
-            if by_set[-1].vectors is not None:
-                self.measure_distances(
-                    by_set[-1].vectors[[bool(names) for names in by_set[-1].modalities]], diagnostics
-                )
+            predictions += self._rows(opened.file, group.segments, found, shares)
+            if found.vectors is not None:
+                self.measure_distances(found.vectors[[bool(names) for names in found.modalities]], diagnostics)
             progress(group.segments[-1].end)
         self.report(opened, [each.text for each in predictions], diagnostics)
         return predictions
@@ -216,15 +210,7 @@ class EmotionRecognizer:
         speakers: Speakers,
         diagnostics: Diagnostics,
     ) -> Iterator[UtteranceGroup]:
-        """Cut a recording into utterances and these into windows, and encode them; see `predict`.
-
-        Args:
-            source: the recording.
-            transcript: of all of it.
-            segments: the utterances, where they are given.
-            speakers: to be told apart.
-            diagnostics: records what is measured meanwhile.
-        """
+        """Cut a recording into utterances and these into windows, and encode them; the arguments are `predict`'s."""
         if transcript is not None and not isinstance(transcript, str):
             raise ConfigError(f"expected transcript= as text, found {type(transcript).__name__}")
         require_count(speakers)
@@ -237,8 +223,7 @@ class EmotionRecognizer:
             segments = name_speakers(_within(segments, source), audio, speakers)
         missing_text = "text" in self.modalities and not any(each.text for each in segments)
         language: str | None = None
-        uses_video = "video" in self.modalities
-        with RecordingDecoder(source, self.encoders, diagnostics, not whole, self.fast, uses_video) as decoder:
+        with RecordingDecoder(source, self.encoders, diagnostics, not whole, self.fast) as decoder:
             for group in batched(segments, BATCH):
                 if self.recogniser is not None and missing_text and audio is not None:
                     group, language = self.recogniser.transcribe(audio, group, language)
@@ -247,32 +232,18 @@ class EmotionRecognizer:
                 yield UtteranceGroup(group, windows, samples)
 
     def _rows(
-        self,
-        file: str,
-        segments: Sequence[Segment],
-        found: Utterances,
-        contributions: Sequence[dict[str, float]] | None,
+        self, file: str, segments: Sequence[Segment], found: Utterances, contributions: list[dict[str, float]] | None
     ) -> list[Prediction]:
         """Join segments with their probabilities; those that have none of the model's modalities are left out."""
         rows = []
         for i, (segment, modalities) in enumerate(zip(segments, found.modalities, strict=True)):
+            if not modalities:
+                continue
             probabilities = dict(zip(self.classes, found.probabilities[i].tolist(), strict=True))
-            emotion = max(probabilities, key=lambda name: probabilities[name])
-            if modalities:
-                row = Prediction(
-                    file=file,
-                    start=round(segment.start, 3),
-                    end=round(segment.end, 3),
-                    speaker=segment.speaker,
-                    text=segment.text,
-                    emotion=emotion,
-                    probability=probabilities[emotion],
-                    probabilities=probabilities,
-                    modalities=modalities,
-                    contribution=contributions[i] if contributions else None,
-                    text_share=found.text_share[i],
-                )
-                rows.append(row)
+            emotion, probability = max(probabilities.items(), key=lambda item: item[1])
+            about = file, round(segment.start, 3), round(segment.end, 3), segment.speaker, segment.text
+            explained = contributions[i] if contributions else None, found.text_share[i]
+            rows.append(Prediction(*about, emotion, probability, probabilities, modalities, *explained))
         return rows
 
     def measure_distances(self, vectors: np.ndarray, diagnostics: Diagnostics) -> None:
@@ -281,12 +252,7 @@ class EmotionRecognizer:
             diagnostics.distances += self.trained.familiarity.distances(vectors).tolist()
 
     def report(self, source: RecordingSource, texts: Sequence[str | None], diagnostics: Diagnostics) -> None:
-        """Warn of what is unusual in a recording.
-
-        Args:
-            source: the recording.
-            texts: of each utterance that was used.
-            diagnostics: of the recording.
+        """Warn of what is unusual in a recording; `texts` are those of the utterances that were used.
 
         Raises:
             MediaError: nothing of it could be used; says why.
@@ -306,18 +272,14 @@ class EmotionRecognizer:
         known = self.trained.familiarity
         beyond = [each for each in distances if known is not None and each > known.limit]
         if known is not None and len(beyond) > WARN_SHARE * len(distances):
-            yield (
-                f"{len(beyond)} of {len(distances)} utterances are out of distribution: distances up to "
-                f"{max(beyond):.1f} from the training data, where 99 % of the validation part lies within "
-                f"{known.limit:.1f}"
-            )
+            found = f"{len(beyond)} of {len(distances)} utterances are out of distribution: distances up to"
+            usual = f"where 99 % of the validation part lies within {known.limit:.1f}"
+            yield f"{found} {max(beyond):.1f} from the training data, {usual}"
         text = " ".join(each for each in texts if each)
-        found = language_of(text) if self.trained.languages and "text" in self.modalities else None
-        if found is not None and found[0] not in self.trained.languages:
-            yield (
-                f"its text is in {found[0]!r} (probability {found[1]:.3f}), the model was trained on "
-                f"{', '.join(self.trained.languages)}"
-            )
+        language = language_of(text) if self.trained.languages and "text" in self.modalities else None
+        if language is not None and language[0] not in self.trained.languages:
+            others = ", ".join(self.trained.languages)
+            yield f"its text is in {language[0]!r} (probability {language[1]:.3f}), the model was trained on {others}"
 
 
 def _within(segments: Sequence[Segment], source: RecordingSource) -> list[Segment]:
@@ -325,37 +287,10 @@ def _within(segments: Sequence[Segment], source: RecordingSource) -> list[Segmen
     length = source.length
     kept = [replace(each, end=min(each.end, length)) for each in segments if each.start < length or length == 0]
     if segments and not kept:
-        raise MediaError(
-            f"{source.file!r}: expected segments within its {length:.2f} s, found all {len(segments)} after its end"
-        )
+        found = f"found all {len(segments)} after its end"
+        raise MediaError(f"{source.file!r}: expected segments within its {length:.2f} s, {found}")
     ends = {"begin": len(segments) - len(kept), "end": sum(each.start < length < each.end - SLACK for each in segments)}
     for what, count in ends.items():
         if count:
             log.warning("%s: %d segments %s after its end at %.2f s", source.name, count, what, length)
     return kept
-
-
-def find_run(name: str | Path) -> Run:
-    """Read a RUN folder or a model from a hub.
-
-    Raises:
-        ConfigError: there is no such RUN.
-    """
-    return read_run(_folder(name))
-
-
-def _folder(name: str | Path) -> Path:
-    """Return a RUN folder as it is, or the local copy of a hub's."""
-    if Path(name).exists() or not re.fullmatch(HUB_ID, str(name)):
-        return Path(name)
-    from huggingface_hub import constants, snapshot_download
-
-    try:
-        return Path(snapshot_download(str(name)))
-    except Exception as error:  # the hub client raises many kinds
-        reason = " ".join(str(error).split()).partition(". ")[0][:200]
-        if constants.HF_HUB_OFFLINE:
-            reason = "no such folder, no copy of such a model, and HF_HUB_OFFLINE is set, so the hub is not queried"
-        raise ConfigError(
-            f"{str(name)!r}: expected a RUN folder or a hub id that can be reached, found {reason}"
-        ) from None

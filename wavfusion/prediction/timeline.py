@@ -8,12 +8,11 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
-from xml.sax.saxutils import escape, quoteattr
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from wavfusion.manifest import MODALITIES
 from wavfusion.pages.fill import fill_page, script
@@ -49,13 +48,7 @@ def to_csv(predictions: Sequence[Prediction], classes: Sequence[str]) -> str:
 
 
 def to_table(predictions: Sequence[Prediction], width: int | None = None, colour: bool = False) -> str:
-    """Lay predictions out for a terminal, below the name of each recording.
-
-    Args:
-        predictions: of any recordings, one after the other.
-        width: columns of the terminal, to which lines are cut; None = not at all.
-        colour: colour emotions by escape sequences.
-    """
+    """Lay predictions out for a terminal of `width` columns, to which lines are cut, below each recording's name."""
     lines = []
     for file, group in groupby(predictions, lambda each: each.file):
         rows = list(group)
@@ -80,11 +73,10 @@ def to_table(predictions: Sequence[Prediction], width: int | None = None, colour
 
 def to_srt(predictions: Sequence[Prediction]) -> str:
     """Write SubRip: emotion and probability on the first line, then the text."""
-    cues = [
+    return "\n".join(
         f"{number}\n{_clock(each.start, ',')} --> {_clock(each.end, ',')}\n{_title(each)}\n{_lines(each.text)}"
         for number, each in enumerate(predictions, 1)
-    ]
-    return "\n".join(cues)
+    )
 
 
 def to_vtt(predictions: Sequence[Prediction]) -> str:
@@ -116,43 +108,26 @@ def to_textgrid(predictions: Sequence[Prediction]) -> str:
 
 def to_eaf(predictions: Sequence[Prediction]) -> str:
     """Write ELAN's annotations (EAF 3.0): the tiers of `to_textgrid`, with the recording linked by its name."""
-    slots: list[str] = []
-    tiers: list[str] = []
-    count = 0
+    root = Element("ANNOTATION_DOCUMENT", AUTHOR="", DATE="1970-01-01T00:00:00+00:00", FORMAT="3.0", VERSION="3.0")
+    schema = "{http://www.w3.org/2001/XMLSchema-instance}noNamespaceSchemaLocation"
+    root.set(schema, "http://www.mpi.nl/tools/elan/EAFv3.0.xsd")
+    header = SubElement(root, "HEADER", MEDIA_FILE="", TIME_UNITS="milliseconds")
+    SubElement(header, "MEDIA_DESCRIPTOR", MEDIA_URL=_legal(_file(predictions)), MIME_TYPE="unknown")
+    slots, count = SubElement(root, "TIME_ORDER"), 0
     for name, rows in _tiers(predictions):
-        tiers.append(f'  <TIER LINGUISTIC_TYPE_REF="default-lt" TIER_ID={quoteattr(_legal(name))}>')
+        tier = SubElement(root, "TIER", LINGUISTIC_TYPE_REF="default-lt", TIER_ID=_legal(name))
         for start, stop, text in rows:
             count += 1
-            ids = [f"ts{2 * count - 1}", f"ts{2 * count}"]
-            slots += [
-                f'    <TIME_SLOT TIME_SLOT_ID="{slot}" TIME_VALUE="{round(1000 * value)}"/>'
-                for slot, value in zip(ids, (start, stop), strict=True)
-            ]
-            tiers.append(
-                f'    <ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="a{count}" TIME_SLOT_REF1="{ids[0]}" '
-                f'TIME_SLOT_REF2="{ids[1]}"><ANNOTATION_VALUE>{escape(_legal(text))}</ANNOTATION_VALUE>'
-                "</ALIGNABLE_ANNOTATION></ANNOTATION>"
-            )
-        tiers.append("  </TIER>")
-    file = next((each.file for each in predictions), "")
-    return "\n".join(
-        [
-            '<?xml version="1.0" encoding="UTF-8"?>',
-            '<ANNOTATION_DOCUMENT AUTHOR="" DATE="1970-01-01T00:00:00+00:00" FORMAT="3.0" VERSION="3.0" '
-            'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" '
-            'xsi:noNamespaceSchemaLocation="http://www.mpi.nl/tools/elan/EAFv3.0.xsd">',
-            '  <HEADER MEDIA_FILE="" TIME_UNITS="milliseconds">',
-            f'    <MEDIA_DESCRIPTOR MEDIA_URL={quoteattr(_legal(file))} MIME_TYPE="unknown"/>',
-            "  </HEADER>",
-            "  <TIME_ORDER>",
-            *slots,
-            "  </TIME_ORDER>",
-            *tiers,
-            '  <LINGUISTIC_TYPE GRAPHIC_REFERENCES="false" LINGUISTIC_TYPE_ID="default-lt" TIME_ALIGNABLE="true"/>',
-            "</ANNOTATION_DOCUMENT>",
-            "",
-        ]
-    )
+            about = {"ANNOTATION_ID": f"a{count}"}
+            for number, seconds in enumerate((start, stop), 1):
+                about[f"TIME_SLOT_REF{number}"] = slot = f"ts{2 * count - 2 + number}"
+                SubElement(slots, "TIME_SLOT", TIME_SLOT_ID=slot, TIME_VALUE=str(round(1000 * seconds)))
+            annotation = SubElement(SubElement(tier, "ANNOTATION"), "ALIGNABLE_ANNOTATION", about)
+            SubElement(annotation, "ANNOTATION_VALUE").text = _legal(text)
+    kind = {"GRAPHIC_REFERENCES": "false", "LINGUISTIC_TYPE_ID": "default-lt", "TIME_ALIGNABLE": "true"}
+    SubElement(root, "LINGUISTIC_TYPE", kind)
+    indent(root)
+    return tostring(root, "utf-8", xml_declaration=True).decode() + "\n"
 
 
 def to_html(
@@ -162,25 +137,20 @@ def to_html(
     warnings: Sequence[str] = (),
     template: str = "timeline.html",
 ) -> str:
-    """Write a page with the recording, its timeline and what it can be saved as.
+    """Write a page with one recording, its timeline and what it can be saved as.
 
-    Args:
-        predictions: of one recording.
-        classes: the emotions of the model.
-        media: URL of the recording; empty where a script sets it, None = none.
-        warnings: about the recording.
-        template: of `pages/`; `timeline_body.html` is a part for inclusion in another page.
+    `media` is the URL of the recording, empty where a script sets it, None where there is none; the template
+    `timeline_body.html` is a part for inclusion in another page.
     """
-    path = next((each.file for each in predictions), "")
+    path = _file(predictions)
     file = Path(path).name
-    speakers = list(dict.fromkeys(each.speaker for each in sorted(predictions, key=lambda each: each.start)))
     saved = {f"{file}.{ending(name)}": text(predictions) for name, text in SUBTITLES.items()}
     saved |= {f"{file}.json": to_json(predictions), f"{file}.csv": to_csv(predictions, classes)}
     values: dict[str, Any] = dict(
         name=file,
         kind="video" if any("video" in each.modalities for each in predictions) else "audio",
         classes=list(classes),
-        speakers=speakers,
+        speakers=list(dict.fromkeys(each.speaker for each in sorted(predictions, key=lambda each: each.start))),
         length=max([each.end for each in predictions], default=0.0),
         warnings=[each.replace(path, file) for each in warnings],
         rows=[{**asdict(each), "clock": _short(each.start), "label": each.emotion or UNSURE} for each in predictions],
@@ -193,20 +163,12 @@ def to_html(
     return fill_page(template, media=media, saved=saved, **values)
 
 
-def _media_url(predictions: Sequence[Prediction], folder: Path | None) -> str | None:
-    """Return the URL of the recording relative to a page in a folder; None = the page lies beside it."""
-    file = next((each.file for each in predictions), "")
-    if folder is None:
-        return quote(file)
-    return quote(os.fsencode(os.path.relpath(file, folder))) if file and Path(file).is_file() else None
+def _file(predictions: Sequence[Prediction]) -> str:
+    return next((each.file for each in predictions), "")
 
 
-SUBTITLES: dict[str, Callable[[Sequence[Prediction]], str]] = {
-    "srt": to_srt,
-    "vtt": to_vtt,
-    "textgrid": to_textgrid,
-    "eaf": to_eaf,
-}
+Writer = Callable[[Sequence[Prediction]], str]
+SUBTITLES: dict[str, Writer] = {"srt": to_srt, "vtt": to_vtt, "textgrid": to_textgrid, "eaf": to_eaf}
 FORMATS = ("table", "json", "csv", *SUBTITLES, "html")
 EXPLAINED = ("json", "csv", "html")  # formats that show contributions
 SINGLE = (*SUBTITLES, "html")  # formats of one recording
@@ -224,23 +186,19 @@ def write_predictions(
     folder: Path | None,
     warnings: Sequence[str] = (),
 ) -> bytes:
-    """Write predictions in a format, with the warnings about the recording where the format shows them.
+    """Write predictions in one of `FORMATS`; `SINGLE` ones describe one recording.
 
-    Args:
-        kind: one of `FORMATS`.
-        predictions: of any recordings; for `SINGLE` formats of one.
-        classes: the emotions of the model.
-        folder: of the file to write; None = that of the recording.
-        warnings: about the recording.
+    A page links the recording relative to `folder`, where it will lie (None: beside the recording), and has `warnings`.
     """
-    writers: dict[str, Callable[[Sequence[Prediction]], str]] = {
-        **SUBTITLES,
-        "json": to_json,
-        "csv": partial(to_csv, classes=classes),
-        "html": partial(to_html, classes=classes, media=_media_url(predictions, folder), warnings=warnings),
-        "table": to_table,
-    }
-    return writers[kind](predictions).encode("utf-8", "replace" if kind in SINGLE else "surrogateescape")
+    if kind == "html":
+        file = _file(predictions)
+        url = quote(os.fsencode(os.path.relpath(file, folder))) if folder and file and Path(file).is_file() else None
+        text = to_html(predictions, classes, quote(file) if folder is None else url, warnings)
+    elif kind == "csv":
+        text = to_csv(predictions, classes)
+    else:
+        text = {**SUBTITLES, "json": to_json, "table": to_table}[kind](predictions)
+    return text.encode("utf-8", "replace" if kind in SINGLE else "surrogateescape")
 
 
 Row = tuple[float, float, str]
@@ -304,13 +262,11 @@ def _line(text: str | None) -> str:
 
 def _lines(text: str | None) -> str:
     """Keep the lines of a text; an empty one would end a cue, and an arrow would start one."""
-    kept = [line.replace("-->", "→") for line in (text or "").splitlines() if line.strip()]
-    return "".join(f"{line}\n" for line in kept)
+    return "".join(line.replace("-->", "→") + "\n" for line in (text or "").splitlines() if line.strip())
 
 
 def _quoted(text: str) -> str:
-    doubled = text.replace('"', '""')
-    return f'"{doubled}"'
+    return '"' + text.replace('"', '""') + '"'
 
 
 def _legal(text: str) -> str:

@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,15 +45,6 @@ class Embedding:
     times: Float32[np.ndarray, " T"]
 
 
-@dataclass(frozen=True)
-class _WindowEmbedding:
-    seconds: float
-    modalities: list[str]
-    vector: Float32[np.ndarray, " D"]
-    frames: Float32[np.ndarray, "T D"]
-    times: Float32[np.ndarray, " T"]
-
-
 def embed(
     recognizer: EmotionRecognizer,
     file: str,
@@ -80,32 +71,31 @@ def embed(
 
 @torch.inference_mode()
 def _embed(recognizer: EmotionRecognizer, group: UtteranceGroup, file: str) -> list[Embedding]:
-    pieces: dict[int, list[_WindowEmbedding]] = {}
-    model = recognizer.trained.model
+    pieces: dict[int, list[tuple[float, Embedding]]] = {}  # of each utterance: seconds and vectors of its windows
     for windows, batch in zip(batched(group.windows, BATCH), group.samples, strict=True):
         present = [[name for name in recognizer.modalities if has(sample, name)] for sample in batch]
         names = [name for name in recognizer.modalities if any(name in each for each in present)]
-        output = forward(model, batch, names, recognizer.device) if names else None
+        output = forward(recognizer.trained.model, batch, names, recognizer.device) if names else None
         for i, (window, sample) in enumerate(zip(windows, batch, strict=True)):
             if output is None or output.pooled is None or not present[i]:
                 continue
+            vector = output.pooled[i].float().cpu().numpy()
             steps = len(sample.audio) if sample.audio is not None and output.hidden else 0
-            frames = output.hidden[-1][i, :steps] if steps else torch.zeros(0, model.config.hidden_size)
+            frames = output.hidden[-1][i, :steps].float().cpu().numpy() if steps else np.zeros((0, len(vector)), "f4")
             start = 0.0 if window.audio is None else window.audio[0]
-            times = start + AUDIO_CENTRE + AUDIO_STEP * np.arange(steps)
-            vectors = output.pooled[i].float().cpu().numpy(), frames.float().cpu().numpy(), times.astype(np.float32)
-            pieces.setdefault(window.utterance, []).append(
-                _WindowEmbedding(max(window.seconds, 1e-6), present[i], *vectors)
-            )
-    return [_joined(file, group.segments[number], parts) for number, parts in pieces.items()]
+            times = (start + AUDIO_CENTRE + AUDIO_STEP * np.arange(steps)).astype(np.float32)
+            embedding = Embedding(file, group.segments[window.utterance], present[i], vector, frames, times)
+            pieces.setdefault(window.utterance, []).append((max(window.seconds, 1e-6), embedding))
+    return [_joined(parts) for parts in pieces.values()]
 
 
-def _joined(file: str, segment: Segment, parts: Sequence[_WindowEmbedding]) -> Embedding:
-    weights = [each.seconds for each in parts]
+def _joined(pieces: Sequence[tuple[float, Embedding]]) -> Embedding:
+    """Join the windows of an utterance, whose vectors are averaged by their seconds."""
+    weights, parts = [seconds for seconds, _ in pieces], [part for _, part in pieces]
     vector = np.average(np.stack([each.vector for each in parts]), axis=0, weights=weights).astype(np.float32)
     names = [name for name in MODALITIES if any(name in each.modalities for each in parts)]
     frames, times = np.concatenate([each.frames for each in parts]), np.concatenate([each.times for each in parts])
-    return Embedding(file, segment, names, vector, frames, times)
+    return replace(parts[0], modalities=names, vector=vector, frames=frames, times=times)
 
 
 def write_vectors(embeddings: Sequence[Embedding], ending: str) -> bytes:
@@ -123,11 +113,12 @@ def write_vectors(embeddings: Sequence[Embedding], ending: str) -> bytes:
         "frame_time": np.concatenate([each.times for each in embeddings]),
         "frame_utterance": np.repeat(np.arange(len(embeddings)), sizes),
     }
-    rows = [
-        {"file": e.file, "speaker": e.segment.speaker, "text": e.segment.text, "modalities": e.modalities}
-        for e in embeddings
-    ]
-    about = json.dumps(rows)
+    about = json.dumps(
+        [
+            {"file": e.file, "speaker": e.segment.speaker, "text": e.segment.text, "modalities": e.modalities}
+            for e in embeddings
+        ]
+    )
     if ending == ".safetensors":
         return save(tensors, {"about": about})
     content = io.BytesIO()
@@ -136,10 +127,6 @@ def write_vectors(embeddings: Sequence[Embedding], ending: str) -> bytes:
 
 
 def require_ending(path: Path) -> None:
-    """Refuse a file name of neither format.
-
-    Raises:
-        ConfigError: its ending is another.
-    """
+    """Refuse a file name of neither format by a ConfigError."""
     if path.suffix not in ENDINGS:
         raise ConfigError(f"--out {path}: expected a name that ends in {' or '.join(ENDINGS)}, found {path.suffix!r}")
