@@ -40,21 +40,20 @@ class Form:
     Attributes:
         name: of the recording, as its sender calls it; only for display.
         text: a transcript without times.
-        segments: a file with a transcript with times.
+        segments: name of the file with a transcript with times, beside the recording.
         speakers: a number or `auto`, as written (the first 40 characters); None = not given.
     """
 
     name: str = ""
     text: str | None = None
-    segments: Path | None = None
+    segments: str | None = None
     speakers: str | None = None
 
 
 class UploadFolder:
     """A temporary folder for uploads, removed when its server ends; a new server removes those of killed ones.
 
-    Attributes:
-        path: exists only while the lock is held, so that a folder whose lock is free belongs to no server.
+    `path` exists only while the lock is held, so that a folder whose lock is free belongs to no server.
     """
 
     def __init__(self) -> None:
@@ -88,11 +87,7 @@ def _remove_abandoned() -> None:
 
 
 async def guarded(stream: AsyncIterator[bytes], most: int, folder: Path) -> AsyncGenerator[bytes, None]:
-    """Pass an upload on, and refuse one that is too large, stalls, is too slow or would fill the disk.
-
-    Raises:
-        RefusedError: it is.
-    """
+    """Pass an upload on, or raise a RefusedError if it is too large, stalls, is too slow or would fill the disk."""
     began, total = time.monotonic(), 0
     while True:
         try:
@@ -170,10 +165,9 @@ async def _read_fields(fields: FormData, folder: Path) -> Form:
         raise RefusedError(422, "expected a recording in the field 'file', found none")
     await asyncio.to_thread(_copy, recording, folder / "recording")
     if isinstance(transcript, UploadFile) and is_timed(sent := displayed(transcript.filename or "")):
-        content = await _content(transcript, "transcript")
-        if content:
-            segments = folder / f"transcript{Path(sent).suffix.lower()}"
-            segments.write_bytes(content)
+        if content := await _content(transcript, "transcript"):
+            segments = f"transcript{Path(sent).suffix.lower()}"
+            (folder / segments).write_bytes(content)
         transcript = ""
     text, speakers = await _text(transcript, "transcript"), await _text(fields.get("speakers", ""), "speakers")
     return Form(displayed(recording.filename or ""), text or None, segments, speakers[:40] or None)
