@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from wavfusion.cli import options as opt
 from wavfusion.cli.output import DONE, show
 from wavfusion.errors import CorpusError
+from wavfusion.files import require_writable, write_json
 
 if TYPE_CHECKING:
     from wavfusion.manifest import Utterance
@@ -53,7 +54,6 @@ def run_demo(out: Path, clips: int = CLIPS, seed: int = 0, device: str = "cpu", 
     from wavfusion.features import extract
     from wavfusion.features.clips import Media
     from wavfusion.features.store import Store
-    from wavfusion.files import write_json
     from wavfusion.report.runs import write_run_page
     from wavfusion.training import train
 
@@ -82,7 +82,6 @@ def run_demo(out: Path, clips: int = CLIPS, seed: int = 0, device: str = "cpu", 
 
 
 def _make_room(out: Path, force: bool) -> None:
-    from wavfusion.files import require_writable
     from wavfusion.runs.folder import remove_run
 
     require_writable(out)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from wavfusion.cli import options as opt
 from wavfusion.cli.output import DONE, LISTED, PARTLY, figures_to_text, printable, show
 from wavfusion.errors import ConfigError
+from wavfusion.files import require_free
 from wavfusion.version import __version__
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,6 @@ def evaluate(
     from wavfusion.evaluation import evaluate
     from wavfusion.evaluation.explain import warn_of_untrained_subsets
     from wavfusion.evaluation.inference import parse_subset, pick_device, subsets
-    from wavfusion.files import require_free
     from wavfusion.runs import results
     from wavfusion.runs.folder import read_run
 
@@ -73,7 +73,6 @@ def evaluate(
 
 
 def _evaluate_bundle(bundle_file: Path, manifest: Path | None, out: Path | None, force: bool, json: bool) -> int:
-    from wavfusion.files import require_free
     from wavfusion.runs import bundle, results
 
     require_free([out / each for each in (results.METRICS, results.PREDICTIONS)] if out else [], force)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from wavfusion.cli import options as opt
 from wavfusion.cli.output import DONE, LISTED, PARTLY, first_three, printable, show
 from wavfusion.errors import CorpusError
+from wavfusion.files import require_writable
 
 if TYPE_CHECKING:
     from wavfusion.features.extract import Summary
@@ -48,7 +49,6 @@ def extract(
     from wavfusion.evaluation.inference import pick_device
     from wavfusion.features import extract
     from wavfusion.features.store import Store
-    from wavfusion.files import require_writable
     from wavfusion.manifest import MODALITIES, read, read_corpus
 
     utterances, corpus = read(manifest), read_corpus(manifest)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from wavfusion.files import write_atomic
+
 DONE, PARTLY, BAD_INPUT = 0, 1, 2
 LISTED = 20  # lines about bad rows before the rest is counted
 
@@ -24,8 +26,6 @@ def print_text(text: str) -> None:
 
 def write_file(out: Path, content: bytes) -> None:
     """Write a result atomically, with its folder."""
-    from wavfusion.files import write_atomic
-
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, content)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from wavfusion.cli import options as opt
 from wavfusion.cli.output import first_three, list_failures, print_text, printable, write_file
 from wavfusion.errors import CollectedWarnings, ConfigError
+from wavfusion.files import require_free
 
 if TYPE_CHECKING:
     from wavfusion.prediction.recognizer import Prediction
@@ -94,7 +95,6 @@ def predict(
 
 def _output(format: str | None, out: Path | None, count: int, force: bool) -> tuple[str, Path | None]:
     """Choose the format, and the folder that gets a file for each recording, if the user named one."""
-    from wavfusion.files import require_free
     from wavfusion.prediction import timeline
 
     ended = [kind for kind in timeline.FORMATS if out and out.suffix == f".{timeline.ending(kind)}"]
@@ -154,7 +154,6 @@ def embed(
 ) -> int:
     """Write vectors of utterances and frames."""
     from wavfusion.evaluation.inference import pick_device
-    from wavfusion.files import require_free
     from wavfusion.prediction import recordings, vectors
     from wavfusion.prediction.recognizer import EmotionRecognizer
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from wavfusion.cli import options as opt
 from wavfusion.cli.output import DONE, PARTLY, show
 from wavfusion.errors import ConfigError
+from wavfusion.files import require_free
 
 if TYPE_CHECKING:
     from wavfusion.corpora.scan import MediaFacts
@@ -31,7 +32,6 @@ def prepare(
 ) -> int:
     """Turn a corpus's raw folders into a manifest."""
     from wavfusion import corpora
-    from wavfusion.files import require_free
 
     require_free([out / "manifest.jsonl"], force)
     scan = None if no_scan else out / "media.jsonl"
@@ -113,7 +113,6 @@ def lookalike(
     json: opt.Json = False,
 ) -> int:
     """Generate a corpus whose Bayes-optimal accuracy is known."""
-    from wavfusion.files import require_free
     from wavfusion.lookalike import make_lookalike
 
     if clips and parts:

@@ -8,6 +8,7 @@ from wavfusion.cli import options as opt
 from wavfusion.cli.output import DONE, PARTLY, print_text, show, write_file
 from wavfusion.cli.prepare import media_facts
 from wavfusion.errors import ConfigError
+from wavfusion.files import require_free
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +23,6 @@ def report(
     force: opt.Force = False,
 ) -> int:
     """Write a page about a RUN, several RUNs compared, or a corpus."""
-    from wavfusion.files import require_free
-
     first = places[0]
     runs = [place for place in places if place.is_dir() and not (place / "manifest.jsonl").is_file()]
     if len(places) > 1 and len(runs) < len(places):
@@ -53,7 +52,6 @@ def bundle(
     json: opt.Json = False,
 ) -> int:
     """Pack a RUN's results for others to recompute."""
-    from wavfusion.files import require_free
     from wavfusion.runs.bundle import make_bundle
 
     require_free([out], force)
@@ -72,7 +70,6 @@ def export(
     json: opt.Json = False,
 ) -> int:
     """Write the model as an ONNX file, compared with torch."""
-    from wavfusion.files import require_free
     from wavfusion.prediction.export import TOLERANCE, export_run
 
     if out.suffix != ".onnx":

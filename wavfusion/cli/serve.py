@@ -9,6 +9,7 @@ import typer
 from wavfusion.cli import options as opt
 from wavfusion.cli.output import DONE
 from wavfusion.errors import ConfigError
+from wavfusion.files import require_writable
 
 
 def serve(
@@ -40,7 +41,6 @@ def serve(
         wish = "expected the extra [serve]: pip install 'wavfusion[serve]'"
         raise ConfigError(f"serve: {wish}; found no {error.name}") from None
     from wavfusion.evaluation.inference import pick_device
-    from wavfusion.files import require_writable
     from wavfusion.prediction.models import default_model
     from wavfusion.serve.jobs import Limits
 

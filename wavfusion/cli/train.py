@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from wavfusion.cli import options as opt
 from wavfusion.cli.output import DONE, PARTLY, figures_to_text, show
 from wavfusion.errors import ConfigError
+from wavfusion.files import require_free, require_writable
 
 SelectOnTest = Annotated[bool, opt.flag("--select-on-test", "let the test part choose the epoch; all output says so")]
 Preset = Annotated[str | None, opt.option("whose features are used, if the store holds several", "NAME", opt.name)]
@@ -39,7 +40,6 @@ def train(
     seeds = {"seed": str(seed)} if seed is not None else {}
     setting = experiment.read_experiment(config, _overrides(settings, preset, plain) | seeds)
     from wavfusion.evaluation.inference import pick_device
-    from wavfusion.files import require_writable
     from wavfusion.training import train
 
     selected_on = "test" if select_on_test else "valid"
@@ -85,7 +85,6 @@ def reproduce(
     Any setting can follow for all rows as --dotted.key VALUE, such as --train.epochs 12
     """
     from wavfusion.evaluation.inference import pick_device
-    from wavfusion.files import require_free
     from wavfusion.manifest import read_corpus
     from wavfusion.study import reproduce, tables, trainings
 

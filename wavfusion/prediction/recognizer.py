@@ -22,7 +22,6 @@ from wavfusion.metrics.familiarity import WARN_SHARE
 from wavfusion.prediction.export import open_exported
 from wavfusion.prediction.models import default_model, find_run
 from wavfusion.prediction.windows import (
-    Diagnostics,
     RecordingDecoder,
     RecordingSource,
     RecordingWindow,
@@ -183,10 +182,10 @@ class EmotionRecognizer:
             MediaError: the file cannot be used, or has nothing that the model can use; says why.
             ConfigError: an array without its rate, an argument of another type, or the extra `[speakers]` is missing.
         """
-        opened, diagnostics = open_source(source, sample_rate), Diagnostics()
+        opened = open_source(source, sample_rate)
         sets = subsets(self.modalities) if contributions else [self.modalities]
         predictions = []
-        for group in self.encode(opened, transcript, segments, speakers, diagnostics):
+        for group in self.encode(opened, transcript, segments, speakers):
             settings = self.trained.prior, len(group.windows), self.device, self.trained.temperature
             classifier = Classifier(self.model, sets, *settings)
             for samples in group.samples:
@@ -197,18 +196,13 @@ class EmotionRecognizer:
             shares = explain.contributions(sets, by_set, self.trained.prior) if contributions else None
             predictions += self._rows(opened.file, group.segments, found, shares)
             if found.vectors is not None:
-                self.measure_distances(found.vectors[[bool(names) for names in found.modalities]], diagnostics)
+                self.measure_distances(opened, found.vectors[[bool(names) for names in found.modalities]])
             progress(group.segments[-1].end)
-        self.report(opened, [each.text for each in predictions], diagnostics)
+        self.report(opened, [each.text for each in predictions])
         return predictions
 
     def encode(
-        self,
-        source: RecordingSource,
-        transcript: str | None,
-        segments: Sequence[Segment] | None,
-        speakers: Speakers,
-        diagnostics: Diagnostics,
+        self, source: RecordingSource, transcript: str | None, segments: Sequence[Segment] | None, speakers: Speakers
     ) -> Iterator[UtteranceGroup]:
         """Cut a recording into utterances and these into windows, and encode them; the arguments are `predict`'s."""
         if transcript is not None and not isinstance(transcript, str):
@@ -223,7 +217,7 @@ class EmotionRecognizer:
             segments = name_speakers(_within(segments, source), audio, speakers)
         missing_text = "text" in self.modalities and not any(each.text for each in segments)
         language: str | None = None
-        with RecordingDecoder(source, self.encoders, diagnostics, not whole, self.fast) as decoder:
+        with RecordingDecoder(source, self.encoders, not whole, self.fast) as decoder:
             for group in batched(segments, BATCH):
                 if self.recogniser is not None and missing_text and audio is not None:
                     group, language = self.recogniser.transcribe(audio, group, language)
@@ -246,12 +240,12 @@ class EmotionRecognizer:
             rows.append(Prediction(*about, emotion, probability, probabilities, modalities, *explained))
         return rows
 
-    def measure_distances(self, vectors: np.ndarray, diagnostics: Diagnostics) -> None:
+    def measure_distances(self, source: RecordingSource, vectors: np.ndarray) -> None:
         """Record how far the vectors of some utterances lie from the training data."""
         if self.trained.familiarity is not None:
-            diagnostics.distances += self.trained.familiarity.distances(vectors).tolist()
+            source.distances.extend(self.trained.familiarity.distances(vectors).tolist())
 
-    def report(self, source: RecordingSource, texts: Sequence[str | None], diagnostics: Diagnostics) -> None:
+    def report(self, source: RecordingSource, texts: Sequence[str | None]) -> None:
         """Warn of what is unusual in a recording; `texts` are those of the utterances that were used.
 
         Raises:
@@ -260,11 +254,11 @@ class EmotionRecognizer:
         if not texts:
             expected = " or ".join(self.modalities)
             found = f"{source.file!r}: expected {expected}, which this model uses, found none of it"
-            raise MediaError("; ".join(diagnostics.errors) or found)
-        for error in diagnostics.errors:
+            raise MediaError("; ".join(source.errors) or found)
+        for error in source.errors:
             log.warning("%s; left out", error)
-        complaints = *self._complaints(texts, diagnostics.distances), *diagnostics.loudness.complaints()
-        for complaint in (*complaints, *diagnostics.faces.complaints()):
+        ours = self._complaints(texts, source.distances)
+        for complaint in (*ours, *source.loudness.complaints(), *source.faces.complaints()):
             log.warning("%s: %s", source.name, complaint)
 
     def _complaints(self, texts: Sequence[str | None], distances: Sequence[float]) -> Iterator[str]:

@@ -82,13 +82,9 @@ def find_recordings(names: Sequence[str], bad: list[str]) -> dict[str, Path]:
 def plan_recordings(
     files: Mapping[str, Path], transcript: str | None, folder: Path | None, ending: str
 ) -> list[Recording]:
-    """Find the transcript of each recording and the path of its results.
+    """Find the transcript of each recording and the path of its results, where there is a folder for them.
 
-    Args:
-        files: what `find_recordings` returned.
-        transcript: text, a file for one recording, or a folder with a file named like each recording.
-        folder: of results, a file for each recording; None = all results together.
-        ending: of their names.
+    `transcript` is text, a file for one recording, or a folder with a file named like each recording.
 
     Raises:
         ConfigError: two recordings whose results would have one name; a transcript for several recordings.
@@ -171,11 +167,7 @@ def _read(path: Path) -> Transcript:
 
 
 def open_results(folder: Path, settings: dict[str, Any], force: bool) -> None:
-    """Open a folder of results, to which only results of the same model and settings may be added.
-
-    Raises:
-        CorpusError: it holds others, and `force` is not given.
-    """
+    """Open a folder of results, or raise a CorpusError if it holds some of another model or other settings."""
     path = folder / SETTINGS
     if not force and path.exists():
         try:
@@ -202,16 +194,10 @@ def label(
 ) -> Iterator[Labelled[Found]]:
     """Process recordings, write the results of those that have a path for them, and yield each one's results.
 
-    Recordings whose results exist are skipped, unless `force` is given.
-
-    Args:
-        recordings: to process.
-        build: returns what processes one recording; called once in every process.
-        bad: collects a message for each recording that cannot be used.
-        write: makes the content of a file of results, given the rows, its `folder` and the `warnings`.
-        force: process again what is done.
-        progress: show a bar with the time left on stderr.
-        several: `workers`, `engine` and `device` of `pool.spread`; None = this process alone.
+    Recordings whose results exist are skipped, unless `force` is given. `build` is called once in every process and
+    returns what processes a recording; `several` are `workers`, `engine` and `device` of `pool.spread`, None is this
+    process alone. `write` makes the content of a file of results, given the rows, its `folder` and the `warnings`;
+    `bad` collects a message for each recording that cannot be used.
     """
     todo = [each for each in recordings if force or each.out is None or not each.out.exists()]
     if len(todo) < len(recordings):

@@ -17,7 +17,7 @@ from wavfusion.features.batches import batched
 from wavfusion.model.config import MODALITIES
 from wavfusion.model.wavfusion import AUDIO_CENTRE, AUDIO_STEP, WavFusion
 from wavfusion.prediction.recognizer import EmotionRecognizer, UtteranceGroup
-from wavfusion.prediction.windows import Diagnostics, open_source
+from wavfusion.prediction.windows import open_source
 from wavfusion.speech.segmentation import Speakers
 from wavfusion.transcripts import Segment
 
@@ -60,12 +60,12 @@ def embed(
     """
     if not isinstance(recognizer.model, WavFusion):
         raise ConfigError("embed: expected a model in torch, found an exported one, which returns no vectors")
-    source, diagnostics = open_source(file, None), Diagnostics()
-    groups = recognizer.encode(source, transcript, segments, speakers, diagnostics)
+    source = open_source(file, None)
+    groups = recognizer.encode(source, transcript, segments, speakers)
     found = [each for group in groups for each in _embed(recognizer, group, file)]
     if found:
-        recognizer.measure_distances(np.stack([each.vector for each in found]), diagnostics)
-    recognizer.report(source, [each.segment.text for each in found], diagnostics)
+        recognizer.measure_distances(source, np.stack([each.vector for each in found]))
+    recognizer.report(source, [each.segment.text for each in found])
     return found
 
 

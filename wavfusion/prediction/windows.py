@@ -37,21 +37,28 @@ CONTEXT = 1.0  # seconds of audio that the encoder is given at least, where the 
 LONGEST = 100 * 3600.0  # seconds; longer timestamps come from damaged files
 RATES = (1_000, 1_000_000)  # Hz; outside it somebody gave kHz, or a number of samples
 Times = tuple[float, float]  # start and end, in seconds of the recording
+Encoded = Tensor | MediaError | OSError | None
 
 
 @dataclass(frozen=True)
 class RecordingSource:
-    """A recording to label.
+    """A recording to label, and what is measured of it meanwhile.
 
     Attributes:
         file: its path as it was given; empty for an array.
         tracks: the seconds at which its audio and video tracks end.
         samples: of an array: mono, 16 kHz.
+        errors: why parts of it could not be decoded.
+        distances: of its utterances from the training data.
     """
 
     file: str
     tracks: Mapping[str, float]
     samples: Float32[np.ndarray, " N"] | None = None
+    errors: list[str] = field(default_factory=list)
+    loudness: Loudness = field(default_factory=Loudness)
+    faces: FaceCoverage = field(default_factory=FaceCoverage)
+    distances: list[float] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -62,16 +69,6 @@ class RecordingSource:
     def length(self) -> float:
         """Seconds of the longest track."""
         return max(self.tracks.values(), default=0.0)
-
-
-@dataclass
-class Diagnostics:
-    """What is measured of a recording besides its predictions: faults, and distances from the training data."""
-
-    errors: list[str] = field(default_factory=list)
-    loudness: Loudness = field(default_factory=Loudness)
-    faces: FaceCoverage = field(default_factory=FaceCoverage)
-    distances: list[float] = field(default_factory=list)
 
 
 class RecordingWindow(NamedTuple):
@@ -166,13 +163,11 @@ def _times(span: Times, start: float, end: float) -> Times | None:
 class RecordingDecoder:
     """Decode stretches of one recording, in order; a context manager, which keeps its video open where it is `fast`.
 
-    With `context`, short stretches of audio are widened by what surrounds them. `diagnostics` gets what is measured.
+    With `context`, short stretches of audio are widened by what surrounds them.
     """
 
-    def __init__(
-        self, source: RecordingSource, encoders: Encoders, diagnostics: Diagnostics, context: bool, fast: bool
-    ) -> None:
-        self.source, self.encoders, self.diagnostics, self.fast = source, encoders, diagnostics, fast
+    def __init__(self, source: RecordingSource, encoders: Encoders, context: bool, fast: bool) -> None:
+        self.source, self.encoders, self.fast = source, encoders, fast
         self.length = source.length if context else 0.0
         self._video: media.VideoReader | None = None
         encoder, rate = encoders.video, encoders.preset.frame_rate
@@ -203,7 +198,7 @@ class RecordingDecoder:
             if len(samples) == 0:
                 raise MediaError(f"{self.source.file!r}: no sample between {start:g} and {end:g} s")
             self._warn_of_damage(decoded.bad_packets, "audio")
-        self.diagnostics.loudness.add(samples)
+        self.source.loudness.add(samples)
         return samples, times[0] - start
 
     def frames(self, times: Times, seconds: float) -> UInt8[np.ndarray, "Tv H W 3"]:
@@ -220,7 +215,7 @@ class RecordingDecoder:
             regions = None
             if self.encoders.view == "face":
                 regions, share = detect_faces(file, rate, *times)
-                self.diagnostics.faces.add(seconds, share)
+                self.source.faces.add(seconds, share)
             scaling = encoder.size, *times, None, encoder.interpolation, regions
             frames = media.decode_frames(file, rate, *scaling, thorough=not self.fast)
         self._warn_of_damage(frames.bad_packets, "video")
@@ -257,22 +252,25 @@ class WindowEncoder:
 
     def encode(self, windows: Sequence[RecordingWindow], decoder: RecordingDecoder) -> list[Sample]:
         """Decode and encode windows, rounded to half precision as in the store."""
-        audio_tasks = [partial(self._audio, each, decoder) for each in windows]
-        text_tasks = [partial(self._text, each) for each in windows]
-        other_tasks = [*text_tasks, *(partial(self._video, each, decoder) for each in windows)]
         both = any(each.audio for each in windows) and any(each.video for each in windows)
+        ways = (self._audio,), (self._text, self._video)
+
+        def run(way: Sequence[Callable[[RecordingWindow, RecordingDecoder], Tensor | None]]) -> list[Encoded]:
+            return [_encoded(partial(encode, window, decoder)) for encode in way for window in windows]
+
         with self._lock:  # threads changes the number of threads of the whole process
             if both and self._on_cores():
                 # Each takes half of the cores: fewer cores on one matrix multiplication waste less of each.
                 with threads(2) as pool:
-                    encoded, others = pool.map(_features, (audio_tasks, other_tasks))
+                    encoded, others = pool.map(run, ways)
             else:
-                encoded, others = _features(audio_tasks), _features(other_tasks)
+                encoded, others = map(run, ways)
         samples = []
-        for window, *features in zip(windows, encoded, others[: len(windows)], others[len(windows) :], strict=True):
+        for number, window in enumerate(windows):
+            features = [encoded[number], *others[number :: len(windows)]]
             for error in (str(each) for each in features if isinstance(each, Exception)):
-                if error not in decoder.diagnostics.errors:
-                    decoder.diagnostics.errors.append(error)
+                if error not in decoder.source.errors:
+                    decoder.source.errors.append(error)
             origin = SampleOrigin(str(window.utterance), None, None, None, window.seconds)
             audio, text, video = (each if isinstance(each, Tensor) else None for each in features)
             samples.append(Sample(origin, audio, text, video))
@@ -294,7 +292,7 @@ class WindowEncoder:
         first = min(round(lead / AUDIO_STEP), len(encoded) - 1)
         return encoded[first : max(first + 1, first + round((end - start) / AUDIO_STEP))]
 
-    def _text(self, window: RecordingWindow) -> Tensor | None:
+    def _text(self, window: RecordingWindow, _: RecordingDecoder) -> Tensor | None:
         """Encode the text of the whole utterance, and take the window's share of its tokens."""
         if window.text is None or self.encoders.text is None:
             return None
@@ -315,15 +313,12 @@ class WindowEncoder:
             return torch.cat(list(pool.map(encoder.encode, np.split(frames, range(some, len(frames), some)))))
 
 
-def _features(tasks: Sequence[Callable[[], Tensor | None]]) -> list[Tensor | MediaError | OSError | None]:
-    """Encode one part after the other, to half precision, or return why it cannot be decoded."""
-    found: list[Tensor | MediaError | OSError | None] = []
-    for task in tasks:
-        try:
-            features = task()
-            if features is not None and not fits_half(features):
-                raise MediaError("expected samples in [-1, 1], found some so large that their features overflow")
-            found.append(None if features is None else features.half())
-        except (MediaError, OSError) as error:
-            found.append(error)
-    return found
+def _encoded(encode: Callable[[], Tensor | None]) -> Encoded:
+    """Encode to half precision, or return why a part cannot be decoded."""
+    try:
+        features = encode()
+        if features is not None and not fits_half(features):
+            raise MediaError("expected samples in [-1, 1], found some so large that their features overflow")
+        return None if features is None else features.half()
+    except (MediaError, OSError) as error:
+        return error

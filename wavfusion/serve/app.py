@@ -42,10 +42,8 @@ HERE = ("127.0.0.1", "::1", "localhost")
 OPEN = ("/", "/health", "/openapi.json")  # answered without the token
 TYPES = {
     "json": "application/json",
-    "csv": "text/csv",
-    "html": "text/html",
-    "vtt": "text/vtt",
     "eaf": "application/xml",
+    **{kind: f"text/{kind}" for kind in ("csv", "html", "vtt")},
 }
 HEADERS = {
     "Cache-Control": "no-store",
@@ -331,14 +329,10 @@ async def _serve(opened: socket.socket, jobs: Jobs, names: frozenset[str], token
             safe = "with" if token else "without"
             log.warning("serve: everybody who reaches %s can send recordings, %s a token and unencrypted", host, safe)
         log.info("serve: http://%s:%d", f"[{host}]" if ":" in host else host, port)
-        quiet: dict[str, Any] = {
-            "log_level": "warning",
-            "access_log": False,
-            "log_config": None,
-            "server_header": False,
-        }
         app = make_app(jobs, names, token)
-        server = uvicorn.Server(uvicorn.Config(app, limit_concurrency=MANY, timeout_graceful_shutdown=3, **quiet))
+        quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "log_config": None}
+        config = uvicorn.Config(app, limit_concurrency=MANY, timeout_graceful_shutdown=3, server_header=False, **quiet)
+        server = uvicorn.Server(config)
         for number in STOPPING[1:]:  # uvicorn handles the first itself
             signal.signal(number, server.handle_exit)
         await server.serve([opened])

@@ -104,11 +104,8 @@ class Labeller:
 class Jobs:
     """The jobs of a server; only its event loop changes them.
 
-    Args:
-        settings: of the model, as `EmotionRecognizer.from_pretrained` takes them.
-        folder: for uploads.
-        limits: of the server.
-        keep: folder for finished recordings and results; None = they are removed.
+    `settings` are those of `EmotionRecognizer.from_pretrained`; uploads lie in `folder`, and are copied to `keep` with
+    their results where that is given.
     """
 
     def __init__(self, settings: Mapping[str, Any], folder: Path, limits: Limits, keep: Path | None = None) -> None:
@@ -145,11 +142,7 @@ class Jobs:
 
     @contextmanager
     def reserved(self) -> Iterator[Path]:
-        """Reserve a place in the queue and a folder for an upload, which is removed unless `add` makes a job of it.
-
-        Raises:
-            RefusedError: the queue is full.
-        """
+        """Reserve a place in the queue and a folder for an upload, which is removed unless `add` makes a job of it."""
         if self._uploading + self.count(WAITING) >= self.limits.queue:
             raise RefusedError(503, f"expected a place in the queue, found all {self.limits.queue} taken; try later")
         folder = self.folder / secrets.token_urlsafe(18)

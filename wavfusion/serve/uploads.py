@@ -35,19 +35,12 @@ class RefusedError(Exception):
 
 @dataclass
 class Form:
-    """The fields of an upload.
+    """The fields of an upload."""
 
-    Attributes:
-        name: of the recording, as its sender calls it; only for display.
-        text: a transcript without times.
-        segments: name of the file with a transcript with times, beside the recording.
-        speakers: a number or `auto`, as written (the first 40 characters); None = not given.
-    """
-
-    name: str = ""
-    text: str | None = None
-    segments: str | None = None
-    speakers: str | None = None
+    name: str  # of the recording, as its sender calls it; only for display
+    text: str | None = None  # a transcript without times
+    segments: str | None = None  # name of the file with a transcript with times, beside the recording
+    speakers: str | None = None  # a number or `auto`, as written (the first 40 characters)
 
 
 class UploadFolder:
