@@ -15,10 +15,9 @@ from wavfusion.cli.evaluate import bench, evaluate
 from wavfusion.cli.extract import extract
 from wavfusion.cli.options import SETTING
 from wavfusion.cli.output import BAD_INPUT, DONE, complain, print_text
-from wavfusion.cli.predict import embed, predict
+from wavfusion.cli.predict import embed, predict, serve
 from wavfusion.cli.prepare import check, lookalike, prepare
 from wavfusion.cli.publish import bundle, export, push, report
-from wavfusion.cli.serve import serve
 from wavfusion.cli.train import reproduce, train
 from wavfusion.errors import ConfigError, CorpusError, MediaError, nearest
 from wavfusion.version import __version__

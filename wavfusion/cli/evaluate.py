@@ -51,10 +51,8 @@ def evaluate(
     out = out or trained / "evaluate"
     require_free([out / results.METRICS, out / results.PREDICTIONS, *([explained] if explain else [])], force)
     known = run.model.config.modalities
-    if modalities == "all-subsets":
-        sets = subsets(known)
-    else:
-        sets = [parse_subset(modalities, known) if modalities is not None else known]
+    chosen = "+".join(known) if modalities is None else modalities
+    sets = subsets(known) if chosen == "all-subsets" else [parse_subset(chosen, known)]
     if explain or len(sets) > 1:
         warn_of_untrained_subsets(run.model.config)
     device = pick_device(device)

@@ -1,7 +1,8 @@
-"""`predict` and `embed`: emotions or vectors of the user's own recordings."""
+"""`predict`, `serve` and `embed`: emotions or vectors of the user's own recordings."""
 
 import logging
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -10,10 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
 from wavfusion.cli import options as opt
-from wavfusion.cli.output import first_three, list_failures, print_text, printable, write_file
+from wavfusion.cli.output import DONE, first_three, list_failures, print_text, printable, write_file
 from wavfusion.errors import CollectedWarnings, ConfigError
-from wavfusion.files import require_free
+from wavfusion.files import require_free, require_writable
 
 if TYPE_CHECKING:
     from wavfusion.prediction.recognizer import Prediction
@@ -158,7 +161,9 @@ def embed(
     from wavfusion.prediction.recognizer import EmotionRecognizer
 
     chosen, bad = _model(model, file, "embed"), list[str]()
-    vectors.require_ending(out)
+    if out.suffix not in vectors.ENDINGS:
+        wish = f"a name that ends in {' or '.join(vectors.ENDINGS)}"
+        raise ConfigError(f"--out {out}: expected {wish}, found {out.suffix!r}")
     require_free([out], force)
     named = recordings.plan_recordings(recordings.find_recordings(file, bad), transcript, None, "")
     if not (planned := recordings.existing(named, bad)):
@@ -175,6 +180,53 @@ def embed(
         frames = sum(len(each.frames) for each in found)
         print_text(f"{out}: {len(found)} utterances, {frames} frames, {len(found[0].vector)} numbers each")
     return list_failures(bad, bool(found))
+
+
+def serve(
+    model: opt.Model = None,
+    host: Annotated[str, opt.option("address to listen on (default 127.0.0.1)", "ADDRESS", opt.name)] = "127.0.0.1",
+    port: Annotated[int, opt.option("0 = any that is free (default 8000)", "N", opt.count(0, 65535))] = 8000,
+    names: Annotated[str, opt.option("host names of this server, where it is called by name", "NAME,...")] = "",
+    token_file: Annotated[Path | None, opt.option("holds the token of requests", "FILE", opt.path)] = None,
+    keep: Annotated[Path | None, opt.option("keep recordings and results (default: none)", "DIR", opt.path)] = None,
+    max_megabytes: Annotated[int | None, opt.option("of an upload (default 1000)", "N", opt.count(1))] = None,
+    max_minutes: Annotated[int | None, opt.option("of a recording (default 120)", "N", opt.count(1))] = None,
+    max_work: Annotated[int | None, opt.option("minutes to label one (default 60)", "N", opt.count(1))] = None,
+    queue: Annotated[int | None, opt.option("recordings that wait (default 64)", "N", opt.count(1))] = None,
+    asr: opt.Asr = None,
+    runtime: opt.Runtime = None,
+    precision: opt.Precision = None,
+    plain: opt.Plain = False,
+    device: opt.Device = "auto",
+    seed: opt.Seed = None,
+    old_form: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+) -> int:
+    """Serve a web page and an HTTP API that label recordings."""
+    if old_form:
+        found = f"found {old_form[0]!r} without it; write: wavfusion serve --model {old_form[0]}"
+        raise ConfigError(f"serve: expected the model as --model RUN, {found}")
+    try:
+        from wavfusion.serve import app
+    except ModuleNotFoundError as error:
+        wish = "expected the extra [serve]: pip install 'wavfusion[serve]'"
+        raise ConfigError(f"serve: {wish}; found no {error.name}") from None
+    from wavfusion.evaluation.inference import pick_device
+    from wavfusion.prediction.models import default_model
+    from wavfusion.serve.jobs import Limits
+
+    token = token_file.read_text(encoding="utf-8-sig", errors="replace").strip() if token_file else None
+    if token is not None and not re.fullmatch(r"[!-~]+( [!-~]+)*", token):
+        found = "characters that no header may hold" if token else "nothing"
+        raise ConfigError(f"--token-file {token_file}: expected a token, found {found}")
+    if keep:
+        require_writable(keep)
+        keep.mkdir(parents=True, exist_ok=True)
+    settings: dict[str, Any] = {"name": model or str(default_model()), "device": pick_device(device), "fast": not plain}
+    settings |= opt.supplied(runtime=runtime, precision=precision, asr=asr)
+    limits = Limits(**opt.supplied(megabytes=max_megabytes, minutes=max_minutes, work=max_work, queue=queue))
+    hosts = frozenset(each.strip().lower() for each in names.split(",") if each.strip())
+    app.serve(settings, host, port, limits, hosts, token, keep)
+    return DONE
 
 
 def _model(model: str | None, files: Sequence[str], verb: str) -> str:

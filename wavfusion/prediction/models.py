@@ -1,6 +1,7 @@
 """The model that the user names, a RUN folder or one on a hub, or the installed one."""
 
 import re
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -11,18 +12,11 @@ VOICE_MODEL = "wavfusion-voice"  # the distribution whose wheel holds a RUN
 
 
 def default_model() -> Path:
-    """Locate the RUN folder in the installed voice model.
-
-    Raises:
-        ConfigError: it is not installed; says how to get a model.
-    """
-    try:
-        files = metadata.files(VOICE_MODEL) or []
-    except metadata.PackageNotFoundError:
-        files = []
-    for each in files:
-        if each.name == WEIGHTS:
-            return Path(str(each.locate())).parent
+    """Locate the RUN folder in the installed voice model, or raise a ConfigError that says how to get a model."""
+    with suppress(metadata.PackageNotFoundError):
+        for each in metadata.files(VOICE_MODEL) or []:
+            if each.name == WEIGHTS:
+                return Path(str(each.locate())).parent
     raise ConfigError(
         "expected a model, a RUN folder or a hub id, as --model RUN (in Python: from_pretrained('RUN')), found none, "
         f"and {VOICE_MODEL} is not installed; `wavfusion demo` makes a small model in runs/demo"
@@ -35,11 +29,7 @@ def is_run(name: str) -> bool:
 
 
 def find_run(name: str | Path) -> Run:
-    """Read a RUN folder, or the local copy of one on a hub.
-
-    Raises:
-        ConfigError: there is no such RUN.
-    """
+    """Read a RUN folder, or the local copy of one on a hub, or raise a ConfigError."""
     if Path(name).exists() or not re.fullmatch(HUB_ID, str(name)):
         return read_run(name)
     from huggingface_hub import constants, snapshot_download

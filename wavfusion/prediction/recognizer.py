@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from torch import nn
@@ -72,15 +71,8 @@ class Prediction:
     text_share: float | None = None
 
 
-class UtteranceGroup(NamedTuple):
-    """Some utterances of a recording, their windows in order, and these encoded.
-
-    Samples come `inference.BATCH` at a time, so that hours take no more memory than minutes.
-    """
-
-    segments: list[Segment]
-    windows: list[RecordingWindow]
-    samples: Iterator[list[Sample]]
+# Some utterances, their windows, and these encoded in batches, so that hours take no more memory than minutes.
+UtteranceGroup = tuple[list[Segment], list[RecordingWindow], Iterator[list[Sample]]]
 
 
 class EmotionRecognizer:
@@ -185,19 +177,19 @@ class EmotionRecognizer:
         opened = open_source(source, sample_rate)
         sets = subsets(self.modalities) if contributions else [self.modalities]
         predictions = []
-        for group in self.encode(opened, transcript, segments, speakers):
-            settings = self.trained.prior, len(group.windows), self.device, self.trained.temperature
+        for utterances, windows, encoded in self.encode(opened, transcript, segments, speakers):
+            settings = self.trained.prior, len(windows), self.device, self.trained.temperature
             classifier = Classifier(self.model, sets, *settings)
-            for samples in group.samples:
+            for samples in encoded:
                 with self._encoder.autocast():
                     classifier.add(samples)
             by_set = classifier.utterances()
             found = by_set[-1]
             shares = explain.contributions(sets, by_set, self.trained.prior) if contributions else None
-            predictions += self._rows(opened.file, group.segments, found, shares)
+            predictions += self._rows(opened.file, utterances, found, shares)
             if found.vectors is not None:
                 self.measure_distances(opened, found.vectors[[bool(names) for names in found.modalities]])
-            progress(group.segments[-1].end)
+            progress(utterances[-1].end)
         self.report(opened, [each.text for each in predictions])
         return predictions
 
@@ -221,9 +213,8 @@ class EmotionRecognizer:
             for group in batched(segments, BATCH):
                 if self.recogniser is not None and missing_text and audio is not None:
                     group, language = self.recogniser.transcribe(audio, group, language)
-                windows = cut_windows(group, source, self.modalities, whole)
-                samples = (self._encoder.encode(some, decoder) for some in batched(windows, BATCH))
-                yield UtteranceGroup(group, windows, samples)
+                windows = cut_windows(group, source, self.modalities)
+                yield group, windows, (self._encoder.encode(some, decoder) for some in batched(windows, BATCH))
 
     def _rows(
         self, file: str, segments: Sequence[Segment], found: Utterances, contributions: list[dict[str, float]] | None

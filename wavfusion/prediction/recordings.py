@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from wavfusion import media
 from wavfusion.errors import CollectedWarnings, ConfigError, CorpusError, MediaError
-from wavfusion.files import read_json, require_free, write_atomic, write_json
+from wavfusion.files import read_json, write_atomic, write_json
 from wavfusion.processes.pool import Lost, spread
 from wavfusion.transcripts import Segment
 from wavfusion.transcripts.reading import READERS, is_timed, read, read_plain_text
@@ -211,7 +211,6 @@ def label(
             out = todo[number].out
             if isinstance(found, Labelled):
                 if out is not None and write is not None:
-                    require_free([out], force)
                     out.parent.mkdir(parents=True, exist_ok=True)
                     write_atomic(out, write(found.rows, folder=out.parent, warnings=found.warnings))
                 yield found

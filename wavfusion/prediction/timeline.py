@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 from urllib.parse import quote
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
@@ -73,10 +73,11 @@ def to_table(predictions: Sequence[Prediction], width: int | None = None, colour
 
 def to_srt(predictions: Sequence[Prediction]) -> str:
     """Write SubRip: emotion and probability on the first line, then the text."""
-    return "\n".join(
-        f"{number}\n{_clock(each.start, ',')} --> {_clock(each.end, ',')}\n{_title(each)}\n{_lines(each.text)}"
-        for number, each in enumerate(predictions, 1)
-    )
+    cues = []
+    for number, each in enumerate(predictions, 1):
+        title = f"{_line(each.speaker)}: {_label(each)}" if each.speaker else _label(each)
+        cues.append(f"{number}\n{_clock(each.start, ',')} --> {_clock(each.end, ',')}\n{title}\n{_lines(each.text)}")
+    return "\n".join(cues)
 
 
 def to_vtt(predictions: Sequence[Prediction]) -> str:
@@ -169,7 +170,8 @@ def _file(predictions: Sequence[Prediction]) -> str:
 
 Writer = Callable[[Sequence[Prediction]], str]
 SUBTITLES: dict[str, Writer] = {"srt": to_srt, "vtt": to_vtt, "textgrid": to_textgrid, "eaf": to_eaf}
-FORMATS = ("table", "json", "csv", *SUBTITLES, "html")
+Format = Literal["table", "json", "csv", "srt", "vtt", "textgrid", "eaf", "html"]
+FORMATS: tuple[str, ...] = get_args(Format)
 EXPLAINED = ("json", "csv", "html")  # formats that show contributions
 SINGLE = (*SUBTITLES, "html")  # formats of one recording
 
@@ -180,24 +182,20 @@ def ending(kind: str) -> str:
 
 
 def write_predictions(
-    kind: str,
-    predictions: Sequence[Prediction],
-    classes: Sequence[str],
-    folder: Path | None,
-    warnings: Sequence[str] = (),
+    kind: str, rows: Sequence[Prediction], classes: Sequence[str], folder: Path | None, warnings: Sequence[str] = ()
 ) -> bytes:
     """Write predictions in one of `FORMATS`; `SINGLE` ones describe one recording.
 
     A page links the recording relative to `folder`, where it will lie (None: beside the recording), and has `warnings`.
     """
     if kind == "html":
-        file = _file(predictions)
+        file = _file(rows)
         url = quote(os.fsencode(os.path.relpath(file, folder))) if folder and file and Path(file).is_file() else None
-        text = to_html(predictions, classes, quote(file) if folder is None else url, warnings)
+        text = to_html(rows, classes, quote(file) if folder is None else url, warnings)
     elif kind == "csv":
-        text = to_csv(predictions, classes)
+        text = to_csv(rows, classes)
     else:
-        text = {**SUBTITLES, "json": to_json, "table": to_table}[kind](predictions)
+        text = {**SUBTITLES, "json": to_json, "table": to_table}[kind](rows)
     return text.encode("utf-8", "replace" if kind in SINGLE else "surrogateescape")
 
 
@@ -226,12 +224,12 @@ def _filled(rows: Sequence[Row], end: float) -> list[Row]:
     """Fill the gaps between intervals by empty ones, as Praat needs it."""
     filled: list[Row] = []
     at = 0.0
-    for start, stop, text in rows:
-        if round(start, 3) > round(at, 3):
-            filled.append((at, start, ""))
-        filled.append((start, stop, text))
-        at = stop
-    return [*filled, (at, end, "")] if round(end, 3) > round(at, 3) else filled
+    for row in (*rows, (end, end, "")):
+        if round(row[0], 3) > round(at, 3):
+            filled.append((at, row[0], ""))
+        filled.append(row)
+        at = row[1]
+    return filled[:-1]
 
 
 def _clock(seconds: float, point: str) -> str:
@@ -250,10 +248,6 @@ def _short(seconds: float) -> str:
 
 def _label(each: Prediction) -> str:
     return f"{each.emotion} {each.probability:.0%}" if each.emotion else UNSURE
-
-
-def _title(each: Prediction) -> str:
-    return f"{_line(each.speaker)}: {_label(each)}" if each.speaker else _label(each)
 
 
 def _line(text: str | None) -> str:

@@ -4,7 +4,6 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,11 +28,8 @@ class Embedding:
     """An utterance as vectors.
 
     Attributes:
-        file: as it was given.
-        segment: its times, speaker and text.
-        modalities: those that were present and used.
-        vector: the input of the model's classification head, (D,); of several windows the mean, weighted by seconds.
-        frames: the audio steps after the last layer, fused with the other modalities, (T, D); none without audio.
+        vector: the input of the model's classification head; of several windows the mean, weighted by seconds.
+        frames: the audio steps after the last layer, fused with the other modalities; none without audio.
         times: the middle of each step, in seconds of the file.
     """
 
@@ -71,8 +67,9 @@ def embed(
 
 @torch.inference_mode()
 def _embed(recognizer: EmotionRecognizer, group: UtteranceGroup, file: str) -> list[Embedding]:
+    segments, group_windows, samples = group
     pieces: dict[int, list[tuple[float, Embedding]]] = {}  # of each utterance: seconds and vectors of its windows
-    for windows, batch in zip(batched(group.windows, BATCH), group.samples, strict=True):
+    for windows, batch in zip(batched(group_windows, BATCH), samples, strict=True):
         present = [[name for name in recognizer.modalities if has(sample, name)] for sample in batch]
         names = [name for name in recognizer.modalities if any(name in each for each in present)]
         output = forward(recognizer.trained.model, batch, names, recognizer.device) if names else None
@@ -84,7 +81,7 @@ def _embed(recognizer: EmotionRecognizer, group: UtteranceGroup, file: str) -> l
             frames = output.hidden[-1][i, :steps].float().cpu().numpy() if steps else np.zeros((0, len(vector)), "f4")
             start = 0.0 if window.audio is None else window.audio[0]
             times = (start + AUDIO_CENTRE + AUDIO_STEP * np.arange(steps)).astype(np.float32)
-            embedding = Embedding(file, group.segments[window.utterance], present[i], vector, frames, times)
+            embedding = Embedding(file, segments[window.utterance], present[i], vector, frames, times)
             pieces.setdefault(window.utterance, []).append((max(window.seconds, 1e-6), embedding))
     return [_joined(parts) for parts in pieces.values()]
 
@@ -124,9 +121,3 @@ def write_vectors(embeddings: Sequence[Embedding], ending: str) -> bytes:
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, about=np.array(about), **tensors)
     return content.getvalue()
-
-
-def require_ending(path: Path) -> None:
-    """Refuse a file name of neither format by a ConfigError."""
-    if path.suffix not in ENDINGS:
-        raise ConfigError(f"--out {path}: expected a name that ends in {' or '.join(ENDINGS)}, found {path.suffix!r}")

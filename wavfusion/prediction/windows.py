@@ -42,23 +42,15 @@ Encoded = Tensor | MediaError | OSError | None
 
 @dataclass(frozen=True)
 class RecordingSource:
-    """A recording to label, and what is measured of it meanwhile.
+    """A recording to label, and what is measured of it meanwhile."""
 
-    Attributes:
-        file: its path as it was given; empty for an array.
-        tracks: the seconds at which its audio and video tracks end.
-        samples: of an array: mono, 16 kHz.
-        errors: why parts of it could not be decoded.
-        distances: of its utterances from the training data.
-    """
-
-    file: str
-    tracks: Mapping[str, float]
-    samples: Float32[np.ndarray, " N"] | None = None
-    errors: list[str] = field(default_factory=list)
+    file: str  # its path as it was given; empty for an array
+    tracks: Mapping[str, float]  # the seconds at which its audio and video tracks end
+    samples: Float32[np.ndarray, " N"] | None = None  # of an array: mono, 16 kHz
+    errors: list[str] = field(default_factory=list)  # why parts of it could not be decoded
     loudness: Loudness = field(default_factory=Loudness)
     faces: FaceCoverage = field(default_factory=FaceCoverage)
-    distances: list[float] = field(default_factory=list)
+    distances: list[float] = field(default_factory=list)  # of its utterances from the training data
 
     @property
     def name(self) -> str:
@@ -72,22 +64,14 @@ class RecordingSource:
 
 
 class RecordingWindow(NamedTuple):
-    """A window of an utterance.
+    """A window of an utterance; None stands for a track or text that it has not."""
 
-    Attributes:
-        utterance: number of its segment.
-        seconds: its length.
-        share: its part of the utterance, from 0 to 1, by which text is divided.
-        audio, video: times; None where the window has no such track.
-        text: of the whole utterance; None without one.
-    """
-
-    utterance: int
+    utterance: int  # number of its segment
     seconds: float
-    share: tuple[float, float]
+    share: tuple[float, float]  # its part of the utterance, from 0 to 1, by which text is divided
     audio: Times | None
     video: Times | None
-    text: str | None
+    text: str | None  # of the whole utterance
 
 
 def open_source(source: str | Path | np.ndarray, sample_rate: int | None) -> RecordingSource:
@@ -133,17 +117,16 @@ def _resampled(samples: np.ndarray, sample_rate: int | None) -> Float32[np.ndarr
 
 
 def cut_windows(
-    segments: Sequence[Segment], source: RecordingSource, modalities: Sequence[str], whole: bool
+    segments: Sequence[Segment], source: RecordingSource, modalities: Sequence[str]
 ) -> list[RecordingWindow]:
-    """Cut utterances into windows of at most 15 s; `whole`: the recording is one utterance, all of each track.
+    """Cut utterances into windows of at most 15 s.
 
     Tracks that the model does not use count for the windows too, as in `evaluate`.
     """
     found = []
     for number, segment in enumerate(segments):
-        start = 0.0 if whole else segment.start
-        ends = {name: end if whole else min(end, segment.end) for name, end in source.tracks.items()}
-        spans = {name: (start, max(start, end)) for name, end in ends.items()}
+        start = segment.start
+        spans = {name: (start, max(start, min(end, segment.end))) for name, end in source.tracks.items()}
         duration = max((end - start for _, end in spans.values()), default=0.0)
         text = segment.text if "text" in modalities and normalized(segment.text or "") else None
         for window in windows(duration):
@@ -182,12 +165,9 @@ class RecordingDecoder:
             self._video.__exit__(*error)
 
     def audio(self, times: Times) -> tuple[Float32[np.ndarray, " N"], float]:
-        """Decode a stretch of audio to 16 kHz, widened to `CONTEXT` seconds where it is shorter.
+        """Decode a stretch of audio to 16 kHz, widened to `CONTEXT` seconds where it is shorter, or raise a MediaError.
 
         Returns the samples, and the seconds that were added before the stretch.
-
-        Raises:
-            MediaError: nothing can be decoded there.
         """
         start, end = _widened(times, self.length)
         if self.source.samples is not None:
@@ -202,11 +182,7 @@ class RecordingDecoder:
         return samples, times[0] - start
 
     def frames(self, times: Times, seconds: float) -> UInt8[np.ndarray, "Tv H W 3"]:
-        """Decode a stretch of video to frames of the encoder's size and rate; `seconds` is the window's length.
-
-        Raises:
-            MediaError: nothing can be decoded there.
-        """
+        """Decode a stretch of video to the encoder's size and rate, or raise a MediaError; `seconds`: of the window."""
         encoder, file, rate = self.encoders.video, self.source.file, self.encoders.preset.frame_rate
         assert encoder is not None
         if self._video is not None:

@@ -26,7 +26,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from wavfusion.errors import ConfigError, nearest
+from wavfusion.errors import ConfigError
 from wavfusion.pages.fill import fill_page, script
 from wavfusion.prediction import timeline
 from wavfusion.serve.jobs import DONE, RUNNING, STATES, WAITING, Job, Jobs, Limits
@@ -62,7 +62,6 @@ _FIELDS = {
 _SCHEMA = {"type": "object", "required": ["file"], "properties": _FIELDS}
 FORM = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _SCHEMA}}}}
 
-Format = Annotated[str, Query(description=", ".join(timeline.FORMATS))]
 Least = Annotated[float, Query(ge=0, le=1, description="emotions below this probability are withheld")]
 
 
@@ -186,7 +185,7 @@ def _answer_jobs(app: FastAPI, jobs: Jobs) -> None:
         return _described(jobs, job)
 
     @app.get("/jobs/{job_id}/result", summary="Its utterances, in any format")
-    async def result(job_id: str, format: Format = "json", min_probability: Least = 0.0) -> Response:
+    async def result(job_id: str, format: timeline.Format = "json", min_probability: Least = 0.0) -> Response:
         return await asyncio.to_thread(_result, jobs, jobs.find(job_id), format, min_probability)
 
     @app.get("/jobs/{job_id}/timeline", response_class=HTMLResponse, summary="Its timeline, a part of the page")
@@ -195,8 +194,7 @@ def _answer_jobs(app: FastAPI, jobs: Jobs) -> None:
         return await asyncio.to_thread(timeline.to_html, job.rows, jobs.classes, "", job.warnings, "timeline_body.html")
 
     @app.post("/predict", summary="Label a recording and wait for the result", openapi_extra=FORM)
-    async def predict(request: Request, format: Format = "json", min_probability: Least = 0.0) -> Response:
-        _require_format(format)
+    async def predict(request: Request, format: timeline.Format = "json", min_probability: Least = 0.0) -> Response:
         job = await _take(jobs, request)
         try:
             over, gone = asyncio.create_task(job.over.wait()), asyncio.create_task(_gone(request))
@@ -248,14 +246,8 @@ def _done(job: Job) -> Job:
     return job
 
 
-def _require_format(kind: str) -> None:
-    if kind not in timeline.FORMATS:
-        raise RefusedError(422, f"format: found {kind[:40]!r}; {nearest(kind[:40], timeline.FORMATS)}")
-
-
 def _result(jobs: Jobs, job: Job, kind: str, least: float) -> Response:
     """Write a job's utterances in a format, as a file to save."""
-    _require_format(kind)
     rows = timeline.abstained(_done(job).rows, least)
     content = timeline.write_predictions(kind, rows, jobs.classes, None, job.warnings)
     name = f"{job.form.name}.{timeline.ending(kind)}"
