@@ -22,7 +22,7 @@ from wavfusion.cli.train import reproduce, train
 from wavfusion.errors import ConfigError, CorpusError, MediaError, nearest
 from wavfusion.version import __version__
 
-VERBS: dict[str, Callable[..., int]] = {
+VERBS: dict[str, Callable[..., int | None]] = {
     each.__name__: each
     for each in (
         *(demo, prepare, check, report, extract, train, reproduce, evaluate),
@@ -99,7 +99,7 @@ def _run(arguments: list[str]) -> int:
         call = command.main(arguments or ["--help"], prog_name="wavfusion", standalone_mode=False)
     except typer.TyperException as error:
         raise ConfigError(f"{verb}: {_explain(error, verb)} (see {place} --help)".removeprefix(": ")) from None
-    return call() if callable(call) else int(call or DONE)
+    return (call() if callable(call) else call) or DONE
 
 
 def _app() -> typer.Typer:
@@ -127,9 +127,9 @@ def _wavfusion(
     """From a recording of people talking to the emotion of every utterance."""
 
 
-def _deferred(verb: Callable[..., int]) -> Callable[..., Callable[[], int]]:
+def _deferred(verb: Callable[..., int | None]) -> Callable[..., Callable[[], int | None]]:
     @functools.wraps(verb)
-    def bind(**options: Any) -> Callable[[], int]:
+    def bind(**options: Any) -> Callable[[], int | None]:
         return functools.partial(verb, **options)
 
     return bind

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from wavfusion.cli import options as opt
-from wavfusion.cli.output import DONE, show
+from wavfusion.cli.output import show
 from wavfusion.errors import CorpusError
 from wavfusion.files import require_writable, write_json
 
@@ -30,13 +30,12 @@ def demo(
     device: opt.Device = "auto",
     seed: opt.Seed = None,
     json: opt.Json = False,
-) -> int:
+) -> None:
     """Run everything on a generated corpus, offline."""
     from wavfusion.evaluation.inference import pick_device
 
     summary = run_demo(out, device=pick_device(device), force=force, **opt.supplied(clips=clips, seed=seed))
     show(summary, f"{demo_to_text(summary)}\npage: {out / 'report.html'}", json)
-    return DONE
 
 
 def run_demo(out: Path, clips: int = CLIPS, seed: int = 0, device: str = "cpu", force: bool = False) -> dict[str, Any]:

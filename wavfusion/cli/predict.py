@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wavfusion.cli import options as opt
-from wavfusion.cli.output import DONE, first_three, list_failures, print_text, printable, write_file
+from wavfusion.cli.output import first_three, list_failures, print_text, printable, write_file
 from wavfusion.errors import CollectedWarnings, ConfigError
 from wavfusion.files import require_free, require_writable
 
@@ -200,7 +200,7 @@ def serve(
     device: opt.Device = "auto",
     seed: opt.Seed = None,
     old_form: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
-) -> int:
+) -> None:
     """Serve a web page and an HTTP API that label recordings."""
     if old_form:
         found = f"found {old_form[0]!r} without it; write: wavfusion serve --model {old_form[0]}"
@@ -226,7 +226,6 @@ def serve(
     limits = Limits(**opt.supplied(megabytes=max_megabytes, minutes=max_minutes, work=max_work, queue=queue))
     hosts = frozenset(each.strip().lower() for each in names.split(",") if each.strip())
     app.serve(settings, host, port, limits, hosts, token, keep)
-    return DONE
 
 
 def _model(model: str | None, files: Sequence[str], verb: str) -> str:

@@ -29,7 +29,7 @@ def prepare(
     no_scan: Annotated[bool, opt.flag("--no-scan", "open no media; `extract` finds what cannot be decoded")] = False,
     force: opt.Force = False,
     json: opt.Json = False,
-) -> int:
+) -> None:
     """Turn a corpus's raw folders into a manifest."""
     from wavfusion import corpora
 
@@ -45,7 +45,6 @@ def prepare(
     lines += [f"differs: {line}" for line in prepared.differences]
     result = {"rows": rows, "excluded": excluded, "stripped": stripped, "counts": counts}
     show({**result, "differences": prepared.differences}, "\n".join(lines), json)
-    return DONE
 
 
 def check(
@@ -111,7 +110,7 @@ def lookalike(
     seed: Annotated[int | None, opt.option("of every draw (default 0)", "N", opt.seed)] = None,
     force: Annotated[bool, opt.flag("--force", "remove an earlier tree first")] = False,
     json: opt.Json = False,
-) -> int:
+) -> None:
     """Generate a corpus whose Bayes-optimal accuracy is known."""
     from wavfusion.lookalike import make_lookalike
 
@@ -124,4 +123,3 @@ def lookalike(
     best = {"majority": world["majority"], **world["bayes"]["speaker_independent"]}
     lines = [f"{out}: {', '.join(sizes)}", "Bayes-optimal accuracy on new speakers:"]
     show(world, "\n".join(lines + [f"{name:>16}  {share:.3f}" for name, share in best.items()]), json)
-    return DONE

@@ -12,7 +12,6 @@ from wavfusion.files import require_free
 
 log = logging.getLogger(__name__)
 
-
 _PAGE = "the page (default report.html in the RUN or by the manifest, compared.html in the first of several RUNs)"
 
 
@@ -21,7 +20,7 @@ def report(
     out: Annotated[Path | None, opt.option(_PAGE, "FILE.html", opt.path)] = None,
     root: opt.MovedRoot = None,
     force: opt.Force = False,
-) -> int:
+) -> None:
     """Write a page about a RUN, several RUNs compared, or a corpus."""
     first = places[0]
     runs = [place for place in places if place.is_dir() and not (place / "manifest.jsonl").is_file()]
@@ -41,7 +40,6 @@ def report(
 
         write_corpus_page(first, out, media_facts(first, root or Path(read_corpus(first).root), read(first)))
     print_text(str(out))
-    return DONE
 
 
 def bundle(
@@ -50,7 +48,7 @@ def bundle(
     with_truth: Annotated[bool, opt.flag("--with-truth", "include labels, where the licence permits")] = False,
     force: opt.Force = False,
     json: opt.Json = False,
-) -> int:
+) -> None:
     """Pack a RUN's results for others to recompute."""
     from wavfusion.runs.bundle import make_bundle
 
@@ -60,7 +58,6 @@ def bundle(
     labels = "with the labels" if truth else "without the labels: `evaluate` takes them from --manifest"
     result = {"out": str(out), "bytes": len(content), "truth": truth}
     show(result, f"{out}: {len(content)} bytes, {labels}", json)
-    return DONE
 
 
 def export(
@@ -91,10 +88,9 @@ def push(
     public: Annotated[bool, opt.flag("--public", "let everybody read it (default: only you)")] = False,
     force: Annotated[bool, opt.flag("--force", "overwrite a model that is there")] = False,
     json: opt.Json = False,
-) -> int:
+) -> None:
     """Upload a RUN with its model card to a hub."""
     from wavfusion.runs import hub
 
     written = hub.push(trained, place, public, force)
     show({"place": written}, written, json)
-    return DONE

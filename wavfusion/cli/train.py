@@ -30,7 +30,7 @@ def train(
     device: opt.Device = "auto",
     seed: opt.Seed = None,
     json: opt.Json = False,
-) -> int:
+) -> None:
     """Train one model on stored features and score its test part.
 
     Any setting of the experiment can follow as --dotted.key VALUE, such as --model.margin.weight 0.1
@@ -45,11 +45,9 @@ def train(
     selected_on = "test" if select_on_test else "valid"
     data = train.read_data(manifest, store, protocol, selected_on=selected_on, **opt.supplied(fold=fold))
     require_writable(out)
-    if result := train.train(
-        setting, data, out, pick_device(device), resume=resume, force=force
-    ):  # empty in every process of a distributed training but the first
+    result = train.train(setting, data, out, pick_device(device), resume=resume, force=force)
+    if result:  # empty in every process of a distributed training but the first
         show(result, figures_to_text(result, out), json)
-    return DONE
 
 
 Tables = Annotated[list[str] | None, opt.argument("1 to 6, or a file (default: all of the corpus)", "TABLE")]

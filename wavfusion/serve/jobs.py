@@ -117,7 +117,7 @@ class Jobs:
         self.modalities: list[str] = []
         self._jobs: dict[str, Job] = {}
         self._uploading = 0
-        self._added = asyncio.Event()
+        self._queue: asyncio.Queue[Job] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -160,7 +160,7 @@ class Jobs:
         for old in [job for job in self._jobs.values() if job.over.is_set()][: 1 - MOST_KEPT or None]:
             del self._jobs[old.id]
         job = self._jobs[folder.name] = Job(folder.name, folder, form)
-        self._added.set()
+        self._queue.put_nowait(job)
         return job
 
     def find(self, name: str) -> Job:
@@ -183,10 +183,8 @@ class Jobs:
 
     async def _work(self) -> None:
         while True:
-            job = next((job for job in self._jobs.values() if job.state == WAITING), None)
-            if job is None:
-                self._added.clear()
-                await self._added.wait()
+            job = await self._queue.get()
+            if job.state != WAITING:  # it was cancelled
                 continue
             job.state = RUNNING
             try:
@@ -194,8 +192,6 @@ class Jobs:
                 if state == DONE and self.keep is not None:
                     await asyncio.to_thread(_keep, job, self.keep / job.id)
                 self._end(job, state, error)
-            except asyncio.CancelledError:
-                raise
             except Exception as error:  # the other jobs go on
                 log.error("%s: %s", type(error).__name__, error)
                 await self.labeller.stop()

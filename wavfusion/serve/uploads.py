@@ -136,15 +136,15 @@ async def receive(stream: AsyncGenerator[bytes, None], headers: Mapping[str, str
     parser = _CompleteFormParser(Headers(headers), stream, max_files=2, max_fields=3, max_part_size=TEXT)
     try:
         fields = await parser.parse()
+        try:
+            return await _read_fields(fields, folder)
+        finally:
+            await fields.close()
     except MultiPartException as error:
         status = 413 if "maximum size" in error.message else 400
         raise RefusedError(status, f"expected a form within limits, found: {error.message}") from None
     except OSError as error:
         raise RefusedError(507, f"expected room for the upload, found {error.strerror}") from None
-    try:
-        return await _read_fields(fields, folder)
-    finally:
-        await fields.close()
 
 
 async def _read_fields(fields: FormData, folder: Path) -> Form:
@@ -156,7 +156,8 @@ async def _read_fields(fields: FormData, folder: Path) -> Form:
     recording, transcript, segments = fields.get("file"), fields.get("transcript", ""), None
     if not isinstance(recording, UploadFile):
         raise RefusedError(422, "expected a recording in the field 'file', found none")
-    await asyncio.to_thread(_copy, recording, folder / "recording")
+    with open(folder / "recording", "wb") as file:  # the parser's has no name, by which other processes could open it
+        await asyncio.to_thread(shutil.copyfileobj, recording.file, file, 1 << 20)
     if isinstance(transcript, UploadFile) and is_timed(sent := displayed(transcript.filename or "")):
         if content := await _content(transcript, "transcript"):
             segments = f"transcript{Path(sent).suffix.lower()}"
@@ -164,15 +165,6 @@ async def _read_fields(fields: FormData, folder: Path) -> Form:
         transcript = ""
     text, speakers = await _text(transcript, "transcript"), await _text(fields.get("speakers", ""), "speakers")
     return Form(displayed(recording.filename or ""), text or None, segments, speakers[:40] or None)
-
-
-def _copy(recording: UploadFile, path: Path) -> None:
-    """Copy the parser's temporary file, which has no name, to one that other processes can open."""
-    try:
-        with open(path, "wb") as file:
-            shutil.copyfileobj(recording.file, file, 1 << 20)
-    except OSError as error:
-        raise RefusedError(507, f"expected room for the upload, found {error.strerror}") from None
 
 
 async def _content(value: str | UploadFile, name: str) -> bytes:
