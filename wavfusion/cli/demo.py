@@ -73,7 +73,13 @@ def run_demo(out: Path, clips: int = CLIPS, seed: int = 0, device: str = "cpu", 
     result = train.train(setting, data, out, device)
     example = next(row for row in data.part("test") if row.video is not None)
     predicted = {**asdict(_predict(out, work, Path(corpus.root), example, device)), "truth": example.emotion}
-    summary = {"clips": world["clips"], "majority": world["majority"], "subsets": _subsets(world, result)}
+    bayes = world["bayes"]["speaker_independent"]
+    intervals = {name: each["interval"]["accuracy"]["this_test_set"] for name, each in result["subsets"].items()}
+    subsets = {
+        name: {"accuracy": each["accuracy"], "interval": intervals[name], "bayes": bayes[name]}
+        for name, each in result["subsets"].items()
+    }
+    summary = {"clips": world["clips"], "majority": world["majority"], "subsets": subsets}
     summary |= {"prediction": predicted, "seconds": round(time.monotonic() - started, 1)}
     write_json(work / "summary.json", summary)
     write_run_page([out], out / "report.html", demo=summary)
@@ -106,15 +112,6 @@ def _predict(run_folder: Path, work: Path, root: Path, row: "Utterance", device:
     Image.fromarray(frames.pixels[len(frames.pixels) // 2]).save(work / "clip.png")  # shown until it is played
     media.write_video(clip, frames.pixels, CLIP_RATE, audio.samples, media.SAMPLE_RATE)
     return EmotionRecognizer.from_pretrained(run_folder, device).predict(clip, transcript=row.text)[0]
-
-
-def _subsets(world: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
-    """Accuracy of each subset with its interval, beside the Bayes-optimal accuracy."""
-    bayes, found = world["bayes"]["speaker_independent"], {}
-    for name, figures in result["subsets"].items():
-        interval = figures["interval"]["accuracy"]["this_test_set"]
-        found[name] = {"accuracy": figures["accuracy"], "interval": interval, "bayes": bayes[name]}
-    return found
 
 
 def demo_to_text(summary: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from wavfusion.files import require_free, require_writable
 
 if TYPE_CHECKING:
     from wavfusion.prediction.recognizer import Prediction
-    from wavfusion.prediction.recordings import Recording, Work
+    from wavfusion.prediction.recordings import Recording
 
 log = logging.getLogger(__name__)
 
@@ -69,15 +69,13 @@ def predict(
     if not (planned := recordings.existing(named, bad)):
         return list_failures(bad, False)
     shared = {"asr": asr, "runtime": runtime, "precision": precision}
-    loading = {"name": chosen, "device": pick_device(device), "fast": not plain, **shared}
+    loading: dict[str, Any] = {"name": chosen, "device": pick_device(device), "fast": not plain, **shared}
     settings = {"transcript": transcript, "speakers": speakers, "format": kind, "min_probability": min_probability}
-    several: dict[str, Any] | None = None
-    if workers > 1 or engine != "processes":
-        several = {"workers": workers, "engine": engine, "device": loading["device"]}
-        trained, build = find_run(chosen), partial(_labeller, loading, settings)
-    else:
-        recognizer = EmotionRecognizer.from_pretrained(**loading)
-        trained, build = recognizer.trained, lambda: partial(_label, recognizer, settings)
+    alone = workers == 1 and engine == "processes"
+    several = None if alone else {"workers": workers, "engine": engine, "device": loading["device"]}
+    recognizer = EmotionRecognizer.from_pretrained(**loading) if alone else None
+    trained = recognizer.trained if recognizer else find_run(chosen)
+    build = partial(_labeller, recognizer, loading, settings)
     if folder:
         recordings.open_results(folder, {"weights": trained.weights_digest, **settings, **shared}, force)
     write = partial(timeline.write_predictions, kind, classes=trained.classes)
@@ -128,11 +126,13 @@ def _write_together(
         print_text(content.decode("utf-8", "surrogateescape").rstrip("\n"))
 
 
-def _labeller(loading: Mapping[str, Any], settings: Mapping[str, Any]) -> "Work[Prediction]":
-    """Load a model in a process of several, and return the function that labels a recording with it."""
+def _labeller(
+    recognizer: Any, loading: Mapping[str, Any], settings: Mapping[str, Any]
+) -> "Callable[[Recording], list[Prediction]]":
+    """Return the function that labels a recording, in a process of several with a model of its own."""
     from wavfusion.prediction.recognizer import EmotionRecognizer
 
-    return partial(_label, EmotionRecognizer.from_pretrained(**loading), settings)
+    return partial(_label, recognizer or EmotionRecognizer.from_pretrained(**loading), settings)
 
 
 def _label(recognizer: Any, settings: Mapping[str, Any], recording: "Recording") -> "list[Prediction]":
@@ -230,9 +230,10 @@ def serve(
 
 def _model(model: str | None, files: Sequence[str], verb: str) -> str:
     """Choose the model: the named one or the installed one; refuse a RUN that stands in the place of the first FILE."""
-    from wavfusion.prediction.models import default_model, is_run
+    from wavfusion.prediction.models import default_model
+    from wavfusion.runs.folder import WEIGHTS
 
-    if model is None and is_run(files[0]):
+    if model is None and Path(files[0], WEIGHTS).is_file():
         form = f"wavfusion {verb} {' '.join(files[1:] or ['FILE'])} --model {files[0]}"
         raise ConfigError(f"{verb}: expected FILE..., found the model {files[0]!r} among them; write: {form}")
     return model or str(default_model())

@@ -23,11 +23,6 @@ def default_model() -> Path:
     )
 
 
-def is_run(name: str) -> bool:
-    """Whether a name is that of a RUN folder."""
-    return (Path(name) / WEIGHTS).is_file()
-
-
 def find_run(name: str | Path) -> Run:
     """Read a RUN folder, or the local copy of one on a hub, or raise a ConfigError."""
     if Path(name).exists() or not re.fullmatch(HUB_ID, str(name)):

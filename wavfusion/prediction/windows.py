@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from numbers import Real
@@ -143,26 +144,21 @@ def _times(span: Times, start: float, end: float) -> Times | None:
     return times if start == 0 or times[0] < times[1] else None
 
 
-class RecordingDecoder:
+class RecordingDecoder(ExitStack):
     """Decode stretches of one recording, in order; a context manager, which keeps its video open where it is `fast`.
 
     With `context`, short stretches of audio are widened by what surrounds them.
     """
 
     def __init__(self, source: RecordingSource, encoders: Encoders, context: bool, fast: bool) -> None:
+        super().__init__()
         self.source, self.encoders, self.fast = source, encoders, fast
         self.length = source.length if context else 0.0
         self._video: media.VideoReader | None = None
         encoder, rate = encoders.video, encoders.preset.frame_rate
         if fast and "video" in source.tracks and encoder is not None and encoders.view == "frame":
-            self._video = media.VideoReader(source.file, rate, encoder.size, interpolation=encoder.interpolation)
-
-    def __enter__(self) -> "RecordingDecoder":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._video is not None:
-            self._video.__exit__(*error)
+            reader = media.VideoReader(source.file, rate, encoder.size, interpolation=encoder.interpolation)
+            self._video = self.enter_context(reader)
 
     def audio(self, times: Times) -> tuple[Float32[np.ndarray, " N"], float]:
         """Decode a stretch of audio to 16 kHz, widened to `CONTEXT` seconds where it is shorter, or raise a MediaError.

@@ -140,6 +140,8 @@ HANDLERS: dict[Any, Any] = {
         error.status_code, f"expected a request that /openapi.json names, found: {error.detail}"
     ),
     RequestValidationError: _invalid,
+    ConfigError: lambda _, error: _refused(422, str(error)),
+    ClientDisconnect: lambda *_: _refused(400, "expected a whole form, found one that is cut off"),
     Exception: lambda *_: _refused(500, "the server failed on this request; its log says how"),
 }
 
@@ -220,14 +222,8 @@ async def _take(jobs: Jobs, request: Request) -> Job:
     if not length.isdecimal() or int(length) > most:
         raise too_large(most)
     with jobs.reserved() as folder:
-        try:
-            form = await receive(guarded(request.stream(), most, folder), request.headers, folder)
-        except ClientDisconnect:
-            raise RefusedError(400, "expected a whole form, found one that is cut off") from None
-        try:
-            read_count(form.speakers)
-        except ConfigError as error:
-            raise RefusedError(422, str(error)) from None
+        form = await receive(guarded(request.stream(), most, folder), request.headers, folder)
+        read_count(form.speakers)  # raises a ConfigError for a wrong one
         return jobs.add(folder, form)
 
 
