@@ -90,7 +90,7 @@ def _run(arguments: list[str]) -> int:
         raise ConfigError(f"expected a verb, found {verb!r}; {nearest(verb, VERBS)} (see wavfusion --help)")
     place = f"wavfusion {verb}".rstrip()
     if any(re.match(r"--[a-z_]+\.", each) for each in arguments):
-        arguments = _mark_settings(arguments, _settings(verb))
+        arguments = _mark_settings(arguments, [f"--{each}" for each in _settings(verb)])
     to_file = verb == "predict" and any(each.partition("=")[0] == "--out" for each in arguments)
     if sys.stdout is None and not to_file:
         raise ConfigError(f"{verb}: expected an open stdout for the results, found it closed; >/dev/null drops them")
@@ -156,18 +156,13 @@ def _mark_settings(arguments: Sequence[str], known: Sequence[str]) -> list[str]:
     """Make `--dotted.key VALUE` of a known key an option that the parser knows; it refuses other keys."""
     marked, items = list[str](), iter(arguments)
     for item in items:
-        key, equals, value = item.removeprefix("--").partition("=")
-        if item.startswith("--") and key in known:
+        key, equals, value = item.partition("=")
+        if "." in key and key in known:
             if not equals and (value := next(items, "")) == "":
-                raise ConfigError(f"expected a value after '--{key}', found none")
-            item = f"{SETTING}={key}={value}"
+                raise ConfigError(f"expected a value after {key!r}, found none")
+            item = f"{SETTING}={key[2:]}={value}"
         marked.append(item)
     return marked
-
-
-def _unknown(name: str, verb: str) -> str:
-    known = _flags(verb) if verb else ["--help", "--version", DEBUG]
-    return f"{name!r} is not known; {nearest(name, known)}"
 
 
 def _explain(error: typer.TyperException, verb: str) -> str:
@@ -175,8 +170,10 @@ def _explain(error: typer.TyperException, verb: str) -> str:
     name: str | None = getattr(error, "option_name", None)
     parameter: Any = getattr(error, "param", None)
     if name is not None:
-        known = bool(verb) and name in _flags(verb)
-        return f"expected a value after {name!r}, found none" if known else _unknown(name, verb)
+        known = _flags(verb) if verb else ["--help", "--version", DEBUG]
+        if name in known:
+            return f"expected a value after {name!r}, found none"
+        return f"{name!r} is not known; {nearest(name, known)}"
     if parameter is None:
         return error.message
     flag = next((each for each in parameter.opts if each.startswith("--")), None)

@@ -80,10 +80,8 @@ def _evaluate_bundle(bundle_file: Path, manifest: Path | None, out: Path | None,
         log.warning("made by version %r, this is %s: intervals may differ", made_by, __version__)
     if out:
         results.write_recomputed(out, result, labelled.rows)
-    lines = [figures_to_text(result, bundle_file)]
-    lines += [printable(f"differs: {line}") for line in differences[:LISTED]]
-    if not differences:
-        lines.append("all figures equal those that the bundle states")
+    shown = [printable(f"differs: {line}") for line in differences[:LISTED]]
+    lines = [figures_to_text(result, bundle_file), *(shown or ["all figures equal those that the bundle states"])]
     if len(differences) > LISTED:
         lines.append(f"... and {len(differences) - LISTED} more")
     show(result | {"differences": differences}, "\n".join(lines), json)

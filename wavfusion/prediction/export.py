@@ -164,15 +164,9 @@ def describe_graph(trained: Run) -> dict[str, str]:
         about = getattr(features, name)
         encoder = {"encoder": without_absolute_paths(about["name"]), "fingerprint": about["fingerprint"]}
         inputs[name] = {**encoder, "rounded_to": "float16", **spacing[name]}
-    values = {
-        "wavfusion": __version__,
-        "weights": trained.weights_digest,
-        "classes": config.classes,
-        "prior": trained.prior,
-        "temperature": trained.temperature,
-        "modalities": config.modalities,
-        "inputs": inputs,
-    }
+    values = {"wavfusion": __version__, "weights": trained.weights_digest, "classes": config.classes}
+    values |= {"prior": trained.prior, "temperature": trained.temperature}
+    values |= {"modalities": config.modalities, "inputs": inputs}
     return {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
 
 
