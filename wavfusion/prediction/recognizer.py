@@ -250,7 +250,7 @@ class EmotionRecognizer:
             log.warning("%s; left out", error)
         ours = self._complaints(texts, source.distances)
         for complaint in (*ours, *source.loudness.complaints(), *source.faces.complaints()):
-            log.warning("%s: %s", source.name, complaint)
+            log.warning("%s: %s", source.file or "array", complaint)
 
     def _complaints(self, texts: Sequence[str | None], distances: Sequence[float]) -> Iterator[str]:
         """Say when many utterances lie further from the training data than the validation part, or in what language."""
@@ -277,5 +277,5 @@ def _within(segments: Sequence[Segment], source: RecordingSource) -> list[Segmen
     ends = {"begin": len(segments) - len(kept), "end": sum(each.start < length < each.end - SLACK for each in segments)}
     for what, count in ends.items():
         if count:
-            log.warning("%s: %d segments %s after its end at %.2f s", source.name, count, what, length)
+            log.warning("%s: %d segments %s after its end at %.2f s", source.file or "array", count, what, length)
     return kept

@@ -39,11 +39,9 @@ def to_csv(predictions: Sequence[Prediction], classes: Sequence[str]) -> str:
     fields = ["file", "start", "end", "speaker", "text", "emotion", "probability", "modalities", "text_share"]
     writer.writerow([*fields, *(f"p_{name}" for name in classes), *(f"contribution_{name}" for name in MODALITIES)])
     for each in predictions:
-        values: list[Any] = [getattr(each, name) for name in fields]
-        values[fields.index("modalities")] = "+".join(each.modalities)
-        values += [each.probabilities[name] for name in classes]
-        values += [(each.contribution or {}).get(name) for name in MODALITIES]
-        writer.writerow(["" if value is None else value for value in values])
+        about = {**vars(each), "modalities": "+".join(each.modalities)}
+        contributions = [(each.contribution or {}).get(name) for name in MODALITIES]
+        writer.writerow([*map(about.get, fields), *map(each.probabilities.get, classes), *contributions])
     return file.getvalue()
 
 

@@ -54,11 +54,6 @@ class RecordingSource:
     distances: list[float] = field(default_factory=list)  # of its utterances from the training data
 
     @property
-    def name(self) -> str:
-        """The name of the recording in messages."""
-        return self.file or "array"
-
-    @property
     def length(self) -> float:
         """Seconds of the longest track."""
         return max(self.tracks.values(), default=0.0)

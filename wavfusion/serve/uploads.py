@@ -105,23 +105,13 @@ def too_large(most: int) -> RefusedError:
     return RefusedError(413, f"expected an upload of at most {most / 1e6:g} MB, found more")
 
 
-class _CompleteFormParser(MultiPartParser):
-    """Starlette's parser, which closes its files and fails if the form's closing boundary has not come."""
+class _FormParser(MultiPartParser):
+    """Starlette's parser, which notes whether the form's closing boundary has come."""
 
     complete = False
 
     def on_end(self) -> None:
         self.complete = True
-
-    async def parse(self) -> FormData:
-        self.stream = self._require_end(self.stream)
-        return await super().parse()
-
-    async def _require_end(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-        async for chunk in stream:
-            yield chunk
-        if not self.complete:
-            raise RefusedError(400, "expected a whole form, found one that is cut off")
 
 
 async def receive(stream: AsyncGenerator[bytes, None], headers: Mapping[str, str], folder: Path) -> Form:
@@ -133,7 +123,14 @@ async def receive(stream: AsyncGenerator[bytes, None], headers: Mapping[str, str
     content_type = headers.get("content-type", "")
     if not content_type.lower().startswith("multipart/form-data"):
         raise RefusedError(415, f"expected a form (multipart/form-data), found {content_type.partition(';')[0]!r}")
-    parser = _CompleteFormParser(Headers(headers), stream, max_files=2, max_fields=3, max_part_size=TEXT)
+
+    async def whole() -> AsyncGenerator[bytes, None]:
+        async for chunk in stream:
+            yield chunk
+        if not parser.complete:
+            raise RefusedError(400, "expected a whole form, found one that is cut off")
+
+    parser = _FormParser(Headers(headers), whole(), max_files=2, max_fields=3, max_part_size=TEXT)
     try:
         fields = await parser.parse()
         try:
