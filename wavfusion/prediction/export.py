@@ -49,8 +49,8 @@ class OnnxGRU(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T D"]) -> tuple[Float[Tensor, "B T H"]]:
         """Stand for the operator while a model is exported; it computes nothing."""
-        inputs, settings = (x.transpose(0, 1), *self.buffers()), {"hidden_size": self.size, "linear_before_reset": 1}
-        shape = x.shape[1], 1, x.shape[0], self.size
+        inputs, shape = (x.transpose(0, 1), *self.buffers()), (x.shape[1], 1, x.shape[0], self.size)
+        settings: Any = {"hidden_size": self.size, "linear_before_reset": 1}
         hidden = torch.onnx.ops.symbolic("GRU", inputs, settings, dtype=x.dtype, shape=shape, version=OPSET)
         return (hidden.squeeze(1).transpose(0, 1),)
 
@@ -164,7 +164,7 @@ def describe_graph(trained: Run) -> dict[str, str]:
         about = getattr(features, name)
         encoder = {"encoder": without_absolute_paths(about["name"]), "fingerprint": about["fingerprint"]}
         inputs[name] = {**encoder, "rounded_to": "float16", **spacing[name]}
-    values = {"wavfusion": __version__, "weights": trained.weights_digest, "classes": config.classes}
+    values: dict[str, Any] = {"wavfusion": __version__, "weights": trained.weights_digest, "classes": config.classes}
     values |= {"prior": trained.prior, "temperature": trained.temperature}
     values |= {"modalities": config.modalities, "inputs": inputs}
     return {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
