@@ -263,7 +263,7 @@ def test_a_damaged_protocol_of_a_run_is_one_line(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--root", "nowhere"], "--root: expected the corpus's folder, found none at 'nowhere'"),
+        (["--root", "nowhere"], "--root: expected the folder of the corpus, found none at 'nowhere'"),
         (["--protocol", "loso5", "--against", "run"], "found both"),
     ],
 )

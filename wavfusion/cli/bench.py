@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from wavfusion.cli import options as opt
-from wavfusion.cli.output import DONE, show
+from wavfusion.cli.output import show
 
 
 def bench(
@@ -15,7 +15,7 @@ def bench(
     device: opt.Device = "auto",
     seed: opt.Seed = None,
     json: opt.Json = False,
-) -> int:
+) -> None:
     """Measure speed and memory against a baseline, in one run."""
     from wavfusion.bench import growth as growing
     from wavfusion.bench import suites
@@ -25,4 +25,3 @@ def bench(
     measure = growing.measure_growth if growth else suites.run_suites
     found = measure(device=pick_device(device), **typed)
     show(found, suites.measurements_to_text(found), json)
-    return DONE

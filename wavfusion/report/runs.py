@@ -21,7 +21,7 @@ from wavfusion.pages.fill import script, write_page
 from wavfusion.report import plots
 from wavfusion.runs.bundle import Bundle, read_bundle
 from wavfusion.runs.origin import corpus_of, without_absolute_paths
-from wavfusion.runs.results import EXPLAINED, read_history
+from wavfusion.runs.results import read_explained, read_history
 from wavfusion.study import tables
 from wavfusion.training.checkpoints import BEST_BY
 
@@ -103,7 +103,7 @@ def _read_contents(folder: Path, name: str, root: Path | None) -> RunContents:
         raise ConfigError(f"{folder}: expected predictions and figures of one evaluation, found {problem}")
     corpus, corpus_root = _read_corpus(results.environment.get("manifest", ""))
     about: dict[str, Any] = {"name": name, "root": root or corpus_root, "corpus_name": corpus_of(folder)}
-    history, explained = read_history(folder), _read_explained(folder, results.metrics)
+    history, explained = read_history(folder), read_explained(folder, results.metrics)
     return RunContents(**vars(results), history=history, explained=explained, corpus=corpus, **about)
 
 
@@ -113,21 +113,6 @@ def _read_corpus(path: Any) -> tuple[dict[str, Utterance], Path]:
         return {row.id: row for row in manifest.stream(path)}, Path(manifest.read_corpus(path).root)
     except (OSError, TypeError, ValueError):
         return {}, Path()
-
-
-def _read_explained(folder: Path, metrics: dict[str, Any]) -> dict[str, Any]:
-    """Read explain.json, where it is of the utterances of metrics.json; else empty."""
-    if not (folder / EXPLAINED).exists():
-        return {}
-    try:
-        found, wanted = read_json(folder / EXPLAINED), [metrics["protocol"]["hash"], metrics["part"]]
-        if [found["protocol"]["hash"], found["split"]] != wanted:
-            return {}
-        parts = {name: (own["text_share"], own["contribution"]) for name, own in found["utterances"].items()}
-        return {**found, "utterances": parts}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"{folder}: expected what `evaluate --explain` writes, found {reason}") from None
 
 
 def _template_values(run: RunContents) -> dict[str, Any]:

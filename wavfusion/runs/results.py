@@ -92,6 +92,26 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     return validated(dict, read_json(path), path)
 
 
+def write_explained(path: Path, explained: Mapping[str, Any]) -> None:
+    """Write explain.json (docs/howto/explain.md)."""
+    write_json(path, dict(explained))
+
+
+def read_explained(folder: Path, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Read explain.json, where it is of the utterances of metrics.json; else empty. A ConfigError if it is damaged."""
+    if not (folder / EXPLAINED).exists():
+        return {}
+    try:
+        found, wanted = read_json(folder / EXPLAINED), [metrics["protocol"]["hash"], metrics["part"]]
+        if [found["protocol"]["hash"], found["split"]] != wanted:
+            return {}
+        parts = {name: (own["text_share"], own["contribution"]) for name, own in found["utterances"].items()}
+        return {**found, "utterances": parts}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{folder}: expected what `evaluate --explain` writes, found {reason}") from None
+
+
 def write_history(out: Path, epochs: Sequence[Mapping[str, Any]]) -> None:
     """Write history.csv: a row an epoch, with the columns of all of them."""
     columns = ["epoch", "step", *sorted({name for row in epochs for name in row} - {"epoch", "step"})]
