@@ -55,7 +55,9 @@ class AudioEncoder(FrozenEncoder):
         Raises:
             ConfigError: a layer that the model does not have.
         """
-        self._check(layers)
+        for layer in layers:
+            if not 0 <= layer <= self.num_layers:
+                raise ConfigError(f"audio encoder {self.name!r}: expected layers 0 to {self.num_layers}, found {layer}")
         normalized = [self._normalized(waveform) for waveform in waveforms]
         with self.autocast(), _in_fp32(self.model.encoder.pos_conv_embed, normalized[0].device.type):
             convolved, lengths = self._convolved(normalized)
@@ -86,11 +88,6 @@ class AudioEncoder(FrozenEncoder):
         return [
             {layer: outputs[layer][i, :length].float().cpu() for layer in layers} for i, length in enumerate(lengths)
         ]
-
-    def _check(self, layers: Sequence[int]) -> None:
-        for layer in layers:
-            if not 0 <= layer <= self.num_layers:
-                raise ConfigError(f"audio encoder {self.name!r}: expected layers 0 to {self.num_layers}, found {layer}")
 
     def _normalized(self, waveform: Tensor) -> Tensor:
         if self.do_normalize:

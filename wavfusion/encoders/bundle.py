@@ -44,11 +44,6 @@ class Encoders:
         """The kind of that device: `cpu` or `cuda`."""
         return self.device.partition(":")[0]
 
-    @property
-    def on_cpu(self) -> bool:
-        """Whether they compute on a CPU."""
-        return self.kind == "cpu"
-
     def quick(self) -> "Encoders":
         """Twins that share the tensors and encode the same faster; each thread needs its own."""
         return replace(self, **{name: encoder.quick() for name, encoder in self.loaded.items()})

@@ -1,5 +1,6 @@
 """Samples padded to batches of similar length, and batches as the arguments of the model."""
 
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
@@ -22,6 +23,16 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     rest = iter(items)
     while chunk := list(islice(rest, size)):
         yield chunk
+
+
+def drawn_ahead(items: Iterable[Item], count: int) -> Iterator[Item]:
+    """Pass items on, each after `count` more have been drawn."""
+    waiting: deque[Item] = deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > count:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def collate(samples: Sequence[Sample]) -> dict[str, Any]:

@@ -1,25 +1,49 @@
-"""Chunks of windows decoded and encoded in threads, a few ahead of what is written."""
+"""Chunks of windows decoded and encoded, by several threads, a few ahead of what is written."""
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from wavfusion import media
 from wavfusion.encoders.bundle import Encoders
-from wavfusion.features.clips import WINDOW, Clip, Media
-from wavfusion.features.decode import Decoded, decode
+from wavfusion.errors import MediaError
+from wavfusion.features.batches import drawn_ahead
+from wavfusion.features.clips import ABSENT, WINDOW, Clip, ClipPart, Media
 from wavfusion.features.store import Store
+from wavfusion.media import faces
 
 BATCH_SECONDS = {"cpu": WINDOW, "cuda": 8 * WINDOW}  # padded audio in one forward pass; on a CPU more is no faster
 BATCHES_AT_ONCE = 2  # of audio, formed together from similar lengths
+
+
+@dataclass
+class Decoded:
+    """The decoded media of one clip.
+
+    Attributes:
+        errors: by modality, why it could not be decoded.
+        bad_packets: damaged packets that were skipped.
+        face: with view `face`, the share of frames in which the speaker's face was found.
+    """
+
+    clip: Clip
+    samples: Float32[np.ndarray, " N"] | None = None
+    frames: UInt8[np.ndarray, "Tv H W 3"] | None = None
+    errors: dict[str, str] = field(default_factory=dict)
+    bad_packets: int = 0
+    face: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Length of the audio."""
+        return 0.0 if self.samples is None else len(self.samples) / media.SAMPLE_RATE
 
 
 @dataclass
@@ -39,53 +63,93 @@ class Chunk:
     decoded: list[Decoded] = field(default_factory=list)
 
 
-class EncoderPool:
-    """Encoders for several threads, each used by one thread at a time."""
+class ChunkEncoder:
+    """Decodes and encodes chunks, in threads if `fast`.
 
-    def __init__(self, encoders: Iterable[Encoders]) -> None:
+    On a CPU every thread encodes with its share of the cores, which is faster than all cores on one clip. A GPU takes
+    the batches of one thread at a time, while others decode.
+    """
+
+    def __init__(self, store: Store, known: Media, encoders: Encoders, workers: int, fast: bool) -> None:
+        self.store, self.known, self.encoders, self.workers, self.fast = store, known, encoders, workers, fast
         self._free: SimpleQueue[Encoders] = SimpleQueue()
-        for each in encoders:
+        twins = workers if encoders.kind == "cpu" else 1
+        for each in [encoders.quick() for _ in range(twins)] if fast else [encoders]:
             self._free.put(each)
 
     @contextmanager
     def acquire(self) -> Iterator[Encoders]:
-        """Wait for encoders that are free, and give them back after use."""
+        """Wait for encoders that no other thread uses, and give them back after use."""
         encoders = self._free.get()
         try:
             yield encoders
         finally:
             self._free.put(encoders)
 
+    def encode_all(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+        """Decode and encode chunks in their order."""
+        return self.encode_ahead(chunks) if self.fast else map(self.encode, chunks)
 
-def encode_chunk(chunk: Chunk, store: Store, known: Media, encoders: Encoders, pool: EncoderPool, fast: bool) -> Chunk:
-    """Decode and encode a chunk; holds the frames of one clip at a time, and some batches of audio.
+    def encode_ahead(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+        """Decode and encode chunks in threads, a few ahead of what is taken."""
+        with threads(self.workers) as executor:
+            futures = (executor.submit(self.encode, chunk) for chunk in chunks)
+            for future in drawn_ahead(futures, self.workers):
+                yield future.result()
 
-    Args:
-        chunk: its features and what they were made from are filled in.
-        store: what it holds is not encoded again.
-        known: the corpus's files.
-        encoders: those of `pool`, for their sizes.
-        pool: encodes.
-        fast: skip frames that are not needed.
-    """
-    waiting: list[Decoded] = []
-    longest = BATCHES_AT_ONCE * BATCH_SECONDS[encoders.kind]
-    for number, clip in enumerate(chunk.clips, start=1):
-        decoded = decode(clip, store, known, encoders, thorough=not fast)
-        if decoded.frames is not None and clip.video is not None:
-            with pool.acquire() as own:
-                assert own.video is not None
-                chunk.features[clip.video.keys["frames"]] = own.video.encode(decoded.frames).half()
-            decoded.frames = None
-        chunk.decoded.append(decoded)
-        waiting.append(decoded)
-        if number == len(chunk.clips) or sum(each.seconds for each in waiting) >= longest:
-            with pool.acquire() as own:
-                chunk.features |= _audio_features(waiting, own)
-            for each in waiting:
-                each.samples = None
-            waiting = []
-    return chunk
+    def encode(self, chunk: Chunk) -> Chunk:
+        """Fill in a chunk's features; holds the frames of one clip at a time, and some batches of audio."""
+        waiting: list[Decoded] = []
+        longest = BATCHES_AT_ONCE * BATCH_SECONDS[self.encoders.kind]
+        for number, clip in enumerate(chunk.clips, start=1):
+            decoded = decode(clip, self.store, self.known, self.encoders, thorough=not self.fast)
+            if decoded.frames is not None and clip.video is not None:
+                with self.acquire() as own:
+                    assert own.video is not None
+                    chunk.features[clip.video.keys["frames"]] = own.video.encode(decoded.frames).half()
+                decoded.frames = None
+            chunk.decoded.append(decoded)
+            waiting.append(decoded)
+            if number == len(chunk.clips) or sum(each.seconds for each in waiting) >= longest:
+                with self.acquire() as own:
+                    chunk.features |= _audio_features(waiting, own)
+                for each in waiting:
+                    each.samples = None
+                waiting = []
+        return chunk
+
+
+def decode(clip: Clip, store: Store, known: Media, encoders: Encoders, thorough: bool = False) -> Decoded:
+    """Decode those modalities of a clip whose features are not stored; see `media.decode_frames` for `thorough`."""
+    decoded = Decoded(clip)
+    for modality, part in (("audio", clip.audio), ("video", clip.video)):
+        if part is None or not store.missing(part.keys.values()):
+            continue
+        medium = known[part.path]
+        if medium.reason is not None or getattr(medium, modality) is None:
+            decoded.errors[modality] = medium.reason or ABSENT
+            continue
+        try:
+            if modality == "audio":
+                decoded.samples, bad = media.decode_audio(known.locate(part.path), part.start, part.end, part.setting)
+            else:
+                decoded.frames, bad = _decode_video(decoded, part, known, encoders, thorough)
+            decoded.bad_packets += bad
+            known.require_unchanged(part.path)
+        except (MediaError, OSError) as error:
+            setattr(decoded, "samples" if modality == "audio" else "frames", None)
+            decoded.errors[modality] = str(error)
+    return decoded
+
+
+def _decode_video(decoded: Decoded, part: ClipPart, known: Media, encoders: Encoders, thorough: bool) -> media.Frames:
+    assert encoders.video is not None
+    path, rate, span = known.locate(part.path), encoders.preset.frame_rate, (part.start, part.end)
+    regions = None
+    if encoders.view == "face":
+        regions, decoded.face = faces.detect_faces(path, rate, *span, part.setting)
+    size, interpolation = encoders.video.size, encoders.video.interpolation
+    return media.decode_frames(path, rate, size, *span, part.setting, interpolation, regions, thorough)
 
 
 def _audio_features(chunk: Sequence[Decoded], encoders: Encoders) -> dict[str, Tensor]:
@@ -109,25 +173,6 @@ def audio_batches(waveforms: Sequence[Float32[np.ndarray, " _"]], seconds: float
         batch.append(i)
     if batch:
         yield batch
-
-
-def encode_ahead(
-    chunks: Iterable[Chunk], store: Store, known: Media, encoders: Encoders, pool: EncoderPool, workers: int
-) -> Iterator[Chunk]:
-    """Decode and encode chunks in threads, a few ahead of what is taken.
-
-    On a CPU every thread encodes with its share of the cores, which is faster than all cores on one clip. A GPU takes
-    the batches of one thread at a time, while others decode.
-    """
-    with threads(workers) as executor:
-        waiting: deque[Future[Chunk]] = deque()
-        for chunk in chunks:
-            store.refresh()
-            waiting.append(executor.submit(encode_chunk, chunk, store, known, encoders, pool, True))
-            if len(waiting) > workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 @contextmanager

@@ -25,15 +25,8 @@ from torch import Tensor
 
 from wavfusion.encoders.presets import Precision
 from wavfusion.errors import ConfigError, CorpusError
-from wavfusion.files import (
-    append_line,
-    read_json,
-    read_lines,
-    require_file,
-    validated,
-    write_atomic,
-    write_lines,
-)
+from wavfusion.files import append_line, read_json, read_lines, require_file, validated, write_atomic, write_lines
+from wavfusion.manifest import MODALITIES
 
 log = logging.getLogger(__name__)
 
@@ -50,14 +43,10 @@ class FeatureSet:
 
     Attributes:
         preset: its name; for view `face` it is `<preset>-face`, so one store can hold both.
-        frame_rate: of the video.
-        pretrained_rate, new_rate: the preset's learning rates.
         audio, text, video: name, fingerprint and sizes of each encoder; None = not wanted. Of video with view `face`
             also the fingerprint of the face detector.
-        audio_layers: the layers to store.
         text_layers: `last` and/or `all`.
         view: what the video encoder is given: `frame`, the whole frame, or `face`, the speaker's face.
-        precision: the preset's.
     """
 
     preset: str
@@ -100,20 +89,16 @@ class Store:
             names = [each.name for each in entries if each.name not in self._seen]
         for name in sorted(each for each in names if each.endswith(".safetensors")):
             self._seen.add(name)
-            self._register(self.shards / name)
+            path = self.shards / name
+            try:
+                self._place(path, _header(path))
+            except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+                log.warning("damaged shard %s: %s; the next extract makes its features again", path, error)
+                self.damaged.append(path)
 
     def missing(self, keys: Iterable[str]) -> bool:
         """Whether any of some features is not stored."""
         return any(key not in self for key in keys)
-
-    def _register(self, path: Path) -> None:
-        try:
-            checksums = _header(path)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            log.warning("damaged shard %s: %s; the next extract makes its features again", path, error)
-            self.damaged.append(path)
-            return
-        self._place(path, checksums)
 
     def _place(self, path: Path, checksums: Mapping[str, int]) -> None:
         number = len(self._paths) << _CHECKSUM_BITS
@@ -159,11 +144,7 @@ class Store:
         return tensor
 
     def write(self, tensors: Mapping[str, Float16[Tensor, "..."]]) -> list[str]:
-        """Add tensors as one shard, except those that are stored already, by another process perhaps.
-
-        Returns:
-            The keys that were written.
-        """
+        """Add tensors as one shard, except those that are stored already; returns the keys that were written."""
         with self.lock():
             self.refresh()
             new = {key: x.contiguous() for key, x in tensors.items() if key not in self}
@@ -229,12 +210,7 @@ class Store:
         return {row["key"]: float(row["share"]) for row in rows if {"key", "share"} <= row.keys()}
 
     def write_index(self, utterances: Iterable[str], rows: Iterable[str]) -> None:
-        """List the keys of some utterances' windows, for readers that know nothing but safetensors.
-
-        Args:
-            utterances: their ids, which name the file.
-            rows: one JSON object a line.
-        """
+        """List the keys of some utterances' windows, one JSON object a line; the utterances' ids name the file."""
         name = hashlib.sha256("\n".join(sorted(set(utterances))).encode("utf-8", "surrogatepass"))
         with self.lock():
             write_lines(self.folder / f"index-{name.hexdigest()[:12]}.jsonl", rows)
@@ -254,9 +230,9 @@ class Store:
                 sets = {}
             old = sets.get(wanted.preset)
             sets[wanted.preset] = wanted if old is None else merge_feature_sets(old, wanted)
-            content = {
-                name: {key: x for key, x in asdict(values).items() if key != "preset"} for name, values in sets.items()
-            }
+            content = {name: asdict(values) for name, values in sets.items()}
+            for values in content.values():
+                del values["preset"]
             write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
 
     def lock(self) -> BaseFileLock:
@@ -312,9 +288,7 @@ def read_feature_sets(store: Store) -> dict[str, FeatureSet]:
     """
     path = store.folder / "encoders.json"
     try:
-        sets = read_json(path, CorpusError)
-        if not isinstance(sets, dict) or not all(isinstance(values, dict) for values in sets.values()):
-            raise CorpusError(f"{path}: expected an object for every preset, found something else")
+        sets = validated(dict[str, dict[str, Any]], read_json(path, CorpusError), path, refuse=CorpusError)
         return {
             name: validated(FeatureSet, {**values, "preset": name}, path, refuse=CorpusError)
             for name, values in sets.items()
@@ -339,15 +313,9 @@ def merge_feature_sets(old: FeatureSet, new: FeatureSet) -> FeatureSet:
                 f"under it where {kind} {wanted!r} is wanted; rename the preset's file"
             )
 
-    def same(name: str) -> bool:
-        before, after = getattr(old, name), getattr(new, name)
-        return bool(before and after and before["fingerprint"] == after["fingerprint"])
-
-    return replace(
-        new,
-        audio=new.audio or old.audio,
-        text=new.text or old.text,
-        video=new.video or old.video,
-        audio_layers=sorted({*(old.audio_layers if same("audio") or not new.audio else []), *new.audio_layers}),
-        text_layers=sorted({*(old.text_layers if same("text") or not new.text else []), *new.text_layers}),
-    )
+    joined: dict[str, Any] = {name: getattr(new, name) or getattr(old, name) for name in MODALITIES}
+    for name in ("audio", "text"):
+        before, layers = getattr(old, name), f"{name}_layers"
+        kept = before and before["fingerprint"] == joined[name]["fingerprint"]
+        joined[layers] = sorted({*(getattr(old, layers) if kept else []), *getattr(new, layers)})
+    return replace(new, **joined)

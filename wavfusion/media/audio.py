@@ -12,9 +12,8 @@ from jaxtyping import Float32
 from wavfusion.errors import MediaError, nearest
 from wavfusion.manifest import Channel
 from wavfusion.media import SAMPLE_RATE
-from wavfusion.media.container import PathLike, Real, named
+from wavfusion.media.container import JITTER, PathLike, Real, named
 from wavfusion.media.decoder import TrackReader, readers
-from wavfusion.media.probing import JITTER
 
 # soxr's longest filter (192 to 16 kHz) reaches less than this many seconds to either side of a sample.
 _FILTER_REACH = 0.1
@@ -37,11 +36,7 @@ class DecodedAudio(NamedTuple):
 
 
 def decode_audio(
-    path: PathLike,
-    start: Real = 0.0,
-    end: Real | None = None,
-    channel: str = "mix",
-    sample_rate: int = SAMPLE_RATE,
+    path: PathLike, start: Real = 0.0, end: Real | None = None, channel: str = "mix", sample_rate: int = SAMPLE_RATE
 ) -> DecodedAudio:
     """Decode one stretch of any media file to mono at one rate.
 

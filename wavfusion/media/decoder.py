@@ -4,13 +4,14 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import av
 
 from wavfusion.errors import MediaError
-from wavfusion.media.container import PathLike, Real, named, open_container, origin
-from wavfusion.media.probing import PREROLL, is_chained, probe
+from wavfusion.media.container import PREROLL, PathLike, Real, is_chained, named, open_container, origin, probe
+
+Kind: TypeAlias = Literal["audio", "video"]
 
 # Packets that may stand between two whose frames follow each other: H.264 and HEVC keep 16 frames back.
 _REORDER = 32
@@ -26,7 +27,7 @@ _LONGEST_HOLE = 3600.0
 _MAX_PIXELS = 1 << 26
 
 
-def readers(path: PathLike, kind: Literal["audio", "video"], start: Real, end: Real | None) -> "Iterator[TrackReader]":
+def readers(path: PathLike, kind: Kind, start: Real, end: Real | None) -> "Iterator[TrackReader]":
     """Yield readers of a stretch to try in turn: seeking shortly before it, then from the beginning of the file.
 
     Raises:
@@ -42,8 +43,8 @@ def readers(path: PathLike, kind: Literal["audio", "video"], start: Real, end: R
             duration = getattr(probe(path), kind)
             if duration is not None and start > duration + PREROLL:
                 raise _outside(path, kind, start, duration)
-        with open_container(path) as (container, tracks):
-            yield TrackReader(container, tracks, kind, path, start, math.inf if end is None else end, entry)
+        with open_container(path) as opened:
+            yield TrackReader(opened, kind, path, start, math.inf if end is None else end, entry)
 
 
 def _outside(path: PathLike, kind: str, start: Real, duration: Real) -> MediaError:
@@ -63,18 +64,12 @@ class TrackReader:
     """
 
     def __init__(
-        self,
-        container: Any,
-        tracks: dict[str, Any],
-        kind: Literal["audio", "video"],
-        path: PathLike,
-        start: Real,
-        end: Real,
-        entry: Real | None,
+        self, opened: tuple[Any, dict[str, Any]], kind: Kind, path: PathLike, start: Real, end: Real, entry: Real | None
     ) -> None:
+        self.container, tracks = opened
         if kind not in tracks:
             raise MediaError(f"expected a track of {kind} in {named(path)}, found only {' and '.join(tracks)}")
-        self.container, self.kind, self.path = container, kind, path
+        self.kind, self.path = kind, path
         self.start, self.end, self.entry = start, end, entry
         self.stream, self.origin = tracks[kind], origin(tracks)
         if self.stream.codec_context is None:

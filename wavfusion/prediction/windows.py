@@ -309,7 +309,7 @@ class WindowEncoder:
         ]
         both = any(each.audio for each in windows) and any(each.video for each in windows)
         with self._lock:  # threads changes the number of threads of the whole process
-            if self.fast and self.encoders.on_cpu and both and torch.get_num_threads() > 1:
+            if self.fast and self.encoders.kind == "cpu" and both and torch.get_num_threads() > 1:
                 # Each takes half of the cores: fewer cores on one matrix multiplication waste less of each.
                 with threads(2) as pool:
                     encoded_audio, encoded_others = pool.map(_features, (audio_tasks, other_tasks))
@@ -353,7 +353,7 @@ class WindowEncoder:
             return None
         frames = decoder.frames(window.video, window.seconds)
         cores = torch.get_num_threads()
-        if not (self.fast and self.encoders.on_cpu and cores > 1):
+        if not (self.fast and self.encoders.kind == "cpu" and cores > 1):
             return encoder.encode(frames)
         # Each core takes some of the frames, which wastes less than all cores on the same ones.
         some = FRAMES_AT_ONCE["cpu"]
