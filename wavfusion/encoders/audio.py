@@ -28,11 +28,7 @@ FAMILY = ("wav2vec2", "hubert", "wavlm")
 
 
 class AudioEncoder(FrozenEncoder):
-    """A wav2vec 2.0, HuBERT or WavLM: convolutions, positional convolution and N Transformer layers.
-
-    Attributes:
-        together: whether the convolutions take a padded batch, or one utterance after the other.
-    """
+    """A wav2vec 2.0, HuBERT or WavLM: convolutions, positional convolution and N Transformer layers."""
 
     def __init__(self, model: Any, preprocessing: dict[str, Any], name: str) -> None:
         self.do_normalize = bool(preprocessing.get("do_normalize", True))
@@ -42,18 +38,15 @@ class AudioEncoder(FrozenEncoder):
         rate = preprocessing.get("sampling_rate", SAMPLE_RATE)
         if rate != SAMPLE_RATE:
             raise ConfigError(f"audio encoder {name!r}: expected a model of {SAMPLE_RATE} Hz, found {rate} Hz")
-        self.together = False
+        self.together = False  # whether the convolutions take a padded batch, or one utterance after the other
 
     def hidden(
         self, waveforms: Sequence[Float[Tensor, " _"]], layers: Sequence[int]
     ) -> tuple[dict[int, Float[Tensor, "B Ta D"]], Bool[Tensor, "B Ta"]]:
         """Return the outputs of `layers` (0 = the input of the first), and the mask of real steps.
 
-        Layers above the highest of `layers` are not run. The convolutions see every utterance without padding, which
-        Hugging Face's group norm over time would include.
-
-        Raises:
-            ConfigError: a layer that the model does not have.
+        Layers above the highest of `layers` are not run; one that the model does not have is a ConfigError. The
+        convolutions see every utterance without padding, which Hugging Face's group norm over time would include.
         """
         for layer in layers:
             if not 0 <= layer <= self.num_layers:

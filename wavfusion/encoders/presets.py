@@ -41,11 +41,7 @@ PRESETS = {
 
 
 def read_preset(name: str) -> Preset:
-    """Return a shipped preset, or read one from a YAML file with the fields of `Preset`.
-
-    Raises:
-        ConfigError: no such preset or file, an unknown or missing field, a value of the wrong kind.
-    """
+    """Return a shipped preset, or read one from a YAML file with the fields of `Preset`; else raises ConfigError."""
     if name in PRESETS:
         return PRESETS[name]
     path = Path(name)

@@ -68,16 +68,12 @@ def _pad(rows: Sequence[Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
 class LengthBatches(Sampler[int | None]):
     """A random order for every epoch, with neighbours of similar length; seed and epoch decide it.
 
-    Args:
-        lengths: of the samples.
-        batch_size: samples to a step of one process.
-        seed: of the orders.
-        processes: how many share a step, `batch_size` samples each in turn; None fills up the last step.
+    Several processes share a step, `batch_size` samples each in turn; None fills up the last step.
     """
 
     def __init__(self, lengths: Sequence[float], batch_size: int, seed: int, processes: int = 1) -> None:
-        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size * processes, seed, 0
-        self.processes = processes
+        self.lengths, self.seed, self.epoch = lengths, seed, 0
+        self.batch_size, self.processes = batch_size * processes, processes
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of an epoch."""

@@ -42,17 +42,13 @@ class Medium(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ClipPart:
-    """One modality of one window: what to decode, and the keys of its features by layer.
-
-    Attributes:
-        setting: the channel of audio, the crop of video.
-    """
+    """One modality of one window: what to decode, and the keys of its features by layer."""
 
     path: str
     start: float
     end: float
     keys: dict[Any, str]
-    setting: Any = None
+    setting: Any = None  # the channel of audio, the crop of video
 
     @property
     def key(self) -> str:
@@ -62,15 +58,11 @@ class ClipPart:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One window of an utterance, with the modalities that it may have.
-
-    Attributes:
-        share: where the window starts and ends in the utterance, from 0 to 1; selects its part of the transcript.
-    """
+    """One window of an utterance, with the modalities that it may have."""
 
     utterance: str
     window: Window
-    share: tuple[float, float] = (0.0, 1.0)
+    share: tuple[float, float]  # of the utterance, start and end from 0 to 1: the window's part of the transcript
     audio: ClipPart | None = None
     video: ClipPart | None = None
     text: ClipPart | None = None
@@ -95,12 +87,8 @@ def windows(duration: float) -> list[Window]:
 class Media:
     """Hashes and track lengths of a corpus's files, kept in the store so that unchanged files are not read again.
 
-    Where the media are not on this machine, the store's notes are used.
-
-    Args:
-        root: where the files lie now.
-        identity: what the store calls this root.
-        note: write what is learned of a file into the store.
+    The files lie below `root`, which the store calls `identity`; where the media are not on this machine, the store's
+    notes are used. With `note`, what is learned of a file is written into the store.
     """
 
     def __init__(self, store: Store, root: str | os.PathLike[str], identity: str, *, note: bool = False) -> None:
@@ -127,11 +115,7 @@ class Media:
         return self.root / path
 
     def require_unchanged(self, path: str) -> None:
-        """Refuse a file that changed since it was described: its features would be stored under the old key.
-
-        Raises:
-            MediaError: it changed since.
-        """
+        """Raise MediaError if a file changed since it was described: its features would get the key of the old one."""
         look = self._looked_at.get(path)
         signature = None if look is None else look.signature
         if signature is not None and _signature(os.stat(self.locate(path))) != signature:

@@ -24,17 +24,13 @@ LIVE_BYTES = 1 << 30  # of decoded waveforms kept in memory: 4.6 hours; the othe
 
 @dataclass(frozen=True)
 class SampleOrigin:
-    """The utterance that a sample belongs to.
-
-    Attributes:
-        duration: seconds of the window, its weight when windows are averaged.
-    """
+    """The utterance that a sample belongs to."""
 
     id: str
     dialogue: str | None
     index: int | None
     speaker: str | None
-    duration: float
+    duration: float  # seconds of the window, its weight when windows are averaged
 
 
 @dataclass
@@ -58,11 +54,7 @@ class Sample:
 
 
 def choose_features(store: Store, preset: str | None) -> FeatureSet:
-    """Return the features of a preset; without a name those of the only preset.
-
-    Raises:
-        ConfigError: no such preset in the store, or several and none named.
-    """
+    """Return the features of a preset, without a name of the only one; raises ConfigError where there is no such."""
     sets = read_feature_sets(store)
     if preset is None and len(sets) == 1:
         return next(iter(sets.values()))
@@ -73,11 +65,7 @@ def choose_features(store: Store, preset: str | None) -> FeatureSet:
 
 
 def model_config(switches: Switches, features: FeatureSet, classes: Sequence[str]) -> WavFusionConfig:
-    """Join an experiment's switches with the sizes of the encoders whose features are stored.
-
-    Raises:
-        ConfigError: a modality of the experiment that has no features.
-    """
+    """Join an experiment's switches and the sizes of the encoders; raises ConfigError if a modality has no features."""
     present = [name for name in switches.modalities if getattr(features, name) is not None]
     if present != switches.modalities:
         remedy = f"give --model.modalities {','.join(present)}, or extract" if present else "extract"
@@ -91,16 +79,10 @@ def model_config(switches: Switches, features: FeatureSet, classes: Sequence[str
 
 
 class Features(Dataset[Sample]):
-    """The windows of utterances, read from the store on access.
+    """The windows of utterances in their order, read from the store on access.
 
-    Args:
-        utterances: in the order of the samples.
-        first_window: only the first 15 s of each, as in training, and only of utterances with any of the modalities;
-            otherwise all windows.
-        live: give waveforms instead of audio features.
-
-    Raises:
-        CorpusError: features that were never extracted.
+    With `first_window` only the first 15 s of each, as in training, and only of utterances with any of the modalities;
+    with `live` waveforms instead of audio features. Raises CorpusError for features that were never extracted.
     """
 
     def __init__(

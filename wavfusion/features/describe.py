@@ -17,13 +17,9 @@ MIN_DEVIATION = 1e-3  # standard deviation below which features carry no informa
 
 
 def describe_features(encoders: Encoders, audio_layers: Sequence[int], text_layers: Sequence[str]) -> FeatureSet:
-    """Describe the features that a set of encoders gives.
-
-    Raises:
-        ConfigError: a layer that the audio encoder does not have.
-    """
+    """Describe the features of a set of encoders; raises ConfigError for a layer that the audio encoder lacks."""
     audio = encoders.audio
-    for layer in audio_layers if audio else ():
+    for layer in audio_layers:
         if audio is not None and not 0 <= layer <= audio.num_layers:
             raise ConfigError(f"--layers: expected 0 to {audio.num_layers} for {audio.name!r}, found {layer}")
     detector = {} if encoders.view == "frame" else {"detector": faces.detector_fingerprint()}
@@ -62,11 +58,7 @@ def _describe_audio(encoder: AudioEncoder) -> dict[str, Any]:
 
 
 def require_informative(encoders: Encoders, wanted: FeatureSet) -> None:
-    """Refuse encoders whose features are constant; tried on noise, since silence may rightly give constants.
-
-    Raises:
-        ConfigError: the features of an encoder do not vary.
-    """
+    """Raise ConfigError if an encoder's features are constant, on noise: silence may rightly give constants."""
     noise = np.random.default_rng(0)
     tried: dict[str, list[Tensor]] = {}
     if encoders.audio is not None and wanted.audio_layers:

@@ -25,20 +25,14 @@ BATCHES_AT_ONCE = 2  # of audio, formed together from similar lengths
 
 @dataclass
 class Decoded:
-    """The decoded media of one clip.
-
-    Attributes:
-        errors: by modality, why it could not be decoded.
-        bad_packets: damaged packets that were skipped.
-        face: with view `face`, the share of frames in which the speaker's face was found.
-    """
+    """The decoded media of one clip."""
 
     clip: Clip
     samples: Float32[np.ndarray, " N"] | None = None
     frames: UInt8[np.ndarray, "Tv H W 3"] | None = None
-    errors: dict[str, str] = field(default_factory=dict)
-    bad_packets: int = 0
-    face: float | None = None
+    errors: dict[str, str] = field(default_factory=dict)  # by modality, why it could not be decoded
+    bad_packets: int = 0  # damaged ones that were skipped
+    face: float | None = None  # with view `face`, the share of frames in which the speaker's face was found
 
     @property
     def seconds(self) -> float:
@@ -48,19 +42,12 @@ class Decoded:
 
 @dataclass
 class Chunk:
-    """Windows that are decoded, encoded and written together.
+    """Windows that are decoded, encoded and written together."""
 
-    Attributes:
-        clips: the windows; none where everything is stored.
-        utterances: how many utterances are done once the chunk is written.
-        features: by key, once encoded.
-        decoded: what the features were made from.
-    """
-
-    clips: list[Clip]
-    utterances: int = 0
-    features: dict[str, Tensor] = field(default_factory=dict)
-    decoded: list[Decoded] = field(default_factory=list)
+    clips: list[Clip]  # none where everything is stored
+    utterances: int = 0  # how many are done once the chunk is written
+    features: dict[str, Tensor] = field(default_factory=dict)  # by key, once encoded
+    decoded: list[Decoded] = field(default_factory=list)  # what the features were made from
 
 
 class ChunkEncoder:

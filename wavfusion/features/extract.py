@@ -40,23 +40,15 @@ TOO_LARGE = "features that half precision cannot hold"
 
 @dataclass
 class Summary:
-    """What an extraction did.
+    """What an extraction did."""
 
-    Attributes:
-        wanted: distinct features of the corpus, stored before or now, or not at all.
-        made: features written, by modality.
-        absent: tracks that a file does not have.
-        bad: utterance, modality and reason of what could not be encoded.
-        bad_packets: damaged packets that were skipped, by utterance.
-        faces: with view `face`, of each window: its utterance, its seconds, and the share of its frames in which the
-            speaker's face was found; below `faces.LEAST` the whole frame was encoded.
-    """
-
-    wanted: int = 0
-    made: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(MODALITIES, 0)))
-    absent: int = 0
-    bad: list[tuple[str, str, str]] = field(default_factory=list)
-    bad_packets: Counter[str] = field(default_factory=Counter)
+    wanted: int = 0  # distinct features of the corpus, stored before or now, or not at all
+    made: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(MODALITIES, 0)))  # by modality
+    absent: int = 0  # tracks that a file does not have
+    bad: list[tuple[str, str, str]] = field(default_factory=list)  # utterance, modality, why it could not be encoded
+    bad_packets: Counter[str] = field(default_factory=Counter)  # damaged ones that were skipped, by utterance
+    # With view `face`, of each window: its utterance, its seconds, the share of its frames in which the speaker's face
+    # was found; below `faces.LEAST` the whole frame was encoded.
     faces: list[tuple[str, float, float]] = field(default_factory=list)
 
     def add(self, other: "Summary") -> None:
@@ -131,6 +123,7 @@ class Extraction:
 
     def run(self, utterances: Sequence[Utterance], progress: bool | None = None) -> tuple[Summary, Plan]:
         """Encode what the store lacks; returns what was done, and the plan. `progress` None reports nothing."""
+        self.store.refresh()
         self.summary = Summary()
         plan: Plan = [[] for _ in utterances]
         self._extract_texts(utterances, progress)
@@ -219,15 +212,13 @@ class Extraction:
             if decoded.bad_packets:
                 self.summary.bad_packets[decoded.clip.utterance] += decoded.bad_packets
             for modality, reason in decoded.errors.items():
-                self._note_failure(decoded.clip, modality, reason)
-
-    def _note_failure(self, clip: Clip, modality: str, reason: str) -> None:
-        for key in clip.parts[modality].keys.values():
-            self.store.fail(key, clip.utterance, f"no {modality} track" if reason == ABSENT else reason)
-        if reason == ABSENT:
-            self.summary.absent += 1
-        else:
-            self.summary.bad.append((clip.utterance, modality, reason))
+                if reason == ABSENT:
+                    self.summary.absent += 1
+                else:
+                    self.summary.bad.append((decoded.clip.utterance, modality, reason))
+                for key in decoded.clip.parts[modality].keys.values():
+                    why = f"no {modality} track" if reason == ABSENT else reason
+                    self.store.fail(key, decoded.clip.utterance, why)
 
     def _write(self, features: dict[str, Tensor]) -> None:
         """Write one shard."""
@@ -304,21 +295,11 @@ def _reported(
 def _extraction_worker(
     folder: Path, root: Path, identity: str, load: Callable[[], Encoders], device: str, wanted: FeatureSet, fast: bool
 ) -> Callable[[Sequence[Utterance]], tuple[Summary, Plan]]:
-    """Load the encoders in another process, and open the store in `folder`.
-
-    Raises:
-        ConfigError: the encoders that are loaded here are others.
-    """
+    """Load the encoders in another process, and open the store; raises ConfigError if they are others than `wanted`."""
     encoders, store = load().to(device), Store(folder)
     if describe_features(encoders, wanted.audio_layers, wanted.text_layers) != wanted:
         raise ConfigError(f"preset {wanted.preset!r}: expected the same encoders in every process, found others")
-    extraction = Extraction(store, Media(store, root, identity, note=True), wanted, encoders, workers=1, fast=fast)
-
-    def fill(utterances: Sequence[Utterance]) -> tuple[Summary, Plan]:
-        store.refresh()
-        return extraction.run(utterances)
-
-    return fill
+    return Extraction(store, Media(store, root, identity, note=True), wanted, encoders, workers=1, fast=fast).run
 
 
 def _gathered(

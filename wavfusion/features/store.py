@@ -39,26 +39,19 @@ _MAX_HEADER = 64 << 20  # bytes; a damaged length must not cost memory
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Which features are wanted or stored: a preset's encoders by fingerprint, and the settings that go into the keys.
+    """Which features are wanted or stored: a preset's encoders by fingerprint, and the settings of the keys."""
 
-    Attributes:
-        preset: its name; for view `face` it is `<preset>-face`, so one store can hold both.
-        audio, text, video: name, fingerprint and sizes of each encoder; None = not wanted. Of video with view `face`
-            also the fingerprint of the face detector.
-        text_layers: `last` and/or `all`.
-        view: what the video encoder is given: `frame`, the whole frame, or `face`, the speaker's face.
-    """
-
-    preset: str
+    preset: str  # for view `face` it is `<preset>-face`, so that one store can hold both
     frame_rate: float = field(kw_only=True)
     pretrained_rate: float = field(kw_only=True)
     new_rate: float = field(kw_only=True)
+    # Name, fingerprint and sizes of each encoder; of video with view `face` also the face detector's fingerprint.
     audio: dict[str, Any] | None = None
     text: dict[str, Any] | None = None
     video: dict[str, Any] | None = None
     audio_layers: list[int] = field(default_factory=list)
-    text_layers: list[str] = field(default_factory=list)
-    view: str = "frame"
+    text_layers: list[str] = field(default_factory=list)  # `last` and/or `all`
+    view: str = "frame"  # or `face`
     precision: Precision = "fp32"
 
 
@@ -119,11 +112,7 @@ class Store:
         return iter(self._index)
 
     def read(self, key: str) -> Float16[Tensor, "..."]:
-        """Read one tensor.
-
-        Raises:
-            CorpusError: no such key, or bytes that are not those that were written; names the shard.
-        """
+        """Read one tensor; raises CorpusError where there is none, or other bytes than those that were written."""
         if key not in self._index:
             damaged = f" (damaged: {', '.join(map(str, self.damaged))})" if self.damaged else ""
             raise CorpusError(f"{self.folder}: expected features {key}, found none{damaged}; run extract")
@@ -216,11 +205,7 @@ class Store:
             write_lines(self.folder / f"index-{name.hexdigest()[:12]}.jsonl", rows)
 
     def add_feature_set(self, wanted: FeatureSet) -> None:
-        """Note which features the store holds; layers of earlier runs with the same encoders stay listed.
-
-        Raises:
-            ConfigError: the store has features of another view or precision under the preset's name.
-        """
+        """Note which features the store holds, joined with those of earlier runs (see `merge_feature_sets`)."""
         path = self.folder / "encoders.json"
         with self.lock():
             try:
@@ -281,11 +266,7 @@ def made_by(about: Mapping[str, Any]) -> str:
 
 
 def read_feature_sets(store: Store) -> dict[str, FeatureSet]:
-    """Return what has been extracted into a store, by preset.
-
-    Raises:
-        CorpusError: nothing has, or `encoders.json` is damaged.
-    """
+    """Return what has been extracted into a store, by preset; raises CorpusError where that is nothing or damaged."""
     path = store.folder / "encoders.json"
     try:
         sets = validated(dict[str, dict[str, Any]], read_json(path, CorpusError), path, refuse=CorpusError)
@@ -300,11 +281,7 @@ def read_feature_sets(store: Store) -> dict[str, FeatureSet]:
 
 
 def merge_feature_sets(old: FeatureSet, new: FeatureSet) -> FeatureSet:
-    """Join the features of two extractions under one preset's name; a changed encoder replaces the old one.
-
-    Raises:
-        ConfigError: they are of different views or precisions.
-    """
+    """Join two extractions of one preset's name, view and precision; a changed encoder replaces the old one."""
     for kind in ("view", "precision"):
         held, wanted = getattr(old, kind), getattr(new, kind)
         if held != wanted:

@@ -41,11 +41,7 @@ class Tracks(NamedTuple):
 
 @contextmanager
 def open_container(path: PathLike) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Open a file; gives its container and its tracks by kind, at least one.
-
-    Raises:
-        MediaError: the file is missing, empty or no recording.
-    """
+    """Open a file; gives its container and its tracks by kind, at least one, else raises MediaError."""
     expected = f"expected an audio or video file at {named(path)}, found"
     try:
         status = os.stat(path)
@@ -157,11 +153,7 @@ def _decoded_end(path: PathLike) -> float:
 
 
 def content_hash(path: PathLike) -> str:
-    """Hash a file's bytes (SHA-256, hexadecimal), whatever its name.
-
-    Raises:
-        MediaError: the file is missing or cannot be read.
-    """
+    """Hash a file's bytes (SHA-256, hexadecimal); raises MediaError where it cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -28,11 +28,7 @@ _MAX_PIXELS = 1 << 26
 
 
 def readers(path: PathLike, kind: Kind, start: Real, end: Real | None) -> "Iterator[TrackReader]":
-    """Yield readers of a stretch to try in turn: seeking shortly before it, then from the beginning of the file.
-
-    Raises:
-        MediaError: no recording, no such track, or a stretch outside of the file.
-    """
+    """Yield readers of a stretch to try in turn: seeking shortly before it, then from the beginning of the file."""
     if not 0 <= start < math.inf or (end is not None and not start <= end < math.inf):
         raise MediaError(f"expected 0 <= start <= end in seconds for {named(path)}, found start {start}, end {end}")
     # Seeks in MPEG streams land anywhere: the second try gives them room to meet a key frame.

@@ -44,15 +44,10 @@ SETTINGS = (LONGEST, SCORE, NEAR, MOST, OVERLAP, GAP, LEAST, MARGIN, WINDOW, MOU
 
 
 class Face(NamedTuple):
-    """A face in one frame.
+    """A face in one frame."""
 
-    Attributes:
-        box: left, top, right, bottom in pixels.
-        mouth: grey pixels around the mouth.
-    """
-
-    box: Float[np.ndarray, "4"]
-    mouth: UInt8[np.ndarray, "h w"] | None = None
+    box: Float[np.ndarray, "4"]  # left, top, right, bottom in pixels
+    mouth: UInt8[np.ndarray, "h w"] | None = None  # grey pixels around the mouth
 
 
 @dataclass
@@ -100,11 +95,7 @@ def detector_fingerprint() -> str:
 
 
 def require_installed() -> Any:
-    """Return OpenCV.
-
-    Raises:
-        ConfigError: the extra `[face]` is missing.
-    """
+    """Return OpenCV; raises ConfigError where the extra `[face]` is missing."""
     try:
         return import_module("cv2")
     except ImportError as error:
@@ -210,12 +201,7 @@ def _steady_tracks(detections: Sequence[Sequence[Face]], frame_rate: Real) -> li
 
 
 def track_faces(detections: Sequence[Sequence[Face]], gap: int) -> list[FaceTrack]:
-    """Link faces of successive frames where they overlap, the best pairs first.
-
-    Args:
-        detections: the faces of every frame.
-        gap: number of frames after which an undetected face ends its track.
-    """
+    """Link faces of successive frames where they overlap, the best pairs first; `gap` frames without end a track."""
     tracks: list[FaceTrack] = []
     for step, faces in enumerate(detections):
         live = [track for track in tracks if step - track.steps[-1] <= gap]
@@ -246,20 +232,18 @@ def choose_face(
     tracks: Sequence[FaceTrack], envelope: Float[np.ndarray, " n"] | None, frame_rate: Real
 ) -> list[FaceTrack]:
     """Choose the speaker's tracks: the best of all, then others that overlap none of the chosen ones in time."""
-    ranks = {id(track): (_evidence(track, envelope, frame_rate), track.area) for track in tracks}
+
+    def rank(track: FaceTrack) -> tuple[float, float]:
+        evidence = 0.0  # how clearly the mouth follows the audio; 0 below `HEARD`
+        if envelope is not None:
+            evidence = mouth_correlation(mouth_opening(track), envelope[track.steps[0] :], frame_rate)
+        return evidence if evidence >= HEARD else 0.0, track.area
+
     chosen: list[FaceTrack] = []
-    for track in sorted(tracks, key=lambda each: ranks[id(each)], reverse=True):
+    for track in sorted(tracks, key=rank, reverse=True):
         if not any(track.is_beside(other) for other in chosen):
             chosen.append(track)
     return sorted(chosen, key=lambda track: track.steps[0])
-
-
-def _evidence(track: FaceTrack, envelope: Float[np.ndarray, " n"] | None, frame_rate: Real) -> float:
-    """How clearly a mouth follows the audio; 0 below `HEARD`."""
-    if envelope is None:
-        return 0.0
-    evidence = mouth_correlation(mouth_opening(track), envelope[track.steps[0] :], frame_rate)
-    return evidence if evidence >= HEARD else 0.0
 
 
 def mouth_opening(track: FaceTrack) -> Float[np.ndarray, " n"]:
@@ -305,12 +289,9 @@ def smooth(x: Float[np.ndarray, "n c"], steps: int) -> Float[np.ndarray, "n c"]:
 
 
 def interpolate(tracks: Sequence[FaceTrack], count: int, steps: int) -> Float[np.ndarray, "n 4"]:
-    """A box for every frame: smoothed within a track, beyond it that of the frame nearest in time.
+    """A box for each of `count` frames: smoothed over `steps` within a track, beyond it that of the nearest in time.
 
-    Args:
-        tracks: in order of time, not overlapping, at least one.
-        count: number of frames.
-        steps: number of frames over which a box is smoothed.
+    The tracks are in order of time, do not overlap, and are at least one.
     """
     boxes, known = np.zeros((count, 4)), np.zeros(count, bool)
     for track in tracks:

@@ -30,15 +30,10 @@ _INTERPOLATION = {"nearest": 0x10, "bilinear": 0x2, "bicubic": 0x4, "lanczos": 0
 
 
 class Frames(NamedTuple):
-    """Frames of one stretch, evenly spaced in time.
-
-    Attributes:
-        pixels: RGB.
-        bad_packets: packets of the stretch that could not be decoded, or only in part.
-    """
+    """Frames of one stretch, RGB, evenly spaced in time."""
 
     pixels: UInt8[np.ndarray, "T H W 3"]
-    bad_packets: int
+    bad_packets: int  # of the stretch, that could not be decoded, or only in part
 
 
 def decode_frames(

@@ -74,11 +74,7 @@ def spread(
 
 
 def require_result(outcome: Result | Lost, what: str) -> Result:
-    """Return an item's result.
-
-    Raises:
-        ConfigError: there is none, as every process that worked on it died.
-    """
+    """Return an item's result; raises ConfigError where every process that worked on it died."""
     if isinstance(outcome, Lost):
         raise ConfigError(f"{what}: {outcome.reason}")
     return outcome
