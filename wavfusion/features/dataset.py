@@ -35,22 +35,14 @@ class SampleOrigin:
 
 @dataclass
 class Sample:
-    """One window of an utterance; None for a missing modality.
-
-    Attributes:
-        audio: (Ta, D), output of the layer that the model starts from.
-        waveform: (N,), instead of `audio` where the audio encoder runs at every step.
-        text: (Tt, E), or (L, Tt, E) with all layers.
-        video: (Tv, F).
-        label: the emotion's number, or the shares of all emotions; None where it is unknown.
-    """
+    """One window of an utterance; None for a missing modality."""
 
     row: SampleOrigin
-    audio: Tensor | None = None
-    text: Tensor | None = None
-    video: Tensor | None = None
-    waveform: Tensor | None = None
-    label: int | list[float] | None = None
+    audio: Tensor | None = None  # (Ta, D), output of the layer that the model starts from
+    text: Tensor | None = None  # (Tt, E), or (L, Tt, E) with all layers
+    video: Tensor | None = None  # (Tv, F)
+    waveform: Tensor | None = None  # (N,), instead of `audio` where the audio encoder runs at every step
+    label: int | list[float] | None = None  # the emotion's number, or the shares of all emotions
 
 
 def choose_features(store: Store, preset: str | None) -> FeatureSet:

@@ -19,8 +19,7 @@ from wavfusion.encoders.bundle import Encoders, load_encoders
 from wavfusion.errors import ConfigError
 from wavfusion.features.batches import batched, drawn_ahead
 from wavfusion.features.clips import ABSENT, Clip, Media, encoded_text, plan_windows
-from wavfusion.features.describe import describe_features, require_informative
-from wavfusion.features.encode import Chunk, ChunkEncoder, Decoded
+from wavfusion.features.encode import Chunk, ChunkEncoder, Decoded, describe_features, require_informative
 from wavfusion.features.store import FeatureSet, Store, fits_half
 from wavfusion.manifest import MODALITIES, Corpus, Utterance
 from wavfusion.processes.pool import Lost, spread

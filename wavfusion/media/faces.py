@@ -7,7 +7,7 @@ ships in `weights/` and runs in OpenCV (extra `[face]`). The crop is described i
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from itertools import combinations
 from pathlib import Path
@@ -54,8 +54,8 @@ class Face(NamedTuple):
 class FaceTrack:
     """One face over time: the numbers of the frames in which it was found, and its detections."""
 
-    steps: list[int] = field(default_factory=list)
-    faces: list[Face] = field(default_factory=list)
+    steps: list[int]
+    faces: list[Face]
 
     @property
     def area(self) -> float:
@@ -269,15 +269,11 @@ def mouth_correlation(mouth: Float[np.ndarray, " n"], audio: Float[np.ndarray, "
     if count < 2 * reach + 3:
         return 0.0
     one, other = (x[:count] - smooth(x[:count, None], _steps(frame_rate))[:, 0] for x in (mouth, audio))
-    shifted = [
-        (one[max(0, by) : count + min(0, by)], other[max(0, -by) : count - max(0, by)])
-        for by in range(-reach, reach + 1)
-    ]
-    spreads = [float(x.std() * y.std()) for x, y in shifted]
-    found = [
-        float(np.mean((x - x.mean()) * (y - y.mean()))) / spread if spread > 1e-12 else 0.0
-        for (x, y), spread in zip(shifted, spreads, strict=True)
-    ]
+    found = []
+    for by in range(-reach, reach + 1):
+        x, y = one[max(0, by) : count + min(0, by)], other[max(0, -by) : count - max(0, by)]
+        spread = float(x.std() * y.std())
+        found.append(float(np.mean((x - x.mean()) * (y - y.mean()))) / spread if spread > 1e-12 else 0.0)
     return max(found) * float(np.sqrt(count))
 
 
