@@ -122,9 +122,8 @@ def load_audio(name: str) -> AudioEncoder:
     """
     if name == "tiny":
         return AudioEncoder(tiny.audio_model(), tiny.audio_preprocessor(), name)
-    return AudioEncoder(
-        load_model(name, FAMILY, layerdrop=0.0, apply_spec_augment=False), load_preprocessor(name), name
-    )
+    model = load_model(name, FAMILY, layerdrop=0.0, apply_spec_augment=False)
+    return AudioEncoder(model, load_preprocessor(name), name)
 
 
 @contextmanager

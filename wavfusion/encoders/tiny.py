@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 ASSETS = Path(__file__).parents[1] / "tiny_assets"
 SEED = 4
-# Hugging Face's own scale: 1/sqrt(fan-in) would let attention average the frames away.
-LINEAR_SD = 0.02
+LINEAR_SD = 0.02  # Hugging Face's own scale: 1/sqrt(fan-in) would let attention average the frames away
 # Twice the gain of a rectifier: loud enough for GELU to bend, so that means over time tell pitch and rate.
 CONVOLUTION_GAIN = 2.0 * math.sqrt(2.0)
 # 1/sqrt(fan-in): 128 taps, 4 channels a group. With half of it, Hugging Face's scale, features tell the rate of speech
@@ -148,10 +147,7 @@ def _draw(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     if name.endswith("weight.original0"):
         # The magnitude of weight norm that makes the positional convolution's weight equal to its direction tensor.
         return torch.full(shape, POSITION_SD * math.sqrt(64 * 4))
-    if name.endswith("weight.original1"):
-        return _uniform(name, shape, POSITION_SD, seed)
-    if len(shape) == 3:
-        return _uniform(name, shape, CONVOLUTION_GAIN / math.sqrt(shape[1] * shape[2]), seed)
     if len(shape) == 1:
         return torch.ones(shape)
-    return _uniform(name, shape, LINEAR_SD, seed)
+    sd = LINEAR_SD if len(shape) == 2 else CONVOLUTION_GAIN / math.sqrt(shape[1] * shape[2])
+    return _uniform(name, shape, POSITION_SD if name.endswith("weight.original1") else sd, seed)

@@ -80,8 +80,7 @@ class LengthBatches(Sampler[int | None]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        empty = -len(self.lengths) % self.batch_size if self.processes > 1 else 0
-        return len(self.lengths) + empty
+        return len(self.lengths) + (-len(self.lengths) % self.batch_size if self.processes > 1 else 0)
 
     def __iter__(self) -> Iterator[int | None]:
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
@@ -103,19 +102,15 @@ class LengthBatches(Sampler[int | None]):
 
 def model_inputs(batch: Mapping[str, Any], modalities: Iterable[str], device: torch.device | str) -> dict[str, Any]:
     """Take the arguments of a model's forward pass out of a batch, with the other modalities left out."""
-    chosen = set(modalities)
-    inputs: dict[str, Any] = {}
-    for name in MODALITIES:
-        for key in (name, f"{name}_mask"):
-            value = batch[key]
-            inputs[key] = value.to(device, non_blocking=True) if value is not None and name in chosen else None
+    chosen = {*modalities, "labels"}
+
+    def sent(name: str, x: Tensor | None) -> Tensor | None:
+        return x.to(device, non_blocking=True) if x is not None and name in chosen else None
+
+    inputs: dict[str, Any] = {key: sent(name, batch[key]) for name in MODALITIES for key in (name, f"{name}_mask")}
     if "waveforms" in batch:
-        inputs["waveforms"] = [
-            None if x is None or "audio" not in chosen else x.to(device, non_blocking=True) for x in batch["waveforms"]
-        ]
-    labels = batch["labels"]
-    inputs["labels"] = None if labels is None else labels.to(device, non_blocking=True)
-    return inputs
+        inputs["waveforms"] = [sent("audio", x) for x in batch["waveforms"]]
+    return {**inputs, "labels": sent("labels", batch["labels"])}
 
 
 def add_absent_modalities(

@@ -116,8 +116,7 @@ class Media:
 
     def require_unchanged(self, path: str) -> None:
         """Raise MediaError if a file changed since it was described: its features would get the key of the old one."""
-        look = self._looked_at.get(path)
-        signature = None if look is None else look.signature
+        signature = self._looked_at[path].signature
         if signature is not None and _signature(os.stat(self.locate(path))) != signature:
             raise MediaError(f"{path!r}: changed while it was read; run extract again")
 

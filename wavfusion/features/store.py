@@ -70,8 +70,7 @@ class Store:
         self._index: dict[str, int] = {}  # number of the shard and checksum in one: half the memory of a pair
         self._paths: list[Path] = []
         self._seen: set[str] = set()
-        self._open: dict[Path, Any] = {}
-        self._sizes: dict[Path, int] = {}
+        self._open: dict[Path, tuple[Any, int]] = {}  # files, and their sizes when they were opened
         self._failures: dict[str, str] | None = None
         self.damaged: list[Path] = []
         self.refresh()
@@ -121,11 +120,12 @@ class Store:
             if path not in self._open:
                 if len(self._open) == _MOST_OPEN:  # close the oldest
                     self._open.pop(next(iter(self._open)))
-                self._open[path], self._sizes[path] = safe_open(path, "pt"), path.stat().st_size
+                self._open[path] = safe_open(path, "pt"), path.stat().st_size
+            file, size = self._open[path]
             # Reading a mapping beyond the end of its file would kill the process.
-            if path.stat().st_size != self._sizes[path]:
+            if path.stat().st_size != size:
                 raise ValueError("its size has changed")
-            tensor: Tensor = self._open[path].get_tensor(key)
+            tensor: Tensor = file.get_tensor(key)
         except Exception as error:  # safetensors raises its own kind for a file that changed meanwhile
             raise CorpusError(f"{path}: damaged shard ({error}); run extract to make its features again") from None
         if _checksum(tensor) != self._index[key] & _CHECKSUM:

@@ -17,16 +17,12 @@ from av.stream import Disposition
 from wavfusion.errors import MediaError
 
 PathLike: TypeAlias = str | os.PathLike[str]
-# A run-time type check takes no int for a float.
-Real: TypeAlias = float | int
+Real: TypeAlias = float | int  # a run-time type check takes no int for a float
 
-# A seek aims this many seconds early: mp3's bit reservoir, AAC's and Opus's overlaps have settled by then.
-PREROLL = 1.0
-# Matroska and Flash round times to 1 ms; a lost packet of AAC, mp3 or Opus leaves a hole of 20 ms or more.
+PREROLL = 1.0  # seconds that a seek aims early: mp3's bit reservoir, AAC's and Opus's overlaps have settled by then
+# Seconds: Matroska and Flash round times to 1 ms; a lost packet of AAC, mp3 or Opus leaves a hole of 20 ms or more.
 JITTER = 0.015
-
-# What FFmpeg opens but is no recording: still pictures, text to be drawn as on a terminal.
-_NO_RECORDINGS = {"image2", "tty"}
+_NO_RECORDINGS = {"image2", "tty"}  # what FFmpeg opens, too: still pictures, text to be drawn as on a terminal
 # Lists of other files, which would be opened before the list could be refused.
 _LISTS = {"concat", "dash", "hls", "imf", "rtsp", "sap", "sdp"}
 _FORMATS = ",".join(sorted(av.formats_available - _LISTS))

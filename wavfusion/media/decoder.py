@@ -13,18 +13,13 @@ from wavfusion.media.container import PREROLL, PathLike, Real, is_chained, named
 
 Kind: TypeAlias = Literal["audio", "video"]
 
-# Packets that may stand between two whose frames follow each other: H.264 and HEVC keep 16 frames back.
-_REORDER = 32
-# Seconds by which a packet's time may miss its frame's: containers round to a millisecond.
-_TIME_ROUNDING = 0.002
+_REORDER = 32  # packets between two whose frames follow each other: H.264 and HEVC keep 16 frames back
+_TIME_ROUNDING = 0.002  # seconds by which a packet's time may miss its frame's: containers round to a millisecond
 # Decoders whose skip_frame can change from packet to packet; dav1d (AV1) reads it only once.
 _SKIPPING_CODECS = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vp9"}
-# Frames per second; below this rate every frame is decoded, since a skipped one would look like a hole.
-_SPARSEST = 2.0
-# Seconds of holes in one call; with more, the timestamps are wrong and filling the holes would exhaust memory.
-_LONGEST_HOLE = 3600.0
-# 8192 x 8192; a header that claims larger frames is refused before memory is allocated.
-_MAX_PIXELS = 1 << 26
+_SPARSEST = 2.0  # frames per second; below it every frame is decoded, since a skipped one would look like a hole
+_LONGEST_HOLE = 3600.0  # seconds in one call; with more, the timestamps are wrong, and filling would exhaust memory
+_MAX_PIXELS = 1 << 26  # 8192 x 8192; a header that claims larger frames is refused before memory is allocated
 
 
 def readers(path: PathLike, kind: Kind, start: Real, end: Real | None) -> "Iterator[TrackReader]":

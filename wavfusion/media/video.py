@@ -15,14 +15,12 @@ from wavfusion.errors import MediaError, nearest
 from wavfusion.media.container import PREROLL, PathLike, Real, named, open_container, reason
 from wavfusion.media.decoder import TrackReader, readers
 
-# Left, top, right and bottom of a part of a frame, as shares of its width and height.
-Region: TypeAlias = tuple[float, float, float, float]
+Region: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom, as shares of a frame's sides
 TimedFrame: TypeAlias = tuple[float, float, Any]  # seconds from and until which the decoded frame is shown
 # From a decoded frame, and a region or None, to RGB.
 Convert: TypeAlias = Callable[[Any, Region | None], UInt8[np.ndarray, "H W 3"]]
 
-# Up to this many seconds ahead it is faster to decode on than to seek: key frames stand 2 to 12 s apart.
-_READ_ON = 10.0
+_READ_ON = 10.0  # seconds up to which it is faster to decode on than to seek: key frames stand 2 to 12 s apart
 # Flags of FFmpeg's swscale.h: full chroma in and out, accurate rounding, bit-exact arithmetic. The faster paths halve
 # the colour resolution and differ between processors.
 _EXACT = 0x2000 | 0x4000 | 0x40000 | 0x80000
@@ -92,17 +90,10 @@ def decode_frames(
 class VideoReader:
     """The frames of `decode_frames`, for one stretch after another: decodes on instead of seeking if faster."""
 
-    def __init__(
-        self,
-        path: PathLike,
-        frame_rate: Real,
-        size: Sequence[int],
-        crop: Sequence[int] | None = None,
-        interpolation: str = "bicubic",
-    ) -> None:
-        self._decode_alone = partial(decode_frames, path, frame_rate, size, crop=crop, interpolation=interpolation)
+    def __init__(self, path: PathLike, frame_rate: Real, size: Sequence[int], interpolation: str = "bicubic") -> None:
+        self._decode_alone = partial(decode_frames, path, frame_rate, size, interpolation=interpolation)
         self.path, self.frame_rate = path, frame_rate
-        self._convert = _converter(lambda *_: size, crop, interpolation, path)
+        self._convert = _converter(lambda *_: size, None, interpolation, path)
         self._opened = ExitStack()
         self._reader: TrackReader | None = None
         self._coming: Iterator[TimedFrame] = iter(())

@@ -83,11 +83,8 @@ def require_result(outcome: Result | Lost, what: str) -> Result:
 class Worker(Generic[Item, Result]):
     """A process that works on one item after the other, started when it is needed and again when it has died.
 
-    Args:
-        build: called once in the process, before its first item.
-        threads: of torch, in the process.
-        preload: on Linux, a module that a server process loads and forks the process from, which saves the seconds of
-            its imports. None, and elsewhere: the process starts from nothing.
+    On Linux, `preload` names a module that a server process loads and forks this one from, which saves the seconds of
+    its imports; with None, and elsewhere, it starts from nothing. `threads` are torch's.
     """
 
     def __init__(self, build: Build[Item, Result], threads: int, preload: str | None = None) -> None:
