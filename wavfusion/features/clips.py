@@ -214,9 +214,10 @@ def _part(modality: str, utterance: Utterance, media: Known, window: Window, wan
 
 def encoded_text(utterance: Utterance, wanted: FeatureSet) -> ClipPart | None:
     """The text of an utterance, which is encoded as a whole; None where it is missing or not wanted."""
-    if wanted.text is None or utterance.text is None or not normalized(utterance.text) or "text" in utterance.missing:
+    text = normalized(utterance.text or "")
+    if wanted.text is None or not text or "text" in utterance.missing:
         return None
-    content = hashlib.sha256(normalized(utterance.text).encode("utf-8", "surrogatepass")).hexdigest()
+    content = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     keys = {layers: _key("text", wanted.text, content, 0.0, 0.0, layers=layers) for layers in wanted.text_layers}
     return ClipPart("", 0.0, 0.0, keys)
 

@@ -22,7 +22,6 @@ from wavfusion.media.audio import decode_audio
 from wavfusion.media.container import PathLike, Real
 from wavfusion.media.video import Region, stream_frames
 
-VIEWS = ("frame", "face")
 WEIGHTS = Path(__file__).parents[1] / "weights" / "yunet_n.onnx"
 METHOD = 1  # increased with every change of this file that changes a crop
 

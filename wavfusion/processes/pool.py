@@ -27,7 +27,6 @@ Build = Callable[[], Callable[[Item], Result]]  # called once in every process; 
 
 log = logging.getLogger(__name__)
 
-ENGINES = ("processes", "ray")
 TRIES = 3  # times that an item is started: one that always kills its process would be started without end
 
 
