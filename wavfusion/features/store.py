@@ -269,7 +269,9 @@ def read_feature_sets(store: Store) -> dict[str, FeatureSet]:
     """Return what has been extracted into a store, by preset; raises CorpusError where that is nothing or damaged."""
     path = store.folder / "encoders.json"
     try:
-        sets = validated(dict[str, dict[str, Any]], read_json(path, CorpusError), path, refuse=CorpusError)
+        sets = read_json(path, CorpusError)
+        if not isinstance(sets, dict) or not all(isinstance(values, dict) for values in sets.values()):
+            raise CorpusError(f"{path}: expected an object for every preset, found something else")
         return {
             name: validated(FeatureSet, {**values, "preset": name}, path, refuse=CorpusError)
             for name, values in sets.items()
