@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from wavfusion.bench import sides
 from wavfusion.bench.data import CLIP, Measurement
-from wavfusion.processes.memory import anonymous_mb
-from wavfusion.processes.pool import Worker
+from wavfusion.processes.pool import Worker, require_result
 from wavfusion.processes.timing import timed
 
 
@@ -40,8 +40,8 @@ def measured_side(side: str, name: str, job: Measurement) -> Iterator[Callable[[
     """
     worker = Worker(partial(_measurer, side, name, job), torch.get_num_threads(), preload=sides.__name__)
     try:
-        worker.ask(False)
-        yield lambda: worker.ask(True)
+        require_result(worker.do(False), name)
+        yield lambda: require_result(worker.do(True), name)
     finally:
         worker.clear()
 
@@ -78,7 +78,7 @@ def _peak_memory() -> Iterator[list[float]]:
 
     def watch() -> None:
         while True:
-            peak[0] = max(peak[0], anonymous_mb())
+            peak[0] = max(peak[0], _anonymous_mb())
             if done.wait(0.02):
                 return
 
@@ -89,3 +89,10 @@ def _peak_memory() -> Iterator[list[float]]:
     finally:
         done.set()
         watcher.join()
+
+
+def _anonymous_mb() -> float:
+    """Anonymous memory of this process; 0 where the system does not tell."""
+    status = Path("/proc/self/status")
+    lines = status.read_text("utf-8").splitlines() if status.exists() else []
+    return sum(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon"))

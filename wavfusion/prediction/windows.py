@@ -244,7 +244,7 @@ class WindowEncoder:
         return samples
 
     def _on_cores(self) -> bool:
-        return self.fast and self.encoders.on_cpu and torch.get_num_threads() > 1
+        return self.fast and self.encoders.kind == "cpu" and torch.get_num_threads() > 1
 
     def _audio(self, window: RecordingWindow, decoder: RecordingDecoder) -> Tensor | None:
         if window.audio is None or self.encoders.audio is None:

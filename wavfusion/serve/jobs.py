@@ -86,8 +86,8 @@ class Labeller:
         if not self._work.done():
             await self.stop()
             return None
-        outcome = self._work.result()
-        return None if isinstance(outcome, Lost) else outcome.result
+        answer = self._work.result()
+        return None if isinstance(answer, Lost) else answer
 
     async def stop(self) -> None:
         """Kill the process, and wait until the thread that waits for its answer has noticed."""
