@@ -42,9 +42,12 @@ _MODALITIES = Constraint(
 
 @dataclass(frozen=True, slots=True)
 class AudioSpan:
-    """The audio of an utterance: a file below the corpus root, from start to end in seconds, mixed down to a channel.
+    """The audio of an utterance.
 
-    Without a start or an end it reaches to the end of the file on that side.
+    Attributes:
+        path: relative to the corpus root.
+        start, end: seconds; None reaches to the end of the file on that side.
+        channel: the down-mix to one channel.
     """
 
     path: RelativePath
@@ -55,7 +58,13 @@ class AudioSpan:
 
 @dataclass(frozen=True, slots=True)
 class VideoSpan:
-    """The video of an utterance, as `AudioSpan`; crop: left, top, right, bottom in pixels, None takes whole frames."""
+    """The video of an utterance.
+
+    Attributes:
+        path: relative to the corpus root.
+        start, end: seconds; None reaches to the end of the file on that side.
+        crop: left, top, right, bottom in pixels of the file; None takes whole frames.
+    """
 
     path: RelativePath
     start: Seconds | None = None

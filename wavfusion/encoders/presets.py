@@ -14,16 +14,23 @@ LearningRate = Annotated[float, Constraint("a learning rate, 0 or more", lambda 
 
 @dataclass(frozen=True)
 class Preset:
-    """Three encoders (hub ids, local folders or `tiny`) and how they are run."""
+    """Three encoders and how they are run.
+
+    Attributes:
+        audio, text, video: a hub id, a local folder or `tiny`.
+        frame_rate: video frames per second.
+        pretrained_rate: learning rate of the tensors that a checkpoint filled.
+        new_rate: learning rate of everything else.
+        precision: `fp32`; or `bf16` for matrix multiplications in bfloat16 in the audio and text encoders, faster on
+            GPUs and newer CPUs (video features would suffer). Such features have keys of their own.
+    """
 
     audio: NonEmpty
     text: NonEmpty
     video: NonEmpty
     frame_rate: Annotated[float, Constraint("frames per second, above 0 to 100", lambda value: 0 < value <= 100)] = 5.0
-    pretrained_rate: LearningRate = 3e-5  # of the tensors that a checkpoint filled
-    new_rate: LearningRate = 1e-4  # of everything else
-    # `bf16`: matrix multiplications in bfloat16 in the audio and text encoders, faster on GPUs and newer CPUs (video
-    # features would suffer). Such features have keys of their own.
+    pretrained_rate: LearningRate = 3e-5
+    new_rate: LearningRate = 1e-4
     precision: Precision = "fp32"
 
 

@@ -16,6 +16,12 @@ if TYPE_CHECKING:  # for tools that read the code
 
 SAMPLE_RATE = 16_000  # Hz, of wav2vec 2.0 and its kin
 
+_FILES = {
+    "audio": ("LOUDEST", "DecodedAudio", "decode_audio"),
+    "container": ("PathLike", "content_hash", "probe"),
+    "video": ("Frames", "VideoReader", "decode_frames", "stream_frames"),
+    "writer": ("write_audio", "write_video"),
+}
 __all__ = [
     "LOUDEST",
     "SAMPLE_RATE",
@@ -34,7 +40,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    for file in ("container", "audio", "video", "writer") if name in __all__ else ():
-        if hasattr(module := import_module(f"{__name__}.{file}"), name):
-            return getattr(module, name)
+    for file, names in _FILES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{file}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,10 +22,15 @@ _LOWEST_RATE, _HIGHEST_RATE = 1_000, 768_000
 
 
 class DecodedAudio(NamedTuple):
-    """Mono audio of one stretch of a file; 0 where a packet was lost, or held NaN or a value beyond `LOUDEST`."""
+    """Mono audio of one stretch of a file.
 
-    samples: Float32[np.ndarray, " N"]  # about [-1, 1]
-    bad_packets: int  # such packets of the stretch
+    Attributes:
+        samples: about [-1, 1]; 0 where a packet was lost, or held NaN or a value beyond `LOUDEST`.
+        bad_packets: how many such packets the stretch has.
+    """
+
+    samples: Float32[np.ndarray, " N"]
+    bad_packets: int
 
 
 def decode_audio(

@@ -178,8 +178,9 @@ class EmotionRecognizer:
         sets = subsets(self.modalities) if contributions else [self.modalities]
         predictions = []
         for utterances, windows, encoded in self.encode(opened, transcript, segments, speakers):
-            settings = self.trained.prior, len(windows), self.device, self.trained.temperature
-            classifier = Classifier(self.model, sets, *settings)
+            classifier = Classifier(
+                self.model, sets, self.trained.prior, len(windows), self.device, self.trained.temperature
+            )
             for samples in encoded:
                 with self._encoder.autocast():
                     classifier.add(samples)
@@ -226,9 +227,20 @@ class EmotionRecognizer:
                 continue
             probabilities = dict(zip(self.classes, found.probabilities[i].tolist(), strict=True))
             emotion, probability = max(probabilities.items(), key=lambda item: item[1])
-            about = file, round(segment.start, 3), round(segment.end, 3), segment.speaker, segment.text
-            explained = contributions[i] if contributions else None, found.text_share[i]
-            rows.append(Prediction(*about, emotion, probability, probabilities, modalities, *explained))
+            row = Prediction(
+                file=file,
+                start=round(segment.start, 3),
+                end=round(segment.end, 3),
+                speaker=segment.speaker,
+                text=segment.text,
+                emotion=emotion,
+                probability=probability,
+                probabilities=probabilities,
+                modalities=modalities,
+                contribution=contributions[i] if contributions else None,
+                text_share=found.text_share[i],
+            )
+            rows.append(row)
         return rows
 
     def measure_distances(self, source: RecordingSource, vectors: np.ndarray) -> None:

@@ -27,6 +27,7 @@ Build = Callable[[], Callable[[Item], Result]]  # called once in every process; 
 
 log = logging.getLogger(__name__)
 
+GRACE = 5.0  # seconds in which an idle process ends by itself, which also frees its semaphores
 TRIES = 3  # times that an item is started: one that always kills its process would be started without end
 
 
@@ -79,6 +80,19 @@ def require_result(outcome: Result | Lost, what: str) -> Result:
     return outcome
 
 
+@dataclass(frozen=True)
+class _Answer:
+    """What came of an item in another process: a result, or what was raised."""
+
+    result: Any = None
+    error: Exception | None = None
+
+    def opened(self) -> Any:
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
 class Worker(Generic[Item, Result]):
     """A process that works on one item after the other, started when it is needed and again when it has died.
 
@@ -95,20 +109,18 @@ class Worker(Generic[Item, Result]):
         """Work on one item; raises what the work raised."""
         for left in reversed(range(TRIES)):
             try:
-                result, error = self._send(item)
+                answer = self._send(item)
             except (EOFError, ConnectionError):
                 self.clear()
             else:
-                if error is not None:
-                    raise error
-                return result
+                return answer.opened()
             if self.ended:
                 break
             if left:
                 log.warning("a process died (killed, or out of memory): its item is started again")
         return Lost(f"the process that worked on it died {TRIES} times (killed, or out of memory)")
 
-    def _send(self, item: Item) -> tuple[Any, Exception | None]:
+    def _send(self, item: Item) -> "_Answer":
         if self._pipe is None:
             # Never a fork of this process: torch's threads do not survive one.
             forked = self.preload is not None and sys.platform == "linux"
@@ -126,7 +138,7 @@ class Worker(Generic[Item, Result]):
             if self.ended:  # meanwhile
                 process.kill()
         self._pipe.send(item)
-        answer: tuple[Any, Exception | None] = self._pipe.recv()
+        answer: _Answer = self._pipe.recv()
         return answer
 
     def end(self) -> None:
@@ -138,12 +150,14 @@ class Worker(Generic[Item, Result]):
     def clear(self) -> None:
         """Remove a process that has died or is not needed any more."""
         process, pipe, self._process, self._pipe = self._process, self._pipe, None, None
+        if pipe is not None:
+            pipe.close()
         if process is not None:
+            if not self.ended:
+                process.join(GRACE)
             process.kill()
             process.join()
             atexit.unregister(process.kill)
-        if pipe is not None:
-            pipe.close()
 
 
 @contextmanager
@@ -174,13 +188,13 @@ def _work(pipe: Connection, build: Build[Any, Any], threads: int, level: int) ->
             return
         try:
             work = work or _built(build, threads)
-            answer: tuple[Any, Exception | None] = work(item), None
+            answer = _Answer(work(item))
         except Exception as error:
-            answer = None, error
+            answer = _Answer(error=error)
         try:
             pipe.send(answer)
         except (AttributeError, TypeError, pickle.PicklingError) as error:
-            pipe.send((None, RuntimeError(f"{type(error).__name__}: {error}")))
+            pipe.send(_Answer(error=RuntimeError(f"{type(error).__name__}: {error}")))
 
 
 def _built(build: Build[Any, Any], threads: int) -> Callable[[Any], Any]:
@@ -224,10 +238,12 @@ def _on_processes(
         waiting = {pool.submit(do, item): number for number, item in enumerate(items)}
         for future in as_completed(waiting):
             yield waiting.pop(future), future.result()
-    finally:
+    except BaseException:  # the iterator's end before its time among them
         pool.shutdown(wait=False, cancel_futures=True)
         for each in crew:
             each.end()
+        raise
+    finally:
         pool.shutdown()
         for each in crew:
             each.clear()
@@ -241,16 +257,13 @@ class _Actor(Generic[Item, Result]):
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
-            answer: tuple[Any, Exception | None] = self.worker.do(row["item"]), None
+            answer = _Answer(self.worker.do(row["item"]))
         except Exception as error:
-            answer = None, error
-        return {"number": row["number"], "answer": pickle.dumps(answer)}  # bytes, which Ray does not convert
+            answer = _Answer(error=error)
+        return {"number": row["number"], "answer": answer}
 
 
 def _on_ray(build: Build[Item, Result], items: Sequence[Item], workers: int, device: str) -> Outcomes[Result]:
     rows = [{"number": number, "item": item} for number, item in enumerate(items)]
     for row in map_actors(_Actor, (build,), rows, workers, device):
-        result, error = pickle.loads(row["answer"])
-        if error is not None:
-            raise error
-        yield int(row["number"]), result
+        yield int(row["number"]), row["answer"].opened()

@@ -6,7 +6,12 @@ from typing import TypeAlias
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a recording, in seconds, in which one person speaks; what is not known is None."""
+    """A stretch of a recording in which one person speaks.
+
+    Attributes:
+        start, end: seconds in the recording.
+        speaker, text: None where unknown.
+    """
 
     start: float
     end: float
