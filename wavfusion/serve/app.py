@@ -210,7 +210,7 @@ def _answer_jobs(app: FastAPI, jobs: Jobs) -> None:
 
 def _described(jobs: Jobs, job: Job) -> dict[str, Any]:
     """Describe a job, as `GET /jobs/ID` answers."""
-    progress = jobs.labeller.progress if job.state == RUNNING else None
+    progress = {RUNNING: jobs.labeller.progress, DONE: 1.0}.get(job.state)
     about = {"id": job.id, "name": job.form.name, "state": job.state, "before": jobs.place(job), "progress": progress}
     return {**about, "warnings": job.warnings, "error": job.error}
 
