@@ -160,7 +160,7 @@ def _settings(verb: str) -> list[str]:
         return []
     from wavfusion.experiments.experiment import settings
 
-    return settings()
+    return list(settings())
 
 
 def _split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
