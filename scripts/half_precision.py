@@ -18,7 +18,7 @@ from wavfusion import manifest
 from wavfusion.bench.data import LAYER, encoders_of
 from wavfusion.experiments import experiment
 from wavfusion.features.dataset import model_config
-from wavfusion.features.describe import describe_features
+from wavfusion.features.encode import describe_features
 from wavfusion.model.wavfusion import WavFusion
 from wavfusion.prediction.recognizer import PRECISIONS, EmotionRecognizer
 from wavfusion.runs.folder import Run

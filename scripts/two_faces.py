@@ -29,7 +29,7 @@ def is_right(clips: tuple[Path, Path], heard: int, silent: bool, out: Path) -> b
         pictures[1 - heard] = np.repeat(pictures[1 - heard][:1], len(pictures[heard]), 0)
     sound = media.decode_audio(clips[heard]).samples
     media.write_video(out, (np.concatenate(pair, 1) for pair in zip(*pictures, strict=False)), RATE, sound)
-    parts = faces.detect_faces(out, 5.0).regions
+    parts = faces.detect_faces(out, 5.0)[0]
     return parts is not None and (np.mean([(left + right) / 2 for left, _, right, _ in parts]) > 0.5) == bool(heard)
 
 

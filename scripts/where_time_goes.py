@@ -19,7 +19,7 @@ from wavfusion.errors import ConfigError
 from wavfusion.evaluation.inference import classify, classify_subsets, subsets
 from wavfusion.experiments import experiment
 from wavfusion.features.dataset import Sample, SampleOrigin, model_config
-from wavfusion.features.describe import describe_features
+from wavfusion.features.encode import describe_features
 from wavfusion.media import faces
 from wavfusion.model.wavfusion import WavFusion
 from wavfusion.processes.timing import timed

@@ -140,7 +140,7 @@ def test_a_row_that_is_not_as_it_should_be_is_named(corpus: Any, change: dict[st
 def test_a_modality_that_is_marked_missing_is_no_problem(corpus: Any) -> None:
     folder, rows = corpus
     marked = replace(rows[0], audio=AudioSpan("gone.wav"), missing=["audio"])
-    assert check.check([marked], CORPUS, {"gone.wav": MediaFacts(reason="gone")}, folder).problems == []
+    assert check.check([marked], CORPUS, {"gone.wav": MediaFacts(reason="gone")}, folder, []).problems == []
 
 
 def test_the_two_halves_of_one_picture_are_two_recordings(corpus: Any) -> None:
@@ -149,7 +149,7 @@ def test_the_two_halves_of_one_picture_are_two_recordings(corpus: Any) -> None:
         replace(row, audio=None, video=VideoSpan("a.avi", 0.0, 1.0, crop))
         for row, crop in zip(rows[:2], ([0, 0, 360, 480], [360, 0, 720, 480]), strict=True)
     )
-    assert check.check([left, right], CORPUS, {"a.avi": MediaFacts(1.0, 1.0)}, folder).problems == []
+    assert check.check([left, right], CORPUS, {"a.avi": MediaFacts(1.0, 1.0)}, folder, []).problems == []
 
 
 # ---------------------------------------------------------------------- the command
@@ -263,7 +263,7 @@ def test_a_damaged_protocol_of_a_run_is_one_line(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--root", "nowhere"], "--root: expected the corpus's folder, found none at 'nowhere'"),
+        (["--root", "nowhere"], "--root: expected the folder of the corpus, found none at 'nowhere'"),
         (["--protocol", "loso5", "--against", "run"], "found both"),
     ],
 )

@@ -129,7 +129,7 @@ def test_layers_have_keys_of_their_own():
 
 def test_sound_and_picture_of_one_file_have_keys_of_their_own():
     clip = plan_windows(utterance(audio=AudioSpan("v.mp4"), video=VideoSpan("v.mp4")), KNOWN, WANTED)[0]
-    assert len(set(clip.keys)) == 2
+    assert len({part.key for part in clip.parts.values()}) == 2
 
 
 # ---------------------------------------------------------------------- plans
@@ -186,7 +186,7 @@ def test_a_modality_known_to_be_missing_is_not_looked_for():
 
 def test_a_modality_that_nobody_wants_is_left_out():
     clip = seen(wanted=dataclasses.replace(WANTED, video=None))
-    assert clip.keys == []
+    assert clip.parts == {}
 
 
 # ---------------------------------------------------------------------- what is known of files

@@ -15,7 +15,6 @@ from wavfusion import manifest
 from wavfusion.cli.app import main
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.evaluation import evaluate
-from wavfusion.evaluation.inference import Utterances
 from wavfusion.manifest import Utterance
 from wavfusion.prediction.recognizer import EmotionRecognizer
 from wavfusion.runs.folder import read_run
@@ -391,8 +390,7 @@ def test_improvised_and_scripted_utterances_are_scored_apart_too() -> None:
     styles = ["scripted", "improvised", "scripted", None]
     rows = [Utterance(str(i), "iemocap", style=style, emotion="sad") for i, style in enumerate(styles)]
     says = np.array([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])  # sad, happy, sad, happy
-    said = Utterances([row.id for row in rows], says, [None] * 4, [["audio"]] * 4)
-    found = evaluate.by_style(said, rows, ["happy", "sad"])
+    found = evaluate.by_style(says, rows, ["happy", "sad"])
     assert {style: (each["n"], each["accuracy"]) for style, each in found.items()} == {
         "improvised": (1, 0.0),
         "scripted": (2, 1.0),

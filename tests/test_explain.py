@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from wavfusion.cli.app import main
 from wavfusion.evaluation import evaluate
 from wavfusion.evaluation.explain import (
-    Shifted,
     WindowParts,
     contributions,
     gate_auc,
     gate_statistics,
     mean_contributions,
     shapley,
+    shift,
     shifted_accuracy,
     window_parts,
 )
@@ -314,7 +314,7 @@ def test_no_shift_is_the_plain_evaluation() -> None:
 @pytest.mark.parametrize(("modality", "seconds", "steps"), [("video", 0.4, 2), ("audio", -0.4, -20), ("text", 0.4, 2)])
 def test_a_shift_moves_steps_frames_and_tokens_by_seconds(modality: str, seconds: float, steps: int) -> None:
     each = sample("a", 0)  # one second: 5 tokens of 0.2 s
-    moved = Shifted([each], modality, seconds, 5.0)[0]
+    moved = shift(each, modality, seconds, 5.0)
     assert torch.equal(getattr(moved, modality), getattr(each, modality).roll(steps, 0))
     assert all(getattr(moved, name) is getattr(each, name) for name in NAMES if name != modality)
 
@@ -322,7 +322,7 @@ def test_a_shift_moves_steps_frames_and_tokens_by_seconds(modality: str, seconds
 def test_a_shift_moves_a_waveform() -> None:
     sound = torch.arange(16_000.0)
     each = replace(sample("a", 0, []), waveform=sound)
-    moved = Shifted([each], "audio", 0.25, 5.0)[0].waveform
+    moved = shift(each, "audio", 0.25, 5.0).waveform
     assert moved is not None and torch.equal(moved, sound.roll(4_000))
 
 
@@ -409,9 +409,8 @@ def test_a_model_without_margin_loss_is_judged_in_a_space_fitted_afterwards(
 ) -> None:
     train.train(short(train__epochs=1, model__margin__weight=0.0), made.data, tmp_path / "run")
     trained = read_run(tmp_path / "run")
-    found = evaluate.explain(
-        trained, made.data.part("test"), made.data.store, made.data.media, made.data.part("train")
-    )["margin"]
+    part = evaluate.Part(made.data.part("test"), {}, 0, training=made.data.part("train"))
+    found = evaluate.explain(trained, part, made.data.store, made.data.media)["margin"]
     assert found["own"] is None and found["post_hoc"]["retrieval"]["queries"] > 0
     assert not [name for name in (tmp_path / "run" / "history.csv").read_text().split(",") if "gradient" in name]
 
@@ -482,7 +481,8 @@ def test_a_model_that_hears_waveforms_is_explained_too(made: Any, short: Any, tm
     train.train(short(train__mode="live", train__epochs=2), made.data, tmp_path / "run")
     data = made.data
     trained = read_run(tmp_path / "run")
-    found = evaluate.explain(trained, data.part("test"), data.store, data.media, data.part("valid"))
+    part = evaluate.Part(data.part("test"), {}, 0, training=data.part("valid"))
+    found = evaluate.explain(trained, part, data.store, data.media)
     result, _ = evaluate.evaluate(trained, data.part("test"), data.store, data.media, [NAMES])
     assert found["shift"]["audio"][found["shift"]["seconds"].index(0.0)] == result["accuracy"]
     assert found["gates"]["by_second"] and found["margin"]["own"]

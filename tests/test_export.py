@@ -23,7 +23,7 @@ from wavfusion.encoders.presets import PRESETS
 from wavfusion.errors import ConfigError
 from wavfusion.evaluation.inference import layer_shares
 from wavfusion.features.dataset import model_config
-from wavfusion.features.describe import describe_features
+from wavfusion.features.encode import describe_features
 from wavfusion.files import write_json
 from wavfusion.model import WavFusion
 from wavfusion.model.config import MODALITIES, Switches

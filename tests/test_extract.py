@@ -25,8 +25,7 @@ from wavfusion.encoders.video import VideoEncoder
 from wavfusion.errors import ConfigError
 from wavfusion.features.batches import batched
 from wavfusion.features.clips import Media, plan_windows
-from wavfusion.features.decode import decode
-from wavfusion.features.encode import Chunk, audio_batches
+from wavfusion.features.encode import Chunk, audio_batches, decode
 from wavfusion.features.extract import _reported, extract
 from wavfusion.features.store import FeatureSet, Store, merge_feature_sets, read_feature_sets
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
@@ -138,7 +137,7 @@ def test_every_modality_of_every_row_is_stored(small, root, encoders):
 
 def test_threads_that_encode_side_by_side_store_what_one_does(root, encoders, monkeypatch):
     """Encoders keep their outputs in hooks: two threads on one of them would have taken each other's."""
-    monkeypatch.setattr("wavfusion.features.plan.CLIPS_AT_ONCE", 1)
+    monkeypatch.setattr("wavfusion.features.extract.CLIPS_AT_ONCE", 1)
     for number in range(12):
         write_wav(root / f"{number}.wav", sound(0.2 + 0.1 * number, 200 + 20 * number))
     rows = [Utterance(str(n), "table", audio=AudioSpan(f"{n}.wav"), text=TEXTS[n % 3]) for n in range(12)]

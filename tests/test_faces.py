@@ -30,6 +30,7 @@ from wavfusion.features.store import FeatureSet, Store, merge_feature_sets, read
 from wavfusion.manifest import Utterance, VideoSpan
 from wavfusion.media import faces
 from wavfusion.media.faces import Face, FaceTrack
+from wavfusion.media.video import Region
 from wavfusion.prediction.recognizer import EmotionRecognizer
 from wavfusion.runs import hub
 from wavfusion.runs.folder import read_run
@@ -79,10 +80,10 @@ def beside(left: Path, right: Path, sound: Path | None, out: Path) -> Path:
     return out
 
 
-def centre(seen: faces.SpeakerFace) -> float:
+def centre(regions: list[Region] | None) -> float:
     """Where the crops lie, from left 0 to right 1."""
-    assert seen.regions is not None
-    return float(np.mean([(left + right) / 2 for left, _, right, _ in seen.regions]))
+    assert regions is not None
+    return float(np.mean([(left + right) / 2 for left, _, right, _ in regions]))
 
 
 @real
@@ -90,8 +91,8 @@ def centre(seen: faces.SpeakerFace) -> float:
 @pytest.mark.parametrize("pair", [("bbaf2n", "lbbc2a"), ("lwbsza", "brbk7n"), ("swiz3n", "lrwp9a")], ids="-".join)
 def test_of_two_who_talk_the_one_who_is_heard_is_taken(pair: tuple[str, str], heard: int, tmp_path: Path) -> None:
     left, right = map(grid, pair)
-    seen = faces.detect_faces(beside(left, right, (left, right)[heard], tmp_path / "two.mkv"), 5.0)
-    assert seen.share == 1.0 and (centre(seen) > 0.5) == bool(heard)
+    regions, share = faces.detect_faces(beside(left, right, (left, right)[heard], tmp_path / "two.mkv"), 5.0)
+    assert share == 1.0 and (centre(regions) > 0.5) == bool(heard)
 
 
 @real
@@ -101,8 +102,8 @@ def test_however_short_a_stretch_of_two_is_each_picture_has_its_part(
 ) -> None:
     """One too short for the encoder's rate has a picture all the same, but none of the quicker rate's lies there."""
     path = beside(grid("bbaf2n"), grid("lbbc2a"), grid("bbaf2n"), tmp_path / "two.mkv")
-    seen = faces.detect_faces(path, 5.0, 1.0, 1.0 + seconds)
-    assert seen.regions is not None and len(seen.regions) == pictures
+    regions, _ = faces.detect_faces(path, 5.0, 1.0, 1.0 + seconds)
+    assert regions is not None and len(regions) == pictures
 
 
 @real
@@ -111,7 +112,7 @@ def test_however_short_a_stretch_of_two_is_each_picture_has_its_part(
 def test_of_all_pairs_nearly_all_are_told_apart(tmp_path: Path) -> None:
     """Eleven people side by side in all 55 pairs, once with the sound of each; both talk all the time."""
     right_ones = [
-        (centre(faces.detect_faces(beside(one, other, heard, tmp_path / "two.mkv"), 5.0)) < 0.5) == (heard == one)
+        (centre(faces.detect_faces(beside(one, other, heard, tmp_path / "two.mkv"), 5.0)[0]) < 0.5) == (heard == one)
         for one, other in itertools.combinations(GRID, 2)
         for heard in (one, other)
     ]
@@ -124,7 +125,7 @@ def test_without_sound_the_larger_face_is_taken(tmp_path: Path) -> None:
     small = media.decode_frames(grid("lbbc2a"), 25, (144, 180)).pixels
     small = np.pad(small, ((0, 0), (72, 72), (90, 90), (0, 0)))
     media.write_video(tmp_path / "two.mkv", (np.concatenate(pair, 1) for pair in zip(small, large, strict=True)), 25)
-    assert centre(faces.detect_faces(tmp_path / "two.mkv", 5.0)) > 0.5
+    assert centre(faces.detect_faces(tmp_path / "two.mkv", 5.0)[0]) > 0.5
 
 
 @real
@@ -133,10 +134,10 @@ def test_the_manifest_s_crop_is_where_the_face_is_looked_for(tmp_path: Path) -> 
     path = beside(grid("bbaf2n"), grid("lbbc2a"), grid("bbaf2n"), tmp_path / "two.mkv")
     crop = [360, 0, 720, 288]
     cropped = media.decode_frames(
-        path, 5.0, (96, 96), crop=crop, regions=faces.detect_faces(path, 5.0, crop=crop).regions
+        path, 5.0, (96, 96), crop=crop, regions=faces.detect_faces(path, 5.0, crop=crop)[0]
     ).pixels
     alone = media.decode_frames(
-        grid("lbbc2a"), 5.0, (96, 96), regions=faces.detect_faces(grid("lbbc2a"), 5.0).regions
+        grid("lbbc2a"), 5.0, (96, 96), regions=faces.detect_faces(grid("lbbc2a"), 5.0)[0]
     ).pixels
     assert np.abs(cropped.astype(float) - alone).mean() < 12  # written anew, and cut out a pixel beside
 
@@ -352,7 +353,7 @@ def fill(path: Path, folder: Path, view: str, workers: int = 1) -> Summary:
 def stored(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of both views."""
     folder = tmp_path_factory.mktemp("store")
-    for view in faces.VIEWS:
+    for view in ("frame", "face"):
         fill(corpus, folder, view)
     return folder
 
@@ -421,8 +422,8 @@ def test_a_file_is_called_as_its_stored_faces_are(corpus: Path, stored: Path, tr
     extract(rows, manifest.read_corpus(corpus), store, loaded, workers=1)
     known = read_run(trained)
     samples = evaluate.samples_of(known, rows, store, train.Media(store, str(root), str(root)))
-    modalities = ["audio", "video"]
-    expected = inference.classify(known.model, samples, modalities, known.prior, temperature=known.temperature)
+    sets, temperature = [["audio", "video"]], known.temperature
+    (expected,) = inference.classify_subsets(known.model, samples, sets, known.prior, temperature=temperature)
     recognizer = EmotionRecognizer.from_pretrained(trained)
     called = [list(recognizer.predict(root / name)[0].probabilities.values()) for name in names]
     np.testing.assert_allclose(called, expected.probabilities, atol=1e-5)
@@ -472,7 +473,7 @@ def test_the_view_changes_the_features(stored: Path) -> None:
 def test_a_picture_is_encoded_as_its_cut_out_square_is(stored: Path, corpus: Path) -> None:
     loaded = load_encoders("tiny", PRESETS["tiny"], ["video"], "face")
     path, size = GRID[0], loaded.video.size
-    parts = faces.detect_faces(path, 5.0, 0.5, 2.0).regions
+    parts, _ = faces.detect_faces(path, 5.0, 0.5, 2.0)
     frames = media.decode_frames(path, 5.0, size, 0.5, 2.0, None, loaded.video.interpolation, parts).pixels
     direct = loaded.video.encode(frames).half()
     rows = [row for row in manifest.read(corpus) if row.id == path.stem]

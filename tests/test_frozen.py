@@ -171,7 +171,7 @@ def test_one_switch_turns_every_fast_path_off(trained, made, tmp_path, monkeypat
         "wavfusion.fast.elementwise.noise": "masks",
         "wavfusion.fast.attention.attend": "attention",
         "wavfusion.fast.margin.sorted_hinge_sums": "triplets",
-        "wavfusion.features.extract.encode_ahead": "ahead",
+        "wavfusion.features.encode.ChunkEncoder.encode_ahead": "ahead",
         "wavfusion.prediction.windows.threads": "threads",  # bound before the next is replaced
         "wavfusion.features.encode.threads": "threads",
         "wavfusion.media.decoder.TrackReader._is_needed": "pictures",
@@ -195,7 +195,7 @@ def test_without_the_switch_the_fast_paths_are_used(trained, made, tmp_path, mon
     """The test above would pass, did its names watch nothing."""
     watched = {
         "extract": [
-            "wavfusion.features.extract.encode_ahead",
+            "wavfusion.features.encode.ChunkEncoder.encode_ahead",
             "wavfusion.features.encode.threads",
             "wavfusion.media.decoder.TrackReader._is_needed",
         ],

@@ -111,7 +111,7 @@ def test_a_file_is_called_as_its_stored_features_are(recognizer: EmotionRecogniz
     loaded = read_run(trained)
     samples = evaluate.samples_of(loaded, rows, made.data.store, made.data.media)
     names, temperature = ["audio", "text", "video"], loaded.temperature
-    stored = classify(loaded.model, samples, names, loaded.prior, temperature=temperature).probabilities
+    stored = tempered(classify(loaded.model, samples, names, loaded.prior).probabilities, temperature)
     called = [recognizer.predict(made.root / row.audio.path, row.text)[0].probabilities for row in rows]
     np.testing.assert_allclose([list(p.values()) for p in called], stored, atol=1e-5)
 

@@ -24,7 +24,7 @@ THREE = [utterance("a", "train", "Ann"), utterance("b", "valid", "Ben"), utteran
 def split_of(tmp_path, text, utterances=THREE):
     path = tmp_path / "split.csv"
     path.write_text(text, encoding="utf-8")
-    return protocol.split_file(path, utterances, CLASSES)
+    return protocol.resolve(str(path), utterances, CLASSES)
 
 
 def test_the_manifests_own_split_is_the_default():

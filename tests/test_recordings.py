@@ -40,9 +40,7 @@ def run(planned: list[recordings.Recording], force: bool = False) -> tuple[list[
             raise MediaError(f"{each.file}: no media")
         return said(each.file)
 
-    found = list(
-        recordings.label(planned, recordings.in_turn(work), bad, lambda found, _: found.rows[0].file.encode(), force)
-    )
+    found = list(recordings.label(planned, lambda: work, bad, lambda rows, **_: rows[0].file.encode(), force))
     return asked, bad, found
 
 

@@ -73,7 +73,10 @@ def test_predictions_survive_a_round_trip(tmp_path: Path) -> None:
     results.write_results(tmp_path, metrics, ROWS[:1], np.array([[0.25, 0.75]]))
     about = {"id": "0", "dialogue": "", "speaker": "s", "truth": "sad", "predicted": "happy"}
     shares = {"p_sad": "0.250000", "p_happy": "0.750000", "protocol": "0123456789abcdef"}
-    assert (results.read_predictions(tmp_path), results.read_metrics(tmp_path)) == ([about | shares], metrics)
+    assert (results.read_csv(tmp_path / "predictions.csv"), results.read_metrics(tmp_path)) == (
+        [about | shares],
+        metrics,
+    )
 
 
 def test_the_history_holds_the_columns_of_all_epochs(tmp_path: Path) -> None:

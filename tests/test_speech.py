@@ -15,6 +15,10 @@ CONVERSATION = Path(__file__).parents[2] / "shared" / "data" / "conversation"
 real = pytest.mark.skipif(not CONVERSATION.is_dir(), reason="needs ../shared/data, which is not in the repository")
 
 
+def utterances(speech):
+    return [part for span in speech.spans for part in activity.cut(span, speech.probability)]
+
+
 def marked(spans, end):
     """True where a span is, every millisecond."""
     found = np.zeros(round(1000 * end), bool)
@@ -26,7 +30,7 @@ def marked(spans, end):
 @real
 def test_a_conversation_s_speech_is_covered_and_little_else():
     truth = marked(transcripts.read(CONVERSATION / "sample.rttm"), 30.0)
-    spans = activity.utterances(activity.detect_speech(CONVERSATION / "sample.wav"))
+    spans = utterances(activity.detect_speech(CONVERSATION / "sample.wav"))
     found = marked(spans, 30.0)
     assert (truth & found).sum() >= 0.98 * truth.sum() and (found & ~truth).sum() <= 0.03 * found.sum()
     assert max(span.end - span.start for span in spans) <= activity.LONGEST
@@ -35,19 +39,17 @@ def test_a_conversation_s_speech_is_covered_and_little_else():
 @real
 def test_speech_is_found_as_well_in_stretches_as_in_one(monkeypatch):
     path = CONVERSATION / "sample.wav"
-    whole = activity.utterances(activity.detect_speech_in_samples(media.decode_audio(path).samples))
+    whole = utterances(activity.detect_speech_in_samples(media.decode_audio(path).samples))
     monkeypatch.setattr(activity, "STRETCH", 100 * activity.STEP_SECONDS)
-    assert np.allclose(
-        np.array(activity.utterances(activity.detect_speech(path))), np.array(whole), atol=activity.STEP_SECONDS
-    )
+    assert np.allclose(np.array(utterances(activity.detect_speech(path))), np.array(whole), atol=activity.STEP_SECONDS)
 
 
 def test_silence_has_no_utterance():
-    assert activity.utterances(activity.detect_speech_in_samples(np.zeros(32_000, np.float32))) == []
+    assert utterances(activity.detect_speech_in_samples(np.zeros(32_000, np.float32))) == []
 
 
 def test_nothing_at_all_has_no_utterance():
-    assert activity.utterances(activity.detect_speech_in_samples(np.zeros(0, np.float32))) == []
+    assert utterances(activity.detect_speech_in_samples(np.zeros(0, np.float32))) == []
 
 
 def test_a_stretch_without_any_sound_costs_the_network_no_time(monkeypatch):
@@ -66,7 +68,7 @@ def test_looking_for_speech_leaves_torch_its_threads():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        activity.utterances(activity.detect_speech_in_samples(np.zeros(1600, np.float32)))
+        utterances(activity.detect_speech_in_samples(np.zeros(1600, np.float32)))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

@@ -54,7 +54,7 @@ def test_json_lines_say_the_same_as_csv(tmp_path):
     row = {"id": "a", "audio": "x.wav", "start": 1, "end": 2.5, "index": 3, "text": None}
     plant(tmp_path / "json", json.dumps(row) + "\n", "t.jsonl", ["x.wav"])
     plant(tmp_path / "csv", "id,audio,start,end,index,text\na,x.wav,1,2.5,3,\n", files=["x.wav"])
-    one, other = (corpora.prepare("table", tmp_path / name).utterances for name in ("json", "csv"))
+    one, other = (list(corpora.prepare("table", tmp_path / name).utterances) for name in ("json", "csv"))
     assert one == other
 
 

@@ -33,8 +33,8 @@ class CollectedWarnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Collect one."""
-        if record.getMessage() not in self.messages:
-            self.messages.append(record.getMessage())
+        if (message := record.getMessage()) not in self.messages:
+            self.messages.append(message)
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

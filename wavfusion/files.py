@@ -19,23 +19,15 @@ T = TypeVar("T")
 BYTES, DEPTH = 1 << 26, 50  # most of a JSON or YAML file
 SHOWN = 200  # characters of a value in a message
 
-# ---------------------------------------------------------------------- validation
-
 
 @dataclass(frozen=True)
 class Constraint:
-    """What a value must be beyond its type, for `Annotated`; `validated` holds values to it.
-
-    Attributes:
-        expected: the constraint as a message says it: "seconds >= 0".
-        holds: called with a value of the annotated type.
-    """
+    """What a value must be beyond its type, for `Annotated`; `expected` is what a message says: "seconds >= 0"."""
 
     expected: str
     holds: Callable[[Any], bool]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
-        """Check the constraint after the type."""
         from pydantic_core import PydanticCustomError, core_schema
 
         def check(value: Any) -> Any:
@@ -67,17 +59,9 @@ def validated(
 ) -> T:
     """Build a value of a type from JSON's or YAML's plain values, strictly: nothing is converted, numbers are finite.
 
-    Args:
-        kind: a plain dataclass, also with others inside, or any type that pydantic knows (`dict[str, float]`).
-        values: as a reader returned them.
-        where: names the source in a message: a file, or a file and its line.
-        complete: fields with a default must be present, too.
-        others: fields that the dataclass does not have are passed over.
-        refuse: the error to raise.
-
-    Raises:
-        ValueError: of the type `refuse`; one line with the source, the field, what was expected, what was found, and
-            the nearest valid names.
+    `kind` is a plain dataclass, also with others inside, or any type that pydantic knows (`dict[str, float]`). With
+    `complete`, fields with a default must be present, too; with `others`, fields that are none are passed over. The
+    error is of the type `refuse` and names the source (`where`), the field and the nearest valid names in one line.
     """
     from pydantic_core import ValidationError
 
@@ -125,15 +109,15 @@ def _message(kind: Any, error: Mapping[str, Any]) -> str:
     if error["type"] == "value_error":  # of a dataclass's __post_init__, which names the field
         return str(error["ctx"]["error"])
     hint, value = _type_at(kind, path), error["input"]
-    choices = _choices(hint)
-    expected = _describe(hint)
+    expected, bare = _describe(hint), _bare(hint)
+    choices = list(map(str, get_args(bare))) if get_origin(bare) is Literal else []
     if error["type"] == "finite_number":
         expected = expected.replace("a number", "a finite number")
     if isinstance(value, str) and choices and (close := nearest(value, choices)).startswith("did"):
         expected += f" ({close.partition('?')[0]}?)"
     found = repr(value)
-    shown = found if len(found) <= SHOWN else f"{found[: SHOWN - 3]}..."
-    return f"field {name!r}: expected {expected}, found {shown}" if name else f"expected {expected}, found {shown}"
+    found = found if len(found) <= SHOWN else f"{found[: SHOWN - 3]}..."
+    return f"field {name!r}: " * bool(name) + f"expected {expected}, found {found}"
 
 
 def _type_at(kind: Any, path: Sequence[Any]) -> Any:
@@ -159,11 +143,6 @@ def _bare(kind: Any) -> Any:
     return kind
 
 
-def _choices(kind: Any) -> list[str]:
-    bare = _bare(kind)
-    return [str(each) for each in get_args(bare)] if get_origin(bare) is Literal else []
-
-
 _NOUNS = {
     str: "a string",
     int: "an integer",
@@ -177,7 +156,6 @@ _PLURALS = {str: " of strings", int: " of integers", float: " of numbers"}
 
 
 def _describe(kind: Any) -> str:
-    """Say what a value of a type is."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
         constraints = [each.expected for each in kind.__metadata__ if isinstance(each, Constraint)]
@@ -193,16 +171,8 @@ def _describe(kind: Any) -> str:
     return _NOUNS.get(kind, "a value")
 
 
-# ---------------------------------------------------------------------- JSON and YAML
-
-
 def read_json(path: Path, refuse: type[ValueError] = ConfigError) -> Any:
-    """Read a JSON file of up to `BYTES` bytes and `DEPTH` levels.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: of the type `refuse`; no file, too large or too deep, or no JSON.
-    """
+    """Read a JSON file of up to `BYTES` bytes and `DEPTH` levels; any other raises `refuse`."""
     content = _bounded(path, refuse)
     try:
         values = json.loads(content.decode("utf-8-sig"))
@@ -213,7 +183,7 @@ def read_json(path: Path, refuse: type[ValueError] = ConfigError) -> Any:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write a JSON file atomically; equal values give equal bytes."""
+    """Write a JSON file atomically."""
     write_atomic(path, json_bytes(values))
 
 
@@ -226,10 +196,7 @@ def json_bytes(values: Any) -> bytes:
 def read_yaml(path: Path | Traversable) -> dict[str, Any]:
     """Read a YAML file of keys and plain values, up to `BYTES` bytes and `DEPTH` levels; an empty one has no keys.
 
-    Raises:
-        FileNotFoundError: there is none.
-        ConfigError: no YAML, an alias, a tag, a key that stands twice, or something else than keys and values; one
-            line that names the place.
+    Aliases, tags, a key that stands twice, and anything else than keys and values raise a ConfigError.
     """
     values = parse_yaml(_bounded(path, ConfigError), path)
     if values is not None and not isinstance(values, dict):
@@ -238,11 +205,7 @@ def read_yaml(path: Path | Traversable) -> dict[str, Any]:
 
 
 def parse_yaml(content: str | bytes, where: object) -> Any:
-    """Parse YAML of plain values.
-
-    Raises:
-        ConfigError: see `read_yaml`.
-    """
+    """Parse YAML of plain values; raises as `read_yaml` does."""
     import yaml
 
     try:
@@ -277,10 +240,9 @@ def _plain_loader() -> Any:
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             known: set[str] = set()
             for key, _ in node.value:
-                name = str(key.value)
-                if name in known:
-                    mark = key.start_mark
-                    raise yaml.MarkedYAMLError(problem=f"found {name!r} for the second time", problem_mark=mark)
+                if (name := str(key.value)) in known:
+                    problem = f"found {name!r} for the second time"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
                 known.add(name)
             return super().construct_mapping(node, deep)
 
@@ -302,13 +264,8 @@ def _bounded(path: Path | Traversable, refuse: type[ValueError]) -> bytes:
 def _require_plain(value: Any, depth: int = 0) -> None:
     if depth > DEPTH:
         raise ValueError(f"more than {DEPTH} levels")
-    if isinstance(value, dict):
-        for key, each in value.items():
-            if not isinstance(key, str | int | float | None):
-                raise ValueError(f"a key of type {type(key).__name__}")
-            _require_plain(each, depth + 1)
-    elif isinstance(value, list):
-        for each in value:
+    if isinstance(value, dict | list):
+        for each in [*value, *value.values()] if isinstance(value, dict) else value:
             _require_plain(each, depth + 1)
     elif not isinstance(value, str | int | float | None):
         raise ValueError(f"a value of type {type(value).__name__}")
@@ -318,15 +275,8 @@ def _unreadable(where: object, form: str, error: Exception) -> str:
     return f"{where}: expected {form}, found {' '.join(str(error).split())[:SHOWN]}"
 
 
-# ---------------------------------------------------------------------- writing
-
-
 def require_file(path: Path) -> Path:
-    """Refuse a folder, pipe or device where a file is expected: reading it might never end.
-
-    Raises:
-        CorpusError: a folder, pipe or device.
-    """
+    """Raise a CorpusError for a folder, pipe or device where a file is expected: reading it might never end."""
     if path.exists() and not path.is_file():
         raise CorpusError(f"{path}: expected a file, found a folder, pipe or device")
     return path
@@ -359,11 +309,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def require_free(paths: Sequence[Path], force: bool) -> None:
-    """Refuse to overwrite results without `force`, and anything but a file (a folder, a device) always.
-
-    Raises:
-        CorpusError: one of the files exists, or its folder cannot.
-    """
+    """Raise a CorpusError where a result exists and there is no `force`, and where no file can be written at all."""
     for path in paths:
         if path.exists() and not path.is_file():
             raise CorpusError(f"{path}: expected a file's name, found a folder or device")
@@ -373,11 +319,7 @@ def require_free(paths: Sequence[Path], force: bool) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be written or made, before anything is computed for it.
-
-    Raises:
-        CorpusError: a file in its place, or no permission.
-    """
+    """Raise a CorpusError for a folder that cannot be written or made, before anything is computed for it."""
     existing = next((place for place in (folder, *folder.parents) if place.exists()), folder)
     try:
         with tempfile.TemporaryFile(dir=existing):
@@ -389,20 +331,14 @@ def require_writable(folder: Path) -> None:
 def append_line(path: Path, row: Mapping[str, Any]) -> None:
     """Append one JSON line in one write, so that lines of several processes do not mix."""
     line = json.dumps(row).encode("ascii") + b"\n"  # escaped, a name may hold bytes that are no text
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    try:
+    with open(path, "a+b", buffering=0) as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
         # A writer killed half way may have left no line end.
-        os.write(file, line if _ends_line(path) else b"\n" + line)
-    finally:
-        os.close(file)
+        file.write(line if file.read(1) in (b"", b"\n") else b"\n" + line)
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Read JSON lines, except one that a kill cut short; none without a file.
-
-    Raises:
-        CorpusError: a folder, pipe or device in its place.
-    """
+    """Read JSON lines, except one that a kill cut short; none without a file."""
     if not require_file(path).exists():
         return
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
@@ -413,11 +349,3 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             if isinstance(row, dict):
                 yield row
-
-
-def _ends_line(path: Path) -> bool:
-    with open(path, "rb") as file:
-        if file.seek(0, os.SEEK_END) == 0:
-            return True
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"

@@ -3,9 +3,9 @@
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from wavfusion.errors import CorpusError
 from wavfusion.files import Constraint, Count, NonEmpty, choice_of, read_json, validated, write_json, write_lines
@@ -15,6 +15,7 @@ SPLITS = ("train", "valid", "test")
 CHANNELS = ("mix", "left", "right", "centre")
 
 Channel = Literal["mix", "left", "right", "centre"]
+T = TypeVar("T")
 
 
 def _is_inside(path: str) -> bool:
@@ -30,6 +31,7 @@ def _is_distinct(names: Sequence[str]) -> bool:
     return "" not in names and len(set(names)) == len(names)
 
 
+_REPEATED = set("corpus split session dialogue speaker text_source language style emotion raw_label path".split())
 RelativePath = Annotated[str, Constraint("a path relative to the corpus root and inside it", _is_inside)]
 Seconds = Annotated[float, Constraint("seconds >= 0", lambda value: value >= 0)]
 Box = Annotated[list[int], Constraint("[left, top, right, bottom] in pixels", _is_box)]
@@ -40,12 +42,9 @@ _MODALITIES = Constraint(
 
 @dataclass(frozen=True, slots=True)
 class AudioSpan:
-    """The audio of an utterance.
+    """The audio of an utterance: a file below the corpus root, from start to end in seconds, mixed down to a channel.
 
-    Attributes:
-        path: relative to the corpus root.
-        start, end: seconds; None reaches to the end of the file on that side.
-        channel: the down-mix to one channel.
+    Without a start or an end it reaches to the end of the file on that side.
     """
 
     path: RelativePath
@@ -56,13 +55,7 @@ class AudioSpan:
 
 @dataclass(frozen=True, slots=True)
 class VideoSpan:
-    """The video of an utterance.
-
-    Attributes:
-        path: relative to the corpus root.
-        start, end: seconds; None reaches to the end of the file on that side.
-        crop: left, top, right, bottom in pixels of the file; None takes whole frames.
-    """
+    """The video of an utterance, as `AudioSpan`; crop: left, top, right, bottom in pixels, None takes whole frames."""
 
     path: RelativePath
     start: Seconds | None = None
@@ -109,7 +102,6 @@ class Corpus:
         root: the folder that the paths of the manifest start from.
         labels: name of the label set, None where the corpus has only one.
         classes: the emotions in class order.
-        version: of the package that wrote the manifest.
     """
 
     corpus: NonEmpty
@@ -128,7 +120,7 @@ class Exclusion(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Exclusions:
-    """The utterances, and the modalities of others, that `prepare` left out of a manifest (exclusions.json)."""
+    """The utterances, and the modalities of others, that are not in a manifest (exclusions.json)."""
 
     excluded: list[Exclusion]
     stripped: list[Exclusion]
@@ -146,14 +138,21 @@ def read(path: str | os.PathLike[str]) -> list[Utterance]:
 def stream(path: str | os.PathLike[str]) -> Iterator[Utterance]:
     """Read a manifest one utterance at a time, as strictly as `read`."""
     lines: dict[str, int] = {}
-    shared: dict[str, str] = {}  # one string in memory for equal names and paths
+    strings: dict[str, str] = {}
+
+    def share(row: dict[str, Any]) -> dict[str, Any]:
+        """Keep one string in memory for equal names and paths."""
+        for key in _REPEATED & row.keys():
+            if isinstance(value := row[key], str):
+                row[key] = strings.setdefault(value, value)
+        return row
+
     for number, line in enumerate(_lines(Path(path)), start=1):
         where = f"{path}:{number}"
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_hook=share)
         except (ValueError, RecursionError) as error:
             raise CorpusError(f"{where}: expected a JSON object, found {error}") from None
-        _share_strings(row, shared)
         utterance = validated(Utterance, row, where, complete=True, refuse=CorpusError)
         for name, span in (("audio", utterance.audio), ("video", utterance.video)):
             if span is not None and span.end is not None and span.end <= (span.start or 0.0):
@@ -168,22 +167,25 @@ def stream(path: str | os.PathLike[str]) -> Iterator[Utterance]:
 
 
 def write(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> None:
-    """Write a manifest atomically.
+    """Write a manifest atomically; a CorpusError where an id occurs twice."""
 
-    Raises:
-        CorpusError: an id occurs twice.
-    """
-    write_lines(Path(path), _unique_rows(utterances))
+    def rows() -> Iterator[str]:
+        written: set[str] = set()
+        for each in utterances:
+            if each.id in written:
+                raise CorpusError(f"expected unique ids, found {each.id!r} twice in corpus {each.corpus!r}")
+            written.add(each.id)
+            # `asdict` of the whole would copy every value, a third of the time of a long manifest.
+            spans = {name: span and asdict(span) for name, span in (("audio", each.audio), ("video", each.video))}
+            row = {name: getattr(each, name) for name in Utterance.__slots__} | spans
+            yield json.dumps(row, ensure_ascii=False, allow_nan=False)
+
+    write_lines(Path(path), rows())
 
 
 def read_corpus(manifest_path: str | os.PathLike[str]) -> Corpus:
-    """Read the corpus.json beside a manifest.
-
-    Raises:
-        CorpusError: there is none, or its fields are not those of `Corpus`.
-    """
-    path = Path(manifest_path).with_name("corpus.json")
-    return validated(Corpus, _read_beside(path), path, refuse=CorpusError)
+    """Read the corpus.json beside a manifest."""
+    return _read_beside(manifest_path, "corpus.json", Corpus)
 
 
 def write_corpus(manifest_path: str | os.PathLike[str], corpus: Corpus) -> None:
@@ -194,13 +196,8 @@ def write_corpus(manifest_path: str | os.PathLike[str], corpus: Corpus) -> None:
 
 
 def read_exclusions(manifest_path: str | os.PathLike[str]) -> Exclusions:
-    """Read the exclusions.json beside a manifest.
-
-    Raises:
-        CorpusError: there is none, or its fields are not those of `Exclusions`.
-    """
-    path = Path(manifest_path).with_name("exclusions.json")
-    return validated(Exclusions, _read_beside(path), path, refuse=CorpusError)
+    """Read the exclusions.json beside a manifest."""
+    return _read_beside(manifest_path, "exclusions.json", Exclusions)
 
 
 def write_exclusions(
@@ -218,18 +215,18 @@ def write_exclusions(
     write_lines(Path(manifest_path).with_name("exclusions.json"), lines())
 
 
-def _read_beside(path: Path) -> Any:
+def _read_beside(manifest_path: str | os.PathLike[str], name: str, kind: type[T]) -> T:
+    path = Path(manifest_path).with_name(name)
     try:
-        return read_json(path, CorpusError)
+        return validated(kind, read_json(path, CorpusError), path, refuse=CorpusError)
     except FileNotFoundError:
         raise CorpusError(f"expected {path.name} of `wavfusion prepare`, found no such file: {path}") from None
 
 
 def _lines(path: Path) -> Iterator[str]:
     if path.is_dir():
-        raise CorpusError(
-            f"expected a manifest file, found a folder: {path}; the manifest is {path / 'manifest.jsonl'}"
-        )
+        named = path / "manifest.jsonl"
+        raise CorpusError(f"expected a manifest file, found a folder: {path}; the manifest is {named}")
     try:
         # Only \n ends a line: the other separators of Unicode may stand in a text or a path. Editors may add a mark.
         with path.open(encoding="utf-8-sig", newline="\n") as file:
@@ -238,37 +235,3 @@ def _lines(path: Path) -> Iterator[str]:
         raise CorpusError(f"expected {path.name} of `wavfusion prepare`, found no such file: {path}") from None
     except UnicodeDecodeError as error:
         raise CorpusError(f"expected UTF-8, found other bytes in {path}: {error}") from error
-
-
-def _unique_rows(utterances: Iterable[Utterance]) -> Iterator[str]:
-    written: set[str] = set()
-    for utterance in utterances:
-        if utterance.id in written:
-            raise CorpusError(f"expected unique ids, found {utterance.id!r} twice in corpus {utterance.corpus!r}")
-        written.add(utterance.id)
-        yield json.dumps(_row(utterance), ensure_ascii=False, allow_nan=False)
-
-
-def _row(utterance: Utterance) -> dict[str, Any]:
-    """Its fields; `asdict` would copy every value, a third of the time of a long manifest."""
-    row = {each.name: getattr(utterance, each.name) for each in fields(utterance)}
-    for name in ("audio", "video"):
-        row[name] = row[name] and asdict(row[name])
-    return row
-
-
-_REPEATED = (
-    *("corpus", "split", "session", "dialogue", "speaker"),
-    *("text_source", "language", "style", "emotion", "raw_label"),
-)
-
-
-def _share_strings(row: Any, shared: dict[str, str]) -> None:
-    """Replace equal names and paths of a row, which may be anything, by one string."""
-    if not isinstance(row, dict):
-        return
-    for holder, names in ((row, _REPEATED), (row.get("audio"), ("path",)), (row.get("video"), ("path",))):
-        if isinstance(holder, dict):
-            for name in names:
-                if isinstance(value := holder.get(name), str):
-                    holder[name] = shared.setdefault(value, value)

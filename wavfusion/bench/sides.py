@@ -20,7 +20,7 @@ from wavfusion.fast.network import accelerate
 from wavfusion.features.batches import LengthBatches, batched, collate, model_inputs
 from wavfusion.features.clips import Media
 from wavfusion.features.dataset import Features, choose_features, model_config
-from wavfusion.features.describe import describe_features
+from wavfusion.features.encode import describe_features
 from wavfusion.features.store import FeatureSet, Store
 from wavfusion.manifest import Utterance
 from wavfusion.model.config import WavFusionConfig

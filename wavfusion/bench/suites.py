@@ -23,8 +23,7 @@ from wavfusion.bench import sides
 from wavfusion.bench.data import CLIP, Measurement, prepared
 from wavfusion.encoders.presets import PRESETS
 from wavfusion.errors import ConfigError
-from wavfusion.processes.memory import anonymous_mb
-from wavfusion.processes.pool import Worker
+from wavfusion.processes.pool import Worker, require_result
 from wavfusion.processes.timing import timed
 
 log = logging.getLogger(__name__)
@@ -145,8 +144,8 @@ def measured_side(side: str, name: str, job: Measurement) -> Iterator[Callable[[
     """
     worker = Worker(partial(_measurer, side, name, job), torch.get_num_threads(), preload=sides.__name__)
     try:
-        worker.ask(False)
-        yield lambda: worker.ask(True)
+        require_result(worker.do(False), name)
+        yield lambda: require_result(worker.do(True), name)
     finally:
         worker.clear()
 
@@ -183,7 +182,7 @@ def _peak_memory() -> Iterator[list[float]]:
 
     def watch() -> None:
         while True:
-            peak[0] = max(peak[0], anonymous_mb())
+            peak[0] = max(peak[0], _anonymous_mb())
             if done.wait(0.02):
                 return
 
@@ -194,6 +193,13 @@ def _peak_memory() -> Iterator[list[float]]:
     finally:
         done.set()
         watcher.join()
+
+
+def _anonymous_mb() -> float:
+    """Anonymous memory of this process; 0 where the system does not tell."""
+    status = Path("/proc/self/status")
+    lines = status.read_text("utf-8").splitlines() if status.exists() else []
+    return sum(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon"))
 
 
 def describe_hardware(device: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from wavfusion.cli.train import reproduce, train
 from wavfusion.errors import ConfigError, CorpusError, MediaError, nearest
 from wavfusion.version import __version__
 
-VERBS: dict[str, Callable[..., int]] = {
+VERBS: dict[str, Callable[..., int | None]] = {
     each.__name__: each
     for each in (
         *(demo, prepare, check, report, extract, train, reproduce, evaluate),
@@ -46,22 +46,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     _quieten()
     try:
         return _run([each for each in arguments if each != DEBUG])
-    except (ConfigError, CorpusError, MediaError) as error:
-        if debug:
-            raise
-        complain(str(error))
-        return BAD_INPUT
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except KeyboardInterrupt:
         complain("interrupted")
         return INTERRUPTED
-    except OSError as error:
+    except (ConfigError, CorpusError, MediaError, OSError) as error:
         if debug:
             raise
-        place = repr(error.filename) if error.filename else "a file"
-        complain(f"expected to read or write {place}, found: {error.strerror or error}")
+        message = str(error)
+        if isinstance(error, OSError):
+            place = repr(error.filename) if error.filename else "a file"
+            message = f"expected to read or write {place}, found: {error.strerror or error}"
+        complain(message)
         return BAD_INPUT
 
 
@@ -93,30 +91,23 @@ def _run(arguments: list[str]) -> int:
     if verb and verb not in VERBS:
         raise ConfigError(f"expected a verb, found {verb!r}; {nearest(verb, VERBS)} (see wavfusion --help)")
     place = f"wavfusion {verb}".rstrip()
-    arguments, overrides = _split_overrides(arguments)
-    if overrides and (unknown := [each for each in overrides if each not in _settings(verb)]):
-        raise ConfigError(f"{verb}: {_unknown(f'--{unknown[0]}', verb)} (see {place} --help)")
-    arguments += [f"{SETTING}={key}={value}" for key, value in overrides.items()]
+    if any(re.match(r"--[a-z_]+\.", each) for each in arguments):
+        arguments = _mark_settings(arguments, [f"--{each}" for each in _settings(verb)])
     to_file = verb == "predict" and any(each.partition("=")[0] == "--out" for each in arguments)
     if sys.stdout is None and not to_file:
         raise ConfigError(f"{verb}: expected an open stdout for the results, found it closed; >/dev/null drops them")
     command: Any = typer.main.get_command(_app())
-    for each in command.commands.values():
-        each.context_class = typer.Context  # as the verbs annotate it; typer's default is a class above it
     try:
         call = command.main(arguments or ["--help"], prog_name="wavfusion", standalone_mode=False)
     except typer.TyperException as error:
         raise ConfigError(f"{verb}: {_explain(error, verb)} (see {place} --help)".removeprefix(": ")) from None
-    return call() if callable(call) else int(call or DONE)
+    return (call() if callable(call) else call) or DONE
 
 
 def _app() -> typer.Typer:
     """Make the parser, whose commands return the call of their verb, so that no error of a verb passes through it."""
-    app = typer.Typer(
-        add_completion=False,
-        rich_markup_mode=None,
-        epilog="An error is one line; --debug, anywhere, shows where it was raised.",
-    )
+    epilog = "An error is one line; --debug, anywhere, shows where it was raised."
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, epilog=epilog)
     app.callback()(_wavfusion)
     for name, verb in VERBS.items():
         app.command(name)(_deferred(verb))
@@ -138,15 +129,15 @@ def _wavfusion(
     """From a recording of people talking to the emotion of every utterance."""
 
 
-def _deferred(verb: Callable[..., int]) -> Callable[..., Callable[[], int]]:
+def _deferred(verb: Callable[..., int | None]) -> Callable[..., Callable[[], int | None]]:
     @functools.wraps(verb)
-    def bind(*given: Any, **options: Any) -> Callable[[], int]:
-        return functools.partial(verb, *given, **options)
+    def bind(**options: Any) -> Callable[[], int | None]:
+        return functools.partial(verb, **options)
 
     return bind
 
 
-def flags(verb: str) -> list[str]:
+def _flags(verb: str) -> list[str]:
     """List all flags of a verb, settings of experiments included."""
     command: Any = typer.main.get_command(_app())
     shown = [each for each in command.commands[verb].params if not getattr(each, "hidden", False)]
@@ -163,26 +154,17 @@ def _settings(verb: str) -> list[str]:
     return list(settings())
 
 
-def _split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Take `--dotted.key VALUE` out, of which the parser knows nothing."""
-    others: list[str] = []
-    overrides: dict[str, str] = {}
-    items = list(arguments)
-    while items:
-        item = items.pop(0)
-        if not re.match(r"--[a-z_]+\.", item):
-            others.append(item)
-            continue
+def _mark_settings(arguments: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Make `--dotted.key VALUE` of a known key an option that the parser knows; it refuses other keys."""
+    marked, items = list[str](), iter(arguments)
+    for item in items:
         key, equals, value = item.partition("=")
-        if not equals and not items:
-            raise ConfigError(f"expected a value after {key!r}, found none")
-        overrides[key[2:]] = value if equals else items.pop(0)
-    return others, overrides
-
-
-def _unknown(name: str, verb: str) -> str:
-    known = flags(verb) if verb else ["--help", "--version", DEBUG]
-    return f"{name!r} is not known; {nearest(name, known)}"
+        if "." in key and key in known:
+            if not equals and (value := next(items, "")) == "":
+                raise ConfigError(f"expected a value after {key!r}, found none")
+            item = f"{SETTING}={key[2:]}={value}"
+        marked.append(item)
+    return marked
 
 
 def _explain(error: typer.TyperException, verb: str) -> str:
@@ -190,8 +172,10 @@ def _explain(error: typer.TyperException, verb: str) -> str:
     name: str | None = getattr(error, "option_name", None)
     parameter: Any = getattr(error, "param", None)
     if name is not None:
-        known = bool(verb) and name in flags(verb)
-        return f"expected a value after {name!r}, found none" if known else _unknown(name, verb)
+        known = _flags(verb) if verb else ["--help", "--version", DEBUG]
+        if name in known:
+            return f"expected a value after {name!r}, found none"
+        return f"{name!r} is not known; {nearest(name, known)}"
     if parameter is None:
         return error.message
     flag = next((each for each in parameter.opts if each.startswith("--")), None)

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from wavfusion.cli import options as opt
-from wavfusion.cli.output import DONE, show
+from wavfusion.cli.output import show
 
 
 def bench(
@@ -15,7 +15,7 @@ def bench(
     device: opt.Device = "auto",
     seed: opt.Seed = None,
     json: opt.Json = False,
-) -> int:
+) -> None:
     """Measure speed and memory against a baseline, in one run."""
     from wavfusion.bench import suites
     from wavfusion.evaluation.inference import pick_device
@@ -23,4 +23,3 @@ def bench(
     typed: dict[str, Any] = opt.supplied(suite=suite, preset=preset, batch=batch, repeats=repeats, seed=seed)
     found = suites.run_suites(device=pick_device(device), times=suites.TIMES if growth else (), **typed)
     show(found, suites.measurements_to_text(found), json)
-    return DONE

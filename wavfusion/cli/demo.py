@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from wavfusion.cli import options as opt
-from wavfusion.cli.output import DONE, show
+from wavfusion.cli.output import show
 from wavfusion.errors import CorpusError
+from wavfusion.files import require_writable, write_json
 
 if TYPE_CHECKING:
     from wavfusion.manifest import Utterance
@@ -29,28 +30,16 @@ def demo(
     device: opt.Device = "auto",
     seed: opt.Seed = None,
     json: opt.Json = False,
-) -> int:
+) -> None:
     """Run everything on a generated corpus, offline."""
     from wavfusion.evaluation.inference import pick_device
 
     summary = run_demo(out, device=pick_device(device), force=force, **opt.supplied(clips=clips, seed=seed))
     show(summary, f"{demo_to_text(summary)}\npage: {out / 'report.html'}", json)
-    return DONE
 
 
 def run_demo(out: Path, clips: int = CLIPS, seed: int = 0, device: str = "cpu", force: bool = False) -> dict[str, Any]:
-    """Run the whole of WavFusion on a generated corpus.
-
-    Args:
-        out: becomes the RUN; corpus, store and clip lie in `out/work`.
-        clips: of the corpus; 8 of 11 train, 1 validates, 2 test.
-        seed: of corpus and training.
-        device: where the model trains.
-        force: remove an earlier demo at `out`.
-
-    Returns:
-        What is printed: accuracy and Bayes-optimal accuracy of every subset, the majority's share, one prediction,
-        seconds.
+    """Make `out` the RUN of a generated corpus, with corpus, store and clip in `out/work`; returns what is printed.
 
     Raises:
         CorpusError: `out` is in use or cannot be written.
@@ -64,38 +53,40 @@ def run_demo(out: Path, clips: int = CLIPS, seed: int = 0, device: str = "cpu", 
     from wavfusion.features import extract
     from wavfusion.features.clips import Media
     from wavfusion.features.store import Store
-    from wavfusion.files import write_json
     from wavfusion.report.runs import write_run_page
     from wavfusion.training import train
 
-    started = time.monotonic()
+    started, work = time.monotonic(), out / "work"
     _make_room(out, force)
-    work = out / "work"
     log.info("demo: generating a corpus of %d clips", clips)
     world = lookalike.make_lookalike("iemocap", work / "corpus", clips=clips, priors="sqrt", seed=seed)
     prepared = corpora.prepare("iemocap", work / "corpus")
     corpora.write_prepared(prepared, work / "manifest")
     log.info("demo: extracting features with the tiny encoders")
-    store = Store(work / "store", create=True)
-    corpus = prepared.corpus
-    encoders = load_encoders("tiny", PRESETS["tiny"]).to(device)
-    extract.extract(prepared.utterances, corpus, store, encoders)
+    store, corpus = Store(work / "store", create=True), prepared.corpus
+    extract.extract(prepared.utterances, corpus, store, load_encoders("tiny", PRESETS["tiny"]).to(device))
     log.info("demo: training one model for all seven subsets")
-    parts = protocol.split_file(work / "corpus" / "split.csv", prepared.utterances, corpus.classes)
+    parts = protocol.resolve(str(work / "corpus" / "split.csv"), prepared.utterances, corpus.classes)
     manifest = work / "manifest" / "manifest.jsonl"
     data = train.Data(prepared.utterances, parts, store, Media(store, corpus.root, corpus.root), str(manifest))
     setting = experiment.read_experiment("recommended", {"train.epochs": str(EPOCHS), "seed": str(seed)})
     result = train.train(setting, data, out, device)
     example = next(row for row in data.part("test") if row.video is not None)
-    prediction = _predict(out, work, Path(corpus.root), example, device)
-    summary = _summary(world, result, example, prediction, time.monotonic() - started)
+    predicted = {**asdict(_predict(out, work, Path(corpus.root), example, device)), "truth": example.emotion}
+    bayes = world["bayes"]["speaker_independent"]
+    intervals = {name: each["interval"]["accuracy"]["this_test_set"] for name, each in result["subsets"].items()}
+    subsets = {
+        name: {"accuracy": each["accuracy"], "interval": intervals[name], "bayes": bayes[name]}
+        for name, each in result["subsets"].items()
+    }
+    summary = {"clips": world["clips"], "majority": world["majority"], "subsets": subsets}
+    summary |= {"prediction": predicted, "seconds": round(time.monotonic() - started, 1)}
     write_json(work / "summary.json", summary)
     write_run_page([out], out / "report.html", demo=summary)
     return summary
 
 
 def _make_room(out: Path, force: bool) -> None:
-    from wavfusion.files import require_writable
     from wavfusion.runs.folder import remove_run
 
     require_writable(out)
@@ -115,33 +106,12 @@ def _predict(run_folder: Path, work: Path, root: Path, row: "Utterance", device:
 
     assert row.video is not None and row.audio is not None
     span = row.video
-    crop = None if span.crop is None else (span.crop[0], span.crop[1], span.crop[2], span.crop[3])
-    frames = media.decode_frames(root / span.path, CLIP_RATE, CLIP_SIZE, span.start or 0.0, span.end, crop)
+    frames = media.decode_frames(root / span.path, CLIP_RATE, CLIP_SIZE, span.start or 0.0, span.end, span.crop)
     audio = media.decode_audio(root / row.audio.path, row.audio.start or 0.0, row.audio.end, row.audio.channel)
     clip = work / "clip.mp4"
     Image.fromarray(frames.pixels[len(frames.pixels) // 2]).save(work / "clip.png")  # shown until it is played
     media.write_video(clip, frames.pixels, CLIP_RATE, audio.samples, media.SAMPLE_RATE)
     return EmotionRecognizer.from_pretrained(run_folder, device).predict(clip, transcript=row.text)[0]
-
-
-def _summary(
-    world: dict[str, Any], result: dict[str, Any], row: "Utterance", prediction: "Prediction", seconds: float
-) -> dict[str, Any]:
-    bayes = world["bayes"]["speaker_independent"]
-    return {
-        "clips": world["clips"],
-        "majority": world["majority"],
-        "subsets": {
-            name: {
-                "accuracy": figures["accuracy"],
-                "interval": figures["interval"]["accuracy"]["this_test_set"],
-                "bayes": bayes[name],
-            }
-            for name, figures in result["subsets"].items()
-        },
-        "prediction": {**asdict(prediction), "truth": row.emotion},
-        "seconds": round(seconds, 1),
-    }
 
 
 def demo_to_text(summary: dict[str, Any]) -> str:
@@ -152,9 +122,8 @@ def demo_to_text(summary: dict[str, Any]) -> str:
     ]
     for name, figures in summary["subsets"].items():
         low, high = figures["interval"]
-        lines.append(
-            f"{name:>18}  {figures['accuracy']:.3f} [{low:.3f}, {high:.3f}]   Bayes-optimal {figures['bayes']:.3f}"
-        )
+        accuracy = f"{figures['accuracy']:.3f} [{low:.3f}, {high:.3f}]"
+        lines.append(f"{name:>18}  {accuracy}   Bayes-optimal {figures['bayes']:.3f}")
     clip = summary["prediction"]
     lines.append(f"{clip['file']}: predicted {clip['emotion']} ({clip['probability']:.0%}), true {clip['truth']}")
     lines.append(f"{summary['seconds']:.0f} s; a generated corpus says nothing about the paper's tables")

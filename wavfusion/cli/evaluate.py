@@ -1,4 +1,4 @@
-"""`evaluate`: figures of a RUN or of a results bundle."""
+"""`evaluate`: how well a RUN or a results bundle does."""
 
 import logging
 from collections.abc import Mapping
@@ -8,19 +8,16 @@ from typing import Annotated
 from wavfusion.cli import options as opt
 from wavfusion.cli.output import DONE, LISTED, PARTLY, figures_to_text, printable, show
 from wavfusion.errors import ConfigError
+from wavfusion.files import require_free
 from wavfusion.version import __version__
 
 log = logging.getLogger(__name__)
 
-
-Emotions = Annotated[
-    Mapping[str, str] | None,
-    opt.option(
-        "the corpus's emotions in the RUN's names",
-        "joy=happy,...",
-        opt.pairs("joy=happy,...", "emotion of the corpus"),
-    ),
-]
+_EXAMPLE = "joy=happy,..."
+_EMOTIONS = opt.option(
+    "the corpus's emotions in the RUN's names", _EXAMPLE, opt.pairs(_EXAMPLE, "emotion of the corpus")
+)
+Emotions = Annotated[Mapping[str, str] | None, _EMOTIONS]
 Explain = Annotated[bool, opt.flag("--explain", "also write RUN/explain.json (or in --out): what the model's parts do")]
 
 
@@ -46,7 +43,6 @@ def evaluate(
     from wavfusion.evaluation import evaluate
     from wavfusion.evaluation.explain import warn_of_untrained_subsets
     from wavfusion.evaluation.inference import parse_subset, pick_device, subsets
-    from wavfusion.files import require_free
     from wavfusion.runs import results
     from wavfusion.runs.folder import read_run
 
@@ -55,10 +51,8 @@ def evaluate(
     out = out or trained / "evaluate"
     require_free([out / results.METRICS, out / results.PREDICTIONS, *([explained] if explain else [])], force)
     known = run.model.config.modalities
-    if modalities == "all-subsets":
-        sets = subsets(known)
-    else:
-        sets = [parse_subset(modalities, known) if modalities is not None else known]
+    chosen = "+".join(known) if modalities is None else modalities
+    sets = subsets(known) if chosen == "all-subsets" else [parse_subset(chosen, known)]
     if explain or len(sets) > 1:
         warn_of_untrained_subsets(run.model.config)
     device = pick_device(device)
@@ -68,7 +62,7 @@ def evaluate(
     result |= {} if part.in_domain else {"protocol": evaluate.out_of_domain_protocol(run)}
     results.write_results(out, result, part.utterances, predicted.probabilities)
     if explain:
-        found = evaluate.explain(run, part.utterances, features, media, part.training, device)
+        found = evaluate.explain(run, part, features, media, device)
         results.write_explained(explained, {"split": split, "protocol": run.protocol, **found})
     for emotion, number in part.unknown.items():
         log.warning("%d rows left out: the model does not know %r", number, emotion)
@@ -77,7 +71,6 @@ def evaluate(
 
 
 def _evaluate_bundle(bundle_file: Path, manifest: Path | None, out: Path | None, force: bool, json: bool) -> int:
-    from wavfusion.files import require_free
     from wavfusion.runs import bundle, results
 
     require_free([out / each for each in (results.METRICS, results.PREDICTIONS)] if out else [], force)
@@ -87,13 +80,11 @@ def _evaluate_bundle(bundle_file: Path, manifest: Path | None, out: Path | None,
         log.warning("made by version %r, this is %s: intervals may differ", made_by, __version__)
     if out:
         results.write_recomputed(out, result, labelled.rows)
-    lines = [figures_to_text(result, bundle_file)]
-    lines += [printable(f"differs: {line}") for line in differences[:LISTED]]
-    if not differences:
-        lines.append("all figures equal those that the bundle states")
+    shown = [printable(f"differs: {line}") for line in differences[:LISTED]]
+    lines = [figures_to_text(result, bundle_file), *(shown or ["all figures equal those that the bundle states"])]
     if len(differences) > LISTED:
         lines.append(f"... and {len(differences) - LISTED} more")
     show(result | {"differences": differences}, "\n".join(lines), json)
-    if labelled.truth is None:
+    if not labelled.truth:
         log.warning("without labels there is no interval, nll and ece; --manifest M of the corpus brings them")
-    return PARTLY if differences or labelled.truth is None else DONE
+    return PARTLY if differences or not labelled.truth else DONE

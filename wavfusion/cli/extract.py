@@ -9,27 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 from wavfusion.cli import options as opt
 from wavfusion.cli.output import DONE, LISTED, PARTLY, first_three, printable, show
 from wavfusion.errors import CorpusError
+from wavfusion.files import require_writable
 
 if TYPE_CHECKING:
     from wavfusion.features.extract import Summary
 
 log = logging.getLogger(__name__)
 
+_ENGINE = "where they work: in this process, on this machine, or on a cluster (extra [ray]; default threads)"
 
-Layers = Annotated[
-    Sequence[int] | None,
-    opt.option("audio layers to keep, such as 8,9,10 (default 9)", "9", opt.numbers("9 or 8,9,10")),
-]
+_LAYERS = opt.option("audio layers to keep, such as 8,9,10 (default 9)", "9", opt.numbers("9 or 8,9,10"))
+Layers = Annotated[Sequence[int] | None, _LAYERS]
 TextLayers = Annotated[str | None, opt.choice("of the text encoder (default last)", "last", "all")]
 View = Annotated[str | None, opt.choice("encode whole frames, or the speaker's face (default frame)", "frame", "face")]
 Workers = Annotated[int | None, opt.option("decoding threads, or processes (default: one a core)", "N", opt.count(1))]
-Engine = Annotated[
-    str | None,
-    opt.choice(
-        "where they work: in this process, on this machine, or on a cluster (extra [ray]; default threads)",
-        *("threads", "processes", "ray"),
-    ),
-]
+Engine = Annotated[str | None, opt.choice(_ENGINE, "threads", "processes", "ray")]
 
 
 def extract(
@@ -53,24 +47,21 @@ def extract(
     from wavfusion.evaluation.inference import pick_device
     from wavfusion.features import extract
     from wavfusion.features.store import Store
-    from wavfusion.files import require_writable
     from wavfusion.manifest import MODALITIES, read, read_corpus
 
     utterances, corpus = read(manifest), read_corpus(manifest)
-    _require_media(utterances, Path(corpus.root), root, store)
+    _require_media(utterances, root or Path(corpus.root), store)
     require_writable(store)
     device = pick_device(device)
     about = read_preset(preset)
     needed = [each for each in MODALITIES if any(getattr(row, each) is not None for row in utterances)]
     loaded = load_encoders(Path(preset).stem, about, needed, **opt.supplied(view=view)).to(device)
     chosen: dict[str, Any] = opt.supplied(audio_layers=layers, text_layers=text_layers, workers=workers, engine=engine)
-    filled = Store(store, create=True)
-    summary = extract.extract(
-        utterances, corpus, filled, loaded, root=root, fast=not plain, progress=sys.stderr.isatty(), **chosen
-    )
+    chosen |= {"root": root, "fast": not plain, "progress": sys.stderr.isatty()}
+    summary = extract.extract(utterances, corpus, Store(store, create=True), loaded, **chosen)
     _log_failures(summary)
-    result: dict[str, Any] = {"features": summary.wanted}
-    result |= {each: getattr(summary, each) for each in ("made", "absent", "bad")}
+    result: dict[str, Any] = {"features": summary.wanted, "made": summary.made}
+    result |= {"absent": summary.absent, "bad": summary.bad}
     made = ", ".join(f"{number} {modality}" for modality, number in summary.made.items())
     text = f"{summary.wanted} features; made now: {made}; {summary.absent} absent tracks, {len(summary.bad)} bad"
     if view == "face":
@@ -95,20 +86,17 @@ def _faces(found: Sequence[tuple[str, float, float]]) -> dict[str, Any]:
 
     whole = [each for each, _, share in found if share < LEAST]
     if whole:
-        names = printable(first_three(list(dict.fromkeys(whole))))
-        log.warning(
-            "%d of %d windows have no face, so their whole frames are encoded: %s", len(whole), len(found), names
-        )
+        windows, names = f"{len(whole)} of {len(found)} windows", printable(first_three(list(dict.fromkeys(whole))))
+        log.warning("%s have no face, so their whole frames are encoded: %s", windows, names)
     seconds = sum(length for _, length, _ in found)
     share = sum(length * part for _, length, part in found) / seconds if seconds else 0.0
     return {"share": round(share, 4), "windows": len(found), "whole": whole}
 
 
-def _require_media(utterances: Sequence[Any], root: Path, moved: Path | None, store: Path) -> None:
+def _require_media(utterances: Sequence[Any], root: Path, store: Path) -> None:
     """Refuse a root that holds none of the corpus's files; else every row would be listed as bad."""
     paths = list(dict.fromkeys(span.path for row in utterances for span in (row.audio, row.video) if span))
-    root = moved or root
-    if not root.is_dir() and (moved or (paths and not (store / "media.jsonl").exists())):
+    if not root.is_dir() and paths and not (store / "media.jsonl").exists():
         raise CorpusError(f"--root: expected the folder of the corpus, found none at {str(root)!r}")
     if root.is_dir() and paths and not any((root / each).exists() for each in paths):
         found = f"none of its {len(paths)} files ({first_three(paths)})"

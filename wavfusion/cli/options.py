@@ -1,6 +1,7 @@
 """Options that several verbs share, and readers of what was typed."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,11 +10,11 @@ import typer
 from wavfusion.errors import ConfigError, nearest
 
 
-def option(help: str, metavar: str | None = None, read: Callable[[str], Any] = str) -> Any:
-    """Describe an option that takes a value."""
+def option(help: str, metavar: str, read: Callable[[str], Any] = str) -> Any:
+    """Describe an option that takes a value; a default, which is no text, stays as it is."""
 
     def parse(value: Any) -> Any:
-        return read(value) if isinstance(value, str) else value  # a default is no text
+        return read(value) if isinstance(value, str) else value
 
     return typer.Option(help=help, metavar=metavar, parser=parse, show_default=False)
 
@@ -50,6 +51,13 @@ def path(text: str) -> Path:
     return Path(name(text))
 
 
+def folder(text: str) -> Path:
+    """Read the root of a corpus, which must exist."""
+    if not path(text).is_dir():
+        raise typer.BadParameter(f"expected the folder of the corpus, found none at {text!r}")
+    return path(text)
+
+
 def one_of(*choices: str) -> Callable[[str], str]:
     """Make a reader of one of some words, which names the nearest."""
 
@@ -76,26 +84,21 @@ def count(low: int, high: int | None = None) -> Callable[[str], int]:
 
 def fraction(text: str) -> float:
     """Read a number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise typer.BadParameter(f"expected a number from 0 to 1, found {text!r}")
-    return value
+    with suppress(ValueError):
+        if 0 <= (value := float(text)) <= 1:
+            return value
+    raise typer.BadParameter(f"expected a number from 0 to 1, found {text!r}")
 
 
 def numbers(example: str, length: int | None = None) -> Callable[[str], tuple[int, ...]]:
     """Make a reader of whole numbers with commas between, as in `example`."""
 
     def read(text: str) -> tuple[int, ...]:
-        try:
+        with suppress(ValueError):
             found = tuple(int(part) for part in text.split(","))
-        except ValueError:
-            found = ()
-        if not found or length not in (None, len(found)):
-            raise typer.BadParameter(f"expected numbers such as {example}, found {text!r}")
-        return found
+            if length in (None, len(found)):
+                return found
+        raise typer.BadParameter(f"expected numbers such as {example}, found {text!r}")
 
     return read
 
@@ -127,6 +130,7 @@ def speakers(text: str) -> int | str | None:
 
 seed = count(0, (1 << 32) - 1)
 
+_BF16 = "bf16: faster on newer CPUs and GPUs, probabilities differ by some thousandths (default fp32)"
 SETTING = "--setting"  # in which a dotted key and its value reach their verb
 
 Device = Annotated[str, option("where to compute (default auto)", "auto|cpu|cuda|cuda:N")]
@@ -137,7 +141,7 @@ Force = Annotated[bool, flag("--force", "overwrite earlier results")]
 Manifest = Annotated[Path, option("what `prepare` wrote", "M", path)]
 Settings = Annotated[list[str] | None, typer.Option(SETTING, parser=str, hidden=True)]
 FilledStore = Annotated[Path, option("what `extract` filled", "S", path)]
-MovedRoot = Annotated[Path | None, option("where the corpus lies now, if it was moved", "ROOT", path)]
+MovedRoot = Annotated[Path | None, option("where the corpus lies now, if it was moved", "ROOT", folder)]
 ProtocolName = Annotated[
     str | None, option("a protocol or a CSV id,split (default: the corpus's own)", "NAME|FILE", name)
 ]
@@ -147,9 +151,4 @@ Asr = Annotated[
     str | None, option("recognise the words where no transcript is given: a folder or a name (small)", "MODEL", name)
 ]
 Runtime = Annotated[str | None, choice("onnx: RUN/model.onnx, by `export` (default torch)", "torch", "onnx")]
-Precision = Annotated[
-    str | None,
-    choice(
-        "bf16: faster on newer CPUs and GPUs, probabilities differ by some thousandths (default fp32)", "fp32", "bf16"
-    ),
-]
+Precision = Annotated[str | None, choice(_BF16, "fp32", "bf16")]

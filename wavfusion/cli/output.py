@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from wavfusion.files import write_atomic
+
 DONE, PARTLY, BAD_INPUT = 0, 1, 2
 LISTED = 20  # lines about bad rows before the rest is counted
 
@@ -20,6 +22,12 @@ def print_text(text: str) -> None:
     """Print text with a line end; bytes of a file's name that are no text are escaped, which is valid JSON too."""
     sys.stdout.buffer.write((text + "\n").encode("utf-8", "backslashreplace"))
     sys.stdout.buffer.flush()
+
+
+def write_file(out: Path, content: bytes) -> None:
+    """Write a result atomically, with its folder."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(out, content)
 
 
 def printable(message: str) -> str:

@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from wavfusion.cli import options as opt
 from wavfusion.cli.output import DONE, PARTLY, show
-from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.errors import ConfigError
+from wavfusion.files import require_free
 
 if TYPE_CHECKING:
     from wavfusion.corpora.scan import MediaFacts
     from wavfusion.manifest import Utterance
+
+_EXAMPLE = "audio=wav_path,..."
+_COLUMNS = opt.option("columns with other names", _EXAMPLE, opt.pairs(_EXAMPLE, "field"))
+Columns = Annotated[Mapping[str, str] | None, _COLUMNS]
 
 
 def prepare(
@@ -20,21 +25,13 @@ def prepare(
     out: Annotated[Path, opt.option("where manifest.jsonl is written", "DIR", opt.path)],
     labels: Annotated[str | None, opt.option("for IEMOCAP six, six-dialoguernn, four or raw", "SET")] = None,
     down_mix: Annotated[str | None, opt.option("mix, left, right or centre (default mix)", "POLICY")] = None,
-    columns: Annotated[
-        Mapping[str, str] | None,
-        opt.option(
-            "columns with other names",
-            "audio=wav_path,...",
-            opt.pairs("audio=wav_path,...", "field"),
-        ),
-    ] = None,
+    columns: Columns = None,
     no_scan: Annotated[bool, opt.flag("--no-scan", "open no media; `extract` finds what cannot be decoded")] = False,
     force: opt.Force = False,
     json: opt.Json = False,
-) -> int:
+) -> None:
     """Turn a corpus's raw folders into a manifest."""
     from wavfusion import corpora
-    from wavfusion.files import require_free
 
     require_free([out / "manifest.jsonl"], force)
     scan = None if no_scan else out / "media.jsonl"
@@ -47,8 +44,7 @@ def prepare(
         lines.append(f"{split:>6}  " + "  ".join(f"{emotion} {count}" for emotion, count in sorted(emotions.items())))
     lines += [f"differs: {line}" for line in prepared.differences]
     result = {"rows": rows, "excluded": excluded, "stripped": stripped, "counts": counts}
-    show(result | {"differences": prepared.differences}, "\n".join(lines), json)
-    return DONE
+    show({**result, "differences": prepared.differences}, "\n".join(lines), json)
 
 
 def check(
@@ -63,8 +59,6 @@ def check(
     from wavfusion.manifest import read, read_corpus
 
     rows, corpus = read(manifest), read_corpus(manifest)
-    if root and not root.is_dir():
-        raise CorpusError(f"--root: expected the corpus's folder, found none at {str(root)!r}")
     place = root or Path(corpus.root)
     if against:
         from wavfusion.runs.folder import read_run
@@ -93,10 +87,8 @@ def media_facts(manifest: Path, root: Path, rows: Sequence["Utterance"]) -> Mapp
 
 
 Clips = Annotated[int | None, opt.option("of all parts together (default 1100: 800,100,200)", "N", opt.count(6))]
-Parts = Annotated[
-    Sequence[int] | None,
-    opt.option("clips of each part, instead of --clips", "TRAIN,VALID,TEST", opt.numbers("800,100,200", 3)),
-]
+_PARTS = opt.option("clips of each part, instead of --clips", "TRAIN,VALID,TEST", opt.numbers("800,100,200", 3))
+Parts = Annotated[Sequence[int] | None, _PARTS]
 Null = Annotated[bool, opt.flag("--null", "the matched null: audio, text and video carry no information")]
 Micro = Annotated[bool, opt.flag("--micro", "expressions show in two frames only, at a random time")]
 Faults = Annotated[bool, opt.flag("--faults", "with the corpus's known defects (default 48 clips of 10 speakers)")]
@@ -116,9 +108,8 @@ def lookalike(
     seed: Annotated[int | None, opt.option("of every draw (default 0)", "N", opt.seed)] = None,
     force: Annotated[bool, opt.flag("--force", "remove an earlier tree first")] = False,
     json: opt.Json = False,
-) -> int:
+) -> None:
     """Generate a corpus whose Bayes-optimal accuracy is known."""
-    from wavfusion.files import require_free
     from wavfusion.lookalike import make_lookalike
 
     if clips and parts:
@@ -130,4 +121,3 @@ def lookalike(
     best = {"majority": world["majority"], **world["bayes"]["speaker_independent"]}
     lines = [f"{out}: {', '.join(sizes)}", "Bayes-optimal accuracy on new speakers:"]
     show(world, "\n".join(lines + [f"{name:>16}  {share:.3f}" for name, share in best.items()]), json)
-    return DONE

@@ -5,36 +5,28 @@ from pathlib import Path
 from typing import Annotated
 
 from wavfusion.cli import options as opt
-from wavfusion.cli.output import DONE, PARTLY, print_text, show
+from wavfusion.cli.output import DONE, PARTLY, print_text, show, write_file
 from wavfusion.cli.prepare import media_facts
-from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.errors import ConfigError
+from wavfusion.files import require_free
 
 log = logging.getLogger(__name__)
+
+_PAGE = "the page (default report.html in the RUN or by the manifest, compared.html in the first of several RUNs)"
 
 
 def report(
     places: Annotated[list[Path], opt.argument("RUN folders, or what `prepare` wrote", "RUN_OR_MANIFEST", opt.path)],
-    out: Annotated[
-        Path | None,
-        opt.option(
-            "the page (default report.html in the RUN or by the manifest, compared.html in the first of several RUNs)",
-            "FILE.html",
-            opt.path,
-        ),
-    ] = None,
+    out: Annotated[Path | None, opt.option(_PAGE, "FILE.html", opt.path)] = None,
     root: opt.MovedRoot = None,
     force: opt.Force = False,
-) -> int:
+) -> None:
     """Write a page about a RUN, several RUNs compared, or a corpus."""
-    from wavfusion.files import require_free
-
     first = places[0]
     runs = [place for place in places if place.is_dir() and not (place / "manifest.jsonl").is_file()]
     if len(places) > 1 and len(runs) < len(places):
         other = next(place for place in places if place not in runs)
         raise ConfigError(f"report: expected one manifest or only RUN folders, found {str(other)!r} among others")
-    if root and not root.is_dir():
-        raise CorpusError(f"--root: expected the folder of the corpus, found none at {str(root)!r}")
     title = "report.html" if len(places) == 1 else "compared.html"
     out = out or (first / title if runs else first.with_name(title))
     require_free([out], force)
@@ -48,7 +40,6 @@ def report(
 
         write_corpus_page(first, out, media_facts(first, root or Path(read_corpus(first).root), read(first)))
     print_text(str(out))
-    return DONE
 
 
 def bundle(
@@ -57,18 +48,16 @@ def bundle(
     with_truth: Annotated[bool, opt.flag("--with-truth", "include labels, where the licence permits")] = False,
     force: opt.Force = False,
     json: opt.Json = False,
-) -> int:
+) -> None:
     """Pack a RUN's results for others to recompute."""
-    from wavfusion.files import require_free
     from wavfusion.runs.bundle import make_bundle
 
     require_free([out], force)
     content, truth = make_bundle(trained, with_truth)
-    _write(out, content)
+    write_file(out, content)
     labels = "with the labels" if truth else "without the labels: `evaluate` takes them from --manifest"
-    summary = {"out": str(out), "bytes": len(content), "truth": truth}
-    show(summary, f"{out}: {len(content)} bytes, {labels}", json)
-    return DONE
+    result = {"out": str(out), "bytes": len(content), "truth": truth}
+    show(result, f"{out}: {len(content)} bytes, {labels}", json)
 
 
 def export(
@@ -78,7 +67,6 @@ def export(
     json: opt.Json = False,
 ) -> int:
     """Write the model as an ONNX file, compared with torch."""
-    from wavfusion.files import require_free
     from wavfusion.prediction.export import TOLERANCE, export_run
 
     if out.suffix != ".onnx":
@@ -88,10 +76,9 @@ def export(
     if not difference <= TOLERANCE:
         log.error("%s: not written, since onnxruntime differs from torch by %.1e", out, difference)
         return PARTLY
-    _write(out, content)
-    summary = {"out": str(out), "bytes": len(content), "difference": difference}
-    text = f"{out}: {len(content)} bytes, at most {difference:.1e} from torch's logits and text share"
-    show(summary, text, json)
+    write_file(out, content)
+    result = {"out": str(out), "bytes": len(content), "difference": difference}
+    show(result, f"{out}: {len(content)} bytes, at most {difference:.1e} from torch's logits and text share", json)
     return DONE
 
 
@@ -101,17 +88,9 @@ def push(
     public: Annotated[bool, opt.flag("--public", "let everybody read it (default: only you)")] = False,
     force: Annotated[bool, opt.flag("--force", "overwrite a model that is there")] = False,
     json: opt.Json = False,
-) -> int:
+) -> None:
     """Upload a RUN with its model card to a hub."""
     from wavfusion.runs import hub
 
     written = hub.push(trained, place, public, force)
     show({"place": written}, written, json)
-    return DONE
-
-
-def _write(out: Path, content: bytes) -> None:
-    from wavfusion.files import write_atomic
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, content)

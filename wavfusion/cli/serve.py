@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from wavfusion.cli import options as opt
-from wavfusion.cli.output import DONE
 from wavfusion.errors import ConfigError
+from wavfusion.files import require_writable
 
 
 def serve(
@@ -29,7 +29,7 @@ def serve(
     device: opt.Device = "auto",
     seed: opt.Seed = None,
     old_form: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
-) -> int:
+) -> None:
     """Serve a web page and an HTTP API that label recordings."""
     if old_form:
         found = f"found {old_form[0]!r} without it; write: wavfusion serve --model {old_form[0]}"
@@ -40,7 +40,6 @@ def serve(
         wish = "expected the extra [serve]: pip install 'wavfusion[serve]'"
         raise ConfigError(f"serve: {wish}; found no {error.name}") from None
     from wavfusion.evaluation.inference import pick_device
-    from wavfusion.files import require_writable
     from wavfusion.prediction.models import default_model
     from wavfusion.serve.jobs import Limits
 
@@ -56,4 +55,3 @@ def serve(
     limits = Limits(**opt.supplied(megabytes=max_megabytes, minutes=max_minutes, work=max_work, queue=queue))
     hosts = frozenset(each.strip().lower() for each in names.split(",") if each.strip())
     app.serve(settings, host, port, limits, hosts, token, keep)
-    return DONE

@@ -8,7 +8,9 @@ from typing import Annotated, Any
 from wavfusion.cli import options as opt
 from wavfusion.cli.output import DONE, PARTLY, figures_to_text, show
 from wavfusion.errors import ConfigError
+from wavfusion.files import require_free, require_writable
 
+SelectOnTest = Annotated[bool, opt.flag("--select-on-test", "let the test part choose the epoch; all output says so")]
 Preset = Annotated[str | None, opt.option("whose features are used, if the store holds several", "NAME", opt.name)]
 
 
@@ -21,16 +23,14 @@ def train(
     fold: Annotated[int | None, opt.option("which fold of the protocol (default 1)", "K", opt.count(1))] = None,
     preset: Preset = None,
     settings: opt.Settings = None,
-    select_on_test: Annotated[
-        bool, opt.flag("--select-on-test", "let the test part choose the epoch; all output says so")
-    ] = False,
+    select_on_test: SelectOnTest = False,
     resume: Annotated[bool, opt.flag("--resume", "continue from the newest complete checkpoint")] = False,
     force: Annotated[bool, opt.flag("--force", "remove an earlier RUN first")] = False,
     plain: opt.Plain = False,
     device: opt.Device = "auto",
     seed: opt.Seed = None,
     json: opt.Json = False,
-) -> int:
+) -> None:
     """Train one model on stored features and score its test part.
 
     Any setting of the experiment can follow as --dotted.key VALUE, such as --model.margin.weight 0.1
@@ -40,7 +40,6 @@ def train(
     seeds = {"seed": str(seed)} if seed is not None else {}
     setting = experiment.read_experiment(config, _overrides(settings, preset, plain) | seeds)
     from wavfusion.evaluation.inference import pick_device
-    from wavfusion.files import require_writable
     from wavfusion.training import train
 
     selected_on = "test" if select_on_test else "valid"
@@ -49,13 +48,13 @@ def train(
     result = train.train(setting, data, out, pick_device(device), resume=resume, force=force)
     if result:  # empty in every process of a distributed training but the first
         show(result, figures_to_text(result, out), json)
-    return DONE
 
 
 Tables = Annotated[list[str] | None, opt.argument("1 to 6, or a file (default: all of the corpus)", "TABLE")]
 Folds = Annotated[Sequence[int] | None, opt.option("of the protocol (default all)", "K,...", opt.numbers("1 or 1,3"))]
 Extra = Annotated[bool, opt.flag("--extra", "also the rows that are not printed in the paper")]
 Smoke = Annotated[bool, opt.flag("--smoke", "one epoch on a few utterances: does everything run?")]
+Workers = Annotated[int | None, opt.option("trainings at once (default: one a core; one on a GPU)", "N", opt.count(1))]
 DryRun = Annotated[bool, opt.flag("--dry-run", "list the trainings and what they will cost")]
 
 
@@ -71,9 +70,7 @@ def reproduce(
     preset: Preset = None,
     settings: opt.Settings = None,
     extra: Extra = False,
-    workers: Annotated[
-        int | None, opt.option("trainings at once (default: one a core; one on a GPU)", "N", opt.count(1))
-    ] = None,
+    workers: Workers = None,
     smoke: Smoke = False,
     dry_run: DryRun = False,
     plain: opt.Plain = False,
@@ -86,7 +83,6 @@ def reproduce(
     Any setting can follow for all rows as --dotted.key VALUE, such as --train.epochs 12
     """
     from wavfusion.evaluation.inference import pick_device
-    from wavfusion.files import require_writable
     from wavfusion.manifest import read_corpus
     from wavfusion.study import reproduce, tables, trainings
 
@@ -105,11 +101,8 @@ def reproduce(
         costs = trainings.estimate(study, jobs, workers, device)
         show(costs, trainings.to_costs(planned, costs, workers), json)
         return DONE
-    require_writable(out)
     title = reproduce.stem([each.name for each in chosen] if table else [], smoke)
-    for place in (out / f"{title}.{ending}" for ending in ("json", "csv", "html")):
-        if place.is_dir():
-            raise ConfigError(f"{place}: expected a place for a file, found a folder")
+    require_free([out / f"{title}.{ending}" for ending in ("json", "csv", "html")], force=True)
     failed = trainings.run_trainings(study, jobs, workers, device, sys.stderr.isatty())
     found = reproduce.results(planned, chosen, failed)
     controls = {} if failed else reproduce.score_controls(study, planned)
@@ -120,6 +113,5 @@ def reproduce(
 
 def _overrides(settings: Sequence[str] | None, preset: str | None, plain: bool) -> dict[str, str]:
     """Collect the settings that were typed by dotted key, `--preset` and `--plain` among them."""
-    overrides = {key: value for key, _, value in (each.partition("=") for each in settings or ())}
-    overrides |= opt.supplied(preset=preset)
-    return overrides | {"train.fast": "false"} if plain else overrides
+    typed = dict(each.split("=", 1) for each in settings or ())
+    return typed | opt.supplied(preset=preset, **{"train.fast": "false" if plain else None})

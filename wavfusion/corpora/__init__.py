@@ -3,19 +3,14 @@
 Given the root of a corpus as its publishers distribute it, gives its utterances, the excluded rows with their reasons,
 and what differs from the published description. May import `media`, `manifest`, `files` and `errors`.
 
-To add a corpus: write `corpora/NAME.py` with one function from `ReaderInput` to `Reading`, after the pattern of
-`ravdess.py`. Find the files with `reading.list_files(source.root)`, which opens no media; build one `Utterance` for
-each row of the source, with paths below the root, and pass it through `reading.mark_missing`; put rows that cannot be
-used into `excluded`, so that utterances and exclusions together are the rows of the source; compare with the published
-counts (`reading.compare_counts`). Add the class order to `emotions.EMOTIONS` and the function to `READERS` below; if
-the corpus has a usual protocol, add it to `folds.DEFAULTS`. A test with a small tree of the corpus's true file names
-shows that every row is read or excluded.
+A new corpus is one file after the pattern of `ravdess.py`, its class order in `emotions.EMOTIONS`, an entry of
+`READERS` and, if it has a usual protocol, one of `folds.DEFAULTS`: see docs/howto/add_corpus.md.
 """
 
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,23 +36,12 @@ READERS: dict[str, Callable[[ReaderInput], Reading]] = {
 }
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A corpus ready to be written.
+@dataclass(frozen=True, kw_only=True)
+class Prepared(Reading):
+    """A corpus ready to be written; `table` is the user's own, where the root is one, and must not be overwritten."""
 
-    Attributes:
-        excluded: rows of the source that are not among the utterances.
-        stripped: utterances without a modality that they should have, each once.
-        differences: from what the publishers describe, one line each.
-        table: the user's own table, where the root is one; it must not be overwritten.
-    """
-
-    utterances: Sequence[Utterance]
     corpus: Corpus
-    excluded: list[Exclusion]
-    stripped: list[Exclusion]
-    differences: list[str]
-    table: Path | None = None
+    table: Path | None
 
 
 def prepare(
@@ -102,14 +86,9 @@ def prepare(
             reading = _strip(reading, probe)
     except OSError as error:
         raise CorpusError(f"cannot read or write {error.filename or root}: {error.strerror}") from error
-    return Prepared(
-        utterances=reading.utterances,
-        corpus=Corpus(corpus, str(folder.absolute()), reading.labels, reading.classes, __version__),
-        excluded=reading.excluded,
-        stripped=join_reasons(reading.stripped),
-        differences=reading.differences,
-        table=root if root.is_file() else None,
-    )
+    reading = replace(reading, stripped=join_reasons(reading.stripped))
+    facts = Corpus(corpus, str(folder.absolute()), reading.labels, reading.classes, __version__)
+    return Prepared(**vars(reading), corpus=facts, table=root if root.is_file() else None)
 
 
 def _keep_table(table: Path, target: Path) -> None:
@@ -126,23 +105,20 @@ def _strip(reading: Reading, probe: Probe) -> Reading:
         return (strip(each, facts) for each in reading.utterances)
 
     removed = [Exclusion(each.id, reason) for each, reason in stripped() if reason]
-    rows = Rows(lambda: (each for each, _ in stripped()), reading.rows - len(reading.excluded))
+    rows = Rows(lambda: (each for each, _ in stripped()), len(reading.utterances))
     # Utterances in memory stay there; those of a long table are stripped as they are read.
     kept = rows if isinstance(reading.utterances, Rows) else list(rows)
     return replace(reading, utterances=kept, stripped=[*reading.stripped, *removed])
 
 
 def write_prepared(prepared: Prepared, out: str | os.PathLike[str]) -> dict[str, Counter[str]]:
-    """Write manifest.jsonl, corpus.json and exclusions.json into a folder; the same corpus gives the same bytes.
-
-    Returns:
-        The rows by split (`all` where a row has none) and emotion (`unlabelled`).
+    """Write manifest.jsonl, corpus.json and exclusions.json, and count rows by split (or `all`) and emotion.
 
     Raises:
         CorpusError: there are no rows, or their table has changed meanwhile, or the manifest would replace that table;
             no file is changed then.
     """
-    out, names = Path(out), ("exclusions.json", "corpus.json", "manifest.jsonl")
+    out = Path(out)
     counts: dict[str, Counter[str]] = {}
 
     def counted() -> Iterator[Utterance]:
@@ -161,15 +137,14 @@ def write_prepared(prepared: Prepared, out: str | os.PathLike[str]) -> dict[str,
             expected, found = len(prepared.utterances), sum(map(Counter.total, counts.values()))
             where = prepared.table or prepared.corpus.root
             if not found:
-                raise CorpusError(
-                    f"expected at least one row in {where}, found none, {len(prepared.excluded)} excluded"
-                )
+                excluded = len(prepared.excluded)
+                raise CorpusError(f"expected at least one row in {where}, found none, {excluded} excluded")
             if found != expected:
                 raise CorpusError(f"expected {expected} rows in {where} as a moment ago, found {found}")
             manifest.write_corpus(path, prepared.corpus)
             manifest.write_exclusions(path, prepared.excluded, prepared.stripped)
             # The manifest last, so that it never exists without the others.
-            for name in names:
+            for name in ("exclusions.json", "corpus.json", "manifest.jsonl"):
                 path.with_name(name).replace(out / name)
     except OSError as error:
         raise CorpusError(f"cannot read or write {error.filename or out}: {error.strerror}") from error

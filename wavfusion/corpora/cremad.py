@@ -1,28 +1,13 @@
 """CREMA-D: 91 actors say twelve sentences in six emotions, rated by crowds from audio, video and both."""
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from wavfusion.corpora import reading
 from wavfusion.corpora.emotions import CREMAD_CODES, EMOTIONS
-from wavfusion.corpora.reading import (
-    ReaderInput,
-    Reading,
-    acted_utterance,
-    broken_row,
-    compare_counts,
-    compare_encodings,
-    count_emotions,
-    count_findings,
-    first_of_each,
-    list_files,
-    list_stripped,
-    only_of_each,
-    open_lines,
-    unknown_code,
-)
+from wavfusion.corpora.reading import ReaderInput, Reading
 from wavfusion.errors import CorpusError
 from wavfusion.manifest import AudioSpan, Channel, Exclusion, Utterance, VideoSpan
 
@@ -58,13 +43,10 @@ def read_cremad(source: ReaderInput) -> Reading:
     """Read CREMA-D from its recordings and tables of votes anywhere below the root; any of them may be absent.
 
     The emotion is the intended one; `votes` are the shares of those who rated audio and video together.
-
-    Raises:
-        CorpusError: there is neither a recording nor a table of votes, or a table is not as published.
     """
-    files = list_files(source.root)
+    files = reading.list_files(source.root)
     named = ((PurePosixPath(path).name, path) for path in files)
-    tables = only_of_each(source.root, (pair for pair in named if pair[0] in (VOTES, MAJORITIES)))
+    tables = reading.only_of_each(source.root, (pair for pair in named if pair[0] in (VOTES, MAJORITIES)))
     table = tables.get(VOTES, tables.get(MAJORITIES))
     rows = list(_read_votes(source.root / table)) if table else []
     votes = dict(rows)
@@ -72,47 +54,36 @@ def read_cremad(source: ReaderInput) -> Reading:
     clips = sorted(audio.keys() | video.keys() | votes.keys())
     if not clips:
         raise CorpusError(f"expected recordings named like 1001_DFA_ANG_XX.wav below {source.root}, found none")
-    unknown = {clip: reason for clip in clips if (reason := _unknown_code(clip))}
+    excluded = [Exclusion(clip, reason) for clip in clips if (reason := _unknown_code(clip))]
     utterances = [
         _to_utterance(clip, audio.get(clip), video.get(clip), votes.get(clip), source.down_mix)
         for clip in clips
-        if clip not in unknown
+        if not _unknown_code(clip)
     ]
-    actors = len({each.speaker for each in utterances})
-    return Reading(
-        rows=len(clips),
-        classes=EMOTIONS["cremad"],
-        utterances=utterances,
-        excluded=[Exclusion(clip, reason) for clip, reason in unknown.items()],
-        stripped=list_stripped(utterances, SILENT),
-        differences=[
-            *compare_counts("clips", count_emotions(utterances), PUBLISHED),
-            *([f"{actors} actors, published {ACTORS}"] * (actors != ACTORS)),
-            *(
-                []
-                if VOTES in tables
-                else [f"{VOTES} was not found: votes are {'those of the majority' if table else 'left out'}"]
-            ),
-            *(_compare_votes(source.root, table, rows) if table else []),
-        ],
-    )
+    differences = reading.compare_counts("clips", reading.count_emotions(utterances), PUBLISHED)
+    if (actors := len({each.speaker for each in utterances})) != ACTORS:
+        differences.append(f"{actors} actors, published {ACTORS}")
+    if VOTES not in tables:
+        differences.append(f"{VOTES} was not found: votes are {'those of the majority' if table else 'left out'}")
+    if table:
+        differences += _compare_votes(source.root, table, rows)
+    stripped = reading.list_stripped(utterances, SILENT)
+    return Reading(len(clips), EMOTIONS["cremad"], utterances, None, excluded, stripped, differences)
 
 
 def _compare_votes(root: Path, table: str, rows: list[tuple[str, dict[str, float]]]) -> list[str]:
-    counts = Counter(clip for clip, _ in rows)
-    findings = {
-        "clips are listed again, the last row of each counts": [clip for clip, count in counts.items() if count > 1],
-        "clips have no votes": [clip for clip, shares in rows if not shares],
-    }
-    lines = [f"{table}: {line}" for line in count_findings(findings)]
-    return lines + [f"{table} has no rows rated by both"] * (not rows) + compare_encodings(root, [table])
+    again = [clip for clip, count in Counter(clip for clip, _ in rows).items() if count > 1]
+    lines = reading.count_finding("clips are listed again, the last row of each counts", again)
+    lines += reading.count_finding("clips have no votes", [clip for clip, shares in rows if not shares])
+    lines = [f"{table}: {line}" for line in lines] + [f"{table} has no rows rated by both"] * (not rows)
+    return lines + reading.compare_encodings(root, [table])
 
 
 def _find_clips(files: list[str], suffixes: tuple[str, ...]) -> dict[str, str]:
     found: dict[str, str] = {}
     for suffix in reversed(suffixes):
         paths = (PurePosixPath(path) for path in files if path.lower().endswith(suffix))
-        found |= first_of_each((_key(path.stem), str(path)) for path in paths if NAME.fullmatch(path.stem))
+        found |= reading.first_of_each((_key(path.stem), str(path)) for path in paths if NAME.fullmatch(path.stem))
     return found
 
 
@@ -122,27 +93,21 @@ def _key(stem: str) -> str:
 
 def _unknown_code(clip: str) -> str | None:
     _, sentence, emotion, _ = clip.split("_")
-    return unknown_code(("sentence", sentence, SENTENCES), ("emotion", emotion, CREMAD_CODES))
+    return reading.unknown_code({"sentence": SENTENCES, "emotion": CREMAD_CODES}, (sentence, emotion))
 
 
 def _read_votes(path: Path) -> Iterator[tuple[str, dict[str, float]]]:
     """Yield each clip's shares of votes, or of the majority where the table has no more."""
-    reader = csv.DictReader(open_lines(path), strict=True)
     needed = ("FileName", "MultiModalVote") if path.name == MAJORITIES else ("fileName", *(c[0] for c in CREMAD_CODES))
-    try:
-        if absent := [name for name in needed if name not in (reader.fieldnames or [])]:
-            found = ", ".join(reader.fieldnames or []) or "nothing"
-            raise CorpusError(f"{path}:1: expected the column {absent[0]!r}, found {found}")
-        for row in reader:
+    for line, row in reading.read_cells(path, needed):
+        try:
             if path.name == MAJORITIES:
                 yield _parse_votes(row["FileName"], dict.fromkeys(row["MultiModalVote"].split(":"), 1))
             elif next(iter(row.values())).startswith(BOTH):
                 yield _parse_votes(row["fileName"], {code[0]: int(row[code[0]]) for code in CREMAD_CODES})
-    except (CorpusError, csv.Error) as error:
-        raise broken_row(path, reader.reader.line_num, error) from error
-    except (KeyError, ValueError, AttributeError, TypeError) as error:
-        found = f"{type(error).__name__}: {error}"
-        raise CorpusError(f"{path}:{reader.reader.line_num}: expected a row as published, found {found}") from error
+        except (KeyError, ValueError, AttributeError, TypeError) as error:
+            found = f"{type(error).__name__}: {error}"
+            raise CorpusError(f"{path}:{line}: expected a row as published, found {found}") from error
 
 
 def _parse_votes(clip: str, counts: dict[str, int]) -> tuple[str, dict[str, float]]:
@@ -158,14 +123,11 @@ def _parse_votes(clip: str, counts: dict[str, int]) -> tuple[str, dict[str, floa
 def _to_utterance(
     clip: str, audio: str | None, video: str | None, votes: dict[str, float] | None, down_mix: Channel
 ) -> Utterance:
-    actor, sentence, emotion, _ = clip.split("_")
-    return acted_utterance(
-        clip,
-        "cremad",
+    actor, sentence, code, _ = clip.split("_")
+    emotion, votes = CREMAD_CODES[code], votes or None
+    return reading.acted_utterance(
+        Utterance(clip, "cremad", text=SENTENCES[sentence], emotion=emotion, raw_label=code, votes=votes),
         actor,
-        SENTENCES[sentence],
-        (CREMAD_CODES[emotion], emotion),
         AudioSpan(audio, channel=down_mix) if audio and clip not in SILENT else None,
         VideoSpan(video) if video else None,
-        votes or None,
     )

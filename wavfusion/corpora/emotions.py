@@ -7,20 +7,6 @@ EMOTIONS: dict[str, list[str]] = {
     "cremad": ["angry", "disgust", "fearful", "happy", "neutral", "sad"],
 }
 
-# The two spellings of IEMOCAP's EmoEvaluation files; None: the annotators found no majority.
-IEMOCAP_CODES: dict[str, str | None] = {
-    "hap": "happy",
-    "sad": "sad",
-    "neu": "neutral",
-    "ang": "angry",
-    "exc": "excited",
-    "fru": "frustrated",
-    "sur": "surprised",
-    "fea": "fearful",
-    "dis": "disgusted",
-    "oth": "other",
-    "xxx": None,
-}
 IEMOCAP_WORDS: dict[str, str] = {
     "happiness": "happy",
     "sadness": "sad",
@@ -33,6 +19,8 @@ IEMOCAP_WORDS: dict[str, str] = {
     "disgust": "disgusted",
     "other": "other",
 }
+# The other spelling of IEMOCAP's EmoEvaluation files, its first letters; None: the annotators found no majority.
+IEMOCAP_CODES: dict[str, str | None] = {word[:3]: emotion for word, emotion in IEMOCAP_WORDS.items()} | {"xxx": None}
 
 RAVDESS_CODES: dict[str, str] = {f"{code:02d}": emotion for code, emotion in enumerate(EMOTIONS["ravdess"], start=1)}
 

@@ -5,9 +5,8 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import get_type_hints
+from typing import NamedTuple, get_type_hints
 
 from wavfusion.errors import ConfigError, CorpusError, nearest
 from wavfusion.manifest import SPLITS, Utterance
@@ -19,8 +18,7 @@ Parts = dict[str, str]  # utterance id -> train, valid or test
 Promises = Mapping[str, Sequence[str]]  # field -> the pairs of parts that share no value of it
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """How a corpus is divided into folds, and what each fold promises."""
 
     divide: Callable[[str, Sequence[Utterance]], list[Parts]]
@@ -30,9 +28,9 @@ class Rule:
 def _manifest_split(name: str, kept: Sequence[Utterance]) -> list[Parts]:
     parts = {each.id: each.split for each in kept if each.split}
     if not parts:
+        advice = f"give --protocol a CSV file with the columns id,split, or one of {', '.join(PROTOCOLS)}"
         raise CorpusError(
-            f"protocol {name}: expected a split in the manifest, found none in {len(kept):,} rows: "
-            f"give --protocol a CSV file with the columns id,split, or one of {', '.join(PROTOCOLS)}"
+            f"protocol {name}: expected a split in the manifest, found none in {len(kept):,} rows: {advice}"
         )
     return [parts]
 
@@ -45,14 +43,13 @@ def _group_folds(name: str, kept: Sequence[Utterance], column: str) -> list[Part
             raise CorpusError(f"protocol {name}: expected a {column} in every row, found none in {each.id!r}")
         sizes[value] += 1
     if len(sizes) < 3:
-        raise CorpusError(
-            f"protocol {name}: expected 3 or more values of {column}, found {', '.join(sorted(sizes))}; "
-            "give --protocol a CSV file with the columns id,split"
-        )
+        found = f"found {', '.join(sorted(sizes))}; give --protocol a CSV file with the columns id,split"
+        raise CorpusError(f"protocol {name}: expected 3 or more values of {column}, {found}")
     groups = _groups(sizes)
     number = max(groups.values()) + 1
+    order = ["test", "valid", *["train"] * (number - 2)]
     group_of = {each.id: groups[str(_normalized(each, column))] for each in kept}
-    return [{key: _part(group, fold, number) for key, group in group_of.items()} for fold in range(number)]
+    return [{key: order[(group - fold) % number] for key, group in group_of.items()} for fold in range(number)]
 
 
 def _groups(sizes: Mapping[str, int]) -> dict[str, int]:
@@ -67,43 +64,33 @@ def _groups(sizes: Mapping[str, int]) -> dict[str, int]:
     return groups
 
 
-def _part(group: int, fold: int, number: int) -> str:
-    return "test" if group == fold else "valid" if group == (fold + 1) % number else "train"
-
-
 def _session5(name: str, kept: Sequence[Utterance]) -> list[Parts]:
     """Divide as DialogXL's lists do: in order of name 100 dialogues train, 20 validate, 31 (session 5) test."""
     found = {str(each.session) for each in kept}
     if not {"Ses04", "Ses05"} <= found:
         raise CorpusError(f"protocol {name}: expected IEMOCAP's sessions, found {', '.join(sorted(found))}")
-    return [
-        {
-            each.id: "test"
-            if each.session == "Ses05"
-            else "valid"
-            if str(each.dialogue) >= "Ses04F_script01_3"
-            else "train"
-            for each in kept
-            if str(each.session) <= "Ses05"
-        }
-    ]
+    rows = {each.id: each for each in kept if str(each.session) <= "Ses05"}
+    early = {key: "valid" if str(each.dialogue) >= "Ses04F_script01_3" else "train" for key, each in rows.items()}
+    return [{key: "test" if rows[key].session == "Ses05" else part for key, part in early.items()}]
 
 
 def _random5(name: str, kept: Sequence[Utterance]) -> list[Parts]:
     """Draw five equal parts by a hash of the id, reproducible everywhere; a tenth of the rest validates."""
-    order = sorted(
-        kept, key=lambda each: hashlib.sha256(f"random5 {each.id}".encode("utf-8", "surrogatepass")).digest()
-    )
-    number = {each.id: row % FOLDS for row, each in enumerate(order)}
+
+    def digest(each: Utterance) -> bytes:
+        return hashlib.sha256(f"random5 {each.id}".encode("utf-8", "surrogatepass")).digest()
+
+    order = sorted(kept, key=digest)
     folds = []
     for fold in range(FOLDS):
-        parts, counts = {}, Counter[str | None]()
+        parts = {each.id: "test" for each in order[fold::FOLDS]}
+        counts = Counter[str | None]()
         for each in order:
-            is_rest = number[each.id] != fold
-            counts[each.emotion] += is_rest
-            # The tenth, twentieth ... of every emotion: stratified.
-            parts[each.id] = "test" if not is_rest else "valid" if counts[each.emotion] % 10 == 0 else "train"
-        folds.append({each.id: parts[each.id] for each in kept})
+            if each.id not in parts:
+                counts[each.emotion] += 1
+                # The tenth, twentieth ... of every emotion: stratified.
+                parts[each.id] = "train" if counts[each.emotion] % 10 else "valid"
+        folds.append(parts)
     return folds
 
 
@@ -148,9 +135,8 @@ def find_rule(name: str) -> Rule | None:
         return PROTOCOLS.get(name)
     columns = [name for name, kind in get_type_hints(Utterance).items() if kind in (str | None, str)]
     if column not in columns:
-        raise ConfigError(
-            f"group-folds: expected a column of the manifest, found {column!r}; {nearest(column, columns)}"
-        )
+        choices = nearest(column, columns)
+        raise ConfigError(f"group-folds: expected a column of the manifest, found {column!r}; {choices}")
     return Rule(partial(_group_folds, column=column), {column: PAIRS})
 
 

@@ -1,29 +1,16 @@
 """MELD: utterances of the series Friends, in three annotation tables with a clip for each row."""
 
-import csv
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeAlias
 
+from wavfusion.corpora import reading
 from wavfusion.corpora.emotions import EMOTIONS
-from wavfusion.corpora.reading import (
-    ReaderInput,
-    Reading,
-    broken_row,
-    compare_counts,
-    compare_encodings,
-    count_emotions,
-    count_findings,
-    first_of_each,
-    is_count,
-    list_files,
-    list_stripped,
-    mark_missing,
-    only_of_each,
-    open_lines,
-)
+from wavfusion.corpora.reading import ReaderInput, Reading
 from wavfusion.corpora.scan import MediaFacts
 from wavfusion.errors import CorpusError, nearest
 from wavfusion.manifest import AudioSpan, Channel, Utterance, VideoSpan
@@ -61,26 +48,11 @@ Key: TypeAlias = tuple[str, int, int]
 
 
 class MeldRow(NamedTuple):
-    """One row of an annotation table; `duration` in seconds as the table has it."""
+    """One row of an annotation table: its utterance without media, and its seconds as the table has them."""
 
-    split: str
-    dialogue: int
-    utterance: int
-    speaker: str
-    text: str
-    emotion: str
-    session: str | None
+    key: Key
+    utterance: Utterance
     duration: float
-
-    @property
-    def key(self) -> Key:
-        """Split, dialogue and utterance."""
-        return self.split, self.dialogue, self.utterance
-
-    @property
-    def id(self) -> str:
-        """The utterance's id in the manifest."""
-        return _name(*self.key)
 
 
 def _name(split: str, dialogue: int, utterance: int) -> str:
@@ -88,143 +60,130 @@ def _name(split: str, dialogue: int, utterance: int) -> str:
 
 
 def read_meld(source: ReaderInput) -> Reading:
-    """Read MELD: tables and clips are found anywhere below the root.
-
-    Raises:
-        CorpusError: no table is found, or a row of one is not as published.
-    """
-    files = list_files(source.root)
+    """Read MELD: tables and clips are found anywhere below the root; a row must be as published."""
+    files = reading.list_files(source.root)
     tables = _find_tables(source.root, files)
     rows = [row for path, split in tables.items() for row in _read_table(source.root / path, split)]
     clips, twins, unplaced = _find_clips(files)
     wanted = {row.key: row for row in rows if row.key in clips or row.key in twins}
     facts = source.probe(found[key] for found in (clips, twins) for key in wanted if key in found)
-    without_row = len((clips.keys() | twins.keys()) - wanted.keys())
     chosen, compared = _choose_twins(wanted, clips, twins, facts)
     lengths = {key: facts[path].duration for key, path in chosen.items() if path in facts}
-    utterances = [_to_utterance(row, index, chosen.get(row.key), source.down_mix) for row, index in _with_index(rows)]
-    differences = [
-        line
-        for split, published in PUBLISHED.items()
-        for line in compare_counts(split, count_emotions(each for each in utterances if each.split == split), published)
-    ]
+    # Utterance numbers have gaps, so a number is not a position.
+    dialogues = groupby(sorted(row.key for row in rows), key=lambda key: key[:2])
+    index = {key: position for _, keys in dialogues for position, key in enumerate(keys)}
+    utterances = [_complete(row, index[row.key], chosen.get(row.key), source.down_mix) for row in rows]
+    differences = []
+    for split, published in PUBLISHED.items():
+        counts = reading.count_emotions(each for each in utterances if each.split == split)
+        differences += reading.compare_counts(split, counts, published)
+    differences += compared
+    if without_row := len((clips.keys() | twins.keys()) - wanted.keys()):
+        differences.append(f"{without_row:,} clips have no row in the tables")
+    if unplaced:
+        where = f"in folders that name no split ({', '.join(FOLDERS)})"
+        differences.append(f"{unplaced:,} clips lie {where} and are not used")
+    differences += _compare_lengths(rows, lengths)
     unrelated = [_name(*key) for key in UNRELATED if key in chosen]
-    notes = {
-        f"{without_row:,} clips have no row in the tables": without_row,
-        f"{unplaced:,} clips lie in folders that name no split ({', '.join(FOLDERS)}) and are not used": unplaced,
-    }
-    return Reading(
-        rows=len(rows),
-        classes=EMOTIONS["meld"],
-        utterances=utterances,
-        stripped=list_stripped(utterances),
-        differences=[
-            *differences,
-            *compared,
-            *(line for line, count in notes.items() if count),
-            *_compare_lengths(rows, lengths),
-            *count_findings({"clips have other audio than their row": unrelated}),
-            *compare_encodings(source.root, tables),
-        ],
-    )
+    differences += reading.count_finding("clips have other audio than their row", unrelated)
+    differences += reading.compare_encodings(source.root, tables)
+    stripped = reading.list_stripped(utterances)
+    return Reading(len(rows), EMOTIONS["meld"], utterances, stripped=stripped, differences=differences)
 
 
 def _choose_twins(
     rows: Mapping[Key, MeldRow], clips: Mapping[Key, str], twins: Mapping[Key, str], facts: Mapping[str, MediaFacts]
 ) -> tuple[dict[Key, str], list[str]]:
     """Return the clip of each row, and how many of those in two files agree with the table in length."""
-    chosen: dict[Key, str] = {}
+    # Three independent users of the corpus found the file without the prefix to be a wrong one.
+    chosen = {key: twins.get(key) or clips[key] for key in rows}
+    pairs = [key for key in rows if key in twins and key in clips]
     verdicts: Counter[str] = Counter()
-    for key, row in rows.items():
-        # Three independent users of the corpus found the file without the prefix to be a wrong one.
-        first, *second = (found[key] for found in (twins, clips) if key in found)
-        chosen[key] = first
-        if second:
-            lengths = [facts[path].duration if path in facts else None for path in (first, *second)]
-            agrees = [length is not None and abs(length - row.duration) <= TOLERANCE for length in lengths]
-            if agrees == [False, True] or (lengths[0] is None and lengths[1] is not None):
-                chosen[key] = second[0]
-            verdicts["both" if all(agrees) else "neither" if not any(agrees) else f"only {NAMES[agrees[1]]}"] += 1
-            verdicts["second"] += chosen[key] != first
-    second_taken = verdicts.pop("second", 0)
-    if not verdicts:
+    for key in pairs:
+        lengths = [facts.get(path, MediaFacts(reason="not opened")).duration for path in (twins[key], clips[key])]
+        agrees = [length is not None and abs(length - rows[key].duration) <= TOLERANCE for length in lengths]
+        if agrees == [False, True] or (lengths[0] is None and lengths[1] is not None):
+            chosen[key] = clips[key]
+        verdicts["both" if all(agrees) else "neither" if not any(agrees) else f"only {NAMES[agrees[1]]}"] += 1
+    if not pairs:
         return chosen, []
-    total = verdicts.total()
-    line = f"{total:,} test clips exist twice: {NAMES[0]} is taken"
+    line = f"{len(pairs):,} test clips exist twice: {NAMES[0]} is taken"
     if facts:
+        second = sum(chosen[key] == clips[key] for key in pairs)
         counts = ", ".join(f"{name} {count:,}" for name, count in sorted(verdicts.items()))
-        line += (
-            f" of {total - second_taken:,}, {NAMES[1]} of {second_taken:,}; within {TOLERANCE} s of the table: {counts}"
-        )
+        line += f" of {len(pairs) - second:,}, {NAMES[1]} of {second:,}; within {TOLERANCE} s of the table: {counts}"
     return chosen, [line]
 
 
 def _compare_lengths(rows: list[MeldRow], lengths: Mapping[Key, float | None]) -> list[str]:
     """List rows without a duration, clips longer than a window, and clips whose length differs from their row."""
-    long = [row.id for row in rows if (lengths.get(row.key) or row.duration) > LONGEST]
-    wrong = [
-        f"{row.id} ({length:.1f} s for {row.duration:.1f})"
-        for row in rows
-        if row.duration > 0 and (length := lengths.get(row.key)) and abs(length - row.duration) > TOLERANCE
-    ]
-    return count_findings(
-        {
-            "rows have no duration by the table": [row.id for row in rows if row.duration == 0],
-            "rows end before they start by the table": [row.id for row in rows if row.duration < 0],
-            f"utterances exceed {LONGEST:.0f} s; training takes the first {LONGEST:.0f} s, evaluation all": long,
-            f"clips differ by more than {TOLERANCE} s from the length in the table": wrong,
-        }
-    )
+    found = {
+        "rows have no duration by the table": [_name(*row.key) for row in rows if row.duration == 0],
+        "rows end before they start by the table": [_name(*row.key) for row in rows if row.duration < 0],
+        f"utterances exceed {LONGEST:.0f} s; training takes the first {LONGEST:.0f} s, evaluation all": [
+            _name(*row.key) for row in rows if (lengths.get(row.key) or row.duration) > LONGEST
+        ],
+        f"clips differ by more than {TOLERANCE} s from the length in the table": [
+            f"{_name(*row.key)} ({length:.1f} s for {row.duration:.1f})"
+            for row in rows
+            if row.duration > 0 and (length := lengths.get(row.key)) and abs(length - row.duration) > TOLERANCE
+        ],
+    }
+    return [line for finding, names in found.items() for line in reading.count_finding(finding, names)]
 
 
 def _find_tables(root: Path, files: list[str]) -> dict[str, str]:
-    """Return the split of each table's path."""
-    found = only_of_each(root, ((name, path) for path in files if (name := PurePosixPath(path).name) in TABLES))
+    named = ((name, path) for path in files if (name := PurePosixPath(path).name) in TABLES)
+    found = reading.only_of_each(root, named)
     if not found:
         raise CorpusError(f"expected {', '.join(TABLES)} anywhere below {root}, found none among {len(files):,} files")
     return {found[name]: split for name, split in TABLES.items() if name in found}
 
 
 def _read_table(path: Path, split: str) -> Iterator[MeldRow]:
-    reader = csv.DictReader(open_lines(path), strict=True)
     seen: dict[Key, int] = {}
-    try:
-        for name in COLUMNS:
-            if name not in (reader.fieldnames or []):
-                raise ValueError(f"expected the column {name!r}, found {', '.join(reader.fieldnames or ['nothing'])}")
-        for cells in reader:
-            if None in cells or None in cells.values():
-                raise ValueError(f"expected {len(reader.fieldnames or [])} cells, found another number")
+    for line, cells in reading.read_cells(path, COLUMNS):
+        try:
             row = _parse_row(cells, split)
-            if row.key in seen:
-                raise ValueError(f"dialogue {row.dialogue} utterance {row.utterance} again, first on {seen[row.key]}")
-            seen[row.key] = reader.reader.line_num
-            yield row
-        if not seen:
-            raise ValueError("expected at least one row, found none")
-    except (ValueError, csv.Error) as error:
-        raise broken_row(path, reader.reader.line_num, error) from error
+        except ValueError as error:
+            raise CorpusError(f"{path}:{line}: {error}") from error
+        if row.key in seen:
+            _, dialogue, number = row.key
+            raise CorpusError(f"{path}:{line}: dialogue {dialogue} utterance {number} again, first on {seen[row.key]}")
+        seen[row.key] = line
+        yield row
+    if not seen:
+        raise CorpusError(f"{path}:1: expected at least one row, found none")
 
 
 def _parse_row(cells: dict[str, str], split: str) -> MeldRow:
+    if None in cells or None in cells.values():
+        raise ValueError(f"expected {len(cells) - (None in cells)} cells, found another number")
     emotion = cells["Emotion"].strip().lower()
     if emotion not in EMOTIONS["meld"]:
         raise ValueError(f"unknown emotion {emotion!r}: {nearest(emotion, EMOTIONS['meld'])}")
     season, episode = cells.get("Season", ""), cells.get("Episode", "")
-    return MeldRow(
+    is_numbered = reading.is_count(season) and reading.is_count(episode)
+    key = split, _number(cells, "Dialogue_ID"), _number(cells, "Utterance_ID")
+    utterance = Utterance(
+        id=_name(*key),
+        corpus="meld",
         split=split,
-        dialogue=_number(cells, "Dialogue_ID"),
-        utterance=_number(cells, "Utterance_ID"),
-        speaker=cells["Speaker"].translate(CONTROLS).strip(),
+        session=f"s{int(season):02d}e{int(episode):02d}" if is_numbered else None,
+        dialogue=f"{split}_dia{key[1]}",
+        speaker=cells["Speaker"].translate(CONTROLS).strip() or None,
         text=cells["Utterance"].translate(CONTROLS),
+        text_source="gold",
+        language="en",
+        style="scripted",
         emotion=emotion,
-        session=f"s{int(season):02d}e{int(episode):02d}" if is_count(season) and is_count(episode) else None,
-        duration=_seconds(cells, "EndTime") - _seconds(cells, "StartTime"),
+        raw_label=emotion,
     )
+    return MeldRow(key, utterance, _seconds(cells, "EndTime") - _seconds(cells, "StartTime"))
 
 
 def _number(cells: dict[str, str], column: str) -> int:
-    if not is_count(cells[column]):
+    if not reading.is_count(cells[column]):
         raise ValueError(f"expected a number in {column!r}, found {cells[column][:80]!r}")
     return int(cells[column])
 
@@ -243,16 +202,13 @@ def _find_clips(files: list[str]) -> tuple[dict[Key, str], dict[Key, str], int]:
     twins: list[tuple[Key, str]] = []
     unplaced = 0
     for path in files:
-        found = CLIP.fullmatch(PurePosixPath(path).name)
-        if not found:
+        if not (found := CLIP.fullmatch(PurePosixPath(path).name)):
             continue
-        split = _split_of(path)
-        if split is None:
+        if split := _split_of(path):
+            (twins if found[1] else clips).append(((split, int(found[2]), int(found[3])), path))
+        else:
             unplaced += 1
-            continue
-        key = split, int(found[2]), int(found[3])
-        (twins if found[1] else clips).append((key, path))
-    return first_of_each(clips), first_of_each(twins), unplaced
+    return reading.first_of_each(clips), reading.first_of_each(twins), unplaced
 
 
 def _split_of(path: str) -> str | None:
@@ -262,35 +218,6 @@ def _split_of(path: str) -> str | None:
     return next((FOLDERS[word] for word in words if word in FOLDERS), None)
 
 
-def _with_index(rows: list[MeldRow]) -> Iterator[tuple[MeldRow, int]]:
-    dialogues: dict[tuple[str, int], list[int]] = defaultdict(list)
-    for row in rows:
-        dialogues[row.split, row.dialogue].append(row.utterance)
-    # Utterance numbers have gaps, so a number is not a position.
-    positions = {
-        key: {number: index for index, number in enumerate(sorted(numbers))} for key, numbers in dialogues.items()
-    }
-    for row in rows:
-        yield row, positions[row.split, row.dialogue][row.utterance]
-
-
-def _to_utterance(row: MeldRow, index: int, clip: str | None, down_mix: Channel) -> Utterance:
-    return mark_missing(
-        Utterance(
-            id=row.id,
-            corpus="meld",
-            split=row.split,
-            session=row.session,
-            dialogue=f"{row.split}_dia{row.dialogue}",
-            index=index,
-            speaker=row.speaker or None,
-            audio=AudioSpan(clip, channel=down_mix) if clip else None,
-            video=VideoSpan(clip) if clip else None,
-            text=row.text,
-            text_source="gold",
-            language="en",
-            style="scripted",
-            emotion=row.emotion,
-            raw_label=row.emotion,
-        )
-    )
+def _complete(row: MeldRow, index: int, clip: str | None, down_mix: Channel) -> Utterance:
+    audio, video = (AudioSpan(clip, channel=down_mix), VideoSpan(clip)) if clip else (None, None)
+    return reading.mark_missing(replace(row.utterance, index=index, audio=audio, video=video))

@@ -4,9 +4,8 @@ import csv
 import difflib
 import hashlib
 import json
-import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,13 @@ class Protocol:
 
     Attributes:
         fold, folds: which of how many, from 1.
-        classes: the emotions in class order.
         parts: utterance id -> train, valid or test; only utterances with one of the classes have a part.
         promises: fields of which two parts share no value (`speaker`, `session`, `dialogue`, `text` of scripted rows),
             with the pairs of parts; `check` verifies them.
         speakers_disjoint: no speaker is in two parts; None where a speaker is unknown.
         speakers_shared: the pairs of parts that share a speaker.
         hash: SHA-256 of the classes, the parts in order of id and the part that selects.
-        left_out: utterances of the manifest without a part.
+        left_out: how many utterances of the manifest have no part.
         selected_on: the part on which the epoch is selected.
     """
 
@@ -56,16 +54,9 @@ class Protocol:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of protocol.json: all but the parts, which are in split.csv and in the hash."""
+        names = ("name", "fold", "folds", "classes", "hash", "selected_on", "speakers_disjoint", "speakers_shared")
         counts = Counter(self.parts.values())
-        return {
-            "name": self.name,
-            "fold": self.fold,
-            "folds": self.folds,
-            "classes": self.classes,
-            "hash": self.hash,
-            "selected_on": self.selected_on,
-            "speakers_disjoint": self.speakers_disjoint,
-            "speakers_shared": self.speakers_shared,
+        return {name: getattr(self, name) for name in names} | {
             "promises": {field: list(pairs) for field, pairs in self.promises.items()},
             "counts": {part: counts[part] for part in SPLITS},
             "left_out": self.left_out,
@@ -81,14 +72,9 @@ def describe_protocol(protocol: Mapping[str, Any]) -> str:
     words = [str(protocol["name"])]
     if protocol.get("folds", 1) > 1:
         words.append(f"fold {protocol['fold']} of {protocol['folds']}")
-    disjoint = protocol["speakers_disjoint"]
-    shared = [
-        f"{first} and {second}" for first, second in (pair.split("+") for pair in protocol.get("speakers_shared", []))
-    ]
-    between = f" between {', '.join(shared)}" if shared else ""
-    words.append(
-        "speakers unknown" if disjoint is None else "speakers disjoint" if disjoint else f"speakers shared{between}"
-    )
+    pairs = ", ".join(pair.replace("+", " and ") for pair in protocol.get("speakers_shared", []))
+    shared = f"speakers shared between {pairs}" if pairs else "speakers shared"
+    words.append({None: "speakers unknown", True: "speakers disjoint", False: shared}[protocol["speakers_disjoint"]])
     if protocol.get("tested_on"):
         words.append(f"tested on {protocol['tested_on']}")
     words.append("SELECTED ON TEST" if protocol["selected_on"] == "test" else f"selected on {protocol['selected_on']}")
@@ -102,11 +88,7 @@ def resolve(
     fold: int = 1,
     selected_on: str = "valid",
 ) -> Protocol:
-    """Divide a corpus and take one fold, numbered from 1.
-
-    Raises:
-        ConfigError: no such fold; and what `divide` raises.
-    """
+    """Divide a corpus by `divide_parts` and take one fold, numbered from 1; a ConfigError says which there are."""
     folds = divide_parts(name_or_path, utterances, classes, selected_on)
     if not 1 <= fold <= len(folds):
         raise ConfigError(f"--fold: expected 1 to {len(folds)} of protocol {folds[0].name}, found {fold}")
@@ -118,57 +100,51 @@ def divide_parts(
 ) -> list[Protocol]:
     """Divide a corpus into all folds of a protocol.
 
-    Args:
-        name_or_path: a name of PROTOCOLS, `group-folds:COLUMN` for a column of the manifest, or a CSV file `id,split`;
-            None takes the corpus's own (DEFAULTS).
-        utterances: of the manifest.
-        classes: the emotions in class order; rows without one of them have no part.
-        selected_on: `valid`; with `test` every result states it.
+    A protocol is a name of PROTOCOLS, `group-folds:COLUMN` for a column of the manifest, or a CSV file `id,split` that
+    leaves out the utterances that it does not list; None takes the corpus's own (DEFAULTS). Rows without one of the
+    classes have no part. Every result states `selected_on`, valid or test.
 
     Raises:
         ConfigError: no such protocol, file or column.
-        CorpusError: the corpus cannot be divided so.
+        CorpusError: the corpus cannot be divided so, or a line of the file is malformed, its id unknown or known.
     """
+    if selected_on not in ("valid", "test"):
+        raise ConfigError(f"expected a protocol that selects on valid or test, found {selected_on!r}")
     name = name_or_path or DEFAULTS.get(utterances[0].corpus if utterances else "", "manifest")
     kept = [each for each in utterances if each.emotion in classes]
     rule = find_rule(name)
     if rule is None:
-        if not Path(name).is_file():
+        path = Path(name)
+        if not path.is_file():
             names = nearest(name, [*PROTOCOLS, "group-folds:COLUMN"])
             raise ConfigError(f"no protocol and no file {name!r}: {names}, or a CSV file id,split")
-        return [split_file(name, utterances, classes, selected_on)]
-    if not kept:
-        raise CorpusError(f"protocol {name}: expected utterances with an emotion{_of(classes)}, found none")
-    folds = rule.divide(name, kept)
-    return [
-        _finish(name, utterances, classes, parts, rule.promises, (number, len(folds)), selected_on)
-        for number, parts in enumerate(folds, start=1)
-    ]
-
-
-def split_file(
-    path: str | os.PathLike[str], utterances: Sequence[Utterance], classes: Sequence[str], selected_on: str = "valid"
-) -> Protocol:
-    """Read a CSV with the columns `id,split`; utterances that it does not list are left out.
-
-    Raises:
-        CorpusError: a line is malformed, or its id is unknown or listed before.
-    """
-    path = Path(path)
-    known = {each.id for each in utterances}
-    parts: Parts = {}
-    for line, key, part in _read_split_rows(path):
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=3, cutoff=0.0)
-            raise CorpusError(
-                f"{path}:{line}: expected an id of the manifest, found {key!r}; nearest: {', '.join(close)}"
-            )
-        if key in parts:
-            raise CorpusError(f"{path}:{line}: expected each id once, found {key!r} again")
-        if part not in SPLITS:
-            raise CorpusError(f"{path}:{line}: unknown split {part!r}: {nearest(part, SPLITS)}")
-        parts[key] = part
-    return _finish(path.name, utterances, classes, parts, MANIFEST_PROMISES, (1, 1), selected_on)
+        name, promises, folds = path.name, MANIFEST_PROMISES, [_read_split(path, {each.id for each in utterances})]
+    elif kept:
+        promises, folds = rule.promises, rule.divide(name, kept)
+    if not kept or not all(any(each.id in parts for each in kept) for parts in folds):
+        of = f" of {', '.join(classes)}" if classes else ""
+        where = " in its parts" if kept else ""
+        raise CorpusError(f"protocol {name}: expected utterances with an emotion{of}, found none{where}")
+    protocols = []
+    for number, parts in enumerate(folds, start=1):
+        rows = [each for each in kept if each.id in parts]
+        divided = {each.id: parts[each.id] for each in rows}
+        speakers = list(shared("speaker", rows, divided))
+        protocol = Protocol(
+            name=name,
+            fold=number,
+            folds=len(folds),
+            classes=list(classes),
+            parts=divided,
+            promises=promises,
+            speakers_disjoint=False if speakers else True if all(each.speaker for each in rows) else None,
+            speakers_shared=speakers,
+            hash=hash_of(divided, classes, selected_on),
+            left_out=len(utterances) - len(rows),
+            selected_on=selected_on,
+        )
+        protocols.append(protocol)
+    return protocols
 
 
 def shared(promise: str, utterances: Sequence[Utterance], parts: Mapping[str, str]) -> dict[str, list[str]]:
@@ -188,64 +164,33 @@ def row_digest(utterance: Utterance) -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
 
-def _of(classes: Sequence[str]) -> str:
-    return f" of {', '.join(classes)}" if classes else ""
-
-
-def _finish(
-    name: str,
-    utterances: Sequence[Utterance],
-    classes: Sequence[str],
-    parts: Parts,
-    promises: Promises,
-    number: tuple[int, int],
-    selected_on: str,
-) -> Protocol:
-    """Build a fold from the utterances with a part and one of the classes."""
-    if selected_on not in ("valid", "test"):
-        raise ConfigError(f"expected a protocol that selects on valid or test, found {selected_on!r}")
-    kept = [each for each in utterances if each.id in parts and each.emotion in classes]
-    if not kept:
-        raise CorpusError(
-            f"protocol {name}: expected utterances with an emotion{_of(classes)}, found none in its parts"
-        )
-    divided = {each.id: parts[each.id] for each in kept}
-    speakers = list(shared("speaker", kept, divided))
-    known = all(each.speaker for each in kept)
-    return Protocol(
-        name=name,
-        fold=number[0],
-        folds=number[1],
-        classes=list(classes),
-        parts=divided,
-        promises=promises,
-        speakers_disjoint=False if speakers else True if known else None,
-        speakers_shared=speakers,
-        hash=hash_of(divided, classes, selected_on),
-        left_out=len(utterances) - len(kept),
-        selected_on=selected_on,
-    )
-
-
 def hash_of(parts: Mapping[str, str], classes: Sequence[str], selected_on: str) -> str:
     """Return `Protocol.hash`."""
     return hashlib.sha256(json.dumps([list(classes), sorted(parts.items()), selected_on]).encode()).hexdigest()
 
 
-def _read_split_rows(path: Path) -> Iterator[tuple[int, str, str]]:
-    """Yield line, id and split of each row."""
+def _read_split(path: Path, known: set[str]) -> Parts:
+    """Read a CSV with the columns `id,split`, of known ids."""
+    parts: Parts = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
-            header = next(reader, [])
-            if header != ["id", "split"]:
-                raise CorpusError(
-                    f"{path}:1: expected the header id,split, found {','.join(header) or 'an empty file'!r}"
-                )
-            for cells in reader:
-                if cells and len(cells) != 2:
-                    raise CorpusError(f"{path}:{reader.line_num}: expected id,split, found {len(cells)} cells")
-                if cells:
-                    yield reader.line_num, cells[0], cells[1]
+            header = ",".join(next(reader, []))
+            if header != "id,split":
+                raise CorpusError(f"{path}:1: expected the header id,split, found {header or 'an empty file'!r}")
+            for cells in filter(None, reader):
+                where = f"{path}:{reader.line_num}"
+                if len(cells) != 2:
+                    raise CorpusError(f"{where}: expected id,split, found {len(cells)} cells")
+                key, part = cells
+                if key not in known:
+                    close = ", ".join(difflib.get_close_matches(key, known, n=3, cutoff=0.0))
+                    raise CorpusError(f"{where}: expected an id of the manifest, found {key!r}; nearest: {close}")
+                if key in parts:
+                    raise CorpusError(f"{where}: expected each id once, found {key!r} again")
+                if part not in SPLITS:
+                    raise CorpusError(f"{where}: unknown split {part!r}: {nearest(part, SPLITS)}")
+                parts[key] = part
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CorpusError(f"cannot read the split file {path}: {error}") from error
+    return parts

@@ -3,18 +3,9 @@
 import re
 from pathlib import PurePosixPath
 
+from wavfusion.corpora import reading
 from wavfusion.corpora.emotions import EMOTIONS, RAVDESS_CODES
-from wavfusion.corpora.reading import (
-    ReaderInput,
-    Reading,
-    acted_utterance,
-    compare_counts,
-    count_emotions,
-    first_of_each,
-    list_files,
-    list_stripped,
-    unknown_code,
-)
+from wavfusion.corpora.reading import ReaderInput, Reading
 from wavfusion.errors import CorpusError
 from wavfusion.manifest import AudioSpan, Channel, Exclusion, Utterance, VideoSpan
 
@@ -33,39 +24,29 @@ PUBLISHED: dict[str, dict[str, int]] = {
 
 
 def read_ravdess(source: ReaderInput) -> Reading:
-    """Read RAVDESS from the recordings anywhere below the root; one trial in several files is one utterance.
-
-    Raises:
-        CorpusError: no file below the root is named as a recording of the corpus.
-    """
-    found = [(match, path) for path in list_files(source.root) if (match := NAME.fullmatch(PurePosixPath(path).name))]
+    """Read RAVDESS from the recordings anywhere below the root; one trial in several files is one utterance."""
+    paths = reading.list_files(source.root)
+    found = [(match, path) for path in paths if (match := NAME.fullmatch(PurePosixPath(path).name))]
     if not found:
         raise CorpusError(f"expected recordings named like 03-01-06-01-02-01-12.wav below {source.root}, found none")
-    files = first_of_each(((match[2], match[1]), path) for match, path in found)
+    files = reading.first_of_each(((match[2], match[1]), path) for match, path in found)
     trials = sorted({trial for trial, _ in files})
-    known = [trial for trial in trials if not _unknown_code(trial)]
-    utterances = [_to_utterance(trial, files, source.down_mix) for trial in known]
-    differences = [line for channel in PUBLISHED for line in _compare(channel, utterances)]
+    excluded = [Exclusion(trial, reason) for trial in trials if (reason := _unknown_code(trial))]
+    utterances = [_to_utterance(trial, files, source.down_mix) for trial in trials if not _unknown_code(trial)]
+    differences = []
+    for code, channel in CHANNELS.items():
+        counts = reading.count_emotions(each for each in utterances if each.id.startswith(code))
+        differences += reading.compare_counts(channel, counts, PUBLISHED[channel])
     if len(found) > len(files):
         differences.append(f"{len(found) - len(files):,} files are a second copy of one name and are not used")
-    return Reading(
-        rows=len(trials),
-        classes=EMOTIONS["ravdess"],
-        utterances=utterances,
-        excluded=[Exclusion(trial, reason) for trial in trials if (reason := _unknown_code(trial))],
-        stripped=list_stripped(utterances),
-        differences=differences,
-    )
+    stripped = reading.list_stripped(utterances)
+    return Reading(len(trials), EMOTIONS["ravdess"], utterances, None, excluded, stripped, differences)
 
 
 def _unknown_code(trial: str) -> str | None:
     channel, emotion, _, statement, _, actor = trial.split("-")
-    return unknown_code(
-        ("channel", channel, CHANNELS),
-        ("emotion", emotion, RAVDESS_CODES),
-        ("statement", statement, STATEMENTS),
-        ("actor", actor, ACTORS),
-    )
+    known = {"channel": CHANNELS, "emotion": RAVDESS_CODES, "statement": STATEMENTS, "actor": ACTORS}
+    return reading.unknown_code(known, (channel, emotion, statement, actor))
 
 
 def _to_utterance(trial: str, files: dict[tuple[str, str], str], down_mix: Channel) -> Utterance:
@@ -73,12 +54,9 @@ def _to_utterance(trial: str, files: dict[tuple[str, str], str], down_mix: Chann
     # The wav is the uncompressed audio of the same take as the mp4.
     audio = files.get((trial, AUDIO_ONLY), files.get((trial, AUDIO_VIDEO)))
     video = files.get((trial, AUDIO_VIDEO), files.get((trial, VIDEO_ONLY)))
-    spans = AudioSpan(audio, channel=down_mix) if audio else None, VideoSpan(video) if video else None
-    return acted_utterance(trial, "ravdess", actor, STATEMENTS[statement], (RAVDESS_CODES[emotion], emotion), *spans)
-
-
-def _compare(channel: str, utterances: list[Utterance]) -> list[str]:
-    code = next(code for code, name in CHANNELS.items() if name == channel)
-    return compare_counts(
-        channel, count_emotions(each for each in utterances if each.id.startswith(code)), PUBLISHED[channel]
+    return reading.acted_utterance(
+        Utterance(trial, "ravdess", text=STATEMENTS[statement], emotion=RAVDESS_CODES[emotion], raw_label=emotion),
+        actor,
+        AudioSpan(audio, channel=down_mix) if audio else None,
+        VideoSpan(video) if video else None,
     )

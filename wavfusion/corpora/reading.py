@@ -5,9 +5,8 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path, PurePath
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 from wavfusion.corpora.scan import MediaFacts, Probe
 from wavfusion.errors import CorpusError
@@ -15,7 +14,7 @@ from wavfusion.manifest import MODALITIES, AudioSpan, Channel, Exclusion, Uttera
 
 Key = TypeVar("Key", bound=Hashable)
 
-UNDEFINED = b"\x81\x8d\x8f\x90\x9d"  # bytes that cp1252 has no character for
+UNDEFINED = {0x81, 0x8D, 0x8F, 0x90, 0x9D}  # bytes that cp1252 has no character for
 
 
 class Rows(Sequence[Utterance]):
@@ -30,18 +29,8 @@ class Rows(Sequence[Utterance]):
     def __len__(self) -> int:
         return self._count
 
-    @overload
-    def __getitem__(self, index: int) -> Utterance: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Utterance]: ...
-    def __getitem__(self, index: int | slice) -> Utterance | list[Utterance]:
-        if isinstance(index, slice):
-            return list(self)[index]
-        place = range(self._count)[index]
-        return next(islice(self._read(), place, None))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
+    def __getitem__(self, index: Any) -> Any:
+        return list(self)[index]
 
 
 @dataclass(frozen=True)
@@ -49,10 +38,7 @@ class ReaderInput:
     """The input of a reader.
 
     Attributes:
-        root: the corpus's folder; for `table` also the table itself.
-        labels: a name of LABEL_SETS, None for the corpus's first.
-        down_mix: how several audio channels become one.
-        columns: of a table: field of the manifest -> the column that holds it, where their names differ.
+        root, labels, down_mix, columns: as given to `prepare`.
         probe: opens media files, given as paths below the root; finds nothing where no media are to be opened.
     """
 
@@ -68,10 +54,9 @@ class Reading:
     """The result of a reader.
 
     Attributes:
-        rows: rows in the source; each is either among `utterances` or `excluded`.
-        classes: the emotions in class order.
+        rows: in the source; each is either among `utterances` or `excluded`.
         labels: name of the label set, None where the corpus has only one.
-        stripped: rows that were kept without a modality that they should have.
+        stripped: utterances without a modality that they should have.
         differences: from what the publishers describe, one line each.
     """
 
@@ -87,41 +72,32 @@ class Reading:
 def list_files(root: Path) -> list[str]:
     """List the files below a folder, sorted, as paths relative to it with forward slashes.
 
-    Links are followed, each folder once. Hidden names (also the `._*` files of macOS), broken links and links to
-    themselves are skipped.
+    Links are followed, each folder once. Hidden names (also the `._*` files of macOS) and broken links are skipped.
     """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
     found: list[str] = []
-    pending = [""]
     seen: set[tuple[int, int]] = set()
-    while pending:
-        folder = pending.pop()
-        status = os.stat(root / folder)
+    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
+        status = os.stat(folder)
         # Without this a link to a folder above would never end.
         if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        with os.scandir(root / folder) as entries:
-            visible = [
-                (folder + entry.name, entry)
-                for entry in entries
-                # `is_file` of an entry that is a link to itself is an error; `exists` of its path is not.
-                if not entry.name.startswith(".") and (not entry.is_symlink() or Path(entry).exists())
-            ]
-            found += (path for path, entry in visible if entry.is_file())
-            # Sorted and popped from the end, so that of two links to one folder the same one counts every time.
-            pending += sorted((f"{path}/" for path, entry in visible if entry.is_dir()), reverse=True)
+        # Sorted, so that of two links to one folder the same one counts every time.
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        visible = (Path(folder, name) for name in names if not name.startswith("."))
+        found += (path.relative_to(root).as_posix() for path in visible if path.is_file())
     return sorted(found)
 
 
 def path_below(name: str, *folders: PurePath) -> str:
-    """Return a path relative to the first of the folders that it lies in, with forward slashes.
+    """Return a path relative to the first of the folders (names of one folder) that it lies in, with forward slashes.
 
-    Args:
-        name: in the notation of the system; a relative path is relative to the corpus.
-        folders: names of one folder.
-
-    Raises:
-        ValueError: the path leads outside; a link within may lead anywhere, as the user made it.
+    A path that leads outside is a ValueError; a link within may lead anywhere, as the user made it.
     """
     path = type(folders[0])(name)
     if path.anchor:
@@ -137,11 +113,7 @@ def first_of_each(paths: Iterable[tuple[Key, str]]) -> dict[Key, str]:
 
 
 def only_of_each(root: Path, paths: Iterable[tuple[Key, str]]) -> dict[Key, str]:
-    """Map each key to its path like `first_of_each`, of files whose copies must be equal.
-
-    Raises:
-        CorpusError: two files of one key differ.
-    """
+    """Map each key to its path like `first_of_each`; a CorpusError where two files of one key differ."""
     paths = list(paths)
     chosen = first_of_each(paths)
     for key, path in paths:
@@ -162,23 +134,32 @@ def _encoding(path: Path) -> str:
         with path.open(encoding="utf-8") as file:
             while file.read(1 << 20):
                 pass
+        return "utf-8-sig"
     except UnicodeDecodeError:
         return "cp1252"
-    return "utf-8-sig"
 
 
 def compare_encodings(root: Path, paths: Iterable[str]) -> list[str]:
     """List the text files that are not UTF-8 and so decoded as cp1252, and those with bytes that cp1252 lacks."""
     others = [path for path in paths if _encoding(root / path) != "utf-8-sig"]
-    lacking = [
-        path for path in others if len((data := (root / path).read_bytes()).translate(None, UNDEFINED)) < len(data)
+    lacking = [path for path in others if set((root / path).read_bytes()) & UNDEFINED]
+    return [
+        *count_finding("files are not UTF-8 and are read as cp1252", others),
+        *count_finding("files hold bytes that cp1252 lacks too, read as U+FFFD", lacking),
     ]
-    return count_findings(
-        {
-            "files are not UTF-8 and are read as cp1252": others,
-            "files hold bytes that cp1252 lacks too, read as U+FFFD": lacking,
-        }
-    )
+
+
+def read_cells(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the line and the cells of each row of a published table that has these columns."""
+    reader = csv.DictReader(open_lines(path), strict=True)
+    try:
+        header = reader.fieldnames or []
+        for name in columns:
+            if name not in header:
+                raise ValueError(f"expected the column {name!r}, found {', '.join(header) or 'nothing'}")
+        yield from ((reader.line_num, cells) for cells in reader)
+    except (ValueError, csv.Error) as error:
+        raise broken_row(path, max(1, reader.reader.line_num), error) from error
 
 
 def is_count(text: str) -> bool:
@@ -188,12 +169,8 @@ def is_count(text: str) -> bool:
 
 def broken_row(path: Path, line: int, error: ValueError | csv.Error) -> CorpusError:
     """Return the error of a row of a table, with its file and line."""
-    if isinstance(error, csv.Error):
-        limit = csv.field_size_limit()
-        return CorpusError(
-            f"{path}:{line}: expected cells of at most {limit:,} characters, every quote closed, found: {error}"
-        )
-    return error if isinstance(error, CorpusError) else CorpusError(f"{path}:{line}: {error}")
+    expected = f"expected cells of at most {csv.field_size_limit():,} characters, every quote closed, found: "
+    return CorpusError(f"{path}:{line}: {expected if isinstance(error, csv.Error) else ''}{error}")
 
 
 def mark_missing(utterance: Utterance) -> Utterance:
@@ -201,42 +178,17 @@ def mark_missing(utterance: Utterance) -> Utterance:
     return replace(utterance, missing=[name for name in MODALITIES if not getattr(utterance, name)])
 
 
-def acted_utterance(
-    key: str,
-    corpus: str,
-    actor: str,
-    sentence: str,
-    emotion: tuple[str, str],
-    audio: AudioSpan | None,
-    video: VideoSpan | None,
-    votes: dict[str, float] | None = None,
-) -> Utterance:
-    """Build the utterance of an actor who speaks an English sentence in an emotion, given as (emotion, raw label)."""
-    utterance = Utterance(
-        id=key,
-        corpus=corpus,
-        speaker=f"actor{actor}",
-        audio=audio,
-        video=video,
-        text=sentence,
-        text_source="gold",
-        language="en",
-        style="scripted",
-        emotion=emotion[0],
-        raw_label=emotion[1],
-        votes=votes,
-    )
-    return mark_missing(utterance)
+def acted_utterance(said: Utterance, actor: str, audio: AudioSpan | None, video: VideoSpan | None) -> Utterance:
+    """Complete an utterance of an actor, who speaks a given English sentence."""
+    known = replace(said, speaker=f"actor{actor}", text_source="gold", language="en", style="scripted")
+    return mark_missing(replace(known, audio=audio, video=video))
 
 
 def list_stripped(utterances: Iterable[Utterance], reasons: Mapping[str, str] | None = None) -> list[Exclusion]:
     """List the utterances that lack a modality because its file was not found, or for the reason of their id."""
     known = reasons or {}
-    return [
-        Exclusion(each.id, f"{', '.join(each.missing)}: {known.get(each.id, 'not found below the root')}")
-        for each in utterances
-        if each.missing
-    ]
+    lacking = [(each.id, ", ".join(each.missing)) for each in utterances if each.missing]
+    return [Exclusion(key, f"{names}: {known.get(key, 'not found below the root')}") for key, names in lacking]
 
 
 def join_reasons(stripped: Iterable[Exclusion]) -> list[Exclusion]:
@@ -249,13 +201,14 @@ def join_reasons(stripped: Iterable[Exclusion]) -> list[Exclusion]:
 
 def strip(utterance: Utterance, facts: Mapping[str, MediaFacts]) -> tuple[Utterance, str | None]:
     """Remove the spans of files that lack them, and return the reason; spans of files that were not opened stay."""
+    absent: dict[str, Any] = {}
     removed: dict[str, list[str]] = {}
     for name, span in (("audio", utterance.audio), ("video", utterance.video)):
         if span and span.path in facts and (reason := _unusable(name, span, facts[span.path])):
             removed.setdefault(reason, []).append(name)
+            absent[name] = None
     if not removed:
         return utterance, None
-    absent: dict[str, Any] = dict.fromkeys(name for names in removed.values() for name in names)
     reasons = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in removed.items())
     return mark_missing(replace(utterance, **absent)), reasons
 
@@ -271,24 +224,18 @@ def _unusable(name: str, span: AudioSpan | VideoSpan, facts: MediaFacts) -> str 
     return None
 
 
-def unknown_code(*fields: tuple[str, str, Collection[str]]) -> str | None:
-    """Describe the first field of a file's name that is not a published code; fields: name, code, codes."""
-    return next(
-        (f"{name} code {code} is not one of {', '.join(codes)}" for name, code, codes in fields if code not in codes),
-        None,
-    )
+def unknown_code(known: Mapping[str, Collection[str]], codes: Iterable[str]) -> str | None:
+    """Describe the first field of a file's name whose code is not a published one."""
+    for (name, published), code in zip(known.items(), codes, strict=True):
+        if code not in published:
+            return f"{name} code {code} is not one of {', '.join(published)}"
+    return None
 
 
-def name_some(names: Iterable[str], limit: int = 5) -> str:
-    """Join the first few of many names, and count the rest."""
-    names = list(names)
-    rest = f" and {len(names) - limit:,} more" * (len(names) > limit)
-    return ", ".join(names[:limit]) + rest
-
-
-def count_findings(findings: Mapping[str, Collection[str]]) -> list[str]:
-    """Return one line for each finding that has names: their number, the finding, the first few names."""
-    return [f"{len(names):,} {finding}: {name_some(names)}" for finding, names in findings.items() if names]
+def count_finding(finding: str, names: Sequence[str]) -> list[str]:
+    """Return one line where a finding has names: their number, the finding, the first five names."""
+    rest = f" and {len(names) - 5:,} more" * (len(names) > 5)
+    return [f"{len(names):,} {finding}: {', '.join(names[:5])}{rest}"] if names else []
 
 
 def compare_counts(name: str, found: Mapping[str, int], published: Mapping[str, int]) -> list[str]:

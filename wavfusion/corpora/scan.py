@@ -2,16 +2,17 @@
 
 import json
 import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from tqdm import tqdm
 
-from wavfusion.errors import MediaError
-from wavfusion.files import write_lines
+from wavfusion.errors import ConfigError, MediaError
+from wavfusion.files import read_lines, validated, write_lines
+from wavfusion.manifest import Seconds
 
 CHUNK = 64  # files between two writes of the cache: the most that a kill can lose
 
@@ -29,6 +30,17 @@ class MediaFacts(NamedTuple):
         return None if self.reason else max(self.audio or 0.0, self.video or 0.0)
 
 
+@dataclass(frozen=True, slots=True)
+class _CacheRow:
+    """The facts of a file, and its size in bytes and time of the last change in nanoseconds."""
+
+    path: str
+    stamp: list[int] | None
+    audio: Seconds | None
+    video: Seconds | None
+    reason: str | None
+
+
 # From paths to the facts of the files; files that were not opened are left out.
 Probe: TypeAlias = Callable[[Iterable[str]], Mapping[str, MediaFacts]]
 
@@ -38,11 +50,17 @@ class Scan:
 
     def __init__(self, root: Path, cache: Path, progress: bool = False) -> None:
         self.root, self.cache, self.progress = root, cache, progress
-        self._rows = {row["path"]: row for row in _read_cache(cache)}
+        self._rows: dict[str, _CacheRow] = {}
+        for values in read_lines(cache):
+            try:
+                row = validated(_CacheRow, values, cache, others=True)
+                self._rows[row.path] = row
+            except ConfigError:  # as a kill or another program left it: the file is opened again
+                continue
         self._facts = {
-            path: MediaFacts(*(row[name] for name in MediaFacts._fields))
+            path: MediaFacts(row.audio, row.video, row.reason)
             for path, row in self._rows.items()
-            if row["stamp"] == self._stamp(path)
+            if row.stamp == self._stamp(path)
         }
 
     def probe(self, paths: Iterable[str]) -> Mapping[str, MediaFacts]:
@@ -60,15 +78,14 @@ class Scan:
                 chunk = todo[begin : begin + CHUNK]
                 for path, facts in zip(chunk, pool.map(self._open, chunk), strict=True):
                     self._facts[path] = facts
-                    self._rows[path] = {"path": path, "stamp": self._stamp(path), **facts._asdict()}
-                    file.write(json.dumps(self._rows[path]) + "\n")
+                    self._rows[path] = _CacheRow(path, self._stamp(path), *facts)
+                    file.write(json.dumps(asdict(self._rows[path])) + "\n")
                 file.flush()
                 bar.update(len(chunk))
-        write_lines(self.cache, (json.dumps(self._rows[path]) for path in sorted(self._rows)))
+        write_lines(self.cache, (json.dumps(asdict(self._rows[path])) for path in sorted(self._rows)))
         return self._facts
 
     def _stamp(self, path: str) -> list[int] | None:
-        """Size in bytes and time of the last change in nanoseconds."""
         try:
             status = os.stat(self.root / path)
         except (OSError, ValueError):
@@ -83,32 +100,3 @@ class Scan:
         except MediaError as error:
             # With the path below the root, so that the message is the same wherever the corpus lies.
             return MediaFacts(reason=str(error).replace(repr(os.fspath(self.root / path)), repr(path)))
-
-
-def _read_cache(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of earlier scans, in order; invalid lines are skipped."""
-    try:
-        lines = path.open(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return
-    with lines:
-        for line in lines:
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if _is_valid(row):
-                yield row
-
-
-def _is_valid(row: Any) -> bool:
-    """Tell whether a row is as `Scan` writes it; the file of any other row is opened again."""
-    if not isinstance(row, dict) or not {"path", "stamp", *MediaFacts._fields} <= row.keys():
-        return False
-    times, stamp = [row["audio"], row["video"]], row["stamp"]
-    return (
-        isinstance(row["path"], str)
-        and isinstance(row["reason"], str | None)
-        and all(each is None or (type(each) in (int, float) and 0 <= each <= sys.float_info.max) for each in times)
-        and (stamp is None or (isinstance(stamp, list) and [type(each) for each in stamp] == [int, int]))
-    )

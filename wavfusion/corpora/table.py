@@ -6,77 +6,49 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, TypeAlias, cast
 
+from wavfusion.corpora import reading
 from wavfusion.corpora.emotions import EMOTIONS, LABEL_SETS
-from wavfusion.corpora.reading import (
-    ReaderInput,
-    Reading,
-    Rows,
-    broken_row,
-    compare_encodings,
-    is_count,
-    mark_missing,
-    open_lines,
-    path_below,
-)
+from wavfusion.corpora.reading import ReaderInput, Reading, Rows
 from wavfusion.errors import ConfigError, CorpusError, nearest
 from wavfusion.manifest import CHANNELS, SPLITS, AudioSpan, Channel, Exclusion, Utterance, VideoSpan
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 OURS = ("manifest.jsonl", "media.jsonl")  # written by `prepare`, perhaps into the same folder
 STYLES = ("improvised", "scripted")
-COLUMNS = (
-    *("id", "audio", "video", "text", "emotion", "split", "speaker", "session", "dialogue", "index"),
-    *("start", "end", "channel", "crop", "language", "style"),
+COLUMNS = tuple(
+    "id audio video text emotion split speaker session dialogue index start end channel crop language style".split()
 )
-
-
-class TableRow(NamedTuple):
-    """A row of the table: the number of its line and its non-empty cells as text."""
-
-    line: int
-    cells: dict[str, str]
+Cells: TypeAlias = dict[str, str]  # the non-empty cells of a row as text, by field of the manifest
 
 
 def read_table(source: ReaderInput) -> Reading:
     """Read a table in the root, or that is the root; its rows are checked once and read again at every use.
 
     The down-mix is for rows without a `channel`.
-
-    Raises:
-        ConfigError: the table is a Parquet file and pyarrow is not installed.
-        CorpusError: no table is found, or a row is not as expected; names file and line.
     """
     path = _find_table(source.root)
     naming = _naming(path, source.columns)
     stripped: list[Exclusion] = []
-    seen: set[str] = set()
+    lines: dict[str, int] = {}
     emotions: set[str] = set()
-    for row, utterance in _read_utterances(path, source, naming):
+    for line, cells, utterance in _read_utterances(path, source, naming):
         key = utterance.id
-        if key in seen:
-            lines = (row.line for row, each in _read_utterances(path, source, naming) if each.id == key)
-            raise CorpusError(
-                f"{path}:{row.line}: expected unique ids, found {key!r} again, first on line {next(lines)}"
-            )
-        seen.add(key)
+        if key in lines:
+            raise CorpusError(f"{path}:{line}: expected unique ids, found {key!r} again, first on line {lines[key]}")
+        lines[key] = line
         emotions |= {utterance.emotion} if utterance.emotion else set()
-        absent = [name for name in ("audio", "video") if name in row.cells and name in utterance.missing]
-        stripped += [Exclusion(key, f"{name}: no such file: {row.cells[name]}") for name in absent]
-    if not seen:
+        absent = [name for name in ("audio", "video") if name in cells and name in utterance.missing]
+        stripped += [Exclusion(key, f"{name}: no such file: {cells[name]}") for name in absent]
+    if not lines:
         raise CorpusError(f"expected at least one row, found none in {path}")
-
-    def read_again() -> Iterator[Utterance]:
-        return (utterance for _, utterance in _read_utterances(path, source, naming))
-
-    return Reading(
-        rows=len(seen),
-        classes=_classes(emotions),
-        utterances=Rows(read_again, len(seen)),
-        stripped=stripped,
-        differences=compare_encodings(path.parent, [path.name] * (path.suffix.lower() != ".parquet")),
-    )
+    # The class order of the known set that has exactly these emotions, else the alphabetical one.
+    known = [*EMOTIONS.values(), *(classes for sets in LABEL_SETS.values() for classes in sets.values())]
+    classes = next((classes for classes in known if set(classes) == emotions), sorted(emotions))
+    utterances = Rows(lambda: (each for *_, each in _read_utterances(path, source, naming)), len(lines))
+    differences = reading.compare_encodings(path.parent, [path.name] * (path.suffix.lower() != ".parquet"))
+    return Reading(len(lines), classes, utterances, stripped=stripped, differences=differences)
 
 
 def _find_table(root: Path) -> Path:
@@ -95,43 +67,45 @@ def _find_table(root: Path) -> Path:
     return tables[0]
 
 
-def _naming(path: Path, columns: Mapping[str, str]) -> Literal["id", "stem", "number"]:
+def _naming(path: Path, columns: Mapping[str, str]) -> str:
     """Choose the ids of the rows: given ones, else the stems of their files if all differ, else their numbers."""
     stems: set[str] = set()
     unique = True
-    for row in _read_rows(path, columns):
-        if "id" in row.cells:
+    for _, cells in _read_rows(path, columns):
+        if "id" in cells:
             return "id"
-        stem = _stem(row)
+        stem = _stem(cells)
         unique = unique and bool(stem) and stem.isprintable() and stem not in stems
         stems |= {stem} if unique else set()
     return "stem" if unique else "number"
 
 
-def _stem(row: TableRow) -> str:
-    return PurePosixPath(row.cells.get("audio") or row.cells.get("video") or "").stem
+def _stem(cells: Cells) -> str:
+    return PurePosixPath(cells.get("audio") or cells.get("video") or "").stem
 
 
-def _read_utterances(path: Path, source: ReaderInput, naming: str) -> Iterator[tuple[TableRow, Utterance]]:
-    for number, row in enumerate(_read_rows(path, source.columns), start=1):
+def _read_utterances(path: Path, source: ReaderInput, naming: str) -> Iterator[tuple[int, Cells, Utterance]]:
+    """Yield the number of each row's line, its cells and its utterance."""
+    for number, (line, cells) in enumerate(_read_rows(path, source.columns), start=1):
         try:
-            key = row.cells.get("id") if naming == "id" else _stem(row) if naming == "stem" else str(number)
+            key = cells.get("id") if naming == "id" else _stem(cells) if naming == "stem" else str(number)
             if key is None:
                 raise ValueError("expected an id in every row or in none, found an empty one")
             if not key.isprintable():
                 raise ValueError(f"expected an id of one printable line, found {_short(key)}")
-            utterance = _to_utterance(key, row.cells, path.parent, source.down_mix)
+            utterance = _to_utterance(key, cells, path.parent, source.down_mix)
         except ValueError as error:
-            raise CorpusError(f"{path}:{row.line}: {error}") from error
-        yield row, utterance
+            raise CorpusError(f"{path}:{line}: {error}") from error
+        yield line, cells, utterance
 
 
-def _read_rows(path: Path, columns: Mapping[str, str]) -> Iterator[TableRow]:
+def _read_rows(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, Cells]]:
     return {".jsonl": _read_json, ".parquet": _read_parquet}.get(path.suffix.lower(), _read_csv)(path, columns)
 
 
-def _read_csv(path: Path, columns: Mapping[str, str]) -> Iterator[TableRow]:
-    reader = csv.reader(open_lines(path), "excel-tab" if path.suffix.lower() == ".tsv" else "excel", strict=True)
+def _read_csv(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, Cells]]:
+    dialect = "excel-tab" if path.suffix.lower() == ".tsv" else "excel"
+    reader = csv.reader(reading.open_lines(path), dialect, strict=True)
     try:
         header = next(reader, [])
         places = {field: header.index(name) for field, name in _fields(header, columns).items()}
@@ -139,30 +113,27 @@ def _read_csv(path: Path, columns: Mapping[str, str]) -> Iterator[TableRow]:
             if cells and len(cells) != len(header):
                 raise ValueError(f"expected {len(header)} cells, found {len(cells)}")
             if any(cells):
-                filled = ((field, cells[place]) for field, place in places.items() if cells[place].strip())
-                yield TableRow(reader.line_num, dict(filled))
+                yield reader.line_num, {field: cells[at] for field, at in places.items() if cells[at].strip()}
     except (ValueError, csv.Error) as error:
-        raise broken_row(path, reader.line_num, error) from error
+        raise reading.broken_row(path, reader.line_num, error) from error
 
 
-def _read_json(path: Path, columns: Mapping[str, str]) -> Iterator[TableRow]:
+def _read_json(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, Cells]]:
     not_found = set(columns.values())
     known: dict[tuple[str, ...], dict[str, str]] = {}
-    for number, line in enumerate(open_lines(path), start=1):
+    for number, line in enumerate(reading.open_lines(path), start=1):
         if not line.strip():
             continue
         try:
-            cells = _parse_object(line)
-            if (keys := tuple(cells)) not in known:
-                not_found -= cells.keys()
+            values = _parse_object(line)
+            if (keys := tuple(values)) not in known:
+                not_found -= values.keys()
                 # An object may leave out what is empty.
                 known[keys] = _fields(list(dict.fromkeys([*keys, *columns.values()])), columns)
-            row = TableRow(
-                number, {field: text for field, name in known[keys].items() if (text := _cell(cells.get(name)))}
-            )
+            cells = _cells(values, known[keys])
         except ValueError as error:
-            raise broken_row(path, number, error) from error
-        yield row
+            raise reading.broken_row(path, number, error) from error
+        yield number, cells
     if not_found:
         raise CorpusError(f"{path}: expected the column {min(not_found)!r} in some row, found it in none")
 
@@ -181,7 +152,7 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 80 else f"{text[:77]}...")
 
 
-def _read_parquet(path: Path, columns: Mapping[str, str]) -> Iterator[TableRow]:
+def _read_parquet(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, Cells]]:
     try:
         from pyarrow import parquet
     except ImportError:
@@ -191,10 +162,13 @@ def _read_parquet(path: Path, columns: Mapping[str, str]) -> Iterator[TableRow]:
             fields = _fields(file.schema_arrow.names, columns)
             batches = file.iter_batches(batch_size=1024, columns=list(fields.values()))
             rows = (row for batch in batches for row in batch.to_pylist())
-            for number, row in enumerate(rows, start=1):
-                yield TableRow(number, {field: text for field, name in fields.items() if (text := _cell(row[name]))})
+            yield from ((number, _cells(row, fields)) for number, row in enumerate(rows, start=1))
     except (ValueError, OSError) as error:
-        raise error if isinstance(error, CorpusError) else CorpusError(f"cannot read {path}: {error}") from error
+        raise CorpusError(f"cannot read {path}: {error}") from error
+
+
+def _cells(values: Mapping[str, Any], fields: Mapping[str, str]) -> Cells:
+    return {field: text for field, name in fields.items() if (text := _cell(values.get(name)))}
 
 
 def _cell(value: Any) -> str:
@@ -228,14 +202,13 @@ def _fields(header: list[str], columns: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def _to_utterance(key: str, cells: dict[str, str], folder: Path, down_mix: Channel) -> Utterance:
+def _to_utterance(key: str, cells: Cells, folder: Path, down_mix: Channel) -> Utterance:
     start, end = _number(cells, "start"), _number(cells, "end")
     if end is not None and end <= (start or 0.0):
         raise ValueError(f"expected end after start, found start {cells.get('start')}, end {cells['end']}")
     audio, video = _find(folder, cells.get("audio")), _find(folder, cells.get("video"))
     channel = cast(Channel, _choice(cells, "channel", CHANNELS) or down_mix)
-    emotion = cells.get("emotion", "").strip().lower() or None
-    return mark_missing(
+    return reading.mark_missing(
         Utterance(
             id=key,
             corpus="table",
@@ -250,31 +223,27 @@ def _to_utterance(key: str, cells: dict[str, str], folder: Path, down_mix: Chann
             text_source="gold" if "text" in cells else None,
             language=cells.get("language"),
             style=_choice(cells, "style", STYLES),
-            emotion=emotion,
+            emotion=cells.get("emotion", "").strip().lower() or None,
             raw_label=cells.get("emotion"),
         )
     )
 
 
 def _find(folder: Path, name: str | None) -> str | None:
-    """Return a file's path relative to the folder, None where there is no such file.
-
-    Raises:
-        ValueError: the path leads outside the folder.
-    """
+    """Return a file's path relative to the folder, None where there is no such file."""
     if name is None:
         return None
-    path = path_below(name, folder, folder.absolute(), folder.resolve())
+    path = reading.path_below(name, folder, folder.absolute(), folder.resolve())
     return path if os.path.isfile(folder / path) else None
 
 
-def _choice(cells: dict[str, str], column: str, choices: Iterable[str]) -> str | None:
+def _choice(cells: Cells, column: str, choices: Iterable[str]) -> str | None:
     if column in cells and cells[column] not in choices:
         raise ValueError(f"unknown {column} {cells[column]!r}: {nearest(cells[column], choices)}")
     return cells.get(column)
 
 
-def _number(cells: dict[str, str], column: str) -> float | None:
+def _number(cells: Cells, column: str) -> float | None:
     if column not in cells:
         return None
     try:
@@ -286,24 +255,17 @@ def _number(cells: dict[str, str], column: str) -> float | None:
     return value
 
 
-def _index(cells: dict[str, str]) -> int | None:
-    index = cells.get("index")
-    if index is not None and not is_count(index):
-        raise ValueError(f"expected index as an integer >= 0, found {_short(index)}")
-    return None if index is None else int(index)
+def _index(cells: Cells) -> int | None:
+    if "index" in cells and not reading.is_count(cells["index"]):
+        raise ValueError(f"expected index as an integer >= 0, found {_short(cells['index'])}")
+    return int(cells["index"]) if "index" in cells else None
 
 
-def _crop(cells: dict[str, str]) -> list[int] | None:
+def _crop(cells: Cells) -> list[int] | None:
     if "crop" not in cells:
         return None
     words = cells["crop"].replace(",", " ").split()
-    edges = [int(word) for word in words if is_count(word)]
+    edges = [int(word) for word in words if reading.is_count(word)]
     if not len(words) == len(edges) == 4 or edges[0] >= edges[2] or edges[1] >= edges[3]:
         raise ValueError(f"expected crop as `left top right bottom` in pixels, found {_short(cells['crop'])}")
     return edges
-
-
-def _classes(found: set[str]) -> list[str]:
-    """Return the class order of the known set that has exactly these emotions, else the alphabetical one."""
-    known = [*EMOTIONS.values(), *(classes for sets in LABEL_SETS.values() for classes in sets.values())]
-    return next((classes for classes in known if set(classes) == found), sorted(found))

@@ -12,11 +12,10 @@ if TYPE_CHECKING:  # for tools that read the code; at run time the names are loa
     from wavfusion.encoders.text import load_text
     from wavfusion.encoders.video import load_video
 
-_FILES = {"load_audio": "audio", "load_text": "text", "load_video": "video"}
 __all__ = ["load_audio", "load_text", "load_video"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _FILES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_FILES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{name.removeprefix('load_')}"), name)

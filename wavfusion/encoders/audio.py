@@ -28,11 +28,7 @@ FAMILY = ("wav2vec2", "hubert", "wavlm")
 
 
 class AudioEncoder(FrozenEncoder):
-    """A wav2vec 2.0, HuBERT or WavLM: convolutions, positional convolution and N Transformer layers.
-
-    Attributes:
-        together: whether the convolutions take a padded batch, or one utterance after the other.
-    """
+    """A wav2vec 2.0, HuBERT or WavLM: convolutions, positional convolution and N Transformer layers."""
 
     def __init__(self, model: Any, preprocessing: dict[str, Any], name: str) -> None:
         self.do_normalize = bool(preprocessing.get("do_normalize", True))
@@ -42,20 +38,19 @@ class AudioEncoder(FrozenEncoder):
         rate = preprocessing.get("sampling_rate", SAMPLE_RATE)
         if rate != SAMPLE_RATE:
             raise ConfigError(f"audio encoder {name!r}: expected a model of {SAMPLE_RATE} Hz, found {rate} Hz")
-        self.together = False
+        self.together = False  # whether the convolutions take a padded batch, or one utterance after the other
 
     def hidden(
         self, waveforms: Sequence[Float[Tensor, " _"]], layers: Sequence[int]
     ) -> tuple[dict[int, Float[Tensor, "B Ta D"]], Bool[Tensor, "B Ta"]]:
         """Return the outputs of `layers` (0 = the input of the first), and the mask of real steps.
 
-        Layers above the highest of `layers` are not run. The convolutions see every utterance without padding, which
-        Hugging Face's group norm over time would include.
-
-        Raises:
-            ConfigError: a layer that the model does not have.
+        Layers above the highest of `layers` are not run; one that the model does not have is a ConfigError. The
+        convolutions see every utterance without padding, which Hugging Face's group norm over time would include.
         """
-        self._check(layers)
+        for layer in layers:
+            if not 0 <= layer <= self.num_layers:
+                raise ConfigError(f"audio encoder {self.name!r}: expected layers 0 to {self.num_layers}, found {layer}")
         normalized = [self._normalized(waveform) for waveform in waveforms]
         with self.autocast(), _in_fp32(self.model.encoder.pos_conv_embed, normalized[0].device.type):
             convolved, lengths = self._convolved(normalized)
@@ -86,11 +81,6 @@ class AudioEncoder(FrozenEncoder):
         return [
             {layer: outputs[layer][i, :length].float().cpu() for layer in layers} for i, length in enumerate(lengths)
         ]
-
-    def _check(self, layers: Sequence[int]) -> None:
-        for layer in layers:
-            if not 0 <= layer <= self.num_layers:
-                raise ConfigError(f"audio encoder {self.name!r}: expected layers 0 to {self.num_layers}, found {layer}")
 
     def _normalized(self, waveform: Tensor) -> Tensor:
         if self.do_normalize:
@@ -132,9 +122,8 @@ def load_audio(name: str) -> AudioEncoder:
     """
     if name == "tiny":
         return AudioEncoder(tiny.audio_model(), tiny.audio_preprocessor(), name)
-    return AudioEncoder(
-        load_model(name, FAMILY, layerdrop=0.0, apply_spec_augment=False), load_preprocessor(name), name
-    )
+    model = load_model(name, FAMILY, layerdrop=0.0, apply_spec_augment=False)
+    return AudioEncoder(model, load_preprocessor(name), name)
 
 
 @contextmanager

@@ -16,18 +16,14 @@ LOADERS: dict[str, Callable[[str], Any]] = {"audio": load_audio, "text": load_te
 
 @dataclass(frozen=True)
 class Encoders:
-    """The loaded encoders of a preset; None for a modality that is not needed.
-
-    Attributes:
-        view: what the video encoder is given: `frame`, the whole frame, or `face`, the speaker's face.
-    """
+    """The loaded encoders of a preset; None for a modality that is not needed."""
 
     name: str
     preset: Preset
     audio: AudioEncoder | None = None
     text: TextEncoder | None = None
     video: VideoEncoder | None = None
-    view: str = "frame"
+    view: str = "frame"  # what the video encoder is given: the whole frame, or `face`, the speaker's face
 
     @property
     def loaded(self) -> dict[str, Any]:
@@ -44,11 +40,6 @@ class Encoders:
         """The kind of that device: `cpu` or `cuda`."""
         return self.device.partition(":")[0]
 
-    @property
-    def on_cpu(self) -> bool:
-        """Whether they compute on a CPU."""
-        return self.kind == "cpu"
-
     def quick(self) -> "Encoders":
         """Twins that share the tensors and encode the same faster; each thread needs its own."""
         return replace(self, **{name: encoder.quick() for name, encoder in self.loaded.items()})
@@ -61,12 +52,9 @@ class Encoders:
 
 
 def load_encoders(name: str, preset: Preset, modalities: Iterable[str] = MODALITIES, view: str = "frame") -> Encoders:
-    """Load the encoders of a preset for the modalities that are needed.
+    """Load the encoders of a preset for the modalities that are needed; raises ConfigError where one cannot be loaded.
 
-    View `face` is appended to the name, so that one store can hold both views.
-
-    Raises:
-        ConfigError: an encoder cannot be loaded, or view `face` is wanted without the extra `[face]`.
+    View `face` needs the extra `[face]`; it is appended to the name, so that one store can hold both views.
     """
     if view != "frame":
         from wavfusion.media import faces  # FFmpeg is not needed to train on stored features
@@ -78,11 +66,7 @@ def load_encoders(name: str, preset: Preset, modalities: Iterable[str] = MODALIT
 
 
 def load_encoder(modality: str, name: str, precision: str = "fp32") -> Any:
-    """Load the encoder of one modality for a preset's precision, which is part of its fingerprint.
-
-    Raises:
-        ConfigError: as the `LOADERS` do.
-    """
+    """Load the encoder of one modality, as `LOADERS` do, for a preset's precision, which is part of its fingerprint."""
     encoder = LOADERS[modality](name)
     if precision != "fp32" and modality != "video":
         encoder.precision = precision

@@ -93,15 +93,10 @@ def _used(model: Any) -> dict[str, Tensor]:
 
 
 def load_model(name: str, family: Sequence[str], **settings: Any) -> Any:
-    """Load a Hugging Face model in eval mode, in float32, without gradients.
-
-    Args:
-        name: a local folder or a hub id.
-        family: the model types that are accepted.
-        settings: values of the model's configuration that replace those of the checkpoint.
+    """Load a Hugging Face model in eval mode, in float32, without gradients; `settings` replace its configuration's.
 
     Raises:
-        ConfigError: it cannot be read, is of another family, or lacks tensors.
+        ConfigError: it cannot be read, is of another family (model type), or lacks tensors.
     """
     with loading(name):
         config = transformers.AutoConfig.from_pretrained(name)
@@ -121,11 +116,7 @@ def load_model(name: str, family: Sequence[str], **settings: Any) -> Any:
 
 
 def load_preprocessor(name: str) -> dict[str, Any]:
-    """Read a checkpoint's preprocessor_config.json; empty where it has none.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
+    """Read a checkpoint's preprocessor_config.json; empty where it has none."""
     with loading(name):
         path = transformers.utils.cached_file(
             name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False
@@ -144,11 +135,7 @@ def save_checkpoint(model: Any, folder: Path, preprocessor: dict[str, Any] | Non
 
 @contextmanager
 def loading(name: str) -> Iterator[None]:
-    """Load in silence, and turn what a loader raises into one line.
-
-    Raises:
-        ConfigError: any other error that is raised inside.
-    """
+    """Load in silence, and turn whatever a loader raises into a ConfigError of one line."""
     try:
         with _quiet():
             yield

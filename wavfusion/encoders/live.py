@@ -10,11 +10,7 @@ from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
 
 
 class LiveWavFusion(nn.Module):
-    """WavFusion behind its audio encoder: takes waveforms instead of stored audio features.
-
-    Args:
-        learn: train the encoder, too.
-    """
+    """WavFusion behind its audio encoder, which learns, too, on request: takes waveforms instead of audio features."""
 
     def __init__(self, encoder: AudioEncoder, fusion: WavFusion, learn: bool) -> None:
         super().__init__()
@@ -26,19 +22,15 @@ class LiveWavFusion(nn.Module):
     def forward(
         self,
         waveforms: Sequence[Tensor | None] | None = None,
-        text: Tensor | None = None,
-        text_mask: Tensor | None = None,
-        video: Tensor | None = None,
-        video_mask: Tensor | None = None,
-        labels: Tensor | None = None,
         audio: Tensor | None = None,
         audio_mask: Tensor | None = None,
+        **inputs: Tensor | None,
     ) -> WavFusionOutput:
         """Encode the waveforms, then classify; without any waveform, `audio` and `audio_mask` are used instead."""
         hidden, mask = self._encode(waveforms or [])
         if hidden is None:
             hidden, mask = audio, audio_mask
-        return self.fusion(hidden, mask, text, text_mask, video, video_mask, labels)
+        return self.fusion(hidden, mask, **inputs)
 
     def _encode(self, waveforms: Sequence[Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
         present = [i for i, waveform in enumerate(waveforms) if waveform is not None]

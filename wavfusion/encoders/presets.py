@@ -14,23 +14,16 @@ LearningRate = Annotated[float, Constraint("a learning rate, 0 or more", lambda 
 
 @dataclass(frozen=True)
 class Preset:
-    """Three encoders and how they are run.
-
-    Attributes:
-        audio, text, video: a hub id, a local folder or `tiny`.
-        frame_rate: video frames per second.
-        pretrained_rate: learning rate of the tensors that a checkpoint filled.
-        new_rate: learning rate of everything else.
-        precision: `fp32`; or `bf16` for matrix multiplications in bfloat16 in the audio and text encoders, faster on
-            GPUs and newer CPUs (video features would suffer). Such features have keys of their own.
-    """
+    """Three encoders (hub ids, local folders or `tiny`) and how they are run."""
 
     audio: NonEmpty
     text: NonEmpty
     video: NonEmpty
     frame_rate: Annotated[float, Constraint("frames per second, above 0 to 100", lambda value: 0 < value <= 100)] = 5.0
-    pretrained_rate: LearningRate = 3e-5
-    new_rate: LearningRate = 1e-4
+    pretrained_rate: LearningRate = 3e-5  # of the tensors that a checkpoint filled
+    new_rate: LearningRate = 1e-4  # of everything else
+    # `bf16`: matrix multiplications in bfloat16 in the audio and text encoders, faster on GPUs and newer CPUs (video
+    # features would suffer). Such features have keys of their own.
     precision: Precision = "fp32"
 
 
@@ -41,11 +34,7 @@ PRESETS = {
 
 
 def read_preset(name: str) -> Preset:
-    """Return a shipped preset, or read one from a YAML file with the fields of `Preset`.
-
-    Raises:
-        ConfigError: no such preset or file, an unknown or missing field, a value of the wrong kind.
-    """
+    """Return a shipped preset, or read one from a YAML file with the fields of `Preset`; else raises ConfigError."""
     if name in PRESETS:
         return PRESETS[name]
     path = Path(name)

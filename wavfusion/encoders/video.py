@@ -20,12 +20,7 @@ _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
 class VideoEncoder(FrozenEncoder):
-    """An EfficientNet, and how its frames are resized and normalised.
-
-    Attributes:
-        size: height and width of the frames that it takes, in pixels.
-        interpolation: with which they are resized.
-    """
+    """An EfficientNet, and how its frames are resized (height and width in pixels) and normalised."""
 
     def __init__(self, model: Any, preprocessing: dict[str, Any], name: str) -> None:
         self.preprocessing = _frame_preprocessing(preprocessing, int(model.config.image_size))

@@ -4,9 +4,9 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from wavfusion import manifest
 from wavfusion.corpora import protocol
@@ -23,6 +23,7 @@ from wavfusion.runs.origin import Origin, read_origin
 TOLERANCE = 0.5  # seconds that a row may reach beyond its file: annotators and containers round
 SHOWN = 5  # values of a field that a finding names
 
+Facts: TypeAlias = Mapping[str, MediaFacts]
 _Span: TypeAlias = AudioSpan | VideoSpan
 
 
@@ -34,14 +35,11 @@ class Finding(NamedTuple):
     ids: list[str]
 
 
-@dataclass(frozen=True)
-class Checked:
-    """The result of a check.
+class Checked(NamedTuple):
+    """Leaks and invalid rows, and notes: facts that break no promise, but that a reader of the metrics should know.
 
-    Attributes:
-        problems: leaks (kinds `speaker`, `session`, `dialogue`, `text`, `recording`, `bytes`, `encoder`) and invalid
-            rows (`file`, `times`, `label`, `duplicate`).
-        notes: facts that break no promise, but that a reader of the metrics should know.
+    Kinds of leaks: `speaker`, `session`, `dialogue`, `text`, `recording`, `bytes`, `encoder`; of invalid rows: `file`,
+    `times`, `label`, `duplicate`.
     """
 
     problems: list[Finding]
@@ -49,24 +47,22 @@ class Checked:
 
 
 def check(
-    utterances: Sequence[Utterance],
-    corpus: Corpus,
-    files: Mapping[str, MediaFacts],
-    root: Path,
-    folds: Sequence[Protocol] = (),
+    utterances: Sequence[Utterance], corpus: Corpus, files: Facts, root: Path, folds: Sequence[Protocol]
 ) -> Checked:
     """Find invalid rows, and values that two parts of a fold share against the promises of its protocol.
 
     Args:
         utterances: of the manifest.
         corpus: has the classes.
-        files: the facts of each file of the rows (`corpora.scan`).
+        files: facts of the rows' files (`corpora.scan`).
         root: the folder of the files; those of equal size are read, to find copies.
         folds: of one protocol; none checks validity alone.
     """
     rows = _located(utterances, root)
     contents, notes = _copies(rows)
-    problems = [*_invalid(utterances, corpus.classes, files), *_duplicates(rows, contents)]
+    problems = list(_invalid(utterances, corpus.classes, files))
+    for _, same in _same_recordings(rows, contents):
+        problems.append(Finding("duplicate", "one recording in several rows", [row.id for row in same]))
     if not folds:
         notes.append("no labelled rows under a protocol: validity alone was checked")
     for fold in folds:
@@ -94,31 +90,26 @@ def check_against(trained: Run, utterances: Sequence[Utterance], root: Path) -> 
     """Check a manifest against a finished RUN: the RUN's rows under its protocol, all others as rows to test on.
 
     The latter are compared with the RUN's training rows if its manifest still exists.
-
-    Raises:
-        ConfigError: an incomplete RUN.
     """
     origin = read_origin(trained.folder)
-    parts: Mapping[str, str] = origin.parts_of(utterances)
+    parts = origin.parts_of(utterances)
     promises: Promises = origin.promises
     rows = _located(utterances, root)
     kept = [row for row in rows if row.id in parts]
+    every = kept + [row for row in rows if row.id not in parts and row.emotion is not None]
     notes: list[str] = []
     if not parts:
         kept, notes = _training_rows(origin)
         parts = {row.id: origin.parts[row.id] for row in kept}
         same = {row.corpus for row in kept} == {row.corpus for row in rows}
         promises = {"text": PAIRS, **({"speaker": PAIRS} if same else {})}
-        kept += [replace(row, id=f"{row.id} (tested)") for row in rows]
-        others = []
-    else:
-        others = [row for row in rows if row.id not in parts and row.emotion is not None]
-    tested = dict.fromkeys((row.id for row in [*kept, *others] if row.id not in parts), "test")
-    contents, unread = _copies([*kept, *others])
+        every = kept = kept + [replace(row, id=f"{row.id} (tested)") for row in rows]
+    parts = {row.id: parts.get(row.id, "test") for row in every}
+    contents, unread = _copies(every)
     where = f"RUN {trained.folder.name}"
     problems = [
-        *_broken(kept, {**parts, **tested}, promises, where),
-        *_recordings_in_two_parts([*kept, *others], {**parts, **tested}, contents, where),
+        *_broken(kept, parts, promises, where),
+        *_recordings_in_two_parts(every, parts, contents, where),
     ]
     for name, each in encoder_provenance(trained, {row.corpus for row in utterances})["encoders"].items():
         if each["saw_corpus"] == "yes":
@@ -141,14 +132,11 @@ def _training_rows(origin: Origin) -> tuple[list[Utterance], list[str]]:
 
 def _located(utterances: Sequence[Utterance], root: Path) -> list[Utterance]:
     """Return the rows with absolute paths of their files."""
-    return [
-        replace(
-            row,
-            audio=row.audio and replace(row.audio, path=str(root / row.audio.path)),
-            video=row.video and replace(row.video, path=str(root / row.video.path)),
-        )
-        for row in utterances
-    ]
+
+    def located(span: Any) -> Any:
+        return span and replace(span, path=str(root / span.path))
+
+    return [replace(row, audio=located(row.audio), video=located(row.video)) for row in utterances]
 
 
 def _copies(rows: Sequence[Utterance]) -> tuple[dict[str, str], list[str]]:
@@ -169,15 +157,11 @@ def _copies(rows: Sequence[Utterance]) -> tuple[dict[str, str], list[str]]:
     return contents, [f"{unreadable} files cannot be read: copies of them are not found"] if unreadable else []
 
 
-def _invalid(
-    utterances: Sequence[Utterance], classes: Sequence[str], files: Mapping[str, MediaFacts]
-) -> Iterator[Finding]:
+def _invalid(utterances: Sequence[Utterance], classes: Sequence[str], files: Facts) -> Iterator[Finding]:
     for row in utterances:
         if row.emotion is not None and row.emotion not in classes:
             yield Finding("label", f"{row.emotion!r} is none of {', '.join(classes)}", [row.id])
-        for name, span in (("audio", row.audio), ("video", row.video)):
-            if span is None or name in row.missing:
-                continue
+        for name, span in _spans(row):
             known = files[span.path]
             length = getattr(known, name)
             if length is None:
@@ -185,6 +169,13 @@ def _invalid(
             elif max(span.start or 0.0, span.end or 0.0) > length + TOLERANCE:
                 found = f"{span.start or 0:g} to {span.end or length:g} s of a file of {length:.2f} s"
                 yield Finding("times", f"{name}: {found}", [row.id])
+
+
+def _spans(row: Utterance) -> list[tuple[str, _Span]]:
+    """Return what a row has of its recording, by modality."""
+    return [
+        (name, span) for name, span in (("audio", row.audio), ("video", row.video)) if span and name not in row.missing
+    ]
 
 
 def _same_recordings(rows: Sequence[Utterance], contents: Mapping[str, str]) -> Iterator[tuple[str, list[Utterance]]]:
@@ -195,10 +186,9 @@ def _same_recordings(rows: Sequence[Utterance], contents: Mapping[str, str]) -> 
     """
     places: dict[tuple[str, str], list[tuple[float, float, _Span, Utterance]]] = defaultdict(list)
     for row in rows:
-        for name, span in (("audio", row.audio), ("video", row.video)):
-            if span is not None and name not in row.missing:
-                end = math.inf if span.end is None else span.end
-                places[name, contents.get(span.path, span.path)].append((span.start or 0.0, end, span, row))
+        for name, span in _spans(row):
+            end = math.inf if span.end is None else span.end
+            places[name, contents.get(span.path, span.path)].append((span.start or 0.0, end, span, row))
     reported = set()
     for stretches in places.values():
         for cluster in _overlapping(sorted(stretches, key=lambda each: each[:2])):
@@ -239,19 +229,13 @@ def _apart(one: _Span, other: _Span) -> bool:
     return False
 
 
-def _duplicates(rows: Sequence[Utterance], contents: Mapping[str, str]) -> Iterator[Finding]:
-    for _, same in _same_recordings(rows, contents):
-        yield Finding("duplicate", "one recording in several rows", [row.id for row in same])
-
-
 def _broken(rows: Sequence[Utterance], parts: Mapping[str, str], promises: Promises, where: str) -> Iterator[Finding]:
     """Find values that two parts share against a promise, and rows for which it cannot be verified."""
     for field, pairs in promises.items():
         unknown = [row.id for row in rows if row.id in parts and field != "text" and getattr(row, field) is None]
         if pairs and 0 < len(unknown) < len(parts):
-            yield Finding(
-                field, f"{where}: {len(unknown)} rows without a {field}: the promise cannot be verified", unknown
-            )
+            lacking = f"{len(unknown)} rows without a {field}"
+            yield Finding(field, f"{where}: {lacking}: the promise cannot be verified", unknown)
         for pair, values in protocol.shared(field, rows, parts).items():
             if pair in pairs:
                 ids = [row.id for row in rows if value_of(row, field) in values and row.id in parts]

@@ -12,17 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from wavfusion.evaluation.inference import (
-    Samples,
-    Utterances,
-    batches,
-    classify,
-    classify_subsets,
-    forward,
-    has,
-    layer_shares,
-    subsets,
-)
+from wavfusion.evaluation.inference import Classifier, Samples, Utterances, batches, forward, has, layer_shares
 from wavfusion.evaluation.shared_space import post_hoc, score_space
 from wavfusion.features.dataset import Sample
 from wavfusion.model.config import MODALITIES, WavFusionConfig
@@ -53,15 +43,8 @@ def contributions(
 ) -> list[dict[str, float]]:
     """Exact Shapley values of the predicted emotion's log-probability over the modalities that an utterance has.
 
-    They add up to log p - log prior, in nats.
-
-    Args:
-        modality_sets: all subsets of the last of them.
-        predicted: the predictions from each.
-        prior: the probabilities of an utterance without evidence.
-
-    Returns:
-        For each utterance a value for each modality that it has.
+    They add up to log p - log prior, in nats. `predicted` are the predictions from each of the sets: all subsets of the
+    last one; `prior` are the probabilities of an utterance without evidence.
     """
     tables = {frozenset(names): each.probabilities for names, each in zip(modality_sets, predicted, strict=True)}
     every = frozenset(modality_sets[-1])
@@ -101,7 +84,6 @@ class WindowParts:
     """Intermediate results of the model for one window.
 
     Attributes:
-        seconds: of the window.
         layer_shares: gate value (text weight, against video) in each deep layer; None unless both are present.
         step_shares: the same at each audio step; None without audio.
         means, vectors: of the modalities that are present, as in `WavFusionOutput`.
@@ -133,22 +115,20 @@ def window_parts(
 
 def _parts(output: WavFusionOutput, i: int, names: Sequence[str]) -> dict[str, Any]:
     parts: dict[str, Any] = {
-        "means": {name: _array(x[i]) for name, x in output.means.items() if name in names},
-        "vectors": {name: _array(x[i]) for name, x in output.vectors.items() if name in names},
+        what: {name: _array(x[i]) for name, x in getattr(output, what).items() if name in names}
+        for what in ("means", "vectors")
     }
     layers = layer_shares(output)
     if layers is not None and output.steps is not None and {"text", "video"} <= set(names):
         parts["layer_shares"] = _array(layers[i])
         if "audio" in names:
-            parts["step_shares"] = _array(
-                torch.stack([gate[i] for gate in output.gates]).mean((0, -1))[output.steps[i]]
-            )
+            gates = torch.stack([gate[i] for gate in output.gates]).mean((0, -1))
+            parts["step_shares"] = _array(gates[output.steps[i]])
     return parts
 
 
 def _array(x: Tensor) -> np.ndarray:
-    array: np.ndarray = x.double().cpu().numpy()
-    return array
+    return np.asarray(x.double().cpu())
 
 
 def gate_statistics(
@@ -173,14 +153,10 @@ def gate_statistics(
         return None
     means = {name: np.average([x for _, x in parts], 0, [w for w, _ in parts]) for name, parts in layers.items()}
     emotions = {each: [means[name].mean() for name in means if truth[name] == each] for each in classes}
-    seconds = [
-        {
-            "second": second,
-            "text_share": float(np.mean([x for _, x in shares])),
-            "utterances": len({name for name, _ in shares}),
-        }
-        for second, shares in sorted(steps.items())
-    ]
+    seconds = []
+    for second, pairs in sorted(steps.items()):
+        names, shares = zip(*pairs, strict=True)
+        seconds.append({"second": second, "text_share": float(np.mean(shares)), "utterances": len(set(names))})
     return {
         "utterances": len(means),
         "by_layer": np.mean(list(means.values()), axis=0).tolist(),
@@ -201,58 +177,33 @@ def gate_auc(shares: Mapping[str, float | None], flags: Mapping[str, bool]) -> f
 
 
 def margin_statistics(
-    windows: Sequence[WindowParts],
-    truth: Mapping[str, str],
-    classes: Sequence[str],
-    alpha: float,
-    training: tuple[Sequence[WindowParts], Mapping[str, str]] | None = None,
+    windows: Sequence[WindowParts], training: Sequence[WindowParts], truth: Mapping[str, str], config: WavFusionConfig
 ) -> dict[str, Any]:
     """Evaluate the shared space on held-out clips, on the first window of each utterance, as in training.
 
-    Returns:
-        `own`: figures of the model's own space, null where it has none; `post_hoc`: those of a linear SD that is fitted
-        on windows of the training part, where they are given with their truth.
+    `own` are the figures of the model's own space, null where it has none; `post_hoc` those of a linear SD that is
+    fitted on windows of the training part, null without them.
     """
-    clips, labels = _first_windows(windows, truth, classes)
-    own = score_space([clip.vectors for clip in clips], labels, alpha)
-    if training is None:
-        return {"alpha": alpha, "own": own, "post_hoc": None}
-    learned, known = _first_windows(*training, classes)
-    mapped = post_hoc([clip.means for clip in learned], known, [clip.means for clip in clips])
-    return {"alpha": alpha, "own": own, "post_hoc": score_space(mapped, labels, alpha)}
+    clips, learned = ({window.id: window for window in reversed(each)} for each in (windows, training))
+    labels, known = ([config.classes.index(truth[name]) for name in each] for each in (clips, learned))
+    means, others = ([clip.means for clip in each.values()] for each in (clips, learned))
+    alpha = config.margin.alpha
+    own = score_space([clip.vectors for clip in clips.values()], labels, alpha)
+    fitted = score_space(post_hoc(others, known, means), labels, alpha) if learned else None
+    return {"alpha": alpha, "own": own, "post_hoc": fitted}
 
 
-def _first_windows(
-    windows: Sequence[WindowParts], truth: Mapping[str, str], classes: Sequence[str]
-) -> tuple[list[WindowParts], list[int]]:
-    """Return the first window of each utterance, and its emotion's number."""
-    first = {window.id: window for window in reversed(windows)}
-    return list(first.values()), [classes.index(truth[name]) for name in first]
-
-
-@dataclass(frozen=True)
-class Shifted:
-    """Samples whose features of one modality are rolled forward by some seconds."""
-
-    samples: Samples
-    modality: str
-    seconds: float
-    frame_rate: float
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, number: int) -> Sample:
-        sample = self.samples[number]
-        x = getattr(sample, self.modality)
-        if self.modality == "audio" and sample.waveform is not None:
-            return replace(sample, waveform=sample.waveform.roll(round(self.seconds * SAMPLES_A_SECOND)))
-        if x is None:
-            return sample
-        tokens = x.shape[-2] / sample.row.duration if sample.row.duration > 0 else 1 / TOKEN_STEP
-        rate = {"audio": 1 / AUDIO_STEP, "text": tokens, "video": self.frame_rate}[self.modality]
-        changed: dict[str, Any] = {self.modality: x.roll(round(self.seconds * rate), dims=-2)}
-        return replace(sample, **changed)
+def shift(sample: Sample, modality: str, seconds: float, frame_rate: float) -> Sample:
+    """Roll a sample's features of one modality forward by some seconds."""
+    x = getattr(sample, modality)
+    if modality == "audio" and sample.waveform is not None:
+        return replace(sample, waveform=sample.waveform.roll(round(seconds * SAMPLES_A_SECOND)))
+    if x is None:
+        return sample
+    tokens = x.shape[-2] / sample.row.duration if sample.row.duration > 0 else 1 / TOKEN_STEP
+    rate = {"audio": 1 / AUDIO_STEP, "text": tokens, "video": frame_rate}[modality]
+    changed: dict[str, Any] = {modality: x.roll(round(seconds * rate), dims=-2)}
+    return replace(sample, **changed)
 
 
 def shifted_accuracy(
@@ -269,47 +220,13 @@ def shifted_accuracy(
     Audio and video move by whole steps, text by whole tokens, which are spread evenly over the window.
     """
 
-    def accuracy(moved: Samples) -> float:
-        found = classify(model, moved, config.modalities, prior, device)
-        predicted = [config.classes[number] for number in found.probabilities.argmax(1)]
-        return float(np.mean([truth[name] == emotion for name, emotion in zip(found.ids, predicted, strict=True)]))
+    def accuracy(modality: str, seconds: float) -> float:
+        classifier = Classifier(model, [config.modalities], prior, len(samples), device)
+        for batch in batches(samples):
+            classifier.add([shift(sample, modality, seconds, config.frame_rate) for sample in batch])
+        (found,) = classifier.utterances()
+        emotions = zip(found.ids, found.emotions(config.classes), strict=True)
+        return float(np.mean([truth[name] == emotion for name, emotion in emotions]))
 
-    accuracies: dict[str, list[float]] = {"seconds": list(shifts)}
-    for name in config.modalities:
-        accuracies[name] = [accuracy(Shifted(samples, name, shift, config.frame_rate)) for shift in shifts]
-    return accuracies
-
-
-def explain_parts(
-    model: nn.Module,
-    samples: Samples,
-    truth: Mapping[str, str],
-    config: WavFusionConfig,
-    prior: Sequence[float],
-    training: tuple[Samples, Mapping[str, str]] | None = None,
-    device: str = "cpu",
-    temperature: float = 1.0,
-) -> dict[str, Any]:
-    """Return what `explain.json` holds (docs/howto/explain.md), from windows and the utterances' emotions.
-
-    With the training part's windows and emotions, a shared space is fitted afterwards too.
-    """
-    names, classes = config.modalities, config.classes
-    sets = subsets(names)
-    by_set = classify_subsets(model, samples, sets, prior, device, temperature)
-    shares = contributions(sets, by_set, prior)
-    predicted = [classes[row.argmax()] for row in by_set[-1].probabilities]
-    windows = window_parts(model, samples, names, device)
-    learned = (window_parts(model, training[0], names, device), training[1]) if training else None
-    return {
-        "n": len(predicted),
-        "modalities": names,
-        "contributions": mean_contributions(shares, predicted, classes),
-        "gates": gate_statistics(windows, truth, classes),
-        "margin": margin_statistics(windows, truth, classes, config.margin.alpha, learned) if names[1:] else None,
-        "shift": shifted_accuracy(model, samples, truth, config, prior, device),
-        "utterances": {
-            name: {"text_share": weight, "contribution": contribution}
-            for name, weight, contribution in zip(by_set[-1].ids, by_set[-1].text_share, shares, strict=True)
-        },
-    }
+    found = {name: [accuracy(name, seconds) for seconds in shifts] for name in config.modalities}
+    return {"seconds": list(shifts), **found}

@@ -3,16 +3,16 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Protocol, runtime_checkable
+from typing import TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Float64
+from jaxtyping import Float, Float32, Float64
 from torch import Tensor, nn
 
 from wavfusion.errors import ConfigError, nearest
 from wavfusion.features.batches import collate, model_inputs
-from wavfusion.features.dataset import Sample
+from wavfusion.features.dataset import Features, Sample
 from wavfusion.metrics.calibration import tempered
 from wavfusion.model.config import MODALITIES
 from wavfusion.model.sequence import masked_mean
@@ -20,14 +20,7 @@ from wavfusion.model.wavfusion import WavFusionOutput
 
 BATCH = 32
 
-
-@runtime_checkable
-class Samples(Protocol):
-    """A sequence of samples: a list, or `dataset.Features`."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, number: int, /) -> Sample: ...
+Samples: TypeAlias = Sequence[Sample] | Features
 
 
 @dataclass(frozen=True)
@@ -35,8 +28,6 @@ class Utterances:
     """Predictions for utterances, in the order of their first windows.
 
     Attributes:
-        ids: of the utterances.
-        probabilities: (utterances, emotions).
         text_share: mean gate value (text weight, against video) of each; None where nothing was gated.
         modalities: which of the given modalities each has.
         vectors: the inputs of the model's classification head; None where a model does not return them.
@@ -48,11 +39,9 @@ class Utterances:
     modalities: list[list[str]]
     vectors: Float32[np.ndarray, "N D"] | None = None
 
-    def rows(self, chosen: Sequence[int]) -> "Utterances":
-        """Return some of them."""
-        shares, modalities = [self.text_share[i] for i in chosen], [self.modalities[i] for i in chosen]
-        vectors = None if self.vectors is None else self.vectors[list(chosen)]
-        return Utterances([self.ids[i] for i in chosen], self.probabilities[list(chosen)], shares, modalities, vectors)
+    def emotions(self, classes: Sequence[str]) -> list[str]:
+        """Return the most probable emotion of each."""
+        return [classes[number] for number in self.probabilities.argmax(1)]
 
 
 def subsets(modalities: Sequence[str]) -> list[list[str]]:
@@ -61,11 +50,7 @@ def subsets(modalities: Sequence[str]) -> list[list[str]]:
 
 
 def parse_subset(text: str, available: Sequence[str]) -> list[str]:
-    """Parse `audio+text` or `audio,text`.
-
-    Raises:
-        ConfigError: an unknown modality, or one that the model does not use.
-    """
+    """Parse `audio+text` or `audio,text`; a ConfigError for a modality that the model does not use."""
     names = text.replace("+", ",").split(",")
     for name in names:
         if name not in available:
@@ -76,11 +61,7 @@ def parse_subset(text: str, available: Sequence[str]) -> list[str]:
 
 
 def pick_device(name: str) -> str:
-    """Resolve `auto` or a device name.
-
-    Raises:
-        ConfigError: this machine has no such device.
-    """
+    """Resolve `auto` or a device name; a ConfigError for a device that this machine does not have."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     valid = ["auto", "cpu", *(["cuda"] if count else []), *(f"cuda:{number}" for number in range(count))]
     if name not in valid:
@@ -88,97 +69,16 @@ def pick_device(name: str) -> str:
     return ("cuda" if count else "cpu") if name == "auto" else name
 
 
-class _WindowTable:
-    """Predictions for windows, in arrays allocated once for all of them.
-
-    Small arrays per batch, kept among the tensors that come and go, would fragment memory.
-    """
-
-    def __init__(self, count: int, classes: int) -> None:
-        self.ids: list[str] = []
-        self.weights = np.zeros(count)
-        self.probabilities = np.zeros((count, classes))
-        self.text_share = np.full(count, np.nan)
-        self.present = np.zeros((count, len(MODALITIES)), dtype=bool)
-        self.has_vector = np.zeros(count, dtype=bool)
-        self.vectors: Float32[np.ndarray, "N D"] | None = None
-
-    def add(self, batch: "_BatchPrediction", samples: Sequence[Sample]) -> None:
-        """Append a batch."""
-        rows = slice(len(self.ids), len(self.ids) + len(samples))
-        self.ids += [sample.row.id for sample in samples]
-        # A transcript alone has no duration; a window without any modality has no weight.
-        seconds = np.array([max(sample.row.duration, 1e-6) for sample in samples])
-        self.weights[rows] = np.where(batch.present.any(1), seconds, 0.0)
-        self.probabilities[rows], self.present[rows] = batch.probabilities, batch.present
-        if batch.text_share is not None:
-            self.text_share[rows] = batch.text_share
-        if batch.vectors is not None:
-            if self.vectors is None:
-                self.vectors = np.zeros((len(self.weights), batch.vectors.shape[1]), dtype=np.float32)
-            self.has_vector[rows], self.vectors[rows] = True, batch.vectors
-
-    def averaged(self, temperature: float) -> Utterances:
-        """Average the windows of each utterance, weighted by their seconds."""
-        numbers = {name: number for number, name in enumerate(dict.fromkeys(self.ids))}
-        owner, count = np.array([numbers[name] for name in self.ids]), len(numbers)
-
-        def total(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-            sums = np.zeros((count, *values.shape[1:]))
-            np.add.at(sums, owner, values * weights.reshape(-1, *[1] * (values.ndim - 1)))
-            return sums
-
-        seconds = total(self.weights, np.ones(len(owner)))[owner]
-        equal = 1 / np.bincount(owner)[owner]  # for utterances without any modality
-        shares = np.divide(self.weights, seconds, out=equal, where=seconds > 0)
-        present = total(self.present, np.ones(len(owner))) > 0
-        probabilities, known = total(self.probabilities, shares), present.any(1)
-        probabilities[known] = tempered(probabilities[known], temperature)
-        gated = ~np.isnan(self.text_share)
-        gates = total(np.where(gated, self.text_share, 0.0), self.weights)
-        gated_seconds = total(gated, self.weights)
-        vectors = self.vectors
-        if vectors is not None and not (total(self.has_vector, np.ones(len(owner))) > 0).all():
-            vectors = None
-        if vectors is not None and count < len(owner):
-            vectors *= shares[:, None].astype(np.float32)  # in place: there may be many
-            joined = np.zeros((count, vectors.shape[1]), dtype=np.float32)
-            np.add.at(joined, owner, vectors)
-            vectors = joined
-        return Utterances(
-            list(numbers),
-            probabilities,
-            [float(gate / weight) if weight > 0 else None for gate, weight in zip(gates, gated_seconds, strict=True)],
-            [[name for name, has_it in zip(MODALITIES, row, strict=True) if has_it] for row in present.tolist()],
-            vectors,
-        )
-
-
-@dataclass(frozen=True)
-class _BatchPrediction:
-    """Predictions for a batch of windows.
-
-    Attributes:
-        text_share: NaN where text or video is missing; None where nothing was gated.
-        present: which of `MODALITIES` each window has.
-    """
-
-    probabilities: Float64[np.ndarray, "B C"]
-    present: Bool[np.ndarray, "B M"]
-    text_share: Float64[np.ndarray, " B"] | None = None
-    vectors: Float32[np.ndarray, "B D"] | None = None
-
-
 class Classifier:
     """Classify windows batch by batch, from each of several sets of modalities.
 
     Args:
-        model: `WavFusion`, `LiveWavFusion` or `OnnxWavFusion`.
-        modality_sets: the modalities to use, once for each set.
-        prior: probabilities of an utterance that has none of the modalities.
+        model: `WavFusion`, `LiveWavFusion` or `OnnxWavFusion`, on the device.
+        modality_sets: the sets.
+        prior: probabilities of an utterance that has none of the modalities, whatever the temperature.
         count: number of windows that will be added.
-        device: where the model is.
-        temperature: of the model (`calibration.tempered`); the prior of utterances without modalities stays as it is.
+        device: where to compute.
+        temperature: of the model (`calibration.tempered`).
     """
 
     def __init__(
@@ -190,35 +90,93 @@ class Classifier:
         device: str = "cpu",
         temperature: float = 1.0,
     ) -> None:
-        self.model, self.prior, self.device, self.temperature = model.eval(), prior, device, temperature
-        self.modality_sets = modality_sets
-        self._tables = [_WindowTable(count, len(prior)) for _ in modality_sets]
+        self.model, self.modality_sets, self.prior, self.count = model.eval(), modality_sets, prior, count
+        self.device, self.temperature = device, temperature
+        self.ids: list[str] = []
+        self._tables: list[dict[str, np.ndarray]] = [{} for _ in modality_sets]
 
     @torch.inference_mode()
     def add(self, samples: Sequence[Sample]) -> None:
         """Classify a batch of windows; sets that leave it the same modalities are computed once."""
-        done: dict[tuple[str, ...], _BatchPrediction] = {}
+        rows = slice(len(self.ids), len(self.ids) + len(samples))
+        self.ids += [sample.row.id for sample in samples]
+        done: dict[tuple[str, ...], dict[str, np.ndarray]] = {}
         for modalities, table in zip(self.modality_sets, self._tables, strict=True):
             present = tuple(name for name in modalities if any(has(sample, name) for sample in samples))
             if present not in done:
-                done[present] = _predict_batch(self.model, samples, present, self.prior, self.device)
-            table.add(done[present], samples)
+                done[present] = self._predict(samples, present)
+            for name, values in done[present].items():
+                # Allocated for all windows: small arrays, kept among tensors that come and go, would fragment memory.
+                if name not in table:
+                    table[name] = np.zeros((self.count, *values.shape[1:]), values.dtype)
+                table[name][rows] = values
+
+    def _predict(self, batch: Sequence[Sample], modalities: Sequence[str]) -> dict[str, np.ndarray]:
+        """A row a window; `vectors` where the model returns them, `text_share` NaN without a gate."""
+        present = np.array([[name in modalities and has(sample, name) for name in MODALITIES] for sample in batch])
+        # A transcript alone has no duration; a window without any modality has no weight.
+        seconds = np.array([max(sample.row.duration, 1e-6) for sample in batch]) * present.any(1)
+        priors = np.tile(np.array(self.prior, dtype=np.float64), (len(batch), 1))
+        columns = {"probabilities": priors, "text_share": np.full(len(batch), np.nan)}
+        if present.any():
+            output = forward(self.model, batch, modalities, self.device)
+            probabilities = output.logits.double().softmax(-1).cpu().numpy()
+            columns["probabilities"] = np.where(present.any(1, keepdims=True), probabilities, priors)
+            if (shares := layer_shares(output)) is not None:
+                both = present[:, MODALITIES.index("text")] & present[:, MODALITIES.index("video")]
+                columns["text_share"] = np.where(both, shares.mean(1).double().cpu().numpy(), np.nan)
+            if output.pooled is not None:
+                columns |= {
+                    "vectors": output.pooled.float().cpu().numpy(),
+                    "has_vector": np.ones(len(batch), dtype=bool),
+                }
+        return {**columns, "present": present, "seconds": seconds}
 
     def utterances(self) -> list[Utterances]:
         """Return the predictions from each set, windows averaged into utterances."""
-        return [table.averaged(self.temperature) for table in self._tables]
+        return [self._averaged(table) for table in self._tables]
+
+    def _averaged(self, columns: dict[str, np.ndarray]) -> Utterances:
+        """Average the windows of each utterance, weighted by their seconds."""
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(self.ids))}
+        owner, count = np.array([numbers[name] for name in self.ids]), len(numbers)
+        each = np.ones(len(owner))
+        weights, text_share, vectors = columns["seconds"], columns["text_share"], columns.get("vectors")
+
+        def total(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+            sums = np.zeros((count, *values.shape[1:]))
+            np.add.at(sums, owner, values * weights.reshape(-1, *[1] * (values.ndim - 1)))
+            return sums
+
+        seconds = total(weights, each)[owner]
+        equal = 1 / np.bincount(owner)[owner]  # for utterances without any modality
+        shares = np.divide(weights, seconds, out=equal, where=seconds > 0)
+        present = total(columns["present"], each) > 0
+        probabilities, known = total(columns["probabilities"], shares), present.any(1)
+        probabilities[known] = tempered(probabilities[known], self.temperature)
+        gated = ~np.isnan(text_share)
+        gates = zip(total(np.where(gated, text_share, 0.0), weights), total(gated, weights), strict=True)
+        if vectors is not None and not (total(columns["has_vector"], each) > 0).all():
+            vectors = None
+        if vectors is not None and count < len(owner):
+            vectors *= shares[:, None].astype(np.float32)  # in place: there may be many
+            joined = np.zeros((count, vectors.shape[1]), dtype=np.float32)
+            np.add.at(joined, owner, vectors)
+            vectors = joined
+        return Utterances(
+            list(numbers),
+            probabilities,
+            [float(gate / gated_seconds) if gated_seconds > 0 else None for gate, gated_seconds in gates],
+            [[name for name, has_it in zip(MODALITIES, row, strict=True) if has_it] for row in present.tolist()],
+            vectors,
+        )
 
 
 def classify(
-    model: nn.Module,
-    samples: Samples,
-    modalities: Sequence[str],
-    prior: Sequence[float],
-    device: str = "cpu",
-    temperature: float = 1.0,
+    model: nn.Module, samples: Samples, modalities: Sequence[str], prior: Sequence[float], device: str = "cpu"
 ) -> Utterances:
-    """Classify samples from one set of modalities; the arguments are those of `Classifier`."""
-    return classify_subsets(model, samples, [modalities], prior, device, temperature)[0]
+    """Classify samples from one set of modalities, without a temperature; the arguments are those of `Classifier`."""
+    return classify_subsets(model, samples, [modalities], prior, device)[0]
 
 
 def classify_subsets(
@@ -245,25 +203,6 @@ def batches(samples: Samples) -> Iterator[list[Sample]]:
 def forward(model: nn.Module, batch: Sequence[Sample], modalities: Sequence[str], device: str) -> WavFusionOutput:
     """Run a model on some modalities of samples."""
     return model(**model_inputs({**collate(batch), "labels": None}, modalities, device))
-
-
-def _predict_batch(
-    model: nn.Module, batch: Sequence[Sample], modalities: Sequence[str], prior: Sequence[float], device: str
-) -> _BatchPrediction:
-    present = np.array([[name in modalities and has(sample, name) for name in MODALITIES] for sample in batch])
-    priors = np.tile(np.array(prior, dtype=np.float64), (len(batch), 1))
-    if not present.any():
-        return _BatchPrediction(priors, present)
-    output = forward(model, batch, modalities, device)
-    probabilities = output.logits.double().softmax(-1).cpu().numpy()
-    both = present[:, MODALITIES.index("text")] & present[:, MODALITIES.index("video")]
-    shares = layer_shares(output)
-    return _BatchPrediction(
-        np.where(present.any(1, keepdims=True), probabilities, priors),
-        present,
-        None if shares is None else np.where(both, shares.mean(1).double().cpu().numpy(), np.nan),
-        None if output.pooled is None else output.pooled.float().cpu().numpy(),
-    )
 
 
 def has(sample: Sample, modality: str) -> bool:

@@ -65,14 +65,7 @@ def _sequence_parts(fusion: WavFusion) -> dict[str, nn.Module]:
 def violations(
     vectors: Float[np.ndarray, "N D"], modality: Int[np.ndarray, " N"], label: Int[np.ndarray, " N"], alpha: float
 ) -> tuple[int, int]:
-    """Count the triplets of eq. 13: those that are violated (their hinge is above 0), and all.
-
-    Args:
-        vectors: of unit length.
-        modality: the number of each one's modality.
-        label: the number of each one's emotion.
-        alpha: the margin.
-    """
+    """Count the triplets of eq. 13 of unit vectors: those whose hinge is above 0 at margin `alpha`, and all."""
     violated = total = 0
     for i, anchor in enumerate(vectors):
         cosine = vectors @ anchor
@@ -89,13 +82,7 @@ def retrieve(
     label: Int[np.ndarray, " N"],
     clip: Int[np.ndarray, " N"],
 ) -> Float[np.ndarray, "Q 2"]:
-    """Retrieve for every vector the nearest of each other modality, except that of the same clip.
-
-    Args:
-        vectors: of unit length.
-        modality: the number of each one's modality.
-        label: the number of each one's emotion.
-        clip: the number of each one's clip.
+    """Retrieve for every vector, of unit length, the nearest of each other modality, except that of the same clip.
 
     Returns:
         For each query whether the retrieved vector has its emotion (1 or 0), and the share of candidates that have it.
@@ -117,12 +104,8 @@ def post_hoc(
 ) -> list[dict[str, np.ndarray]]:
     """Map clips' means of X^a, X^t and X^v by a linear SD fitted post hoc: ridge regression onto the emotions.
 
-    One map for each modality, so that models with and without a margin loss are compared by what is linearly decodable.
-
-    Args:
-        training: means of training clips, by modality.
-        labels: their emotions.
-        clips: the means to map.
+    One map for each modality, fitted on the means of training clips with `labels`, so that models with and without a
+    margin loss are compared by what is linearly decodable.
     """
     from sklearn.linear_model import RidgeCV
     from sklearn.pipeline import make_pipeline
@@ -144,12 +127,7 @@ def post_hoc(
 def score_space(
     clips: Sequence[Mapping[str, np.ndarray]], labels: Sequence[int], alpha: float
 ) -> dict[str, Any] | None:
-    """Score a shared space by the aims of the margin loss: violated triplets, and retrieval of the same emotion.
-
-    Args:
-        clips: vectors of each clip by modality, of any length.
-        labels: the clips' emotions.
-        alpha: the margin.
+    """Score clips' vectors, of any length, by the aims of the margin loss: triplets, and retrieval of the same emotion.
 
     Returns:
         `violated`: share of the `triplets` whose hinge is above 0; `inverted`: the same with margin 0, where chance is

@@ -1,5 +1,6 @@
 """Samples padded to batches of similar length, and batches as the arguments of the model."""
 
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
@@ -22,6 +23,16 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     rest = iter(items)
     while chunk := list(islice(rest, size)):
         yield chunk
+
+
+def drawn_ahead(items: Iterable[Item], count: int) -> Iterator[Item]:
+    """Pass items on, each after `count` more have been drawn."""
+    waiting: deque[Item] = deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > count:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def collate(samples: Sequence[Sample]) -> dict[str, Any]:
@@ -57,24 +68,19 @@ def _pad(rows: Sequence[Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
 class LengthBatches(Sampler[int | None]):
     """A random order for every epoch, with neighbours of similar length; seed and epoch decide it.
 
-    Args:
-        lengths: of the samples.
-        batch_size: samples to a step of one process.
-        seed: of the orders.
-        processes: how many share a step, `batch_size` samples each in turn; None fills up the last step.
+    Several processes share a step, `batch_size` samples each in turn; None fills up the last step.
     """
 
     def __init__(self, lengths: Sequence[float], batch_size: int, seed: int, processes: int = 1) -> None:
-        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size * processes, seed, 0
-        self.processes = processes
+        self.lengths, self.seed, self.epoch = lengths, seed, 0
+        self.batch_size, self.processes = batch_size * processes, processes
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of an epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        empty = -len(self.lengths) % self.batch_size if self.processes > 1 else 0
-        return len(self.lengths) + empty
+        return len(self.lengths) + (-len(self.lengths) % self.batch_size if self.processes > 1 else 0)
 
     def __iter__(self) -> Iterator[int | None]:
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
@@ -96,19 +102,15 @@ class LengthBatches(Sampler[int | None]):
 
 def model_inputs(batch: Mapping[str, Any], modalities: Iterable[str], device: torch.device | str) -> dict[str, Any]:
     """Take the arguments of a model's forward pass out of a batch, with the other modalities left out."""
-    chosen = set(modalities)
-    inputs: dict[str, Any] = {}
-    for name in MODALITIES:
-        for key in (name, f"{name}_mask"):
-            value = batch[key]
-            inputs[key] = value.to(device, non_blocking=True) if value is not None and name in chosen else None
+    chosen = {*modalities, "labels"}
+
+    def sent(name: str, x: Tensor | None) -> Tensor | None:
+        return x.to(device, non_blocking=True) if x is not None and name in chosen else None
+
+    inputs: dict[str, Any] = {key: sent(name, batch[key]) for name in MODALITIES for key in (name, f"{name}_mask")}
     if "waveforms" in batch:
-        inputs["waveforms"] = [
-            None if x is None or "audio" not in chosen else x.to(device, non_blocking=True) for x in batch["waveforms"]
-        ]
-    labels = batch["labels"]
-    inputs["labels"] = None if labels is None else labels.to(device, non_blocking=True)
-    return inputs
+        inputs["waveforms"] = [sent("audio", x) for x in batch["waveforms"]]
+    return {**inputs, "labels": sent("labels", batch["labels"])}
 
 
 def add_absent_modalities(

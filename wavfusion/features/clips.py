@@ -11,13 +11,13 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from wavfusion import media as media_files
 from wavfusion.encoders.text import normalized
 from wavfusion.errors import MediaError
 from wavfusion.features.store import FeatureSet, Store
-from wavfusion.manifest import Utterance
+from wavfusion.manifest import MODALITIES, Utterance
 
 WINDOW = 15.0  # seconds; 92 of IEMOCAP's 7433 utterances are longer
 SHORTEST_TAIL = 1.0  # seconds; a shorter last window is evened out with the one before it
@@ -35,52 +35,42 @@ class Medium(NamedTuple):
     """What is known of a file: a hash of its bytes, when its tracks end (None = no such track), why it is unusable."""
 
     content: str
-    audio: float | None
-    video: float | None
+    audio: float | None = None
+    video: float | None = None
     reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ClipPart:
-    """One modality of one window: what to decode, and the keys of its features by layer.
-
-    Attributes:
-        setting: the channel of audio, the crop of video.
-    """
+    """One modality of one window: what to decode, and the keys of its features by layer."""
 
     path: str
     start: float
     end: float
     keys: dict[Any, str]
-    setting: Any = None
+    setting: Any = None  # the channel of audio, the crop of video
 
-
-class Place(NamedTuple):
-    """One window of an utterance; takes an eighth of the memory of the clip that `clip_at` makes of it."""
-
-    utterance: Utterance
-    window: Window
+    @property
+    def key(self) -> str:
+        """The key of its first layer."""
+        return next(iter(self.keys.values()))
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One window of an utterance, with the modalities that it may have.
-
-    Attributes:
-        share: where the window starts and ends in the utterance, from 0 to 1; selects its part of the transcript.
-    """
+    """One window of an utterance, with the modalities that it may have."""
 
     utterance: str
     window: Window
-    share: tuple[float, float] = (0.0, 1.0)
+    share: tuple[float, float]  # of the utterance, start and end from 0 to 1: the window's part of the transcript
     audio: ClipPart | None = None
     video: ClipPart | None = None
     text: ClipPart | None = None
 
     @property
-    def keys(self) -> list[str]:
-        """The keys of all its features."""
-        return [key for part in (self.audio, self.text, self.video) if part for key in part.keys.values()]
+    def parts(self) -> dict[str, ClipPart]:
+        """The modalities that it may have, by name."""
+        return {name: part for name in MODALITIES if (part := getattr(self, name)) is not None}
 
 
 def windows(duration: float) -> list[Window]:
@@ -97,12 +87,8 @@ def windows(duration: float) -> list[Window]:
 class Media:
     """Hashes and track lengths of a corpus's files, kept in the store so that unchanged files are not read again.
 
-    Where the media are not on this machine, the store's notes are used.
-
-    Args:
-        root: where the files lie now.
-        identity: what the store calls this root.
-        note: write what is learned of a file into the store.
+    The files lie below `root`, which the store calls `identity`; where the media are not on this machine, the store's
+    notes are used. With `note`, what is learned of a file is written into the store.
     """
 
     def __init__(self, store: Store, root: str | os.PathLike[str], identity: str, *, note: bool = False) -> None:
@@ -129,13 +115,8 @@ class Media:
         return self.root / path
 
     def require_unchanged(self, path: str) -> None:
-        """Refuse a file that changed since it was described: its features would be stored under the old key.
-
-        Raises:
-            MediaError: it changed since.
-        """
-        look = self._looked_at.get(path)
-        signature = None if look is None else look.signature
+        """Raise MediaError if a file changed since it was described: its features would get the key of the old one."""
+        signature = self._looked_at[path].signature
         if signature is not None and _signature(os.stat(self.locate(path))) != signature:
             raise MediaError(f"{path!r}: changed while it was read; run extract again")
 
@@ -143,14 +124,14 @@ class Media:
         known = self._known.get(path)
         try:
             state = os.stat(self.locate(path))
+            # Reading a pipe or a device might never end.
+            reason = None if stat.S_ISREG(state.st_mode) else "expected a file, found a folder, pipe or device"
         except (OSError, ValueError) as error:
             if known is not None and not self.root.exists():
                 return known._replace(signature=None)
-            reason = f"{path!r}: {getattr(error, 'strerror', None) or error}"
-            return _Look(None, Medium(f"{ABSENT}:{path}", None, None, reason))
-        if not stat.S_ISREG(state.st_mode):  # reading a pipe or a device might never end
-            reason = f"{path!r}: expected a file, found a folder, pipe or device"
-            return _Look(None, Medium(f"{ABSENT}:{path}", None, None, reason))
+            reason = getattr(error, "strerror", None) or str(error)
+        if reason is not None:
+            return _Look(None, Medium(f"{ABSENT}:{path}", reason=f"{path!r}: {reason}"))
         signature = _signature(state)
         if known is not None and known.signature == signature:
             return known
@@ -174,98 +155,69 @@ def _signature(state: os.stat_result) -> tuple[int, ...]:
 
 def examine(path: Path) -> Medium:
     """Hash a file and measure its tracks; an unreadable file has no tracks and a reason."""
+    content = f"{ABSENT}:{path}"
     try:
         content = media_files.content_hash(path)
+        return Medium(content, *media_files.probe(path))
     except (MediaError, OSError) as error:
-        return Medium(f"{ABSENT}:{path}", None, None, str(error))
-    try:
-        tracks = media_files.probe(path)
-    except MediaError as error:
-        return Medium(content, None, None, str(error))
-    return Medium(content, tracks.audio, tracks.video)
+        return Medium(content, reason=str(error))
 
 
-def plan_windows(utterance: Utterance, media: Mapping[str, Medium] | Media, wanted: FeatureSet) -> list[Clip]:
+Known: TypeAlias = Mapping[str, Medium] | Media
+
+
+def plan_windows(utterance: Utterance, media: Known, wanted: FeatureSet) -> list[Clip]:
     """Plan what to decode of an utterance, window by window, and the keys of the features."""
-    return [clip_at(place, media, wanted) for place in places(utterance, media)]
+    return [clip_at(utterance, window, media, wanted) for window in windows(duration_of(utterance, media))]
 
 
-def places(utterance: Utterance, media: Mapping[str, Medium] | Media) -> list[Place]:
-    """Cut an utterance into windows."""
-    return [Place(utterance, window) for window in windows(_duration(_spans(utterance, media)))]
-
-
-def clip_at(place: Place, media: Mapping[str, Medium] | Media, wanted: FeatureSet) -> Clip:
+def clip_at(utterance: Utterance, window: Window, media: Known, wanted: FeatureSet) -> Clip:
     """Plan what to decode of one window, and the keys of its features."""
-    utterance, window = place
-    spans = _spans(utterance, media)
-    duration = _duration(spans)
-    return Clip(
-        utterance.id,
-        window,
-        (window.start / duration, window.end / duration) if duration > 0 else (0.0, 1.0),
-        audio=_part("audio", utterance, media, spans["audio"], window, wanted),
-        video=_part("video", utterance, media, spans["video"], window, wanted),
-        text=encoded_text(utterance, wanted),
-    )
+    duration = duration_of(utterance, media)
+    share = (window.start / duration, window.end / duration) if duration > 0 else (0.0, 1.0)
+    audio, video = (_part(name, utterance, media, window, wanted) for name in ("audio", "video"))
+    return Clip(utterance.id, window, share, audio, video, encoded_text(utterance, wanted))
 
 
-Spans = dict[str, tuple[float, float] | None]
+def duration_of(utterance: Utterance, media: Known) -> float:
+    """Seconds of the longer of an utterance's audio and video; 0 without either."""
+    spans = (_span(utterance, name, media) for name in ("audio", "video"))
+    return max((span[1] - span[0] for span in spans if span), default=0.0)
 
 
-def _spans(utterance: Utterance, media: Mapping[str, Medium] | Media) -> Spans:
-    return {"audio": _span(utterance, "audio", media), "video": _span(utterance, "video", media)}
-
-
-def _duration(spans: Spans) -> float:
-    return max((end - start for start, end in (span for span in spans.values() if span)), default=0.0)
-
-
-def _span(utterance: Utterance, modality: str, media: Mapping[str, Medium] | Media) -> tuple[float, float] | None:
+def _span(utterance: Utterance, modality: str, media: Known) -> tuple[float, float] | None:
     """Start and end of a modality in its file; (start, start) where neither file nor manifest gives an end."""
     span = getattr(utterance, modality)
     if span is None or modality in utterance.missing:
         return None
-    track = getattr(media[span.path], modality)
     start = span.start or 0.0
-    end = span.end if track is None else min(track, span.end if span.end is not None else track)
-    return start, max(start, end if end is not None else start)
+    end = min((each for each in (getattr(media[span.path], modality), span.end) if each is not None), default=start)
+    return start, max(start, end)
 
 
-def _within(span: tuple[float, float] | None, window: Window) -> tuple[float, float] | None:
-    """The window's part of a span in the file's time; None where the track is over before it."""
-    if span is None:
+def _part(modality: str, utterance: Utterance, media: Known, window: Window, wanted: FeatureSet) -> ClipPart | None:
+    """Audio or video of one window; None where it is missing, over before the window, or not wanted."""
+    source, encoder, span = getattr(utterance, modality), getattr(wanted, modality), _span(utterance, modality, media)
+    if encoder is None or span is None:
         return None
     start, end = round(span[0] + window.start, 4), round(min(span[0] + window.end, span[1]), 4)
-    return (start, end) if window.start == 0 or start < end else None
-
-
-def _part(
-    modality: str,
-    utterance: Utterance,
-    media: Mapping[str, Medium] | Media,
-    span: tuple[float, float] | None,
-    window: Window,
-    wanted: FeatureSet,
-) -> ClipPart | None:
-    """Audio or video of one window; None where it is missing or not wanted."""
-    source, encoder, times = getattr(utterance, modality), getattr(wanted, modality), _within(span, window)
-    if source is None or encoder is None or times is None:
+    if start >= end and window.start > 0:
         return None
-    made_of = (encoder, media[source.path].content, *times)
+    made_of = (encoder, media[source.path].content, start, end)
     if modality == "audio":
         layers = {layer: _key("audio", *made_of, channel=source.channel, layer=layer) for layer in wanted.audio_layers}
-        return ClipPart(source.path, *times, layers, source.channel)
+        return ClipPart(source.path, start, end, layers, source.channel)
     view = wanted.view if wanted.view == "frame" else f"{wanted.view} {encoder['detector']}"
     key = _key("video", *made_of, crop=source.crop, rate=wanted.frame_rate, view=view)
-    return ClipPart(source.path, *times, {"frames": key}, source.crop)
+    return ClipPart(source.path, start, end, {"frames": key}, source.crop)
 
 
 def encoded_text(utterance: Utterance, wanted: FeatureSet) -> ClipPart | None:
     """The text of an utterance, which is encoded as a whole; None where it is missing or not wanted."""
-    if wanted.text is None or utterance.text is None or not normalized(utterance.text) or "text" in utterance.missing:
+    text = normalized(utterance.text or "")
+    if wanted.text is None or not text or "text" in utterance.missing:
         return None
-    content = hashlib.sha256(normalized(utterance.text).encode("utf-8", "surrogatepass")).hexdigest()
+    content = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     keys = {layers: _key("text", wanted.text, content, 0.0, 0.0, layers=layers) for layers in wanted.text_layers}
     return ClipPart("", 0.0, 0.0, keys)
 

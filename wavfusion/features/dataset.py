@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from wavfusion import media
 from wavfusion.errors import ConfigError, CorpusError, MediaError, nearest
-from wavfusion.features.clips import Clip, ClipPart, Media, Place, clip_at, places
+from wavfusion.features.clips import Clip, ClipPart, Media, Window, clip_at, duration_of, windows
 from wavfusion.features.store import FeatureSet, Store, read_feature_sets
 from wavfusion.manifest import MODALITIES, Utterance
 from wavfusion.model.config import Switches, WavFusionConfig
@@ -24,45 +24,29 @@ LIVE_BYTES = 1 << 30  # of decoded waveforms kept in memory: 4.6 hours; the othe
 
 @dataclass(frozen=True)
 class SampleOrigin:
-    """The utterance that a sample belongs to.
-
-    Attributes:
-        duration: seconds of the window, its weight when windows are averaged.
-    """
+    """The utterance that a sample belongs to."""
 
     id: str
     dialogue: str | None
     index: int | None
     speaker: str | None
-    duration: float
+    duration: float  # seconds of the window, its weight when windows are averaged
 
 
 @dataclass
 class Sample:
-    """One window of an utterance; None for a missing modality.
-
-    Attributes:
-        audio: (Ta, D), output of the layer that the model starts from.
-        waveform: (N,), instead of `audio` where the audio encoder runs at every step.
-        text: (Tt, E), or (L, Tt, E) with all layers.
-        video: (Tv, F).
-        label: the emotion's number, or the shares of all emotions; None where it is unknown.
-    """
+    """One window of an utterance; None for a missing modality."""
 
     row: SampleOrigin
-    audio: Tensor | None = None
-    text: Tensor | None = None
-    video: Tensor | None = None
-    waveform: Tensor | None = None
-    label: int | list[float] | None = None
+    audio: Tensor | None = None  # (Ta, D), output of the layer that the model starts from
+    text: Tensor | None = None  # (Tt, E), or (L, Tt, E) with all layers
+    video: Tensor | None = None  # (Tv, F)
+    waveform: Tensor | None = None  # (N,), instead of `audio` where the audio encoder runs at every step
+    label: int | list[float] | None = None  # the emotion's number, or the shares of all emotions
 
 
 def choose_features(store: Store, preset: str | None) -> FeatureSet:
-    """Return the features of a preset; without a name those of the only preset.
-
-    Raises:
-        ConfigError: no such preset in the store, or several and none named.
-    """
+    """Return the features of a preset, without a name of the only one; raises ConfigError where there is no such."""
     sets = read_feature_sets(store)
     if preset is None and len(sets) == 1:
         return next(iter(sets.values()))
@@ -73,11 +57,7 @@ def choose_features(store: Store, preset: str | None) -> FeatureSet:
 
 
 def model_config(switches: Switches, features: FeatureSet, classes: Sequence[str]) -> WavFusionConfig:
-    """Join an experiment's switches with the sizes of the encoders whose features are stored.
-
-    Raises:
-        ConfigError: a modality of the experiment that has no features.
-    """
+    """Join an experiment's switches and the sizes of the encoders; raises ConfigError if a modality has no features."""
     present = [name for name in switches.modalities if getattr(features, name) is not None]
     if present != switches.modalities:
         remedy = f"give --model.modalities {','.join(present)}, or extract" if present else "extract"
@@ -100,23 +80,11 @@ def model_config(switches: Switches, features: FeatureSet, classes: Sequence[str
     return WavFusionConfig(**vars(switches), **sizes)
 
 
-def only(features: FeatureSet, modalities: Iterable[str]) -> FeatureSet:
-    """Keep only the features of some modalities."""
-    absent: dict[str, Any] = dict.fromkeys(set(MODALITIES) - set(modalities))
-    return replace(features, **absent)
-
-
 class Features(Dataset[Sample]):
-    """The windows of utterances, read from the store on access.
+    """The windows of utterances in their order, read from the store on access.
 
-    Args:
-        utterances: in the order of the samples.
-        first_window: only the first 15 s of each, as in training, and only of utterances with any of the modalities;
-            otherwise all windows.
-        live: give waveforms instead of audio features.
-
-    Raises:
-        CorpusError: features that were never extracted.
+    With `first_window` only the first 15 s of each, as in training, and only of utterances with any of the modalities;
+    with `live` waveforms instead of audio features. Raises CorpusError for features that were never extracted.
     """
 
     def __init__(
@@ -132,32 +100,33 @@ class Features(Dataset[Sample]):
     ) -> None:
         self.store, self.media, self.config, self.live = store, media, config, live
         text = "all" if config.num_text_layers > 1 else "last"
-        self.wanted = replace(only(features, config.modalities), audio_layers=[config.input_layer], text_layers=[text])
-        cut = (places(utterance, media) for utterance in utterances)
-        self._places = [place for windows in cut for place in (windows[:1] if first_window else windows)]
+        absent: dict[str, Any] = dict.fromkeys(set(MODALITIES) - set(config.modalities))
+        self.wanted = replace(features, **absent, audio_layers=[config.input_layer], text_layers=[text])
+        last = 1 if first_window else None
+        self._places = [(row, each) for row in utterances for each in windows(duration_of(row, media))[:last]]
         self._waveforms: dict[tuple[Any, ...], Tensor | None] = {}
         self._waveform_bytes = 0
         self._require_extracted()
         if first_window:
             self._leave_out_empty()
 
-    def _clip(self, place: Place) -> Clip:
+    def _clip(self, place: tuple[Utterance, Window]) -> Clip:
         """Plan a window again, since holding the plans of all windows takes eight times the memory."""
-        return clip_at(place, self.media, self.wanted)
+        return clip_at(*place, self.media, self.wanted)
 
     def _require_extracted(self) -> None:
-        for each in map(self._clip, self._places):
-            for part in (None if self.live else each.audio, each.text, each.video):
-                for layer, key in part.keys.items() if part else ():
-                    if key not in self.store and key not in self.store.failures:
-                        view = self.wanted.view
-                        what = key.partition("-")[0] + (f" of layer {layer}" if part is each.audio else "")
-                        raise CorpusError(
-                            f"{self.store.folder}: expected {what} features of {each.utterance!r}, found none (new, "
-                            f"changed or not extracted); run extract"
-                            + (f" --layers {layer}" if part is each.audio else "")
-                            + (f" --view {view}" if part is each.video and view != "frame" else "")
-                        )
+        for clip in map(self._clip, self._places):
+            for name, part in clip.parts.items():
+                ((layer, key),) = part.keys.items()
+                if key in self.store or key in self.store.failures or (self.live and name == "audio"):
+                    continue
+                of, option = (f" of layer {layer}", f" --layers {layer}") if name == "audio" else ("", "")
+                if name == "video" and self.wanted.view != "frame":
+                    option = f" --view {self.wanted.view}"
+                raise CorpusError(
+                    f"{self.store.folder}: expected {name}{of} features of {clip.utterance!r}, found none (new, "
+                    f"changed or not extracted); run extract{option}"
+                )
 
     def _leave_out_empty(self) -> None:
         """Leave out windows without any of the modalities: nothing can be learned from them."""
@@ -172,19 +141,15 @@ class Features(Dataset[Sample]):
         self._places = kept
 
     def _has(self, clip: Clip, modality: str) -> bool:
-        part: ClipPart | None = getattr(clip, modality)
+        part = clip.parts.get(modality)
         if modality == "audio" and self.live:
             return self._waveform(part) is not None
-        return part is not None and any(key in self.store for key in part.keys.values())
+        return part is not None and part.key in self.store
 
     def absent(self) -> list[str]:
         """The model's modalities that no window has."""
-        absent = list(self.config.modalities)
-        for each in map(self._clip, self._places):
-            absent = [name for name in absent if not self._has(each, name)]
-            if not absent:
-                break
-        return absent
+        names = self.config.modalities
+        return [name for name in names if not any(self._has(self._clip(place), name) for place in self._places)]
 
     def __len__(self) -> int:
         return len(self._places)
@@ -195,11 +160,9 @@ class Features(Dataset[Sample]):
             return Sample(SampleOrigin("", None, None, None, 0.0), label=none)
         utterance, window = place = self._places[number]
         clip = self._clip(place)
-        row = SampleOrigin(
-            utterance.id, utterance.dialogue, utterance.index, utterance.speaker, window.end - window.start
-        )
+        seconds = window.end - window.start
         return Sample(
-            row,
+            SampleOrigin(utterance.id, utterance.dialogue, utterance.index, utterance.speaker, seconds),
             audio=None if self.live else self._read(clip.audio),
             text=window_text(self._read(clip.text), clip.share),
             video=self._read(clip.video),
@@ -208,8 +171,7 @@ class Features(Dataset[Sample]):
         )
 
     def _read(self, part: ClipPart | None) -> Tensor | None:
-        key = next(iter(part.keys.values())) if part else None
-        return self.store.read(key) if key is not None and key in self.store else None
+        return self.store.read(part.key) if part is not None and part.key in self.store else None
 
     def _waveform(self, part: ClipPart | None) -> Tensor | None:
         if part is None:
@@ -217,22 +179,18 @@ class Features(Dataset[Sample]):
         place = (part.path, part.start, part.end, part.setting)
         if place in self._waveforms:
             return self._waveforms[place]
-        waveform = self._decode(part)
+        waveform: Tensor | None = None
+        try:
+            if self.media[part.path].audio is not None:
+                path = self.media.locate(part.path)
+                waveform = torch.from_numpy(media.decode_audio(path, part.start, part.end, part.setting).samples)
+        except MediaError as error:
+            log.warning("%s; left out", error)
         size = 0 if waveform is None else waveform.nbytes
         if self._waveform_bytes + size <= LIVE_BYTES:
             self._waveforms[place] = waveform
             self._waveform_bytes += size
         return waveform
-
-    def _decode(self, part: ClipPart) -> Tensor | None:
-        if self.media[part.path].audio is None:
-            return None
-        try:
-            samples = media.decode_audio(self.media.locate(part.path), part.start, part.end, part.setting).samples
-        except MediaError as error:
-            log.warning("%s; left out", error)
-            return None
-        return torch.from_numpy(samples) if len(samples) else None
 
     def _label(self, utterance: Utterance) -> int | list[float] | None:
         classes = self.config.classes

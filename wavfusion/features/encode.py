@@ -1,91 +1,146 @@
-"""Chunks of windows decoded and encoded in threads, a few ahead of what is written."""
+"""What encoders give, and chunks of windows decoded and encoded by several threads, ahead of what is written."""
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from wavfusion import media
+from wavfusion.encoders.audio import AudioEncoder
 from wavfusion.encoders.bundle import Encoders
-from wavfusion.features.clips import WINDOW, Clip, Media
-from wavfusion.features.decode import Decoded, decode
-from wavfusion.features.store import Store
+from wavfusion.encoders.checkpoint import FrozenEncoder
+from wavfusion.errors import ConfigError, MediaError
+from wavfusion.features.batches import drawn_ahead
+from wavfusion.features.clips import ABSENT, WINDOW, Clip, ClipPart, Media
+from wavfusion.features.store import FeatureSet, Store
+from wavfusion.media import faces
 
 BATCH_SECONDS = {"cpu": WINDOW, "cuda": 8 * WINDOW}  # padded audio in one forward pass; on a CPU more is no faster
+MIN_DEVIATION = 1e-3  # standard deviation below which features carry no information (a random EfficientNet gives 0)
 BATCHES_AT_ONCE = 2  # of audio, formed together from similar lengths
 
 
 @dataclass
-class Chunk:
-    """Windows that are decoded, encoded and written together.
+class Decoded:
+    """The decoded media of one clip."""
 
-    Attributes:
-        clips: the windows; none where everything is stored.
-        utterances: how many utterances are done once the chunk is written.
-        features: by key, once encoded.
-        decoded: what the features were made from.
+    clip: Clip
+    samples: Float32[np.ndarray, " N"] | None = None
+    frames: UInt8[np.ndarray, "Tv H W 3"] | None = None
+    errors: dict[str, str] = field(default_factory=dict)  # by modality, why it could not be decoded
+    bad_packets: int = 0  # damaged ones that were skipped
+    face: float | None = None  # with view `face`, the share of frames in which the speaker's face was found
+
+    @property
+    def seconds(self) -> float:
+        """Length of the audio."""
+        return 0.0 if self.samples is None else len(self.samples) / media.SAMPLE_RATE
+
+
+@dataclass
+class Chunk:
+    """Windows that are decoded, encoded and written together."""
+
+    clips: list[Clip]  # none where everything is stored
+    utterances: int = 0  # how many are done once the chunk is written
+    features: dict[str, Tensor] = field(default_factory=dict)  # by key, once encoded
+    decoded: list[Decoded] = field(default_factory=list)  # what the features were made from
+
+
+class ChunkEncoder:
+    """Decodes and encodes chunks, in threads if `fast`.
+
+    On a CPU every thread encodes with its share of the cores, which is faster than all cores on one clip. A GPU takes
+    the batches of one thread at a time, while others decode.
     """
 
-    clips: list[Clip]
-    utterances: int = 0
-    features: dict[str, Tensor] = field(default_factory=dict)
-    decoded: list[Decoded] = field(default_factory=list)
-
-
-class EncoderPool:
-    """Encoders for several threads, each used by one thread at a time."""
-
-    def __init__(self, encoders: Iterable[Encoders]) -> None:
+    def __init__(self, store: Store, known: Media, encoders: Encoders, workers: int, fast: bool) -> None:
+        self.store, self.known, self.encoders, self.workers, self.fast = store, known, encoders, workers, fast
         self._free: SimpleQueue[Encoders] = SimpleQueue()
-        for each in encoders:
+        twins = workers if encoders.kind == "cpu" else 1
+        for each in [encoders.quick() for _ in range(twins)] if fast else [encoders]:
             self._free.put(each)
 
     @contextmanager
     def acquire(self) -> Iterator[Encoders]:
-        """Wait for encoders that are free, and give them back after use."""
+        """Wait for encoders that no other thread uses, and give them back after use."""
         encoders = self._free.get()
         try:
             yield encoders
         finally:
             self._free.put(encoders)
 
+    def encode_all(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+        """Decode and encode chunks in their order."""
+        return self.encode_ahead(chunks) if self.fast else map(self.encode, chunks)
 
-def encode_chunk(chunk: Chunk, store: Store, known: Media, encoders: Encoders, pool: EncoderPool, fast: bool) -> Chunk:
-    """Decode and encode a chunk; holds the frames of one clip at a time, and some batches of audio.
+    def encode_ahead(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+        """Decode and encode chunks in threads, a few ahead of what is taken."""
+        with threads(self.workers) as executor:
+            futures = (executor.submit(self.encode, chunk) for chunk in chunks)
+            for future in drawn_ahead(futures, self.workers):
+                yield future.result()
 
-    Args:
-        chunk: its features and what they were made from are filled in.
-        store: what it holds is not encoded again.
-        known: the corpus's files.
-        encoders: those of `pool`, for their sizes.
-        pool: encodes.
-        fast: skip frames that are not needed.
-    """
-    waiting: list[Decoded] = []
-    longest = BATCHES_AT_ONCE * BATCH_SECONDS[encoders.kind]
-    for number, clip in enumerate(chunk.clips, start=1):
-        decoded = decode(clip, store, known, encoders, thorough=not fast)
-        if decoded.frames is not None and clip.video is not None:
-            with pool.acquire() as own:
-                assert own.video is not None
-                chunk.features[clip.video.keys["frames"]] = own.video.encode(decoded.frames).half()
-            decoded.frames = None
-        chunk.decoded.append(decoded)
-        waiting.append(decoded)
-        if number == len(chunk.clips) or sum(each.seconds for each in waiting) >= longest:
-            with pool.acquire() as own:
-                chunk.features |= _audio_features(waiting, own)
-            for each in waiting:
-                each.samples = None
-            waiting = []
-    return chunk
+    def encode(self, chunk: Chunk) -> Chunk:
+        """Fill in a chunk's features; holds the frames of one clip at a time, and some batches of audio."""
+        waiting: list[Decoded] = []
+        longest = BATCHES_AT_ONCE * BATCH_SECONDS[self.encoders.kind]
+        for number, clip in enumerate(chunk.clips, start=1):
+            decoded = decode(clip, self.store, self.known, self.encoders, thorough=not self.fast)
+            if decoded.frames is not None and clip.video is not None:
+                with self.acquire() as own:
+                    assert own.video is not None
+                    chunk.features[clip.video.keys["frames"]] = own.video.encode(decoded.frames).half()
+                decoded.frames = None
+            chunk.decoded.append(decoded)
+            waiting.append(decoded)
+            if number == len(chunk.clips) or sum(each.seconds for each in waiting) >= longest:
+                with self.acquire() as own:
+                    chunk.features |= _audio_features(waiting, own)
+                for each in waiting:
+                    each.samples = None
+                waiting = []
+        return chunk
+
+
+def decode(clip: Clip, store: Store, known: Media, encoders: Encoders, thorough: bool = False) -> Decoded:
+    """Decode those modalities of a clip whose features are not stored; see `media.decode_frames` for `thorough`."""
+    decoded = Decoded(clip)
+    for modality, part in (("audio", clip.audio), ("video", clip.video)):
+        if part is None or not store.missing(part.keys.values()):
+            continue
+        medium = known[part.path]
+        if medium.reason is not None or getattr(medium, modality) is None:
+            decoded.errors[modality] = medium.reason or ABSENT
+            continue
+        try:
+            if modality == "audio":
+                decoded.samples, bad = media.decode_audio(known.locate(part.path), part.start, part.end, part.setting)
+            else:
+                decoded.frames, bad = _decode_video(decoded, part, known, encoders, thorough)
+            decoded.bad_packets += bad
+            known.require_unchanged(part.path)
+        except (MediaError, OSError) as error:
+            setattr(decoded, "samples" if modality == "audio" else "frames", None)
+            decoded.errors[modality] = str(error)
+    return decoded
+
+
+def _decode_video(decoded: Decoded, part: ClipPart, known: Media, encoders: Encoders, thorough: bool) -> media.Frames:
+    assert encoders.video is not None
+    path, rate, span = known.locate(part.path), encoders.preset.frame_rate, (part.start, part.end)
+    regions = None
+    if encoders.view == "face":
+        regions, decoded.face = faces.detect_faces(path, rate, *span, part.setting)
+    size, interpolation = encoders.video.size, encoders.video.interpolation
+    return media.decode_frames(path, rate, size, *span, part.setting, interpolation, regions, thorough)
 
 
 def _audio_features(chunk: Sequence[Decoded], encoders: Encoders) -> dict[str, Tensor]:
@@ -111,23 +166,65 @@ def audio_batches(waveforms: Sequence[Float32[np.ndarray, " _"]], seconds: float
         yield batch
 
 
-def encode_ahead(
-    chunks: Iterable[Chunk], store: Store, known: Media, encoders: Encoders, pool: EncoderPool, workers: int
-) -> Iterator[Chunk]:
-    """Decode and encode chunks in threads, a few ahead of what is taken.
+def describe_features(encoders: Encoders, audio_layers: Sequence[int], text_layers: Sequence[str]) -> FeatureSet:
+    """Describe the features of a set of encoders; raises ConfigError for a layer that the audio encoder lacks."""
+    audio = encoders.audio
+    for layer in audio_layers:
+        if audio is not None and not 0 <= layer <= audio.num_layers:
+            raise ConfigError(f"--layers: expected 0 to {audio.num_layers} for {audio.name!r}, found {layer}")
+    detector = {} if encoders.view == "frame" else {"detector": faces.detector_fingerprint()}
+    return FeatureSet(
+        encoders.name,
+        audio=_describe_audio(audio) if audio else None,
+        text=_describe(encoders.text, num_layers=encoders.text.num_layers) if encoders.text else None,
+        video=_describe(encoders.video, **detector) if encoders.video else None,
+        audio_layers=sorted(set(audio_layers)) if audio else [],
+        text_layers=list(text_layers) if encoders.text else [],
+        frame_rate=encoders.preset.frame_rate,
+        pretrained_rate=encoders.preset.pretrained_rate,
+        new_rate=encoders.preset.new_rate,
+        view=encoders.view,
+        precision=encoders.preset.precision,
+    )
 
-    On a CPU every thread encodes with its share of the cores, which is faster than all cores on one clip. A GPU takes
-    the batches of one thread at a time, while others decode.
-    """
-    with threads(workers) as executor:
-        waiting: deque[Future[Chunk]] = deque()
-        for chunk in chunks:
-            store.refresh()
-            waiting.append(executor.submit(encode_chunk, chunk, store, known, encoders, pool, True))
-            if len(waiting) > workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+
+def _describe(encoder: FrozenEncoder, **sizes: Any) -> dict[str, Any]:
+    return {"name": encoder.name, "fingerprint": encoder.fingerprint, "width": encoder.width, **sizes}
+
+
+def _describe_audio(encoder: AudioEncoder) -> dict[str, Any]:
+    config = encoder.config
+    relative = config.model_type == "wavlm"
+    return _describe(
+        encoder,
+        num_layers=encoder.num_layers,
+        num_heads=config.num_attention_heads,
+        intermediate_size=config.intermediate_size,
+        layer_norm_eps=config.layer_norm_eps,
+        pre_norm=bool(config.do_stable_layer_norm),
+        position_buckets=config.num_buckets if relative else 0,
+        position_distance=config.max_bucket_distance if relative else 800,
+    )
+
+
+def require_informative(encoders: Encoders, wanted: FeatureSet) -> None:
+    """Raise ConfigError if an encoder's features are constant, on noise: silence may rightly give constants."""
+    noise = np.random.default_rng(0)
+    tried: dict[str, list[Tensor]] = {}
+    if encoders.audio is not None and wanted.audio_layers:
+        samples = noise.normal(size=media.SAMPLE_RATE).astype(np.float32)
+        tried["audio"] = list(encoders.audio.encode([samples], wanted.audio_layers)[0].values())
+    if encoders.text is not None:
+        tried["text"] = encoders.text.encode(["Kids are talking by the door."])
+    if encoders.video is not None:
+        tried["video"] = [encoders.video.encode(noise.integers(0, 256, (2, *encoders.video.size, 3), np.uint8))]
+    for modality, features in tried.items():
+        deviation = min(float(x.std()) for x in features)
+        if not deviation >= MIN_DEVIATION:
+            raise ConfigError(
+                f"{modality} encoder of {encoders.name!r}: expected features that differ, found a spread of "
+                f"{deviation:.1e}, below {MIN_DEVIATION}"
+            )
 
 
 @contextmanager

@@ -2,63 +2,60 @@
 
 import json
 import logging
+import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 from tqdm import tqdm
 
 from wavfusion.encoders.bundle import Encoders, load_encoders
-from wavfusion.encoders.presets import Preset
 from wavfusion.errors import ConfigError
-from wavfusion.features.batches import batched
-from wavfusion.features.clips import ABSENT, Clip, ClipPart, Media, encoded_text
-from wavfusion.features.decode import Decoded
-from wavfusion.features.describe import describe_features, require_informative
-from wavfusion.features.encode import Chunk, EncoderPool, encode_ahead, encode_chunk
-from wavfusion.features.plan import CLIPS_AT_ONCE, Plan, plan_chunks
+from wavfusion.features.batches import batched, drawn_ahead
+from wavfusion.features.clips import ABSENT, Clip, Media, encoded_text, plan_windows
+from wavfusion.features.encode import Chunk, ChunkEncoder, Decoded, describe_features, require_informative
 from wavfusion.features.store import FeatureSet, Store, fits_half
-from wavfusion.manifest import Corpus, Utterance
+from wavfusion.manifest import MODALITIES, Corpus, Utterance
 from wavfusion.processes.pool import Lost, spread
 
 log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
+# The windows of each utterance as JSON, which takes little memory, until the end shows which features were stored.
+Plan = list[list[str]]
 
+CLIPS_AT_ONCE = 24  # windows to a shard: what a kill can lose, and what a thread has in hand
+SECONDS_AT_ONCE = 300.0  # of a shard's windows: at base's sizes 30 MB of features
+BLOCKS_AHEAD = 2  # of utterances whose files are hashed and probed ahead
 TEXTS_AT_ONCE = 64
 TOO_LARGE = "features that half precision cannot hold"
 
 
 @dataclass
 class Summary:
-    """What an extraction did.
+    """What an extraction did."""
 
-    Attributes:
-        wanted: distinct features of the corpus, stored before or now, or not at all.
-        made: features written, by modality.
-        absent: tracks that a file does not have.
-        bad: utterance, modality and reason of what could not be encoded.
-        bad_packets: damaged packets that were skipped, by utterance.
-        faces: with view `face`, of each window: its utterance, its seconds, and the share of its frames in which the
-            speaker's face was found; below `faces.LEAST` the whole frame was encoded.
-    """
-
-    wanted: int = 0
-    made: dict[str, int] = field(default_factory=lambda: {"audio": 0, "text": 0, "video": 0})
-    absent: int = 0
-    bad: list[tuple[str, str, str]] = field(default_factory=list)
-    bad_packets: Counter[str] = field(default_factory=Counter)
+    wanted: int = 0  # distinct features of the corpus, stored before or now, or not at all
+    made: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(MODALITIES, 0)))  # by modality
+    absent: int = 0  # tracks that a file does not have
+    bad: list[tuple[str, str, str]] = field(default_factory=list)  # utterance, modality, why it could not be encoded
+    bad_packets: Counter[str] = field(default_factory=Counter)  # damaged ones that were skipped, by utterance
+    # With view `face`, of each window: its utterance, its seconds, the share of its frames in which the speaker's face
+    # was found; below `faces.LEAST` the whole frame was encoded.
     faces: list[tuple[str, float, float]] = field(default_factory=list)
 
     def add(self, other: "Summary") -> None:
         """Add what another extraction of other utterances did."""
-        self.made = {name: count + other.made[name] for name, count in self.made.items()}
+        self.made.update(other.made)
+        self.bad_packets.update(other.bad_packets)
         self.absent += other.absent
         self.bad += other.bad
-        self.bad_packets += other.bad_packets
 
 
 def extract(
@@ -103,54 +100,38 @@ def extract(
         known = Media(store, root, corpus.root, note=True)
         summary, plan = Extraction(store, known, wanted, encoders, workers, fast).run(utterances, progress)
     else:
-        worker = ExtractionWorker(store.folder, root, corpus.root, _Recipe.of(encoders), wanted, fast)
-        summary, plan = _extract_spread(worker, utterances, workers, engine, progress)
+        name = encoders.name if encoders.view == "frame" else encoders.name.removesuffix(f"-{encoders.view}")
+        load = partial(load_encoders, name, encoders.preset, tuple(encoders.loaded), encoders.view)
+        build = partial(_extraction_worker, store.folder, root, corpus.root, load, encoders.device, wanted, fast)
+        parts = list(batched(utterances, _clips_at_once(utterances, workers)))
+        summary, plan = _gathered(spread(build, parts, workers, engine, encoders.device), parts, progress)
         store.refresh()
     _finish(store, utterances, plan, summary)
     return summary
 
 
 class Extraction:
-    """Fills a store with the features of utterances, in one process.
-
-    Args:
-        store: where the features go.
-        known: the corpus's files.
-        wanted: the features.
-        encoders: those that `wanted` describes.
-        workers: threads.
-        fast: see `extract`.
-    """
+    """Fills a store with the features of utterances, in one process; `encoders` are those that `wanted` describes."""
 
     def __init__(
         self, store: Store, known: Media, wanted: FeatureSet, encoders: Encoders, workers: int, fast: bool
     ) -> None:
-        self.store, self.known, self.wanted, self.encoders = store, known, wanted, encoders
-        self.workers, self.fast, self.summary = workers, fast, Summary()
+        self.store, self.known, self.wanted, self.encoders, self.workers = store, known, wanted, encoders, workers
+        self.encoder, self.summary = ChunkEncoder(store, known, encoders, workers, fast), Summary()
         self._informative = False
 
     def run(self, utterances: Sequence[Utterance], progress: bool | None = None) -> tuple[Summary, Plan]:
-        """Encode what the store lacks; returns what was done, and the plan of every utterance.
-
-        Args:
-            utterances: each is planned once.
-            progress: as in `extract`; None reports nothing.
-        """
+        """Encode what the store lacks; returns what was done, and the plan. `progress` None reports nothing."""
+        self.store.refresh()
         self.summary = Summary()
         plan: Plan = [[] for _ in utterances]
-        twins = (self.workers if self.encoders.on_cpu else 1) if self.fast else 0
-        pool = EncoderPool([self.encoders.quick() for _ in range(twins)] or [self.encoders])
-        self._extract_texts(utterances, pool, progress)
-        chunks = self._checked(plan_chunks(utterances, plan, self.store, self.known, self.wanted, self.workers))
-        if self.fast:
-            done = encode_ahead(chunks, self.store, self.known, self.encoders, pool, self.workers)
-        else:
-            done = (encode_chunk(chunk, self.store, self.known, self.encoders, pool, False) for chunk in chunks)
+        self._extract_texts(utterances, progress)
+        done = self.encoder.encode_all(self._plan_chunks(utterances, plan))
         for chunk in _reported(done, lambda each: each.utterances, len(utterances), progress):
             self._write_chunk(chunk)
         return self.summary, plan
 
-    def _extract_texts(self, utterances: Iterable[Utterance], pool: EncoderPool, progress: bool | None) -> None:
+    def _extract_texts(self, utterances: Iterable[Utterance], progress: bool | None) -> None:
         """Encode the transcripts, each distinct one once."""
         missing = (
             (key, utterance.text)
@@ -163,16 +144,55 @@ class Extraction:
         for batch in _reported(batched(missing, TEXTS_AT_ONCE), len, None, progress, "texts"):
             self._require_informative()
             texts = dict(batch)
-            with pool.acquire() as encoders:
+            with self.encoder.acquire() as encoders:
                 assert encoders.text is not None
                 rows = encoders.text.encode(list(texts.values()), layers)
             self._write(dict(zip(texts, rows, strict=True)))
 
-    def _checked(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-        for chunk in chunks:
-            if chunk.clips:
-                self._require_informative()
+    def _plan_chunks(self, utterances: Sequence[Utterance], plan: Plan) -> Iterator[Chunk]:
+        """Plan the windows of utterances, and cut those that the store lacks into chunks, a few for every worker."""
+        most = _clips_at_once(utterances, self.workers)
+        blocks = list(batched(range(len(utterances)), most))
+        # Two extractions that start together take the blocks in different orders, and seldom do the same work twice.
+        random.Random().shuffle(blocks)
+        for block in self._examined(blocks, utterances):
+            self.store.refresh()
+            chunk, seconds = Chunk([]), 0.0
+            for number in block:
+                for clip in plan_windows(utterances[number], self.known, self.wanted):
+                    plan[number].append(_shortened(clip))
+                    if not any(part and self.store.missing(part.keys.values()) for part in (clip.audio, clip.video)):
+                        continue
+                    self._require_informative()
+                    length = clip.window.end - clip.window.start
+                    if chunk.clips and (len(chunk.clips) == most or seconds + length > SECONDS_AT_ONCE):
+                        yield chunk
+                        chunk, seconds = Chunk([]), 0.0
+                    chunk.clips.append(clip)
+                    seconds += length
+                chunk.utterances += 1
             yield chunk
+
+    def _examined(self, blocks: Sequence[list[int]], utterances: Sequence[Utterance]) -> Iterator[list[int]]:
+        """Hash and probe the files of some blocks ahead, in threads; yields each block once its files are known."""
+        begun: set[str] = set()
+
+        def new_paths(block: list[int]) -> list[str]:
+            rows = [utterances[number] for number in block]
+            spans = [(name, getattr(row, name), row) for row in rows for name in ("audio", "video")]
+            paths = {span.path for name, span, row in spans if span and name not in row.missing} - begun
+            begun.update(paths)
+            return sorted(paths)
+
+        executor = ThreadPoolExecutor(self.workers)
+        try:
+            looks = ([executor.submit(self.known.__getitem__, path) for path in new_paths(block)] for block in blocks)
+            for block, futures in zip(blocks, drawn_ahead(looks, BLOCKS_AHEAD), strict=True):
+                for future in futures:
+                    future.result()
+                yield block
+        finally:
+            executor.shutdown(cancel_futures=True)
 
     def _require_informative(self) -> None:
         if not self._informative:
@@ -191,30 +211,38 @@ class Extraction:
             if decoded.bad_packets:
                 self.summary.bad_packets[decoded.clip.utterance] += decoded.bad_packets
             for modality, reason in decoded.errors.items():
-                self._note_failure(decoded.clip, modality, reason)
-
-    def _note_failure(self, clip: Clip, modality: str, reason: str) -> None:
-        part: ClipPart = getattr(clip, modality)
-        for key in part.keys.values():
-            self.store.fail(key, clip.utterance, f"no {modality} track" if reason == ABSENT else reason)
-        if reason == ABSENT:
-            self.summary.absent += 1
-        else:
-            self.summary.bad.append((clip.utterance, modality, reason))
+                if reason == ABSENT:
+                    self.summary.absent += 1
+                else:
+                    self.summary.bad.append((decoded.clip.utterance, modality, reason))
+                for key in decoded.clip.parts[modality].keys.values():
+                    why = f"no {modality} track" if reason == ABSENT else reason
+                    self.store.fail(key, decoded.clip.utterance, why)
 
     def _write(self, features: dict[str, Tensor]) -> None:
         """Write one shard."""
         for key, x in features.items():
             if not fits_half(x):
                 raise ConfigError(f"{key.partition('-')[0]} encoder of {self.encoders.name!r}: {TOO_LARGE}")
-        for key in self.store.write({key: x.half() for key, x in features.items()}):
-            self.summary.made[key.partition("-")[0]] += 1
+        written = self.store.write({key: x.half() for key, x in features.items()})
+        self.summary.made.update(key.partition("-")[0] for key in written)
+
+
+def _clips_at_once(utterances: Sequence[Utterance], workers: int) -> int:
+    return min(CLIPS_AT_ONCE, 1 + len(utterances) // (4 * workers))
+
+
+def _shortened(clip: Clip) -> str:
+    """Keep of a planned clip what the index and the summary need."""
+    seconds = clip.video.end - clip.video.start if clip.video is not None else 0.0
+    keys = {name: part.keys for name, part in clip.parts.items()}
+    return json.dumps({"id": clip.utterance, "window": clip.window, "video_seconds": seconds, "keys": keys})
 
 
 def _drop_too_large(features: dict[str, Tensor], decoded: Decoded) -> None:
     """Take out what one file's absurd samples have made, so that the others are kept."""
-    for modality, part in (("audio", decoded.clip.audio), ("video", decoded.clip.video)):
-        keys = [key for key in part.keys.values() if key in features] if part else []
+    for modality, part in decoded.clip.parts.items():
+        keys = [key for key in part.keys.values() if key in features]
         if not all(fits_half(features[key]) for key in keys):
             decoded.errors[modality] = TOO_LARGE
             for key in keys:
@@ -227,17 +255,17 @@ def _finish(store: Store, utterances: Iterable[Utterance], plan: Plan, summary: 
     shares = store.face_shares()
 
     def rows() -> Iterator[str]:
-        for planned in (each for windows in plan for each in windows):
-            wanted: dict[str, dict[str, str]] = json.loads(planned.keys)
+        for planned in map(json.loads, chain.from_iterable(plan)):
+            wanted: dict[str, dict[str, str]] = planned["keys"]
             for layers in wanted.values():
                 keys.update(layers.values())
-            share = shares.get(wanted.get("video", {}).get("frames", ""))
-            if share is not None and wanted["video"]["frames"] in store:
-                summary.faces.append((planned.utterance, planned.video_seconds, share))
+            frames = wanted.get("video", {}).get("frames", "")
+            if frames in shares and frames in store:
+                summary.faces.append((planned["id"], planned["video_seconds"], shares[frames]))
             stored = {
                 name: {layer: key for layer, key in layers.items() if key in store} for name, layers in wanted.items()
             }
-            yield json.dumps({"id": planned.utterance, "window": planned.window, **stored}, ensure_ascii=True)
+            yield json.dumps({"id": planned["id"], "window": planned["window"], **stored})
 
     store.write_index((each.id for each in utterances), rows())
     summary.wanted = len(keys)
@@ -263,73 +291,26 @@ def _reported(
                 log.info("extract: %d of %d %s", done, total, what)
 
 
-class _Recipe(NamedTuple):
-    """What loads the same encoders again, in another process."""
-
-    name: str
-    preset: Preset
-    modalities: tuple[str, ...]
-    view: str
-    device: str
-
-    @classmethod
-    def of(cls, encoders: Encoders) -> "_Recipe":
-        name = encoders.name if encoders.view == "frame" else encoders.name.removesuffix(f"-{encoders.view}")
-        return cls(name, encoders.preset, tuple(encoders.loaded), encoders.view, encoders.device)
+def _extraction_worker(
+    folder: Path, root: Path, identity: str, load: Callable[[], Encoders], device: str, wanted: FeatureSet, fast: bool
+) -> Callable[[Sequence[Utterance]], tuple[Summary, Plan]]:
+    """Load the encoders in another process, and open the store; raises ConfigError if they are others than `wanted`."""
+    encoders, store = load().to(device), Store(folder)
+    if describe_features(encoders, wanted.audio_layers, wanted.text_layers) != wanted:
+        raise ConfigError(f"preset {wanted.preset!r}: expected the same encoders in every process, found others")
+    return Extraction(store, Media(store, root, identity, note=True), wanted, encoders, workers=1, fast=fast).run
 
 
-@dataclass(frozen=True)
-class ExtractionWorker:
-    """What another process needs to fill a store with the features of some utterances.
-
-    Attributes:
-        folder: the store's.
-        identity: what the store calls `root`, below which the media lie.
-        recipe: how the encoders are loaded, and where they compute.
-        wanted: the features, whose encoders must be those that are loaded.
-    """
-
-    folder: Path
-    root: Path
-    identity: str
-    recipe: _Recipe
-    wanted: FeatureSet
-    fast: bool
-
-    def __call__(self) -> Callable[[Sequence[Utterance]], tuple[Summary, Plan]]:
-        """Load the encoders and open the store.
-
-        Raises:
-            ConfigError: the encoders that are loaded here are others.
-        """
-        encoders, store = load_encoders(*self.recipe[:4]).to(self.recipe.device), Store(self.folder)
-        found = describe_features(encoders, self.wanted.audio_layers, self.wanted.text_layers)
-        if found != self.wanted:
-            raise ConfigError(
-                f"preset {self.wanted.preset!r}: expected the same encoders in every process, found others"
-            )
-        known = Media(store, self.root, self.identity, note=True)
-        extraction = Extraction(store, known, self.wanted, encoders, workers=1, fast=self.fast)
-
-        def fill(utterances: Sequence[Utterance]) -> tuple[Summary, Plan]:
-            store.refresh()
-            return extraction.run(utterances)
-
-        return fill
-
-
-def _extract_spread(
-    worker: ExtractionWorker, utterances: Sequence[Utterance], workers: int, engine: str, progress: bool
+def _gathered(
+    outcomes: Iterable[tuple[int, tuple[Summary, Plan] | Lost]], parts: Sequence[list[Utterance]], progress: bool
 ) -> tuple[Summary, Plan]:
-    """Let several processes fill a store; one that dies again and again costs the utterances that it had."""
-    size = min(CLIPS_AT_ONCE, 1 + len(utterances) // (4 * workers))
-    parts, summary = list(batched(utterances, size)), Summary()
+    """Join what several processes did; one that died again and again costs the utterances that it had."""
+    summary, total = Summary(), sum(map(len, parts))
     plans: list[Plan] = [[] for _ in parts]
-    outcomes = spread(worker, parts, workers, engine, worker.recipe.device)
-    for number, outcome in _reported(outcomes, lambda each: len(parts[each[0]]), len(utterances), progress):
+    for number, outcome in _reported(outcomes, lambda each: len(parts[each[0]]), total, progress):
         if isinstance(outcome, Lost):
             summary.bad += [(row.id, "any", outcome.reason) for row in parts[number]]
         else:
             summary.add(outcome[0])
             plans[number] = outcome[1]
-    return summary, [windows for plan in plans for windows in plan]
+    return summary, [*chain.from_iterable(plans)]

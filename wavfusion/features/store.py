@@ -25,15 +25,8 @@ from torch import Tensor
 
 from wavfusion.encoders.presets import Precision
 from wavfusion.errors import ConfigError, CorpusError
-from wavfusion.files import (
-    append_line,
-    read_json,
-    read_lines,
-    require_file,
-    validated,
-    write_atomic,
-    write_lines,
-)
+from wavfusion.files import append_line, read_json, read_lines, require_file, validated, write_atomic, write_lines
+from wavfusion.manifest import MODALITIES
 
 log = logging.getLogger(__name__)
 
@@ -46,30 +39,19 @@ _MAX_HEADER = 64 << 20  # bytes; a damaged length must not cost memory
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Which features are wanted or stored: a preset's encoders by fingerprint, and the settings that go into the keys.
+    """Which features are wanted or stored: a preset's encoders by fingerprint, and the settings of the keys."""
 
-    Attributes:
-        preset: its name; for view `face` it is `<preset>-face`, so one store can hold both.
-        frame_rate: of the video.
-        pretrained_rate, new_rate: the preset's learning rates.
-        audio, text, video: name, fingerprint and sizes of each encoder; None = not wanted. Of video with view `face`
-            also the fingerprint of the face detector.
-        audio_layers: the layers to store.
-        text_layers: `last` and/or `all`.
-        view: what the video encoder is given: `frame`, the whole frame, or `face`, the speaker's face.
-        precision: the preset's.
-    """
-
-    preset: str
+    preset: str  # for view `face` it is `<preset>-face`, so that one store can hold both
     frame_rate: float = field(kw_only=True)
     pretrained_rate: float = field(kw_only=True)
     new_rate: float = field(kw_only=True)
+    # Name, fingerprint and sizes of each encoder; of video with view `face` also the face detector's fingerprint.
     audio: dict[str, Any] | None = None
     text: dict[str, Any] | None = None
     video: dict[str, Any] | None = None
     audio_layers: list[int] = field(default_factory=list)
-    text_layers: list[str] = field(default_factory=list)
-    view: str = "frame"
+    text_layers: list[str] = field(default_factory=list)  # `last` and/or `all`
+    view: str = "frame"  # or `face`
     precision: Precision = "fp32"
 
 
@@ -88,8 +70,7 @@ class Store:
         self._index: dict[str, int] = {}  # number of the shard and checksum in one: half the memory of a pair
         self._paths: list[Path] = []
         self._seen: set[str] = set()
-        self._open: dict[Path, Any] = {}
-        self._sizes: dict[Path, int] = {}
+        self._open: dict[Path, tuple[Any, int]] = {}  # files, and their sizes when they were opened
         self._failures: dict[str, str] | None = None
         self.damaged: list[Path] = []
         self.refresh()
@@ -100,20 +81,16 @@ class Store:
             names = [each.name for each in entries if each.name not in self._seen]
         for name in sorted(each for each in names if each.endswith(".safetensors")):
             self._seen.add(name)
-            self._register(self.shards / name)
+            path = self.shards / name
+            try:
+                self._place(path, _header(path))
+            except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+                log.warning("damaged shard %s: %s; the next extract makes its features again", path, error)
+                self.damaged.append(path)
 
     def missing(self, keys: Iterable[str]) -> bool:
         """Whether any of some features is not stored."""
         return any(key not in self for key in keys)
-
-    def _register(self, path: Path) -> None:
-        try:
-            checksums = _header(path)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            log.warning("damaged shard %s: %s; the next extract makes its features again", path, error)
-            self.damaged.append(path)
-            return
-        self._place(path, checksums)
 
     def _place(self, path: Path, checksums: Mapping[str, int]) -> None:
         number = len(self._paths) << _CHECKSUM_BITS
@@ -134,11 +111,7 @@ class Store:
         return iter(self._index)
 
     def read(self, key: str) -> Float16[Tensor, "..."]:
-        """Read one tensor.
-
-        Raises:
-            CorpusError: no such key, or bytes that are not those that were written; names the shard.
-        """
+        """Read one tensor; raises CorpusError where there is none, or other bytes than those that were written."""
         if key not in self._index:
             damaged = f" (damaged: {', '.join(map(str, self.damaged))})" if self.damaged else ""
             raise CorpusError(f"{self.folder}: expected features {key}, found none{damaged}; run extract")
@@ -147,11 +120,12 @@ class Store:
             if path not in self._open:
                 if len(self._open) == _MOST_OPEN:  # close the oldest
                     self._open.pop(next(iter(self._open)))
-                self._open[path], self._sizes[path] = safe_open(path, "pt"), path.stat().st_size
+                self._open[path] = safe_open(path, "pt"), path.stat().st_size
+            file, size = self._open[path]
             # Reading a mapping beyond the end of its file would kill the process.
-            if path.stat().st_size != self._sizes[path]:
+            if path.stat().st_size != size:
                 raise ValueError("its size has changed")
-            tensor: Tensor = self._open[path].get_tensor(key)
+            tensor: Tensor = file.get_tensor(key)
         except Exception as error:  # safetensors raises its own kind for a file that changed meanwhile
             raise CorpusError(f"{path}: damaged shard ({error}); run extract to make its features again") from None
         if _checksum(tensor) != self._index[key] & _CHECKSUM:
@@ -159,11 +133,7 @@ class Store:
         return tensor
 
     def write(self, tensors: Mapping[str, Float16[Tensor, "..."]]) -> list[str]:
-        """Add tensors as one shard, except those that are stored already, by another process perhaps.
-
-        Returns:
-            The keys that were written.
-        """
+        """Add tensors as one shard, except those that are stored already; returns the keys that were written."""
         with self.lock():
             self.refresh()
             new = {key: x.contiguous() for key, x in tensors.items() if key not in self}
@@ -229,22 +199,13 @@ class Store:
         return {row["key"]: float(row["share"]) for row in rows if {"key", "share"} <= row.keys()}
 
     def write_index(self, utterances: Iterable[str], rows: Iterable[str]) -> None:
-        """List the keys of some utterances' windows, for readers that know nothing but safetensors.
-
-        Args:
-            utterances: their ids, which name the file.
-            rows: one JSON object a line.
-        """
+        """List the keys of some utterances' windows, one JSON object a line; the utterances' ids name the file."""
         name = hashlib.sha256("\n".join(sorted(set(utterances))).encode("utf-8", "surrogatepass"))
         with self.lock():
             write_lines(self.folder / f"index-{name.hexdigest()[:12]}.jsonl", rows)
 
     def add_feature_set(self, wanted: FeatureSet) -> None:
-        """Note which features the store holds; layers of earlier runs with the same encoders stay listed.
-
-        Raises:
-            ConfigError: the store has features of another view or precision under the preset's name.
-        """
+        """Note which features the store holds, joined with those of earlier runs (see `merge_feature_sets`)."""
         path = self.folder / "encoders.json"
         with self.lock():
             try:
@@ -254,9 +215,9 @@ class Store:
                 sets = {}
             old = sets.get(wanted.preset)
             sets[wanted.preset] = wanted if old is None else merge_feature_sets(old, wanted)
-            content = {
-                name: {key: x for key, x in asdict(values).items() if key != "preset"} for name, values in sets.items()
-            }
+            content = {name: asdict(values) for name, values in sets.items()}
+            for values in content.values():
+                del values["preset"]
             write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
 
     def lock(self) -> BaseFileLock:
@@ -305,11 +266,7 @@ def made_by(about: Mapping[str, Any]) -> str:
 
 
 def read_feature_sets(store: Store) -> dict[str, FeatureSet]:
-    """Return what has been extracted into a store, by preset.
-
-    Raises:
-        CorpusError: nothing has, or `encoders.json` is damaged.
-    """
+    """Return what has been extracted into a store, by preset; raises CorpusError where that is nothing or damaged."""
     path = store.folder / "encoders.json"
     try:
         sets = read_json(path, CorpusError)
@@ -326,11 +283,7 @@ def read_feature_sets(store: Store) -> dict[str, FeatureSet]:
 
 
 def merge_feature_sets(old: FeatureSet, new: FeatureSet) -> FeatureSet:
-    """Join the features of two extractions under one preset's name; a changed encoder replaces the old one.
-
-    Raises:
-        ConfigError: they are of different views or precisions.
-    """
+    """Join two extractions of one preset's name, view and precision; a changed encoder replaces the old one."""
     for kind in ("view", "precision"):
         held, wanted = getattr(old, kind), getattr(new, kind)
         if held != wanted:
@@ -339,15 +292,9 @@ def merge_feature_sets(old: FeatureSet, new: FeatureSet) -> FeatureSet:
                 f"under it where {kind} {wanted!r} is wanted; rename the preset's file"
             )
 
-    def same(name: str) -> bool:
-        before, after = getattr(old, name), getattr(new, name)
-        return bool(before and after and before["fingerprint"] == after["fingerprint"])
-
-    return replace(
-        new,
-        audio=new.audio or old.audio,
-        text=new.text or old.text,
-        video=new.video or old.video,
-        audio_layers=sorted({*(old.audio_layers if same("audio") or not new.audio else []), *new.audio_layers}),
-        text_layers=sorted({*(old.text_layers if same("text") or not new.text else []), *new.text_layers}),
-    )
+    joined: dict[str, Any] = {name: getattr(new, name) or getattr(old, name) for name in MODALITIES}
+    for name in ("audio", "text"):
+        before, layers = getattr(old, name), f"{name}_layers"
+        kept = before and before["fingerprint"] == joined[name]["fingerprint"]
+        joined[layers] = sorted({*(getattr(old, layers) if kept else []), *getattr(new, layers)})
+    return replace(new, **joined)

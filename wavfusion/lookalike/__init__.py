@@ -1,11 +1,9 @@
 """The look-alike corpus: a generated corpus whose Bayes-optimal accuracies are known.
 
 Given its size and a seed, gives media and annotations in the raw layouts of IEMOCAP and MELD, so that whatever reads
-those can be tested without them. May import `corpora`, `media`, `processes` and `errors`.
+those can be tested without them. May import `corpora`, `media`, `processes`, `files` and `errors`.
 """
 
-import csv
-import io
 import json
 import logging
 import os
@@ -17,28 +15,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wavfusion.errors import ConfigError, nearest
+from wavfusion.errors import ConfigError
+from wavfusion.files import write_json, write_lines
 from wavfusion.lookalike import trees
-from wavfusion.lookalike.faults import CLIPS as FAULTY_CLIPS
-from wavfusion.lookalike.faults import SPEAKERS as FAULTY_SPEAKERS
-from wavfusion.lookalike.faults import add_irregular_names, insert_faults
+from wavfusion.lookalike.faults import SMALL_TREE, add_irregular_names, insert_faults
 from wavfusion.lookalike.plan import Dialogue, plan_dialogues
-from wavfusion.lookalike.trees import FOLDERS, TABLES, Times, annotate_iemocap, annotate_meld, render
+from wavfusion.lookalike.trees import FOLDERS, TABLES, annotate_iemocap, annotate_meld, render
 from wavfusion.lookalike.voice import measure_pitch
-from wavfusion.lookalike.world import (
-    EMOTION_CUES,
-    Corpus,
-    Priors,
-    World,
-    additive_accuracy,
-    bayes_accuracy,
-    bayes_accuracy_on,
-)
+from wavfusion.lookalike.world import Corpus, Priors, World, additive_accuracy, bayes_accuracy, bayes_accuracy_on
 from wavfusion.processes.pool import require_result, spread
 
 CLIPS, SPEAKERS = 1100, 30
 PARTS = ("train", "valid", "test")
-SUMMARY = "world.json"  # written last: a tree without it is incomplete
 
 logger = logging.getLogger(__name__)
 
@@ -59,68 +47,55 @@ def make_lookalike(
 ) -> dict[str, Any]:
     """Write a raw tree, `truth.jsonl`, `split.csv` (speakers disjoint) and `world.json`; return what the last holds.
 
-    The files depend on the seed, not on the number of workers. With IEMOCAP's own ten speakers or fewer their arousal
-    offsets are smaller (0.35 for 0.60 levels), as a fold then has few of them to learn from.
-
-    Args:
-        corpus: whose layout and classes.
-        out: a folder that is empty or absent.
-        clips: of all parts together, default 1100; 8/11 train, 1/11 validate, 2/11 test.
-        speakers: default 30; for IEMOCAP even, and beyond ten the sessions go on.
-        null: the matched null, where the flags carry no information.
-        micro: expressions show for two frames only, at a random time.
-        priors: of the classes, as in the real corpus or their square roots.
-        parts: clips to train, validate and test, in place of `clips`.
-        seed: of every draw.
-        workers: processes; default one for each processor.
-        force: first remove an earlier tree, complete or not.
-        faults: insert the corpus's known defects and list them in `faults.json`; the default is then a small tree.
+    Of 1100 clips 8/11 train, 1/11 validate and 2/11 test, unless `parts` has these numbers. The 30 speakers are even
+    for IEMOCAP, whose sessions go on beyond ten; of ten or fewer the arousal offsets are smaller (0.35 for 0.60
+    levels), as a fold then has few of them to learn from. For `null`, `micro` and `priors` see `World`. The files
+    depend on the seed, not on the number of workers (default one for each processor). `force` first removes an earlier
+    tree, complete or not. `faults` inserts the corpus's known defects, by default into a small tree.
 
     Raises:
-        ConfigError: an unknown corpus, too few or odd speakers, a folder with files, or the `[demo]` extra is missing.
+        ConfigError: too few or odd speakers, a folder with files, or the `[demo]` extra is missing.
     """
-    small_tree = (FAULTY_CLIPS, FAULTY_SPEAKERS) if faults else (CLIPS, SPEAKERS)
-    sizes = _sizes(corpus, small_tree[0] if clips is None else clips, parts)
-    people = _people(corpus, small_tree[1] if speakers is None else speakers)
+    usual_clips, usual_speakers = SMALL_TREE if faults else (CLIPS, SPEAKERS)
+    sizes = _sizes(usual_clips if clips is None else clips, parts)
+    people = _people(corpus, usual_speakers if speakers is None else speakers)
     _make_room(out, force)
     small = corpus == "iemocap" and sum(people.values()) <= 10
     world = World(corpus, priors, null, micro, offset_sd=0.35 if small else 0.60)
     dialogues = plan_dialogues(world, sizes, people, seed)
     if faults:
         dialogues = add_irregular_names(dialogues)
-    times = _render(dialogues, out, micro, workers or os.cpu_count() or 1)
+    dialogues = _render(dialogues, out, micro, workers or os.cpu_count() or 1)
     if corpus == "iemocap":
-        for dialogue, when in zip(dialogues, times, strict=True):
-            annotate_iemocap(dialogue, when, out)
+        for dialogue in dialogues:
+            annotate_iemocap(dialogue, out)
     else:
-        annotate_meld(dialogues, times, out)
-    _write_truth(dialogues, times, out)
+        annotate_meld(dialogues, out)
+    _write_truth(dialogues, out)
     if faults:
         insert_faults(dialogues, out)
-    tested = [(turn.clip, turn.speaker.offset) for each in dialogues if each.part == "test" for turn in each.turns]
-    summary = describe_world(world) | {"clips": sizes, "speakers": people, "seed": seed}
-    summary["bayes"]["test_clips"] = bayes_accuracy_on(world, tested)
-    (out / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    summary = _describe(world, dialogues) | {"clips": sizes, "speakers": people, "seed": seed}
+    write_json(out / "world.json", summary)  # last: a tree without it is incomplete
     return summary
 
 
-def describe_world(world: World) -> dict[str, Any]:
-    """Describe a world: settings, Bayes-optimal accuracies, share of the majority class, best additive rule."""
+def _describe(world: World, dialogues: list[Dialogue]) -> dict[str, Any]:
+    """Settings, Bayes-optimal accuracies, share of the majority class, best additive rule."""
+    tested = [(turn.clip, turn.speaker.offset) for each in dialogues if each.part == "test" for turn in each.turns]
     return {
         "corpus": world.corpus,
         "majority": float(world.prior.max()),
         "bayes": {
             "speaker_independent": bayes_accuracy(world),
             "speakers_shared": bayes_accuracy(world, speakers_shared=True),
+            "test_clips": bayes_accuracy_on(world, tested),
         },
         "additive": additive_accuracy(world),
         "settings": asdict(world),
     }
 
 
-def _sizes(corpus: Corpus, clips: int, parts: tuple[int, int, int] | None) -> dict[str, int]:
-    if corpus not in EMOTION_CUES:
-        raise ConfigError(f"expected a corpus to look like, found {corpus!r}: {nearest(corpus, EMOTION_CUES)}")
+def _sizes(clips: int, parts: tuple[int, int, int] | None) -> dict[str, int]:
     sizes = parts or (clips - round(clips / 11) - round(2 * clips / 11), round(clips / 11), round(2 * clips / 11))
     if len(sizes) != len(PARTS) or min(sizes) < 1:
         raise ConfigError(f"--parts: expected at least one clip to train, validate and test, found {list(sizes)}")
@@ -131,62 +106,53 @@ def _people(corpus: Corpus, speakers: int) -> dict[str, int]:
     """Divide the speakers among the parts: 20, 4 and 6 of 30."""
     step = 2 if corpus == "iemocap" else 1
     if speakers < 3 * step or speakers % step:
-        raise ConfigError(
-            f"--speakers: expected {'an even number of ' * (step - 1)}{3 * step} or more, found {speakers}"
-        )
+        even = "an even number of " if step == 2 else ""
+        raise ConfigError(f"--speakers: expected {even}{3 * step} or more, found {speakers}")
     valid, test = (step * max(1, round(speakers * share / 30 / step)) for share in (4, 6))
     return {"train": speakers - valid - test, "valid": valid, "test": test}
 
 
 def _make_room(out: Path, force: bool) -> None:
+    """Refuse a folder with files; with `force` first remove what `make_lookalike` writes, and nothing else."""
     if force:
-        _remove(out)
+        for name in ("world.json", "truth.jsonl", "split.csv", "faults.json", *TABLES.values()):
+            (out / name).unlink(missing_ok=True)
+        for path in [*out.glob("Session[1-9]*"), *(out / name for name in FOLDERS.values())]:
+            shutil.rmtree(path, ignore_errors=True)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(
-            f"expected an empty or absent folder for the corpus, found files in {out}; choose another, or give --force "
-            "where an interrupted lookalike left them"
-        )
+        found = f"found files in {out}; choose another, or give --force where an interrupted lookalike left them"
+        raise ConfigError(f"expected an empty or absent folder for the corpus, {found}")
 
 
-def _remove(out: Path) -> None:
-    """Remove what `make_lookalike` writes, and nothing else."""
-    (out / SUMMARY).unlink(missing_ok=True)
-    for path in [*out.glob("Session[1-9]*"), *(out / name for name in FOLDERS.values())]:
-        shutil.rmtree(path, ignore_errors=True)
-    for name in ("truth.jsonl", "split.csv", "faults.json", *TABLES.values()):
-        (out / name).unlink(missing_ok=True)
-
-
-def _render(dialogues: list[Dialogue], out: Path, micro: bool, workers: int) -> list[list[Times]]:
+def _render(dialogues: list[Dialogue], out: Path, micro: bool, workers: int) -> list[Dialogue]:
     """Render every dialogue in a process of its own: espeak-ng repeats its samples only in a fresh one."""
     ((_, measured),) = spread(_pitch_worker, [None], 1, preload=trees.__name__, fresh=True)
     pitches = require_result(measured, "espeak-ng")
-    times: list[list[Times]] = [[] for _ in dialogues]
+    rendered = list(dialogues)
     worker = partial(_render_worker, out, pitches, micro)
     with closing(spread(worker, dialogues, workers, preload=trees.__name__, fresh=True)) as outcomes:
         for done, (number, outcome) in enumerate(outcomes, start=1):
-            times[number] = require_result(outcome, dialogues[number].name)
+            rendered[number] = require_result(outcome, dialogues[number].name)
             logger.info("look-alike: %d of %d dialogues", done, len(dialogues))
-    return times
+    return rendered
 
 
 def _pitch_worker() -> Callable[[None], dict[str, list[float]]]:
     return lambda _: measure_pitch()
 
 
-def _render_worker(out: Path, pitches: dict[str, list[float]], micro: bool) -> Callable[[Dialogue], list[Times]]:
+def _render_worker(out: Path, pitches: dict[str, list[float]], micro: bool) -> Callable[[Dialogue], Dialogue]:
     return lambda dialogue: render(dialogue, out, pitches, micro)
 
 
-def _write_truth(dialogues: list[Dialogue], times: list[list[Times]], out: Path) -> None:
-    lines, split = [], io.StringIO()
-    writer = csv.writer(split, lineterminator="\n")
-    writer.writerow(("id", "split"))
-    for dialogue, when in zip(dialogues, times, strict=True):
-        for turn, (start, end) in zip(dialogue.turns, when, strict=True):
+def _write_truth(dialogues: list[Dialogue], out: Path) -> None:
+    truth, split = [], ["id,split"]
+    for dialogue in dialogues:
+        for turn in dialogue.turns:
             planted = asdict(turn.clip) | {"offset": turn.speaker.offset, "voice": turn.speaker.timbre.voice}
             head = {"id": turn.id, "split": dialogue.part, "dialogue": dialogue.name, "speaker": turn.speaker.name}
-            lines.append(json.dumps(head | planted | {"start": start, "end": end, "text": turn.text}))
-            writer.writerow((turn.id, dialogue.part))
-    (out / "truth.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (out / "split.csv").write_text(split.getvalue(), encoding="utf-8")
+            tail = {"start": turn.start, "end": turn.end, "text": turn.text}
+            truth.append(json.dumps(head | planted | tail))
+            split.append(f"{turn.id},{dialogue.part}")
+    write_lines(out / "truth.jsonl", truth)
+    write_lines(out / "split.csv", split)

@@ -158,10 +158,7 @@ def _stroke(pixels: Canvas, start: Point, end: Point, thickness: float, colour: 
 def _blend(
     pixels: Canvas, box: tuple[float, float, float, float], depth: Callable[[Canvas, Canvas], Canvas], colour: Colour
 ) -> None:
-    """Paint where the depth is positive, with a soft edge of one pixel; box = left, top, right, bottom.
-
-    (0, 0) is the middle of the frame and 1 half its side.
-    """
+    """Paint where the depth is positive, with a soft edge; box = left, top, right, bottom from the middle."""
     edges = (np.array(box) + 1) * SIDE / 2 + (-2, -2, 3, 3)
     left, top, right, bottom = np.clip(edges, 0, SIDE).astype(int).tolist()
     y, x = np.mgrid[top:bottom, left:right].astype(np.float32) * (2 / SIDE) - 1

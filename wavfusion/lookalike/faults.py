@@ -11,8 +11,9 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -22,20 +23,15 @@ from wavfusion.lookalike.plan import Dialogue
 from wavfusion.lookalike.trees import FOLDERS, TABLES, Audio, Frame
 from wavfusion.media import decode_audio, decode_frames, probe, write_audio, write_video
 
-CLIPS, SPEAKERS = 48, 10  # enough for every defect
+SMALL_TREE = 48, 10  # clips and speakers, enough for every defect
 TEXT = 'You’ll say: “no” at 5:30… "then", too.'
 LONG = 300  # seconds
 APPLE_DOUBLE = bytes.fromhex("00051607 00020000") + b"Mac OS X        "
 LEFT, RIGHT = (60, 220.0), (200, 880.0)  # grey level and Hz of the actors of `write_two_actors`
-Faults: TypeAlias = dict[str, Any]
 
 
 def add_irregular_names(dialogues: Sequence[Dialogue]) -> list[Dialogue]:
-    """Give some dialogues irregular names and some utterances typographic characters.
-
-    Raises:
-        ConfigError: there are too few dialogues or utterances for every defect.
-    """
+    """Give some dialogues irregular names and some utterances typographic characters; a ConfigError where too few."""
     heads = _heads(dialogues)
     sizes = [sum(len(each.turns) for each in dialogues if each.part == part) for part in FOLDERS]
     if heads[0].name.startswith("Ses"):
@@ -47,7 +43,8 @@ def add_irregular_names(dialogues: Sequence[Dialogue]) -> list[Dialogue]:
         changed = {heads[0].name: _changed(heads[0], heads[0].name, len(heads[0].turns) - 1)}
     if not enough or len(heads[0].turns) < 3:
         found = f"found {sizes} to train, validate and test in {len(heads)} sessions or parts"
-        raise ConfigError(f"--faults: expected clips for all, as {CLIPS} of {SPEAKERS} speakers are, {found}")
+        clips, speakers = SMALL_TREE
+        raise ConfigError(f"--faults: expected clips for all, as {clips} of {speakers} speakers are, {found}")
     return [changed.get(each.name, each) for each in dialogues]
 
 
@@ -59,10 +56,7 @@ def insert_faults(dialogues: Sequence[Dialogue], root: Path) -> None:
 
 def _heads(dialogues: Sequence[Dialogue]) -> list[Dialogue]:
     """Return the first dialogue of each session, or of each part of MELD."""
-    heads: dict[str, Dialogue] = {}
-    for each in dialogues:
-        heads.setdefault(each.name[:5], each)
-    return list(heads.values())
+    return [next(same) for _, same in groupby(dialogues, key=lambda each: each.name[:5])]
 
 
 def _changed(dialogue: Dialogue, name: str, index: int) -> Dialogue:
@@ -72,28 +66,27 @@ def _changed(dialogue: Dialogue, name: str, index: int) -> Dialogue:
     return replace(dialogue, name=name, turns=tuple(turns))
 
 
-def _damage_iemocap(dialogues: Sequence[Dialogue], root: Path) -> Faults:
+def _damage_iemocap(dialogues: Sequence[Dialogue], root: Path) -> dict[str, Any]:
     first, second, third, fourth, fifth = heads = _heads(dialogues)[:5]
-    folders = [root / f"Session{int(each.name[3:5])}" for each in heads]
-    dialog, ids = folders[0] / "dialog", [turn.id for turn in first.turns]
-    label = dialog / "EmoEvaluation" / f"{first.name}.txt"
-    transcript = folders[1] / "dialog" / "transcriptions" / f"{second.name}.txt"
-    video = folders[2] / "dialog" / "avi" / "DivX" / f"{third.name}.avi"
+    labels, transcripts, videos = (
+        [root / f"Session{int(each.name[3:5])}" / "dialog" / folder / f"{each.name}{suffix}" for each in heads]
+        for folder, suffix in (("EmoEvaluation", ".txt"), ("transcriptions", ".txt"), ("avi/DivX", ".avi"))
+    )
+    label, transcript, unlabelled, ids = labels[0], transcripts[1], labels[3], [turn.id for turn in first.turns]
     text = label.read_text(encoding="utf-8")
-    (dialog / "EmoEvaluation" / "Categorical").mkdir()
-    (dialog / "EmoEvaluation" / "Categorical" / label.name).write_text(text.replace(ids[0], f"{first.name}_F999"))
+    (label.parent / "Categorical").mkdir()
+    (label.parent / "Categorical" / label.name).write_text(text.replace(ids[0], f"{first.name}_F999"))
     text = re.sub(rf"\[(\S+) - \S+\]\t{ids[2]}\t", rf"[\1 - \1]\t{ids[2]}\t", text)
     label.write_bytes(text.replace("\n", "\r\n").encode())
-    wav = folders[0] / "sentences" / "wav" / first.name / f"{ids[1]}.wav"
+    wav = label.parents[2] / "sentences" / "wav" / first.name / f"{ids[1]}.wav"
     wav.unlink()
     remarks = f"M: Okay.\n{second.name}_FXX0 [000.0000-000.2500]: Mm-hm.\n"
     transcript.write_bytes((remarks + transcript.read_text(encoding="utf-8")).encode("cp1252"))
-    (folders[1] / "dialog" / "avi" / "DivX").rename(folders[1] / "dialog" / "avi" / "Divx")
-    video.write_bytes(video.read_bytes()[:1000])
-    (folders[3] / "dialog" / "avi" / "DivX" / f"{fourth.name}.avi").unlink()
-    unlabelled = folders[3] / "dialog" / "EmoEvaluation" / f"{fourth.name}.txt"
+    divx = videos[1].parent.rename(videos[1].parent.with_name("Divx"))
+    videos[2].write_bytes(videos[2].read_bytes()[:1000])
+    videos[3].unlink()
     unlabelled.write_text(re.sub(rf"(\t{fourth.turns[0].id}\t)\w+", r"\1xxx", unlabelled.read_text()), newline="")
-    (folders[4] / "dialog" / "transcriptions" / f"{fifth.name}.txt").unlink()
+    transcripts[4].unlink()
     pairs = [*write_two_actors(root, "Ses01F_impro31", 4), *write_two_actors(root, "Ses01M_impro31", LONG)]
     return {
         "suffix dialogues": [first.name, second.name],
@@ -102,9 +95,9 @@ def _damage_iemocap(dialogues: Sequence[Dialogue], root: Path) -> Faults:
         "typographic, colons": [ids[0], second.turns[0].id],
         "cp1252": [_below(root, transcript)],
         "CRLF": [_below(root, label)],
-        "Divx": [_below(root, folders[1] / "dialog" / "avi" / "Divx")],
-        "hidden": _hide(root, [label, wav, dialog / "avi" / "DivX" / f"{first.name}.avi"]),
-        "corrupt": [_below(root, video)],
+        "Divx": [_below(root, divx)],
+        "hidden": _hide(root, [label, wav, videos[0]]),
+        "corrupt": [_below(root, videos[2])],
         "both actors": pairs,
         "long": pairs[2:],
         "excluded": [fourth.turns[0].id],
@@ -132,7 +125,7 @@ def write_two_actors(root: Path, name: str, seconds: int) -> list[str]:
     return ids
 
 
-def _damage_meld(dialogues: Sequence[Dialogue], root: Path) -> Faults:
+def _damage_meld(dialogues: Sequence[Dialogue], root: Path) -> dict[str, Any]:
     ids = {part: [turn.id for each in dialogues if each.part == part for turn in each.turns] for part in FOLDERS}
     clip = {key: root / FOLDERS[part] / f"{key.partition('_')[2]}.mp4" for part in ids for key in ids[part]}
     train, valid, test = ids.values()

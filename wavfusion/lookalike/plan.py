@@ -22,7 +22,7 @@ NAMES = (
 
 @dataclass(frozen=True)
 class Speaker:
-    """One invented person; `offset` is added to the arousal of every utterance."""
+    """An invented person; `offset` is added to the arousal of every utterance."""
 
     name: str
     timbre: Timbre
@@ -32,13 +32,15 @@ class Speaker:
 
 @dataclass(frozen=True)
 class Turn:
-    """One utterance before it is rendered; `seed` draws its audio and video."""
+    """One utterance; `seed` draws its audio and video, rendering gives its seconds on the dialogue's clock."""
 
     id: str
     speaker: Speaker
     clip: PlantedClip
     text: str
     seed: tuple[int, ...]
+    start: float = 0.0
+    end: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -52,43 +54,30 @@ class Dialogue:
 
 
 def plan_dialogues(world: World, parts: dict[str, int], speakers: dict[str, int], seed: int) -> list[Dialogue]:
-    """Draw every dialogue of a corpus.
-
-    Args:
-        world: the probabilities.
-        parts: clips of each part of the split.
-        speakers: people of each part; for IEMOCAP an even number, as two make a session.
-        seed: of every draw.
-    """
-    numbers = count()
+    """Draw every dialogue of a corpus, from the clips and speakers of each part; for IEMOCAP two make a session."""
+    numbers, voices = count(), count()
     layout = _iemocap_dialogues if world.corpus == "iemocap" else _meld_dialogues
-    people = _people(world, speakers, seed)
-    planned = (each for part, clips in parts.items() for each in layout(part, clips, people[part]))
     dialogues = []
-    for name, part, cast, heads in planned:
-        turns = [_turn(world, key, speaker, (seed, next(numbers))) for key, speaker in heads]
-        dialogues.append(Dialogue(name, part, cast, tuple(turns)))
+    for part, clips in parts.items():
+        people = [_speaker(world, next(voices), seed) for _ in range(speakers[part])]
+        for name, cast, heads in layout(part, clips, people):
+            turns = [_turn(world, key, speaker, (seed, next(numbers))) for key, speaker in heads]
+            dialogues.append(Dialogue(name, part, cast, tuple(turns)))
     return dialogues
 
 
-# Name, part, cast, and the id and speaker of every turn.
-Layout = Iterator[tuple[str, str, tuple[Speaker, ...], list[tuple[str, Speaker]]]]
-
-
-def _people(world: World, speakers: dict[str, int], seed: int) -> dict[str, list[Speaker]]:
-    numbers = count()
-    return {part: [_speaker(world, next(numbers), seed) for _ in range(size)] for part, size in speakers.items()}
+# Name, cast, and the id and speaker of every turn.
+Layout = Iterator[tuple[str, tuple[Speaker, ...], list[tuple[str, Speaker]]]]
 
 
 def _speaker(world: World, number: int, seed: int) -> Speaker:
     rng = np.random.default_rng((seed, 1, number))
-    cycle = number // len(NAMES)
-    names = {
-        "iemocap": f"Ses{number // 2 + 1:02d}{'FM'[number % 2]}",
-        "meld": NAMES[number % len(NAMES)] + (f" {cycle + 1}" if cycle else ""),
-    }
+    cycle, place = divmod(number, len(NAMES))
+    name = f"Ses{number // 2 + 1:02d}{'FM'[number % 2]}"
+    if world.corpus == "meld":
+        name = NAMES[place] + (f" {cycle + 1}" if cycle else "")
     offset = float(rng.normal(0, world.offset_sd))
-    return Speaker(names[world.corpus], draw_timbre(rng), draw_identity(rng), offset)
+    return Speaker(name, draw_timbre(rng), draw_identity(rng), offset)
 
 
 def _turn(world: World, key: str, speaker: Speaker, seed: tuple[int, int]) -> Turn:
@@ -105,7 +94,7 @@ def _iemocap_dialogues(part: str, clips: int, people: list[Speaker]) -> Layout:
             cast = pair if number % 2 == 0 else pair[::-1]
             name = f"{cast[0].name}_impro{number // 2 + 1:02d}"
             heads = [(f"{name}_{cast[turn % 2].name[-1]}{turn // 2:03d}", cast[turn % 2]) for turn in range(size)]
-            yield name, part, cast, heads
+            yield name, cast, heads
 
 
 def _meld_dialogues(part: str, clips: int, people: list[Speaker]) -> Layout:
@@ -113,7 +102,7 @@ def _meld_dialogues(part: str, clips: int, people: list[Speaker]) -> Layout:
     for number, size in enumerate(_sizes(clips)):
         cast = tuple(people[(CAST * number + seat) % len(people)] for seat in range(CAST))
         name = f"{part}_dia{number}"
-        yield name, part, cast, [(f"{name}_utt{turn}", cast[turn % CAST]) for turn in range(size)]
+        yield name, cast, [(f"{name}_utt{turn}", cast[turn % CAST]) for turn in range(size)]
 
 
 def _shares(total: int, parts: int) -> list[int]:

@@ -13,21 +13,10 @@ CUES: Mapping[str, Sequence[str]] = {
 PHONE = ("on the phone", "over the phone", "by telephone", "down the line", "in a phone call", "on the other line")
 HERE = ("in the kitchen", "at the table", "by the window", "near the door", "in this room", "at the office")
 OPENERS = ("Well,", "You know,", "So,", "Look,", "I mean,", "Okay,", "Right,", "Listen,")
-CARRIERS = (
-    "it was {cue} {place}",
-    "that is {cue} {place}",
-    "this was {cue} {place}",
-    "he was {cue} {place}",
-    "she is {cue} {place}",
-    "they were {cue} {place}",
-    "it all was {cue} {place}",
-    "we were {cue} {place}",
-)
+CLAUSES = ("it was", "that is", "this was", "he was", "she is", "they were", "it all was", "we were")
 
 
 def sentence(rng: np.random.Generator, group: str, phone: bool) -> str:
     """Draw a sentence of about seven words with a cue word of `group` and, if `phone`, a mention of a phone call."""
-    places = PHONE if phone else HERE
-    carrier = str(rng.choice(CARRIERS))
-    body = carrier.format(cue=rng.choice(CUES[group]), place=rng.choice(places))
-    return f"{rng.choice(OPENERS)} {body}."
+    words = rng.choice(CLAUSES), rng.choice(CUES[group]), rng.choice(PHONE if phone else HERE)
+    return f"{rng.choice(OPENERS)} {' '.join(words)}."

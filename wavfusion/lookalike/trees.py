@@ -2,10 +2,11 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import soxr
@@ -30,15 +31,8 @@ FOLDERS = {"train": "train_splits", "valid": "dev_splits_complete", "test": "out
 COLUMNS = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime"
 
 
-class Times(NamedTuple):
-    """When a turn starts and ends, in seconds on its dialogue's clock."""
-
-    start: float
-    end: float
-
-
-def render(dialogue: Dialogue, root: Path, pitches: dict[str, list[float]], micro: bool) -> list[Times]:
-    """Write the media of one dialogue and return the times of its turns; to be run in a fresh process (espeak-ng)."""
+def render(dialogue: Dialogue, root: Path, pitches: dict[str, list[float]], micro: bool) -> Dialogue:
+    """Write the media of one dialogue and return it with its times; to be run in a fresh process (espeak-ng)."""
     espeak = Espeak()
     recordings = []
     for turn in dialogue.turns:
@@ -46,60 +40,48 @@ def render(dialogue: Dialogue, root: Path, pitches: dict[str, list[float]], micr
         # Other cue words than in the transcript: the audio must not carry the cues of the text.
         spoken = sentence(rng, str(rng.choice(GROUPS)), bool(rng.random() < 0.5))
         recordings.append(speak(espeak, pitches, spoken, turn.speaker.timbre, turn.clip, turn.speaker.offset, rng))
-    times = _times(recordings)
-    if dialogue.name.startswith("Ses"):
-        _render_iemocap(dialogue, root, recordings, times, micro)
-    else:
-        _render_meld(dialogue, root, recordings, micro)
-    return times
+    dialogue = replace(dialogue, turns=_placed(dialogue.turns, recordings))
+    render_media = _render_iemocap if dialogue.name.startswith("Ses") else _render_meld
+    render_media(dialogue, root, recordings, micro)
+    return dialogue
 
 
-def annotate_iemocap(dialogue: Dialogue, times: list[Times], root: Path) -> None:
+def annotate_iemocap(dialogue: Dialogue, root: Path) -> None:
     """Write the EmoEvaluation and transcription files of one dialogue."""
     codes = {emotion: code for code, emotion in IEMOCAP_CODES.items()}
     votes = {emotion: word.capitalize() for word, emotion in IEMOCAP_WORDS.items()}
     labels = ["% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n"]
     lines = []
-    for turn, (start, end) in zip(dialogue.turns, times, strict=True):
+    for turn in dialogue.turns:
         emotion = turn.clip.emotion
-        labels.append(f"[{start:.4f} - {end:.4f}]\t{turn.id}\t{codes[emotion]}\t[2.5000, 2.5000, 2.5000]")
+        labels.append(f"[{turn.start:.4f} - {turn.end:.4f}]\t{turn.id}\t{codes[emotion]}\t[2.5000, 2.5000, 2.5000]")
         labels += [f"C-E{number}:\t{votes[emotion]};\t()" for number in (2, 3, 4)]
         labels += [f"A-E{number}:\tval 3; act 2; dom  3;\t()" for number in (3, 4)]
         labels.append("")
-        lines.append(f"{turn.id} [{start:08.4f}-{end:08.4f}]: {turn.text}")
+        lines.append(f"{turn.id} [{turn.start:08.4f}-{turn.end:08.4f}]: {turn.text}")
     folder = _session(dialogue, root) / "dialog"
     _write(folder / "EmoEvaluation" / f"{dialogue.name}.txt", "\n".join(labels))
     _write(folder / "transcriptions" / f"{dialogue.name}.txt", "\n".join(lines) + "\n")
 
 
-def annotate_meld(dialogues: list[Dialogue], times: list[list[Times]], root: Path) -> None:
+def annotate_meld(dialogues: list[Dialogue], root: Path) -> None:
     """Write the three tables, in the published columns, line ends and time format."""
     for part, name in TABLES.items():
         table = io.StringIO()
         writer = csv.writer(table)
         writer.writerow(COLUMNS.split(","))
-        chosen = [(each, when) for each, when in zip(dialogues, times, strict=True) if each.part == part]
-        rows = (row for number, (each, when) in enumerate(chosen) for row in _meld_rows(number, each, when))
+        chosen = (each for each in dialogues if each.part == part)
+        rows = (row for number, each in enumerate(chosen) for row in _meld_rows(number, each))
         writer.writerows((index, *row) for index, row in enumerate(rows, start=1))
         _write(root / name, table.getvalue())
 
 
-def _meld_rows(number: int, dialogue: Dialogue, times: list[Times]) -> Iterator[tuple[str | int, ...]]:
+def _meld_rows(number: int, dialogue: Dialogue) -> Iterator[tuple[str | int, ...]]:
     season, episode, opening = 1 + number // 24, 1 + number % 24, 60.0
-    for index, (turn, (start, end)) in enumerate(zip(dialogue.turns, times, strict=True)):
-        emotion = turn.clip.emotion
-        yield (
-            turn.text,
-            turn.speaker.name,
-            emotion,
-            SENTIMENTS.get(emotion, "negative"),
-            number,
-            index,
-            season,
-            episode,
-            _stamp(opening + start),
-            _stamp(opening + end),
-        )
+    for index, turn in enumerate(dialogue.turns):
+        emotion, times = turn.clip.emotion, (_stamp(opening + turn.start), _stamp(opening + turn.end))
+        said = turn.text, turn.speaker.name, emotion, SENTIMENTS.get(emotion, "negative")
+        yield *said, number, index, season, episode, *times
 
 
 def _stamp(seconds: float) -> str:
@@ -107,36 +89,37 @@ def _stamp(seconds: float) -> str:
     return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d},{milliseconds:03d}"
 
 
-def _times(recordings: list[Audio]) -> list[Times]:
+def _placed(turns: Sequence[Turn], recordings: list[Audio]) -> tuple[Turn, ...]:
     """Place one turn after the other, each at the start of a frame."""
-    times, frame = [], FRAME_RATE // 2
-    for samples in recordings:
+    placed, frame = [], FRAME_RATE // 2
+    for turn, samples in zip(turns, recordings, strict=True):
         start = frame / FRAME_RATE
         end = start + len(samples) / SAMPLE_RATE
-        times.append(Times(start, end))
+        placed.append(replace(turn, start=start, end=end))
         frame = int(np.ceil((end + PAUSE) * FRAME_RATE))
-    return times
+    return tuple(placed)
 
 
-def _render_iemocap(dialogue: Dialogue, root: Path, recordings: list[Audio], times: list[Times], micro: bool) -> None:
+def _render_iemocap(dialogue: Dialogue, root: Path, recordings: list[Audio], micro: bool) -> None:
     session = _session(dialogue, root)
-    stereo = np.zeros((2, round((times[-1].end + PAUSE) * SAMPLE_RATE)), dtype=np.float32)
+    stereo = np.zeros((2, round((dialogue.turns[-1].end + PAUSE) * SAMPLE_RATE)), dtype=np.float32)
     folder = _folder(session / "sentences" / "wav" / dialogue.name)
-    for turn, samples, (start, _) in zip(dialogue.turns, recordings, times, strict=True):
+    for turn, samples in zip(dialogue.turns, recordings, strict=True):
         write_audio(folder / f"{turn.id}.wav", samples, SAMPLE_RATE)
-        first = round(start * SAMPLE_RATE)
+        first = round(turn.start * SAMPLE_RATE)
         stereo[dialogue.cast.index(turn.speaker), first : first + len(samples)] = samples
     write_audio(_folder(session / "dialog" / "wav") / f"{dialogue.name}.wav", stereo, SAMPLE_RATE)
     film = _folder(session / "dialog" / "avi" / "DivX") / f"{dialogue.name}.avi"
-    write_video(film, _iemocap_frames(dialogue, times, micro), FRAME_RATE, stereo.mean(axis=0), SAMPLE_RATE)
+    write_video(film, _iemocap_frames(dialogue, micro), FRAME_RATE, stereo.mean(axis=0), SAMPLE_RATE)
 
 
-def _iemocap_frames(dialogue: Dialogue, times: list[Times], micro: bool) -> Iterator[Frame]:
+def _iemocap_frames(dialogue: Dialogue, micro: bool) -> Iterator[Frame]:
     """Yield frames of 720 x 480 with both actors between black borders; before the first turn, its first frame."""
-    starts = [0, *(round(start * FRAME_RATE) for start, _ in times[1:]), int(np.ceil(times[-1].end * FRAME_RATE))]
-    for turn, (first, last), when in zip(dialogue.turns, pairwise(starts), times, strict=True):
+    turns = dialogue.turns
+    starts = [0, *(round(turn.start * FRAME_RATE) for turn in turns[1:]), int(np.ceil(turns[-1].end * FRAME_RATE))]
+    for turn, (first, last) in zip(turns, pairwise(starts), strict=True):
         frame = np.zeros((480, 720, 3), dtype=np.uint8)
-        spoken = range(round(when.start * FRAME_RATE) - first, int(when.end * FRAME_RATE) - first)
+        spoken = range(round(turn.start * FRAME_RATE) - first, int(turn.end * FRAME_RATE) - first)
         moments = spoken if micro else None
         halves = [_half(turn, actor, last - first, side, moments) for side, actor in enumerate(dialogue.cast)]
         for left, actor in zip((0, 360), dialogue.cast, strict=True):
@@ -150,9 +133,9 @@ def _iemocap_frames(dialogue: Dialogue, times: list[Times], micro: bool) -> Iter
 def _half(turn: Turn, actor: Speaker, count: int, side: int, micro: range | None) -> Iterator[Face]:
     """Animate one actor's face during a turn: the speaker's with the clip's cues, the listener's at random."""
     rng = np.random.default_rng((*turn.seed, 1 + side))
-    if actor == turn.speaker:
-        return animate(actor.identity, turn.clip.expression, turn.clip.wide, count, rng, micro)
-    return animate(actor.identity, str(rng.choice(GROUPS)), False, count, rng, micro)
+    speaks = actor == turn.speaker
+    shown = (turn.clip.expression, turn.clip.wide) if speaks else (str(rng.choice(GROUPS)), False)
+    return animate(actor.identity, *shown, count, rng, micro)
 
 
 def _render_meld(dialogue: Dialogue, root: Path, recordings: list[Audio], micro: bool) -> None:

@@ -18,8 +18,7 @@ from wavfusion.media import SAMPLE_RATE
 
 VOICES = tuple(f"en-us{variant}" for variant in ("", "+m2", "+m3", "+m4", "+m5", "+m6", "+m7", "+m8"))
 
-# espeak-ng's numbers of the parameters that we set.
-_RATE, _PITCH, _RANGE = 1, 3, 4
+_RATE, _PITCH, _RANGE = 1, 3, 4  # espeak-ng's numbers of parameters
 _PITCHES = (5, 20, 40, 60, 80, 99)
 _PROBE = "Well, he was near the window all day."
 
@@ -46,11 +45,7 @@ def draw_timbre(rng: np.random.Generator) -> Timbre:
 
 
 class Espeak:
-    """The espeak-ng library of the `[demo]` extra, loaded into this process.
-
-    Raises:
-        ConfigError: the extra is not installed.
-    """
+    """The espeak-ng library of the `[demo]` extra, loaded into this process."""
 
     def __init__(self) -> None:
         try:
@@ -111,7 +106,9 @@ def speak(
     rate = float(np.clip(WORDS_PER_MINUTE * STEP**level / stretch, 90, 440))
     raw = espeak.synthesize(text, timbre.voice, rate, pitch, int(rng.integers(3, 12)))
     voiced = np.asarray(soxr.resample(raw, espeak.sample_rate * stretch, SAMPLE_RATE), dtype=np.float64)
-    voiced = _tilted(_resonant(voiced, timbre), clip.tense)
+    # One zero lifts the treble of a tense voice, one pole dampens that of a lax one.
+    zeros, poles = ([1.0, -TILT], [1.0]) if clip.tense else ([1.0], [1.0, -TILT])
+    voiced = lfilter(zeros, poles, _resonant(voiced, timbre))
     voiced /= np.sqrt(np.mean(voiced**2))
     lead = int(SAMPLE_RATE * rng.uniform(0.03, 0.08))
     samples = np.concatenate([np.zeros(lead), voiced, _sigh(rng) if clip.sigh else np.zeros(int(SAMPLE_RATE * SIGH))])
@@ -142,11 +139,6 @@ def _resonant(samples: np.ndarray, timbre: Timbre) -> np.ndarray:
     poles = [1.0, -2 * radius * np.cos(angle), radius**2]
     peak = abs(np.polyval(poles, np.exp(1j * angle)))
     return np.asarray(samples + lfilter([timbre.gain * peak], poles, samples))
-
-
-def _tilted(samples: np.ndarray, tense: bool) -> np.ndarray:
-    """One zero lifts the treble of a tense voice, one pole dampens that of a lax one."""
-    return np.asarray(lfilter([1.0, -TILT], [1.0], samples) if tense else lfilter([1.0], [1.0, -TILT], samples))
 
 
 def _sigh(rng: np.random.Generator) -> np.ndarray:

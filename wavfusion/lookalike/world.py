@@ -1,8 +1,7 @@
 """The world R*: the cues that each emotion leaves in audio, text and video, and the Bayes-optimal accuracy from them.
 
 One modality carries flags about the reliability of another (a sigh in the audio marks irony of the text, a phone call
-in the text marks a camera on somebody else), so adding up per-modality scores is not enough. In the matched null the
-flags carry no information.
+in the text marks a camera on somebody else), so adding up per-modality scores is not enough.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,8 +14,6 @@ from jaxtyping import Float64
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from scipy.stats import norm
-
-from wavfusion.corpora.emotions import EMOTIONS
 
 Corpus = Literal["iemocap", "meld"]
 Priors = Literal["true", "sqrt"]
@@ -62,6 +59,7 @@ EMOTION_CUES: dict[str, dict[str, EmotionCues]] = {
 class World:
     """Every probability of the generated world; the standard deviations are in arousal levels.
 
+    The priors are those of the real corpus or their square roots. In the matched `null` the flags carry no information.
     With `micro` the expression shows for two frames at a random time on a neutral face, with as much information.
     """
 
@@ -80,19 +78,14 @@ class World:
     noisy: float = 0.10
 
     @property
-    def emotions(self) -> list[str]:
-        """The classes in the corpus's order."""
-        return EMOTIONS[self.corpus]
-
-    @property
-    def cues(self) -> list[EmotionCues]:
-        """The cues of every class, in the same order."""
-        return [EMOTION_CUES[self.corpus][emotion] for emotion in self.emotions]
+    def cues(self) -> dict[str, EmotionCues]:
+        """The cues of every class, in the corpus's order."""
+        return EMOTION_CUES[self.corpus]
 
     @property
     def prior(self) -> Float64[np.ndarray, " C"]:
         """The probability of every class."""
-        counts = np.array([each.count for each in self.cues], dtype=np.float64)
+        counts = np.array([each.count for each in self.cues.values()], dtype=np.float64)
         weights = np.sqrt(counts) if self.priors == "sqrt" else counts
         return weights / weights.sum()
 
@@ -106,8 +99,7 @@ class World:
 class PlantedClip:
     """The cues of one clip as they appear, not as the emotion alone would give them.
 
-    `arousal` is the level that appears (class level + noise, or another draw in a noisy clip), without the speaker's
-    `offset`.
+    `arousal` is the class's level with noise, or another's in a noisy clip, without the speaker's `offset`.
     """
 
     emotion: str
@@ -125,13 +117,13 @@ class PlantedClip:
 
 def draw(world: World, rng: np.random.Generator) -> PlantedClip:
     """Draw one clip of the world."""
-    classes = rng.choice(len(world.prior), size=3, p=world.prior)
-    own, other_audio, other_video = (world.cues[index] for index in classes)
+    drawn = rng.choice(list(world.cues), size=3, p=world.prior).tolist()
+    own, other_audio, other_video = (world.cues[emotion] for emotion in drawn)
     irony, camera, noisy = rng.random(3) < (world.irony, world.camera, world.noisy)
     group = SWAPPED[own.group] if irony else own.group
     shown = other_video if camera else own
     return PlantedClip(
-        emotion=world.emotions[classes[0]],
+        emotion=drawn[0],
         irony=bool(irony),
         camera=bool(camera),
         noisy=bool(noisy),
@@ -148,26 +140,20 @@ def draw(world: World, rng: np.random.Generator) -> PlantedClip:
 def bayes_accuracy(world: World, speakers_shared: bool = False) -> dict[str, float]:
     """Compute the Bayes-optimal accuracy of every subset of modalities, by enumeration.
 
-    Args:
-        world: the probabilities.
-        speakers_shared: the speaker's arousal offset is known, as where test speakers occur in training.
+    With `speakers_shared` the speaker's arousal offset is known, as where test speakers occur in training.
     """
     joint = _joint(world, speakers_shared, STEP)
     return {name: float(joint.sum(axis=hidden).max(axis=0).sum()) for name, hidden in _subsets()}
 
 
 def bayes_accuracy_on(world: World, clips: Sequence[tuple[PlantedClip, float]]) -> dict[str, float]:
-    """Compute the accuracy of the Bayes-optimal rule for unknown speakers on given clips, by subset of modalities.
+    """Compute the accuracy of the Bayes-optimal rule for unknown speakers on clips, each with its speaker's offset.
 
     Beside `bayes_accuracy` it shows how the draw of a test part differs: a few voices far from the mean make it hard.
-
-    Args:
-        world: the probabilities.
-        clips: each with its speaker's offset.
     """
     joint = _joint(world, False, STEP)
     cells = np.array([_cells(clip, offset) for clip, offset in clips])
-    truth = np.array([world.emotions.index(clip.emotion) for clip, _ in clips])
+    truth = np.array([list(world.cues).index(clip.emotion) for clip, _ in clips])
     shares = {}
     for name, hidden in _subsets():
         a, t, v = (np.where(axis + 1 in hidden, 0, cells[:, axis]) for axis in range(3))
@@ -178,10 +164,10 @@ def bayes_accuracy_on(world: World, clips: Sequence[tuple[PlantedClip, float]]) 
 
 def _subsets() -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield every subset of the modalities, with the axes of `_joint` to sum out."""
-    names = ("audio", "text", "video")
+    axes = {"audio": 1, "text": 2, "video": 3}
     for size in (1, 2, 3):
-        for subset in combinations(range(3), size):
-            yield "+".join(names[axis] for axis in subset), tuple(axis + 1 for axis in range(3) if axis not in subset)
+        for subset in combinations(axes, size):
+            yield "+".join(subset), tuple(axis for name, axis in axes.items() if name not in subset)
 
 
 def additive_accuracy(world: World) -> float:
@@ -208,7 +194,7 @@ def additive_accuracy(world: World) -> float:
 
 
 def _kept(rng: np.random.Generator, value: bool, right: float) -> bool:
-    """Draw a binary cue that is right with probability `right`."""
+    """Draw a cue that is right with probability `right`."""
     return value if rng.random() < right else not value
 
 
@@ -226,9 +212,9 @@ def _chances(right: float, index: int, size: int) -> Float64[np.ndarray, " K"]:
 
 def _joint(world: World, speakers_shared: bool, step: float) -> Float64[np.ndarray, "C A T V"]:
     """P(class, audio, text, video), with irony and camera summed out."""
-    audio = np.stack([_audio(world, cues, speakers_shared, step) for cues in world.cues])
-    text = np.stack([_text(world, cues) for cues in world.cues])
-    own = np.stack([_video(world, cues) for cues in world.cues])
+    audio = np.stack([_audio(world, cues, speakers_shared, step) for cues in world.cues.values()])
+    text = np.stack([_text(world, cues) for cues in world.cues.values()])
+    own = np.stack([_video(world, cues) for cues in world.cues.values()])
     video = np.stack([own, np.broadcast_to(world.prior @ own, own.shape)], axis=1)
     irony = np.array([1 - world.irony, world.irony])
     camera = np.array([1 - world.camera, world.camera])

@@ -10,20 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for tools that read the code
     from wavfusion.media.audio import LOUDEST, DecodedAudio, decode_audio
-    from wavfusion.media.container import PathLike
-    from wavfusion.media.probing import content_hash, probe
+    from wavfusion.media.container import PathLike, content_hash, probe
     from wavfusion.media.video import Frames, VideoReader, decode_frames, stream_frames
     from wavfusion.media.writer import write_audio, write_video
 
 SAMPLE_RATE = 16_000  # Hz, of wav2vec 2.0 and its kin
 
-_FILES = {
-    "audio": ("LOUDEST", "DecodedAudio", "decode_audio"),
-    "container": ("PathLike",),
-    "probing": ("content_hash", "probe"),
-    "video": ("Frames", "VideoReader", "decode_frames", "stream_frames"),
-    "writer": ("write_audio", "write_video"),
-}
 __all__ = [
     "LOUDEST",
     "SAMPLE_RATE",
@@ -42,7 +34,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    for file, names in _FILES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{file}"), name)
+    for file in ("container", "audio", "video", "writer") if name in __all__ else ():
+        if hasattr(module := import_module(f"{__name__}.{file}"), name):
+            return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,34 +4,26 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import av
 
 from wavfusion.errors import MediaError
-from wavfusion.media.container import PathLike, Real, named, open_container, origin
-from wavfusion.media.probing import PREROLL, is_chained, probe
+from wavfusion.media.container import PREROLL, PathLike, Real, is_chained, named, open_container, origin, probe
 
-# Packets that may stand between two whose frames follow each other: H.264 and HEVC keep 16 frames back.
-_REORDER = 32
-# Seconds by which a packet's time may miss its frame's: containers round to a millisecond.
-_TIME_ROUNDING = 0.002
+Kind: TypeAlias = Literal["audio", "video"]
+
+_REORDER = 32  # packets between two whose frames follow each other: H.264 and HEVC keep 16 frames back
+_TIME_ROUNDING = 0.002  # seconds by which a packet's time may miss its frame's: containers round to a millisecond
 # Decoders whose skip_frame can change from packet to packet; dav1d (AV1) reads it only once.
 _SKIPPING_CODECS = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vp9"}
-# Frames per second; below this rate every frame is decoded, since a skipped one would look like a hole.
-_SPARSEST = 2.0
-# Seconds of holes in one call; with more, the timestamps are wrong and filling the holes would exhaust memory.
-_LONGEST_HOLE = 3600.0
-# 8192 x 8192; a header that claims larger frames is refused before memory is allocated.
-_MAX_PIXELS = 1 << 26
+_SPARSEST = 2.0  # frames per second; below it every frame is decoded, since a skipped one would look like a hole
+_LONGEST_HOLE = 3600.0  # seconds in one call; with more, the timestamps are wrong, and filling would exhaust memory
+_MAX_PIXELS = 1 << 26  # 8192 x 8192; a header that claims larger frames is refused before memory is allocated
 
 
-def readers(path: PathLike, kind: Literal["audio", "video"], start: Real, end: Real | None) -> "Iterator[TrackReader]":
-    """Yield readers of a stretch to try in turn: seeking shortly before it, then from the beginning of the file.
-
-    Raises:
-        MediaError: no recording, no such track, or a stretch outside of the file.
-    """
+def readers(path: PathLike, kind: Kind, start: Real, end: Real | None) -> "Iterator[TrackReader]":
+    """Yield readers of a stretch to try in turn: seeking shortly before it, then from the beginning of the file."""
     if not 0 <= start < math.inf or (end is not None and not start <= end < math.inf):
         raise MediaError(f"expected 0 <= start <= end in seconds for {named(path)}, found start {start}, end {end}")
     # Seeks in MPEG streams land anywhere: the second try gives them room to meet a key frame.
@@ -42,8 +34,8 @@ def readers(path: PathLike, kind: Literal["audio", "video"], start: Real, end: R
             duration = getattr(probe(path), kind)
             if duration is not None and start > duration + PREROLL:
                 raise _outside(path, kind, start, duration)
-        with open_container(path) as (container, tracks):
-            yield TrackReader(container, tracks, kind, path, start, math.inf if end is None else end, entry)
+        with open_container(path) as opened:
+            yield TrackReader(opened, kind, path, start, math.inf if end is None else end, entry)
 
 
 def _outside(path: PathLike, kind: str, start: Real, duration: Real) -> MediaError:
@@ -63,18 +55,12 @@ class TrackReader:
     """
 
     def __init__(
-        self,
-        container: Any,
-        tracks: dict[str, Any],
-        kind: Literal["audio", "video"],
-        path: PathLike,
-        start: Real,
-        end: Real,
-        entry: Real | None,
+        self, opened: tuple[Any, dict[str, Any]], kind: Kind, path: PathLike, start: Real, end: Real, entry: Real | None
     ) -> None:
+        self.container, tracks = opened
         if kind not in tracks:
             raise MediaError(f"expected a track of {kind} in {named(path)}, found only {' and '.join(tracks)}")
-        self.container, self.kind, self.path = container, kind, path
+        self.kind, self.path = kind, path
         self.start, self.end, self.entry = start, end, entry
         self.stream, self.origin = tracks[kind], origin(tracks)
         if self.stream.codec_context is None:

@@ -7,7 +7,7 @@ ships in `weights/` and runs in OpenCV (extra `[face]`). The crop is described i
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from itertools import combinations
 from pathlib import Path
@@ -22,7 +22,6 @@ from wavfusion.media.audio import decode_audio
 from wavfusion.media.container import PathLike, Real
 from wavfusion.media.video import Region, stream_frames
 
-VIEWS = ("frame", "face")
 WEIGHTS = Path(__file__).parents[1] / "weights" / "yunet_n.onnx"
 METHOD = 1  # increased with every change of this file that changes a crop
 
@@ -44,23 +43,18 @@ SETTINGS = (LONGEST, SCORE, NEAR, MOST, OVERLAP, GAP, LEAST, MARGIN, WINDOW, MOU
 
 
 class Face(NamedTuple):
-    """A face in one frame.
+    """A face in one frame."""
 
-    Attributes:
-        box: left, top, right, bottom in pixels.
-        mouth: grey pixels around the mouth.
-    """
-
-    box: Float[np.ndarray, "4"]
-    mouth: UInt8[np.ndarray, "h w"] | None = None
+    box: Float[np.ndarray, "4"]  # left, top, right, bottom in pixels
+    mouth: UInt8[np.ndarray, "h w"] | None = None  # grey pixels around the mouth
 
 
 @dataclass
 class FaceTrack:
     """One face over time: the numbers of the frames in which it was found, and its detections."""
 
-    steps: list[int] = field(default_factory=list)
-    faces: list[Face] = field(default_factory=list)
+    steps: list[int]
+    faces: list[Face]
 
     @property
     def area(self) -> float:
@@ -70,18 +64,6 @@ class FaceTrack:
     def is_beside(self, other: "FaceTrack") -> bool:
         """Whether both overlap in time, so that they are of two people."""
         return self.steps[0] <= other.steps[-1] and other.steps[0] <= self.steps[-1]
-
-
-class SpeakerFace(NamedTuple):
-    """The speaker's face in one window.
-
-    Attributes:
-        regions: of each frame, the square around the face; None where the whole frame is to be used.
-        share: of the frames in which the face was found.
-    """
-
-    regions: list[Region] | None
-    share: float
 
 
 class FaceCoverage:
@@ -112,11 +94,7 @@ def detector_fingerprint() -> str:
 
 
 def require_installed() -> Any:
-    """Return OpenCV.
-
-    Raises:
-        ConfigError: the extra `[face]` is missing.
-    """
+    """Return OpenCV; raises ConfigError where the extra `[face]` is missing."""
     try:
         return import_module("cv2")
     except ImportError as error:
@@ -124,16 +102,16 @@ def require_installed() -> Any:
 
 
 def detect_faces(
-    path: PathLike,
-    frame_rate: Real,
-    start: Real = 0.0,
-    end: Real | None = None,
-    crop: Sequence[int] | None = None,
-) -> SpeakerFace:
+    path: PathLike, frame_rate: Real, start: Real = 0.0, end: Real | None = None, crop: Sequence[int] | None = None
+) -> tuple[list[Region] | None, float]:
     """Find the speaker's face in every frame of a window of at most 15 s; takes the arguments of `decode_frames`.
 
     Of several faces at one time it is the one whose mouth opens as the file's audio gets louder; where none does, or
     the file has no audio, the one that is largest for the longest.
+
+    Returns:
+        The square around the face in each frame, None where the whole frame is to be used; and the share of the frames
+        in which the face was found.
 
     Raises:
         MediaError: no frame can be decoded there.
@@ -152,9 +130,9 @@ def detect_faces(
     chosen = choose_face(_steady_tracks(detections, every * frame_rate), envelope, every * frame_rate)
     share = sum(len(track.steps) for track in chosen) / len(detections)
     if share < LEAST:
-        return SpeakerFace(None, share)
+        return None, share
     boxes = interpolate(chosen, len(detections), _steps(every * frame_rate))[every // 2 :: every]
-    return SpeakerFace([square(box, shape) for box in boxes], share)
+    return [square(box, shape) for box in boxes], share
 
 
 def odd_from(low: float) -> int:
@@ -222,12 +200,7 @@ def _steady_tracks(detections: Sequence[Sequence[Face]], frame_rate: Real) -> li
 
 
 def track_faces(detections: Sequence[Sequence[Face]], gap: int) -> list[FaceTrack]:
-    """Link faces of successive frames where they overlap, the best pairs first.
-
-    Args:
-        detections: the faces of every frame.
-        gap: number of frames after which an undetected face ends its track.
-    """
+    """Link faces of successive frames where they overlap, the best pairs first; `gap` frames without end a track."""
     tracks: list[FaceTrack] = []
     for step, faces in enumerate(detections):
         live = [track for track in tracks if step - track.steps[-1] <= gap]
@@ -258,20 +231,18 @@ def choose_face(
     tracks: Sequence[FaceTrack], envelope: Float[np.ndarray, " n"] | None, frame_rate: Real
 ) -> list[FaceTrack]:
     """Choose the speaker's tracks: the best of all, then others that overlap none of the chosen ones in time."""
-    ranks = {id(track): (_evidence(track, envelope, frame_rate), track.area) for track in tracks}
+
+    def rank(track: FaceTrack) -> tuple[float, float]:
+        evidence = 0.0  # how clearly the mouth follows the audio; 0 below `HEARD`
+        if envelope is not None:
+            evidence = mouth_correlation(mouth_opening(track), envelope[track.steps[0] :], frame_rate)
+        return evidence if evidence >= HEARD else 0.0, track.area
+
     chosen: list[FaceTrack] = []
-    for track in sorted(tracks, key=lambda each: ranks[id(each)], reverse=True):
+    for track in sorted(tracks, key=rank, reverse=True):
         if not any(track.is_beside(other) for other in chosen):
             chosen.append(track)
     return sorted(chosen, key=lambda track: track.steps[0])
-
-
-def _evidence(track: FaceTrack, envelope: Float[np.ndarray, " n"] | None, frame_rate: Real) -> float:
-    """How clearly a mouth follows the audio; 0 below `HEARD`."""
-    if envelope is None:
-        return 0.0
-    evidence = mouth_correlation(mouth_opening(track), envelope[track.steps[0] :], frame_rate)
-    return evidence if evidence >= HEARD else 0.0
 
 
 def mouth_opening(track: FaceTrack) -> Float[np.ndarray, " n"]:
@@ -297,15 +268,11 @@ def mouth_correlation(mouth: Float[np.ndarray, " n"], audio: Float[np.ndarray, "
     if count < 2 * reach + 3:
         return 0.0
     one, other = (x[:count] - smooth(x[:count, None], _steps(frame_rate))[:, 0] for x in (mouth, audio))
-    shifted = [
-        (one[max(0, by) : count + min(0, by)], other[max(0, -by) : count - max(0, by)])
-        for by in range(-reach, reach + 1)
-    ]
-    spreads = [float(x.std() * y.std()) for x, y in shifted]
-    found = [
-        float(np.mean((x - x.mean()) * (y - y.mean()))) / spread if spread > 1e-12 else 0.0
-        for (x, y), spread in zip(shifted, spreads, strict=True)
-    ]
+    found = []
+    for by in range(-reach, reach + 1):
+        x, y = one[max(0, by) : count + min(0, by)], other[max(0, -by) : count - max(0, by)]
+        spread = float(x.std() * y.std())
+        found.append(float(np.mean((x - x.mean()) * (y - y.mean()))) / spread if spread > 1e-12 else 0.0)
     return max(found) * float(np.sqrt(count))
 
 
@@ -317,12 +284,9 @@ def smooth(x: Float[np.ndarray, "n c"], steps: int) -> Float[np.ndarray, "n c"]:
 
 
 def interpolate(tracks: Sequence[FaceTrack], count: int, steps: int) -> Float[np.ndarray, "n 4"]:
-    """A box for every frame: smoothed within a track, beyond it that of the frame nearest in time.
+    """A box for each of `count` frames: smoothed over `steps` within a track, beyond it that of the nearest in time.
 
-    Args:
-        tracks: in order of time, not overlapping, at least one.
-        count: number of frames.
-        steps: number of frames over which a box is smoothed.
+    The tracks are in order of time, do not overlap, and are at least one.
     """
     boxes, known = np.zeros((count, 4)), np.zeros(count, bool)
     for track in tracks:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import av
@@ -11,17 +12,15 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 
 from wavfusion.errors import MediaError, nearest
-from wavfusion.media.container import PathLike, Real, named, open_container, reason
+from wavfusion.media.container import PREROLL, PathLike, Real, named, open_container, reason
 from wavfusion.media.decoder import TrackReader, readers
-from wavfusion.media.probing import PREROLL
 
-# Left, top, right and bottom of a part of a frame, as shares of its width and height.
-Region: TypeAlias = tuple[float, float, float, float]
+Region: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom, as shares of a frame's sides
 TimedFrame: TypeAlias = tuple[float, float, Any]  # seconds from and until which the decoded frame is shown
-Convert: TypeAlias = Callable[[Any, int], UInt8[np.ndarray, "H W 3"]]  # a decoded frame and its number, to RGB
+# From a decoded frame, and a region or None, to RGB.
+Convert: TypeAlias = Callable[[Any, Region | None], UInt8[np.ndarray, "H W 3"]]
 
-# Up to this many seconds ahead it is faster to decode on than to seek: key frames stand 2 to 12 s apart.
-_READ_ON = 10.0
+_READ_ON = 10.0  # seconds up to which it is faster to decode on than to seek: key frames stand 2 to 12 s apart
 # Flags of FFmpeg's swscale.h: full chroma in and out, accurate rounding, bit-exact arithmetic. The faster paths halve
 # the colour resolution and differ between processors.
 _EXACT = 0x2000 | 0x4000 | 0x40000 | 0x80000
@@ -29,15 +28,10 @@ _INTERPOLATION = {"nearest": 0x10, "bilinear": 0x2, "bicubic": 0x4, "lanczos": 0
 
 
 class Frames(NamedTuple):
-    """Frames of one stretch, evenly spaced in time.
-
-    Attributes:
-        pixels: RGB.
-        bad_packets: packets of the stretch that could not be decoded, or only in part.
-    """
+    """Frames of one stretch, RGB, evenly spaced in time."""
 
     pixels: UInt8[np.ndarray, "T H W 3"]
-    bad_packets: int
+    bad_packets: int  # of the stretch, that could not be decoded, or only in part
 
 
 def decode_frames(
@@ -79,13 +73,13 @@ def decode_frames(
         expected = f"expected a positive frame rate, height and width for {named(path)}"
         raise MediaError(f"{expected}, found {frame_rate}, {size}")
     convert = _converter(lambda *_: size, crop, interpolation, path)
-
-    def cut(frame: Any, number: int) -> UInt8[np.ndarray, "H W 3"]:
-        return convert(frame, regions[min(number, len(regions) - 1)] if regions else None)
-
     for reader in readers(path, "video", start, end):
         reader.rate = None if thorough else frame_rate
-        pixels = [*_sample_frames(reader, frame_rate, cut if regions else _convert_once(cut), _timed_frames(reader))]
+        shown = _sample_frames(reader, frame_rate, _timed_frames(reader))
+        if regions:
+            pixels = [convert(frame, regions[min(number, len(regions) - 1)]) for number, frame in enumerate(shown)]
+        else:
+            pixels = [*_converted(shown, convert)]
         if reader.bad and not thorough:  # decoders conceal damage with frames that were skipped here
             return decode_frames(path, frame_rate, size, start, end, crop, interpolation, regions, thorough=True)
         if pixels:
@@ -94,22 +88,12 @@ def decode_frames(
 
 
 class VideoReader:
-    """Frames of a file for one stretch after another: decodes on from the last stretch instead of seeking again.
+    """The frames of `decode_frames`, for one stretch after another: decodes on instead of seeking if faster."""
 
-    Gives the frames that `decode_frames` gives; takes the same arguments.
-    """
-
-    def __init__(
-        self,
-        path: PathLike,
-        frame_rate: Real,
-        size: Sequence[int],
-        crop: Sequence[int] | None = None,
-        interpolation: str = "bicubic",
-    ) -> None:
-        self._settings: Any = {"frame_rate": frame_rate, "size": size, "crop": crop, "interpolation": interpolation}
+    def __init__(self, path: PathLike, frame_rate: Real, size: Sequence[int], interpolation: str = "bicubic") -> None:
+        self._decode_alone = partial(decode_frames, path, frame_rate, size, interpolation=interpolation)
         self.path, self.frame_rate = path, frame_rate
-        self._convert = _converter(lambda *_: size, crop, interpolation, path)
+        self._convert = _converter(lambda *_: size, None, interpolation, path)
         self._opened = ExitStack()
         self._reader: TrackReader | None = None
         self._coming: Iterator[TimedFrame] = iter(())
@@ -128,12 +112,11 @@ class VideoReader:
         if self._reader is not None and self._last is not None and start < end:
             reader = self._reader
             reader.start, reader.end, reader.bad, reader.held = start, end, 0, 0.0
-            convert = _convert_once(lambda frame, _: self._convert(frame, None))
-            pixels = [*_sample_frames(reader, self.frame_rate, convert, self._following())]
+            pixels = [*_converted(_sample_frames(reader, self.frame_rate, self._following()), self._convert)]
             if pixels and not reader.bad:
                 return Frames(np.stack(pixels), reader.bad)
         self._last = None  # frames that this stretch skipped may be needed by the next
-        return decode_frames(self.path, start=start, end=end, **self._settings)
+        return self._decode_alone(start=start, end=end)
 
     def _following(self) -> Iterator[TimedFrame]:
         """The frame that was shown last, and those after it."""
@@ -149,8 +132,9 @@ class VideoReader:
         self._reader = self._last = None
         entry = start - PREROLL if start > 2 * PREROLL else None
         with suppress(MediaError), ExitStack() as opened:
-            container, tracks = opened.enter_context(open_container(self.path))
-            self._reader = TrackReader(container, tracks, "video", self.path, start, end, entry)
+            self._reader = TrackReader(
+                opened.enter_context(open_container(self.path)), "video", self.path, start, end, entry
+            )
             self._reader.rate = self.frame_rate
             self._coming = _timed_frames(self._reader)
             self._last = next(self._coming, None)
@@ -167,15 +151,8 @@ def stream_frames(
 ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     """Yield the frames of `decode_frames` one at a time, with the proportions that they have in the file.
 
-    A frame that is shown at several of the times is the same object each time.
-
-    Args:
-        path: any container with a video track.
-        frame_rate: frames per second of the result.
-        longest: pixels; a frame with a longer side is made smaller.
-        start: seconds from the beginning of the file.
-        end: seconds; None, or more than the file has, reads to the last frame.
-        crop: left, top, right, bottom in pixels of the upright frame, cut out before the resize.
+    A frame with a side of more than `longest` pixels is made smaller. One that is shown at several of the times is the
+    same object each time.
 
     Raises:
         MediaError: as in `decode_frames`.
@@ -188,8 +165,7 @@ def stream_frames(
     convert = _converter(within, crop, "bilinear", path)
     for reader in readers(path, "video", start, end):
         pixels = None
-        convert_whole = _convert_once(lambda frame, _: convert(frame, None))
-        for pixels in _sample_frames(reader, frame_rate, convert_whole, _timed_frames(reader)):
+        for pixels in _converted(_sample_frames(reader, frame_rate, _timed_frames(reader)), convert):
             yield pixels
         if pixels is not None:
             return
@@ -198,35 +174,32 @@ def stream_frames(
 
 def _converter(
     size: Callable[[int, int], Sequence[int]], crop: Sequence[int] | None, interpolation: str, path: PathLike
-) -> Callable[[Any, Region | None], UInt8[np.ndarray, "H W 3"]]:
+) -> Convert:
     """Make a function that crops a decoded frame to a region, resizes it and gives RGB pixels."""
     flags = _EXACT | _INTERPOLATION[interpolation]
     # A reformatter keeps its tables as long as the sizes stay the same.
     whole, resize = VideoReformatter(), VideoReformatter()
 
     def convert(frame: Any, region: Region | None) -> UInt8[np.ndarray, "H W 3"]:
-        try:
-            return scaled(frame, region)
-        except av.error.FFmpegError as error:
-            found = f"found {frame.width} x {frame.height}: {reason(error)}"
-            raise MediaError(f"expected frames that can be scaled in {named(path)}, {found}") from error
-
-    def scaled(frame: Any, region: Region | None) -> UInt8[np.ndarray, "H W 3"]:
-        if turns := round(frame.rotation / 90) % 4:
-            pixels = whole.reformat(frame, format="rgb24", interpolation=flags, threads=1).to_ndarray()
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(np.rot90(pixels, turns)), "rgb24")
-        left, top, right, bottom = crop if crop is not None else (0, 0, frame.width, frame.height)
-        if not (0 <= left < right <= frame.width and 0 <= top < bottom <= frame.height):
+        turns = round(frame.rotation / 90) % 4
+        width, height = (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
+        left, top, right, bottom = crop if crop is not None else (0, 0, width, height)
+        if not (0 <= left < right <= width and 0 <= top < bottom <= height):
             found = f"found {[left, top, right, bottom]} for {named(path)}"
-            raise MediaError(f"expected a crop inside of [0, 0, {frame.width}, {frame.height}], {found}")
+            raise MediaError(f"expected a crop inside of [0, 0, {width}, {height}], {found}")
         if region is not None:
             left, right = _part_of_side(left, right, region[0::2])
             top, bottom = _part_of_side(top, bottom, region[1::2])
-        if (left, top, right, bottom) != (0, 0, frame.width, frame.height):
-            pixels = whole.reformat(frame, format="rgb24", interpolation=flags, threads=1).to_ndarray()
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels[top:bottom, left:right]), "rgb24")
-        height, width = size(frame.height, frame.width)
-        return resize.reformat(frame, width, height, "rgb24", interpolation=flags, threads=1).to_ndarray()
+        try:
+            if turns or (left, top, right, bottom) != (0, 0, width, height):
+                pixels = whole.reformat(frame, format="rgb24", interpolation=flags, threads=1).to_ndarray()
+                pixels = np.rot90(pixels, turns)[top:bottom, left:right]
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
+            tall, wide = size(frame.height, frame.width)
+            return resize.reformat(frame, wide, tall, "rgb24", interpolation=flags, threads=1).to_ndarray()
+        except av.error.FFmpegError as error:
+            found = f"found {frame.width} x {frame.height}: {reason(error)}"
+            raise MediaError(f"expected frames that can be scaled in {named(path)}, {found}") from error
 
     return convert
 
@@ -237,26 +210,18 @@ def _part_of_side(low: int, high: int, share: Sequence[float]) -> tuple[int, int
     return first, max(first + 1, min(high, round(low + share[1] * (high - low))))
 
 
-def _convert_once(convert: Convert) -> Convert:
-    """Convert a frame that is shown at several times only once."""
-    last: list[Any] = [None, None]
-
-    def convert_new(frame: Any, number: int) -> UInt8[np.ndarray, "H W 3"]:
-        if frame is not last[0]:
-            last[:] = frame, convert(frame, number)
-        pixels: np.ndarray = last[1]
-        return pixels
-
-    return convert_new
+def _converted(frames: Iterator[Any], convert: Convert) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    """Convert frames; one that is shown several times only once."""
+    last: Any = None
+    pixels: Any = None
+    for frame in frames:
+        if frame is not last:
+            last, pixels = frame, convert(frame, None)
+        yield pixels
 
 
-def _sample_frames(
-    reader: TrackReader,
-    frame_rate: Real,
-    convert: Convert,
-    frames: Iterator[TimedFrame],
-) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    """Convert the frames that are shown at the requested times; nothing where a seek landed too late."""
+def _sample_frames(reader: TrackReader, frame_rate: Real, frames: Iterator[TimedFrame]) -> Iterator[Any]:
+    """Yield the frames that are shown at the requested times; nothing where a seek landed too late."""
     start, end = reader.start, reader.end
     count = 0
     frame = None
@@ -266,12 +231,12 @@ def _sample_frames(
         frame = next_frame
         reader.hold(max(0.0, min(until, end) - max(time, start) - 1.0))
         while start + (count + 0.5) / frame_rate < min(until, end):
-            yield convert(frame, count)
+            yield frame
             count += 1
         if until >= end:
             break
     if frame is not None and not count and reader.until > start:
-        yield convert(frame, 0)
+        yield frame
 
 
 def _timed_frames(reader: TrackReader) -> Iterator[TimedFrame]:

@@ -53,7 +53,7 @@ def write_video(
     frames: Iterable[UInt8[np.ndarray, "H W 3"]],
     frame_rate: Real | Fraction,
     samples: Samples | None = None,
-    sample_rate: int | None = None,
+    sample_rate: int = SAMPLE_RATE,
 ) -> None:
     """Write video, with audio where given: h264 and AAC in mp4, MPEG-4 (DX50) and 16-bit PCM in avi.
 
@@ -65,27 +65,43 @@ def write_video(
         frames: RGB, all of one even height and width; taken one at a time.
         frame_rate: per second.
         samples: as in `write_audio`.
-        sample_rate: of the samples, in Hz; None = 16,000.
+        sample_rate: of the samples, in Hz.
 
     Raises:
         MediaError: no frames, an odd size, or a suffix that names no video format.
     """
+    rate, count = Fraction(frame_rate).limit_denominator(1001), 0
     with _create(path, _VIDEO_CODECS) as container:
-        video = _VideoTrack(container, path, frame_rate)
-        audio = None if samples is None else _AudioTrack(container, path, samples, sample_rate or SAMPLE_RATE)
+        stream = _add_video(container, _suffix(path), rate)
+        audio = None if samples is None else _AudioTrack(container, path, samples, sample_rate)
         for pixels in frames:
-            video.encode(pixels)
+            height, width = pixels.shape[:2]
+            if not count:
+                stream.height, stream.width = height, width
+            if height % 2 or width % 2 or (height, width) != (stream.height, stream.width):
+                expected = f"expected frames of one even size for {named(path)}"
+                raise MediaError(f"{expected}, found {width} x {height} as number {count}")
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
+            frame.pts, frame.time_base = count, 1 / rate
+            container.mux(stream.encode(frame))
+            count += 1
             if audio is not None:
-                audio.encode_until(float(video.count / video.rate))
+                audio.encode_until(float(count / rate))
         if audio is not None:
             audio.encode_until(math.inf)
-        video.finish()
+        if not count:
+            raise MediaError(f"expected at least one frame for {named(path)}, found none")
+        container.mux(stream.encode(None))
+
+
+def _suffix(path: PathLike) -> str:
+    return Path(path).suffix.lower()
 
 
 @contextmanager
 def _create(path: PathLike, formats: dict[str, str]) -> Iterator[Any]:
     """Open a container to write; the file is removed where writing fails."""
-    if (suffix := Path(path).suffix.lower()) not in formats:
+    if (suffix := _suffix(path)) not in formats:
         raise MediaError(
             f"expected a known suffix to write {named(path)}, found {suffix!r}: {nearest(suffix, formats)}"
         )
@@ -100,22 +116,35 @@ def _create(path: PathLike, formats: dict[str, str]) -> Iterator[Any]:
         raise
 
 
+def _add_video(container: Any, suffix: str, rate: Fraction) -> Any:
+    codec = _VIDEO_CODECS[suffix]
+    # x264's macroblock tree gives different bytes for the same frames from run to run.
+    x264 = {"crf": "18", "preset": "veryfast", "mbtree": "0"}
+    options = x264 if codec == "libx264" else {"qscale": "3", "flags": "+bitexact"}
+    stream = container.add_stream(codec, rate=rate, options=options)
+    if codec == "mpeg4":
+        stream.codec_context.qscale = True
+    stream.pix_fmt = "yuv420p"
+    # With more threads the bytes would depend on the number of cores.
+    stream.codec_context.thread_count = 1
+    if suffix == ".avi":
+        stream.codec_context.codec_tag = "DX50"
+    return stream
+
+
 class _AudioTrack:
     """The audio track of a file that is being written."""
 
     def __init__(self, container: Any, path: PathLike, samples: Samples, sample_rate: int) -> None:
-        self.container, self.rate, self.done = container, sample_rate, 0
-        self.samples = np.atleast_2d(samples)
+        self.container, self.rate, self.done, self.samples = container, sample_rate, 0, np.atleast_2d(samples)
         if (channels := len(self.samples)) not in _LAYOUTS:
             raise MediaError(f"expected 1 to 8 channels for {named(path)}, found {channels}")
         self.layout = _LAYOUTS[channels]
-        codec = _AUDIO_CODECS[Path(path).suffix.lower()]
-        self.stream = container.add_stream(codec, rate=sample_rate, layout=self.layout)
+        self.stream = container.add_stream(_AUDIO_CODECS[_suffix(path)], rate=sample_rate, layout=self.layout)
 
     def encode_until(self, time: Real) -> None:
         """Encode the samples before `time` in seconds; infinity ends the track."""
-        total = self.samples.shape[1]
-        stop = int(min(total, time * self.rate))
+        stop = int(min(self.samples.shape[1], time * self.rate))
         for begin in range(self.done, stop, self.rate):
             chunk = self.samples[:, begin : min(stop, begin + self.rate)]
             frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(chunk, np.float32), "fltp", self.layout)
@@ -124,41 +153,3 @@ class _AudioTrack:
         self.done = max(self.done, stop)
         if time == math.inf:
             self.container.mux(self.stream.encode(None))
-
-
-class _VideoTrack:
-    """The video track of a file that is being written."""
-
-    def __init__(self, container: Any, path: PathLike, frame_rate: Real | Fraction) -> None:
-        self.container, self.path, self.count = container, path, 0
-        self.rate = Fraction(frame_rate).limit_denominator(1001)
-        codec = _VIDEO_CODECS[Path(path).suffix.lower()]
-        # x264's macroblock tree gives different bytes for the same frames from run to run.
-        x264 = {"crf": "18", "preset": "veryfast", "mbtree": "0"}
-        options = x264 if codec == "libx264" else {"qscale": "3", "flags": "+bitexact"}
-        self.stream = container.add_stream(codec, rate=self.rate, options=options)
-        if codec == "mpeg4":
-            self.stream.codec_context.qscale = True
-        self.stream.pix_fmt = "yuv420p"
-        # With more threads the bytes would depend on the number of cores.
-        self.stream.codec_context.thread_count = 1
-        if Path(path).suffix.lower() == ".avi":
-            self.stream.codec_context.codec_tag = "DX50"
-
-    def encode(self, pixels: UInt8[np.ndarray, "H W 3"]) -> None:
-        height, width = pixels.shape[:2]
-        if not self.count:
-            self.stream.height, self.stream.width = height, width
-        if height % 2 or width % 2 or (height, width) != (self.stream.height, self.stream.width):
-            expected = f"expected frames of one even size for {named(self.path)}"
-            raise MediaError(f"{expected}, found {width} x {height} as number {self.count}")
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
-        frame.pts, frame.time_base = self.count, 1 / self.rate
-        self.container.mux(self.stream.encode(frame))
-        self.count += 1
-
-    def finish(self) -> None:
-        """End the track."""
-        if not self.count:
-            raise MediaError(f"expected at least one frame for {named(self.path)}, found none")
-        self.container.mux(self.stream.encode(None))

@@ -3,7 +3,6 @@
 How well each does what it says is measured by ``scripts/simulate_statistics.py``.
 """
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -57,7 +56,6 @@ def compare(
     second: Integer[np.ndarray, "B G C C"],
     figures: Figures,
     repeats: int = 10_000,
-    seed: int = 0,
 ) -> dict[str, Comparison]:
     """Compare two systems on the same groups (dialogues), each trained with one or several seeds.
 
@@ -66,9 +64,8 @@ def compare(
     p: each group is swapped whole between the systems or not, with probability 1/2; the figures are recomputed from the
     swapped matrices of every pair of trainings and averaged; all swaps are tried where `repeats` allows. Swaps alone
     test whether *these* trainings differ. To generalise to other seeds, seed noise is added to each swapped
-    difference, and seed variance to the standard error by which it is divided; without seed variance this is the usual
-    swap test. Seed variance is that between trainings, less what seeds and groups share, which the variance over groups
-    holds already. A system trained once has no seed variance: the result is then about that one training.
+    difference, and seed variance to the standard error by which it is divided. Seed variance is that between trainings,
+    less what seeds and groups share, which the variance over groups holds already; a system trained once has none.
 
     Interval: t, from the leave-one-group-out and the seed variance, with Satterthwaite's degrees of freedom. Where the
     systems differ in no group, half its width is the share of groups in which they could, with none observed.
@@ -83,7 +80,6 @@ def compare(
         second: the same of the other system: same groups, same order, any number of trainings.
         figures: maps stacked matrices to named figures, one value in [0, 1] per matrix.
         repeats: number of swaps.
-        seed: of the swaps; equal seeds give equal results.
 
     Raises:
         ConfigError: fewer than two groups; `repeats` out of range.
@@ -94,8 +90,8 @@ def compare(
     moves = [jackknife(system, figures) for system in systems]
     degrees = effective_degrees(first[0].sum(axis=(1, 2)))
     return {
-        name: _compared([v[name] for v in values], [m[name] for m in moves], swapped, degrees, seed)
-        for name, swapped in _swapped_differences(systems, figures, repeats, seed).items()
+        name: _compared([v[name] for v in values], [m[name] for m in moves], swapped, degrees)
+        for name, swapped in _swapped_differences(systems, figures, repeats).items()
     }
 
 
@@ -116,7 +112,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     order = np.argsort(p, kind="stable")
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
-    return [float(value) for value in adjusted]
+    return adjusted.tolist()
 
 
 class Verdict(StrEnum):
@@ -127,38 +123,21 @@ class Verdict(StrEnum):
     UNDECIDABLE = "undecidable with this much data"
 
 
-class Judgement(NamedTuple):
-    """A verdict and its reason in one line, in points (hundredths)."""
+def judge_better(found: Comparison, p_value: float) -> tuple[Verdict, str]:
+    """Judge the claim that the first system is better than the second, at 5 %, by a figure of which more is better.
 
-    verdict: Verdict
-    reason: str
-
-
-def judge_better(found: Comparison, same_within: float | None = SAME_WITHIN, p_value: float | None = None) -> Judgement:
-    """Judge the claim that the first system is better than the second, at 5 %.
-
-    Supported: significantly better. Refuted: significantly worse; or equal within +-`same_within`. Else undecidable.
-
-    Args:
-        found: of a figure of which more is better.
-        same_within: margin of equivalence, in the figure's unit: 0.01 is one point; None: equality refutes nothing.
-        p_value: two-sided p as adjusted by `holm`; None: the comparison's own.
+    Supported: significantly better. Refuted: significantly worse; or equal within +-`SAME_WITHIN`. Else undecidable.
+    `p_value` is the two-sided p as adjusted by `holm`. Returns the reason, too: one line, in points (hundredths).
     """
-    p = found.p_value if p_value is None else p_value
-    if p <= SIGNIFICANCE and found.difference > 0:
-        return _judgement(Verdict.SUPPORTED, "better", found, p)
-    if p <= SIGNIFICANCE:
-        return _judgement(Verdict.REFUTED, "worse", found, p)
-    if same_within is not None and found.p_equal(same_within) <= SIGNIFICANCE:
-        return _judgement(Verdict.REFUTED, f"equal within {_points(same_within)}", found, found.p_equal(same_within))
-    return _judgement(Verdict.UNDECIDABLE, "better or not", found, p)
-
-
-def _judgement(verdict: Verdict, claim: str, found: Comparison, p: float) -> Judgement:
+    verdict, claim = Verdict.UNDECIDABLE, "better or not"
+    if p_value <= SIGNIFICANCE:
+        verdict, claim = (Verdict.SUPPORTED, "better") if found.difference > 0 else (Verdict.REFUTED, "worse")
+    elif (p_equal := found.p_equal(SAME_WITHIN)) <= SIGNIFICANCE:
+        verdict, claim, p_value = Verdict.REFUTED, f"equal within {_points(SAME_WITHIN)}", p_equal
     low, high = (f"{100 * end:+.1f}" for end in found.interval)
     detectable = "nothing" if found.detectable is None else _points(found.detectable)
-    about = f"{100 * found.difference:+.1f} points [{low}, {high}], p = {p:.2g}; detectable: {detectable}"
-    return Judgement(verdict, f"{claim}: {about}")
+    about = f"{100 * found.difference:+.1f} points [{low}, {high}], p = {p_value:.2g}; detectable: {detectable}"
+    return verdict, f"{claim}: {about}"
 
 
 def _points(value: float) -> str:
@@ -180,17 +159,16 @@ def _add(one: _Variance, two: _Variance) -> _Variance:
 
 def _seed_variance(values: Sequence[np.ndarray], deviations: Sequence[np.ndarray]) -> _Variance:
     """Variance that other seeds would add to the difference, without what seeds and groups share."""
-    raw, shared = [], 0.0
+    total, shared = _Variance(0.0, np.inf), 0.0
     for value, deviation in zip(values, deviations, strict=True):
         if (trainings := len(value)) > 1:
-            raw.append(_Variance(float(value.var(ddof=1)) / trainings, trainings - 1))
+            total = _add(total, _Variance(float(value.var(ddof=1)) / trainings, trainings - 1))
             shared += sum(map(jackknife_variance, deviation - deviation.mean(axis=0))) / (trainings - 1) / trainings
-    total = functools.reduce(_add, raw, _Variance(0.0, np.inf))
     return _Variance(max(0.0, total.variance - shared), total.degrees)
 
 
 def _swapped_differences(
-    systems: Sequence[np.ndarray], figures: Figures, repeats: int, seed: int
+    systems: Sequence[np.ndarray], figures: Figures, repeats: int
 ) -> dict[str, Float64[np.ndarray, " R"]]:
     """Differences with groups swapped between the systems, averaged over pairs of trainings."""
     num_groups, *matrix = systems[0].shape[1:]
@@ -199,7 +177,7 @@ def _swapped_differences(
     both = both[:, (both != both[:1]).any(axis=(0, 2))]  # swapping equals changes nothing
     both = both[:, np.lexsort(np.concatenate(both, axis=1).T)]  # any order of groups, one result
     chunks: dict[str, list[np.ndarray]] = {}
-    for swaps in _swaps(both.shape[1], repeats, seed):
+    for swaps in _swaps(both.shape[1], repeats):
         leaving, coming = np.split(np.tensordot(swaps, both, (1, 1)), [len(one)], axis=1)
         change = coming[:, None] - leaving[:, :, None]
         pairs = np.stack([one[:, None] + change, two - change], axis=1)
@@ -209,9 +187,9 @@ def _swapped_differences(
     return {name: np.concatenate(parts) for name, parts in chunks.items()}
 
 
-def _swaps(num_groups: int, repeats: int, seed: int) -> Iterator[Float64[np.ndarray, "R G"]]:
+def _swaps(num_groups: int, repeats: int) -> Iterator[Float64[np.ndarray, "R G"]]:
     """Yield, in chunks, every way to swap groups where they are at most `repeats`, else none and others at random."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     listed = 2**num_groups <= repeats
     rows = 2**num_groups if listed else repeats
     for first in range(0, rows, CHUNK):
@@ -223,7 +201,7 @@ def _swaps(num_groups: int, repeats: int, seed: int) -> Iterator[Float64[np.ndar
 
 
 def _compared(
-    values: Sequence[np.ndarray], moves: Sequence[np.ndarray], swapped: np.ndarray, degrees: float, seed: int
+    values: Sequence[np.ndarray], moves: Sequence[np.ndarray], swapped: np.ndarray, degrees: float
 ) -> Comparison:
     num_groups = moves[0].shape[1]
     difference = float(values[0].mean() - values[1].mean())
@@ -241,7 +219,7 @@ def _compared(
     return Comparison(
         difference=difference,
         interval=[max(-1.0, difference - half), min(1.0, difference + half)],
-        p_value=_p_value(swapped, difference, num_groups, seeds, seed),
+        p_value=_p_value(swapped, difference, num_groups, seeds),
         detectable=detectable if detectable <= 1 and smallest_p <= SIGNIFICANCE else None,
         standard_error=error,
         degrees=both.degrees,
@@ -251,7 +229,7 @@ def _compared(
     )
 
 
-def _p_value(swapped: np.ndarray, difference: float, num_groups: int, seeds: _Variance, seed: int) -> float:
+def _p_value(swapped: np.ndarray, difference: float, num_groups: int, seeds: _Variance) -> float:
     """Share of swapped differences at least as many standard errors from 0 as the difference."""
     square = num_groups * float((swapped**2).mean())
 
@@ -262,7 +240,7 @@ def _p_value(swapped: np.ndarray, difference: float, num_groups: int, seeds: _Va
     bar = score(difference, 0.0, seeds.variance) * (1 - 1e-9)  # sums in another order round otherwise
     if seeds.variance == 0:
         return float((score(swapped, 0.0, 0.0) >= bar).mean())
-    rng = np.random.default_rng((seed, 1))
+    rng = np.random.default_rng((0, 1))
     swapped = np.tile(swapped, -(-_NOISES // len(swapped)))
     noise = np.sqrt(seeds.variance) * rng.standard_normal(len(swapped))
     estimated = seeds.variance * rng.chisquare(seeds.degrees, len(swapped)) / seeds.degrees

@@ -1,6 +1,6 @@
 """Out-of-distribution distance of an utterance: Mahalanobis, in the space that the model's head classifies."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64
@@ -13,24 +13,16 @@ WARN_SHARE = 0.05  # of a recording's utterances out of distribution from which 
 
 @dataclass(frozen=True)
 class Familiarity:
-    """The distribution of the training data, and the limit beyond which an utterance is out of it.
-
-    Attributes:
-        mean: of the training part's vectors.
-        precision: inverse of their covariance.
-        limit: the distance within which 99 % of the validation part lies.
-    """
+    """The distribution of the training data, and the limit beyond which an utterance is out of it."""
 
     mean: Float32[np.ndarray, " D"]
-    precision: Float32[np.ndarray, "D D"]
-    limit: float
+    precision: Float32[np.ndarray, "D D"]  # inverse of the covariance
+    limit: float  # the distance within which 99 % of the validation part lies
 
     def distances(self, vectors: Float[np.ndarray, "N D"]) -> Float[np.ndarray, " N"]:
         """Mahalanobis distances from the mean (Lee et al., A simple unified framework, NeurIPS 2018)."""
-        deviations = vectors.astype(np.float64) - self.mean
-        return np.sqrt(
-            np.maximum(np.einsum("nd,de,ne->n", deviations, self.precision.astype(np.float64), deviations), 0.0)
-        )
+        deviations, precision = vectors.astype(np.float64) - self.mean, self.precision.astype(np.float64)
+        return np.sqrt(np.maximum(np.einsum("nd,de,ne->n", deviations, precision, deviations), 0.0))
 
 
 def fit(training: Float[np.ndarray, "N D"], validation: Float[np.ndarray, "M D"]) -> Familiarity:
@@ -38,7 +30,7 @@ def fit(training: Float[np.ndarray, "N D"], validation: Float[np.ndarray, "M D"]
     mean = training.mean(0, dtype=np.float64)
     precision = pinvh(shrunk_covariance(training, mean))
     found = Familiarity(mean.astype(np.float32), precision.astype(np.float32), 0.0)
-    return Familiarity(found.mean, found.precision, float(np.quantile(found.distances(validation), SHARE)))
+    return replace(found, limit=float(np.quantile(found.distances(validation), SHARE)))
 
 
 def shrunk_covariance(vectors: Float[np.ndarray, "N D"], mean: Float64[np.ndarray, " D"]) -> Float64[np.ndarray, "D D"]:

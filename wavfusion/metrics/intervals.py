@@ -42,9 +42,8 @@ def cluster_t(
     """95 % t interval of figures over whole groups: leave-one-group-out standard error, on the logit scale.
 
     Degrees of freedom are the effective number of groups, (sum n^2)^2 / sum n^4 with n the size of a group, less one: a
-    few large groups count as few. Where groups do not differ at all (all right, all wrong) their spread says nothing:
-    the interval is Clopper and Pearson's with as many trials as groups, which holds even if the utterances of a group
-    are all alike, and is wide.
+    few large groups count as few. Where groups do not differ at all (all right, all wrong) the interval is Clopper and
+    Pearson's with as many trials as groups, which holds even if the utterances of a group are all alike, and is wide.
 
     Sources: Efron, The Jackknife, the Bootstrap and Other Resampling Plans, 1982, chapter 3; Cameron and Miller, J.
     Human Resources 50, 2015 (t with few clusters); Carter, Schnepel and Steigerwald, Rev. Econ. Stat. 99, 2017
@@ -54,9 +53,6 @@ def cluster_t(
         counts: what adds up over groups: one confusion matrix, or any array, per group.
         figures: maps stacked sums to named figures, one value in [0, 1] per row.
         sizes: utterances of each group.
-
-    Returns:
-        [low, high] for each figure.
 
     Raises:
         ConfigError: fewer than two groups.
@@ -76,10 +72,7 @@ def cluster_t(
 
 
 def cluster_bootstrap(
-    counts: Real[np.ndarray, "G ..."],
-    figures: Figures,
-    repeats: int = 10_000,
-    seed: int = 0,
+    counts: Real[np.ndarray, "G ..."], figures: Figures, repeats: int = 10_000, seed: int = 0
 ) -> dict[str, list[float]]:
     """95 % percentile intervals of figures when whole groups (dialogues, speakers) are resampled with replacement.
 
@@ -90,15 +83,6 @@ def cluster_bootstrap(
     Sources: Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8 (groups drawn whole);
     Field and Welsh, Bootstrapping clustered data, J. R. Statist. Soc. B 69, 2007; Efron and Tibshirani, An
     Introduction to the Bootstrap, 1993, chapter 13 (percentile interval).
-
-    Args:
-        counts: one confusion matrix, or any array that adds up, per group.
-        figures: maps stacked sums to named figures, one value per row.
-        repeats: number of resamples.
-        seed: of the resamples; equal seeds give equal intervals.
-
-    Returns:
-        [low, high] for each figure.
 
     Raises:
         ConfigError: fewer than two groups, which show no spread between groups; no resample.
@@ -133,11 +117,9 @@ def jackknife(counts: Float64[np.ndarray, "T G ..."], figures: Figures) -> dict[
     """How each group moves each training's figure: (G - 1) (mean of the figures that leave one out - without it)."""
     trainings, num_groups = counts.shape[:2]
     without = counts.sum(axis=1, keepdims=True) - counts
-    deviations = {}
-    for name, values in figures(without.reshape(-1, *counts.shape[2:])).items():
-        left = values.reshape(trainings, num_groups)
-        deviations[name] = (num_groups - 1) * (left.mean(axis=1, keepdims=True) - left)
-    return deviations
+    found = figures(without.reshape(-1, *counts.shape[2:])).items()
+    left = {name: values.reshape(trainings, num_groups) for name, values in found}
+    return {name: (num_groups - 1) * (each.mean(axis=1, keepdims=True) - each) for name, each in left.items()}
 
 
 def jackknife_variance(deviations: Float64[np.ndarray, " G"]) -> float:
@@ -154,11 +136,7 @@ def _clopper_pearson(share: float, trials: int) -> tuple[float, float]:
 
 
 def require_groups(num_groups: int, repeats: int = 1) -> None:
-    """Refuse a single group, which shows no spread, and no repeat.
-
-    Raises:
-        ConfigError: one of them.
-    """
+    """Refuse a single group, which shows no spread, and no repeat, by a ConfigError."""
     if num_groups < 2:
         raise ConfigError(f"statistics: expected at least 2 groups to compare, found {num_groups}")
     if repeats < 1:

@@ -1,21 +1,20 @@
 """The figures of ``metrics.json``, all from one confusion matrix (rows = truth) and, where given, probabilities."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float64, Int64, Integer, Real
 
 from wavfusion.errors import ConfigError, nearest
-from wavfusion.metrics.intervals import cluster_interval, cluster_t
+from wavfusion.metrics.intervals import Figures, cluster_interval, cluster_t
 
 NUM_BINS = 15  # of the expected calibration error, as in Guo et al. 2017
-
 MIN_SPEAKERS = 3  # with two, an interval for others fills most of [0, 1]
-
 _LARGEST_NLL = float(-np.log(np.finfo(np.float64).eps))  # of an utterance whose p is held above 2.2e-16
-
 _SUM_TOLERANCE = 1e-3  # float16 and rounded CSV columns stay inside, logits do not
+
+_Ids: TypeAlias = Int64[np.ndarray, " N"]  # number of each utterance's class or group
 
 
 def confusion_matrix(
@@ -44,12 +43,10 @@ def figures(confusion: Real[np.ndarray, "*B C C"]) -> dict[str, Float64[np.ndarr
     the mean recall over the classes *with* support, so it equals scikit-learn's ``balanced_accuracy_score``, and not
     ``recall_score(average="macro")``, which counts an absent class that was predicted as 0.
     """
-    per_class = class_figures(confusion)
-    support = confusion.sum(axis=-1)
+    per_class, support = class_figures(confusion), confusion.sum(axis=-1)
     n = support.sum(axis=-1)
-    hits = np.trace(confusion, axis1=-2, axis2=-1)
     return {
-        "accuracy": _share(hits, n),
+        "accuracy": _share(np.trace(confusion, axis1=-2, axis2=-1), n),
         "weighted_f1": _share((per_class["f1"] * support).sum(axis=-1), n),
         "macro_f1": np.asarray(per_class["f1"].mean(axis=-1)),
         "uar": _share(per_class["recall"].sum(axis=-1), (support > 0).sum(axis=-1)),
@@ -70,48 +67,44 @@ def score(
     Args:
         truth: emotion of each utterance, by name.
         predicted: the predicted emotions, in the same order.
-        classes: all emotions, in the order of `confusion` and of the columns of `probabilities`.
-        groups: dialogue of each utterance, resampled whole for the intervals; an utterance without one (None), or all
-            of them, is its own group.
+        classes: all emotions, in the order of `confusion` (rows = truth) and of the columns of `probabilities`.
+        groups: dialogue of each utterance, resampled whole for the intervals; without one (None) it is its own group.
         probabilities: adds `nll`, mean -log p(truth) in nats with p held above 2.2e-16, and `ece`, the expected
             calibration error of the predicted class over 15 bins of equal width.
         seed: of the bootstrap.
-        speakers: of each utterance, for the interval of new speakers. None, for all or for one, gives no such interval.
+        speakers: of each utterance, for the interval of new speakers; there is none where one is unknown (None).
 
     Returns:
-        `n`, `accuracy`, `weighted_f1`, `macro_f1`, `uar`, `per_class`, `confusion` (rows = truth), `interval` (95 %;
-        a single group has no spread between groups, and the interval is [0, 1]), and `nll`, `ece`
-        with probabilities. `this_test_set` holds for other dialogues of the speakers tested, `new_speakers` for others
-        (None below `MIN_SPEAKERS` independent ones, see `independent_speakers`). `ece` has no interval: resampling
-        adds to its upward bias.
+        The figures. Of `interval` (95 %), `this_test_set` holds for other dialogues of the speakers tested, [0, 1] with
+        a single one, and `new_speakers` for others, None below `MIN_SPEAKERS` independent ones (see
+        `independent_speakers`). `ece` has no interval: resampling adds to its upward bias.
 
     Raises:
         ConfigError: nothing to score, lengths that differ, a name outside `classes`, or no probabilities.
     """
-    _require_lengths(truth, predicted, classes, {"group": groups, "speaker": speakers})
+    _require_lengths(len(truth), classes, {"prediction": predicted, "group": groups, "speaker": speakers})
     rows, columns = _ids("truth", truth, classes), _ids("predicted", predicted, classes)
-    num_classes = len(classes)
-    confusion = confusion_matrix(rows, columns, num_classes)
-    per_class = class_figures(confusion)
-    result: dict[str, Any] = {"n": len(truth)}
-    result |= {name: float(value) for name, value in figures(confusion).items()}
-    losses = None
-    if probabilities is not None:
-        checked = _require_probabilities(probabilities, len(truth), num_classes)
-        losses = _losses(checked, rows)
-        result |= _of_probabilities(losses, checked, rows, columns)
-    result["per_class"] = {
-        emotion: {name: float(values[i]) for name, values in per_class.items()} | {"support": int(confusion[i].sum())}
+    confusion = confusion_matrix(rows, columns, len(classes))
+    figures_of_classes = {name: values.tolist() for name, values in class_figures(confusion).items()}
+    checked = None if probabilities is None else _of_probabilities(rows, columns, probabilities, len(classes))
+    losses, of_probabilities = checked or (None, {})
+    per_class = {
+        emotion: {name: values[i] for name, values in figures_of_classes.items()} | {"support": int(confusion[i].sum())}
         for i, emotion in enumerate(classes)
     }
-    result["confusion"] = confusion.tolist()
-    here = intervals(_by_group(rows, columns, num_classes, groups), seed) | _nll_interval(losses, groups)
-    new = None
-    if speakers is not None and (apart := independent_speakers(groups, speakers)):
-        new = speaker_intervals(_by_group(rows, columns, num_classes, apart))
-        new = new and new | _nll_interval(losses, apart)
-    result["interval"] = {name: {"this_test_set": here[name], "new_speakers": new and new[name]} for name in here}
-    return result
+    bounds = intervals(lambda each: _by_group(rows, columns, len(classes), each), groups, speakers, seed=seed)
+    if losses is not None:
+        apart = _new_speakers(groups, speakers)
+        new = None if apart is None else _nll_interval(losses, apart)
+        bounds["nll"] = {"this_test_set": _nll_interval(losses, groups), "new_speakers": new}
+    return {
+        "n": len(truth),
+        **{name: float(value) for name, value in figures(confusion).items()},
+        **of_probabilities,
+        "per_class": per_class,
+        "confusion": confusion.tolist(),
+        "interval": bounds,
+    }
 
 
 def calibration(
@@ -119,8 +112,7 @@ def calibration(
 ) -> dict[str, float]:
     """Compute `nll` and `ece` alone, as `score` does, without the intervals that take its time."""
     rows, columns = _ids("truth", truth, classes), _ids("predicted", predicted, classes)
-    checked = _require_probabilities(probabilities, len(truth), len(classes))
-    return _of_probabilities(_losses(checked, rows), checked, rows, columns)
+    return _of_probabilities(rows, columns, probabilities, len(classes))[1]
 
 
 def independent_speakers(groups: Sequence[Hashable] | None, speakers: Sequence[Hashable]) -> list[Hashable] | None:
@@ -150,37 +142,45 @@ def confusions_by_group(
     return _by_group(_ids("truth", truth, classes), _ids("predicted", predicted, classes), len(classes), groups)
 
 
-def intervals(confusions: Real[np.ndarray, "G C C"], seed: int = 0) -> dict[str, list[float]]:
-    """95 % intervals of the four figures for other groups (dialogues) like these."""
-    counts = _ordered(confusions)
-    return cluster_interval(counts, figures, counts.sum((1, 2)), seed)
+def intervals(
+    confusions: Callable[[Sequence[Hashable] | None], Real[np.ndarray, "G C C"]],
+    groups: Sequence[Hashable] | None,
+    speakers: Sequence[Hashable] | None,
+    figures: Figures = figures,
+    seed: int = 0,
+) -> dict[str, dict[str, list[float] | None]]:
+    """95 % intervals of figures for other groups (dialogues) like these, and for other speakers, as `score` gives them.
+
+    `confusions` counts a matrix for each group that it is given.
+    """
+
+    def ordered(groups: Sequence[Hashable] | None) -> Real[np.ndarray, "G C C"]:
+        """Sort, so that the order of utterances does not change the last digit of a sum."""
+        counts = confusions(groups)
+        return counts[np.lexsort(counts.reshape(len(counts), -1).T)]
+
+    counts, apart = ordered(groups), _new_speakers(groups, speakers)
+    here, new = cluster_interval(counts, figures, counts.sum((1, 2)), seed), dict[str, list[float]]()
+    if apart is not None:
+        counts = ordered(apart)
+        new = cluster_t(counts, figures, counts.sum((1, 2)))
+    return {name: {"this_test_set": here[name], "new_speakers": new.get(name)} for name in here}
 
 
-def speaker_intervals(confusions: Real[np.ndarray, "G C C"]) -> dict[str, list[float]] | None:
-    """95 % intervals of the four figures for other speakers, from one confusion matrix each; None below three."""
-    counts = _ordered(confusions)
-    return cluster_t(counts, figures, counts.sum((1, 2))) if len(counts) >= MIN_SPEAKERS else None
-
-
-def _ordered(confusions: Real[np.ndarray, "G C C"]) -> Real[np.ndarray, "G C C"]:
-    """Sort, so that the order of utterances does not change the last digit of a sum."""
-    order: Int64[np.ndarray, " G"] = np.lexsort(confusions.reshape(len(confusions), -1).T)
-    return confusions[order]
+def _new_speakers(groups: Sequence[Hashable] | None, speakers: Sequence[Hashable] | None) -> Sequence[Hashable] | None:
+    """Return the independent speakers, None where they are unknown or too few for an interval."""
+    apart = None if speakers is None else independent_speakers(groups, speakers)
+    return apart if apart is not None and len(set(apart)) >= MIN_SPEAKERS else None
 
 
 def _share(part: Any, whole: Any) -> Float64[np.ndarray, "..."]:
     """Part / whole, 0 where the whole is 0."""
     part, whole = np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
-    share = np.zeros(part.shape)
-    np.divide(part, whole, out=share, where=whole > 0)
-    return share
+    return np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0)
 
 
 def _by_group(
-    rows: Int64[np.ndarray, " N"],
-    columns: Int64[np.ndarray, " N"],
-    num_classes: int,
-    groups: Sequence[Hashable] | None,
+    rows: _Ids, columns: _Ids, num_classes: int, groups: Sequence[Hashable] | None
 ) -> Int64[np.ndarray, "G C C"]:
     number = _group_numbers(groups, len(rows))
     confusions = np.zeros((number.max() + 1, num_classes, num_classes), dtype=np.int64)
@@ -188,53 +188,40 @@ def _by_group(
     return confusions
 
 
-def _group_numbers(groups: Sequence[Hashable] | None, num_rows: int) -> Int64[np.ndarray, " N"]:
-    names: Iterable[Hashable] = [None] * num_rows if groups is None else groups
+def _group_numbers(groups: Sequence[Hashable] | None, num_rows: int) -> _Ids:
     # a group's name is tagged, so that a dialogue named 3 is not the fourth utterance
-    keys = [("alone", i) if name is None else ("group", name) for i, name in enumerate(names)]
+    keys = [("alone", i) if name is None else ("group", name) for i, name in enumerate(groups or [None] * num_rows)]
     number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     return np.array([number[key] for key in keys], dtype=np.int64)
 
 
-def _losses(probabilities: Float64[np.ndarray, "N C"], rows: Int64[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
-    chosen = probabilities[np.arange(len(rows)), rows]
-    return np.asarray(-np.log(np.maximum(chosen, np.finfo(np.float64).eps)))
-
-
 def _of_probabilities(
-    losses: Float64[np.ndarray, " N"],
-    probabilities: Float64[np.ndarray, "N C"],
-    rows: Int64[np.ndarray, " N"],
-    columns: Int64[np.ndarray, " N"],
-) -> dict[str, float]:
-    return {"nll": float(losses.mean()), "ece": _ece(probabilities, rows, columns)}
+    rows: _Ids, columns: _Ids, probabilities: Real[np.ndarray, "..."], num_classes: int
+) -> tuple[Float64[np.ndarray, " N"], dict[str, float]]:
+    """Losses of the utterances, and `nll` and `ece`, whose bins are those of Guo et al., ICML 2017, eq. 3."""
+    checked, each = _require_probabilities(probabilities, len(rows), num_classes), np.arange(len(rows))
+    losses = -np.log(np.maximum(checked[each, rows], np.finfo(np.float64).eps))
+    confidence = checked[each, columns]
+    gaps = np.bincount(bins(confidence), weights=(rows == columns) - confidence, minlength=NUM_BINS)
+    return losses, {"nll": float(losses.mean()), "ece": float(np.abs(gaps).sum() / len(rows))}
 
 
-def _nll_interval(
-    losses: Float64[np.ndarray, " N"] | None, groups: Sequence[Hashable] | None
-) -> dict[str, list[float]]:
-    """Interval of `nll` by `cluster_t` as a share of the largest; nothing without losses."""
-    if losses is None:
-        return {}
+def bins(confidence: Float64[np.ndarray, " N"]) -> _Ids:
+    """Number the bins of the calibration error, which include their upper ends, in which probabilities lie."""
+    return np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
+
+
+def _nll_interval(losses: Float64[np.ndarray, " N"], groups: Sequence[Hashable] | None) -> list[float]:
+    """Interval of `nll` by `cluster_t` as a share of the largest."""
     number = _group_numbers(groups, len(losses))
     counts = np.stack([np.bincount(number, losses), np.bincount(number)], axis=1)
     if len(counts) < 2:
-        return {"nll": [0.0, _LARGEST_NLL]}
+        return [0.0, _LARGEST_NLL]
     share = cluster_t(counts, lambda sums: {"nll": sums[:, 0] / sums[:, 1] / _LARGEST_NLL}, counts[:, 1])["nll"]
-    return {"nll": [_LARGEST_NLL * end for end in share]}
+    return [_LARGEST_NLL * end for end in share]
 
 
-def _ece(
-    probabilities: Float64[np.ndarray, "N C"], rows: Int64[np.ndarray, " N"], columns: Int64[np.ndarray, " N"]
-) -> float:
-    """Mean over utterances of |share right - mean confidence| of their bin (Guo et al., ICML 2017, eq. 3)."""
-    confidence = probabilities[np.arange(len(columns)), columns]
-    bins = np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
-    gaps = np.bincount(bins, weights=(rows == columns) - confidence, minlength=NUM_BINS)
-    return float(np.abs(gaps).sum() / len(rows))
-
-
-def _ids(what: str, names: Sequence[str], classes: Sequence[str]) -> Int64[np.ndarray, " N"]:
+def _ids(what: str, names: Sequence[str], classes: Sequence[str]) -> _Ids:
     number = {emotion: i for i, emotion in enumerate(classes)}
     for position, name in enumerate(names):
         if name not in number:
@@ -242,19 +229,12 @@ def _ids(what: str, names: Sequence[str], classes: Sequence[str]) -> Int64[np.nd
     return np.array([number[name] for name in names], dtype=np.int64)
 
 
-def _require_lengths(
-    truth: Sequence[str],
-    predicted: Sequence[str],
-    classes: Sequence[str],
-    names: Mapping[str, Sequence[Hashable] | None],
-) -> None:
-    if len(truth) == 0:
+def _require_lengths(length: int, classes: Sequence[str], given: Mapping[str, Sequence[Hashable] | None]) -> None:
+    if length == 0:
         raise ConfigError("score: expected at least one utterance, found none")
-    if len(predicted) != len(truth):
-        raise ConfigError(f"score: expected one prediction per truth, found {len(predicted)} for {len(truth)}")
-    for what, values in names.items():
-        if values is not None and len(values) != len(truth):
-            raise ConfigError(f"score: expected one {what} per truth, found {len(values)} for {len(truth)}")
+    for what, values in given.items():
+        if values is not None and len(values) != length:
+            raise ConfigError(f"score: expected one {what} per truth, found {len(values)} for {length}")
     if len(set(classes)) != len(classes):
         raise ConfigError(f"score: expected each class once, found {', '.join(classes)}")
 
@@ -265,9 +245,8 @@ def _require_probabilities(
     if probabilities.shape != (num_rows, num_classes):
         raise ConfigError(f"probabilities: expected shape ({num_rows}, {num_classes}), found {probabilities.shape}")
     probabilities = probabilities.astype(np.float64)
-    bad = ~np.isfinite(probabilities).all(axis=1)
-    bad |= (probabilities < 0).any(axis=1)
-    bad |= np.abs(np.nansum(probabilities, axis=1) - 1) > _SUM_TOLERANCE
+    good = np.isfinite(probabilities) & (probabilities >= 0)
+    bad = ~good.all(axis=1) | (np.abs(np.nansum(probabilities, axis=1) - 1) > _SUM_TOLERANCE)
     if bad.any():
         row = int(bad.argmax())
         found = ", ".join(f"{p:.4g}" for p in probabilities[row])

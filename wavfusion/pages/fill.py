@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,20 @@ from markupsafe import Markup
 from wavfusion.files import write_atomic
 
 
-def fill_page(template: str, **values: Any) -> str:
-    """Fill a template of `pages/`; values are escaped."""
+def fill_page(template: str, finalize: Callable[[Any], Any] | None = None, **values: Any) -> str:
+    """Fill a template of `pages/`; values are escaped for HTML, and what is printed goes through `finalize`."""
     pages = Environment(
-        loader=PackageLoader("wavfusion", "pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("wavfusion", "pages"),
+        autoescape=template.endswith(".html"),
+        finalize=finalize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
     pages.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return pages.get_template(template).render(**values)
 
 
-def script(*names: str) -> dict[str, str]:
+def script(*names: str) -> dict[str, Any]:
     """Scripts of `pages/` as one, and the hash by which a page's security policy allows it alone."""
     pages = resources.files("wavfusion").joinpath("pages")
     text = "".join(pages.joinpath(name).read_text("utf-8") for name in names)

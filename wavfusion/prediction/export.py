@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from wavfusion.errors import ConfigError
 from wavfusion.evaluation.inference import layer_shares, subsets
 from wavfusion.fast.network import restore
+from wavfusion.media import SAMPLE_RATE
 from wavfusion.model.config import MODALITIES, WavFusionConfig
 from wavfusion.model.sequence import GRU
 from wavfusion.model.wavfusion import AUDIO_CENTRE, AUDIO_STEP, WavFusion, WavFusionOutput
@@ -37,28 +38,20 @@ class OnnxGRU(nn.Module):
 
     def __init__(self, gru: nn.Module) -> None:
         super().__init__()
-        rows = {name: self._ordered(x.detach()) for name, x in gru.named_parameters()}
+        rows = {}
+        for name, x in gru.named_parameters():
+            reset, update, new = x.detach().chunk(3)
+            rows[name] = torch.cat([update, reset, new])  # ONNX's order of the gates
         self.size = rows["weight_hh_l0"].shape[1]
         self.register_buffer("entry", rows["weight_ih_l0"][None])
         self.register_buffer("recurrence", rows["weight_hh_l0"][None])
         self.register_buffer("biases", torch.cat([rows["bias_ih_l0"], rows["bias_hh_l0"]])[None])
 
-    @staticmethod
-    def _ordered(rows: Tensor) -> Tensor:
-        """Reorder the gates from torch's order (reset, update, new) to ONNX's (update, reset, new)."""
-        reset, update, new = rows.chunk(3)
-        return torch.cat([update, reset, new])
-
     def forward(self, x: Float[Tensor, "B T D"]) -> tuple[Float[Tensor, "B T H"]]:
         """Stand for the operator while a model is exported; it computes nothing."""
-        hidden = torch.onnx.ops.symbolic(
-            "GRU",
-            (x.transpose(0, 1), *self.buffers()),
-            {"hidden_size": self.size, "linear_before_reset": 1},
-            dtype=x.dtype,
-            shape=(x.shape[1], 1, x.shape[0], self.size),
-            version=OPSET,
-        )
+        inputs, shape = (x.transpose(0, 1), *self.buffers()), (x.shape[1], 1, x.shape[0], self.size)
+        settings: Any = {"hidden_size": self.size, "linear_before_reset": 1}
+        hidden = torch.onnx.ops.symbolic("GRU", inputs, settings, dtype=x.dtype, shape=shape, version=OPSET)
         return (hidden.squeeze(1).transpose(0, 1),)
 
 
@@ -87,14 +80,11 @@ class OnnxWavFusion(nn.Module):
     def forward(self, labels: None = None, **inputs: Tensor | None) -> WavFusionOutput:
         """Run the file, on the CPU."""
         size = next(x.shape[0] for x in inputs.values() if x is not None)
-        feed: dict[str, np.ndarray] = {}
+        tensors: list[Tensor | None] = []
         for name in self.config.modalities:
-            tensors = inputs[name], inputs[f"{name}_mask"]
-            if tensors[0] is None:
-                tensors = _drawn(self.config, name, [0] * size)  # one masked step
-            feed |= {
-                key: x.cpu().numpy() for key, x in zip((name, f"{name}_mask"), tensors, strict=True) if x is not None
-            }
+            absent = inputs[name] is None  # and stands as one masked step
+            tensors += _drawn(self.config, name, [0] * size) if absent else (inputs[name], inputs[f"{name}_mask"])
+        feed = {key: x.cpu().numpy() for key, x in zip(_names(self.config), tensors, strict=True) if x is not None}
         found = {key: torch.from_numpy(x) for key, x in zip(self.outputs, self.session.run(None, feed), strict=True)}
         output = WavFusionOutput(found["logits"])
         if "text_share" in found:
@@ -138,28 +128,22 @@ def translate(model: WavFusion, about: Mapping[str, str], temperature: float) ->
     gated = config.num_deep > 0 and {"text", "video"} <= set(config.modalities)
     free = {axis: torch.export.Dim(axis) for named in axes.values() for axis in named.values()}
     shapes = tuple({number: free[axis] for number, axis in named.items()} for named in axes.values())
+    outputs = ["probabilities", "logits", *(["text_share"] if gated else [])]
+    settings: dict[str, Any] = {"opset_version": OPSET, "input_names": names, "output_names": outputs}
     # MATH is the only attention kernel whose output has the memory layout that the exporter assumes.
     with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
         warnings.simplefilter("ignore")  # from PyTorch about PyTorch
-        program: Any = torch.onnx.export(
-            # Traced here, as torch.onnx first tries other ways, which fail on these lengths and take longer.
-            torch.export.export(_Outputs(copied, temperature), tuple(example), dynamic_shapes=(shapes,), strict=False),
-            dynamo=True,
-            verbose=False,
-            opset_version=OPSET,
-            input_names=names,
-            output_names=["probabilities", "logits", *(["text_share"] if gated else [])],
+        # Traced here, as torch.onnx first tries other ways, which fail on these lengths and take longer.
+        traced = torch.export.export(
+            _Outputs(copied, temperature), tuple(example), dynamic_shapes=(shapes,), strict=False
         )
+        program: Any = torch.onnx.export(traced, dynamo=True, verbose=False, **settings)
     # The exporter notes the source line of every node, with the paths of the machine that it ran on.
     import_module("onnx_ir.passes.common").ClearMetadataAndDocStringPass()(program.model)
     program.model.metadata_props.update(about)
-    return _with_axes(program.model_proto, axes)
-
-
-def _with_axes(proto: Any, axes: Mapping[str, Mapping[int, str]]) -> bytes:
-    """Name the free axes of inputs and outputs, which PyTorch numbers, and drop intermediate shapes."""
-    del proto.graph.value_info[:]
-    for value in (*proto.graph.input, *proto.graph.output):
+    proto = program.model_proto
+    del proto.graph.value_info[:]  # intermediate shapes
+    for value in (*proto.graph.input, *proto.graph.output):  # whose free axes PyTorch numbers
         for number, axis in axes.get(value.name, {0: "batch"}).items():
             value.type.tensor_type.shape.dim[number].dim_param = axis
     content: bytes = proto.SerializeToString()
@@ -169,35 +153,20 @@ def _with_axes(proto: Any, axes: Mapping[str, Mapping[int, str]]) -> bytes:
 def describe_graph(trained: Run) -> dict[str, str]:
     """Return what a user of the file needs to know without this package, each value as JSON."""
     config, features = trained.model.config, trained.features
+    audio = {"width": config.hidden_size, "layer": config.input_layer, "sample_rate": SAMPLE_RATE}
     spacing: dict[str, dict[str, Any]] = {
-        "audio": {
-            "width": config.hidden_size,
-            "layer": config.input_layer,
-            "sample_rate": 16_000,
-            "seconds_between_steps": AUDIO_STEP,
-            "middle_of_first_step": AUDIO_CENTRE,
-        },
+        "audio": {**audio, "seconds_between_steps": AUDIO_STEP, "middle_of_first_step": AUDIO_CENTRE},
         "text": {"width": config.text_size, "layers": config.num_text_layers, "step": "sub-word token, in order"},
         "video": {"width": config.video_size, "frames_per_second": config.frame_rate, "view": features.view},
     }
     inputs = {}
     for name in config.modalities:
         about = getattr(features, name)
-        encoder = {
-            "encoder": without_absolute_paths(about["name"]),
-            "fingerprint": about["fingerprint"],
-            "rounded_to": "float16",
-        }
-        inputs[name] = encoder | spacing[name]
-    values = {
-        "wavfusion": __version__,
-        "weights": trained.weights_digest,
-        "classes": config.classes,
-        "prior": trained.prior,
-        "temperature": trained.temperature,
-        "modalities": config.modalities,
-        "inputs": inputs,
-    }
+        encoder = {"encoder": without_absolute_paths(about["name"]), "fingerprint": about["fingerprint"]}
+        inputs[name] = {**encoder, "rounded_to": "float16", **spacing[name]}
+    values: dict[str, Any] = {"wavfusion": __version__, "weights": trained.weights_digest, "classes": config.classes}
+    values |= {"prior": trained.prior, "temperature": trained.temperature}
+    values |= {"modalities": config.modalities, "inputs": inputs}
     return {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
 
 
@@ -219,10 +188,9 @@ def difference(model: WavFusion, session: Any, temperature: float, repeats: int 
         for _ in range(repeats):
             size, inputs = int(random.integers(1, 5)), list[Tensor]()
             for name in model.config.modalities:
-                lengths = random.integers(0, LONGEST[name] + 1, size).tolist()
-                inputs += _drawn(
-                    model.config, name, lengths if name in subset else [0] * size, int(random.integers(2**31))
-                )
+                drawn = random.integers(0, LONGEST[name] + 1, size).tolist()
+                lengths = drawn if name in subset else [0] * size
+                inputs += _drawn(model.config, name, lengths, int(random.integers(2**31)))
             fed = {name: x.numpy() for name, x in zip(_names(model.config), inputs, strict=True)}
             pairs = zip(expected_outputs(*inputs), session.run(None, fed), strict=True)
             found += [np.abs(expected.numpy() - got).max() for expected, got in pairs]

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +19,8 @@ from wavfusion.features.clips import WINDOW
 from wavfusion.features.dataset import Sample
 from wavfusion.metrics.familiarity import WARN_SHARE
 from wavfusion.prediction.export import open_exported
-from wavfusion.prediction.models import default_model
+from wavfusion.prediction.models import default_model, find_run
 from wavfusion.prediction.windows import (
-    Diagnostics,
     RecordingDecoder,
     RecordingSource,
     RecordingWindow,
@@ -30,7 +28,7 @@ from wavfusion.prediction.windows import (
     cut_windows,
     open_source,
 )
-from wavfusion.runs.folder import HUB_ID, Run, read_run
+from wavfusion.runs.folder import Run
 from wavfusion.speech.language import language_of
 from wavfusion.speech.recognition import SpeechRecognizer
 from wavfusion.speech.segmentation import RecordingAudio, Speakers, name_speakers, require_count, segment_recording
@@ -73,19 +71,8 @@ class Prediction:
     text_share: float | None = None
 
 
-@dataclass(frozen=True)
-class UtteranceGroup:
-    """Some utterances of a recording and their windows.
-
-    Attributes:
-        segments: the utterances.
-        windows: of all of them, in order.
-        samples: the encoded windows, `inference.BATCH` at a time, so that hours take no more memory than minutes.
-    """
-
-    segments: list[Segment]
-    windows: list[RecordingWindow]
-    samples: Iterator[list[Sample]]
+# Some utterances, their windows, and these encoded in batches, so that hours take no more memory than minutes.
+UtteranceGroup = tuple[list[Segment], list[RecordingWindow], Iterator[list[Sample]]]
 
 
 class EmotionRecognizer:
@@ -104,7 +91,7 @@ class EmotionRecognizer:
         self.trained, self.device, self.fast, self.recogniser = trained, device, fast, recogniser
         self.model = trained.model.to(device) if model is None else model
         self.encoders = encoders.to(device).quick() if fast else encoders.to(device)
-        self._encoder = WindowEncoder(self.encoders, trained.model.config, device, precision, fast)
+        self._encoder = WindowEncoder(self.encoders, trained.model.config, precision, fast)
         explain.warn_of_untrained_subsets(trained.model.config)
 
     @classmethod
@@ -187,44 +174,29 @@ class EmotionRecognizer:
             MediaError: the file cannot be used, or has nothing that the model can use; says why.
             ConfigError: an array without its rate, an argument of another type, or the extra `[speakers]` is missing.
         """
-        opened, diagnostics = open_source(source, sample_rate), Diagnostics()
+        opened = open_source(source, sample_rate)
         sets = subsets(self.modalities) if contributions else [self.modalities]
         predictions = []
-        for group in self.encode(opened, transcript, segments, speakers, diagnostics):
-            classifier = Classifier(
-                self.model, sets, self.trained.prior, len(group.windows), self.device, self.trained.temperature
-            )
-            for samples in group.samples:
+        for utterances, windows, encoded in self.encode(opened, transcript, segments, speakers):
+            settings = self.trained.prior, len(windows), self.device, self.trained.temperature
+            classifier = Classifier(self.model, sets, *settings)
+            for samples in encoded:
                 with self._encoder.autocast():
                     classifier.add(samples)
             by_set = classifier.utterances()
+            found = by_set[-1]
             shares = explain.contributions(sets, by_set, self.trained.prior) if contributions else None
-            predictions += self._rows(opened.file, group.segments, by_set[-1], shares)
-            if by_set[-1].vectors is not None:
-                self.measure_distances(
-                    by_set[-1].vectors[[bool(names) for names in by_set[-1].modalities]], diagnostics
-                )
-            progress(group.segments[-1].end)
-        self.report(opened, [each.text for each in predictions], diagnostics)
+            predictions += self._rows(opened.file, utterances, found, shares)
+            if found.vectors is not None:
+                self.measure_distances(opened, found.vectors[[bool(names) for names in found.modalities]])
+            progress(utterances[-1].end)
+        self.report(opened, [each.text for each in predictions])
         return predictions
 
     def encode(
-        self,
-        source: RecordingSource,
-        transcript: str | None,
-        segments: Sequence[Segment] | None,
-        speakers: Speakers,
-        diagnostics: Diagnostics,
+        self, source: RecordingSource, transcript: str | None, segments: Sequence[Segment] | None, speakers: Speakers
     ) -> Iterator[UtteranceGroup]:
-        """Cut a recording into utterances and these into windows, and encode them; see `predict`.
-
-        Args:
-            source: the recording.
-            transcript: of all of it.
-            segments: the utterances, where they are given.
-            speakers: to be told apart.
-            diagnostics: records what is measured meanwhile.
-        """
+        """Cut a recording into utterances and these into windows, and encode them; the arguments are `predict`'s."""
         if transcript is not None and not isinstance(transcript, str):
             raise ConfigError(f"expected transcript= as text, found {type(transcript).__name__}")
         require_count(speakers)
@@ -237,56 +209,35 @@ class EmotionRecognizer:
             segments = name_speakers(_within(segments, source), audio, speakers)
         missing_text = "text" in self.modalities and not any(each.text for each in segments)
         language: str | None = None
-        uses_video = "video" in self.modalities
-        with RecordingDecoder(source, self.encoders, diagnostics, not whole, self.fast, uses_video) as decoder:
+        with RecordingDecoder(source, self.encoders, not whole, self.fast) as decoder:
             for group in batched(segments, BATCH):
                 if self.recogniser is not None and missing_text and audio is not None:
                     group, language = self.recogniser.transcribe(audio, group, language)
-                windows = cut_windows(group, source, self.modalities, whole)
-                samples = (self._encoder.encode(some, decoder) for some in batched(windows, BATCH))
-                yield UtteranceGroup(group, windows, samples)
+                windows = cut_windows(group, source, self.modalities)
+                yield group, windows, (self._encoder.encode(some, decoder) for some in batched(windows, BATCH))
 
     def _rows(
-        self,
-        file: str,
-        segments: Sequence[Segment],
-        found: Utterances,
-        contributions: Sequence[dict[str, float]] | None,
+        self, file: str, segments: Sequence[Segment], found: Utterances, contributions: list[dict[str, float]] | None
     ) -> list[Prediction]:
         """Join segments with their probabilities; those that have none of the model's modalities are left out."""
         rows = []
         for i, (segment, modalities) in enumerate(zip(segments, found.modalities, strict=True)):
+            if not modalities:
+                continue
             probabilities = dict(zip(self.classes, found.probabilities[i].tolist(), strict=True))
-            emotion = max(probabilities, key=lambda name: probabilities[name])
-            if modalities:
-                row = Prediction(
-                    file=file,
-                    start=round(segment.start, 3),
-                    end=round(segment.end, 3),
-                    speaker=segment.speaker,
-                    text=segment.text,
-                    emotion=emotion,
-                    probability=probabilities[emotion],
-                    probabilities=probabilities,
-                    modalities=modalities,
-                    contribution=contributions[i] if contributions else None,
-                    text_share=found.text_share[i],
-                )
-                rows.append(row)
+            emotion, probability = max(probabilities.items(), key=lambda item: item[1])
+            about = file, round(segment.start, 3), round(segment.end, 3), segment.speaker, segment.text
+            explained = contributions[i] if contributions else None, found.text_share[i]
+            rows.append(Prediction(*about, emotion, probability, probabilities, modalities, *explained))
         return rows
 
-    def measure_distances(self, vectors: np.ndarray, diagnostics: Diagnostics) -> None:
+    def measure_distances(self, source: RecordingSource, vectors: np.ndarray) -> None:
         """Record how far the vectors of some utterances lie from the training data."""
         if self.trained.familiarity is not None:
-            diagnostics.distances += self.trained.familiarity.distances(vectors).tolist()
+            source.distances.extend(self.trained.familiarity.distances(vectors).tolist())
 
-    def report(self, source: RecordingSource, texts: Sequence[str | None], diagnostics: Diagnostics) -> None:
-        """Warn of what is unusual in a recording.
-
-        Args:
-            source: the recording.
-            texts: of each utterance that was used.
-            diagnostics: of the recording.
+    def report(self, source: RecordingSource, texts: Sequence[str | None]) -> None:
+        """Warn of what is unusual in a recording; `texts` are those of the utterances that were used.
 
         Raises:
             MediaError: nothing of it could be used; says why.
@@ -294,30 +245,26 @@ class EmotionRecognizer:
         if not texts:
             expected = " or ".join(self.modalities)
             found = f"{source.file!r}: expected {expected}, which this model uses, found none of it"
-            raise MediaError("; ".join(diagnostics.errors) or found)
-        for error in diagnostics.errors:
+            raise MediaError("; ".join(source.errors) or found)
+        for error in source.errors:
             log.warning("%s; left out", error)
-        complaints = *self._complaints(texts, diagnostics.distances), *diagnostics.loudness.complaints()
-        for complaint in (*complaints, *diagnostics.faces.complaints()):
-            log.warning("%s: %s", source.name, complaint)
+        ours = self._complaints(texts, source.distances)
+        for complaint in (*ours, *source.loudness.complaints(), *source.faces.complaints()):
+            log.warning("%s: %s", source.file or "array", complaint)
 
     def _complaints(self, texts: Sequence[str | None], distances: Sequence[float]) -> Iterator[str]:
         """Say when many utterances lie further from the training data than the validation part, or in what language."""
         known = self.trained.familiarity
         beyond = [each for each in distances if known is not None and each > known.limit]
         if known is not None and len(beyond) > WARN_SHARE * len(distances):
-            yield (
-                f"{len(beyond)} of {len(distances)} utterances are out of distribution: distances up to "
-                f"{max(beyond):.1f} from the training data, where 99 % of the validation part lies within "
-                f"{known.limit:.1f}"
-            )
+            found = f"{len(beyond)} of {len(distances)} utterances are out of distribution: distances up to"
+            usual = f"where 99 % of the validation part lies within {known.limit:.1f}"
+            yield f"{found} {max(beyond):.1f} from the training data, {usual}"
         text = " ".join(each for each in texts if each)
-        found = language_of(text) if self.trained.languages and "text" in self.modalities else None
-        if found is not None and found[0] not in self.trained.languages:
-            yield (
-                f"its text is in {found[0]!r} (probability {found[1]:.3f}), the model was trained on "
-                f"{', '.join(self.trained.languages)}"
-            )
+        language = language_of(text) if self.trained.languages and "text" in self.modalities else None
+        if language is not None and language[0] not in self.trained.languages:
+            others = ", ".join(self.trained.languages)
+            yield f"its text is in {language[0]!r} (probability {language[1]:.3f}), the model was trained on {others}"
 
 
 def _within(segments: Sequence[Segment], source: RecordingSource) -> list[Segment]:
@@ -325,37 +272,10 @@ def _within(segments: Sequence[Segment], source: RecordingSource) -> list[Segmen
     length = source.length
     kept = [replace(each, end=min(each.end, length)) for each in segments if each.start < length or length == 0]
     if segments and not kept:
-        raise MediaError(
-            f"{source.file!r}: expected segments within its {length:.2f} s, found all {len(segments)} after its end"
-        )
+        found = f"found all {len(segments)} after its end"
+        raise MediaError(f"{source.file!r}: expected segments within its {length:.2f} s, {found}")
     ends = {"begin": len(segments) - len(kept), "end": sum(each.start < length < each.end - SLACK for each in segments)}
     for what, count in ends.items():
         if count:
-            log.warning("%s: %d segments %s after its end at %.2f s", source.name, count, what, length)
+            log.warning("%s: %d segments %s after its end at %.2f s", source.file or "array", count, what, length)
     return kept
-
-
-def find_run(name: str | Path) -> Run:
-    """Read a RUN folder or a model from a hub.
-
-    Raises:
-        ConfigError: there is no such RUN.
-    """
-    return read_run(_folder(name))
-
-
-def _folder(name: str | Path) -> Path:
-    """Return a RUN folder as it is, or the local copy of a hub's."""
-    if Path(name).exists() or not re.fullmatch(HUB_ID, str(name)):
-        return Path(name)
-    from huggingface_hub import constants, snapshot_download
-
-    try:
-        return Path(snapshot_download(str(name)))
-    except Exception as error:  # the hub client raises many kinds
-        reason = " ".join(str(error).split()).partition(". ")[0][:200]
-        if constants.HF_HUB_OFFLINE:
-            reason = "no such folder, no copy of such a model, and HF_HUB_OFFLINE is set, so the hub is not queried"
-        raise ConfigError(
-            f"{str(name)!r}: expected a RUN folder or a hub id that can be reached, found {reason}"
-        ) from None

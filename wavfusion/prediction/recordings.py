@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeVar
 
 from tqdm import tqdm
 
 from wavfusion import media
 from wavfusion.errors import CollectedWarnings, ConfigError, CorpusError, MediaError
-from wavfusion.files import read_json, require_free, write_atomic, write_json
+from wavfusion.files import read_json, write_atomic, write_json
 from wavfusion.processes.pool import Lost, spread
 from wavfusion.transcripts import Segment
 from wavfusion.transcripts.reading import READERS, is_timed, read, read_plain_text
@@ -31,42 +31,39 @@ ENDINGS = (
 SETTINGS = "predict.json"  # in a folder of results: the model and settings that they come from
 TRANSCRIPTS = (*READERS, ".txt")  # endings, in order of preference
 
-Transcript: TypeAlias = str | list[Segment] | None  # text, segments with times, or nothing
+Transcript = str | list[Segment] | None  # text, segments with times, or nothing
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A file to label.
-
-    Attributes:
-        transcript: of the recording.
-        out: its own file of results, where each has one.
-    """
+    """A file to label, its transcript, and its own file of results where each has one."""
 
     file: str
     transcript: Transcript = None
     out: Path | None = None
 
     @property
-    def text(self) -> str | None:
-        """A transcript without times."""
-        return self.transcript if isinstance(self.transcript, str) else None
+    def words(self) -> dict[str, Any]:
+        """The transcript as an argument of `EmotionRecognizer.predict`."""
+        return {"segments" if isinstance(self.transcript, list) else "transcript": self.transcript}
 
-    @property
-    def segments(self) -> list[Segment] | None:
-        """A transcript with times."""
-        return self.transcript if isinstance(self.transcript, list) else None
+
+@dataclass(frozen=True)
+class Labelled(Generic[Found]):
+    """The results of a recording, and the warnings logged meanwhile."""
+
+    rows: list[Found]
+    warnings: list[str]
+
+
+Work = Callable[[Recording], list[Found]]
 
 
 def find_recordings(names: Sequence[str], bad: list[str]) -> dict[str, Path]:
-    """List the given files, and the recordings in the given folders, in order.
+    """List the given files, and the recordings in the given folders, each once and in order.
 
-    Args:
-        names: files and folders.
-        bad: collects a message for each folder without a recording.
-
-    Returns:
-        Each recording once, with the name of its results, which begins with the name of the given folder.
+    Returns the name of the results of each, which begins with the name of the given folder. `bad` collects a message
+    for each folder without a recording.
     """
     found: dict[str, Path] = {}
     for name in names:
@@ -85,13 +82,9 @@ def find_recordings(names: Sequence[str], bad: list[str]) -> dict[str, Path]:
 def plan_recordings(
     files: Mapping[str, Path], transcript: str | None, folder: Path | None, ending: str
 ) -> list[Recording]:
-    """Find the transcript of each recording and the path of its results.
+    """Find the transcript of each recording and the path of its results, where there is a folder for them.
 
-    Args:
-        files: what `find_recordings` returned.
-        transcript: text, a file for one recording, or a folder with a file named like each recording.
-        folder: of results, a file for each recording; None = all results together.
-        ending: of their names.
+    `transcript` is text, a file for one recording, or a folder with a file named like each recording.
 
     Raises:
         ConfigError: two recordings whose results would have one name; a transcript for several recordings.
@@ -122,19 +115,14 @@ def _find_transcripts(transcript: str | None, files: Mapping[str, Path]) -> list
     if transcript is None:
         return [None] * len(files)
     if os.path.isdir(transcript):
-        names = Counter(name.name.lower() for name in files.values())
-        list_folder = cache(_list_folder)
-        paths = [
-            _find_beside(Path(transcript), name, names[name.name.lower()] == 1, list_folder) for name in files.values()
-        ]
+        paths = _search_folder(Path(transcript), list(files.values()))
         if lacking := [file for file, path in zip(files, paths, strict=True) if path is None]:
             few = ", ".join(lacking[:3]) + (", ..." if lacking[3:] else "")
             log.warning("%s: no transcript for %d of %d recordings: %s", transcript, len(lacking), len(files), few)
         return [None if path is None else _read(path) for path in paths]
     if len(files) > 1:
-        raise ConfigError(
-            f"--transcript: expected one FILE with it, or a folder of transcripts, found {len(files)} recordings"
-        )
+        wish = "one FILE with it, or a folder of transcripts"
+        raise ConfigError(f"--transcript: expected {wish}, found {len(files)} recordings")
     try:
         if Path(transcript).is_file():
             return [_read(Path(transcript))]
@@ -147,32 +135,29 @@ def _find_transcripts(transcript: str | None, files: Mapping[str, Path]) -> list
     return [transcript]
 
 
-def _list_folder(folder: Path) -> dict[str, Path]:
-    """Return the paths in a folder by their names in lower case; none where there is no folder."""
-    return {path.name.lower(): path for path in sorted(folder.iterdir())} if folder.is_dir() else {}
-
-
-def _find_beside(
-    folder: Path, name: Path, unique: bool, list_folder: Callable[[Path], Mapping[str, Path]]
-) -> Path | None:
-    """Find the transcript of a recording, `talk.mp4.srt` or `talk.srt`.
+def _search_folder(folder: Path, names: Sequence[Path]) -> list[Path | None]:
+    """Find the transcript of each recording, `talk.mp4.srt` or `talk.srt`.
 
     It lies as the recording does below the folder that was given, with that folder's name or without; or, where no
     other recording has this name, directly in the folder of transcripts.
     """
-    within = name.parent.parts
-    for place in dict.fromkeys((folder.joinpath(*within), folder.joinpath(*within[1:]), folder)):
-        if place == folder and not unique:
-            continue
-        known = list_folder(place)
-        for ending in TRANSCRIPTS:
-            for title in (f"{name.name}{ending}", f"{name.stem}{ending}"):
-                if title.lower() in known:
-                    return known[title.lower()]
-    return None
+    counts = Counter(name.name.lower() for name in names)
+
+    @cache
+    def by_name(place: Path) -> dict[str, Path]:
+        return {path.name.lower(): path for path in sorted(place.iterdir())} if place.is_dir() else {}
+
+    def find(name: Path) -> Path | None:
+        parts = name.parent.parts
+        places = folder.joinpath(*parts), folder.joinpath(*parts[1:]), folder
+        known = [by_name(place) for place in places if place != folder or counts[name.name.lower()] == 1]
+        titles = [f"{title}{ending}".lower() for ending in TRANSCRIPTS for title in (name.name, name.stem)]
+        return next((paths[title] for paths in known for title in titles if title in paths), None)
+
+    return [find(name) for name in names]
 
 
-def _read(path: Path) -> str | list[Segment]:
+def _read(path: Path) -> Transcript:
     if is_timed(path):
         return read(path)
     try:
@@ -182,107 +167,65 @@ def _read(path: Path) -> str | list[Segment]:
 
 
 def open_results(folder: Path, settings: dict[str, Any], force: bool) -> None:
-    """Open a folder of results, to which only results of the same model and settings may be added.
-
-    Raises:
-        CorpusError: it holds others, and `force` is not given.
-    """
+    """Open a folder of results, or raise a CorpusError if it holds some of another model or other settings."""
     path = folder / SETTINGS
     if not force and path.exists():
         try:
             found = read_json(path)
-        except (OSError, ValueError, RecursionError, CorpusError):
+        except (OSError, ValueError):
             found = None
         before = found if isinstance(found, dict) else {}
         for name, value in settings.items():
             if before.get(name) != value:
-                raise CorpusError(
-                    f"{folder}: expected results of the same model and settings, found {name} {before.get(name)!r}, "
-                    f"not {value!r}; name another folder, or --force"
-                )
+                differs = f"found {name} {before.get(name)!r}, not {value!r}; name another folder, or --force"
+                raise CorpusError(f"{folder}: expected results of the same model and settings, {differs}")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
 
 
-@dataclass(frozen=True)
-class Labelled(Generic[Found]):
-    """The results of a recording, and the warnings logged meanwhile."""
+def label(
+    recordings: Sequence[Recording],
+    build: Callable[[], Work[Found]],
+    bad: list[str],
+    write: Callable[..., bytes] | None = None,
+    force: bool = False,
+    progress: bool = False,
+    several: Mapping[str, Any] | None = None,
+) -> Iterator[Labelled[Found]]:
+    """Process recordings, write the results of those that have a path for them, and yield each one's results.
 
-    rows: list[Found]
-    warnings: list[str]
+    Recordings whose results exist are skipped, unless `force` is given. `build` is called once in every process and
+    returns what processes a recording; `several` are `workers`, `engine` and `device` of `pool.spread`, None is this
+    process alone. `write` makes the content of a file of results, given the rows, its `folder` and the `warnings`;
+    `bad` collects a message for each recording that cannot be used.
+    """
+    todo = [each for each in recordings if force or each.out is None or not each.out.exists()]
+    if len(todo) < len(recordings):
+        log.warning("%d of %d recordings are done already", len(recordings) - len(todo), len(recordings))
+    outcomes: Iterable[tuple[int, Labelled[Found] | MediaError | Lost]]
+    outcomes = (
+        enumerate(map(_ready(build), todo)) if several is None else spread(partial(_ready, build), todo, **several)
+    )
+    with tqdm(total=len(todo), unit="file", disable=not progress or len(todo) < 2) as bar:
+        for number, found in outcomes:
+            out = todo[number].out
+            if isinstance(found, Labelled):
+                if out is not None and write is not None:
+                    out.parent.mkdir(parents=True, exist_ok=True)
+                    write_atomic(out, write(found.rows, folder=out.parent, warnings=found.warnings))
+                yield found
+            else:
+                bad.append(f"{todo[number].file!r}: {found.reason}" if isinstance(found, Lost) else str(found))
+            bar.update()
 
 
-Done = Iterable[tuple[int, Labelled[Found] | MediaError]]  # numbers of recordings with results, in order of completion
-
-
-def in_turn(work: Callable[[Recording], list[Found]]) -> Callable[[Sequence[Recording]], Done[Found]]:
-    """Process one recording after the other in this process."""
-
-    def run(todo: Sequence[Recording]) -> Done[Found]:
-        for number, each in enumerate(todo):
-            yield number, _process(work, each)
-
-    return run
-
-
-def side_by_side(
-    build: Callable[[], Callable[[Recording], list[Found]]], workers: int, engine: str, device: str
-) -> Callable[[Sequence[Recording]], Done[Found]]:
-    """Process recordings in several processes, in each of which `build` is called once; see `pool.spread`."""
-
-    def run(todo: Sequence[Recording]) -> Done[Found]:
-        for number, found in spread(partial(_ready, build), todo, workers, engine, device):
-            yield number, MediaError(f"{todo[number].file!r}: {found.reason}") if isinstance(found, Lost) else found
-
-    return run
-
-
-def _ready(
-    build: Callable[[], Callable[[Recording], list[Found]]],
-) -> Callable[[Recording], Labelled[Found] | MediaError]:
+def _ready(build: Callable[[], Work[Found]]) -> Callable[[Recording], Labelled[Found] | MediaError]:
     return partial(_process, build())
 
 
-def _process(work: Callable[[Recording], list[Found]], each: Recording) -> Labelled[Found] | MediaError:
+def _process(work: Work[Found], each: Recording) -> Labelled[Found] | MediaError:
     with CollectedWarnings() as warned:
         try:
             return Labelled(work(each), warned.messages)
         except MediaError as error:
             return error
-
-
-def label(
-    recordings: Sequence[Recording],
-    run: Callable[[Sequence[Recording]], Done[Found]],
-    bad: list[str],
-    write: Callable[[Labelled[Found], Path], bytes] | None = None,
-    force: bool = False,
-    progress: bool = False,
-) -> Iterator[Labelled[Found]]:
-    """Process recordings, write the results of those that have a path for them, and yield each one's results.
-
-    Recordings whose results exist are skipped, unless `force` is given.
-
-    Args:
-        recordings: to process.
-        run: processes those that are left: `in_turn` or `side_by_side`.
-        bad: collects a message for each recording that cannot be used.
-        write: makes the content of a file of results, given its folder.
-        force: process again what is done.
-        progress: show a bar with the time left on stderr.
-    """
-    todo = [each for each in recordings if force or each.out is None or not each.out.exists()]
-    if len(todo) < len(recordings):
-        log.warning("%d of %d recordings are done already", len(recordings) - len(todo), len(recordings))
-    with tqdm(total=len(todo), unit="file", disable=not progress or len(todo) < 2) as bar:
-        for number, found in run(todo):
-            out = todo[number].out
-            if isinstance(found, MediaError):
-                bad.append(str(found))
-            else:
-                if out is not None and write is not None:
-                    require_free([out], force)
-                    out.parent.mkdir(parents=True, exist_ok=True)
-                    write_atomic(out, write(found, out.parent))
-                yield found
-            bar.update()

@@ -8,12 +8,11 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 from urllib.parse import quote
-from xml.sax.saxutils import escape, quoteattr
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from wavfusion.manifest import MODALITIES
 from wavfusion.pages.fill import fill_page, script
@@ -40,22 +39,14 @@ def to_csv(predictions: Sequence[Prediction], classes: Sequence[str]) -> str:
     fields = ["file", "start", "end", "speaker", "text", "emotion", "probability", "modalities", "text_share"]
     writer.writerow([*fields, *(f"p_{name}" for name in classes), *(f"contribution_{name}" for name in MODALITIES)])
     for each in predictions:
-        values: list[Any] = [getattr(each, name) for name in fields]
-        values[fields.index("modalities")] = "+".join(each.modalities)
-        values += [each.probabilities[name] for name in classes]
-        values += [(each.contribution or {}).get(name) for name in MODALITIES]
-        writer.writerow(["" if value is None else value for value in values])
+        about = {**vars(each), "modalities": "+".join(each.modalities)}
+        contributions = [(each.contribution or {}).get(name) for name in MODALITIES]
+        writer.writerow([*map(about.get, fields), *map(each.probabilities.get, classes), *contributions])
     return file.getvalue()
 
 
 def to_table(predictions: Sequence[Prediction], width: int | None = None, colour: bool = False) -> str:
-    """Lay predictions out for a terminal, below the name of each recording.
-
-    Args:
-        predictions: of any recordings, one after the other.
-        width: columns of the terminal, to which lines are cut; None = not at all.
-        colour: colour emotions by escape sequences.
-    """
+    """Lay predictions out for a terminal of `width` columns, to which lines are cut, below each recording's name."""
     lines = []
     for file, group in groupby(predictions, lambda each: each.file):
         rows = list(group)
@@ -80,10 +71,10 @@ def to_table(predictions: Sequence[Prediction], width: int | None = None, colour
 
 def to_srt(predictions: Sequence[Prediction]) -> str:
     """Write SubRip: emotion and probability on the first line, then the text."""
-    cues = [
-        f"{number}\n{_clock(each.start, ',')} --> {_clock(each.end, ',')}\n{_title(each)}\n{_lines(each.text)}"
-        for number, each in enumerate(predictions, 1)
-    ]
+    cues = []
+    for number, each in enumerate(predictions, 1):
+        title = f"{_line(each.speaker)}: {_label(each)}" if each.speaker else _label(each)
+        cues.append(f"{number}\n{_clock(each.start, ',')} --> {_clock(each.end, ',')}\n{title}\n{_lines(each.text)}")
     return "\n".join(cues)
 
 
@@ -116,43 +107,26 @@ def to_textgrid(predictions: Sequence[Prediction]) -> str:
 
 def to_eaf(predictions: Sequence[Prediction]) -> str:
     """Write ELAN's annotations (EAF 3.0): the tiers of `to_textgrid`, with the recording linked by its name."""
-    slots: list[str] = []
-    tiers: list[str] = []
-    count = 0
+    root = Element("ANNOTATION_DOCUMENT", AUTHOR="", DATE="1970-01-01T00:00:00+00:00", FORMAT="3.0", VERSION="3.0")
+    schema = "{http://www.w3.org/2001/XMLSchema-instance}noNamespaceSchemaLocation"
+    root.set(schema, "http://www.mpi.nl/tools/elan/EAFv3.0.xsd")
+    header = SubElement(root, "HEADER", MEDIA_FILE="", TIME_UNITS="milliseconds")
+    SubElement(header, "MEDIA_DESCRIPTOR", MEDIA_URL=_legal(_file(predictions)), MIME_TYPE="unknown")
+    slots, count = SubElement(root, "TIME_ORDER"), 0
     for name, rows in _tiers(predictions):
-        tiers.append(f'  <TIER LINGUISTIC_TYPE_REF="default-lt" TIER_ID={quoteattr(_legal(name))}>')
+        tier = SubElement(root, "TIER", LINGUISTIC_TYPE_REF="default-lt", TIER_ID=_legal(name))
         for start, stop, text in rows:
             count += 1
-            ids = [f"ts{2 * count - 1}", f"ts{2 * count}"]
-            slots += [
-                f'    <TIME_SLOT TIME_SLOT_ID="{slot}" TIME_VALUE="{round(1000 * value)}"/>'
-                for slot, value in zip(ids, (start, stop), strict=True)
-            ]
-            tiers.append(
-                f'    <ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="a{count}" TIME_SLOT_REF1="{ids[0]}" '
-                f'TIME_SLOT_REF2="{ids[1]}"><ANNOTATION_VALUE>{escape(_legal(text))}</ANNOTATION_VALUE>'
-                "</ALIGNABLE_ANNOTATION></ANNOTATION>"
-            )
-        tiers.append("  </TIER>")
-    file = next((each.file for each in predictions), "")
-    return "\n".join(
-        [
-            '<?xml version="1.0" encoding="UTF-8"?>',
-            '<ANNOTATION_DOCUMENT AUTHOR="" DATE="1970-01-01T00:00:00+00:00" FORMAT="3.0" VERSION="3.0" '
-            'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" '
-            'xsi:noNamespaceSchemaLocation="http://www.mpi.nl/tools/elan/EAFv3.0.xsd">',
-            '  <HEADER MEDIA_FILE="" TIME_UNITS="milliseconds">',
-            f'    <MEDIA_DESCRIPTOR MEDIA_URL={quoteattr(_legal(file))} MIME_TYPE="unknown"/>',
-            "  </HEADER>",
-            "  <TIME_ORDER>",
-            *slots,
-            "  </TIME_ORDER>",
-            *tiers,
-            '  <LINGUISTIC_TYPE GRAPHIC_REFERENCES="false" LINGUISTIC_TYPE_ID="default-lt" TIME_ALIGNABLE="true"/>',
-            "</ANNOTATION_DOCUMENT>",
-            "",
-        ]
-    )
+            about = {"ANNOTATION_ID": f"a{count}"}
+            for number, seconds in enumerate((start, stop), 1):
+                about[f"TIME_SLOT_REF{number}"] = slot = f"ts{2 * count - 2 + number}"
+                SubElement(slots, "TIME_SLOT", TIME_SLOT_ID=slot, TIME_VALUE=str(round(1000 * seconds)))
+            annotation = SubElement(SubElement(tier, "ANNOTATION"), "ALIGNABLE_ANNOTATION", about)
+            SubElement(annotation, "ANNOTATION_VALUE").text = _legal(text)
+    kind = {"GRAPHIC_REFERENCES": "false", "LINGUISTIC_TYPE_ID": "default-lt", "TIME_ALIGNABLE": "true"}
+    SubElement(root, "LINGUISTIC_TYPE", kind)
+    indent(root)
+    return tostring(root, "utf-8", xml_declaration=True).decode() + "\n"
 
 
 def to_html(
@@ -162,25 +136,20 @@ def to_html(
     warnings: Sequence[str] = (),
     template: str = "timeline.html",
 ) -> str:
-    """Write a page with the recording, its timeline and what it can be saved as.
+    """Write a page with one recording, its timeline and what it can be saved as.
 
-    Args:
-        predictions: of one recording.
-        classes: the emotions of the model.
-        media: URL of the recording; empty where a script sets it, None = none.
-        warnings: about the recording.
-        template: of `pages/`; `timeline_body.html` is a part for inclusion in another page.
+    `media` is the URL of the recording, empty where a script sets it, None where there is none; the template
+    `timeline_body.html` is a part for inclusion in another page.
     """
-    path = next((each.file for each in predictions), "")
+    path = _file(predictions)
     file = Path(path).name
-    speakers = list(dict.fromkeys(each.speaker for each in sorted(predictions, key=lambda each: each.start)))
     saved = {f"{file}.{ending(name)}": text(predictions) for name, text in SUBTITLES.items()}
     saved |= {f"{file}.json": to_json(predictions), f"{file}.csv": to_csv(predictions, classes)}
     values: dict[str, Any] = dict(
         name=file,
         kind="video" if any("video" in each.modalities for each in predictions) else "audio",
         classes=list(classes),
-        speakers=speakers,
+        speakers=list(dict.fromkeys(each.speaker for each in sorted(predictions, key=lambda each: each.start))),
         length=max([each.end for each in predictions], default=0.0),
         warnings=[each.replace(path, file) for each in warnings],
         rows=[{**asdict(each), "clock": _short(each.start), "label": each.emotion or UNSURE} for each in predictions],
@@ -193,21 +162,14 @@ def to_html(
     return fill_page(template, media=media, saved=saved, **values)
 
 
-def _media_url(predictions: Sequence[Prediction], folder: Path | None) -> str | None:
-    """Return the URL of the recording relative to a page in a folder; None = the page lies beside it."""
-    file = next((each.file for each in predictions), "")
-    if folder is None:
-        return quote(file)
-    return quote(os.fsencode(os.path.relpath(file, folder))) if file and Path(file).is_file() else None
+def _file(predictions: Sequence[Prediction]) -> str:
+    return next((each.file for each in predictions), "")
 
 
-SUBTITLES: dict[str, Callable[[Sequence[Prediction]], str]] = {
-    "srt": to_srt,
-    "vtt": to_vtt,
-    "textgrid": to_textgrid,
-    "eaf": to_eaf,
-}
-FORMATS = ("table", "json", "csv", *SUBTITLES, "html")
+Writer = Callable[[Sequence[Prediction]], str]
+SUBTITLES: dict[str, Writer] = {"srt": to_srt, "vtt": to_vtt, "textgrid": to_textgrid, "eaf": to_eaf}
+Format = Literal["table", "json", "csv", "srt", "vtt", "textgrid", "eaf", "html"]
+FORMATS: tuple[str, ...] = get_args(Format)
 EXPLAINED = ("json", "csv", "html")  # formats that show contributions
 SINGLE = (*SUBTITLES, "html")  # formats of one recording
 
@@ -218,29 +180,21 @@ def ending(kind: str) -> str:
 
 
 def write_predictions(
-    kind: str,
-    predictions: Sequence[Prediction],
-    classes: Sequence[str],
-    folder: Path | None,
-    warnings: Sequence[str] = (),
+    kind: str, rows: Sequence[Prediction], classes: Sequence[str], folder: Path | None, warnings: Sequence[str] = ()
 ) -> bytes:
-    """Write predictions in a format, with the warnings about the recording where the format shows them.
+    """Write predictions in one of `FORMATS`; `SINGLE` ones describe one recording.
 
-    Args:
-        kind: one of `FORMATS`.
-        predictions: of any recordings; for `SINGLE` formats of one.
-        classes: the emotions of the model.
-        folder: of the file to write; None = that of the recording.
-        warnings: about the recording.
+    A page links the recording relative to `folder`, where it will lie (None: beside the recording), and has `warnings`.
     """
-    writers: dict[str, Callable[[Sequence[Prediction]], str]] = {
-        **SUBTITLES,
-        "json": to_json,
-        "csv": partial(to_csv, classes=classes),
-        "html": partial(to_html, classes=classes, media=_media_url(predictions, folder), warnings=warnings),
-        "table": to_table,
-    }
-    return writers[kind](predictions).encode("utf-8", "replace" if kind in SINGLE else "surrogateescape")
+    if kind == "html":
+        file = _file(rows)
+        url = quote(os.fsencode(os.path.relpath(file, folder))) if folder and file and Path(file).is_file() else None
+        text = to_html(rows, classes, quote(file) if folder is None else url, warnings)
+    elif kind == "csv":
+        text = to_csv(rows, classes)
+    else:
+        text = {**SUBTITLES, "json": to_json, "table": to_table}[kind](rows)
+    return text.encode("utf-8", "replace" if kind in SINGLE else "surrogateescape")
 
 
 Row = tuple[float, float, str]
@@ -268,12 +222,12 @@ def _filled(rows: Sequence[Row], end: float) -> list[Row]:
     """Fill the gaps between intervals by empty ones, as Praat needs it."""
     filled: list[Row] = []
     at = 0.0
-    for start, stop, text in rows:
-        if round(start, 3) > round(at, 3):
-            filled.append((at, start, ""))
-        filled.append((start, stop, text))
-        at = stop
-    return [*filled, (at, end, "")] if round(end, 3) > round(at, 3) else filled
+    for row in (*rows, (end, end, "")):
+        if round(row[0], 3) > round(at, 3):
+            filled.append((at, row[0], ""))
+        filled.append(row)
+        at = row[1]
+    return filled[:-1]
 
 
 def _clock(seconds: float, point: str) -> str:
@@ -294,23 +248,17 @@ def _label(each: Prediction) -> str:
     return f"{each.emotion} {each.probability:.0%}" if each.emotion else UNSURE
 
 
-def _title(each: Prediction) -> str:
-    return f"{_line(each.speaker)}: {_label(each)}" if each.speaker else _label(each)
-
-
 def _line(text: str | None) -> str:
     return " ".join((text or "").split())
 
 
 def _lines(text: str | None) -> str:
     """Keep the lines of a text; an empty one would end a cue, and an arrow would start one."""
-    kept = [line.replace("-->", "→") for line in (text or "").splitlines() if line.strip()]
-    return "".join(f"{line}\n" for line in kept)
+    return "".join(line.replace("-->", "→") + "\n" for line in (text or "").splitlines() if line.strip())
 
 
 def _quoted(text: str) -> str:
-    doubled = text.replace('"', '""')
-    return f'"{doubled}"'
+    return '"' + text.replace('"', '""') + '"'
 
 
 def _legal(text: str) -> str:

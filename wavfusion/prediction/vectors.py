@@ -3,8 +3,7 @@
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from wavfusion.features.batches import batched
 from wavfusion.model.config import MODALITIES
 from wavfusion.model.wavfusion import AUDIO_CENTRE, AUDIO_STEP, WavFusion
 from wavfusion.prediction.recognizer import EmotionRecognizer, UtteranceGroup
-from wavfusion.prediction.windows import Diagnostics, open_source
+from wavfusion.prediction.windows import open_source
 from wavfusion.speech.segmentation import Speakers
 from wavfusion.transcripts import Segment
 
@@ -29,25 +28,13 @@ class Embedding:
     """An utterance as vectors.
 
     Attributes:
-        file: as it was given.
-        segment: its times, speaker and text.
-        modalities: those that were present and used.
-        vector: the input of the model's classification head, (D,); of several windows the mean, weighted by seconds.
-        frames: the audio steps after the last layer, fused with the other modalities, (T, D); none without audio.
+        vector: the input of the model's classification head; of several windows the mean, weighted by seconds.
+        frames: the audio steps after the last layer, fused with the other modalities; none without audio.
         times: the middle of each step, in seconds of the file.
     """
 
     file: str
     segment: Segment
-    modalities: list[str]
-    vector: Float32[np.ndarray, " D"]
-    frames: Float32[np.ndarray, "T D"]
-    times: Float32[np.ndarray, " T"]
-
-
-@dataclass(frozen=True)
-class _WindowEmbedding:
-    seconds: float
     modalities: list[str]
     vector: Float32[np.ndarray, " D"]
     frames: Float32[np.ndarray, "T D"]
@@ -69,43 +56,43 @@ def embed(
     """
     if not isinstance(recognizer.model, WavFusion):
         raise ConfigError("embed: expected a model in torch, found an exported one, which returns no vectors")
-    source, diagnostics = open_source(file, None), Diagnostics()
-    groups = recognizer.encode(source, transcript, segments, speakers, diagnostics)
+    source = open_source(file, None)
+    groups = recognizer.encode(source, transcript, segments, speakers)
     found = [each for group in groups for each in _embed(recognizer, group, file)]
     if found:
-        recognizer.measure_distances(np.stack([each.vector for each in found]), diagnostics)
-    recognizer.report(source, [each.segment.text for each in found], diagnostics)
+        recognizer.measure_distances(source, np.stack([each.vector for each in found]))
+    recognizer.report(source, [each.segment.text for each in found])
     return found
 
 
 @torch.inference_mode()
 def _embed(recognizer: EmotionRecognizer, group: UtteranceGroup, file: str) -> list[Embedding]:
-    pieces: dict[int, list[_WindowEmbedding]] = {}
-    model = recognizer.trained.model
-    for windows, batch in zip(batched(group.windows, BATCH), group.samples, strict=True):
+    segments, group_windows, samples = group
+    pieces: dict[int, list[tuple[float, Embedding]]] = {}  # of each utterance: seconds and vectors of its windows
+    for windows, batch in zip(batched(group_windows, BATCH), samples, strict=True):
         present = [[name for name in recognizer.modalities if has(sample, name)] for sample in batch]
         names = [name for name in recognizer.modalities if any(name in each for each in present)]
-        output = forward(model, batch, names, recognizer.device) if names else None
+        output = forward(recognizer.trained.model, batch, names, recognizer.device) if names else None
         for i, (window, sample) in enumerate(zip(windows, batch, strict=True)):
             if output is None or output.pooled is None or not present[i]:
                 continue
+            vector = output.pooled[i].float().cpu().numpy()
             steps = len(sample.audio) if sample.audio is not None and output.hidden else 0
-            frames = output.hidden[-1][i, :steps] if steps else torch.zeros(0, model.config.hidden_size)
+            frames = output.hidden[-1][i, :steps].float().cpu().numpy() if steps else np.zeros((0, len(vector)), "f4")
             start = 0.0 if window.audio is None else window.audio[0]
-            times = start + AUDIO_CENTRE + AUDIO_STEP * np.arange(steps)
-            vectors = output.pooled[i].float().cpu().numpy(), frames.float().cpu().numpy(), times.astype(np.float32)
-            pieces.setdefault(window.utterance, []).append(
-                _WindowEmbedding(max(window.seconds, 1e-6), present[i], *vectors)
-            )
-    return [_joined(file, group.segments[number], parts) for number, parts in pieces.items()]
+            times = (start + AUDIO_CENTRE + AUDIO_STEP * np.arange(steps)).astype(np.float32)
+            embedding = Embedding(file, segments[window.utterance], present[i], vector, frames, times)
+            pieces.setdefault(window.utterance, []).append((max(window.seconds, 1e-6), embedding))
+    return [_joined(parts) for parts in pieces.values()]
 
 
-def _joined(file: str, segment: Segment, parts: Sequence[_WindowEmbedding]) -> Embedding:
-    weights = [each.seconds for each in parts]
+def _joined(pieces: Sequence[tuple[float, Embedding]]) -> Embedding:
+    """Join the windows of an utterance, whose vectors are averaged by their seconds."""
+    weights, parts = [seconds for seconds, _ in pieces], [part for _, part in pieces]
     vector = np.average(np.stack([each.vector for each in parts]), axis=0, weights=weights).astype(np.float32)
     names = [name for name in MODALITIES if any(name in each.modalities for each in parts)]
     frames, times = np.concatenate([each.frames for each in parts]), np.concatenate([each.times for each in parts])
-    return Embedding(file, segment, names, vector, frames, times)
+    return replace(parts[0], modalities=names, vector=vector, frames=frames, times=times)
 
 
 def write_vectors(embeddings: Sequence[Embedding], ending: str) -> bytes:
@@ -123,23 +110,14 @@ def write_vectors(embeddings: Sequence[Embedding], ending: str) -> bytes:
         "frame_time": np.concatenate([each.times for each in embeddings]),
         "frame_utterance": np.repeat(np.arange(len(embeddings)), sizes),
     }
-    rows = [
-        {"file": e.file, "speaker": e.segment.speaker, "text": e.segment.text, "modalities": e.modalities}
-        for e in embeddings
-    ]
-    about = json.dumps(rows)
+    about = json.dumps(
+        [
+            {"file": e.file, "speaker": e.segment.speaker, "text": e.segment.text, "modalities": e.modalities}
+            for e in embeddings
+        ]
+    )
     if ending == ".safetensors":
         return save(tensors, {"about": about})
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, about=np.array(about), **tensors)
     return content.getvalue()
-
-
-def require_ending(path: Path) -> None:
-    """Refuse a file name of neither format.
-
-    Raises:
-        ConfigError: its ending is another.
-    """
-    if path.suffix not in ENDINGS:
-        raise ConfigError(f"--out {path}: expected a name that ends in {' or '.join(ENDINGS)}, found {path.suffix!r}")

@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from numbers import Real
@@ -37,26 +38,20 @@ CONTEXT = 1.0  # seconds of audio that the encoder is given at least, where the 
 LONGEST = 100 * 3600.0  # seconds; longer timestamps come from damaged files
 RATES = (1_000, 1_000_000)  # Hz; outside it somebody gave kHz, or a number of samples
 Times = tuple[float, float]  # start and end, in seconds of the recording
+Encoded = Tensor | MediaError | OSError | None
 
 
 @dataclass(frozen=True)
 class RecordingSource:
-    """A recording to label.
+    """A recording to label, and what is measured of it meanwhile."""
 
-    Attributes:
-        file: its path as it was given; empty for an array.
-        tracks: the seconds at which its audio and video tracks end.
-        samples: of an array: mono, 16 kHz.
-    """
-
-    file: str
-    tracks: Mapping[str, float]
-    samples: Float32[np.ndarray, " N"] | None = None
-
-    @property
-    def name(self) -> str:
-        """The name of the recording in messages."""
-        return self.file or "array"
+    file: str  # its path as it was given; empty for an array
+    tracks: Mapping[str, float]  # the seconds at which its audio and video tracks end
+    samples: Float32[np.ndarray, " N"] | None = None  # of an array: mono, 16 kHz
+    errors: list[str] = field(default_factory=list)  # why parts of it could not be decoded
+    loudness: Loudness = field(default_factory=Loudness)
+    faces: FaceCoverage = field(default_factory=FaceCoverage)
+    distances: list[float] = field(default_factory=list)  # of its utterances from the training data
 
     @property
     def length(self) -> float:
@@ -64,48 +59,19 @@ class RecordingSource:
         return max(self.tracks.values(), default=0.0)
 
 
-@dataclass
-class Diagnostics:
-    """What is measured of a recording besides its predictions.
-
-    Attributes:
-        errors: why parts of it could not be decoded.
-        loudness: of its audio.
-        faces: how much of its video shows a face.
-        distances: of its utterances from the training data.
-    """
-
-    errors: list[str] = field(default_factory=list)
-    loudness: Loudness = field(default_factory=Loudness)
-    faces: FaceCoverage = field(default_factory=FaceCoverage)
-    distances: list[float] = field(default_factory=list)
-
-
 class RecordingWindow(NamedTuple):
-    """A window of an utterance.
+    """A window of an utterance; None stands for a track or text that it has not."""
 
-    Attributes:
-        utterance: number of its segment.
-        seconds: its length.
-        share: its part of the utterance, from 0 to 1, by which text is divided.
-        audio, video: times; None where the window has no such track.
-        text: of the whole utterance; None without one.
-    """
-
-    utterance: int
+    utterance: int  # number of its segment
     seconds: float
-    share: tuple[float, float]
+    share: tuple[float, float]  # its part of the utterance, from 0 to 1, by which text is divided
     audio: Times | None
     video: Times | None
-    text: str | None
+    text: str | None  # of the whole utterance
 
 
 def open_source(source: str | Path | np.ndarray, sample_rate: int | None) -> RecordingSource:
-    """Probe a file, or resample an array to mono at 16 kHz.
-
-    Args:
-        source: an audio or video file, or samples in [-1, 1]: (N,) or (channels, N).
-        sample_rate: of an array, in Hz.
+    """Probe an audio or video file, or resample an array of samples in [-1, 1], (N,) or (channels, N), to 16 kHz.
 
     Raises:
         MediaError: the file is missing, no recording, or has absurd timestamps.
@@ -133,9 +99,9 @@ def _resampled(samples: np.ndarray, sample_rate: int | None) -> Float32[np.ndarr
     low, high = RATES
     if not isinstance(sample_rate, Real) or not low <= sample_rate <= high:
         raise ConfigError(f"expected sample_rate= from {low} to {high} Hz with an array, found {sample_rate!r}")
-    shaped = samples.ndim == 1 or (samples.ndim == 2 and samples.shape[0] <= samples.shape[1])
     if samples.size == 0:
         raise ConfigError("expected samples, found an empty array")
+    shaped = samples.ndim == 1 or (samples.ndim == 2 and samples.shape[0] <= samples.shape[1])
     if not shaped or not np.issubdtype(samples.dtype, np.floating):
         raise ConfigError(f"expected float samples (N,) or (channels, N), found {samples.dtype} {samples.shape}")
     if not (np.abs(samples) <= media.LOUDEST).all():
@@ -147,32 +113,23 @@ def _resampled(samples: np.ndarray, sample_rate: int | None) -> Float32[np.ndarr
 
 
 def cut_windows(
-    segments: Sequence[Segment], source: RecordingSource, modalities: Sequence[str], whole: bool
+    segments: Sequence[Segment], source: RecordingSource, modalities: Sequence[str]
 ) -> list[RecordingWindow]:
     """Cut utterances into windows of at most 15 s.
 
     Tracks that the model does not use count for the windows too, as in `evaluate`.
-
-    Args:
-        segments: the utterances.
-        source: the recording.
-        modalities: those of the model.
-        whole: the recording is one utterance, all of each track.
     """
     found = []
     for number, segment in enumerate(segments):
-        start = 0.0 if whole else segment.start
-        ends = {name: end if whole else min(end, segment.end) for name, end in source.tracks.items()}
-        spans = {name: (start, max(start, end)) for name, end in ends.items()}
-        duration = max((end - start for start, end in spans.values()), default=0.0)
+        start = segment.start
+        spans = {name: (start, max(start, min(end, segment.end))) for name, end in source.tracks.items()}
+        duration = max((end - start for _, end in spans.values()), default=0.0)
         text = segment.text if "text" in modalities and normalized(segment.text or "") else None
         for window in windows(duration):
-            audio, video = (
-                _times(spans[name], *window) if name in spans and name in modalities else None
-                for name in ("audio", "video")
-            )
+            times = {name: _times(span, *window) for name, span in spans.items() if name in modalities}
             share = (window.start / duration, window.end / duration) if duration > 0 else (0.0, 1.0)
-            found.append(RecordingWindow(number, window.end - window.start, share, audio, video, text))
+            tracks = times.get("audio"), times.get("video")
+            found.append(RecordingWindow(number, window.end - window.start, share, *tracks, text))
     return found
 
 
@@ -182,52 +139,28 @@ def _times(span: Times, start: float, end: float) -> Times | None:
     return times if start == 0 or times[0] < times[1] else None
 
 
-class RecordingDecoder:
-    """Decode stretches of one recording, in order; a context manager, which keeps its video open.
+class RecordingDecoder(ExitStack):
+    """Decode stretches of one recording, in order; a context manager, which keeps its video open where it is `fast`.
 
-    Args:
-        source: the recording.
-        encoders: whose input the video frames are scaled to.
-        diagnostics: records what was measured.
-        context: widen short stretches of audio by what surrounds them.
-        fast: keep the video open between windows.
-        video: whether the model uses video.
+    With `context`, short stretches of audio are widened by what surrounds them.
     """
 
-    def __init__(
-        self,
-        source: RecordingSource,
-        encoders: Encoders,
-        diagnostics: Diagnostics,
-        context: bool,
-        fast: bool,
-        video: bool,
-    ) -> None:
-        self.source, self.encoders, self.diagnostics, self.fast = source, encoders, diagnostics, fast
+    def __init__(self, source: RecordingSource, encoders: Encoders, context: bool, fast: bool) -> None:
+        super().__init__()
+        self.source, self.encoders, self.fast = source, encoders, fast
         self.length = source.length if context else 0.0
         self._video: media.VideoReader | None = None
-        encoder = encoders.video
-        if fast and video and "video" in source.tracks and encoder is not None and encoders.view == "frame":
-            rate, scaling = encoders.preset.frame_rate, encoder.interpolation
-            self._video = media.VideoReader(source.file, rate, encoder.size, interpolation=scaling)
-
-    def __enter__(self) -> "RecordingDecoder":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._video is not None:
-            self._video.__exit__(*error)
+        encoder, rate = encoders.video, encoders.preset.frame_rate
+        if fast and "video" in source.tracks and encoder is not None and encoders.view == "frame":
+            reader = media.VideoReader(source.file, rate, encoder.size, interpolation=encoder.interpolation)
+            self._video = self.enter_context(reader)
 
     def audio(self, times: Times) -> tuple[Float32[np.ndarray, " N"], float]:
-        """Decode a stretch of audio to 16 kHz, widened to `CONTEXT` seconds where it is shorter.
+        """Decode a stretch of audio to 16 kHz, widened to `CONTEXT` seconds where it is shorter, or raise a MediaError.
 
-        Returns:
-            The samples, and the seconds that were added before the stretch.
-
-        Raises:
-            MediaError: nothing can be decoded there.
+        Returns the samples, and the seconds that were added before the stretch.
         """
-        start, end = widened(times, self.length)
+        start, end = _widened(times, self.length)
         if self.source.samples is not None:
             samples = self.source.samples[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]
         else:
@@ -236,28 +169,22 @@ class RecordingDecoder:
             if len(samples) == 0:
                 raise MediaError(f"{self.source.file!r}: no sample between {start:g} and {end:g} s")
             self._warn_of_damage(decoded.bad_packets, "audio")
-        self.diagnostics.loudness.add(samples)
+        self.source.loudness.add(samples)
         return samples, times[0] - start
 
     def frames(self, times: Times, seconds: float) -> UInt8[np.ndarray, "Tv H W 3"]:
-        """Decode a stretch of video to frames of the encoder's size and rate; `seconds` is the window's length.
-
-        Raises:
-            MediaError: nothing can be decoded there.
-        """
-        encoder, file = self.encoders.video, self.source.file
+        """Decode a stretch of video to the encoder's size and rate, or raise a MediaError; `seconds`: of the window."""
+        encoder, file, rate = self.encoders.video, self.source.file, self.encoders.preset.frame_rate
         assert encoder is not None
         if self._video is not None:
             frames = self._video.frames(*times)
         else:
-            rate, parts = self.encoders.preset.frame_rate, None
+            regions = None
             if self.encoders.view == "face":
-                parts, share = detect_faces(file, rate, *times)
-            frames = media.decode_frames(
-                file, rate, encoder.size, *times, None, encoder.interpolation, parts, thorough=not self.fast
-            )
-            if self.encoders.view == "face":
-                self.diagnostics.faces.add(seconds, share)
+                regions, share = detect_faces(file, rate, *times)
+                self.source.faces.add(seconds, share)
+            scaling = encoder.size, *times, None, encoder.interpolation, regions
+            frames = media.decode_frames(file, rate, *scaling, thorough=not self.fast)
         self._warn_of_damage(frames.bad_packets, "video")
         return frames.pixels
 
@@ -266,13 +193,8 @@ class RecordingDecoder:
             log.warning("%r: %d damaged packets of its %s passed over", self.source.file, packets, modality)
 
 
-def widened(times: Times, length: float) -> Times:
-    """Widen a short stretch of a recording to `CONTEXT` seconds, as audio encoders do badly on less.
-
-    Args:
-        times: the stretch.
-        length: seconds of the recording; 0 = not at all.
-    """
+def _widened(times: Times, length: float) -> Times:
+    """Widen a short stretch of a recording of some length (0 = not at all), as audio encoders do badly on less."""
     start, end = times
     missing = CONTEXT - (end - start)
     if missing <= 0 or length <= 0:
@@ -284,47 +206,45 @@ def widened(times: Times, length: float) -> Times:
 class WindowEncoder:
     """Encode windows to the model's inputs; one batch at a time, whatever the number of threads that call it.
 
-    Args:
-        encoders: of the model.
-        config: of the model.
-        device: where the encoders are.
-        precision: `fp32`, or `bf16` for matrix multiplications of audio and text.
-        fast: encode audio and video side by side on a CPU.
+    Where it is `fast`, audio and video are encoded side by side on a CPU.
     """
 
-    def __init__(self, encoders: Encoders, config: WavFusionConfig, device: str, precision: str, fast: bool) -> None:
+    def __init__(self, encoders: Encoders, config: WavFusionConfig, precision: str, fast: bool) -> None:
         self.encoders, self.config, self.precision, self.fast = encoders, config, precision, fast
-        self.device = torch.device(device).type
         self._lock = threading.Lock()
 
     def autocast(self) -> torch.autocast:
         """Compute matrix multiplications in the chosen precision."""
-        return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16")
+        return torch.autocast(self.encoders.kind, torch.bfloat16, enabled=self.precision == "bf16")
 
     def encode(self, windows: Sequence[RecordingWindow], decoder: RecordingDecoder) -> list[Sample]:
         """Decode and encode windows, rounded to half precision as in the store."""
-        audio_tasks = [partial(self._audio, each, decoder) for each in windows]
-        other_tasks = [partial(self._text, each) for each in windows] + [
-            partial(self._video, e, decoder) for e in windows
-        ]
         both = any(each.audio for each in windows) and any(each.video for each in windows)
+        ways = (self._audio,), (self._text, self._video)
+
+        def run(way: Sequence[Callable[[RecordingWindow, RecordingDecoder], Tensor | None]]) -> list[Encoded]:
+            return [_encoded(partial(encode, window, decoder)) for encode in way for window in windows]
+
         with self._lock:  # threads changes the number of threads of the whole process
-            if self.fast and self.encoders.on_cpu and both and torch.get_num_threads() > 1:
+            if both and self._on_cores():
                 # Each takes half of the cores: fewer cores on one matrix multiplication waste less of each.
                 with threads(2) as pool:
-                    encoded_audio, encoded_others = pool.map(_features, (audio_tasks, other_tasks))
+                    encoded, others = pool.map(run, ways)
             else:
-                encoded_audio, encoded_others = _features(audio_tasks), _features(other_tasks)
+                encoded, others = map(run, ways)
         samples = []
         for number, window in enumerate(windows):
-            features = (encoded_audio[number], *encoded_others[number :: len(windows)])
+            features = [encoded[number], *others[number :: len(windows)]]
             for error in (str(each) for each in features if isinstance(each, Exception)):
-                if error not in decoder.diagnostics.errors:
-                    decoder.diagnostics.errors.append(error)
+                if error not in decoder.source.errors:
+                    decoder.source.errors.append(error)
             origin = SampleOrigin(str(window.utterance), None, None, None, window.seconds)
             audio, text, video = (each if isinstance(each, Tensor) else None for each in features)
             samples.append(Sample(origin, audio, text, video))
         return samples
+
+    def _on_cores(self) -> bool:
+        return self.fast and self.encoders.kind == "cpu" and torch.get_num_threads() > 1
 
     def _audio(self, window: RecordingWindow, decoder: RecordingDecoder) -> Tensor | None:
         if window.audio is None or self.encoders.audio is None:
@@ -339,7 +259,7 @@ class WindowEncoder:
         first = min(round(lead / AUDIO_STEP), len(encoded) - 1)
         return encoded[first : max(first + 1, first + round((end - start) / AUDIO_STEP))]
 
-    def _text(self, window: RecordingWindow) -> Tensor | None:
+    def _text(self, window: RecordingWindow, _: RecordingDecoder) -> Tensor | None:
         """Encode the text of the whole utterance, and take the window's share of its tokens."""
         if window.text is None or self.encoders.text is None:
             return None
@@ -352,24 +272,20 @@ class WindowEncoder:
         if window.video is None or encoder is None:
             return None
         frames = decoder.frames(window.video, window.seconds)
-        cores = torch.get_num_threads()
-        if not (self.fast and self.encoders.on_cpu and cores > 1):
+        if not self._on_cores():
             return encoder.encode(frames)
         # Each core takes some of the frames, which wastes less than all cores on the same ones.
         some = FRAMES_AT_ONCE["cpu"]
-        with threads(cores) as pool:
+        with threads(torch.get_num_threads()) as pool:
             return torch.cat(list(pool.map(encoder.encode, np.split(frames, range(some, len(frames), some)))))
 
 
-def _features(tasks: Sequence[Callable[[], Tensor | None]]) -> list[Tensor | MediaError | OSError | None]:
-    """Encode one part after the other, to half precision, or return why it cannot be decoded."""
-    found: list[Tensor | MediaError | OSError | None] = []
-    for task in tasks:
-        try:
-            features = task()
-            if features is not None and not fits_half(features):
-                raise MediaError("expected samples in [-1, 1], found some so large that their features overflow")
-            found.append(None if features is None else features.half())
-        except (MediaError, OSError) as error:
-            found.append(error)
-    return found
+def _encoded(encode: Callable[[], Tensor | None]) -> Encoded:
+    """Encode to half precision, or return why a part cannot be decoded."""
+    try:
+        features = encode()
+        if features is not None and not fits_half(features):
+            raise MediaError("expected samples in [-1, 1], found some so large that their features overflow")
+        return None if features is None else features.half()
+    except (MediaError, OSError) as error:
+        return error

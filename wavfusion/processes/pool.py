@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
@@ -27,7 +27,6 @@ Build = Callable[[], Callable[[Item], Result]]  # called once in every process; 
 
 log = logging.getLogger(__name__)
 
-ENGINES = ("processes", "ray")
 TRIES = 3  # times that an item is started: one that always kills its process would be started without end
 
 
@@ -38,6 +37,9 @@ class Lost:
     reason: str
 
 
+Outcomes = Generator[tuple[int, Result | Lost], None, None]  # each item's number and result
+
+
 def spread(
     build: Build[Item, Result],
     items: Sequence[Item],
@@ -46,7 +48,7 @@ def spread(
     device: str = "cpu",
     preload: str | None = None,
     fresh: bool = False,
-) -> Generator[tuple[int, Result | Lost], None, None]:
+) -> Outcomes[Result]:
     """Work on items in several processes; gives each one's number and result as they come.
 
     The processes end with the iterator, on Ctrl-C, and when this process is killed.
@@ -55,8 +57,7 @@ def spread(
         build: called once in every process; it and the items must be picklable.
         items: each is worked on once, and again only if its process died.
         workers: processes; they share the cores of this machine, or take one core each of a cluster.
-        engine: `processes` of this machine, or `ray`: actors of the cluster that RAY_ADDRESS names or that runs here,
-            else of one that is started on this machine.
+        engine: `processes` of this machine, or `ray`: see `processes.ray`.
         device: where they compute; on `cuda` every worker of a cluster takes a GPU.
         preload: as in `Worker`.
         fresh: a new process for every item.
@@ -67,49 +68,22 @@ def spread(
     """
     workers = max(1, min(workers, len(items)))
     if engine == "ray":
-        outcomes = _on_ray(build, items, workers, device)
-    else:
-        outcomes = _on_processes(build, items, workers, preload, fresh)
-    with closing(outcomes):
-        for number, outcome in outcomes:
-            yield number, _unpacked(outcome)
+        return _on_ray(build, items, workers, device)
+    return _on_processes(build, items, workers, preload, fresh)
 
 
 def require_result(outcome: Result | Lost, what: str) -> Result:
-    """Return an item's result.
-
-    Raises:
-        ConfigError: there is none, as every process that worked on it died.
-    """
+    """Return an item's result; raises ConfigError where every process that worked on it died."""
     if isinstance(outcome, Lost):
         raise ConfigError(f"{what}: {outcome.reason}")
     return outcome
 
 
-@dataclass(frozen=True)
-class _Done(Generic[Result]):
-    result: Result
-
-
-@dataclass(frozen=True)
-class _Raised:
-    error: Exception
-
-
-def _unpacked(outcome: _Done[Any] | _Raised | Lost) -> Any:
-    if isinstance(outcome, _Raised):
-        raise outcome.error
-    return outcome.result if isinstance(outcome, _Done) else outcome
-
-
 class Worker(Generic[Item, Result]):
     """A process that works on one item after the other, started when it is needed and again when it has died.
 
-    Args:
-        build: called once in the process, before its first item.
-        threads: of torch, in the process.
-        preload: on Linux, a module that a server process loads and forks the process from, which saves the seconds of
-            its imports. None, and elsewhere: the process starts from nothing.
+    On Linux, `preload` names a module that a server process loads and forks this one from, which saves the seconds of
+    its imports; with None, and elsewhere, it starts from nothing. `threads` are torch's.
     """
 
     def __init__(self, build: Build[Item, Result], threads: int, preload: str | None = None) -> None:
@@ -117,30 +91,24 @@ class Worker(Generic[Item, Result]):
         self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
 
-    def do(self, item: Item) -> _Done[Result] | _Raised | Lost:
-        """Work on one item."""
+    def do(self, item: Item) -> Result | Lost:
+        """Work on one item; raises what the work raised."""
         for left in reversed(range(TRIES)):
             try:
-                outcome: _Done[Result] | _Raised = self._send(item)
-                return outcome
+                result, error = self._send(item)
             except (EOFError, ConnectionError):
                 self.clear()
+            else:
+                if error is not None:
+                    raise error
+                return result
             if self.ended:
                 break
             if left:
                 log.warning("a process died (killed, or out of memory): its item is started again")
         return Lost(f"the process that worked on it died {TRIES} times (killed, or out of memory)")
 
-    def ask(self, item: Item) -> Result:
-        """Work on one item and return its result.
-
-        Raises:
-            ConfigError: every process that worked on it died.
-            Exception: what the work raised.
-        """
-        return require_result(_unpacked(self.do(item)), "a process")
-
-    def _send(self, item: Item) -> Any:
+    def _send(self, item: Item) -> tuple[Any, Exception | None]:
         if self._pipe is None:
             # Never a fork of this process: torch's threads do not survive one.
             forked = self.preload is not None and sys.platform == "linux"
@@ -158,7 +126,8 @@ class Worker(Generic[Item, Result]):
             if self.ended:  # meanwhile
                 process.kill()
         self._pipe.send(item)
-        return self._pipe.recv()
+        answer: tuple[Any, Exception | None] = self._pipe.recv()
+        return answer
 
     def end(self) -> None:
         """Kill the process, for good; from any thread."""
@@ -205,13 +174,13 @@ def _work(pipe: Connection, build: Build[Any, Any], threads: int, level: int) ->
             return
         try:
             work = work or _built(build, threads)
-            outcome: _Done[Any] | _Raised = _Done(work(item))
+            answer: tuple[Any, Exception | None] = work(item), None
         except Exception as error:
-            outcome = _Raised(error)
+            answer = None, error
         try:
-            pipe.send(outcome)
+            pipe.send(answer)
         except (AttributeError, TypeError, pickle.PicklingError) as error:
-            pipe.send(_Raised(RuntimeError(f"{type(error).__name__}: {error}")))
+            pipe.send((None, RuntimeError(f"{type(error).__name__}: {error}")))
 
 
 def _built(build: Build[Any, Any], threads: int) -> Callable[[Any], Any]:
@@ -232,9 +201,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-Outcomes = Generator[tuple[int, _Done[Result] | _Raised | Lost], None, None]
-
-
 def _on_processes(
     build: Build[Item, Result], items: Sequence[Item], workers: int, preload: str | None, fresh: bool
 ) -> Outcomes[Result]:
@@ -244,7 +210,7 @@ def _on_processes(
     for each in crew:
         free.put(each)
 
-    def do(item: Item) -> _Done[Result] | _Raised | Lost:
+    def do(item: Item) -> Result | Lost:
         worker = free.get()
         try:
             return worker.do(item)
@@ -274,10 +240,17 @@ class _Actor(Generic[Item, Result]):
         self.worker = Worker(build, threads=1)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"number": row["number"], "outcome": self.worker.do(row["item"])}
+        try:
+            answer: tuple[Any, Exception | None] = self.worker.do(row["item"]), None
+        except Exception as error:
+            answer = None, error
+        return {"number": row["number"], "answer": pickle.dumps(answer)}  # bytes, which Ray does not convert
 
 
 def _on_ray(build: Build[Item, Result], items: Sequence[Item], workers: int, device: str) -> Outcomes[Result]:
     rows = [{"number": number, "item": item} for number, item in enumerate(items)]
     for row in map_actors(_Actor, (build,), rows, workers, device):
-        yield int(row["number"]), row["outcome"]
+        result, error = pickle.loads(row["answer"])
+        if error is not None:
+            raise error
+        yield int(row["number"]), result

@@ -16,11 +16,7 @@ Row = dict[str, Any]
 def map_actors(
     actor: type, arguments: tuple[Any, ...], rows: Sequence[Row], workers: int, device: str
 ) -> Iterator[Row]:
-    """Call `actor(*arguments)` with each row, on `workers` actors; gives what they return, as it comes.
-
-    Raises:
-        ConfigError: no extra `[ray]`, no cluster at RAY_ADDRESS, or one with no core left beside the workers.
-    """
+    """Call `actor(*arguments)` with each row, on `workers` actors; gives what they return, as it comes."""
     with _cluster(workers) as ray:
         results = ray.data.from_items(list(rows), override_num_blocks=min(len(rows), BLOCKS)).map(
             actor,

@@ -22,40 +22,45 @@ VOTES = (0, 40, 50, 60, 70, 80, 90, 100)
 
 
 def write_corpus_page(manifest_path: Path, out: Path, facts: Mapping[str, MediaFacts]) -> None:
-    """Write the statistics page of a corpus: emotions, durations, words, agreement, speakers, what was left out.
+    """Write the page of a corpus as `prepare` wrote it: emotions, durations, words, agreement, what was left out.
 
-    Args:
-        manifest_path: what `prepare` wrote, with corpus.json and exclusions.json beside it.
-        out: the page.
-        facts: duration of each file; a row without times whose file is unknown is left out of the durations.
+    A row without times whose file is not in `facts` is left out of the durations.
     """
     rows, corpus = manifest.read(manifest_path), manifest.read_corpus(manifest_path)
     left_out = manifest.read_exclusions(manifest_path)
     by, group, stated = _published(corpus)
     lengths = [length for row in rows if (length := _seconds(row, facts)) is not None]
-    counts = _counts(rows, group)
+    counts, by_speaker = _counts(rows, group), _counts(rows, lambda row: row.speaker)
+    order = {name: str(number) for number, name in enumerate(SPLITS)}
+    counts = dict(sorted(counts.items(), key=lambda item: order.get(item[0], item[0])))
+    most = sorted(by_speaker, key=lambda name: (-by_speaker[name].total(), name))[:SHOWN_SPEAKERS]
+    emotions = Counter(row.emotion for row in rows if row.emotion is not None)
     published = {name: found for name, found in stated.items() if name in counts}
     write_page(
         out,
         "corpus.html",
         corpus=corpus,
-        classes=[*corpus.classes, *(["none"] if any(row.emotion is None for row in rows) else [])],
+        classes=[*corpus.classes, *(["none"] if emotions.total() < len(rows) else [])],
         facts={
             "rows": len(rows),
-            "unlabelled": sum(row.emotion is None for row in rows),
-            "speakers": len({row.speaker for row in rows if row.speaker}),
+            "unlabelled": len(rows) - emotions.total(),
+            "speakers": len(by_speaker),
             "dialogues": len({row.dialogue for row in rows if row.dialogue}),
             "hours": sum(lengths) / 3600,
             "excluded": len(left_out.excluded),
             "stripped": len(left_out.stripped),
         },
-        emotions={"by": by, "counts": counts, "shares": _shares(rows, corpus.classes)},
+        emotions={
+            "by": by,
+            "counts": counts,
+            "shares": {name: emotions[name] / max(1, emotions.total()) for name in corpus.classes},
+        },
         published=published,
         differences=any(counts[name] != found for name, found in published.items()),
         durations=_histogram("durations", lengths, SECONDS),
         words=_words(rows),
         agreement=_agreement(rows),
-        speakers=_speakers(rows),
+        speakers={"counts": {name: by_speaker[name] for name in most}, "shown": len(most)},
         modalities={name: sum(name not in row.missing for row in rows) for name in manifest.MODALITIES},
         reasons=_reasons(left_out),
     )
@@ -72,33 +77,25 @@ def _seconds(row: Utterance, facts: Mapping[str, MediaFacts]) -> float | None:
     return max(found, default=None)
 
 
-Grouping = Callable[[Utterance], str]
-
-
-def _published(corpus: Corpus) -> tuple[str, Grouping, dict[str, dict[str, int]]]:
+def _published(corpus: Corpus) -> tuple[str, Callable[[Utterance], str], dict[str, dict[str, int]]]:
     """The grouping of a corpus's published counts: its name, the group of a row, and the counts."""
     if corpus.corpus == "iemocap" and corpus.labels:
         counts = {session: iemocap.published_counts(session, corpus.labels) for session in iemocap.PUBLISHED}
         return "session", lambda row: str(row.session), counts
     if corpus.corpus == "ravdess":
-        names = ravdess.CHANNELS
-        return "channel", lambda row: names[row.id[:2]], ravdess.PUBLISHED
+        return "channel", lambda row: ravdess.CHANNELS[row.id[:2]], ravdess.PUBLISHED
     if corpus.corpus == "cremad":
         return "part", lambda row: "all", {"all": cremad.PUBLISHED}
     return "part", lambda row: row.split or "all", meld.PUBLISHED if corpus.corpus == "meld" else {}
 
 
-def _counts(rows: Sequence[Utterance], group: Grouping) -> dict[str, Counter[str]]:
+def _counts(rows: Sequence[Utterance], group: Callable[[Utterance], str | None]) -> dict[str, Counter[str]]:
+    """Count the emotions of each group; rows without one are left out."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
-        counts[group(row)][row.emotion or "none"] += 1
-    order = {name: str(number) for number, name in enumerate(SPLITS)}
-    return dict(sorted(counts.items(), key=lambda item: order.get(item[0], item[0])))
-
-
-def _shares(rows: Sequence[Utterance], classes: Sequence[str]) -> dict[str, float]:
-    found = Counter(row.emotion for row in rows if row.emotion is not None)
-    return {name: found[name] / max(1, found.total()) for name in classes}
+        if name := group(row):
+            counts[name][row.emotion or "none"] += 1
+    return counts
 
 
 def _histogram(title: str, values: Sequence[float | int], edges: Sequence[float | int]) -> dict[str, Any] | None:
@@ -106,24 +103,17 @@ def _histogram(title: str, values: Sequence[float | int], edges: Sequence[float 
     if not values:
         return None
     counts, _ = np.histogram(values, [*edges, np.inf])
-    shortest, median, most, longest = np.quantile(values, [0, 0.5, 0.95, 1])
-    return {
-        "title": title,
-        "labels": [f"{low:g}–{high:g}" for low, high in pairwise(edges)] + [f"from {edges[-1]:g}"],
-        "counts": counts.tolist(),
-        "low": shortest,
-        "median": median,
-        "high": most,
-        "longest": longest,
-    }
+    labels = [f"{low:g}–{high:g}" for low, high in pairwise(edges)] + [f"from {edges[-1]:g}"]
+    ends = zip(("low", "median", "high", "longest"), np.quantile(values, [0, 0.5, 0.95, 1]), strict=True)
+    return {"title": title, "labels": labels, "counts": counts.tolist(), **dict(ends)}
 
 
 def _words(rows: Sequence[Utterance]) -> dict[str, Any] | None:
     texts = [re.findall(r"[\w']+", row.text.lower()) for row in rows if row.text]
     found = _histogram("words", [len(words) for words in texts], WORDS)
     labels = [f"{low}–{high - 1}" if high - low > 1 else str(low) for low, high in pairwise(WORDS)]
-    labels.append(f"from {WORDS[-1]}")
-    return found and {**found, "labels": labels, "vocabulary": len({word for words in texts for word in words})}
+    vocabulary = {word for words in texts for word in words}
+    return found and {**found, "labels": [*labels, f"from {WORDS[-1]}"], "vocabulary": len(vocabulary)}
 
 
 def _agreement(rows: Sequence[Utterance]) -> dict[str, Any] | None:
@@ -133,21 +123,8 @@ def _agreement(rows: Sequence[Utterance]) -> dict[str, Any] | None:
     if found is None:
         return None
     same = sum(votes.get(emotion or "", 0.0) == max(votes.values()) for emotion, votes in voted)
-    return {
-        **found,
-        "rows": len(voted),
-        "full": sum(top > 0.999 for top in tops) / len(voted),
-        "same": same / len(voted),
-    }
-
-
-def _speakers(rows: Sequence[Utterance]) -> dict[str, Any]:
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for row in rows:
-        if row.speaker:
-            counts[row.speaker][row.emotion or "none"] += 1
-    most = sorted(counts, key=lambda name: (-counts[name].total(), name))[:SHOWN_SPEAKERS]
-    return {"counts": {name: counts[name] for name in most}, "shown": len(most)}
+    full = sum(top > 0.999 for top in tops)
+    return {**found, "rows": len(voted), "full": full / len(voted), "same": same / len(voted)}
 
 
 def _reasons(left_out: manifest.Exclusions) -> dict[str, list[str]]:

@@ -21,18 +21,11 @@ STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # an emotion may be called $
     "font.size": 11,
-    "text.color": SOFT,
-    "axes.labelcolor": SOFT,
-    "axes.edgecolor": LINE,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "grid.color": LINE,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
     "lines.linewidth": 1.6,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), SOFT),
+    **dict.fromkeys(("axes.edgecolor", "grid.color"), LINE),
+    **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
 }
 
 Point = tuple[float, float, float]  # value, and the ends of its interval
@@ -62,18 +55,18 @@ def lines(
 def dots(
     title: str,
     rows: Sequence[str],
-    series: Mapping[str, Sequence[Point | None]],
+    series: Mapping[str, Sequence[Point | float | None]],
     label: str,
     limits: tuple[float, float] | None = None,
     mark: float | None = None,
 ) -> Markup:
-    """Draw values with their intervals, a row of dots for each name; None leaves a place empty."""
+    """Draw values, with their intervals where they have one, a row of dots for each name; None leaves a place empty."""
     step = 0.7 / len(series)
     with _drawing(title, 0.8 + max(0.34, 0.17 * len(series)) * len(rows) + 0.2 * len(series)) as (axes, drawn):
         for i, (name, points) in enumerate(series.items()):
             present = [(row, point) for row, point in enumerate(points) if point is not None]
             places = [row + (i - (len(series) - 1) / 2) * step for row, _ in present]
-            values, low, high = np.array([point for _, point in present], dtype=np.float64).reshape(-1, 3).T
+            values, low, high = np.array([np.broadcast_to(point, 3) for _, point in present]).reshape(-1, 3).T
             style: dict[str, Any] = {"color": SERIES[i % len(SERIES)], "fmt": SHAPES[i % len(SHAPES)], "markersize": 5}
             axes.errorbar(values, places, xerr=np.array([values - low, high - values]), label=name, **style)
         axes.set(xlabel=label, yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.5, -0.5), xlim=limits)
@@ -124,11 +117,8 @@ def _drawing(title: str, height: float = 3.0) -> Iterator[tuple[Any, list[Markup
 
 def _inline(svg: str, title: str) -> Markup:
     """Keep of an SVG file what a page needs: one named image, in the page's colours."""
-    body = re.sub(
-        r"<metadata>.*?</metadata>|<style .*?</style>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL
-    )
-    body = re.sub(r'<g id="[^"]*"', "<g", body)
-    body = re.sub(r"font-family: [^;]*; ", "", body)
+    left_out = r'<metadata>.*?</metadata>|<style .*?</style>|<!--.*?-->|(?<=<g) id="[^"]*"|font-family: [^;]*; '
+    body = re.sub(left_out, "", svg[svg.index("<svg") :], flags=re.DOTALL)
     body = re.sub(r"#(0[1-7])\1\1\b", lambda found: f"var(--{COLOURS[found[0]]})", body)
     size = re.search(r'viewBox="[^"]*"', body)
     assert size is not None

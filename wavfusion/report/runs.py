@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -9,16 +10,18 @@ from urllib.parse import quote
 import numpy as np
 from markupsafe import Markup
 
+from wavfusion import manifest
 from wavfusion.corpora.protocol import PROTOCOL_FIELDS, describe_protocol
-from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.errors import ConfigError
 from wavfusion.files import read_json
 from wavfusion.manifest import MODALITIES, Utterance
 from wavfusion.metrics import comparison as stats
-from wavfusion.metrics import intervals, scores
+from wavfusion.metrics import scores
 from wavfusion.pages.fill import script, write_page
 from wavfusion.report import plots
-from wavfusion.report.contents import RunContents, read_contents, short_names
-from wavfusion.runs.origin import without_absolute_paths
+from wavfusion.runs.bundle import Bundle, read_bundle
+from wavfusion.runs.origin import corpus_of, without_absolute_paths
+from wavfusion.runs.results import read_explained, read_history
 from wavfusion.study import tables
 from wavfusion.training.checkpoints import BEST_BY
 
@@ -27,22 +30,38 @@ UNIT = (0.0, 1.0)  # limits of an axis
 PARTS = {"text_agru": "text A-GRU", "video_agru": "video A-GRU", "lvc": "LVC"}
 
 
+@dataclass(frozen=True)
+class RunContents(Bundle):
+    """What the page of a RUN is made of.
+
+    Attributes:
+        explained: explain.json of the same utterances, else empty.
+        corpus: rows of its manifest by id; empty where it was moved.
+        root: folder of the media.
+        corpus_name: as `runs.origin.corpus_of` gives it.
+    """
+
+    name: str
+    history: list[dict[str, float]]
+    explained: dict[str, Any]
+    corpus: dict[str, Utterance]
+    root: Path
+    corpus_name: str
+
+
 def write_run_page(
     folders: Sequence[Path], out: Path, root: Path | None = None, demo: Mapping[str, Any] | None = None
 ) -> None:
-    """Write the page of one RUN or several.
+    """Write the page of one RUN or several; the others are compared with the first.
 
     Args:
-        folders: RUNs; the others are compared with the first.
+        folders: RUNs.
         out: the page; media are named relative to its folder.
         root: folder of the corpus, if it was moved.
         demo: summary of `wavfusion demo`, for its RUN.
-
-    Raises:
-        ConfigError: an incomplete RUN, or one twice.
     """
-    names = short_names(folders)
-    runs = [read_contents(folder, name, root) for folder, name in zip(folders, names, strict=True)]
+    names = _short_names(folders)
+    runs = [_read_contents(folder, name, root) for folder, name in zip(folders, names, strict=True)]
     files: dict[Path, int] = {}
     browser = {"runs": [_utterances(run, files) for run in runs]}
     values = [_template_values(run) for run in runs]
@@ -62,18 +81,45 @@ def write_run_page(
     )
 
 
-# ---------------------------------------------------------------------- one RUN
+def _short_names(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of their paths that distinguish RUNs."""
+    paths = [Path(os.path.abspath(folder)) for folder in folders]
+    if len(set(paths)) < len(paths):
+        raise ConfigError(f"report: expected each RUN once, found {', '.join(map(str, folders))}")
+    for length in range(1, max(len(path.parts) for path in paths)):
+        names = [os.path.join(*path.parts[-length:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
+
+
+def _read_contents(folder: Path, name: str, root: Path | None) -> RunContents:
+    """Read the contents of a RUN's page; a ConfigError if it is incomplete, or its files not of one evaluation."""
+    results = read_bundle(folder)
+    problems = list(results.problems())
+    if results.confusions(results.column("id")).sum(axis=0).tolist() != results.metrics["confusion"]:
+        problems.append("another confusion in metrics.json")
+    for problem in problems:
+        raise ConfigError(f"{folder}: expected predictions and figures of one evaluation, found {problem}")
+    corpus, corpus_root = _read_corpus(results.environment.get("manifest", ""))
+    about: dict[str, Any] = {"name": name, "root": root or corpus_root, "corpus_name": corpus_of(folder)}
+    history, explained = read_history(folder), read_explained(folder, results.metrics)
+    return RunContents(**vars(results), history=history, explained=explained, corpus=corpus, **about)
+
+
+def _read_corpus(path: Any) -> tuple[dict[str, Utterance], Path]:
+    """The manifest that a RUN was trained on, and its folder; empty where it is missing."""
+    try:
+        return {row.id: row for row in manifest.stream(path)}, Path(manifest.read_corpus(path).root)
+    except (OSError, TypeError, ValueError):
+        return {}, Path()
 
 
 def _template_values(run: RunContents) -> dict[str, Any]:
-    """Values of the template for a RUN.
-
-    Raises:
-        ConfigError: a figure is missing.
-    """
-    stated, protocol = run.results.metrics, run.results.protocol
+    """Values of the template for a RUN; a ConfigError if a figure is missing."""
+    stated, protocol = run.metrics, run.protocol
     try:
-        figures = _row(stated) | {name: stated[name] for name in ("nll", "ece", "per_class")} | run.results.context()
+        figures = _row(stated) | {name: stated[name] for name in ("nll", "ece", "per_class")} | run.context()
         for kind in ("subsets", "styles"):
             figures[kind] = {name: _row(row) for name, row in stated.get(kind, {}).items()}
         shown = {name: protocol[name] for name in (*PROTOCOL_FIELDS, "promises", "counts", "left_out")}
@@ -81,7 +127,7 @@ def _template_values(run: RunContents) -> dict[str, Any]:
     except (LookupError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(f"{run.name}: expected what `train` and `evaluate --explain` write, found {reason}") from None
-    calibration = _calibration(run)
+    calibration, environment = _calibration(run), without_absolute_paths(run.environment)
     kind = "speaker_independent" if protocol["speakers_disjoint"] else "speakers_shared"
     supported = [name for name in run.classes if figures["per_class"][name]["support"]]
     return {
@@ -92,7 +138,7 @@ def _template_values(run: RunContents) -> dict[str, Any]:
         "warnings": _warnings(run),
         "classes": run.classes,
         "worst": min(supported, key=lambda name: figures["per_class"][name]["f1"]),
-        "groups": {name: len({value for value in run.column(name) if value}) for name in ("dialogue", "speaker")},
+        "groups": {name: len(set(run.column(name)) - {""}) for name in ("dialogue", "speaker")},
         "emotion_intervals": _emotion_intervals(run),
         "bayes": _bayes_accuracies(run).get(kind, {}),
         "beside": _paper_row(run),
@@ -101,10 +147,8 @@ def _template_values(run: RunContents) -> dict[str, Any]:
         "plots": {"calibration": plots.reliability(f"{run.name}: calibration", calibration), **_training(run), **parts},
         "contributions": _contributions(run),
         "explained": bool(run.explained),
-        "environment": {
-            key: value for key, value in without_absolute_paths(run.results.environment).items() if value is not None
-        },
-        "experiment": run.results.experiment,
+        "environment": {key: value for key, value in environment.items() if value is not None},
+        "experiment": run.experiment,
         "texts": sum(bool(row.text) for row in run.corpus.values()),
     }
 
@@ -116,43 +160,35 @@ def _row(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _contributions(run: RunContents) -> dict[str, dict[str, float]]:
-    return run.results.metrics.get("contributions") or run.explained.get("contributions") or {}
+    return run.metrics.get("contributions") or run.explained.get("contributions") or {}
 
 
 def _warnings(run: RunContents) -> list[tuple[str, str]]:
     """Warnings that stand above all figures."""
-    figures, protocol = run.results.metrics, run.results.protocol
+    figures = run.metrics
     found = []
-    if protocol["selected_on"] == "test":
+    if run.protocol["selected_on"] == "test":
         found.append(("SELECTED ON TEST", "the tested utterances chose the epoch; not comparable with honest figures."))
     for name in figures["contaminated"]:
-        checkpoint = figures["encoders"][name]["name"]
-        found.append(
-            ("CONTAMINATED", f"the {name} encoder {checkpoint} was trained on the corpus that it is tested on.")
-        )
+        encoder = f"{name} encoder {figures['encoders'][name]['name']}"
+        found.append(("CONTAMINATED", f"the {encoder} was trained on the corpus that it is tested on."))
     if figures["part"] != "test":
         found.append(("NOT TESTED", f"these are figures of the {figures['part']} part, which chose the epoch."))
     return found
 
 
 def _emotion_intervals(run: RunContents) -> dict[str, dict[str, list[float] | None]]:
-    """95 % intervals of each emotion's F1, for other dialogues and for other speakers."""
+    """Intervals of each emotion's F1."""
 
     def f1(counts: np.ndarray) -> dict[str, np.ndarray]:
         return dict(zip(run.classes, np.moveaxis(scores.class_figures(counts)["f1"], -1, 0), strict=True))
 
-    dialogue, speakers = ([name or None for name in run.column(column)] for column in ("dialogue", "speaker"))
-    dialogues = run.confusions(dialogue)
-    here = intervals.cluster_interval(dialogues, f1, dialogues.sum((1, 2)))
-    independent = scores.independent_speakers(dialogue, speakers)
-    apart = run.confusions(independent) if independent else dialogues[:0]
-    new = intervals.cluster_t(apart, f1, apart.sum((1, 2))) if len(apart) >= scores.MIN_SPEAKERS else {}
-    return {name: {"this_test_set": here[name], "new_speakers": new.get(name)} for name in run.classes}
+    return scores.intervals(run.confusions, run.groups, run.speakers, f1)
 
 
 def _paper_row(run: RunContents) -> dict[str, Any] | None:
     """The paper's row that is closest to the RUN."""
-    found = tables.closest_row(run.corpus_name, run.results.settings.get("model", {}))
+    found = tables.closest_row(run.corpus_name, run.settings.get("model", {}))
     return None if found is None else dict(zip(("rows", "stated", "differs"), found, strict=True))
 
 
@@ -160,15 +196,15 @@ def _bayes_accuracies(run: RunContents) -> dict[str, dict[str, float]]:
     """Bayes-optimal accuracies of a generated corpus, by subset."""
     try:
         return dict(read_json(run.root / "world.json")["bayes"])
-    except (OSError, ValueError, LookupError, TypeError, RecursionError, CorpusError):
+    except (OSError, ValueError, LookupError, TypeError):
         return {}
 
 
 def _calibration(run: RunContents) -> list[dict[str, float]]:
     """The bins of the calibration error that hold a prediction."""
-    confidence = np.array([float(row[f"p_{row['predicted']}"]) for row in run.results.rows])
-    right = np.array([row["truth"] == row["predicted"] for row in run.results.rows])
-    number = np.clip(np.ceil(confidence * scores.NUM_BINS).astype(int) - 1, 0, scores.NUM_BINS - 1)
+    confidence = np.array([float(row[f"p_{row['predicted']}"]) for row in run.rows])
+    right = np.array([row["truth"] == row["predicted"] for row in run.rows])
+    number = scores.bins(confidence)
     return [
         {
             "low": each / scores.NUM_BINS,
@@ -210,29 +246,25 @@ def _parts(run: RunContents) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if parts := _contributions(run):
         values = {
-            modality: [_point(parts.get(emotion, {}).get(modality)) for emotion in run.classes]
+            modality: [parts.get(emotion, {}).get(modality) for emotion in run.classes]
             for modality in MODALITIES
             if any(modality in each for each in parts.values())
         }
         title = f"{run.name}: mean contribution of each modality by emotion"
         found["contributions"] = plots.dots(title, run.classes, values, "nats", mark=0.0)
     if gates := run.explained.get("gates"):
-        shares = [_point(gates["by_emotion"].get(emotion)) for emotion in run.classes]
+        shares = [gates["by_emotion"].get(emotion) for emotion in run.classes]
         found |= {"layers": [round(share, 3) for share in gates["by_layer"]], "gated": gates["utterances"]}
         title = f"{run.name}: text weight in the gates"
         found["gates"] = plots.dots(f"{title} by emotion", run.classes, {"": shares}, "text weight", UNIT, 0.5)
-        seconds = [[float(each[name]) for each in gates["by_second"]] for name in ("second", "text_share")]
         if gates["by_second"]:
-            found["seconds"] = plots.lines(
-                f"{title} by second", {"": (seconds[0], seconds[1])}, ("second", "text weight"), limits=UNIT
-            )
+            x, y = ([float(each[name]) for each in gates["by_second"]] for name in ("second", "text_share"))
+            found["seconds"] = plots.lines(f"{title} by second", {"": (x, y)}, ("second", "text weight"), limits=UNIT)
     if margin := run.explained.get("margin"):
         spaces = {"trained": margin["own"], "fitted afterwards": margin["post_hoc"]}
         found |= {"alpha": margin["alpha"], "spaces": {name: _space(each) for name, each in spaces.items() if each}}
     if shift := run.explained.get("shift"):
-        series = {
-            name: (shift["seconds"], [float(x) for x in values]) for name, values in shift.items() if name != "seconds"
-        }
+        series = {name: (shift["seconds"], list(map(float, shift[name]))) for name in shift if name != "seconds"}
         title = f"{run.name}: accuracy when one modality is shifted in time"
         found["shift"] = plots.lines(title, series, ("seconds later", "accuracy"), 0.0, UNIT)
     return found
@@ -240,22 +272,14 @@ def _parts(run: RunContents) -> dict[str, Any]:
 
 def _space(judged: Mapping[str, Any]) -> dict[str, Any]:
     """Figures of an embedding space in explain.json."""
-    retrieval = judged["retrieval"]
-    numbers = {"violated": judged["violated"], "retrieval": retrieval["precision_at_1"], "chance": retrieval["chance"]}
-    return {"triplets": judged["triplets"], **numbers}
-
-
-def _point(value: float | None) -> plots.Point | None:
-    return None if value is None else (value, value, value)
-
-
-# ---------------------------------------------------------------------- several
+    numbers = {name: judged[name] for name in ("violated", "triplets")}
+    return numbers | {"retrieval": judged["retrieval"]["precision_at_1"], "chance": judged["retrieval"]["chance"]}
 
 
 def _emotions_plot(runs: Sequence[Mapping[str, Any]]) -> Markup:
     """F1 of every emotion of any RUN with its interval for this test set."""
     emotions = list(dict.fromkeys(name for run in runs for name in run["classes"]))
-    series: dict[str, list[plots.Point | None]] = {}
+    series: dict[str, list[plots.Point | float | None]] = {}
     for run in runs:
         points = {
             name: (run["figures"]["per_class"][name]["f1"], *bounds["this_test_set"])
@@ -268,10 +292,9 @@ def _emotions_plot(runs: Sequence[Mapping[str, Any]]) -> Markup:
 
 def _differing_settings(runs: Sequence[RunContents]) -> dict[str, list[str]]:
     """Settings that are not the same in all RUNs, by dotted key, with every RUN's value; the seed is left out."""
-    settings = [tables.flat(run.results.settings) for run in runs]
-    keys = [key for key in dict.fromkeys(key for each in settings for key in each) if key != "seed"]
-    values_of = {key: [str(each.get(key, "not stated")) for each in settings] for key in keys}
-    return {key: values for key, values in values_of.items() if len(set(values)) > 1}
+    settings = [tables.flat(run.settings) for run in runs]
+    values_of = {key: [str(each.get(key, "not stated")) for each in settings] for every in settings for key in every}
+    return {key: values for key, values in values_of.items() if len(set(values)) > 1 and key != "seed"}
 
 
 def _compare(runs: Sequence[RunContents]) -> list[dict[str, Any]]:
@@ -284,35 +307,29 @@ def _compare(runs: Sequence[RunContents]) -> list[dict[str, Any]]:
     for figure in FIGURES:
         adjusted = stats.holm([compared[figure].p_value for _, compared in tested])
         for (each, compared), p_value in zip(tested, adjusted, strict=True):
-            judged = stats.judge_better(compared[figure], p_value=p_value)
-            each["figures"][figure] = {"found": compared[figure], "p": p_value, "verdict": str(judged.verdict)}
+            verdict, _ = stats.judge_better(compared[figure], p_value)
+            each["figures"][figure] = {"found": compared[figure], "p": p_value, "verdict": str(verdict)}
     return found
 
 
 def _incomparable(first: RunContents, second: RunContents) -> str | None:
     """Why two RUNs cannot be compared utterance by utterance; None where they can."""
-    truths = [dict(zip(run.column("id"), run.column("truth"), strict=True)) for run in (first, second)]
+    ours, theirs = (dict(zip(run.column("id"), run.truth, strict=True)) for run in (first, second))
     if first.classes != second.classes:
         return f"its emotions are {', '.join(second.classes)}"
-    if truths[0].keys() != truths[1].keys():
-        return (
-            f"it was tested on other utterances ({len(truths[0].keys() & truths[1].keys())} of {len(truths[0])} shared)"
-        )
-    if truths[0] != truths[1]:
+    if ours.keys() != theirs.keys():
+        return f"it was tested on other utterances ({len(ours.keys() & theirs.keys())} of {len(ours)} shared)"
+    if ours != theirs:
         return "the same utterances have other labels in it"
-    return "there is only one dialogue" if len(first.confusions(first.column("dialogue"))) < 2 else None
+    return "there is only one dialogue" if len(first.confusions(first.groups)) < 2 else None
 
 
 def _paired(run: RunContents, first: RunContents) -> dict[str, stats.Comparison]:
     """Compare two RUNs by whole dialogues, in one order of utterances."""
     order = {name: number for number, name in enumerate(first.column("id"))}
-    rows = sorted(run.results.rows, key=lambda row: order[row["id"]])
-    groups = [value or None for value in first.column("dialogue")]
-    second = scores.confusions_by_group(first.column("truth"), [row["predicted"] for row in rows], run.classes, groups)
-    return stats.compare(second[None], first.confusions(first.column("dialogue"))[None], scores.figures)
-
-
-# ---------------------------------------------------------------------- the utterances
+    ordered = replace(run, rows=sorted(run.rows, key=lambda row: order[row["id"]]))
+    one, other = (each.confusions(first.groups)[None] for each in (ordered, first))
+    return stats.compare(one, other, scores.figures)
 
 
 def _utterances(run: RunContents, files: dict[Path, int]) -> dict[str, Any]:
@@ -320,38 +337,28 @@ def _utterances(run: RunContents, files: dict[Path, int]) -> dict[str, Any]:
     number = {name: i for i, name in enumerate(run.classes)}
     explained = run.explained.get("utterances", {})
     rows = []
-    for row in run.results.rows:
+    for row in run.rows:
         known = run.corpus.get(row["id"])
         share, contribution = explained.get(row["id"], (None, {}))
-        rows.append(
-            [
-                row["id"],
-                number[row["truth"]],
-                number[row["predicted"]],
-                [round(1000 * float(row[f"p_{name}"])) for name in run.classes],
-                known and known.text,
-                known and known.language,
-                row["speaker"],
-                _media(known, run.root, files) if known else [],
-                None if share is None else round(share, 3),
-                [round(contribution[name], 3) if name in contribution else None for name in MODALITIES if contribution],
-            ]
-        )
+        called = [row["id"], number[row["truth"]], number[row["predicted"]]]
+        permille = [round(1000 * float(row[f"p_{name}"])) for name in run.classes]
+        about = [known and known.text, known and known.language, row["speaker"]]
+        media = _media(known, run.root, files) if known else []
+        parts = [round(contribution[name], 3) if name in contribution else None for name in MODALITIES if contribution]
+        rows.append([*called, permille, *about, media, None if share is None else round(share, 3), parts])
     return {"name": run.name, "classes": run.classes, "rows": rows}
 
 
 def _media(row: Utterance, root: Path, files: dict[Path, int]) -> list[list[Any]]:
     """Media of an utterance that can be played: the video, and the audio where that is another file."""
-    spans = [("video", row.video), ("audio", row.audio)]
-    found: list[list[Any]] = []
-    for kind, span in spans:
-        if span is not None and not (found and row.video and span.path == row.video.path):
-            found.append([kind, files.setdefault(root / span.path, len(files)), span.start, span.end])
-    return found
+    audio = None if row.video and row.audio and row.audio.path == row.video.path else row.audio
+    return [
+        [kind, files.setdefault(root / span.path, len(files)), span.start, span.end]
+        for kind, span in (("video", row.video), ("audio", audio))
+        if span
+    ]
 
 
 def _address(path: Path, folder: Path) -> str | None:
     """The address of a file relative to the page; None where it is missing."""
-    if not path.is_file():
-        return None
-    return quote(os.fsencode(os.path.relpath(os.path.abspath(path), os.path.abspath(folder))))
+    return quote(os.fsencode(os.path.relpath(path, folder))) if path.is_file() else None

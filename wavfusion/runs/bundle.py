@@ -4,7 +4,7 @@ import io
 import json
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,8 @@ from wavfusion.corpora.protocol import PROTOCOL_FIELDS, describe_protocol, hash_
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.files import json_bytes, parse_yaml, require_file
 from wavfusion.metrics import scores
-from wavfusion.runs.origin import (
-    ENVIRONMENT,
-    EXPERIMENT,
-    PROTOCOL,
-    SPLIT,
-    corpus_of,
-    without_absolute_paths,
-)
-from wavfusion.runs.results import METRICS, PREDICTIONS, CsvRow, encode_csv, parse_csv
+from wavfusion.runs.origin import ENVIRONMENT, EXPERIMENT, PROTOCOL, SPLIT, corpus_of, without_absolute_paths
+from wavfusion.runs.results import METRICS, PREDICTIONS, Predictions, encode_csv, parse_csv
 
 MEMBERS = (PREDICTIONS, SPLIT, METRICS, PROTOCOL, ENVIRONMENT, EXPERIMENT)
 BYTES, LINES, CELLS = 1 << 24, 200_000, 5_000_000  # of a bundle and each member, a table, confusions one an utterance
@@ -35,17 +28,15 @@ TOLERANCE = 1e-6  # another machine adds in another order
 
 
 @dataclass(frozen=True)
-class Bundle:
+class Bundle(Predictions):
     """The files of a bundle or of a RUN.
 
     Attributes:
-        rows: of predictions.csv.
         parts: part of each utterance of the protocol.
         metrics, protocol, environment: metrics.json, protocol.json, environment.json.
         experiment: the text of experiment.yaml.
     """
 
-    rows: list[CsvRow]
     parts: dict[str, str]
     metrics: dict[str, Any]
     protocol: dict[str, Any]
@@ -55,66 +46,50 @@ class Bundle:
     @property
     def settings(self) -> dict[str, Any]:
         """The nested settings of experiment.yaml."""
-        values = parse_yaml(self.experiment, EXPERIMENT)
-        if not isinstance(values, dict):
-            raise ConfigError(f"{EXPERIMENT}: expected keys and values, found {type(values).__name__}")
-        return values
-
-    @property
-    def truth(self) -> list[str] | None:
-        """The labels, where the bundle holds them."""
-        return [row["truth"] for row in self.rows] if "truth" in self.rows[0] else None
+        return parse_yaml(self.experiment, EXPERIMENT)
 
     def context(self) -> dict[str, Any]:
         """Return the fields of metrics.json that are no metrics."""
         rest = {name: self.metrics[name] for name in ("modalities", "encoders", "contaminated", "part")}
         protocol = {name: self.protocol[name] for name in PROTOCOL_FIELDS}
-        return {"classes": self.protocol["classes"], "protocol": protocol, **rest, "subsets": {}}
+        return {"classes": self.classes, "protocol": protocol, **rest, "subsets": {}}
 
     @property
     def confusion(self) -> Int64[np.ndarray, "C C"]:
         """The stated confusion matrix."""
-        return np.array(self.metrics["confusion"], np.int64).reshape(2 * [len(self.protocol["classes"])])
-
-    def score(self, truth: Sequence[str]) -> dict[str, Any]:
-        """Compute the metrics of the predictions."""
-        classes, predicted = self.protocol["classes"], [row["predicted"] for row in self.rows]
-        p = np.array([[float(row[f"p_{name}"]) for name in classes] for row in self.rows])
-        groups, speakers = ([row[name] or None for row in self.rows] for name in ("dialogue", "speaker"))
-        return scores.score(truth, predicted, classes, groups, p, speakers=speakers)
+        return np.array(self.metrics["confusion"], np.int64).reshape(2 * [len(self.classes)])
 
     def problems(self) -> Iterator[str]:
         """List where the files contradict each other."""
         protocol, part = self.protocol, self.metrics["part"]
-        if protocol["hash"] != hash_of(self.parts, protocol["classes"], protocol["selected_on"]):
+        if protocol["hash"] != hash_of(self.parts, self.classes, protocol["selected_on"]):
             yield "protocol.json: its hash is not that of split.csv"
         if any(row["protocol"] != protocol["hash"][:16] for row in self.rows):
             yield "predictions.csv: made under another protocol"
         if sorted(row["id"] for row in self.rows) != sorted(key for key, each in self.parts.items() if each == part):
             yield f"predictions.csv: its utterances are not those of part {part!r}"
-        trained = parse_yaml(self.experiment, EXPERIMENT).get("model", {}).get("modalities") or list(
-            manifest.MODALITIES
-        )
+        trained = self.settings.get("model", {}).get("modalities") or manifest.MODALITIES
         if lacking := [name for name in self.metrics["modalities"] if name not in trained]:
             yield f"metrics.json: modalities {', '.join(lacking)}, which experiment.yaml does not train"
-        counts = Counter(row["predicted"] for row in self.rows)
-        if self.confusion.sum(0).tolist() != [counts[name] for name in protocol["classes"]]:
+        counts = Counter(self.column("predicted"))
+        if self.confusion.sum(0).tolist() != [counts[name] for name in self.classes]:
             yield "metrics.json: the columns of its confusion matrix do not count the predictions"
 
 
 def read_bundle(path: Path) -> Bundle:
-    """Read a bundle from anybody, or a RUN; nothing is unpacked to disk, nor more than BYTES of a member to memory.
+    """Read a bundle from anybody, or a RUN; a ConfigError if it is damaged or neither of them.
 
-    Raises:
-        ConfigError: neither of them, or damaged.
+    Nothing is unpacked to disk, nor more than BYTES of a member to memory.
     """
     try:
         run = path.is_dir()
         files = {name: require_file(path / name).read_bytes() for name in MEMBERS} if run else _unzip(path)
-        rows, parts = (_table(files[name]) for name in (PREDICTIONS, SPLIT))
+        if max(files[name].count(b"\n") for name in (PREDICTIONS, SPLIT)) > LINES:
+            raise ValueError(f"a table of more than {LINES} lines")
+        rows, parts = (parse_csv(files[name]) for name in (PREDICTIONS, SPLIT))
         about = {name: json.loads(files[f"{name}.json"]) for name in ("metrics", "protocol", "environment")}
         about["experiment"] = files[EXPERIMENT].decode()
-        bundle = Bundle(rows, {row["id"]: row["split"] for row in parts}, **about)
+        bundle = Bundle(rows, about["protocol"]["classes"], {row["id"]: row["split"] for row in parts}, **about)
         _check(bundle)
     except Exception as error:  # a damaged file shows in as many ways as there are parsers
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
@@ -126,13 +101,10 @@ def make_bundle(folder: Path, with_truth: bool = False) -> tuple[bytes, bool]:
     """Pack the results of a RUN, equal ones into equal bytes; return the archive and whether it holds the labels.
 
     Labels go in only of corpora whose labels are open, or with `with_truth`. The metrics are computed from the decimals
-    of predictions.csv.
-
-    Raises:
-        ConfigError: an incomplete RUN, or its files are not of one evaluation.
+    of predictions.csv. A ConfigError tells of an incomplete RUN, or of files that are not of one evaluation.
     """
     run = read_bundle(folder)
-    found = run.score(run.truth or []) | run.context()
+    found = run.score() | run.context()
     for problem in (*run.problems(), *_differences(run.metrics["confusion"], found["confusion"], "confusion")):
         raise ConfigError(f"{folder}: expected predictions and metrics of one evaluation, found {problem}")
     truth = with_truth or corpus_of(folder) in OPEN_LABELS
@@ -157,20 +129,20 @@ def recompute(bundle: Bundle, manifest_path: Path | None = None) -> tuple[dict[s
 
     Raises:
         CorpusError: a manifest without the bundle's utterances.
-        ConfigError: labels that are no emotion of the model, or a confusion matrix that is none.
+        ConfigError: labels that are no emotion of the model.
     """
     differences = list(bundle.problems())
     if manifest_path is not None:
         known = {row.id: row for row in manifest.read(manifest_path)}
-        if lacking := [key for key in (*bundle.parts, *(row["id"] for row in bundle.rows)) if key not in known]:
+        if lacking := [key for key in (*bundle.parts, *bundle.column("id")) if key not in known]:
             without = f"{len(lacking)} missing, such as {lacking[0]!r}"
             raise CorpusError(f"{manifest_path}: expected all utterances of the bundle's protocol, found {without}")
         labelled = [{**row, "truth": str(known[row["id"]].emotion)} for row in bundle.rows]
         pairs = list(shared("speaker", [known[key] for key in bundle.parts], bundle.parts))
         differences += _differences(bundle.protocol["speakers_shared"], pairs, "protocol.speakers_shared")
-        differences += _differences(bundle.truth, [row["truth"] for row in labelled], "truth") if bundle.truth else []
-        bundle = replace(bundle, rows=labelled)
-    found = bundle.score(bundle.truth) if bundle.truth else _score_confusion(bundle)
+        stated, bundle = bundle.truth, replace(bundle, rows=labelled)
+        differences += _differences(stated, bundle.truth, "truth") if stated else []
+    found = bundle.score() if bundle.truth else _score_confusion(bundle)
     found |= bundle.context()
     differences += _differences(bundle.metrics, found, "")
     return {"nll": None, "ece": None, "interval": None} | found, bundle, differences
@@ -178,7 +150,7 @@ def recompute(bundle: Bundle, manifest_path: Path | None = None) -> tuple[dict[s
 
 def _check(bundle: Bundle) -> None:
     """Refuse what no RUN writes; raises whatever it meets."""
-    context, classes, first = bundle.context(), bundle.protocol["classes"], bundle.rows[0]
+    context, classes, first = bundle.context(), bundle.classes, bundle.rows[0]
     # What the metrics and their report look up must be present: a KeyError says what is missing.
     _ = describe_protocol(context["protocol"]), "+".join(context["modalities"]), list(bundle.problems())
     _ = first["dialogue"], first["speaker"], bundle.environment["wavfusion"]
@@ -195,10 +167,9 @@ def _check(bundle: Bundle) -> None:
 
 
 def _score_confusion(bundle: Bundle) -> dict[str, Any]:
-    classes, cells = bundle.protocol["classes"], bundle.confusion
-    rows, columns = np.indices(cells.shape).reshape(2, -1)
-    truth, predicted = ([classes[i] for i in np.repeat(each, cells.reshape(-1))] for each in (rows, columns))
-    return {name: value for name, value in scores.score(truth, predicted, classes).items() if name != "interval"}
+    places = np.indices(bundle.confusion.shape).reshape(2, -1)
+    truth, predicted = ([bundle.classes[i] for i in np.repeat(each, bundle.confusion.reshape(-1))] for each in places)
+    return {name: value for name, value in scores.score(truth, predicted, bundle.classes).items() if name != "interval"}
 
 
 def _differences(stated: Any, found: Any, name: str) -> Iterator[str]:
@@ -213,12 +184,6 @@ def _differences(stated: Any, found: Any, name: str) -> Iterator[str]:
         numbers = isinstance(stated, int | float) and isinstance(found, int | float)
         if not (stated == found or (numbers and found - TOLERANCE <= stated <= found + TOLERANCE)):
             yield f"{name}: {str(stated)[:60]} is stated, {str(found)[:60]} is computed"
-
-
-def _table(content: bytes) -> list[CsvRow]:
-    if content.count(b"\n") > LINES:
-        raise ValueError(f"a table of more than {LINES} lines")
-    return parse_csv(content)
 
 
 def _unzip(path: Path) -> dict[str, bytes]:

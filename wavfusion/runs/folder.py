@@ -2,7 +2,6 @@
 
 import hashlib
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,6 +26,7 @@ from wavfusion.runs.results import EXPLAINED, HISTORY, METRICS, PREDICTIONS
 CONFIG, WEIGHTS, FAMILIARITY = "config.json", "model.safetensors", "familiarity.safetensors"
 LOW, HIGH = BOUNDS
 HUB_ID = r"\w[\w.-]*/\w[\w.-]*"  # not ./FOLDER
+_SETTINGS = ("mode", "prior", "temperature", "languages")  # of config.json, beside the model and its features
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Run:
         protocol: the fields of its protocol that stand beside every metric (`protocol.PROTOCOL_FIELDS`).
         temperature: calibrates its probabilities; fitted on the part that chose its epoch (`metrics/calibration.py`).
         languages: of the training part (ISO 639-1); none where its manifest has none.
-        familiarity: the distribution of its training data; None without a `familiarity.safetensors`.
+        familiarity: the distribution of its training data; None where it is not stored.
     """
 
     folder: Path
@@ -64,19 +64,18 @@ class Run:
         with open(self.folder / WEIGHTS, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    def encoders(self, modalities: Sequence[str] | None = None) -> Encoders:
-        """Load the encoders that the model was trained with, for all or some of its modalities.
+    def encoders(self) -> Encoders:
+        """Load the encoders that the model was trained with.
 
         Raises:
             ConfigError: an encoder or the face detector is not the one of the training (both fingerprints are named),
                 or cannot be loaded.
         """
-        names = [name for name in self.model.config.modalities if modalities is None or name in modalities]
-        view = self.features.view
-        if view != "frame" and "video" in names:
+        names = self.model.config.modalities
+        if self.features.view != "frame" and "video" in names:
             self._require_detector()
-        loaded = {name: self._encoder(name) for name in names}
-        return Encoders(self.features.preset, preset_of(self.features), **loaded, view=view)
+        loaded = {name: self.encoder(name) for name in names}
+        return Encoders(self.features.preset, preset_of(self.features), **loaded, view=self.features.view)
 
     def _require_detector(self) -> None:
         from wavfusion.media import faces  # neither FFmpeg nor OpenCV is needed to train on stored features
@@ -89,7 +88,8 @@ class Run:
                 f"that of this version of wavfusion"
             )
 
-    def _encoder(self, modality: str) -> Any:
+    def encoder(self, modality: str) -> Any:
+        """Load one of them."""
         about = getattr(self.features, modality)
         local = self.folder / "encoders" / modality
         encoder = load_encoder(modality, str(local) if local.is_dir() else about["name"], self.features.precision)
@@ -104,13 +104,10 @@ class Run:
 def preset_of(features: FeatureSet) -> Preset:
     """Return the preset that filled a store, as far as the store tells."""
     names = {name: (getattr(features, name) or {"name": ""})["name"] for name in LOADERS}
-    return Preset(
-        **names,
-        frame_rate=features.frame_rate,
-        pretrained_rate=features.pretrained_rate,
-        new_rate=features.new_rate,
-        precision=features.precision,
-    )
+    rest: dict[str, Any] = {
+        name: getattr(features, name) for name in ("frame_rate", "pretrained_rate", "new_rate", "precision")
+    }
+    return Preset(**names, **rest)
 
 
 @dataclass(frozen=True)
@@ -136,11 +133,7 @@ class _Config:
 
 
 def read_run(folder: str | Path) -> Run:
-    """Read a RUN folder.
-
-    Raises:
-        ConfigError: no such folder, or an incomplete RUN.
-    """
+    """Read a RUN folder; a ConfigError if there is none, or it is incomplete."""
     folder = Path(folder)
     if not folder.is_dir():
         raise ConfigError(f"expected a RUN folder (what `wavfusion train --out` writes), found none at {str(folder)!r}")
@@ -152,66 +145,49 @@ def read_run(folder: str | Path) -> Run:
         model.load_state_dict(load_file(require_file(folder / WEIGHTS)))
         if any(not torch.isfinite(tensor).all() for tensor in model.state_dict().values()):
             raise ValueError(f"weights that are not finite in {WEIGHTS}")
-        familiarity = _read_familiarity(folder / FAMILIARITY)
+        familiarity = None
+        if (folder / FAMILIARITY).exists():
+            known = load_file(require_file(folder / FAMILIARITY))
+            familiarity = Familiarity(known["mean"].numpy(), known["precision"].numpy(), float(known["limit"]))
     except FileNotFoundError as error:
         name = Path(error.filename or WEIGHTS).name
         raise ConfigError(f"{str(folder)!r}: expected a finished RUN, found no {name}; did its training end?") from None
     except Exception as error:  # a damaged file shows in as many ways as there are parsers
         reason = " ".join(str(error).split())[:SHOWN]
         raise ConfigError(f"{str(folder)!r}: expected a RUN, found {type(error).__name__}: {reason}") from None
-    return Run(
-        folder,
-        accelerate(model.eval()),
-        config.features,
-        config.mode,
-        config.prior,
-        protocol,
-        config.temperature,
-        config.languages,
-        familiarity,
-    )
-
-
-def _read_familiarity(path: Path) -> Familiarity | None:
-    if not path.exists():
-        return None
-    tensors = load_file(require_file(path))
-    mean, precision = tensors["mean"].numpy(), tensors["precision"].numpy()
-    return Familiarity(mean, precision, float(tensors["limit"]))
+    rest: dict[str, Any] = {name: getattr(config, name) for name in ("features", *_SETTINGS)}
+    return Run(folder, accelerate(model.eval()), protocol=protocol, familiarity=familiarity, **rest)
 
 
 def write_model(trained: Run, encoders: Encoders) -> None:
     """Write the model, its config and the encoders that no hub holds; the weights last: with them a RUN is complete."""
-    folder, model, features, mode = trained.folder, trained.model, trained.features, trained.mode
+    folder, model, features = trained.folder, trained.model, trained.features
     for name in model.config.modalities:
         encoder = getattr(encoders, name)
-        if encoder is not None and (encoder.name == "tiny" or (mode == "scratch" and name == "audio")):
+        if encoder is not None and (encoder.name == "tiny" or (trained.mode == "scratch" and name == "audio")):
             local = folder / "encoders" / name
             shutil.rmtree(local, ignore_errors=True)
             local.mkdir(parents=True)
             encoder.save(local)
-    if mode == "scratch" and features.audio is not None and encoders.audio is not None:
+    if trained.mode == "scratch" and features.audio is not None and encoders.audio is not None:
         # As it will be read: training has changed the tensors that its fingerprint was made from.
-        learned_fingerprint = load_encoder("audio", str(folder / "encoders" / "audio"), features.precision).fingerprint
-        learned = {**features.audio, "name": "encoders/audio", "fingerprint": learned_fingerprint}
-        features = replace(features, audio=learned)
+        learned = load_encoder("audio", str(folder / "encoders" / "audio"), features.precision).fingerprint
+        features = replace(features, audio={**features.audio, "name": "encoders/audio", "fingerprint": learned})
     about = {key: getattr(features, key) for key in FeatureSet.__dataclass_fields__}
-    rest = {name: getattr(trained, name) for name in ("mode", "prior", "temperature", "languages")}
+    rest = {name: getattr(trained, name) for name in _SETTINGS}
     write_json(folder / CONFIG, {"model": model.config.to_json(), "features": about, **rest})
     if (known := trained.familiarity) is not None:
-        tensors = {"mean": torch.from_numpy(known.mean), "precision": torch.from_numpy(known.precision)}
-        write_atomic(folder / FAMILIARITY, save({**tensors, "limit": torch.tensor(known.limit)}, {"format": "pt"}))
+        tensors = {name: torch.as_tensor(value) for name, value in vars(known).items()}
+        write_atomic(folder / FAMILIARITY, save(tensors, {"format": "pt"}))
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     write_atomic(folder / WEIGHTS, save(state, {"format": "pt"}))
 
 
 def remove_run(out: Path) -> None:
     """Remove the files that an earlier training wrote, with the metrics of its model, and nothing else."""
-    results = (METRICS, PREDICTIONS)
-    for name in (
-        *(EXPERIMENT, ENVIRONMENT, PROTOCOL, SPLIT, CONFIG, WEIGHTS, FAMILIARITY),
-        *(*results, HISTORY, EXPLAINED, *(f"evaluate/{each}" for each in results), "report.html", "compared.html"),
-    ):
+    files = (EXPERIMENT, ENVIRONMENT, PROTOCOL, SPLIT, CONFIG, WEIGHTS, FAMILIARITY, METRICS, PREDICTIONS, HISTORY)
+    evaluated = (f"evaluate/{name}" for name in (METRICS, PREDICTIONS))
+    for name in (*files, *evaluated, EXPLAINED, "report.html", "compared.html"):
         (out / name).unlink(missing_ok=True)
     for name in ("checkpoints", "encoders", "tensorboard"):
         shutil.rmtree(out / name, ignore_errors=True)

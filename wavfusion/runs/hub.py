@@ -4,13 +4,11 @@ import re
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from wavfusion.corpora.protocol import describe_protocol
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.files import read_json, require_writable, write_atomic, write_json
+from wavfusion.pages.fill import fill_page
 from wavfusion.runs.folder import CONFIG, FAMILIARITY, HUB_ID, WEIGHTS, read_run
 from wavfusion.runs.origin import ENVIRONMENT, EXPERIMENT, PROTOCOL, corpus_of, without_absolute_paths
 from wavfusion.runs.results import METRICS
@@ -19,11 +17,8 @@ from wavfusion.runs.results import METRICS
 def push(folder: Path, place: str, public: bool = False, force: bool = False) -> str:
     """Publish a RUN where `from_pretrained` finds it, without an utterance of its corpus, and return its address.
 
-    Args:
-        folder: the RUN.
-        place: a hub id, or a folder: an existing one, or `./name`.
-        public: open the repository of a hub to all.
-        force: replace an earlier model.
+    The place is a hub id, whose repository `public` opens to all, or a folder: an existing one, or `./name`. With
+    `force` an earlier model is replaced.
 
     Raises:
         ConfigError: an incomplete RUN, an encoder that others cannot have, a hub that cannot be reached, or a public
@@ -58,14 +53,13 @@ def push(folder: Path, place: str, public: bool = False, force: bool = False) ->
 
 def write_hub_folder(folder: Path, out: Path, title: str) -> None:
     """Write the published files of a RUN into a folder, the weights last."""
-    trained = read_run(folder)
+    trained, encoders = read_run(folder), folder / "encoders"
     names = {name: getattr(trained.features, name)["name"] for name in trained.model.config.modalities}
-    local = {name: folder / "encoders" / name for name in names if (folder / "encoders" / name).is_dir()}
     for name, checkpoint in names.items():
-        if name not in local and (Path(checkpoint).is_absolute() or Path(checkpoint).exists()):
+        if not (encoders / name).is_dir() and (Path(checkpoint).is_absolute() or Path(checkpoint).exists()):
             raise ConfigError(
                 f"expected encoders that others can have, found {name} in {checkpoint!r}; train with its hub id, or, "
-                f"where its licence lets it be passed on, copy it to {folder / 'encoders' / name}"
+                f"where its licence lets it be passed on, copy it to {encoders / name}"
             )
     try:
         files = (CONFIG, PROTOCOL, METRICS, ENVIRONMENT)
@@ -73,13 +67,16 @@ def write_hub_folder(folder: Path, out: Path, title: str) -> None:
         bases = [name for name in names.values() if re.fullmatch(HUB_ID, name)]
         setting = (folder / EXPERIMENT).read_bytes()
         detector = (trained.features.video or {}).get("detector") if "video" in names else None
-        card = _card(abouts[METRICS], title=title, corpus=corpus_of(folder), bases=bases, detector=detector)
+        metrics, about = abouts[METRICS], {"title": title, "corpus": corpus_of(folder), "detector": detector}
+        protocol = describe_protocol(metrics["protocol"])
+        card = fill_page("model_card.md", _cell, metrics=metrics, protocol=protocol, bases=bases, **about) + "\n"
     except Exception as error:  # a damaged file shows in many ways
         raise ConfigError(f"{folder}: expected a complete RUN, found {type(error).__name__}: {error}") from None
     out.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(out / "encoders", ignore_errors=True)  # those of an earlier model
-    for name, encoder in local.items():
-        shutil.copytree(encoder, out / "encoders" / name, dirs_exist_ok=True)
+    for name in names:
+        if (encoders / name).is_dir():
+            shutil.copytree(encoders / name, out / "encoders" / name, dirs_exist_ok=True)
     for file, values in abouts.items():
         write_json(out / file, values)
     write_atomic(out / "README.md", card.encode("utf-8", "backslashreplace"))
@@ -88,13 +85,6 @@ def write_hub_folder(folder: Path, out: Path, title: str) -> None:
     for file in (FAMILIARITY, WEIGHTS):
         if (folder / file).exists():
             shutil.copyfile(folder / file, out / file)
-
-
-def _card(metrics: dict[str, Any], **about: Any) -> str:
-    loader = PackageLoader("wavfusion", "pages")
-    pages = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, finalize=_cell)
-    protocol = describe_protocol(metrics["protocol"])
-    return pages.get_template("model_card.md").render(metrics=metrics, protocol=protocol, **about) + "\n"
 
 
 def _cell(value: object) -> object:

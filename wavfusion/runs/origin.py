@@ -47,13 +47,7 @@ def write_origin(
 
 @dataclass(frozen=True)
 class Origin:
-    """What a RUN was trained on.
-
-    Attributes:
-        manifest, store: where they lay.
-        parts, digests: part and `row_digest` of each utterance of its protocol.
-        promises: of its protocol (`Protocol.promises`).
-    """
+    """What a RUN was trained on: where manifest and store lay, part and `row_digest` of each utterance, promises."""
 
     manifest: Path
     store: Path
@@ -68,7 +62,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class _Environment:
-    """The fields of environment.json that are read; a RUN from before 0.2 lacks `processes`."""
+    """What is read of environment.json; a RUN from before 0.2 lacks `processes`."""
 
     manifest: NonEmpty | None = None
     store: NonEmpty | None = None
@@ -77,24 +71,15 @@ class _Environment:
 
 @dataclass(frozen=True)
 class _Protocol:
-    """The fields of protocol.json that are read here."""
+    """What is read here of protocol.json."""
 
     hash: str
     counts: dict[str, int]
     promises: dict[str, list[str]]
 
 
-def has_split(folder: Path) -> bool:
-    """Whether a RUN says what it was trained on; a published one does not."""
-    return (folder / SPLIT).exists()
-
-
 def read_origin(folder: Path) -> Origin:
-    """Read what a RUN was trained on.
-
-    Raises:
-        ConfigError: a file is missing or damaged, or they contradict each other.
-    """
+    """Read what a RUN was trained on; a ConfigError if files are missing or damaged, or contradict each other."""
     try:
         places = _read(folder / ENVIRONMENT, _Environment)
         protocol = _read(folder / PROTOCOL, _Protocol)
@@ -115,20 +100,12 @@ def read_origin(folder: Path) -> Origin:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """Read the nested settings of a RUN's experiment.yaml, without retired ones.
-
-    Raises:
-        ConfigError, CorpusError: no file, or no YAML.
-    """
+    """Read the nested settings of a RUN's experiment.yaml, without retired ones."""
     return without_retired(read_yaml(require_file(folder / EXPERIMENT)))
 
 
 def protocol_hash_of(folder: Path) -> str | None:
-    """Read the hash of the protocol that a RUN was started under; None where there is none.
-
-    Raises:
-        ConfigError: a damaged file.
-    """
+    """Read the hash of the protocol that a RUN was started under; None where there is none."""
     path = folder / PROTOCOL
     return _read(path, _Protocol).hash if path.exists() else None
 
@@ -170,7 +147,7 @@ def environment(num_processes: int) -> dict[str, Any]:
     return {
         "wavfusion": __version__,
         "python": platform.python_version(),
-        **{name: _version(name) for name in names},
+        **{name: metadata.version(name) for name in names},
         "platform": platform.platform(),
         "processor": platform.machine(),
         "cpu_count": os.cpu_count(),
@@ -181,20 +158,11 @@ def environment(num_processes: int) -> dict[str, Any]:
     }
 
 
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def _git_revision() -> str | None:
     """The revision of the package's own checkout; None where it was installed from a wheel."""
-    folder = Path(__file__).parents[1]
     # The second revision fails where the package does not belong to the checkout.
-    command = ["git", "rev-parse", "HEAD", "HEAD:./__init__.py"]
+    command = ["git", "-C", str(Path(__file__).parents[1]), "rev-parse", "HEAD", "HEAD:./__init__.py"]
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10, check=True)
-        return done.stdout.split()[0]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split()[0]
     except (OSError, subprocess.SubprocessError):
         return None

@@ -8,8 +8,8 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from wavfusion.errors import ConfigError, nearest
+from wavfusion.errors import ConfigError
 from wavfusion.pages.fill import fill_page, script
 from wavfusion.prediction import timeline
 from wavfusion.serve.jobs import DONE, RUNNING, STATES, WAITING, Job, Jobs, Limits
@@ -42,10 +42,8 @@ HERE = ("127.0.0.1", "::1", "localhost")
 OPEN = ("/", "/health", "/openapi.json")  # answered without the token
 TYPES = {
     "json": "application/json",
-    "csv": "text/csv",
-    "html": "text/html",
-    "vtt": "text/vtt",
     "eaf": "application/xml",
+    **{kind: f"text/{kind}" for kind in ("csv", "html", "vtt")},
 }
 HEADERS = {
     "Cache-Control": "no-store",
@@ -56,40 +54,22 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 # OpenAPI's description of the form, which FastAPI does not read itself.
-FORM: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary", "description": "audio or video"},
-                        "transcript": {"type": "string", "description": "text, or a file with times"},
-                        "speakers": {
-                            "type": "string",
-                            "description": "auto or a number; empty = speakers are not told apart",
-                        },
-                    },
-                }
-            }
-        },
-    }
+_FIELDS = {
+    "file": {"type": "string", "format": "binary", "description": "audio or video"},
+    "transcript": {"type": "string", "description": "text, or a file with times"},
+    "speakers": {"type": "string", "description": "auto or a number; empty = speakers are not told apart"},
 }
+_SCHEMA = {"type": "object", "required": ["file"], "properties": _FIELDS}
+FORM = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _SCHEMA}}}}
 
-Format = Annotated[str, Query(description=", ".join(timeline.FORMATS))]
 Least = Annotated[float, Query(ge=0, le=1, description="emotions below this probability are withheld")]
 
 
 @dataclass(frozen=True)
 class Guard:
-    """Answer only the server's own pages and programs that name it, and only requests with the token.
+    """Answer only the server's own pages and programs that name it, and only requests with the token, if there is one.
 
-    Attributes:
-        names: host names of the server, besides addresses. A foreign page whose name resolves to this address (DNS
-            rebinding) is refused, since its name is none of them.
-        token: of every request but for the page; None = none is needed.
+    A foreign page whose name resolves to this address (DNS rebinding) is refused, since its name is none of `names`.
     """
 
     app: ASGIApp
@@ -99,9 +79,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse a request, or pass it on to the application."""
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-
+            return await self.app(scope, receive, send)
         started = False
 
         async def send_guarded(message: Message) -> None:
@@ -116,9 +94,8 @@ class Guard:
             await answer(scope, receive, send_guarded)
         except asyncio.CancelledError:  # the server is being stopped, which would log a trace of each request
             if not started:
-                await _refused(503, "expected a server that goes on, found it being stopped")(
-                    scope, receive, send_guarded
-                )
+                stopped = _refused(503, "expected a server that goes on, found it being stopped")
+                await stopped(scope, receive, send_guarded)
 
     def _refusal(self, headers: Headers, path: str) -> Response | None:
         host = headers.get("host", "")
@@ -131,9 +108,8 @@ class Guard:
             return _refused(403, "expected a request of this server's own page, found one of another site")
         given = headers.get("authorization", "").encode()
         if self.token and path not in OPEN and not secrets.compare_digest(given, f"Bearer {self.token}".encode()):
-            return _refused(
-                401, "expected the token of this server (Authorization: Bearer TOKEN), found none or another"
-            )
+            wish = "expected the token of this server (Authorization: Bearer TOKEN)"
+            return _refused(401, f"{wish}, found none or another")
         return None
 
     def _is_known(self, host: str) -> bool:
@@ -152,46 +128,29 @@ def _refused(status: int, message: str) -> Response:
     return JSONResponse({"error": message}, status, headers)
 
 
-def make_app(jobs: Jobs, names: frozenset[str] = frozenset(HERE), token: str | None = None) -> FastAPI:
+def _invalid(_: Request, error: RequestValidationError) -> Response:
+    first = error.errors()[0]
+    return _refused(422, f"{first['loc'][-1]}: {first['msg']}, found {str(first.get('input'))[:40]!r}")
+
+
+# Every error is answered by one line.
+HANDLERS: dict[Any, Any] = {
+    RefusedError: lambda _, error: _refused(error.status, str(error)),
+    HTTPException: lambda _, error: _refused(
+        error.status_code, f"expected a request that /openapi.json names, found: {error.detail}"
+    ),
+    RequestValidationError: _invalid,
+    ConfigError: lambda _, error: _refused(422, str(error)),
+    ClientDisconnect: lambda *_: _refused(400, "expected a whole form, found one that is cut off"),
+    Exception: lambda *_: _refused(500, "the server failed on this request; its log says how"),
+}
+
+
+def make_app(jobs: Jobs, names: frozenset[str], token: str | None) -> FastAPI:
     """Return the application that serves the page and the API."""
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        await jobs.close()
-
-    app = FastAPI(title="WavFusion", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(title="WavFusion", version=__version__, docs_url=None, redoc_url=None, exception_handlers=HANDLERS)
     app.add_middleware(Guard, names=names, token=token)
-    _answer_errors(app)
-    _answer_visitors(app, jobs, locked=token is not None)
-    _answer_jobs(app, jobs)
-    return app
-
-
-def _answer_errors(app: FastAPI) -> None:
-    """Answer errors by one line each."""
-
-    @app.exception_handler(RefusedError)
-    async def refused(_: Request, error: RefusedError) -> Response:
-        return _refused(error.status, str(error))
-
-    @app.exception_handler(HTTPException)
-    async def unknown(_: Request, error: HTTPException) -> Response:
-        return _refused(error.status_code, f"expected a request that /openapi.json names, found: {error.detail}")
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        return _refused(422, f"{first['loc'][-1]}: {first['msg']}, found {str(first.get('input'))[:40]!r}")
-
-    @app.exception_handler(Exception)
-    async def failed(_: Request, error: Exception) -> Response:
-        return _refused(500, "the server failed on this request; its log says how")
-
-
-def _answer_visitors(app: FastAPI, jobs: Jobs, locked: bool) -> None:
-    """Add the page, the server's state and its figures."""
-    registry, page = _registry(jobs), _page(jobs, locked)
+    registry, page = _registry(jobs), _page(jobs, locked=token is not None)
 
     @app.get("/", response_class=HTMLResponse, summary="The page")
     def index() -> str:
@@ -205,39 +164,39 @@ def _answer_visitors(app: FastAPI, jobs: Jobs, locked: bool) -> None:
     async def metrics() -> Response:
         return Response(generate_latest(registry), media_type="text/plain; version=0.0.4")
 
+    _answer_jobs(app, jobs)
+    return app
+
 
 def _answer_jobs(app: FastAPI, jobs: Jobs) -> None:
     """Add the endpoints of jobs."""
 
     @app.post("/jobs", status_code=202, summary="Queue a recording", openapi_extra=FORM)
     async def add(request: Request) -> dict[str, Any]:
-        return describe_service(jobs, await _take(jobs, request))
+        return _described(jobs, await _take(jobs, request))
 
     @app.get("/jobs/{job_id}", summary="The state of a job")
     async def look(job_id: str) -> dict[str, Any]:
-        return describe_service(jobs, jobs.find(job_id))
+        return _described(jobs, jobs.find(job_id))
 
     @app.delete("/jobs/{job_id}", summary="Cancel a job, unless it is over, and forget it")
     async def remove(job_id: str) -> dict[str, Any]:
         job = jobs.find(job_id)
         jobs.remove(job)
         await job.over.wait()
-        return describe_service(jobs, job)
+        return _described(jobs, job)
 
     @app.get("/jobs/{job_id}/result", summary="Its utterances, in any format")
-    async def result(job_id: str, format: Format = "json", min_probability: Least = 0.0) -> Response:
+    async def result(job_id: str, format: timeline.Format = "json", min_probability: Least = 0.0) -> Response:
         return await asyncio.to_thread(_result, jobs, jobs.find(job_id), format, min_probability)
 
-    @app.get(
-        "/jobs/{job_id}/timeline", response_class=HTMLResponse, summary="The part of the page that shows its timeline"
-    )
+    @app.get("/jobs/{job_id}/timeline", response_class=HTMLResponse, summary="Its timeline, a part of the page")
     async def shown(job_id: str) -> str:
         job = _done(jobs.find(job_id))
         return await asyncio.to_thread(timeline.to_html, job.rows, jobs.classes, "", job.warnings, "timeline_body.html")
 
     @app.post("/predict", summary="Label a recording and wait for the result", openapi_extra=FORM)
-    async def predict(request: Request, format: Format = "json", min_probability: Least = 0.0) -> Response:
-        _require_format(format)
+    async def predict(request: Request, format: timeline.Format = "json", min_probability: Least = 0.0) -> Response:
         job = await _take(jobs, request)
         try:
             over, gone = asyncio.create_task(job.over.wait()), asyncio.create_task(_gone(request))
@@ -249,17 +208,11 @@ def _answer_jobs(app: FastAPI, jobs: Jobs) -> None:
             jobs.remove(job)
 
 
-def describe_service(jobs: Jobs, job: Job) -> dict[str, Any]:
+def _described(jobs: Jobs, job: Job) -> dict[str, Any]:
     """Describe a job, as `GET /jobs/ID` answers."""
-    return {
-        "id": job.id,
-        "name": job.form.name,
-        "state": job.state,
-        "before": jobs.place(job),
-        "progress": jobs.labeller.progress if job.state == RUNNING else None,
-        "warnings": job.warnings,
-        "error": job.error,
-    }
+    progress = jobs.labeller.progress if job.state == RUNNING else None
+    about = {"id": job.id, "name": job.form.name, "state": job.state, "before": jobs.place(job), "progress": progress}
+    return {**about, "warnings": job.warnings, "error": job.error}
 
 
 async def _take(jobs: Jobs, request: Request) -> Job:
@@ -269,14 +222,8 @@ async def _take(jobs: Jobs, request: Request) -> Job:
     if not length.isdecimal() or int(length) > most:
         raise too_large(most)
     with jobs.reserved() as folder:
-        try:
-            form = await receive(guarded(request.stream(), most, folder), request.headers, folder)
-        except ClientDisconnect:
-            raise RefusedError(400, "expected a whole form, found one that is cut off") from None
-        try:
-            read_count(form.speakers)
-        except ConfigError as error:
-            raise RefusedError(422, str(error)) from None
+        form = await receive(guarded(request.stream(), most, folder), request.headers, folder)
+        read_count(form.speakers)  # raises a ConfigError for a wrong one
         return jobs.add(folder, form)
 
 
@@ -287,11 +234,7 @@ async def _gone(request: Request) -> None:
 
 
 def _done(job: Job) -> Job:
-    """Return a job that has a result.
-
-    Raises:
-        RefusedError: it has none; says why.
-    """
+    """Return a job that has a result, or raise a RefusedError that says why it has none."""
     if job.error:
         raise RefusedError(422, job.error)
     if job.state != DONE:
@@ -299,14 +242,8 @@ def _done(job: Job) -> Job:
     return job
 
 
-def _require_format(kind: str) -> None:
-    if kind not in timeline.FORMATS:
-        raise RefusedError(422, f"format: found {kind[:40]!r}; {nearest(kind[:40], timeline.FORMATS)}")
-
-
 def _result(jobs: Jobs, job: Job, kind: str, least: float) -> Response:
     """Write a job's utterances in a format, as a file to save."""
-    _require_format(kind)
     rows = timeline.abstained(_done(job).rows, least)
     content = timeline.write_predictions(kind, rows, jobs.classes, None, job.warnings)
     name = f"{job.form.name}.{timeline.ending(kind)}"
@@ -331,24 +268,13 @@ def _registry(jobs: Jobs) -> CollectorRegistry:
 
 
 def _page(jobs: Jobs, locked: bool) -> str:
-    return fill_page(
-        "serve.html",
-        modalities=jobs.modalities,
-        classes=jobs.classes,
-        limits=jobs.limits,
-        kept=jobs.keep is not None,
-        transcribes=jobs.settings.get("asr") is not None,
-        locked=locked,
-        **script("timeline.js", "serve.js"),
-    )
+    about: dict[str, Any] = {"modalities": jobs.modalities, "classes": jobs.classes, "limits": jobs.limits}
+    about |= {"kept": jobs.keep is not None, "transcribes": jobs.settings.get("asr") is not None, "locked": locked}
+    return fill_page("serve.html", **about, **script("timeline.js", "serve.js"))
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open the port.
-
-    Raises:
-        ConfigError: it is taken, or the machine has no such address.
-    """
+    """Open the port, or raise a ConfigError where it is taken or the machine has no such address."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with ExitStack() as failed:
@@ -368,32 +294,18 @@ def serve(
     port: int,
     limits: Limits,
     names: frozenset[str],
-    token: str | None = None,
-    keep: Path | None = None,
+    token: str | None,
+    keep: Path | None,
 ) -> None:
-    """Serve until a signal ends it.
-
-    Args:
-        settings: of the model, as `EmotionRecognizer.from_pretrained` takes them.
-        host: address to listen on.
-        port: 0 = any free one.
-        limits: of the server.
-        names: further host names of the server.
-        token: that requests need.
-        keep: folder for finished recordings and results.
+    """Serve until a signal ends it; `settings` are those of `EmotionRecognizer.from_pretrained`.
 
     Raises:
         ConfigError: the port is taken or the model cannot be loaded.
     """
     for number in STOPPING:
         signal.signal(number, lambda *_: sys.exit(0))  # so that the folder is removed
-    opened = listen(host, port)
-    folder = UploadFolder()
-    try:
+    with listen(host, port) as opened, closing(UploadFolder()) as folder:
         asyncio.run(_serve(opened, Jobs(settings, folder.path, limits, keep), names | {*HERE, host}, token))
-    finally:
-        folder.close()
-        opened.close()
 
 
 async def _serve(opened: socket.socket, jobs: Jobs, names: frozenset[str], token: str | None) -> None:

@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 import secrets
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +22,6 @@ from wavfusion.prediction.timeline import to_json
 from wavfusion.processes.pool import Lost, Worker
 from wavfusion.serve.uploads import Form, RefusedError
 from wavfusion.serve.worker import Answer, Task, build_labeller
-from wavfusion.speech.segmentation import read_count
 
 log = logging.getLogger(__name__)
 
@@ -32,53 +32,31 @@ UNKNOWN = -1.0  # progress before a recording is segmented
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of a server.
+    """The limits of a server."""
 
-    Attributes:
-        megabytes: size of a recording.
-        minutes: length of a recording.
-        work: minutes of computing for a recording.
-        queue: recordings that are uploaded or wait at a time.
-    """
-
-    megabytes: int = 1000
-    minutes: int = 120
-    work: int = 60
-    queue: int = 64
+    megabytes: int = 1000  # of a recording
+    minutes: int = 120  # of a recording
+    work: int = 60  # minutes of computing for a recording
+    queue: int = 64  # recordings that are uploaded or wait at a time
 
 
 @dataclass
 class Job:
-    """A recording to label.
+    """A recording to label: its upload, and what became of it."""
 
-    Attributes:
-        id: cannot be guessed: anyone with the id may query, cancel and forget the job.
-        folder: of the upload, below the server's; removed when the job is over.
-        rows: the prediction for each utterance.
-        warnings: about the recording.
-        error: why there are no rows.
-        over: set when it is done, failed or cancelled.
-        unwanted: set to stop it.
-    """
-
-    id: str
-    folder: Path
+    id: str  # cannot be guessed: anyone with the id may query, cancel and forget the job
+    folder: Path  # of the upload, below the server's; removed when the job is over
     form: Form
     state: str = WAITING
     rows: list[Prediction] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    error: str | None = None
-    over: asyncio.Event = field(default_factory=asyncio.Event)
-    unwanted: asyncio.Event = field(default_factory=asyncio.Event)
+    error: str | None = None  # why there are no rows
+    over: asyncio.Event = field(default_factory=asyncio.Event)  # set when it is done, failed or cancelled
+    unwanted: asyncio.Event = field(default_factory=asyncio.Event)  # set to stop it
 
 
 class Labeller:
-    """The process of `worker.py`, started again after it had to be stopped.
-
-    Args:
-        settings: of the model, as `EmotionRecognizer.from_pretrained` takes them.
-        folder: for uploads.
-    """
+    """The process of `worker.py`, started again after it had to be stopped."""
 
     def __init__(self, settings: Mapping[str, Any], folder: Path) -> None:
         self._progress = multiprocessing.get_context("spawn").RawValue("d", UNKNOWN)
@@ -94,15 +72,9 @@ class Labeller:
     async def label(
         self, task: Task | None, unwanted: asyncio.Event | None = None, seconds: float | None = None
     ) -> Answer | None:
-        """Label a recording.
+        """Label a recording, or describe the model; None where the process died or was stopped.
 
-        Args:
-            task: the recording; None describes the model.
-            unwanted: stops the process when it is set.
-            seconds: after which the process is stopped.
-
-        Returns:
-            None where the process died or was stopped.
+        It is stopped when `unwanted` is set, and after some seconds.
         """
         self._progress.value = UNKNOWN
         if self._worker is None:
@@ -114,8 +86,8 @@ class Labeller:
         if not self._work.done():
             await self.stop()
             return None
-        outcome = self._work.result()
-        return None if isinstance(outcome, Lost) else outcome.result
+        answer = self._work.result()
+        return None if isinstance(answer, Lost) else answer
 
     async def stop(self) -> None:
         """Kill the process, and wait until the thread that waits for its answer has noticed."""
@@ -132,11 +104,8 @@ class Labeller:
 class Jobs:
     """The jobs of a server; only its event loop changes them.
 
-    Args:
-        settings: of the model, as `EmotionRecognizer.from_pretrained` takes them.
-        folder: for uploads.
-        limits: of the server.
-        keep: folder for finished recordings and results; None = they are removed.
+    `settings` are those of `EmotionRecognizer.from_pretrained`; uploads lie in `folder`, and are copied to `keep` with
+    their results where that is given.
     """
 
     def __init__(self, settings: Mapping[str, Any], folder: Path, limits: Limits, keep: Path | None = None) -> None:
@@ -148,15 +117,11 @@ class Jobs:
         self.modalities: list[str] = []
         self._jobs: dict[str, Job] = {}
         self._uploading = 0
-        self._added = asyncio.Event()
+        self._queue: asyncio.Queue[Job] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Load the model and start labelling.
-
-        Raises:
-            ConfigError: the model cannot be loaded.
-        """
+        """Load the model and start labelling, or raise a ConfigError where it cannot be loaded."""
         model = await self.labeller.label(None)
         if model is None or model.error:
             reason = model and model.error
@@ -177,11 +142,7 @@ class Jobs:
 
     @contextmanager
     def reserved(self) -> Iterator[Path]:
-        """Reserve a place in the queue and a folder for an upload, which is removed unless `add` makes a job of it.
-
-        Raises:
-            RefusedError: the queue is full.
-        """
+        """Reserve a place in the queue and a folder for an upload, which is removed unless `add` makes a job of it."""
         if self._uploading + self.count(WAITING) >= self.limits.queue:
             raise RefusedError(503, f"expected a place in the queue, found all {self.limits.queue} taken; try later")
         folder = self.folder / secrets.token_urlsafe(18)
@@ -199,15 +160,11 @@ class Jobs:
         for old in [job for job in self._jobs.values() if job.over.is_set()][: 1 - MOST_KEPT or None]:
             del self._jobs[old.id]
         job = self._jobs[folder.name] = Job(folder.name, folder, form)
-        self._added.set()
+        self._queue.put_nowait(job)
         return job
 
     def find(self, name: str) -> Job:
-        """Return a job by its id.
-
-        Raises:
-            RefusedError: there is no such job.
-        """
+        """Return a job by its id, or raise a RefusedError."""
         if name not in self._jobs:
             raise RefusedError(404, "expected a recording's id, found one that is unknown, or forgotten by now")
         return self._jobs[name]
@@ -226,10 +183,8 @@ class Jobs:
 
     async def _work(self) -> None:
         while True:
-            job = next((job for job in self._jobs.values() if job.state == WAITING), None)
-            if job is None:
-                self._added.clear()
-                await self._added.wait()
+            job = await self._queue.get()
+            if job.state != WAITING:  # it was cancelled
                 continue
             job.state = RUNNING
             try:
@@ -237,8 +192,6 @@ class Jobs:
                 if state == DONE and self.keep is not None:
                     await asyncio.to_thread(_keep, job, self.keep / job.id)
                 self._end(job, state, error)
-            except asyncio.CancelledError:
-                raise
             except Exception as error:  # the other jobs go on
                 log.error("%s: %s", type(error).__name__, error)
                 await self.labeller.stop()
@@ -246,19 +199,12 @@ class Jobs:
 
     async def _label(self, job: Job) -> tuple[str, str | None]:
         """Label a recording; returns the state in which the job ends, and an error."""
-        task = Task(
-            f"{job.id}/recording",
-            job.form.text,
-            None if job.form.segments is None else f"{job.id}/{job.form.segments.name}",
-            read_count(job.form.speakers),
-            60.0 * self.limits.minutes,
-        )
-        loop, seconds = asyncio.get_running_loop(), 60.0 * self.limits.work
-        started = loop.time()
+        task, seconds = Task(job.id, job.form, 60.0 * self.limits.minutes), 60.0 * self.limits.work
+        started = time.monotonic()
         answer = await self.labeller.label(task, job.unwanted, seconds)
         if answer is None and job.unwanted.is_set():
             return CANCELLED, None
-        if answer is None and loop.time() - started >= seconds:
+        if answer is None and time.monotonic() - started >= seconds:
             return FAILED, f"expected an answer, found none within {self.limits.work:g} minutes of work"
         if answer is None:
             return FAILED, "expected a recording that can be decoded, found one that broke the decoder"

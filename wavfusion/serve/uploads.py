@@ -35,26 +35,18 @@ class RefusedError(Exception):
 
 @dataclass
 class Form:
-    """The fields of an upload.
+    """The fields of an upload."""
 
-    Attributes:
-        name: of the recording, as its sender calls it; only for display.
-        text: a transcript without times.
-        segments: a file with a transcript with times.
-        speakers: a number or `auto`, as written (the first 40 characters); None = not given.
-    """
-
-    name: str = ""
-    text: str | None = None
-    segments: Path | None = None
-    speakers: str | None = None
+    name: str  # of the recording, as its sender calls it; only for display
+    text: str | None = None  # a transcript without times
+    segments: str | None = None  # name of the file with a transcript with times, beside the recording
+    speakers: str | None = None  # a number or `auto`, as written (the first 40 characters)
 
 
 class UploadFolder:
     """A temporary folder for uploads, removed when its server ends; a new server removes those of killed ones.
 
-    Attributes:
-        path: exists only while the lock is held, so that a folder whose lock is free belongs to no server.
+    `path` exists only while the lock is held, so that a folder whose lock is free belongs to no server.
     """
 
     def __init__(self) -> None:
@@ -88,11 +80,7 @@ def _remove_abandoned() -> None:
 
 
 async def guarded(stream: AsyncIterator[bytes], most: int, folder: Path) -> AsyncGenerator[bytes, None]:
-    """Pass an upload on, and refuse one that is too large, stalls, is too slow or would fill the disk.
-
-    Raises:
-        RefusedError: it is.
-    """
+    """Pass an upload on, or raise a RefusedError if it is too large, stalls, is too slow or would fill the disk."""
     began, total = time.monotonic(), 0
     while True:
         try:
@@ -117,23 +105,13 @@ def too_large(most: int) -> RefusedError:
     return RefusedError(413, f"expected an upload of at most {most / 1e6:g} MB, found more")
 
 
-class _CompleteFormParser(MultiPartParser):
-    """Starlette's parser, which closes its files and fails if the form's closing boundary has not come."""
+class _FormParser(MultiPartParser):
+    """Starlette's parser, which notes whether the form's closing boundary has come."""
 
     complete = False
 
     def on_end(self) -> None:
         self.complete = True
-
-    async def parse(self) -> FormData:
-        self.stream = self._require_end(self.stream)
-        return await super().parse()
-
-    async def _require_end(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-        async for chunk in stream:
-            yield chunk
-        if not self.complete:
-            raise RefusedError(400, "expected a whole form, found one that is cut off")
 
 
 async def receive(stream: AsyncGenerator[bytes, None], headers: Mapping[str, str], folder: Path) -> Form:
@@ -145,18 +123,25 @@ async def receive(stream: AsyncGenerator[bytes, None], headers: Mapping[str, str
     content_type = headers.get("content-type", "")
     if not content_type.lower().startswith("multipart/form-data"):
         raise RefusedError(415, f"expected a form (multipart/form-data), found {content_type.partition(';')[0]!r}")
-    parser = _CompleteFormParser(Headers(headers), stream, max_files=2, max_fields=3, max_part_size=TEXT)
+
+    async def whole() -> AsyncGenerator[bytes, None]:
+        async for chunk in stream:
+            yield chunk
+        if not parser.complete:
+            raise RefusedError(400, "expected a whole form, found one that is cut off")
+
+    parser = _FormParser(Headers(headers), whole(), max_files=2, max_fields=3, max_part_size=TEXT)
     try:
         fields = await parser.parse()
+        try:
+            return await _read_fields(fields, folder)
+        finally:
+            await fields.close()
     except MultiPartException as error:
         status = 413 if "maximum size" in error.message else 400
         raise RefusedError(status, f"expected a form within limits, found: {error.message}") from None
     except OSError as error:
         raise RefusedError(507, f"expected room for the upload, found {error.strerror}") from None
-    try:
-        return await _read_fields(fields, folder)
-    finally:
-        await fields.close()
 
 
 async def _read_fields(fields: FormData, folder: Path) -> Form:
@@ -168,24 +153,15 @@ async def _read_fields(fields: FormData, folder: Path) -> Form:
     recording, transcript, segments = fields.get("file"), fields.get("transcript", ""), None
     if not isinstance(recording, UploadFile):
         raise RefusedError(422, "expected a recording in the field 'file', found none")
-    await asyncio.to_thread(_copy, recording, folder / "recording")
+    with open(folder / "recording", "wb") as file:  # the parser's has no name, by which other processes could open it
+        await asyncio.to_thread(shutil.copyfileobj, recording.file, file, 1 << 20)
     if isinstance(transcript, UploadFile) and is_timed(sent := displayed(transcript.filename or "")):
-        content = await _content(transcript, "transcript")
-        if content:
-            segments = folder / f"transcript{Path(sent).suffix.lower()}"
-            segments.write_bytes(content)
+        if content := await _content(transcript, "transcript"):
+            segments = f"transcript{Path(sent).suffix.lower()}"
+            (folder / segments).write_bytes(content)
         transcript = ""
     text, speakers = await _text(transcript, "transcript"), await _text(fields.get("speakers", ""), "speakers")
     return Form(displayed(recording.filename or ""), text or None, segments, speakers[:40] or None)
-
-
-def _copy(recording: UploadFile, path: Path) -> None:
-    """Copy the parser's temporary file, which has no name, to one that other processes can open."""
-    try:
-        with open(path, "wb") as file:
-            shutil.copyfileobj(recording.file, file, 1 << 20)
-    except OSError as error:
-        raise RefusedError(507, f"expected room for the upload, found {error.strerror}") from None
 
 
 async def _content(value: str | UploadFile, name: str) -> bytes:

@@ -9,18 +9,17 @@ from typing import Any, NamedTuple
 from wavfusion import media, transcripts
 from wavfusion.errors import CollectedWarnings, ConfigError, CorpusError, MediaError
 from wavfusion.prediction.recognizer import EmotionRecognizer, Prediction
-from wavfusion.speech.segmentation import Speakers
+from wavfusion.serve.uploads import Form
+from wavfusion.speech.segmentation import read_count
 
 OVERLAPPING = 4  # times a recording's length that segments may last together: that many speak at once
 
 
 class Task(NamedTuple):
-    """A recording to label; `file` and `segments` (a transcript with times) lie below the folder for uploads."""
+    """A recording to label, in a folder below that for uploads."""
 
-    file: str
-    text: str | None
-    segments: str | None
-    speakers: Speakers
+    folder: str
+    form: Form
     longest: float  # seconds that it may last
 
 
@@ -37,33 +36,27 @@ class Answer(NamedTuple):
 def build_labeller(settings: Mapping[str, Any], folder: Path, progress: Any) -> Callable[[Task | None], Answer]:
     """Load a model and return the function that labels with it; called in the process.
 
-    Args:
-        settings: as `EmotionRecognizer.from_pretrained` takes them.
-        folder: for uploads, against which messages name recordings.
-        progress: shared memory of a float, the share of the recording that is labelled.
+    Messages name recordings against the folder for uploads. `progress` is shared memory of a float, the share of the
+    recording that is labelled.
     """
     try:
         recognizer = EmotionRecognizer.from_pretrained(**settings)
     except (ConfigError, CorpusError, OSError) as error:
-        reason = str(error)
-        return lambda task: Answer(error=reason)
+        failed = Answer(error=str(error))
+        return lambda task: failed
     os.chdir(folder)
-
-    def label(task: Task | None) -> Answer:
-        if task is None:
-            return Answer(recognizer.classes, recognizer.modalities)
-        return _label(recognizer, task, progress)
-
-    return label
+    about = Answer(recognizer.classes, recognizer.modalities)
+    return lambda task: about if task is None else _label(recognizer, task, progress)
 
 
 def _label(recognizer: EmotionRecognizer, task: Task, progress: Any) -> Answer:
     try:
         with CollectedWarnings() as warned:
-            length = max((end for end in media.probe(task.file) if end is not None), default=0.0)
+            file, form = f"{task.folder}/recording", task.form
+            length = max((end for end in media.probe(file) if end is not None), default=0.0)
             if length > task.longest:
                 raise MediaError(f"expected at most {task.longest / 60:g} minutes, found {length / 60:.1f}")
-            segments = transcripts.read(task.segments) if task.segments else None
+            segments = transcripts.read(f"{task.folder}/{form.segments}") if form.segments else None
             together = sum(each.end - each.start for each in segments or ())
             if together > OVERLAPPING * max(length, 60.0):
                 raise MediaError(f"expected segments of {OVERLAPPING} times its length at most, found {together:.0f} s")
@@ -71,7 +64,8 @@ def _label(recognizer: EmotionRecognizer, task: Task, progress: Any) -> Answer:
             def note(seconds: float) -> None:
                 progress.value = min(1.0, seconds / length) if length else 0.0
 
-            rows = recognizer.predict(task.file, task.text, segments=segments, speakers=task.speakers, progress=note)
+            speakers = read_count(form.speakers)
+            rows = recognizer.predict(file, form.text, segments=segments, speakers=speakers, progress=note)
             return Answer(recognizer.classes, recognizer.modalities, rows, warned.messages)
     except (ConfigError, CorpusError, MediaError) as error:
         return Answer(error=str(error))

@@ -5,7 +5,7 @@ that would limit the whole process to one thread.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,16 +48,13 @@ class SpeechActivity(NamedTuple):
 
 
 def detect_speech(path: media.PathLike) -> SpeechActivity:
-    """Detect speech in a file of any length.
-
-    Raises:
-        MediaError: no recording, or no audio that can be decoded.
-        ConfigError: the extra `[vad]` is missing.
-    """
+    """Detect speech in a file of any length, decoded one minute at a time."""
     end = media.probe(path).audio
     if end is None:
         raise MediaError(f"{str(path)!r}: expected audio, found no audio track")
-    probability = speech_probability(_decode_stretches(path, end))
+    starts = [number * STRETCH for number in range(max(1, math.ceil(end / STRETCH)))]
+    decoded = (media.decode_audio(path, start, min(end, start + STRETCH)) for start in starts)
+    probability = speech_probability(each.samples for each in decoded)
     return SpeechActivity(speech_spans(probability, end), probability)
 
 
@@ -67,31 +64,20 @@ def detect_speech_in_samples(samples: Float32[np.ndarray, " N"]) -> SpeechActivi
     return SpeechActivity(speech_spans(probability, len(samples) / media.SAMPLE_RATE), probability)
 
 
-def utterances(speech: SpeechActivity, longest: float = LONGEST) -> list[Span]:
-    """Cut the spans of speech into utterances of at most `longest` seconds, in order."""
-    return [part for span in speech.spans for part in cut(span, speech.probability, longest)]
-
-
-def _decode_stretches(path: media.PathLike, end: float) -> Iterator[Float32[np.ndarray, " n"]]:
-    """Decode a recording one minute at a time."""
-    for number in range(max(1, int(np.ceil(end / STRETCH)))):
-        start = number * STRETCH
-        yield media.decode_audio(path, start, min(end, start + STRETCH)).samples
-
-
 def speech_probability(stretches: Iterable[Float32[np.ndarray, " n"]]) -> Float32[np.ndarray, " T"]:
     """Compute the probability of speech in every `STEP` of audio; the stretches follow each other without a gap.
 
     Digital silence, as in holes between timestamps, has probability 0 and costs no time of the network.
     """
     session = _session()
-    state, context = _initial_state()
+    initial = np.zeros((2, 1, 128), np.float32), np.zeros(CONTEXT, np.float32)
+    state, context = initial
     rate = np.array(media.SAMPLE_RATE, np.int64)
     probabilities = []
     for stretch in stretches:
         if not stretch.any():
             probabilities += [0.0] * math.ceil(len(stretch) / STEP)
-            state, context = _initial_state()
+            state, context = initial
             continue
         padded = np.pad(stretch, (0, -len(stretch) % STEP))
         for block in padded.reshape(-1, STEP):
@@ -100,10 +86,6 @@ def speech_probability(stretches: Iterable[Float32[np.ndarray, " n"]]) -> Float3
             context = block[-CONTEXT:]
             probabilities.append(output[0, 0])
     return np.array(probabilities, np.float32)
-
-
-def _initial_state() -> tuple[Float32[np.ndarray, "2 1 128"], Float32[np.ndarray, " C"]]:
-    return np.zeros((2, 1, 128), np.float32), np.zeros(CONTEXT, np.float32)
 
 
 def _session() -> Any:
@@ -120,26 +102,18 @@ def _session() -> Any:
 
 
 def speech_spans(probability: Float32[np.ndarray, " T"], end: float) -> list[Span]:
-    """Turn probabilities into spans, from ONSET to OFFSET, joined across short pauses.
-
-    Args:
-        probability: of speech in every step.
-        end: of the recording, in seconds.
-    """
-    found: list[Span] = []
+    """Turn probabilities into spans up to the end (seconds), from ONSET to OFFSET, joined across short pauses."""
+    joined: list[Span] = []
     onset: int | None = None
     for step, value in enumerate([*probability.tolist(), 0.0]):
         if onset is None and value >= ONSET:
             onset = step
         elif onset is not None and value < OFFSET:
-            found.append(Span(onset * STEP_SECONDS - PAD, step * STEP_SECONDS + PAD))
+            start = onset * STEP_SECONDS - PAD
+            if joined and start - joined[-1].end < JOIN:
+                start = joined.pop().start
+            joined.append(Span(start, step * STEP_SECONDS + PAD))
             onset = None
-    joined: list[Span] = []
-    for span in found:
-        if joined and span.start - joined[-1].end < JOIN:
-            joined[-1] = Span(joined[-1].start, span.end)
-        else:
-            joined.append(span)
     return [Span(max(0.0, span.start), min(end, span.end)) for span in joined]
 
 

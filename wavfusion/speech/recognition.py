@@ -19,14 +19,9 @@ FILES = ("model.bin", "tokenizer.json")  # without the second, faster-whisper wo
 
 
 class SpeechRecognizer:
-    """A Whisper model in the format of CTranslate2.
+    """A Whisper model in the format of CTranslate2, on `cpu`, `cuda` or `cuda:N`.
 
-    Args:
-        name: its folder, or a name that faster-whisper or the hub knows, such as `small`, which is then downloaded.
-        device: `cpu`, `cuda` or `cuda:N`.
-
-    Raises:
-        ConfigError: the extra is missing, or there is no such model here or to download.
+    It is named by its folder, or as faster-whisper or the hub know it (`small`), from where it is then downloaded.
     """
 
     def __init__(self, name: str, device: str = "cpu") -> None:
@@ -37,10 +32,9 @@ class SpeechRecognizer:
         self.name = name
         _require_files(Path(name))
         kind, _, number = device.partition(":")
+        threads = torch.get_num_threads() if kind == "cpu" else 0
         try:
-            self._model: Any = WhisperModel(
-                name, kind, int(number or 0), cpu_threads=torch.get_num_threads() if kind == "cpu" else 0
-            )
+            self._model: Any = WhisperModel(name, kind, int(number or 0), cpu_threads=threads)
         except Exception as error:  # the hub's client and CTranslate2 raise many kinds
             if Path(name).is_dir():
                 raise self._invalid(error) from None
@@ -54,15 +48,9 @@ class SpeechRecognizer:
     def transcribe(
         self, audio: RecordingAudio, segments: Sequence[Segment], language: str | None = None
     ) -> tuple[list[Segment], str | None]:
-        """Fill in the text of segments; each recognized word goes to the nearest.
+        """Fill in the text of segments, in order of time, and return the language, which is identified where None.
 
-        Args:
-            audio: of the recording.
-            segments: in order of time.
-            language: of the speech; None = identified.
-
-        Returns:
-            The segments, and the language.
+        Each recognized word goes to the nearest segment.
         """
         texts: list[list[str]] = [[] for _ in segments]
         for first, last in _stretches(segments):
@@ -71,10 +59,8 @@ class SpeechRecognizer:
             for at, word in words:
                 nearest = min(range(first, last), key=lambda i: _distance(segments[i], start + at))
                 texts[nearest].append(word)
-        filled = [
-            replace(each, text="".join(words).strip() or None) for each, words in zip(segments, texts, strict=True)
-        ]
-        return filled, language
+        said = ["".join(words).strip() or None for words in texts]
+        return [replace(each, text=text) for each, text in zip(segments, said, strict=True)], language
 
     def _words(
         self, samples: Float32[ndarray, " N"], language: str | None

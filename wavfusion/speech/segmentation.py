@@ -43,11 +43,7 @@ class RecordingAudio:
             return np.zeros(round((end - start) * media.SAMPLE_RATE), np.float32)
 
     def decode(self, start: float, end: float) -> Float32[np.ndarray, " n"]:
-        """Decode the samples between two times.
-
-        Raises:
-            MediaError: none can be decoded there.
-        """
+        """Decode the samples between two times; a MediaError where there are none."""
         if self.samples is None:
             return media.decode_audio(self.file, start, end).samples
         return self.samples[round(start * media.SAMPLE_RATE) : round(end * media.SAMPLE_RATE)]
@@ -59,34 +55,18 @@ class RecordingAudio:
         except MediaError:
             return False
 
-    def turns(self, spans: Sequence[Span], count: Speakers) -> list[speakers.SpeakerTurn]:
+    def turns(self, spans: Sequence[Span], count: Speakers) -> list[Segment]:
         """Identify speakers in spans of speech."""
         return speakers.turns(self.decode_or_silence, spans, None if count == "auto" else count)
 
 
 def segment_recording(
-    audio: RecordingAudio | None,
-    file: str,
-    length: float,
-    transcript: str | None,
-    count: Speakers,
-    has_video: bool = False,
+    audio: RecordingAudio | None, file: str, length: float, transcript: str | None, count: Speakers, has_video: bool
 ) -> list[Segment]:
-    """Divide a recording into utterances, and its transcript among them in proportion to their length.
+    """Divide a recording into utterances, and its transcript without times among them in proportion to their length.
 
     A recording of up to 15 s is one utterance. A longer one without speech, or without the extra `[vad]`, is cut every
-    15 s; silent parts are left out unless they have video.
-
-    Args:
-        audio: None where the recording has none.
-        file: its name, empty for samples.
-        length: seconds.
-        transcript: text without times.
-        count: speakers to tell apart.
-        has_video: the recording has a video track.
-
-    Raises:
-        ConfigError: speakers are to be identified, and the extra `[speakers]` is missing.
+    15 s; silent parts are left out unless they have video. `count` speakers are told apart.
     """
     name = file or "array"
     if length <= WINDOW:
@@ -112,23 +92,13 @@ def segment_recording(
 
 
 def _spoken(audio: RecordingAudio, count: Speakers) -> list[tuple[Span, str | None]]:
-    """Utterances of at most 12 s, with their speakers."""
-    speech = audio.detect_speech()
-    if count is None:
-        return [(part, None) for part in activity.utterances(speech)]
-    return [
-        (part, _name(turn.speaker))
-        for turn in audio.turns(speech.spans, count)
-        for part in activity.cut(Span(turn.start, turn.end), speech.probability)
-    ]
+    spans, probability = audio.detect_speech()
+    turns = [Segment(*span) for span in spans] if count is None else audio.turns(spans, count)
+    return [(part, turn.speaker) for turn in turns for part in activity.cut(Span(turn.start, turn.end), probability)]
 
 
 def name_speakers(segments: Sequence[Segment], audio: RecordingAudio | None, count: Speakers) -> list[Segment]:
-    """Give every segment without a speaker the one who speaks most of it, with a warning for long ones.
-
-    Raises:
-        ConfigError: speakers are to be identified, and the extra `[speakers]` is missing.
-    """
+    """Give every segment without a speaker the one who speaks most of it, with a warning for long ones."""
     if count is None or audio is None or all(each.speaker for each in segments):
         return list(segments)
     long = sum(not each.speaker and each.end - each.start > activity.LONGEST for each in segments)
@@ -141,33 +111,18 @@ def name_speakers(segments: Sequence[Segment], audio: RecordingAudio | None, cou
     spans = [Span(each.start, each.end) for each in segments]
     turns = audio.turns(sorted(spans), count)
     found = [speakers.speaker_of(span, turns) for span in spans]
-    return [
-        replace(each, speaker=each.speaker or (None if who is None else _name(who)))
-        for each, who in zip(segments, found, strict=True)
-    ]
+    return [replace(each, speaker=each.speaker or who) for each, who in zip(segments, found, strict=True)]
 
 
 def read_count(text: str | None) -> Speakers:
-    """Parse a number of speakers as a user wrote it.
-
-    Raises:
-        ConfigError: not from 1 to 20, nor `auto`, nor None.
-    """
+    """Parse a number of speakers as a user wrote it, or raise as `require_count` does."""
     count: object = int(text) if text and text.isdecimal() and len(text) < 10 else text
     require_count(count)
     return cast(Speakers, count)
 
 
 def require_count(count: object) -> None:
-    """Check a number of speakers.
-
-    Raises:
-        ConfigError: not from 1 to 20, nor `auto`, nor None.
-    """
+    """Raise a ConfigError for a number of speakers that is not from 1 to 20, nor `auto`, nor None."""
     number = isinstance(count, int) and not isinstance(count, bool) and 1 <= count <= MAX_SPEAKERS
     if not (count is None or count == "auto" or number):
         raise ConfigError(f"speakers: expected auto or a number from 1 to {MAX_SPEAKERS}, found {count!r}")
-
-
-def _name(number: int) -> str:
-    return f"speaker {number + 1}"

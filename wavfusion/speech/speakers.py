@@ -3,12 +3,12 @@
 The network ships in the wheel of Resemblyzer. Its package is never imported: only the weights are read.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from wavfusion.errors import ConfigError
 from wavfusion.media import SAMPLE_RATE
 from wavfusion.speech.activity import Span
+from wavfusion.transcripts import Segment
 
 SIZE, BANDS, LAYERS = 256, 40, 3  # of Resemblyzer's network: width, mel bands, LSTM layers
 FRAME, STEP = 400, 160  # samples of a spectrum and between two: 25 and 10 ms
@@ -47,18 +48,9 @@ class Voice(nn.Module):
         return nn.functional.normalize(torch.relu(self.linear(hidden[-1])), dim=1)
 
 
-def has_voice_encoder() -> bool:
-    """Tell whether the extra `[speakers]` is installed."""
-    return find_spec("resemblyzer") is not None
-
-
 @cache
 def load_voice_encoder() -> Voice:
-    """Load the network; only tensors are unpickled.
-
-    Raises:
-        ConfigError: the extra `[speakers]` is missing.
-    """
+    """Load the network; only tensors are unpickled."""
     spec = find_spec("resemblyzer")
     if spec is None or spec.origin is None:
         raise ConfigError("expected resemblyzer, found it not installed: pip install 'wavfusion[speakers]'")
@@ -81,61 +73,42 @@ def mels(samples: Float32[np.ndarray, " N"]) -> Float32[Tensor, "T 40"]:
     return spectrum.abs().square().T @ torch.from_numpy(bank).float()
 
 
-class SpeakerTurn(NamedTuple):
-    """A stretch in which one person speaks, in seconds; speakers are numbered in order of appearance."""
-
-    start: float
-    end: float
-    speaker: int
-
-
 def turns(
     decode: Callable[[float, float], Float32[np.ndarray, " n"]], spans: Sequence[Span], count: int | None = None
-) -> list[SpeakerTurn]:
-    """Divide spans of speech where the speaker changes.
+) -> list[Segment]:
+    """Divide spans of speech, in order, where the speaker changes; `decode` returns the samples between two times.
 
     K-means on windows of 1.6 s gives the voices; the cheapest path through windows of 0.6 s, at a price for every
-    change (Viterbi), gives the turns. Similar voices are separated only where the number of speakers is given.
-
-    Args:
-        decode: returns the samples between two times.
-        spans: of speech, in order.
-        count: speakers; None = as many as differ clearly, up to MAX_VOICES.
-
-    Raises:
-        ConfigError: the extra `[speakers]` is missing.
+    change (Viterbi), gives the turns of `speaker 1`, `speaker 2`, ... in order of appearance. Similar voices are
+    separated only where the number of speakers is given; else there are as many as differ clearly, up to MAX_VOICES.
     """
     network = load_voice_encoder()
     centres = [np.arange(span.start + HOP / 2, span.end, HOP) for span in spans]
     centres = [each if len(each) else np.array([(s.start + s.end) / 2]) for each, s in zip(centres, spans, strict=True)]
-    times = np.concatenate(centres) if centres else np.zeros(0)
-    if len(times) == 0:
+    if not centres:
         return []
-    long, short = _voices(network, decode, times)
+    long, short = _voices(network, decode, np.concatenate(centres))
     labels = _cluster(long, count)
     voices = np.stack([_unit(short[labels == number].sum(0)) for number in np.unique(labels)])
     path = cheapest_path(1 - short @ voices.T, SWITCH)
-    found, first = list[SpeakerTurn](), 0
+    names = {voice: f"speaker {number}" for number, voice in enumerate(dict.fromkeys(path.tolist()), start=1)}
+    found, first = list[Segment](), 0
     for span, at in zip(spans, centres, strict=True):
-        speaker = path[first : first + len(at)]
+        speaker = [names[voice] for voice in path[first : first + len(at)].tolist()]
         changes = [i for i in range(1, len(at)) if speaker[i] != speaker[i - 1]]
-        bounds = [span.start, *((at[i] + at[i - 1]) / 2 for i in changes), span.end]
-        found += [
-            SpeakerTurn(float(start), float(end), int(speaker[i]))
-            for (start, end), i in zip(pairwise(bounds), (0, *changes), strict=True)
-        ]
+        bounds = [float(span.start), *(float(at[i] + at[i - 1]) / 2 for i in changes), float(span.end)]
+        found += [Segment(*edges, speaker[i]) for edges, i in zip(pairwise(bounds), (0, *changes), strict=True)]
         first += len(at)
-    order = {speaker: number for number, speaker in enumerate(dict.fromkeys(turn.speaker for turn in found))}
-    return [turn._replace(speaker=order[turn.speaker]) for turn in found]
+    return found
 
 
-def speaker_of(span: Span, turns: Sequence[SpeakerTurn]) -> int | None:
+def speaker_of(span: Span, turns: Sequence[Segment]) -> str | None:
     """Return who speaks most of a span; None where nobody does."""
-    seconds: dict[int, float] = {}
+    seconds: dict[str | None, float] = defaultdict(float)
     for turn in turns:
         shared = min(span.end, turn.end) - max(span.start, turn.start)
         if shared > 0:
-            seconds[turn.speaker] = seconds.get(turn.speaker, 0.0) + shared
+            seconds[turn.speaker] += shared
     return max(seconds, key=lambda speaker: seconds[speaker]) if seconds else None
 
 
@@ -158,15 +131,14 @@ def _voices(
     network: Voice, decode: Callable[[float, float], Float32[np.ndarray, " n"]], times: Float[np.ndarray, " T"]
 ) -> tuple[Float32[np.ndarray, "T 256"], Float32[np.ndarray, "T 256"]]:
     """Embed long and short windows around times, one minute of audio after the other."""
-    found: tuple[list[Tensor], list[Tensor]] = ([], [])
+    long, short = list[Tensor](), list[Tensor]()
     for number in np.unique(times // STRETCH):
         here = times[times // STRETCH == number]
         start = max(0.0, float(here[0]) - LONG)
         spectra = mels(decode(start, float(here[-1]) + LONG))
-        for windows, seconds in zip(found, (LONG, SHORT), strict=True):
-            windows += list(_embed(network, spectra, here - start, seconds))
-    long, short = (torch.cat(windows).numpy() for windows in found)
-    return long, short
+        long += _embed(network, spectra, here - start, LONG)
+        short += _embed(network, spectra, here - start, SHORT)
+    return torch.cat(long).numpy(), torch.cat(short).numpy()
 
 
 def _embed(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 
 from wavfusion.comparators import baselines as controls
 from wavfusion.corpora.protocol import PROTOCOL_FIELDS, describe_protocol
@@ -19,6 +19,7 @@ from wavfusion.files import write_atomic, write_json
 from wavfusion.metrics import comparison as stats
 from wavfusion.metrics import scores as metrics
 from wavfusion.pages import fill
+from wavfusion.runs.results import Predictions
 from wavfusion.study.tables import FIGURES, Table
 from wavfusion.study.trainings import Plan, Study, read_run_results
 from wavfusion.training import train
@@ -31,40 +32,10 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class PooledPredictions:
+class PooledPredictions(Predictions):
     """Predictions of one seed's models for all test utterances of the folds."""
 
-    rows: list[dict[str, str]]  # of predictions.csv, folds one after the other
-    classes: list[str]
     validation: float  # the weighted F1 that chose the epoch, mean of the folds; what configurations may be chosen by
-
-    @property
-    def probabilities(self) -> Float64[np.ndarray, "N C"]:
-        """Of the emotions, in class order."""
-        return np.array([[float(row[f"p_{name}"]) for name in self.classes] for row in self.rows])
-
-    @property
-    def groups(self) -> list[str | None]:
-        """The dialogue of each utterance; None where it has none."""
-        return [row["dialogue"] or None for row in self.rows]
-
-    @property
-    def speakers(self) -> list[str | None]:
-        """The speaker of each utterance; None where it is not known."""
-        return [row["speaker"] or None for row in self.rows]
-
-    @property
-    def labels(self) -> tuple[list[str], list[str]]:
-        """The emotions that are true and that are predicted."""
-        return [row["truth"] for row in self.rows], [row["predicted"] for row in self.rows]
-
-    def confusions(self, groups: Sequence[Hashable]) -> Int64[np.ndarray, "G C C"]:
-        """One confusion matrix a group, in order of appearance; an utterance without one is its own group."""
-        return metrics.confusions_by_group(*self.labels, self.classes, groups)
-
-    def score(self) -> dict[str, Any]:
-        """The figures of metrics.json."""
-        return metrics.score(*self.labels, self.classes, self.groups, self.probabilities, speakers=self.speakers)
 
 
 def pool_folds(folders: Sequence[Path]) -> PooledPredictions:
@@ -108,14 +79,18 @@ def results(plan: Plan, tables: Sequence[Table], failed: Mapping[str, str]) -> d
 
 
 def _figures(seeds: Sequence[PooledPredictions]) -> dict[str, Any]:
-    """Mean and standard deviation over seeds of every figure, with intervals of the mean."""
+    """Mean and standard deviation over seeds of every figure, with intervals of the mean, from averaged counts."""
+
+    def averaged(groups: Sequence[Hashable] | None) -> np.ndarray:
+        return np.asarray(np.mean([each.confusions(groups) for each in seeds], axis=0))
+
     scores = [each.score() for each in seeds]
     figures: dict[str, Any] = {}
     for name in ("accuracy", "weighted_f1", "macro_f1", "uar", "nll", "ece"):
         values = [score[name] for score in scores]
         deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
         figures[name] = {"mean": float(np.mean(values)), "seed_sd": deviation}
-    for name, bounds in _intervals(seeds).items():
+    for name, bounds in metrics.intervals(averaged, seeds[0].groups, seeds[0].speakers).items():
         figures[name] |= bounds
     per_class = {
         name: float(np.mean([score["per_class"][name]["f1"] for score in scores])) for name in seeds[0].classes
@@ -127,21 +102,6 @@ def _figures(seeds: Sequence[PooledPredictions]) -> dict[str, Any]:
         "figures": figures,
         "per_class_f1": per_class,
         "worst_class": min(per_class, key=lambda emotion: per_class[emotion]),
-    }
-
-
-def _intervals(seeds: Sequence[PooledPredictions]) -> dict[str, dict[str, list[float] | None]]:
-    """Intervals of the mean over seeds, from counts that are averaged over them."""
-
-    def averaged(groups: Sequence[Hashable]) -> np.ndarray:
-        return np.asarray(np.mean([each.confusions(groups) for each in seeds], axis=0))
-
-    dialogues = metrics.intervals(averaged(seeds[0].groups))
-    independent = metrics.independent_speakers(seeds[0].groups, seeds[0].speakers)
-    new = metrics.speaker_intervals(averaged(independent)) if independent else None
-    return {
-        name: {"this_test_set": dialogues[name], "new_speakers": None if new is None else new[name]}
-        for name in dialogues
     }
 
 
@@ -187,8 +147,8 @@ def _claims(table: Table, predictions: Mapping[str, Sequence[PooledPredictions]]
         figures = {}
         for figure in FIGURES:
             p_value = adjusted[figure][number]
-            judged = stats.judge_better(each[figure], p_value=p_value)
-            about = {"verdict": str(judged.verdict), "reason": judged.reason, "p_adjusted": p_value}
+            verdict, reason = stats.judge_better(each[figure], p_value)
+            about = {"verdict": str(verdict), "reason": reason, "p_adjusted": p_value}
             figures[figure] = {**asdict(each[figure]), **about}
         better, than = figures_of[claim.better], figures_of[claim.than]
         stated = {name: round(better[name] - than[name], 2) for name in FIGURES if name in better and name in than}

@@ -25,7 +25,7 @@ from wavfusion.features.store import Store, read_feature_sets
 from wavfusion.manifest import Utterance
 from wavfusion.processes.pool import Lost, require_result, spread
 from wavfusion.processes.timing import timed
-from wavfusion.runs.results import METRICS, read_history, read_metrics, read_predictions
+from wavfusion.runs.results import METRICS, PREDICTIONS, read_csv, read_history, read_metrics
 from wavfusion.study.tables import Table
 from wavfusion.training import checkpoints, train
 from wavfusion.training.trainer import stepper
@@ -79,7 +79,7 @@ def read_run_results(folder: Path) -> tuple[list[dict[str, str]], list[str], flo
         CorpusError: one of them is missing or damaged.
     """
     try:
-        rows = read_predictions(folder)
+        rows = read_csv(folder / PREDICTIONS)
         best = max(row[checkpoints.BEST_BY] for row in read_history(folder) if checkpoints.BEST_BY in row)
         classes: list[str] = read_metrics(folder)["classes"]
     except (OSError, LookupError, TypeError, ValueError) as error:

@@ -6,19 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from wavfusion.errors import CorpusError, nearest
-from wavfusion.transcripts.annotations import parse_eaf, parse_rttm, parse_textgrid
-from wavfusion.transcripts.recognizers import parse_recognizer_json
+from wavfusion.transcripts import formats
 from wavfusion.transcripts.segment import Located, Segment
-from wavfusion.transcripts.subtitles import has_cues, parse_subtitles
 
 # The ending of a file's name -> what turns its text into segments.
 READERS: dict[str, Callable[[str], Iterator[Located]]] = {
-    ".srt": parse_subtitles,
-    ".vtt": parse_subtitles,
-    ".textgrid": parse_textgrid,
-    ".eaf": parse_eaf,
-    ".rttm": parse_rttm,
-    ".json": parse_recognizer_json,
+    ".srt": formats.parse_subtitles,
+    ".vtt": formats.parse_subtitles,
+    ".textgrid": formats.parse_textgrid,
+    ".eaf": formats.parse_eaf,
+    ".rttm": formats.parse_rttm,
+    ".json": formats.parse_recognizer_json,
 }
 DOCUMENTS = (b"PK\3\4", b"\xd0\xcf\x11\xe0", b"{\\rtf", b"%PDF")  # first bytes of docx and odt, doc, rtf and pdf
 
@@ -58,25 +56,17 @@ def read(path: str | Path) -> list[Segment]:
 
 
 def read_plain_text(content: bytes) -> str:
-    """Decode a transcript without times.
-
-    Raises:
-        CorpusError: the bytes are a document of an office program, subtitles, or no text.
-    """
+    """Decode a transcript without times; a CorpusError for a document of an office program, subtitles, or no text."""
     if content.startswith(DOCUMENTS):
         raise CorpusError("expected plain text, found a document of an office program or a PDF: save it as .txt")
     text = decode_text(content).strip()
-    if has_cues(text):
+    if formats.has_cues(text):
         raise CorpusError("expected plain text, found subtitles with times: give their file the ending .srt or .vtt")
     return text
 
 
 def decode_text(content: bytes) -> str:
-    """Decode UTF-16 with a byte order mark, as Praat and some editors write it, or else UTF-8.
-
-    Raises:
-        CorpusError: neither of them.
-    """
+    """Decode UTF-16 with a byte order mark, as Praat and some editors write it, or else UTF-8."""
     is_utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
         return content.decode("utf-16" if is_utf16 else "utf-8-sig")

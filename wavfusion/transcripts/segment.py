@@ -1,4 +1,4 @@
-"""A segment of a recording, and what every reader shares."""
+"""A segment of a recording."""
 
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -6,12 +6,7 @@ from typing import TypeAlias
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a recording in which one person speaks.
-
-    Attributes:
-        start, end: seconds in the recording.
-        speaker, text: None where unknown.
-    """
+    """A stretch of a recording, in seconds, in which one person speaks; what is not known is None."""
 
     start: float
     end: float
