@@ -8,8 +8,7 @@ import torch
 from wavfusion.bench import suites
 from wavfusion.bench.baseline import BaselineEncoders, decode_video_frames, decode_waveform
 from wavfusion.bench.data import Measurement, encoders_of
-from wavfusion.bench.growth import measure_growth
-from wavfusion.bench.measure import measured_side
+from wavfusion.bench.suites import measured_side, run_suites
 from wavfusion.cli.app import main
 from wavfusion.errors import CorpusError
 from wavfusion.media import decode_audio, decode_frames, write_video
@@ -30,7 +29,7 @@ def test_bench_compares_all_suites_and_its_parts_add_up(capsys: pytest.CaptureFi
 
 @pytest.mark.slow
 def test_growth_measures_every_size_and_says_what_a_second_of_audio_costs() -> None:
-    found = measure_growth("train", "tiny", batch=2, repeats=1, times=(1, 2))
+    found = run_suites("train", "tiny", batch=2, repeats=1, times=(1, 2))
     for name in suites.SUITES["train"]:
         small, large = found["growth"][name]
         assert (small["times"], large["times"]) == (1, 2) and large["units"] == 2 * small["units"]

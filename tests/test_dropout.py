@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from wavfusion.fast.attention import FastAttention, attend
-from wavfusion.fast.dropout import FastDropout, noise
+from wavfusion.fast.elementwise import FastDropout, noise
 from wavfusion.fast.network import restore
 
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
+from wavfusion.fast.attention import PackedRows, PackedSource
 from wavfusion.fast.network import FASTER, accelerate, restore
-from wavfusion.fast.rows import PackedRows, PackedSource
 from wavfusion.model import WavFusion, WavFusionConfig
 
 masks = st.integers(1, 4).flatmap(

@@ -15,6 +15,7 @@ from wavfusion.cli.app import main
 from wavfusion.encoders import load_text, tiny
 from wavfusion.encoders.audio import AudioEncoder
 from wavfusion.encoders.video import VideoEncoder
+from wavfusion.fast.elementwise import FastGELU
 from wavfusion.fast.encoders import (
     STEPS,
     FourierConv,
@@ -23,7 +24,6 @@ from wavfusion.fast.encoders import (
     replace_convolutions,
     replace_positional_convolution,
 )
-from wavfusion.fast.gelu import FastGELU
 
 pytest_plugins = ("corpus_fixture",)
 
@@ -168,7 +168,7 @@ def test_one_switch_turns_every_fast_path_off(trained, made, tmp_path, monkeypat
         "wavfusion.fast.encoders.FourierConv.forward": "convolution",
         "wavfusion.fast.encoders.WindowConvs.forward": "windows",
         "wavfusion.encoders.video.fold_norms": "norms",
-        "wavfusion.fast.dropout.noise": "masks",
+        "wavfusion.fast.elementwise.noise": "masks",
         "wavfusion.fast.attention.attend": "attention",
         "wavfusion.fast.margin.sorted_hinge_sums": "triplets",
         "wavfusion.features.encode.ChunkEncoder.encode_ahead": "ahead",
@@ -206,7 +206,7 @@ def test_without_the_switch_the_fast_paths_are_used(trained, made, tmp_path, mon
             "wavfusion.media.decoder.TrackReader._is_needed",
         ],
         "train": [
-            "wavfusion.fast.dropout.noise",
+            "wavfusion.fast.elementwise.noise",
             "wavfusion.fast.attention.attend",
             "wavfusion.fast.margin.sorted_hinge_sums",
         ],

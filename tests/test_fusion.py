@@ -11,12 +11,12 @@ from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2EncoderLayer,
 from transformers.models.wavlm.modeling_wavlm import WavLMEncoderLayer, WavLMEncoderLayerStableLayerNorm
 
 from wavfusion.fast.network import accelerate, restore
-from wavfusion.model import CrossModalAttention, DeepLayer, Gate, SelfAttentionLayer
+from wavfusion.model import CrossModalAttention, DeepLayer, Gate, SelfAttentionLayer, WavFusionConfig
 from wavfusion.model.attention import Attention, RelativePositions, positions
 from wavfusion.model.fusion import Source
 
 WIDTH, HEADS, INNER = 32, 4, 48
-SHAPE = (WIDTH, HEADS, INNER, 0.0)
+SIZES = {"hidden_size": WIDTH, "num_heads": HEADS, "intermediate_size": INNER, "dropout": 0.0}
 PARENTS = {
     "wav2vec2": (Wav2Vec2Config, Wav2Vec2EncoderLayer, False),
     "wav2vec2, stable": (Wav2Vec2Config, Wav2Vec2EncoderLayerStableLayerNorm, True),
@@ -26,6 +26,15 @@ PARENTS = {
 WAVLM = {"wavlm": (WavLMEncoderLayer, False), "wavlm, stable": (WavLMEncoderLayerStableLayerNorm, True)}
 every_parent = pytest.mark.parametrize("parent", PARENTS)
 BUCKETS, DISTANCE = 32, 200
+RELATIVE = {"position_buckets": BUCKETS, "position_distance": DISTANCE}
+
+
+def deep_layer(**switches):
+    return DeepLayer(WavFusionConfig(classes=["happy"], **SIZES, **switches))
+
+
+def self_attention_layer(**switches):
+    return SelfAttentionLayer(WavFusionConfig(classes=["happy"], **SIZES, **switches))
 
 
 def shake(module):
@@ -51,7 +60,7 @@ def sizes(**more):
 
 def theirs(parent):
     config, layer, pre_norm = PARENTS[parent]
-    return shake(layer(config(**sizes()))), {"pre_norm": pre_norm, "eps": 1e-3}
+    return shake(layer(config(**sizes()))), {"pre_norm": pre_norm, "layer_norm_eps": 1e-3}
 
 
 def sound(lengths=(13, 5, 1)):
@@ -73,7 +82,7 @@ def close_where_real(ours, expected, mask):
 @every_parent
 def test_deep_layer_fed_the_audio_thrice_is_the_layer_it_replaces(parent):
     layer, kind = theirs(parent)
-    deep = DeepLayer(*SHAPE, **kind).eval()
+    deep = deep_layer(**kind).eval()
     deep.load_pretrained(layer.state_dict())
     hidden, mask = sound()
     source = Source(layer.layer_norm(hidden) if kind["pre_norm"] else hidden, mask)
@@ -83,7 +92,7 @@ def test_deep_layer_fed_the_audio_thrice_is_the_layer_it_replaces(parent):
 @pytest.mark.parametrize("branch", ["text", "video"])
 def test_deep_layer_of_one_branch_is_the_layer_it_replaces_without_a_gate(branch):
     layer, kind = theirs("wav2vec2")
-    deep = DeepLayer(*SHAPE, branches=(branch,), **kind).eval()
+    deep = deep_layer(modalities=["audio", branch], **kind).eval()
     deep.load_pretrained(layer.state_dict())
     hidden, mask = sound()
     fused, share = deep(hidden, mask, **{branch: Source(hidden, mask)})
@@ -94,7 +103,7 @@ def test_deep_layer_of_one_branch_is_the_layer_it_replaces_without_a_gate(branch
 @every_parent
 def test_self_attention_layer_is_its_parent(parent):
     layer, kind = theirs(parent)
-    own = SelfAttentionLayer(*SHAPE, **kind).eval()
+    own = self_attention_layer(**kind).eval()
     own.load_pretrained(layer.state_dict())
     hidden, mask = sound()
     close_where_real(own(hidden, mask), layer(hidden, attention_mask=additive(mask)), mask)
@@ -103,7 +112,7 @@ def test_self_attention_layer_is_its_parent(parent):
 @every_parent
 def test_kept_self_attention_without_cross_scale_is_the_parent(parent):
     layer, kind = theirs(parent)
-    deep = DeepLayer(*SHAPE, keep_self_attn=True, **kind).eval()
+    deep = deep_layer(keep_self_attn=True, **kind).eval()
     deep.load_pretrained(layer.state_dict())
     (hidden, mask), other = sound(), Source(torch.randn(3, 4, WIDTH), torch.ones(3, 4, dtype=torch.bool))
     close_where_real(deep(hidden, mask, other, other)[0], layer(hidden, attention_mask=additive(mask)), mask)
@@ -114,14 +123,14 @@ def wavlm(kind):
     theirs = shake(layer(WavLMConfig(**sizes(num_buckets=BUCKETS, max_bucket_distance=DISTANCE))))
     relative = RelativePositions(BUCKETS, DISTANCE, HEADS)
     relative.load_state_dict({"rel_attn_embed.weight": theirs.attention.rel_attn_embed.weight})
-    return theirs, {"pre_norm": pre_norm, "eps": 1e-3, "relative": True}, relative
+    return theirs, {"pre_norm": pre_norm, "layer_norm_eps": 1e-3, **RELATIVE}, relative
 
 
 @pytest.mark.parametrize("length", [1, 7, 400])
 @pytest.mark.parametrize("kind", WAVLM)
 def test_self_attention_layer_is_that_of_wavlm(kind, length):
     layer, switches, relative = wavlm(kind)
-    own = SelfAttentionLayer(*SHAPE, **switches).eval()
+    own = self_attention_layer(**switches).eval()
     own.load_pretrained(layer.state_dict())
     hidden, mask = sound((length, length))
     close_where_real(own(hidden, mask, relative(length)), layer(hidden)[0], mask)
@@ -131,7 +140,7 @@ def test_self_attention_layer_is_that_of_wavlm(kind, length):
 @pytest.mark.parametrize("kind", WAVLM)
 def test_self_attention_layer_is_that_of_wavlm_on_padded_rows(kind):
     layer, switches, relative = wavlm(kind)
-    own = SelfAttentionLayer(*SHAPE, **switches).eval()
+    own = self_attention_layer(**switches).eval()
     own.load_pretrained(layer.state_dict())
     hidden, mask = sound()
     close_where_real(own(hidden, mask, relative(13)), layer(hidden, attention_mask=mask)[0], mask)
@@ -140,7 +149,7 @@ def test_self_attention_layer_is_that_of_wavlm_on_padded_rows(kind):
 @pytest.mark.parametrize("kind", WAVLM)
 def test_kept_self_attention_of_wavlm_keeps_its_relative_positions(kind):
     layer, switches, relative = wavlm(kind)
-    deep = DeepLayer(*SHAPE, keep_self_attn=True, **switches).eval()
+    deep = deep_layer(keep_self_attn=True, **switches).eval()
     deep.load_pretrained(layer.state_dict())
     hidden, mask = sound((9, 9))
     close_where_real(deep(hidden, mask, relative=relative(9))[0], layer(hidden)[0], mask)
@@ -162,7 +171,7 @@ def test_relative_positions_fall_into_the_buckets_of_wavlm(buckets, distance, le
 
 def test_cross_attentions_start_from_the_self_attention():
     layer, kind = theirs("wav2vec2")
-    deep = DeepLayer(*SHAPE, **kind)
+    deep = deep_layer(**kind)
     deep.load_pretrained(layer.state_dict())
     started = [
         {n: x.tolist() for n, x in each.state_dict().items()} for each in (deep.text_attention, deep.video_attention)
@@ -172,9 +181,9 @@ def test_cross_attentions_start_from_the_self_attention():
 
 def test_xavier_leaves_the_cross_attentions_and_loads_the_rest():
     layer, kind = theirs("wav2vec2")
-    deep = DeepLayer(*SHAPE, **kind)
+    deep = deep_layer(init_cross="xavier_all", **kind)
     before = {name: tensor.clone() for name, tensor in deep.state_dict().items()}
-    deep.load_pretrained(layer.state_dict(), "xavier_all")
+    deep.load_pretrained(layer.state_dict())
     moved = {name for name, tensor in deep.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == {name for name in layer.state_dict() if not name.startswith("attention.")}
 
@@ -186,7 +195,7 @@ KINDS = {
     "post-norm": {},
     "pre-norm": {"pre_norm": True},
     "mean gate": {"gate": "mean"},
-    "text alone": {"branches": ("text",)},
+    "text alone": {"modalities": ["audio", "text"]},
     "kept self-attention": {"keep_self_attn": True},
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -194,7 +203,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 
 def deep_inputs(kind, absent=(), seed=5):
     torch.manual_seed(seed)
-    layer = shake(DeepLayer(*SHAPE, **KINDS[kind]))
+    layer = shake(deep_layer(**KINDS[kind]))
     masks = {name: torch.arange(6) < torch.tensor([6, 2, 4])[:, None] for name in ("text", "video")}
     for name, row in absent:
         masks[name][row] = False
@@ -266,12 +275,12 @@ def test_deep_layer_without_padding_says_the_same_with_the_same_gradients(kind, 
     assert_padding_is_left_out(layer, hidden, mask, run)
 
 
-@pytest.mark.parametrize("switches", [{}, {"pre_norm": True}, {"relative": True}])
+@pytest.mark.parametrize("switches", [{}, {"pre_norm": True}, RELATIVE])
 def test_self_attention_layer_without_padding_says_the_same_with_the_same_gradients(switches):
-    layer = shake(SelfAttentionLayer(*SHAPE, **switches))
+    layer = shake(self_attention_layer(**switches))
     hidden, _ = sound()
     mask = torch.rand(3, 13) < 0.5
-    relative = RelativePositions(BUCKETS, DISTANCE, HEADS)(13).detach() if "relative" in switches else None
+    relative = RelativePositions(BUCKETS, DISTANCE, HEADS)(13).detach() if switches == RELATIVE else None
     assert_padding_is_left_out(layer, hidden, mask, lambda x: [layer(x, mask, relative)])
 
 

@@ -9,9 +9,9 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from wavfusion.fast import margin
-from wavfusion.fast.margin import SortedMarginLoss, sorted_hinge_sums
+from wavfusion.fast.margin import fast_hinge_sums, sorted_hinge_sums
 from wavfusion.model import SharedEncoder, margin_loss, task_loss
-from wavfusion.model.losses import MarginLoss
+from wavfusion.model.losses import hinge_sums
 
 REDUCTIONS = ["triplet", "anchor"]
 sorted_margin_loss = partial(margin_loss, hinges=sorted_hinge_sums)
@@ -92,19 +92,19 @@ class Largest(TorchDispatchMode):
         return made
 
 
-@pytest.mark.parametrize(("kind", "power"), [(SortedMarginLoss, 2), (MarginLoss, 3)])
-def test_the_fast_margin_loss_of_many_vectors_forms_no_cube(kind, power):
+@pytest.mark.parametrize(("hinges", "power"), [(fast_hinge_sums, 2), (hinge_sums, 3)])
+def test_the_fast_margin_loss_of_many_vectors_forms_no_cube(hinges, power):
     """At 1,536 vectors, a batch of 512, the cube has 14 GB."""
     rows_of_all = [(modality, i % 4) for modality in range(3) for i in range(40)]
     vectors, modality, label = draw(rows_of_all)
     with Largest() as largest:
-        kind(0.15)(vectors.requires_grad_(), modality, label).backward()
+        margin_loss(vectors.requires_grad_(), modality, label, 0.15, hinges=hinges).backward()
     assert largest.elements == len(rows_of_all) ** power
 
 
 def test_few_vectors_have_the_same_margin_loss_to_the_last_bit():
     batch = draw([(modality, i % 4) for modality in range(3) for i in range(margin.CUBE // 3)])
-    assert torch.equal(SortedMarginLoss(0.15, "anchor")(*batch), MarginLoss(0.15, "anchor")(*batch))
+    assert torch.equal(margin_loss(*batch, 0.15, "anchor", fast_hinge_sums), margin_loss(*batch, 0.15, "anchor"))
 
 
 def test_the_two_reductions_differ_where_anchors_have_unequal_numbers_of_triplets():

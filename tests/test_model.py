@@ -698,7 +698,7 @@ BAD = {
     "time_mask": ({"time_mask": 1.5}, "time_mask: expected .* found 1.5"),
     "fusion_layers": ({"fusion_layers": 6}, "fusion_layers: expected 0 to 5 layers, found 6"),
     "trainable_layers": ({"trainable_layers": -1}, "trainable_layers: expected 0 to 5 layers, found -1"),
-    "nothing fused": ({"fusion_layers": 0}, "fusion_layers: expected at least 1, found 0"),
+    "nothing fused": ({"fusion_layers": 0}, r"fusion_layers: expected at least 1 \(none with fusion concat\), found 0"),
     "margin_audio_layer": (
         {"margin_audio_layer": 4},
         "margin_audio_layer: expected an unfused layer, 0 to 3 .* found 4",

@@ -11,14 +11,13 @@ from typing import Any
 import av
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Wav2Vec2FeatureExtractor
 
 from wavfusion.encoders.bundle import Encoders
-from wavfusion.encoders.video import VideoEncoder
 
 CHUNKS = (1, 8, 16)  # frames at once that are tried for the video encoder, in both memory formats
 SAMPLE_RATE = 16_000
@@ -53,7 +52,7 @@ class BaselineEncoders:
     @torch.no_grad()
     def encode_video(self, frames: UInt8[np.ndarray, "Tv H W 3"]) -> Float[Tensor, "Tv E"]:
         """Encode frames of the encoder's size, some at a time."""
-        values = pixels(self.video, frames).to(self.device)
+        values = self.video.pixel_values(torch.from_numpy(frames)).contiguous().to(self.device)
         if self.channels_last:
             values = values.contiguous(memory_format=torch.channels_last)
         return torch.cat([self.video.model(pixel_values=x).pooler_output for x in torch.split(values, self.chunk)])
@@ -83,20 +82,10 @@ class BaselineEncoders:
             parts["video"] = list(torch.split(self.encode_video(np.concatenate(frames)), [len(x) for x in frames]))
         inputs: dict[str, Tensor | None] = {"video": None, "video_mask": None}
         for name, rows in parts.items():
-            inputs[name], inputs[f"{name}_mask"] = padded(rows)
+            x = pad_sequence(rows, batch_first=True)
+            lengths = torch.tensor([len(row) for row in rows], device=x.device)
+            inputs |= {name: x, f"{name}_mask": torch.arange(x.shape[1], device=x.device) < lengths[:, None]}
         return inputs
-
-
-def padded(rows: Sequence[Float[Tensor, "_ D"]]) -> tuple[Float[Tensor, "B T D"], Bool[Tensor, "B T"]]:
-    """Pad rows of features, and mask the padding."""
-    lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
-    x = pad_sequence(list(rows), batch_first=True)
-    return x, torch.arange(x.shape[1], device=x.device) < lengths[:, None]
-
-
-def pixels(video: VideoEncoder, frames: UInt8[np.ndarray, "Tv H W 3"]) -> Float[Tensor, "Tv 3 H W"]:
-    """Scale and normalise as the checkpoint's processor does, in contiguous memory."""
-    return video.pixel_values(torch.from_numpy(frames)).contiguous()
 
 
 def decode_waveform(path: Path) -> Float32[np.ndarray, " N"]:

@@ -4,25 +4,19 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from jaxtyping import UInt8
 from torch import nn
-from transformers import (
-    EfficientNetConfig,
-    EfficientNetModel,
-    RobertaConfig,
-    RobertaModel,
-    Wav2Vec2Config,
-    Wav2Vec2Model,
-)
 
 from wavfusion import manifest
 from wavfusion.encoders import tiny
@@ -50,20 +44,14 @@ CLASSES = ["calm", "loud"]
 
 @dataclass(frozen=True)
 class Measurement:
-    """What both sides of a comparison are given.
-
-    Attributes:
-        batch: utterances in a training step.
-        times: how much more data than for a comparison.
-        folder: the generated corpus, with its features in `store`.
-    """
+    """What both sides of a comparison are given."""
 
     preset: str
-    batch: int
+    batch: int  # utterances in a training step
     device: str
     seed: int = 0
-    times: int = 1
-    folder: Path = Path()
+    times: int = 1  # how much more data than for a comparison
+    folder: Path = Path()  # the generated corpus, with its features in `store`
 
     @property
     def manifest(self) -> Path:
@@ -93,15 +81,12 @@ def prepared(job: Measurement) -> Iterator[Measurement]:
     job = replace(job, folder=folder)
     try:
         log.info("bench: generating recordings and their features")
-        for _, outcome in spread(_generator, [job], 1, preload=__name__):  # in a process, whose memory does not stay
+        in_process = spread(partial(partial, _generate), [job], 1, preload=__name__)  # whose memory does not stay
+        for _, outcome in in_process:
             require_result(outcome, "bench: generating recordings and their features")
         yield job
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _generator() -> Callable[[Measurement], None]:
-    return _generate
 
 
 def _generate(job: Measurement) -> None:
@@ -146,11 +131,15 @@ def encoders_of(preset: str, seed: int = 0) -> Encoders:
     if preset == "tiny":
         return load_encoders("tiny", PRESETS["tiny"])
     torch.manual_seed(seed)
-    audio = AudioEncoder(Wav2Vec2Model(Wav2Vec2Config(layerdrop=0.0)).eval(), {}, "random base")
-    roberta = RobertaConfig(vocab_size=50_265, max_position_embeddings=514, type_vocab_size=1, pad_token_id=1)
-    text = TextEncoder(RobertaModel(roberta).eval(), tiny.tokenizer(), "random base")
-    b0 = EfficientNetConfig(width_coefficient=1.0, depth_coefficient=1.0, image_size=224, hidden_dim=1280)
-    video = VideoEncoder(_initialised(EfficientNetModel(b0)), {}, "random base")
+    audio = AudioEncoder(
+        transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(layerdrop=0.0)).eval(), {}, "random base"
+    )
+    roberta = transformers.RobertaConfig(
+        vocab_size=50_265, max_position_embeddings=514, type_vocab_size=1, pad_token_id=1
+    )
+    text = TextEncoder(transformers.RobertaModel(roberta).eval(), tiny.tokenizer(), "random base")
+    b0 = transformers.EfficientNetConfig(width_coefficient=1.0, depth_coefficient=1.0, image_size=224, hidden_dim=1280)
+    video = VideoEncoder(_initialised(transformers.EfficientNetModel(b0)), {}, "random base")
     return Encoders("base", PRESETS["base"], audio, text, video)
 
 

@@ -34,9 +34,6 @@ from wavfusion.training.trainer import stepper
 Work = Callable[[], None]
 
 
-# ---------------------------------------------------------------------- training
-
-
 def _samples(job: Measurement, with_video: bool) -> tuple[Features, WavFusionConfig]:
     """The training part from the store, and the model's configuration."""
     store, corpus = Store(job.folder / "store"), manifest.read_corpus(job.manifest)
@@ -51,9 +48,7 @@ def _step(job: Measurement, config: WavFusionConfig, fast: bool) -> Callable[[Ma
     """Make the model, with equal weights for both sides; returns a step of its training."""
     torch.manual_seed(job.seed)
     model = WavFusion(config).to(job.device)
-    if fast:
-        accelerate(model)
-    return stepper(model, model, (1e-5, 1e-4), clip=1.0, fused=fast or None)
+    return stepper(accelerate(model) if fast else model, model, (1e-5, 1e-4), clip=1.0, fused=fast or None)
 
 
 def _train_ours(job: Measurement, with_video: bool = True) -> Work:
@@ -89,9 +84,6 @@ def _train_baseline(job: Measurement, with_video: bool = True) -> Work:
     return work
 
 
-# ---------------------------------------------------------------------- extraction and prediction
-
-
 def _extract_ours(job: Measurement) -> Work:
     encoders = encoders_of(job.preset, job.seed).to(job.device)
     if job.device.startswith("cuda") and encoders.audio is not None and encoders.text is not None:
@@ -114,12 +106,8 @@ def _extract_baseline(job: Measurement) -> Work:
         folder = Path(mkdtemp(dir=job.folder))
         for row in rows:
             samples, frames = _decoded(job, row, encoders)
-            features = [
-                *encoders.encode_audio([samples]),
-                *encoders.encode_text([str(row.text)]),
-                encoders.encode_video(frames),
-            ]
-            np.savez(folder / row.id, *(x.half().cpu().numpy() for x in features))
+            audio, text = encoders.encode_audio([samples]), encoders.encode_text([str(row.text)])
+            np.savez(folder / row.id, *(x.half().cpu().numpy() for x in (*audio, *text, encoders.encode_video(frames))))
         shutil.rmtree(folder)
 
     return work
@@ -164,21 +152,15 @@ def _predict_baseline(job: Measurement) -> Work:
     return work
 
 
+# What ours and the baseline do in each comparison.
 SIDES: dict[str, dict[str, Callable[[Measurement], Work]]] = {
-    "ours": {
-        "train": _train_ours,
-        "train_without_video": partial(_train_ours, with_video=False),
-        "extract": _extract_ours,
-        "predict": _predict_ours,
-        "predict_bf16": partial(_predict_ours, precision="bf16"),
-        "predict_explained": partial(_predict_ours, contributions=True),
+    "train": {"ours": _train_ours, "baseline": _train_baseline},
+    "train_without_video": {
+        "ours": partial(_train_ours, with_video=False),
+        "baseline": partial(_train_baseline, with_video=False),
     },
-    "baseline": {
-        "train": _train_baseline,
-        "train_without_video": partial(_train_baseline, with_video=False),
-        "extract": _extract_baseline,
-        "predict": _predict_baseline,
-        "predict_bf16": _predict_baseline,
-        "predict_explained": _predict_baseline,
-    },
+    "extract": {"ours": _extract_ours, "baseline": _extract_baseline},
+    "predict": {"ours": _predict_ours, "baseline": _predict_baseline},
+    "predict_bf16": {"ours": partial(_predict_ours, precision="bf16"), "baseline": _predict_baseline},
+    "predict_explained": {"ours": partial(_predict_ours, contributions=True), "baseline": _predict_baseline},
 }

@@ -151,7 +151,7 @@ def _settings(verb: str) -> list[str]:
         return []
     from wavfusion.experiments.experiment import settings
 
-    return settings()
+    return list(settings())
 
 
 def _mark_settings(arguments: Sequence[str], known: Sequence[str]) -> list[str]:

@@ -17,11 +17,9 @@ def bench(
     json: opt.Json = False,
 ) -> None:
     """Measure speed and memory against a baseline, in one run."""
-    from wavfusion.bench import growth as growing
     from wavfusion.bench import suites
     from wavfusion.evaluation.inference import pick_device
 
     typed: dict[str, Any] = opt.supplied(suite=suite, preset=preset, batch=batch, repeats=repeats, seed=seed)
-    measure = growing.measure_growth if growth else suites.run_suites
-    found = measure(device=pick_device(device), **typed)
+    found = suites.run_suites(device=pick_device(device), times=suites.TIMES if growth else (), **typed)
     show(found, suites.measurements_to_text(found), json)

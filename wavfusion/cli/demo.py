@@ -68,7 +68,7 @@ def run_demo(out: Path, clips: int = CLIPS, seed: int = 0, device: str = "cpu", 
     log.info("demo: training one model for all seven subsets")
     parts = protocol.resolve(str(work / "corpus" / "split.csv"), prepared.utterances, corpus.classes)
     manifest = work / "manifest" / "manifest.jsonl"
-    data = train.Data(prepared.utterances, corpus, parts, store, Media(store, corpus.root, corpus.root), str(manifest))
+    data = train.Data(prepared.utterances, parts, store, Media(store, corpus.root, corpus.root), str(manifest))
     setting = experiment.read_experiment("recommended", {"train.epochs": str(EPOCHS), "seed": str(seed)})
     result = train.train(setting, data, out, device)
     example = next(row for row in data.part("test") if row.video is not None)

@@ -11,78 +11,56 @@ import yaml
 
 from wavfusion.errors import ConfigError, nearest
 from wavfusion.files import parse_yaml, read_yaml, validated
-from wavfusion.model.config import Switches
+from wavfusion.model.config import Switches, require_setting
+
+FOLDER = importlib.resources.files("wavfusion") / "experiments"
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a model is trained (paper, section 4.2).
+    """How a model is trained (paper, section 4.2)."""
 
-    Attributes:
-        batch_size: utterances to a step.
-        epochs: at most.
-        patience: epochs without a better validation weighted F1 before training stops.
-        pretrained_rate: learning rate of tensors that a checkpoint filled; None takes the preset's.
-        new_rate: learning rate of all others; None takes the preset's.
-        weight_decay: of AdamW; none on biases, norms and codewords.
-        warmup: share of the steps in which the rates rise from 0; they fall linearly to 0 afterwards.
-        clip: largest norm of the gradient.
-        precision: `auto` = bf16 where the device has it, else fp32.
-        mode: `cached` = audio features from the store; `live` = the frozen audio encoder runs at every step;
-            `scratch` = audio encoder and all layers learn from random weights.
-        fast: false = the baseline (docs/measurements/performance.md), which draws its random masks in another order.
-        resident: hold the stored features of the training part in the device's memory; None = on a GPU where they fit.
-    """
-
-    batch_size: int = 32
-    epochs: int = 30
-    patience: int = 8
-    pretrained_rate: float | None = None
-    new_rate: float | None = None
-    weight_decay: float = 0.01
-    warmup: float = 0.1
-    clip: float = 1.0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    batch_size: int = 32  # utterances to a step
+    epochs: int = 30  # at most
+    patience: int = 8  # epochs without a better validation weighted F1 before training stops
+    pretrained_rate: float | None = None  # learning rate of tensors that a checkpoint filled; None = the preset's
+    new_rate: float | None = None  # of all others
+    weight_decay: float = 0.01  # of AdamW; none on biases, norms and codewords
+    warmup: float = 0.1  # share of the steps in which the rates rise from 0; they fall linearly to 0 afterwards
+    clip: float = 1.0  # largest norm of the gradient
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # bf16 where the device has it, else fp32
+    # Audio features from the store; the frozen audio encoder runs at every step; it and all layers learn from random
+    # weights.
     mode: Literal["cached", "live", "scratch"] = "cached"
-    fast: bool = True
-    resident: bool | None = None
+    fast: bool = True  # false = the baseline (docs/measurements/performance.md), whose random masks are others
+    resident: bool | None = (
+        None  # hold the training part's features in the device's memory; None = a GPU's, if they fit
+    )
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "patience"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"train.{name}: expected 1 or more, found {getattr(self, name)}")
+            require_setting(getattr(self, name) >= 1, f"train.{name}", "1 or more", getattr(self, name))
         for name in ("pretrained_rate", "new_rate", "weight_decay"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise ConfigError(f"train.{name}: expected 0 or more, found {value}")
-        if not 0 <= self.warmup < 1:
-            raise ConfigError(f"train.warmup: expected a share from 0 to below 1, found {self.warmup}")
-        if not self.clip > 0:
-            raise ConfigError(f"train.clip: expected more than 0, found {self.clip}")
-        if self.resident and (self.mode != "cached" or not self.fast):
-            found = f"train.mode {self.mode} and train.fast {str(self.fast).lower()}"
-            raise ConfigError(f"train.resident: expected train.mode cached and train.fast true, found {found}")
+            require_setting(value is None or 0 <= value < math.inf, f"train.{name}", "0 or more", value)
+        require_setting(0 <= self.warmup < 1, "train.warmup", "a share from 0 to below 1", self.warmup)
+        require_setting(self.clip > 0, "train.clip", "more than 0", self.clip)
+        fits = not self.resident or (self.mode == "cached" and self.fast)
+        found = f"train.mode {self.mode} and train.fast {str(self.fast).lower()}"
+        require_setting(fits, "train.resident", "train.mode cached and train.fast true", found)
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that decides a training but its data.
+    """Everything that decides a training but its data."""
 
-    Attributes:
-        preset: of the features to use; None where the store holds one preset's.
-        seed: of initialisation, order, dropout.
-        model: the choices of structure.
-        train: optimiser and schedule.
-    """
-
-    preset: str | None = None
-    seed: int = 0
-    model: Switches = field(default_factory=Switches)
-    train: Training = field(default_factory=Training)
+    preset: str | None = None  # of the features to use; None where the store holds one preset's
+    seed: int = 0  # of initialisation, order, dropout
+    model: Switches = field(default_factory=Switches)  # the choices of structure
+    train: Training = field(default_factory=Training)  # optimiser and schedule
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"seed: expected 0 to {2**32 - 1}, found {self.seed}")
+        require_setting(0 <= self.seed < 2**32, "seed", f"0 to {2**32 - 1}", self.seed)
 
     def to_yaml(self) -> str:
         """Write every value out, in the form that `read_experiment` reads."""
@@ -91,28 +69,24 @@ class Experiment:
 
 def shipped_experiments() -> list[str]:
     """Names of the experiments in the package."""
-    folder = importlib.resources.files("wavfusion") / "experiments"
-    names = [entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")]
+    names = [entry.name.removesuffix(".yaml") for entry in FOLDER.iterdir() if entry.name.endswith(".yaml")]
     return sorted(name for name in names if not name.startswith("table"))
 
 
 def read_experiment(name: str, overrides: dict[str, str] | None = None) -> Experiment:
-    """Read an experiment.
+    """Read an experiment from a file or by a shipped name such as `paper`.
 
-    Args:
-        name: a file, or a shipped name such as `paper`.
-        overrides: values by dotted key (`model.margin.weight`), as typed in a shell.
+    `overrides` are values by dotted key (`model.margin.weight`), as typed in a shell.
 
     Raises:
         ConfigError: no such file or name, an unknown key (the nearest is named), or a value of the wrong kind.
     """
     path: Path | Traversable = Path(name)
     if name in shipped_experiments():
-        path = importlib.resources.files("wavfusion") / "experiments" / f"{name}.yaml"
+        path = FOLDER / f"{name}.yaml"
     elif not path.is_file():
-        raise ConfigError(
-            f"experiment {name!r}: expected a file or a shipped name; {nearest(name, shipped_experiments())}"
-        )
+        choices = nearest(name, shipped_experiments())
+        raise ConfigError(f"experiment {name!r}: expected a file or a shipped name; {choices}")
     values = without_retired(read_yaml(path))
     for key, text in (overrides or {}).items():
         _override(values, key, text)
@@ -128,22 +102,17 @@ def without_retired(values: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def settings() -> list[str]:
-    """Dotted names of everything that an experiment can set."""
-    return list(_settings(Experiment))
-
-
-def _settings(kind: Any, prefix: str = "") -> dict[str, Any]:
-    """Types of all settings by dotted name."""
+def settings(kind: Any = Experiment, prefix: str = "") -> dict[str, Any]:
+    """Types of everything that an experiment can set, by dotted name."""
     found: dict[str, Any] = {}
     for name, hint in get_type_hints(kind).items():
-        found |= _settings(hint, f"{prefix}{name}.") if is_dataclass(hint) else {prefix + name: hint}
+        found |= settings(hint, f"{prefix}{name}.") if is_dataclass(hint) else {prefix + name: hint}
     return found
 
 
 def _override(values: dict[str, Any], key: str, text: str) -> None:
     """Set a value by dotted key, as it was typed in a shell."""
-    known = _settings(Experiment)
+    known = settings()
     if key not in known:
         raise ConfigError(f"--{key}: no such setting; {nearest(key, sorted(known))}")
     value: Any = text

@@ -10,7 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.rnn import pad_sequence
 from transformers.activations import GELUActivation
 
-from wavfusion.fast.gelu import FastGELU
+from wavfusion.fast.elementwise import FastGELU
 
 BLOCK = 384  # steps of one Fourier transform: a kernel of 128 leaves 257 of them whole
 STEPS = 64  # feature steps that the convolutions compute at once: what a CPU's caches hold
@@ -68,11 +68,10 @@ class WindowConv(nn.Module):
 
     def __init__(self, layer: Any) -> None:
         super().__init__()
-        self.taps, self.stride = int(layer.conv.kernel_size[0]), int(layer.conv.stride[0])
-        bias, norm = layer.conv.bias, getattr(layer, "layer_norm", None)
-        self.register_buffer("weight", layer.conv.weight.detach().transpose(1, 2).flatten(1), persistent=False)
-        self.register_buffer("bias", None if bias is None else bias.detach(), persistent=False)
-        self.norm, self.activation = norm, layer.activation
+        conv, self.norm, self.activation = layer.conv, getattr(layer, "layer_norm", None), layer.activation
+        self.taps, self.stride = int(conv.kernel_size[0]), int(conv.stride[0])
+        self.register_buffer("weight", conv.weight.detach().transpose(1, 2).flatten(1), persistent=False)
+        self.register_buffer("bias", None if conv.bias is None else conv.bias.detach(), persistent=False)
 
     def windows(self, x: Float[Tensor, "T D"]) -> Float[Tensor, "_ _"]:
         """Return the window of `x` behind each step, a row each, without a copy."""
@@ -96,8 +95,7 @@ class WindowConv(nn.Module):
     def forward(self, windows: Float[Tensor, "T _"], weight: Tensor, bias: Tensor | None) -> Float[Tensor, "T D"]:
         """Compute the steps of some windows, by what `matrix` returned."""
         y = nn.functional.linear(windows, weight, bias)
-        normed: Tensor = self.activation(self.norm(y) if isinstance(self.norm, nn.LayerNorm) else y)
-        return normed
+        return self.activation(self.norm(y) if isinstance(self.norm, nn.LayerNorm) else y)
 
 
 class WindowConvs(nn.Module):

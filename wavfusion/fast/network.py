@@ -3,19 +3,81 @@
 from collections.abc import Mapping
 from typing import TypeVar
 
-from torch import nn
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
-from wavfusion.fast.attention import FastAttention, FastCrossModalAttention, FastSelfAttention
-from wavfusion.fast.dropout import FastDropout
-from wavfusion.fast.gelu import FastGELU
-from wavfusion.fast.layers import FastDeepLayer, FastSelfAttentionLayer, FastWavFusion
-from wavfusion.fast.margin import SortedMarginLoss
-from wavfusion.model.attention import Attention, SelfAttention
-from wavfusion.model.fusion import CrossModalAttention, DeepLayer, SelfAttentionLayer
-from wavfusion.model.losses import MarginLoss
+from wavfusion.fast.attention import (
+    FastAttention,
+    FastCrossModalAttention,
+    FastSelfAttention,
+    PackedRows,
+    PackedSource,
+)
+from wavfusion.fast.elementwise import FastDropout, FastGELU
+from wavfusion.fast.margin import fast_hinge_sums
+from wavfusion.model.attention import Attention, Relative, SelfAttention
+from wavfusion.model.fusion import CrossModalAttention, DeepLayer, SelfAttentionLayer, Source
 from wavfusion.model.wavfusion import WavFusion
 
 Network = TypeVar("Network", bound=nn.Module)
+
+
+def rows_of(mask: Bool[Tensor, "B T"]) -> PackedRows | None:
+    """The rows to pack; None without padding, and on a GPU, which would wait for their number."""
+    return None if mask.device.type != "cpu" or bool(mask.all()) else PackedRows(mask)
+
+
+class FastSelfAttentionLayer(SelfAttentionLayer):
+    """`SelfAttentionLayer` over packed steps."""
+
+    def forward(
+        self, hidden: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"], relative: Relative | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """Self-attention, then feed-forward; 0 at padding."""
+        rows = rows_of(mask)
+        if rows is None:
+            return super().forward(hidden, mask, relative)
+        return rows.pad(super().forward(rows.pack(hidden), mask, relative))
+
+
+class FastDeepLayer(DeepLayer):
+    """`DeepLayer` over packed steps."""
+
+    def forward(
+        self,
+        hidden: Float[Tensor, "B T D"],
+        mask: Bool[Tensor, "B T"],
+        text: Source | None = None,
+        video: Source | None = None,
+        positions: Float[Tensor, "B T D"] | None = None,
+        relative: Relative | None = None,
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B T D"] | None]:
+        """Fuse one layer; 0 at padding. Returns the new audio stream and the gate."""
+        rows = rows_of(mask)
+        if rows is None:
+            return super().forward(hidden, mask, text, video, positions, relative)
+        text, video = (
+            None if each is None else PackedSource(each.hidden, each.mask, each.positions, rows=rows)
+            for each in (text, video)
+        )
+        packed = None if positions is None else rows.pack(positions)
+        fused, gate = super().forward(rows.pack(hidden), mask, text, video, packed, relative)
+        return rows.pad(fused), None if gate is None else rows.pad(gate)
+
+
+class FastWavFusion(WavFusion):
+    """`WavFusion` without stand-in queries for a batch in which every sample has audio; a margin loss by sorting."""
+
+    hinges = staticmethod(fast_hinge_sums)
+
+    def with_queries(
+        self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor]
+    ) -> tuple[Float[Tensor, "B T D"], Bool[Tensor, "B T"]]:
+        """Let the learned queries stand in where a sample has no audio."""
+        if "audio" in streams and masks["audio"].device.type == "cpu" and bool(masks["audio"].any(1).all()):
+            return streams["audio"], masks["audio"]
+        return super().with_queries(streams, masks)
+
 
 FASTER: dict[type[nn.Module], type[nn.Module]] = {
     nn.Dropout: FastDropout,
@@ -26,7 +88,6 @@ FASTER: dict[type[nn.Module], type[nn.Module]] = {
     SelfAttentionLayer: FastSelfAttentionLayer,
     DeepLayer: FastDeepLayer,
     WavFusion: FastWavFusion,
-    MarginLoss: SortedMarginLoss,
 }
 
 

@@ -65,9 +65,19 @@ def model_config(switches: Switches, features: FeatureSet, classes: Sequence[str
             f"modalities: expected features of {', '.join(switches.modalities)}, found those of preset "
             f"{features.preset!r} for {', '.join(present) or 'none of them'}; {remedy}"
         )
-    return WavFusionConfig.of_encoders(
-        switches, classes, features.audio, features.text, features.video, features.frame_rate, features.text_layers
-    )
+    sizes: dict[str, Any] = {"classes": list(classes), "frame_rate": features.frame_rate}
+    if features.audio:
+        sizes |= {key: size for key, size in features.audio.items() if key in WavFusionConfig.__dataclass_fields__}
+        sizes["hidden_size"] = features.audio["width"]
+    if features.text:
+        weighted = switches.text_layers == "weighted" and "all" in features.text_layers
+        sizes |= {
+            "text_size": features.text["width"],
+            "num_text_layers": features.text["num_layers"] if weighted else 1,
+        }
+    if features.video:
+        sizes["video_size"] = features.video["width"]
+    return WavFusionConfig(**vars(switches), **sizes)
 
 
 class Features(Dataset[Sample]):

@@ -8,21 +8,14 @@ Axes, everywhere: `B` utterances, `Ta` audio steps (50 per s: 16,000 / 320), `Tt
 from importlib import import_module
 from typing import Any
 
-_HOME = {
-    "WavFusion": "wavfusion",
-    "WavFusionConfig": "config",
-    "WavFusionOutput": "wavfusion",
-    "AGRU": "sequence",
-    "LVC": "sequence",
-    "AGRULVC": "sequence",
-    "CrossModalAttention": "fusion",
-    "Gate": "fusion",
-    "DeepLayer": "fusion",
-    "SelfAttentionLayer": "fusion",
-    "SharedEncoder": "losses",
-    "margin_loss": "losses",
-    "task_loss": "losses",
+_FILES = {
+    "config": ["WavFusionConfig"],
+    "wavfusion": ["WavFusion", "WavFusionOutput"],
+    "sequence": ["AGRU", "LVC", "AGRULVC"],
+    "fusion": ["CrossModalAttention", "Gate", "DeepLayer", "SelfAttentionLayer"],
+    "losses": ["SharedEncoder", "margin_loss", "task_loss"],
 }
+_HOME = {name: file for file, names in _FILES.items() for name in names}
 __all__ = list(_HOME)
 
 

@@ -10,6 +10,12 @@ from torch import Tensor, nn
 # Sinusoids in seconds: from the fastest change that frames 20 ms apart can show to the length of a long utterance.
 SHORTEST_PERIOD, LONGEST_PERIOD = 0.1, 100.0
 
+Stream = Float[Tensor, "*T D"]  # [B, T, D], or the real steps of a batch one after the other, [R, D]
+Relative = Float[Tensor, "heads T T"]  # the output of `RelativePositions`
+Queries = Float[Tensor, "B heads Tq d"]
+Keys = Float[Tensor, "B heads Ts d"]  # and values
+Allowed = Bool[Tensor, "..."] | Float[Tensor, "..."]  # [B, 1 or heads, 1 or Tq, Ts]: a mask, or what is added to scores
+
 
 def positions(times: Float[Tensor, "B T"], width: int) -> Float[Tensor, "B T D"]:
     """Sinusoidal positions of times in seconds, so that modalities of different rates share one clock."""
@@ -20,7 +26,14 @@ def positions(times: Float[Tensor, "B T"], width: int) -> Float[Tensor, "B T D"]
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-def added(x: Float[Tensor, "*T D"], where: Float[Tensor, "*T D"] | None) -> Float[Tensor, "*T D"]:
+def xavier(*layers: nn.Linear) -> None:
+    """Draw weights from Xavier's uniform distribution, with zero biases."""
+    for layer in layers:
+        nn.init.xavier_uniform_(layer.weight)
+        nn.init.zeros_(layer.bias)
+
+
+def added(x: Stream, where: Stream | None) -> Stream:
     """Add positions, if there are any."""
     return x if where is None else x + where.to(x.dtype)
 
@@ -40,13 +53,7 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
-        self.xavier()
-
-    def xavier(self) -> None:
-        """Draw the four projections from Xavier's uniform distribution, with zero biases."""
-        for projection in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
-            nn.init.xavier_uniform_(projection.weight)
-            nn.init.zeros_(projection.bias)
+        xavier(self.q_proj, self.k_proj, self.v_proj, self.out_proj)
 
     def forward(
         self,
@@ -77,17 +84,8 @@ class Attention(nn.Module):
             allowed = bias.masked_fill(~allowed, float("-inf"))
         return self.attend(self.split(query), self.split(key), self.split(value), allowed).transpose(1, 2).flatten(2)
 
-    def attend(
-        self,
-        query: Float[Tensor, "B heads Tq d"],
-        key: Float[Tensor, "B heads Ts d"],
-        value: Float[Tensor, "B heads Ts d"],
-        allowed: Bool[Tensor, "..."] | Float[Tensor, "..."],
-    ) -> Float[Tensor, "B heads Tq d"]:
-        """softmax(Q K^T / sqrt(d)) V of each head, with dropout on the weights in training (eq. 9).
-
-        `allowed` [B, 1 or heads, 1 or Tq, Ts] is an attention mask, or what is added to the scores.
-        """
+    def attend(self, query: Queries, key: Keys, value: Keys, allowed: Allowed) -> Queries:
+        """softmax(Q K^T / sqrt(d)) V of each head, with dropout on the weights in training (eq. 9)."""
         dropout = self.dropout if self.training else 0.0
         return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=dropout)
 
@@ -104,21 +102,16 @@ class RelativePositions(nn.Module):
         self.num_buckets, self.max_distance = num_buckets, max_distance
         self.rel_attn_embed = nn.Embedding(num_buckets, num_heads)
 
-    def forward(self, length: int) -> Float[Tensor, "heads T T"]:
+    def forward(self, length: int) -> Relative:
         """Return the bias of every pair of steps: near ones have a bucket each, far ones share logarithmic buckets."""
-        half = self.num_buckets // 2
-        exact = half // 2
+        half, exact = self.num_buckets // 2, self.num_buckets // 4
         steps = torch.arange(length, device=self.rel_attn_embed.weight.device)
         distance = steps[None, :] - steps[:, None]
         # float32 throughout, since a boundary rounded otherwise lands in another bucket than WavLM's own
-        far = (
-            torch.log(distance.abs().clamp(min=1).float() / exact)
-            / math.log(self.max_distance / exact)
-            * (half - exact)
-        )
+        logarithm = torch.log(distance.abs().clamp(min=1).float() / exact)
+        far = logarithm / math.log(self.max_distance / exact) * (half - exact)
         bucket = torch.where(distance.abs() < exact, distance.abs(), (exact + far).long().clamp(max=half - 1))
-        values = self.rel_attn_embed(bucket + (distance > 0) * half)
-        return values.permute(2, 0, 1)
+        return self.rel_attn_embed(bucket + (distance > 0) * half).permute(2, 0, 1)
 
 
 class SelfAttention(Attention):
@@ -131,15 +124,11 @@ class SelfAttention(Attention):
             self.gru_rel_pos_const = nn.Parameter(torch.ones(1, num_heads, 1, 1))
             self.gru_rel_pos_linear = nn.Linear(width // num_heads, 8)
 
-    def within(
-        self, x: Float[Tensor, "*T D"], mask: Bool[Tensor, "B T"], relative: Float[Tensor, "heads T T"] | None
-    ) -> Float[Tensor, "*T D"]:
-        """Attend within `x`; `relative` is the output of `RelativePositions`."""
+    def within(self, x: Stream, mask: Bool[Tensor, "B T"], relative: Relative | None) -> Stream:
+        """Attend within `x`."""
         return self(x, x, mask, bias=None if relative is None else self.gated_bias(x, relative))
 
-    def gated_bias(
-        self, x: Float[Tensor, "B T D"], relative: Float[Tensor, "heads T T"]
-    ) -> Float[Tensor, "B heads T T"]:
+    def gated_bias(self, x: Float[Tensor, "B T D"], relative: Relative) -> Float[Tensor, "B heads T T"]:
         """Scale the relative positions by two gates of each step (Chen et al. 2022, section 3.1)."""
         gates = self.gru_rel_pos_linear(self.split(x)).unflatten(-1, (2, 4)).sum(-1).sigmoid()
         update, reset = gates.chunk(2, dim=-1)

@@ -1,7 +1,6 @@
 """Configuration of a WavFusion: the switches of the paper's tables, and the sizes that its frozen encoders set."""
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin
 
@@ -12,87 +11,66 @@ MODALITIES = ["audio", "text", "video"]
 TEXT_HEADS, VIDEO_HEADS = 8, 4  # of the A-GRUs' self-attention
 
 
+def require_setting(holds: bool, name: str, expected: str, found: object) -> None:
+    """Refuse a value of a setting in a `ConfigError` that says what was expected, unless a rule holds."""
+    if not holds:
+        raise ConfigError(f"{name}: expected {expected}, found {found}")
+
+
 @dataclass(frozen=True)
 class Margin:
-    """The margin loss of eq. 12-13.
+    """The margin loss of eq. 12-13."""
 
-    Attributes:
-        weight: lambda of eq. 15; 0 leaves the shared encoder out.
-        alpha: the margin, 0 or more; the paper gives no value, 0.15 is DMD's unit.
-        reduction: `triplet` = mean over all triplets, as printed; `anchor` = mean per anchor first.
-        size: width of the shared space.
-    """
-
-    weight: float = 1.0
-    alpha: float = 0.15
-    reduction: Literal["triplet", "anchor"] = "triplet"
-    size: int = 64
+    weight: float = 1.0  # lambda of eq. 15; 0 leaves the shared encoder out
+    alpha: float = 0.15  # the margin; the paper gives no value, 0.15 is DMD's unit
+    reduction: Literal["triplet", "anchor"] = "triplet"  # mean over all triplets, as printed, or per anchor first
+    size: int = 64  # width of the shared space
 
     def __post_init__(self) -> None:
-        numbers = 0 <= self.weight < math.inf and 0 <= self.alpha < math.inf and self.size >= 1
-        if not numbers or self.reduction not in ("triplet", "anchor"):
-            raise ConfigError(
-                f"margin: expected weight and alpha >= 0, size >= 1 and reduction triplet or anchor, found {self}"
-            )
+        holds = 0 <= self.weight < math.inf and 0 <= self.alpha < math.inf and self.size >= 1
+        known = self.reduction in ("triplet", "anchor")
+        require_setting(
+            holds and known, "margin", "weight, alpha >= 0, size >= 1 and reduction triplet or anchor", self
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Switches:
-    """Every choice of structure that an experiment can make; the defaults are the paper read literally.
+    """Every choice of structure that an experiment can make; the defaults are the paper read literally."""
 
-    Attributes:
-        modalities: which of audio, text and video the model has at all (table 3).
-        fusion: `deep` = gated cross-modal attention in the top layers; `concat` = pooled and joined (table 6, row 1);
-            `mult` = cross-modal transformers of as many weights as `deep`, the control without gates.
-        fusion_layers: deep transformer layers, counted from the top (table 6).
-        trainable_layers: audio layers whose pretrained tensors learn, counted from the top.
-        margin_audio_layer: the layer whose output feeds the margin loss.
-        keep_self_attn: keep the self-attention of a deep layer, and add the gated streams behind it, scaled from 0.
-        gate: `vector` = eq. 10; `mean` = the plain mean of the two streams.
-        init_cross: start both cross-attentions from the layer's own self-attention, or from Xavier-uniform.
-        time_positions: add positions in seconds, on one clock, to queries and keys.
-        bidirectional: GRUs in both directions, each of half width.
-        lvc: the learnable visual centre beside the visual A-GRU (table 4).
-        lvc_pool: codeword residuals summed over frames, as its source does, or averaged.
-        text_layers: the text encoder's last layer, or a learned weighting of all.
-        margin: the margin loss (table 5).
-        task_loss: cross-entropy, weighted by inverse class frequency, or against the raters' shares.
-        modality_dropout: probability with which a training sample loses each of its modalities.
-        time_mask: expected fraction of audio steps that are zeroed in training.
-        dropout: of the deep layers, the A-GRUs and the head.
-    """
-
-    modalities: list[str] = field(default_factory=lambda: list(MODALITIES))
+    modalities: list[str] = field(default_factory=lambda: list(MODALITIES))  # that the model has at all (table 3)
+    # Gated cross-modal attention in the top layers; pooled and joined (table 6, row 1); cross-modal transformers of as
+    # many weights as `deep`, the control without gates.
     fusion: Literal["deep", "concat", "mult"] = "deep"
-    fusion_layers: int = 3
-    trainable_layers: int = 3
-    margin_audio_layer: int = 9
-    keep_self_attn: bool = False
-    gate: Literal["vector", "mean"] = "vector"
-    init_cross: Literal["pretrained_all", "xavier_all"] = "pretrained_all"
-    time_positions: bool = False
-    bidirectional: bool = False
-    lvc: bool = True
-    lvc_pool: Literal["sum", "mean"] = "sum"
-    text_layers: Literal["last", "weighted"] = "last"
-    margin: Margin = field(default_factory=Margin)
-    task_loss: Literal["ce", "balanced", "soft"] = "ce"
-    modality_dropout: float = 0.0
-    time_mask: float = 0.0
-    dropout: float = 0.1
+    fusion_layers: int = 3  # deep transformer layers, counted from the top (table 6)
+    trainable_layers: int = 3  # audio layers whose pretrained tensors learn, counted from the top
+    margin_audio_layer: int = 9  # the layer whose output feeds the margin loss
+    keep_self_attn: bool = False  # in deep layers too, and add the gated streams behind it, scaled from 0
+    gate: Literal["vector", "mean"] = "vector"  # eq. 10, or the plain mean of the two streams
+    init_cross: Literal["pretrained_all", "xavier_all"] = "pretrained_all"  # from the layer's self-attention
+    time_positions: bool = False  # add positions in seconds, on one clock, to queries and keys
+    bidirectional: bool = False  # GRUs in both directions, each of half width
+    lvc: bool = True  # the learnable visual centre beside the visual A-GRU (table 4)
+    lvc_pool: Literal["sum", "mean"] = "sum"  # of codeword residuals over frames; its source sums
+    text_layers: Literal["last", "weighted"] = "last"  # of the text encoder, or a learned weighting of all
+    margin: Margin = field(default_factory=Margin)  # table 5
+    task_loss: Literal["ce", "balanced", "soft"] = "ce"  # weighted by inverse frequency; against the raters' shares
+    modality_dropout: float = 0.0  # probability with which a training sample loses each of its modalities
+    time_mask: float = 0.0  # expected fraction of audio steps that are zeroed in training
+    dropout: float = 0.1  # of the deep layers, the A-GRUs and the head
 
     def __post_init__(self) -> None:
-        chosen = set(self.modalities) & set(MODALITIES)
-        if not chosen or len(chosen) < len(self.modalities):
-            raise ConfigError(f"modalities: expected a choice of {', '.join(MODALITIES)}, found {self.modalities}")
-        object.__setattr__(self, "modalities", [name for name in MODALITIES if name in self.modalities])
+        chosen = [name for name in MODALITIES if name in self.modalities]
+        known = len(chosen) == len(self.modalities) > 0
+        require_setting(known, "modalities", f"a choice of {', '.join(MODALITIES)}", self.modalities)
+        object.__setattr__(self, "modalities", chosen)
         for name in ("modality_dropout", "time_mask", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name}: expected a share from 0 to below 1, found {getattr(self, name)}")
+            value = getattr(self, name)
+            require_setting(0 <= value < 1, name, "a share from 0 to below 1", value)
         for entry in fields(Switches):
-            choices = get_args(entry.type)
-            if get_origin(entry.type) is Literal and getattr(self, entry.name) not in choices:
-                raise ConfigError(f"{entry.name}: {nearest(str(getattr(self, entry.name)), choices)}")
+            choices, value = get_args(entry.type), getattr(self, entry.name)
+            if get_origin(entry.type) is Literal and value not in choices:
+                raise ConfigError(f"{entry.name}: {nearest(str(value), choices)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,40 +106,38 @@ class WavFusionConfig(Switches):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_sizes()
-        for name in ("fusion_layers", "trainable_layers"):
-            if not 0 <= getattr(self, name) <= self.num_layers:
-                raise ConfigError(f"{name}: expected 0 to {self.num_layers} layers, found {getattr(self, name)}")
-        if self.fusion != "concat" and self.fusion_layers == 0 and len(self.modalities) > 1:
-            raise ConfigError("fusion_layers: expected at least 1, found 0; fusion concat needs none")
-        unfused = self.num_layers - self.num_deep
-        if self.has_margin and "audio" in self.modalities and not 0 <= self.margin_audio_layer <= unfused:
-            raise ConfigError(
-                f"margin_audio_layer: expected an unfused layer, 0 to {unfused} with "
-                f"{self.num_deep} of {self.num_layers} layers fused, found {self.margin_audio_layer}"
-            )
-
-    def _check_sizes(self) -> None:
-        rules = [
-            (len(set(self.classes)) == len(self.classes) > 0, "classes: expected distinct emotions"),
-            (self.hidden_size % self.num_heads == 0, "hidden_size: expected a multiple of num_heads"),
-            (self.hidden_size % 2 == 0, "hidden_size: expected an even width"),
+        layers, unfused = f"0 to {self.num_layers} layers", self.num_layers - self.num_deep
+        fuses = self.fusion != "concat" and len(self.modalities) > 1
+        takes_audio = self.has_margin and "audio" in self.modalities
+        for name, holds, expected in (
+            ("classes", len(set(self.classes)) == len(self.classes) > 0, "distinct emotions"),
+            ("hidden_size", self.hidden_size % self.num_heads == 0, "a multiple of num_heads"),
+            ("hidden_size", self.hidden_size % 2 == 0, "an even width"),
+            ("num_heads", self.fusion != "mult" or self.hidden_size // 2 % self.num_heads == 0, "a divisor of half"),
+            ("text_size", self.text_size % TEXT_HEADS == 0, f"a multiple of {TEXT_HEADS}"),
+            ("video_width", self.video_width % VIDEO_HEADS == 0, f"a multiple of {VIDEO_HEADS}"),
+            ("frame_rate", 0 < self.frame_rate < math.inf, "frames per second above 0"),
+            ("fusion_layers", 0 <= self.fusion_layers <= self.num_layers, layers),
+            ("trainable_layers", 0 <= self.trainable_layers <= self.num_layers, layers),
+            ("fusion_layers", self.fusion_layers > 0 or not fuses, "at least 1 (none with fusion concat)"),
             (
-                self.fusion != "mult" or self.hidden_size // 2 % self.num_heads == 0,
-                "num_heads: expected a divisor of half",
+                "margin_audio_layer",
+                0 <= self.margin_audio_layer <= unfused or not takes_audio,
+                f"an unfused layer, 0 to {unfused} with {self.num_deep} of {self.num_layers} layers fused",
             ),
-            (self.text_size % TEXT_HEADS == 0, f"text_size: expected a multiple of {TEXT_HEADS}"),
-            (self.video_width % VIDEO_HEADS == 0, f"video_width: expected a multiple of {VIDEO_HEADS}"),
-            (0 < self.frame_rate < math.inf, "frame_rate: expected frames per second above 0"),
-        ]
-        for holds, message in rules:
-            if not holds:
-                raise ConfigError(f"{message}, found {getattr(self, message.partition(':')[0])}")
+        ):
+            require_setting(holds, name, expected, getattr(self, name))
 
     @property
     def num_deep(self) -> int:
         """Deep transformer layers; none without a second modality or with `concat`."""
         return self.fusion_layers if self.fusion == "deep" and self.modalities[1:] else 0
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Width of X^a, X^t and X^v, as far as the model has them."""
+        every = {"audio": self.hidden_size, "text": self.text_size, "video": self.video_width * (2 if self.lvc else 1)}
+        return {name: every[name] for name in self.modalities}
 
     @property
     def has_margin(self) -> bool:
@@ -174,49 +150,11 @@ class WavFusionConfig(Switches):
         lowest = self.num_layers - max(self.num_deep, self.trainable_layers)
         return min(lowest, self.margin_audio_layer) if self.has_margin and "audio" in self.modalities else lowest
 
-    @classmethod
-    def of_encoders(
-        cls,
-        switches: Switches,
-        classes: Sequence[str],
-        audio: Mapping[str, Any] | None,
-        text: Mapping[str, Any] | None,
-        video: Mapping[str, Any] | None,
-        frame_rate: float,
-        text_layers: Sequence[str] = ("last",),
-    ) -> "WavFusionConfig":
-        """Join the switches with the sizes of the encoders.
-
-        Args:
-            switches: the choices of structure.
-            classes: emotions in the order of the logits.
-            audio: `width` and, by the names of this class, the sizes of the transformer; None without the encoder.
-            text: `width` and `num_layers`.
-            video: `width`.
-            frame_rate: of the video.
-            text_layers: the stored ones, `last` and/or `all`.
-        """
-        names = ("name", "fingerprint", "width")
-        sizes: dict[str, Any] = {name: value for name, value in (audio or {}).items() if name not in names}
-        if audio:
-            sizes["hidden_size"] = audio["width"]
-        if text:
-            weighted = switches.text_layers == "weighted" and "all" in text_layers
-            sizes.update(text_size=text["width"], num_text_layers=text["num_layers"] if weighted else 1)
-        if video:
-            sizes["video_size"] = video["width"]
-        chosen = {name: getattr(switches, name) for name in Switches.__dataclass_fields__}
-        return cls(**chosen, **sizes, classes=list(classes), frame_rate=frame_rate)
-
     def to_json(self) -> dict[str, Any]:
         """Return the nested dictionary that `from_json` reads."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "WavFusionConfig":
-        """Rebuild a config from `to_json`.
-
-        Raises:
-            ConfigError: an unknown or missing key, or a value of another type.
-        """
+        """Rebuild a config from `to_json`; an unknown or missing key, or another type, raises `ConfigError`."""
         return validated(cls, values, "model config")

@@ -56,8 +56,7 @@ def margin_loss(
     with torch.autocast(vectors.device.type, enabled=False):
         unit = F.normalize(vectors.float(), dim=-1, eps=1e-8)
         cosine = unit @ unit.T
-        real = modality >= 0
-        real = real[:, None] & real[None, :]
+        real = (modality >= 0)[:, None] & (modality >= 0)[None, :]
         same_modality = modality[:, None] == modality[None, :]
         same_label = label[:, None] == label[None, :]
         positive, negative = real & ~same_modality & same_label, real & same_modality & ~same_label
@@ -66,20 +65,6 @@ def margin_loss(
         if reduction == "anchor":
             total, count = total / count.clamp(min=1), count > 0
         return (total.sum() / count.sum().clamp(min=1)).float()
-
-
-class MarginLoss(nn.Module):
-    """`margin_loss` with a margin and a reduction."""
-
-    def __init__(self, alpha: float, reduction: Literal["triplet", "anchor"] = "triplet") -> None:
-        super().__init__()
-        self.alpha, self.reduction = alpha, reduction
-
-    def forward(
-        self, vectors: Float[Tensor, "n d"], modality: Int[Tensor, " n"], label: Int[Tensor, " n"]
-    ) -> Float[Tensor, ""]:
-        """Average over all triplets of a batch."""
-        return margin_loss(vectors, modality, label, self.alpha, self.reduction)
 
 
 def task_loss(

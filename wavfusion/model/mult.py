@@ -40,13 +40,11 @@ class MulT(nn.Module):
         super().__init__()
         self.width = width
         self.entries = nn.ModuleDict({name: nn.Linear(size, width) for name, size in widths.items()})
-        pairs = [(target, source) for target in widths for source in widths if target != source]
+        pairs = [f"{target}_from_{source}" for target in widths for source in widths if target != source]
         self.stacks = nn.ModuleDict(
             {
-                f"{target}_from_{source}": nn.ModuleList(
-                    CrossModalLayer(width, num_heads, dropout) for _ in range(num_layers)
-                )
-                for target, source in pairs
+                pair: nn.ModuleList(CrossModalLayer(width, num_heads, dropout) for _ in range(num_layers))
+                for pair in pairs
             }
         )
         self.widths = {target: width * (len(widths) - 1) for target in widths}
@@ -57,12 +55,9 @@ class MulT(nn.Module):
         masks: Mapping[str, Bool[Tensor, "B _"]],
         times: Mapping[str, Float[Tensor, "B _"]],
     ) -> dict[str, Float[Tensor, "B _ _"]]:
-        """Return each given modality as its sources have changed it, joined along the last axis.
+        """Return each of X^a, X^t and X^v as its sources have changed it, joined along the last axis.
 
-        Args:
-            streams: X^a, X^t, X^v; some may be absent.
-            masks: where they are real.
-            times: of their steps, in seconds.
+        `masks` says which are given and where they are real, `times` the seconds of their steps.
         """
         entered = {
             name: self.entries[name](streams[name]) + positions(times[name], self.width).to(streams[name].dtype)

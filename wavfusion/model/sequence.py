@@ -71,30 +71,23 @@ class MaskedBatchNorm(nn.BatchNorm1d):
     def forward(self, x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:  # type: ignore[override]
         """Normalise; what comes out at padding has no meaning."""
         mean, variance = self.running_mean, self.running_var
-        assert mean is not None and variance is not None and self.num_batches_tracked is not None
+        assert mean is not None and variance is not None
         if self.training:
-            mean, variance = self._updated(mean, variance, *self.moments(x, mask[..., None].to(x.dtype)))
+            real = mask[..., None].to(x.dtype)
+            count = self.total(real.sum())
+            own_mean = self.total((x * real).sum((0, 1))) / count.clamp(min=1)
+            own_variance = self.total(((x - own_mean).square() * real).sum((0, 1))) / count.clamp(min=1)
+            enough = count >= 2
+            with torch.no_grad():
+                rate = torch.where(enough, self.momentum or 0.1, 0.0)
+                mean.lerp_(own_mean, rate)
+                variance.lerp_(own_variance * count / (count - 1).clamp(min=1), rate)
+            mean, variance = torch.where(enough, own_mean, mean), torch.where(enough, own_variance, variance)
         return (x - mean) * torch.rsqrt(variance + self.eps) * self.weight + self.bias
 
-    def moments(
-        self, x: Float[Tensor, "B T D"], real: Float[Tensor, "B T 1"]
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, " D"], Float[Tensor, " D"]]:
-        """Count the real positions, and take their mean and variance."""
-        count = real.sum()
-        mean = (x * real).sum((0, 1)) / count.clamp(min=1)
-        return count, mean, ((x - mean).square() * real).sum((0, 1)) / count.clamp(min=1)
-
-    def _updated(
-        self, running_mean: Tensor, running_var: Tensor, count: Tensor, mean: Tensor, variance: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Move the running moments, and return those to normalise by."""
-        enough = count >= 2
-        with torch.no_grad():
-            rate = torch.where(enough, self.momentum or 0.1, 0.0)
-            unbiased = variance * count / (count - 1).clamp(min=1)
-            running_mean.lerp_(mean, rate)
-            running_var.lerp_(unbiased, rate)
-        return torch.where(enough, mean, running_mean), torch.where(enough, variance, running_var)
+    def total(self, x: Tensor) -> Tensor:
+        """Sum over the processes that train together: here one."""
+        return x
 
 
 class ConvBlock(nn.Module):

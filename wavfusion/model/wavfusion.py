@@ -1,18 +1,17 @@
 """WavFusion on cached features: the assembly of figure 1."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from wavfusion.model.attention import RelativePositions, positions
+from wavfusion.model.attention import RelativePositions, positions, xavier
 from wavfusion.model.config import MODALITIES, TEXT_HEADS, VIDEO_HEADS, WavFusionConfig
-from wavfusion.model.fusion import DeepLayer, SelfAttentionLayer, Source
-from wavfusion.model.losses import ABSENT, MarginLoss, SharedEncoder, task_loss
+from wavfusion.model.fusion import DeepLayer, SelfAttentionLayer, Source, TransformerLayer
+from wavfusion.model.losses import ABSENT, SharedEncoder, hinge_sums, margin_loss, task_loss
 from wavfusion.model.mult import MulT
 from wavfusion.model.sequence import AGRU, AGRULVC, masked_mean
 
@@ -25,29 +24,17 @@ TIME_MASK_LENGTH = 10  # steps of one time mask, as in wav2vec 2.0's fine-tuning
 
 @dataclass
 class WavFusionOutput:
-    """Everything that a forward pass names.
+    """Everything that a forward pass names."""
 
-    Attributes:
-        logits: scores of the emotions.
-        pooled: what the head classifies: the fused utterance.
-        loss: the total of eq. 15, or None without labels.
-        losses: its parts by name, unweighted.
-        gates: the text weight P of every deep layer (eq. 10); empty without both branches.
-        steps: which steps of the audio stream are real, stand-in queries among them; None without deep layers.
-        hidden: the audio stream before the first layer and after each.
-        means: of the unfused X^a, X^t and X^v over their time: what eq. 12 takes.
-        vectors: the shared space's vector of each modality (eq. 12).
-    """
-
-    logits: Float[Tensor, "B C"]
-    pooled: Float[Tensor, "B E"] | None = None
-    loss: Float[Tensor, ""] | None = None
-    losses: dict[str, Tensor] = field(default_factory=dict)
-    gates: list[Tensor] = field(default_factory=list)
-    steps: Tensor | None = None
-    hidden: list[Tensor] = field(default_factory=list)
-    means: dict[str, Tensor] = field(default_factory=dict)
-    vectors: dict[str, Tensor] = field(default_factory=dict)
+    logits: Float[Tensor, "B C"]  # scores of the emotions
+    pooled: Float[Tensor, "B E"] | None = None  # what the head classifies: the fused utterance
+    loss: Float[Tensor, ""] | None = None  # the total of eq. 15
+    losses: dict[str, Tensor] = field(default_factory=dict)  # its parts by name, unweighted
+    gates: list[Tensor] = field(default_factory=list)  # the text weight P of every deep layer (eq. 10), if it has both
+    steps: Tensor | None = None  # which steps of the audio stream are real, stand-in queries among them, in deep layers
+    hidden: list[Tensor] = field(default_factory=list)  # the audio stream before the first layer and after each
+    means: dict[str, Tensor] = field(default_factory=dict)  # over time of X^a, X^t and X^v, as eq. 12 takes them
+    vectors: dict[str, Tensor] = field(default_factory=dict)  # of each modality in the shared space (eq. 12)
 
 
 class TextBranch(nn.Module):
@@ -82,7 +69,6 @@ class VideoBranch(nn.Module):
             if config.lvc
             else AGRU(width, VIDEO_HEADS, config.dropout, config.bidirectional)
         )
-        self.width = 2 * width if config.lvc else width
 
     def forward(self, video: Float[Tensor, "B Tv E"], mask: Bool[Tensor, "B Tv"]) -> Float[Tensor, "B Tv Dv"]:
         """Encode the frames; 0 at padding."""
@@ -96,55 +82,35 @@ class WavFusion(nn.Module):
     all-False mask row where a sample does.
     """
 
+    hinges = staticmethod(hinge_sums)  # of the margin loss
+
     def __init__(self, config: WavFusionConfig) -> None:
         super().__init__()
         self.config = config
-        width, names = config.hidden_size, config.modalities
+        width, names, widths = config.hidden_size, config.modalities, config.widths
         self.text_encoder = TextBranch(config) if "text" in names else None
         self.video_encoder = VideoBranch(config) if "video" in names else None
-        widths = {
-            "audio": width,
-            "text": config.text_size,
-            "video": self.video_encoder.width if self.video_encoder else 0,
-        }
-        widths = {name: widths[name] for name in names}
-        relative = config.position_buckets > 0
-        shape = (width, config.num_heads, config.intermediate_size, config.dropout)
-        kind: dict[str, Any] = {"pre_norm": config.pre_norm, "eps": config.layer_norm_eps, "relative": relative}
         first_deep = config.num_layers - config.num_deep
-        self.layers = nn.ModuleList(
-            SelfAttentionLayer(*shape, **kind) for _ in range(config.input_layer, first_deep if "audio" in names else 0)
-        )
-        self.deep_layers = nn.ModuleList(
-            DeepLayer(
-                *shape,
-                branches=tuple(name for name in names if name != "audio"),
-                gate=config.gate,
-                keep_self_attn=config.keep_self_attn,
-                **kind,
-            )
-            for _ in range(config.num_deep)
-        )
-        needs_relative = relative and (len(self.layers) > 0 or config.keep_self_attn)
-        buckets = (config.position_buckets, config.position_distance, config.num_heads)
-        self.relative = RelativePositions(*buckets) if needs_relative else None
+        shallow = range(config.input_layer, first_deep if "audio" in names else 0)
+        self.layers = nn.ModuleList(SelfAttentionLayer(config) for _ in shallow)
+        self.deep_layers = nn.ModuleList(DeepLayer(config) for _ in range(config.num_deep))
+        self.relative = None
+        if config.position_buckets > 0 and (len(self.layers) > 0 or config.keep_self_attn):
+            self.relative = RelativePositions(config.position_buckets, config.position_distance, config.num_heads)
         self.final_norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if config.pre_norm else None
         if config.num_deep:
             self.queries = nn.Parameter(torch.randn(NUM_QUERIES, width))
             same = widths.get("text", width) == width
             self.text_map = nn.Identity() if same else self._source_map(widths["text"], width)
             self.video_map = self._source_map(widths["video"], width) if "video" in names else nn.Identity()
-        margin = config.margin
-        self.shared_encoder = SharedEncoder(widths, margin.size) if config.has_margin else None
-        self.margin_loss = MarginLoss(margin.alpha, margin.reduction)
+        self.shared_encoder = SharedEncoder(widths, config.margin.size) if config.has_margin else None
         self.head_dropout = nn.Dropout(config.dropout)
         self.cross_modal = None
         if config.fusion == "mult" and len(names) > 1:
-            narrow = (width // 2, config.num_heads, config.fusion_layers, config.dropout)
-            self.cross_modal = MulT(widths, *narrow)
+            self.cross_modal = MulT(widths, width // 2, config.num_heads, config.fusion_layers, config.dropout)
         self.widths = self.cross_modal.widths if self.cross_modal is not None else widths
         self.head = nn.Linear(width if config.num_deep else sum(self.widths.values()), len(config.classes))
-        self.class_weights: Tensor
+        self.class_weights: Tensor  # of the balanced task loss
         self.register_buffer("class_weights", torch.ones(len(config.classes)))
         self._freeze()
 
@@ -152,11 +118,8 @@ class WavFusion(nn.Module):
     def _source_map(source: int, width: int) -> nn.Module:
         """U, one for all deep layers, with a LayerNorm to the scale of the audio."""
         linear = nn.Linear(source, width)
-        nn.init.xavier_uniform_(linear.weight)
-        nn.init.zeros_(linear.bias)
+        xavier(linear)
         return nn.Sequential(linear, nn.LayerNorm(width))
-
-    # ------------------------------------------------------------------ forward
 
     def forward(
         self,
@@ -184,18 +147,18 @@ class WavFusion(nn.Module):
         if self.config.num_deep:
             pooled, steps = self._fuse(streams, masks, hidden, gates)
         else:
-            pooled = self._concatenate(streams, masks, next(iter(masks.values())).shape[0])
-        means = self._unfused_means(streams, masks)
+            pooled = self._concatenate(streams, masks)
+        means = self._unfused_means(streams, masks, hidden)
         logits = self.head(self.head_dropout(pooled))
         output = WavFusionOutput(logits, pooled, gates=gates, steps=steps, hidden=hidden, means=means)
-        if self.shared_encoder is not None:
-            output.vectors = dict(zip(means, self.shared_encoder(means), strict=True))
+        vectors = None if self.shared_encoder is None else self.shared_encoder(means)
+        if vectors is not None:
+            output.vectors = dict(zip(means, vectors, strict=True))
         if labels is not None:
             present = torch.stack([mask.any(1) for mask in masks.values()])
-            vectors = torch.stack(list(output.vectors.values())) if output.vectors else None
             output.losses = self.losses(logits, vectors, present, labels)
             output.loss = output.losses["task"]
-            if "margin" in output.losses:
+            if vectors is not None:
                 output.loss = output.loss + self.config.margin.weight * output.losses["margin"]
         return output
 
@@ -206,20 +169,15 @@ class WavFusion(nn.Module):
         present: Bool[Tensor, "M B"],
         labels: Int[Tensor, " B"] | Float[Tensor, "B C"],
     ) -> dict[str, Tensor]:
-        """Compute the parts of eq. 15, unweighted.
-
-        Args:
-            logits: scores of the emotions.
-            vectors: of the shared space; None without a margin loss.
-            present: which modalities each sample has.
-            labels: an emotion's number each, or the raters' share of each emotion.
-        """
+        """Compute the parts of eq. 15, unweighted; `present` says which modalities each sample has."""
         weights = self.class_weights if self.config.task_loss == "balanced" else None
         parts = {"task": task_loss(logits, labels, weights)}
         if vectors is not None:
             emotion = labels.argmax(-1) if labels.is_floating_point() else labels
             numbers = torch.arange(len(vectors), device=present.device)[:, None].where(present, ABSENT)
-            parts["margin"] = self.margin_loss(vectors.flatten(0, 1), numbers.flatten(), emotion.repeat(len(vectors)))
+            rows = vectors.flatten(0, 1), numbers.flatten(), emotion.repeat(len(vectors))
+            margin = self.config.margin
+            parts["margin"] = margin_loss(*rows, margin.alpha, margin.reduction, self.hinges)
         return parts
 
     def _inputs(self, *tensors: Tensor | None) -> dict[str, tuple[Tensor, Tensor]]:
@@ -245,24 +203,16 @@ class WavFusion(nn.Module):
         hidden: list[Tensor] = []
         if "audio" in features:
             audio = self._mask_times(features["audio"])
-            hidden = list(self._shallow(audio, masks["audio"]))
+            hidden.append(audio)
+            relative = self.relative(audio.shape[1]) if self.relative is not None and len(self.layers) else None
+            for layer in self.layers:
+                hidden.append(layer(hidden[-1], masks["audio"], relative))
             streams["audio"] = hidden[-1]
-            # Without a margin loss the setting may name a layer that is not among the unfused ones: the nearest then.
-            number = self.config.margin_audio_layer - self.config.input_layer
-            streams["margin_audio"] = hidden[min(max(number, 0), len(hidden) - 1)]
         if self.text_encoder is not None and "text" in features:
             streams["text"] = self.text_encoder(features["text"], masks["text"])
         if self.video_encoder is not None and "video" in features:
             streams["video"] = self.video_encoder(features["video"], masks["video"])
         return streams, hidden
-
-    def _shallow(self, audio: Tensor, mask: Tensor) -> Iterator[Tensor]:
-        """Yield the input and the output of every layer that keeps its self-attention."""
-        yield audio
-        relative = self.relative(audio.shape[1]) if self.relative is not None and len(self.layers) else None
-        for layer in self.layers:
-            audio = layer(audio, mask, relative)
-            yield audio
 
     def _fuse(
         self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor], hidden: list[Tensor], gates: list[Tensor]
@@ -272,8 +222,10 @@ class WavFusion(nn.Module):
         hidden[:] = hidden or [audio]
         times = self._clock(masks, mask) if self.config.time_positions else {}
         clock = {name: positions(seconds, self.config.hidden_size) for name, seconds in times.items()}
-        text = self._source("text", self.text_map, streams, masks, clock)
-        video = self._source("video", self.video_map, streams, masks, clock)
+        text, video = (
+            Source(to_width(streams[name]), masks[name], clock.get(name)) if name in streams else None
+            for name, to_width in (("text", self.text_map), ("video", self.video_map))
+        )
         relative = self.relative(audio.shape[1]) if self.relative is not None and self.config.keep_self_attn else None
         for layer in self.deep_layers:
             audio, gate = layer(audio, mask, text, video, clock.get("audio"), relative)
@@ -282,16 +234,6 @@ class WavFusion(nn.Module):
                 gates.append(gate)
         pooled = masked_mean(audio if self.final_norm is None else self.final_norm(audio), mask)
         return pooled + 0 * self.queries.sum(), mask  # so that unused queries have a gradient of 0, not none
-
-    @staticmethod
-    def _source(
-        name: str,
-        to_width: nn.Module,
-        streams: Mapping[str, Tensor],
-        masks: Mapping[str, Tensor],
-        clock: Mapping[str, Tensor],
-    ) -> Source | None:
-        return Source(to_width(streams[name]), masks[name], clock.get(name)) if name in streams else None
 
     def with_queries(
         self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor]
@@ -310,30 +252,29 @@ class WavFusion(nn.Module):
         steps = torch.arange(audio.shape[1], device=audio.device)
         return audio, mask | (absent & (steps < NUM_QUERIES))
 
-    def _concatenate(self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor], size: int) -> Tensor:
+    def _concatenate(self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Float[Tensor, "B E"]:
         """Pool every modality by itself and join them (table 6, row 1; the single modalities of table 3; MulT)."""
-        fused = {name: streams[name] for name in masks}
+        fused, first = {name: streams[name] for name in masks}, next(iter(masks.values()))
         if "audio" in fused and self.final_norm is not None:
             fused["audio"] = self.final_norm(fused["audio"])
         if self.cross_modal is not None:
-            fused = self.cross_modal(fused, masks, self._clock(masks, masks.get("audio", next(iter(masks.values())))))
-        means = [
-            masked_mean(fused[name], masks[name])
-            if name in fused
-            else torch.zeros(size, width, device=self.head.weight.device)
-            for name, width in self.widths.items()
-        ]
-        return torch.cat(means, dim=-1)
+            fused = self.cross_modal(fused, masks, self._clock(masks, masks.get("audio", first)))
+        size, device = first.shape[0], first.device
+        absent = {name: torch.zeros(size, width, device=device) for name, width in self.widths.items()}
+        means = absent | {name: masked_mean(x, masks[name]) for name, x in fused.items()}
+        return torch.cat(list(means.values()), dim=-1)
 
-    def _unfused_means(self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _unfused_means(
+        self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor], hidden: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
         """Average the unfused X^a, X^t and X^v over time, as eq. 12 takes them."""
         unfused = dict(streams)
-        if "margin_audio" in streams:
-            audio = streams["margin_audio"]
+        if "audio" in streams:
+            # Without a margin loss the setting may name a layer that is not among the unfused ones: the nearest then.
+            number = self.config.margin_audio_layer - self.config.input_layer
+            audio = hidden[min(max(number, 0), len(self.layers))]
             unfused["audio"] = audio if self.final_norm is None else self.final_norm(audio)
         return {name: masked_mean(unfused[name], masks[name]) for name in masks}
-
-    # ------------------------------------------------------------------ times and masks
 
     def _clock(self, masks: Mapping[str, Tensor], audio_mask: Tensor) -> dict[str, Tensor]:
         """The seconds of every stream's steps; tokens and stand-in queries are spread over the utterance."""
@@ -376,59 +317,42 @@ class WavFusion(nn.Module):
         spans = F.max_pool1d(F.pad(starts, (TIME_MASK_LENGTH - 1, 0))[:, None], TIME_MASK_LENGTH, stride=1)[:, 0]
         return audio.masked_fill(spans[..., None] > 0, 0.0)
 
-    # ------------------------------------------------------------------ pretrained tensors
-
     def load_pretrained(self, encoder: Mapping[str, Tensor]) -> None:
-        """Start from an audio checkpoint's transformer.
-
-        Args:
-            encoder: the state dict of its `encoder` (`layers.9.attention.q_proj.weight` and so on).
-        """
-        for number, layer in enumerate(
-            [*self.layers, *self.deep_layers], start=self.config.num_layers - len(self.layers) - len(self.deep_layers)
-        ):
+        """Start from an audio checkpoint's transformer: its state dict (`layers.9.attention.q_proj.weight`, ...)."""
+        layers = [*self.layers, *self.deep_layers]
+        for number, layer in enumerate(layers, start=self.config.num_layers - len(layers)):
+            assert isinstance(layer, TransformerLayer)
             prefix = f"layers.{number}."
-            tensors = {name.removeprefix(prefix): x for name, x in encoder.items() if name.startswith(prefix)}
-            if isinstance(layer, DeepLayer):
-                layer.load_pretrained(tensors, self.config.init_cross)
-            elif isinstance(layer, SelfAttentionLayer):
-                layer.load_pretrained(tensors)
+            layer.load_pretrained({key.removeprefix(prefix): x for key, x in encoder.items() if key.startswith(prefix)})
         if self.final_norm is not None:
             self.final_norm.load_state_dict({name: encoder[f"layer_norm.{name}"] for name in ("weight", "bias")})
         if self.relative is not None:
             embedding = encoder["layers.0.attention.rel_attn_embed.weight"]
             self.relative.load_state_dict({"rel_attn_embed.weight": embedding})
 
-    def weigh_classes(self, weights: Float[Tensor, " C"]) -> None:
-        """Set the factor of each emotion in the balanced task loss."""
-        self.class_weights.copy_(weights)
-
     def pretrained_names(self) -> set[str]:
         """Names of the parameters that a checkpoint filled, and whose inputs are distributed as in its training.
 
         Copied keys and values of the cross-attentions are not among them: text and video are not in the audio's basis.
         """
-        names = {f"layers.{name}" for name, _ in self.layers.named_parameters()}
-        for name, _ in self.deep_layers.named_parameters():
-            cross = "text_attention." in name or "video_attention." in name
-            kept = "gate." not in name and "cross_scale" not in name and not cross
-            copied = self.config.init_cross == "pretrained_all" and cross and ("q_proj" in name or "out_proj" in name)
-            if kept or copied:
-                names.add(f"deep_layers.{name}")
-        return names | {name for name, _ in self.named_parameters() if name.startswith(("final_norm.", "relative."))}
+
+        def is_pretrained(name: str) -> bool:
+            if "_attention." in name:
+                return self.config.init_cross == "pretrained_all" and ("q_proj" in name or "out_proj" in name)
+            of_parent = name.startswith(("layers.", "deep_layers.", "final_norm.", "relative."))
+            return of_parent and "gate." not in name and "cross_scale" not in name
+
+        return {name for name, _ in self.named_parameters() if is_pretrained(name)}
 
     def _freeze(self) -> None:
         """Stop learning in the pretrained tensors below the trainable layers."""
-        frozen = len(self.layers) + len(self.deep_layers) - self.config.trainable_layers
-        pretrained = self.pretrained_names()
-        for name, parameter in self.named_parameters():
-            stack, _, rest = name.partition(".")
-            if stack in {"layers", "deep_layers"} and name in pretrained:
-                number = int(rest.partition(".")[0]) + (len(self.layers) if stack == "deep_layers" else 0)
-                parameter.requires_grad_(number >= frozen)
-        for name, parameter in self.named_parameters():
-            if name.startswith("relative.") or (name.startswith("final_norm.") and self.config.trainable_layers == 0):
-                parameter.requires_grad_(False)
+        stacks = {"layers": self.layers, "deep_layers": self.deep_layers}
+        layers = [f"{stack}.{number}." for stack, some in stacks.items() for number in range(len(some))]
+        trainable = self.config.trainable_layers
+        frozen = (*layers[: max(0, len(layers) - trainable)], "relative.", *(() if trainable else ("final_norm.",)))
+        for name in self.pretrained_names():
+            if name.startswith(frozen):
+                self.get_parameter(name).requires_grad_(False)
 
     def train(self, mode: bool = True) -> "WavFusion":
         """Switch to training; wholly frozen layers stay without dropout."""

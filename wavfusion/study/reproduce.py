@@ -15,27 +15,27 @@ from wavfusion.comparators import baselines as controls
 from wavfusion.corpora.protocol import PROTOCOL_FIELDS, describe_protocol
 from wavfusion.errors import ConfigError
 from wavfusion.features.dataset import Features, choose_features, model_config
-from wavfusion.features.store import FeatureSet
 from wavfusion.files import write_atomic, write_json
 from wavfusion.metrics import comparison as stats
 from wavfusion.metrics import scores as metrics
-from wavfusion.model.config import WavFusionConfig
 from wavfusion.pages import fill
 from wavfusion.runs.results import Predictions
-from wavfusion.study.tables import FIGURES, Claim, Table
-from wavfusion.study.trainings import Plan, Study, data_of, read_run_results
+from wavfusion.study.tables import FIGURES, Table
+from wavfusion.study.trainings import Plan, Study, read_run_results
 from wavfusion.training import train
+
+PRIMARY = "accuracy"  # the figure of the verdicts; the other is shown beside it
+COLUMNS = (
+    *("table", "row", "figure", "stated", "mean", "seed_sd", "low", "high", "low_new_speakers", "high_new_speakers"),
+    *("n", "seeds", "protocol", "hash"),
+)
 
 
 @dataclass(frozen=True)
 class PooledPredictions(Predictions):
-    """Predictions of one seed's models for all test utterances of the folds.
+    """Predictions of one seed's models for all test utterances of the folds."""
 
-    Attributes:
-        validation: the weighted F1 that chose the epoch, mean of the folds; what configurations may be chosen by.
-    """
-
-    validation: float
+    validation: float  # the weighted F1 that chose the epoch, mean of the folds; what configurations may be chosen by
 
 
 def pool_folds(folders: Sequence[Path]) -> PooledPredictions:
@@ -47,15 +47,10 @@ def pool_folds(folders: Sequence[Path]) -> PooledPredictions:
     """
     runs = [read_run_results(folder) for folder in folders]
     rows = [row for each, _, _ in runs for row in each]
-    ids = {row["id"] for row in rows}
-    if len(ids) < len(rows):
-        raise ConfigError(
-            f"{folders[0].parent}: expected each utterance to be tested once, found {len(rows)} of {len(ids)}"
-        )
+    if len(ids := {row["id"] for row in rows}) < len(rows):
+        found = f"{len(rows)} of {len(ids)}"
+        raise ConfigError(f"{folders[0].parent}: expected each utterance to be tested once, found {found}")
     return PooledPredictions(rows, runs[0][1], float(np.mean([validation for _, _, validation in runs])))
-
-
-PRIMARY = "accuracy"  # the figure of the verdicts; the other is shown beside it
 
 
 def results(plan: Plan, tables: Sequence[Table], failed: Mapping[str, str]) -> dict[str, Any]:
@@ -98,7 +93,7 @@ def _figures(seeds: Sequence[PooledPredictions]) -> dict[str, Any]:
     for name, bounds in metrics.intervals(averaged, seeds[0].groups, seeds[0].speakers).items():
         figures[name] |= bounds
     per_class = {
-        emotion: float(np.mean([score["per_class"][emotion]["f1"] for score in scores])) for emotion in seeds[0].classes
+        name: float(np.mean([score["per_class"][name]["f1"] for score in scores])) for name in seeds[0].classes
     }
     return {
         "n": len(seeds[0].rows),
@@ -118,39 +113,35 @@ def score_controls(study: Study, plan: Plan) -> dict[str, Any]:
     truth: list[str] = []
     groups: list[str | None] = []
     for job in folds.values():
-        data = data_of(study, job)
+        data = train.read_data(study.manifest, study.store, job.protocol)
         features = choose_features(data.store, job.experiment.preset)
         config = model_config(job.experiment.model, features, data.protocol.classes)
-        train_ids, train_pooled = controls.pool(_samples(data, "train", config, features), config.modalities)
-        test_ids, test_pooled = controls.pool(_samples(data, "test", config, features), config.modalities)
-        rows = {row.id: row for row in data.utterances}
-        labels = [config.classes.index(str(rows[key].emotion)) for key in train_ids]
-        found = controls.predict_baselines(
-            train_pooled, labels, test_pooled, len(config.classes), config.task_loss == "balanced"
+        (train_ids, train_pooled), (test_ids, test_pooled) = (
+            controls.pool(Features(data.part(part), data.store, data.media, features, config), config.modalities)
+            for part in ("train", "test")
         )
+        rows, balanced = {row.id: row for row in data.utterances}, config.task_loss == "balanced"
+        labels = [config.classes.index(str(rows[key].emotion)) for key in train_ids]
+        found = controls.predict_baselines(train_pooled, labels, test_pooled, len(config.classes), balanced)
         for name, probabilities in found.items():
             predicted.setdefault(name, []).append(probabilities)
         truth += [str(rows[key].emotion) for key in test_ids]
         groups += [rows[key].dialogue for key in test_ids]
-    classes = most.protocol.classes
-    scores = {}
-    for name, parts in predicted.items():
-        pooled = np.vstack(parts)
-        scores[name] = metrics.score(truth, [classes[i] for i in pooled.argmax(1)], classes, groups, pooled)
-    return scores
-
-
-def _samples(data: train.Data, part: str, config: WavFusionConfig, features: FeatureSet) -> Features:
-    return Features(data.part(part), data.store, data.media, features, config)
+    classes, pooled = most.protocol.classes, {name: np.vstack(parts) for name, parts in predicted.items()}
+    return {
+        name: metrics.score(truth, [classes[i] for i in each.argmax(1)], classes, groups, each)
+        for name, each in pooled.items()
+    }
 
 
 def _claims(table: Table, predictions: Mapping[str, Sequence[PooledPredictions]]) -> list[dict[str, Any]]:
     """Compare the two rows of each claim, utterance by utterance; p-values are adjusted for the table's claims."""
-    tested = [claim for claim in table.claims if claim.better in predictions and claim.than in predictions]
+    tested = [claim for claim in table.claims or () if claim.better in predictions and claim.than in predictions]
     compared = [_compare(predictions[claim.better], predictions[claim.than]) for claim in tested]
     adjusted = {
         figure: stats.holm([each[figure].p_value for each in compared]) for figure in (compared[0] if compared else {})
     }
+    figures_of = {row.name: row.stated for row in table.rows}
     found = []
     for number, (claim, each) in enumerate(zip(tested, compared, strict=True)):
         figures = {}
@@ -159,18 +150,10 @@ def _claims(table: Table, predictions: Mapping[str, Sequence[PooledPredictions]]
             verdict, reason = stats.judge_better(each[figure], p_value)
             about = {"verdict": str(verdict), "reason": reason, "p_adjusted": p_value}
             figures[figure] = {**asdict(each[figure]), **about}
-        stated = _stated_difference(table, claim)
+        better, than = figures_of[claim.better], figures_of[claim.than]
+        stated = {name: round(better[name] - than[name], 2) for name in FIGURES if name in better and name in than}
         found.append({**asdict(claim), "stated": stated, "verdict": figures[PRIMARY]["verdict"], "figures": figures})
     return found
-
-
-def _stated_difference(table: Table, claim: Claim) -> dict[str, float]:
-    """The paper's difference in points."""
-    stated = {row.name: row.stated for row in table.rows}
-    better, than = stated[claim.better], stated[claim.than]
-    return {
-        figure: round(better[figure] - than[figure], 2) for figure in FIGURES if figure in better and figure in than
-    }
 
 
 def _compare(first: Sequence[PooledPredictions], second: Sequence[PooledPredictions]) -> dict[str, stats.Comparison]:
@@ -178,16 +161,8 @@ def _compare(first: Sequence[PooledPredictions], second: Sequence[PooledPredicti
     return stats.compare(one, other, metrics.figures)
 
 
-# ---------------------------------------------------------------------- files
-
-
 def stem(names: Sequence[str], smoke: bool) -> str:
-    """Name of the result files: other tables, and a smoke run, never overwrite each other's.
-
-    Args:
-        names: of the chosen tables; none = all of the corpus.
-        smoke: whether it is a smoke run, whose figures are not results.
-    """
+    """Name the result files of some tables (none = all of the corpus): no others, nor a smoke run, overwrite them."""
     return "-".join(["results", *names, *(["smoke"] if smoke else [])])
 
 
@@ -204,13 +179,8 @@ def write_results_folder(
     folds = {job.protocol.fold: job.protocol for job in plan.jobs.values()}
     first = next(iter(folds.values())).to_json()
     seeds = len(next(iter(plan.rows.values())))
-    about = {
-        **asdict(study),
-        "seeds": seeds,
-        "manifest": study.manifest.name,
-        "store": study.store.name,
-        "common": study.common or {},
-    }
+    places = {"manifest": study.manifest.name, "store": study.store.name}
+    about = {**asdict(study), "seeds": seeds, **places, "common": study.common or {}}
     protocol = {**{name: first[name] for name in PROTOCOL_FIELDS if name != "fold"}, "tested": sorted(folds)}
     protocol["hash"] = hashlib.sha256("".join(folds[number].hash for number in sorted(folds)).encode()).hexdigest()
     content = {"study": about, "protocol": protocol, "tables": found, "controls": controls, "failed": failed}
@@ -219,12 +189,6 @@ def write_results_folder(
     described = describe_protocol({**first, "folds": 1})
     fill.write_tables(out / f"{name}.html", {**content, "described": described, "same_within": 100 * stats.SAME_WITHIN})
     return content
-
-
-COLUMNS = (
-    *("table", "row", "figure", "stated", "mean", "seed_sd", "low", "high", "low_new_speakers", "high_new_speakers"),
-    *("n", "seeds", "protocol", "hash"),
-)
 
 
 def results_to_csv(found: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
@@ -244,7 +208,7 @@ def results_to_csv(found: Mapping[str, Any], protocol: Mapping[str, Any]) -> str
                     numbers = [ours["mean"], ours["seed_sd"], *bounds]
                     line += [None if number is None else round(100 * number, 2) for number in numbers]
                     line += [row["ours"]["n"], row["ours"]["seeds"], protocol["name"], protocol["hash"]]
-                writer.writerow(["" if cell is None else cell for cell in line + [None] * (len(COLUMNS) - len(line))])
+                writer.writerow(line + [None] * (len(COLUMNS) - len(line)))
     return file.getvalue()
 
 

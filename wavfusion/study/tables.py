@@ -1,8 +1,7 @@
 """Tables of trainings: the rows, and what a paper states and claims of them; tables 1 to 6 are shipped."""
 
-import importlib.resources
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,19 +17,41 @@ Percent = Annotated[float, Constraint("percent from 0 to 100", lambda value: 0 <
 
 
 @dataclass(frozen=True)
+class Stated:
+    """Percent by figure."""
+
+    accuracy: Percent | None = None
+    weighted_f1: Percent | None = None
+
+
+@dataclass(frozen=True)
 class TableSetting:
     """One row of a table.
 
     Attributes:
         settings: what differs from the base experiment, by dotted key; None = another system, which is not trained.
-        stated: percent by figure: the paper's number of this row, or what another system's authors published.
+        paper: the paper's figures of a row that is trained.
+        published: what another system's authors published.
         extra: not in the printed table; trained only on request.
     """
 
     name: str
-    settings: dict[str, str] | None
-    stated: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, Any] | None = None
+    paper: Stated | None = None
+    published: Stated | None = None
     extra: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.settings is None) == (self.published is None):
+            raise ConfigError(f"{self.name}: expected settings (a row to train) or published figures (another system)")
+        if self.settings and "seed" in self.settings:
+            raise ConfigError(f"{self.name}: expected no seed of its own (--seeds gives all rows the same), found one")
+
+    @property
+    def stated(self) -> dict[str, float]:
+        """The figures that somebody has stated of this row, in percent."""
+        figures = asdict(self.paper or self.published or Stated())
+        return {name: value for name, value in figures.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -45,31 +66,42 @@ class Claim:
             raise ConfigError(f"expected a claim about two rows, found {self.better!r} twice")
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table of trainings on one corpus."""
+@dataclass(frozen=True, kw_only=True)
+class TableFile:
+    """A table as it is written: trainings on one corpus, and what is claimed of them."""
 
-    name: str
     title: str
     corpus: str
     rows: list[TableSetting]
-    claims: list[Claim]
+    claims: list[Claim] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table(TableFile):
+    """A table with the name of its file."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        names = [row.name for row in self.rows]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"{self.name}: expected each row once, found {', '.join(names)}")
+        for row in (row for claim in self.claims or () for row in (claim.better, claim.than)):
+            if row not in names:
+                raise ConfigError(f"{self.name}: a claim about {row!r}, which is no row; {nearest(row, names)}")
 
     def experiments(self, base: str, seed: int, common: Mapping[str, str], extra: bool) -> dict[str, Experiment]:
         """The experiment of every row that is trained, by the row's name.
 
-        Args:
-            base: a file or a shipped experiment.
-            seed: of all rows.
-            common: settings of all rows; a row's own come after them.
-            extra: the rows that are not printed, too.
+        `common` are settings of all rows; a row's own come after them. `extra` takes rows that are not printed, too.
         """
         found = {}
         for row in self.rows:
             if row.settings is None or (row.extra and not extra):
                 continue
             try:
-                found[row.name] = experiment.read_experiment(base, {**common, **row.settings, "seed": str(seed)})
+                own = {key: _text(value) for key, value in row.settings.items()}
+                found[row.name] = experiment.read_experiment(base, {**common, **own, "seed": str(seed)})
             except ConfigError as error:
                 raise ConfigError(f"{self.name}, row {row.name!r}: {error}") from None
         return found
@@ -77,15 +109,12 @@ class Table:
 
 def shipped_tables() -> list[str]:
     """Names of the tables in the package."""
-    return sorted(entry.name.removesuffix(".yaml") for entry in _folder().iterdir() if entry.name.startswith("table"))
+    names = (entry.name for entry in experiment.FOLDER.iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.startswith("table"))
 
 
 def closest_row(corpus: str, model: Mapping[str, Any]) -> tuple[list[str], dict[str, float], list[str]] | None:
-    """Find the paper's printed row that is closest to a model.
-
-    Args:
-        corpus: the corpus that the model was trained on.
-        model: its settings, as in an experiment file.
+    """Find the paper's printed row of a corpus that is closest to a model, given its settings as in an experiment file.
 
     Returns:
         The row's names (one training stands in several tables), its figures in percent, and the model's settings that
@@ -115,10 +144,7 @@ def flat(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def read_table_file(name: str) -> Table:
-    """Read a table.
-
-    Args:
-        name: `table3`, `3`, or a file.
+    """Read a table: `table3`, `3`, or a file.
 
     Raises:
         ConfigError: no such table; or a key, row, figure or setting in it that does not exist; names file and place.
@@ -126,7 +152,7 @@ def read_table_file(name: str) -> Table:
     known = f"table{name}" if name.isdecimal() else name
     path: Traversable | Path = Path(name)
     if known in shipped_tables():
-        path = _folder() / f"{known}.yaml"
+        path = experiment.FOLDER / f"{known}.yaml"
     elif not path.is_file():
         raise ConfigError(f"no table and no file {name!r}: {nearest(name, shipped_tables())}")
     values = read_yaml(path)
@@ -134,66 +160,11 @@ def read_table_file(name: str) -> Table:
         if isinstance(row, dict) and row.get("settings", ...) is None:
             row["settings"] = {}  # nothing after `settings:` is no other system
     try:
-        return _table(Path(str(path)).stem, validated(_TableFile, values, path))
+        table = Table(name=Path(str(path)).stem, **vars(validated(TableFile, values, path)))
+        table.experiments("paper", 0, {}, extra=True)  # a setting that does not exist is better found now
     except ConfigError as error:
         raise ConfigError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
-
-
-def _folder() -> Traversable:
-    return importlib.resources.files("wavfusion") / "experiments"
-
-
-@dataclass(frozen=True)
-class _Figures:
-    accuracy: Percent | None = None
-    weighted_f1: Percent | None = None
-
-
-@dataclass(frozen=True)
-class _RowFile:
-    """A row as a file has it: one to train, with `settings`, or another system, with `published` figures."""
-
-    name: str
-    settings: dict[str, Any] | None = None
-    paper: _Figures | None = None
-    published: _Figures | None = None
-    extra: bool = False
-
-    def __post_init__(self) -> None:
-        if (self.settings is None) == (self.published is None):
-            raise ConfigError(f"{self.name}: expected settings (a row to train) or published figures (another system)")
-        if self.settings and "seed" in self.settings:
-            raise ConfigError(f"{self.name}: expected no seed of its own (--seeds gives all rows the same), found one")
-
-
-@dataclass(frozen=True)
-class _TableFile:
-    title: str
-    corpus: str
-    rows: list[_RowFile]
-    claims: list[Claim] | None = None
-
-
-def _table(name: str, file: _TableFile) -> Table:
-    names = [row.name for row in file.rows]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"{name}: expected each row once, found {', '.join(names)}")
-    for claim in file.claims or []:
-        for row in (claim.better, claim.than):
-            if row not in names:
-                raise ConfigError(f"{name}: a claim about {row!r}, which is no row; {nearest(row, names)}")
-    table = Table(name, file.title, file.corpus, [_row(each) for each in file.rows], file.claims or [])
-    table.experiments("paper", 0, {}, extra=True)  # a setting that does not exist is better found now
     return table
-
-
-def _row(row: _RowFile) -> TableSetting:
-    figures = asdict(row.paper or row.published or _Figures())
-    stated = {name: value for name, value in figures.items() if value is not None}
-    settings = None if row.settings is None else {key: _text(value) for key, value in row.settings.items()}
-    return TableSetting(
-        row.name, settings, {name: value for name, value in stated.items() if value is not None}, row.extra
-    )
 
 
 def _text(value: Any) -> str:

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -20,7 +20,6 @@ from wavfusion.corpora.protocol import Protocol, divide_parts, row_digest
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.experiments.experiment import Experiment
 from wavfusion.features.batches import LengthBatches, collate, model_inputs
-from wavfusion.features.clips import Media
 from wavfusion.features.dataset import Features, choose_features, model_config
 from wavfusion.features.store import Store, read_feature_sets
 from wavfusion.manifest import Utterance
@@ -39,26 +38,18 @@ SMOKE_ROWS = {"train": 48, "valid": 24, "test": 24}  # utterances that a smoke r
 
 @dataclass(frozen=True)
 class Study:
-    """What all trainings of a reproduction share.
-
-    Attributes:
-        base: the experiment that rows differ from: a file or a shipped name.
-        common: settings of all rows, by dotted key.
-        protocol: a name or a split file, None for the corpus's own; `folds` of it, from 1, none = all.
-        seeds: how many, from `first_seed`.
-        smoke: one epoch of a few utterances, one fold, one seed: shows that everything runs, and nothing else.
-    """
+    """What all trainings of a reproduction share."""
 
     manifest: Path
     store: Path
-    base: str = "paper"
-    common: Mapping[str, str] | None = None
-    protocol: str | None = None
-    folds: Sequence[int] = ()
-    seeds: int = 1
+    base: str = "paper"  # the experiment that rows differ from: a file or a shipped name
+    common: Mapping[str, str] | None = None  # settings of all rows, by dotted key
+    protocol: str | None = None  # a name or a split file; None for the corpus's own
+    folds: Sequence[int] = ()  # of the protocol, from 1; none = all
+    seeds: int = 1  # how many, from `first_seed`
     first_seed: int = 0
     extra: bool = False
-    smoke: bool = False
+    smoke: bool = False  # one epoch of a few utterances, one fold, one seed: shows that everything runs
 
 
 @dataclass(frozen=True)
@@ -98,15 +89,10 @@ def read_run_results(folder: Path) -> tuple[list[dict[str, str]], list[str], flo
 
 @dataclass(frozen=True)
 class Plan:
-    """Which trainings a set of tables needs, each once.
+    """Which trainings a set of tables needs, each once."""
 
-    Attributes:
-        jobs: by the name of their folder.
-        rows: (table, row) -> for every seed the names of its jobs, a fold each.
-    """
-
-    jobs: dict[str, PlannedTraining]
-    rows: dict[tuple[str, str], list[list[str]]]
+    jobs: dict[str, PlannedTraining]  # by the name of their folder
+    rows: dict[tuple[str, str], list[list[str]]]  # (table, row) -> for every seed the names of its jobs, a fold each
 
 
 def plan_trainings(study: Study, tables: Sequence[Table], out: Path) -> Plan:
@@ -135,12 +121,9 @@ def plan_trainings(study: Study, tables: Sequence[Table], out: Path) -> Plan:
     for table in tables:
         for seed in range(study.first_seed, study.first_seed + (1 if study.smoke else study.seeds)):
             for row, experiment in table.experiments(study.base, seed, common, study.extra).items():
-                names = []
-                for fold in parts:
-                    job = _job(experiment, fold, data, out)
-                    names.append(job.folder.name)
-                    jobs.setdefault(job.folder.name, job)
-                rows.setdefault((table.name, row), []).append(names)
+                planned = {job.folder.name: job for job in (_job(experiment, fold, data, out) for fold in parts)}
+                jobs |= planned
+                rows.setdefault((table.name, row), []).append(list(planned))
     if not jobs:
         raise ConfigError(f"{tables[0].name}: expected a row to train, found none")
     _require_features(study.store, [job.experiment for job in jobs.values()], corpus.classes)
@@ -183,13 +166,8 @@ def _require_features(store: Path, experiments: Sequence[Experiment], classes: S
     needed = {model_config(each.model, features, classes).input_layer for each in experiments}
     if lacking := sorted(needed - set(features.audio_layers)):
         layers = ",".join(map(str, sorted(needed)))
-        raise CorpusError(
-            f"{store}: expected audio features of layers {layers}, found none of {', '.join(map(str, lacking))}; "
-            f"run extract --layers {layers}"
-        )
-
-
-# ---------------------------------------------------------------------- running
+        expected, found = f"audio features of layers {layers}", f"none of {', '.join(map(str, lacking))}"
+        raise CorpusError(f"{store}: expected {expected}, found {found}; run extract --layers {layers}")
 
 
 def default_workers(device: str) -> int:
@@ -202,15 +180,7 @@ def run_trainings(
 ) -> dict[str, str]:
     """Train what has not been trained yet, several at once; one that fails does not stop the others.
 
-    Args:
-        study: names manifest and store.
-        jobs: those that are done are passed over.
-        workers: processes.
-        device: of every run.
-        progress: show a bar with the time left on stderr.
-
-    Returns:
-        Why each failed run failed, by its folder's name.
+    With `progress`, a bar shows the time left on stderr. Returns why each failed run failed, by its folder's name.
     """
     todo = [job for job in jobs if not job.done]
     if not todo:
@@ -218,7 +188,7 @@ def run_trainings(
     failed: dict[str, str] = {}
     with (
         tqdm(total=len(todo), desc="reproduce", unit="run", disable=not progress) as bar,
-        closing(spread(partial(_training_worker, study, device), todo, workers)) as outcomes,
+        closing(spread(partial(partial, _train, study, device), todo, workers)) as outcomes,
     ):
         for number, outcome in outcomes:
             name = todo[number].folder.name
@@ -231,10 +201,6 @@ def run_trainings(
     return failed
 
 
-def _training_worker(study: Study, device: str) -> Callable[[PlannedTraining], float | str]:
-    return partial(_train, study, device)
-
-
 def _train(study: Study, device: str, job: PlannedTraining) -> float | str:
     """Train one job to its end in this process; returns the seconds that it took, or why it failed."""
     started = time.monotonic()
@@ -242,18 +208,11 @@ def _train(study: Study, device: str, job: PlannedTraining) -> float | str:
         with _locked(job.folder):
             if not job.done:
                 damaged = (job.folder / METRICS).exists()  # written last: other files are incomplete
-                train.train(job.experiment, data_of(study, job), job.folder, device, resume=not damaged, force=damaged)
+                data = train.read_data(study.manifest, study.store, job.protocol)
+                train.train(job.experiment, data, job.folder, device, resume=not damaged, force=damaged)
     except Exception as error:  # whatever one run dies of, the others go on
         return " ".join(f"{type(error).__name__}: {error}".split())
     return time.monotonic() - started
-
-
-def data_of(study: Study, job: PlannedTraining) -> train.Data:
-    """Open what a training reads."""
-    utterances, corpus = manifest.read(study.manifest), manifest.read_corpus(study.manifest)
-    store = Store(study.store)
-    media = Media(store, corpus.root, corpus.root)
-    return train.Data(utterances, corpus, job.protocol, store, media, str(study.manifest))
 
 
 @contextmanager
@@ -262,19 +221,14 @@ def _locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     root = logging.getLogger()
     handlers = root.handlers
-    with (
-        FileLock(folder / "log.txt.lock"),
-        open(folder / "log.txt", "a", encoding="utf-8") as file,
-        redirect_stderr(file),
-    ):
+    path = folder / "log.txt"
+    with FileLock(f"{path}.lock"), open(path, "a", encoding="utf-8") as file, redirect_stderr(file):
         root.handlers = [logging.StreamHandler(file)]
         try:
             yield
         finally:
             root.handlers = handlers
 
-
-# ---------------------------------------------------------------------- what it will cost
 
 STARTUP = 8.0  # seconds of a worker until its first training begins, on the two cores of docs/measurements/results.md
 FILES = 3.0  # times the seconds that a training's data and model take to open: its figures and files at the end too
@@ -286,10 +240,8 @@ def estimate(study: Study, jobs: Sequence[PlannedTraining], workers: int, device
 
     Early stopping is not foreseen.
     """
-    kinds: dict[str, PlannedTraining] = {}
-    for job in jobs:
-        kinds.setdefault(_kind(job), job)
-    outcomes = spread(partial(_timing_worker, study, device), list(kinds.values()), workers)
+    kinds = {_kind(job): job for job in jobs}
+    outcomes = spread(partial(partial, _time_step, study, device), list(kinds.values()), workers)
     measured = {list(kinds)[number]: require_result(outcome, "--dry-run") for number, outcome in outcomes}
     found = {}
     for job in jobs:
@@ -323,14 +275,10 @@ def to_costs(planned: Plan, costs: Mapping[str, float], workers: int) -> str:
     return "\n".join([*lines, f"{len(left)} trainings to do, {workers} at once: at most about {hours:.2f} hours"])
 
 
-def _timing_worker(study: Study, device: str) -> Callable[[PlannedTraining], tuple[float, float]]:
-    return partial(_time_step, study, device)
-
-
 def _time_step(study: Study, device: str, job: PlannedTraining) -> tuple[float, float]:
     """Seconds to open data and model, and mean seconds of a training step on batches of all lengths."""
     opened = time.monotonic()
-    data = data_of(study, job)
+    data = train.read_data(study.manifest, study.store, job.protocol)
     features = choose_features(data.store, job.experiment.preset)
     experiment = train.resolved(job.experiment, features)
     config = model_config(experiment.model, features, data.protocol.classes)

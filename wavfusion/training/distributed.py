@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, distributed, nn
 
-from wavfusion.fast.layers import FastWavFusion
-from wavfusion.fast.network import Network, swap_classes
+from wavfusion.fast.network import FastWavFusion, Network, swap_classes
 from wavfusion.model.sequence import MaskedBatchNorm
 from wavfusion.model.wavfusion import WavFusion
 
@@ -47,13 +46,9 @@ def gather(x: Tensor) -> Tensor:
 class JointBatchNorm(MaskedBatchNorm):
     """`MaskedBatchNorm` whose moments come from the real positions of all processes."""
 
-    def moments(
-        self, x: Float[Tensor, "B T D"], real: Float[Tensor, "B T 1"]
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, " D"], Float[Tensor, " D"]]:
-        """Count the real positions, and take their mean and variance."""
-        count = total(real.sum())
-        mean = total((x * real).sum((0, 1))) / count.clamp(min=1)
-        return count, mean, total(((x - mean).square() * real).sum((0, 1))) / count.clamp(min=1)
+    def total(self, x: Tensor) -> Tensor:
+        """Sum over the processes."""
+        return total(x)
 
 
 class JointWavFusion(WavFusion):

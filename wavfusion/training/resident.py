@@ -19,19 +19,12 @@ SHARE = 0.5  # of a device's free memory; the rest is for the model and its acti
 
 @dataclass
 class ResidentTrack:
-    """One modality of all samples, concatenated along time.
+    """One modality of all samples, concatenated along time."""
 
-    Attributes:
-        steps: (all steps, width), or (all steps, layers, width).
-        starts: of each sample in `steps`.
-        counts: steps of each sample, 0 where it lacks the modality.
-        lengths: the same, on the host.
-    """
-
-    steps: Float16[Tensor, "N ..."]
-    starts: Int[Tensor, " S"]
-    counts: Int[Tensor, " S"]
-    lengths: list[int]
+    steps: Float16[Tensor, "N ..."]  # (all steps, width), or (all steps, layers, width)
+    starts: Int[Tensor, " S"]  # of each sample in `steps`
+    counts: Int[Tensor, " S"]  # steps of each sample, 0 where it lacks the modality
+    lengths: list[int]  # the same, on the host
 
     def gather(self, rows: Int[Tensor, " B"], length: int) -> tuple[Float[Tensor, "B ..."], Bool[Tensor, "B T"]]:
         """Return some samples, padded with zeros to `length` steps, and their mask."""
@@ -43,15 +36,10 @@ class ResidentTrack:
 
 
 class Resident(Dataset[int | None]):
-    """The samples of `Features`, read once and held on a device; an item is a sample's number.
-
-    Args:
-        samples: of the store, without waveforms.
-        device: where the features are held and batches gathered.
-        room: bytes that the features may take.
+    """The samples of `Features` without waveforms, read once and held on a device; an item is a sample's number.
 
     Raises:
-        MemoryError: the features take more than `room`.
+        MemoryError: the features take more than `room` bytes.
     """
 
     def __init__(self, samples: Features, device: torch.device | str, room: float = math.inf) -> None:
@@ -99,6 +87,5 @@ def _track(tensors: Sequence[Tensor | None], device: torch.device) -> ResidentTr
         return None
     lengths = [0 if x is None else x.shape[-2] for x in tensors]
     counts = torch.tensor(lengths)
-    return ResidentTrack(
-        torch.cat(present).to(device), (counts.cumsum(0) - counts).to(device), counts.to(device), lengths
-    )
+    starts = counts.cumsum(0) - counts
+    return ResidentTrack(torch.cat(present).to(device), starts.to(device), counts.to(device), lengths)

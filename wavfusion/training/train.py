@@ -1,16 +1,9 @@
 """What a training is: an experiment, a corpus and its stored features in, a RUN folder out.
 
-Example, on a corpus that `wavfusion prepare` and `wavfusion extract` have made ready:
+In Python:
 
-    from pathlib import Path
-
-    from wavfusion.experiments.experiment import read_experiment
-    from wavfusion.training.train import read_data, train
-
-    data = read_data(Path("corpus/manifest.jsonl"), Path("features"), protocol_name=None)
-    experiment = read_experiment("paper", {"train.epochs": "5", "model.modality_dropout": "0.2"})
-    metrics = train(experiment, data, Path("runs/first"))
-    print(metrics["weighted_f1"])  # of the test part; the same figures are in runs/first/metrics.json
+    data = read_data(Path("corpus/manifest.jsonl"), Path("features"))
+    metrics = train(read_experiment("paper", {"train.epochs": "5"}), data, Path("runs/first"))
 """
 
 import logging
@@ -32,16 +25,15 @@ from wavfusion.encoders.bundle import Encoders, load_encoder
 from wavfusion.encoders.live import LiveWavFusion
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.evaluation import evaluate as scoring
-from wavfusion.evaluation.inference import Utterances, classify, subsets
+from wavfusion.evaluation.inference import classify, subsets
 from wavfusion.experiments.experiment import Experiment, Training
 from wavfusion.fast.network import accelerate
 from wavfusion.features.clips import Media
 from wavfusion.features.dataset import Features, choose_features, model_config
 from wavfusion.features.store import FeatureSet, Store
-from wavfusion.manifest import Corpus, Utterance
+from wavfusion.manifest import Utterance
 from wavfusion.metrics import familiarity
 from wavfusion.metrics.calibration import fit_temperature
-from wavfusion.metrics.familiarity import Familiarity
 from wavfusion.model.config import WavFusionConfig
 from wavfusion.model.wavfusion import WavFusion
 from wavfusion.runs.folder import WEIGHTS, Run, preset_of, read_run, remove_run, write_model
@@ -49,17 +41,16 @@ from wavfusion.runs.origin import EXPERIMENT, num_processes_of, protocol_hash_of
 from wavfusion.runs.results import write_results
 from wavfusion.training import checkpoints
 from wavfusion.training.distributed import num_processes
-from wavfusion.training.trainer import make_trainer
+from wavfusion.training.trainer import FusionTrainer
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Data:
-    """A corpus, its protocol and its stored features."""
+    """Utterances, their protocol and their stored features."""
 
     utterances: Sequence[Utterance]
-    corpus: Corpus
     protocol: Protocol
     store: Store
     media: Media
@@ -74,18 +65,11 @@ class Data:
 def train(
     experiment: Experiment, data: Data, out: Path, device: str = "cpu", *, resume: bool = False, force: bool = False
 ) -> dict[str, Any]:
-    """Train one model, keep its best epoch by validation weighted F1, and score its test part.
+    """Train one model, keep its best epoch by validation weighted F1, score its test part, and write the RUN `out`.
 
     Several processes of torchrun or `accelerate launch` train together, each on its share of every batch; the first of
-    them writes, and scores.
-
-    Args:
-        experiment: switches, optimiser, seed.
-        data: corpus, protocol and store.
-        out: the RUN folder.
-        device: `cpu` or `cuda`.
-        resume: continue from the newest complete checkpoint of `out`; on CPU the model is the same as without a break.
-        force: remove an earlier RUN, once everything that the new one needs is there.
+    them writes, and scores. `resume` continues from the newest complete checkpoint of `out`; on CPU the model is the
+    same as without a break. `force` removes an earlier RUN, once everything that the new one needs is there.
 
     Returns:
         The figures of `metrics.json`, of the test part (of the valid part where there is no test part); empty in all
@@ -99,28 +83,27 @@ def train(
     features = choose_features(data.store, experiment.preset)
     experiment = resolved(experiment, features)
     _require_place(out, experiment, data, resume, force)
-    selecting = data.protocol.selected_on
-    for part in ("train", selecting):
-        if not data.part(part):
-            raise CorpusError(f"protocol {data.protocol.name!r}: expected utterances in part {part!r}, found none")
     config = model_config(experiment.model, features, data.protocol.classes)
     torch.manual_seed(experiment.seed)
     live = experiment.train.mode != "cached" and "audio" in config.modalities
     sets = {}
-    for role, part in (("train", "train"), ("valid", selecting)):
+    for role, part in (("train", "train"), ("valid", data.protocol.selected_on)):
         rows, first = data.part(part), role == "train"
+        if not rows:
+            raise CorpusError(f"protocol {data.protocol.name!r}: expected utterances in part {part!r}, found none")
         sets[role] = Features(rows, data.store, data.media, features, config, first_window=first, live=live)
     _warn_of_gaps(sets)
     encoders = load_trained_on(features, config)
     model, network = build(experiment.train, config, encoders)
-    prior = _prior(sets["train"])
+    counts = sets["train"].class_counts()
+    prior = [count / sum(counts) for count in counts]
     if config.task_loss == "balanced":
-        model.weigh_classes(_class_weights(prior))
+        model.class_weights.copy_(_class_weights(prior))
     checkpoint = _start(out, experiment, data, resume, force)
     if checkpoint is not None and checkpoints.has_ended(checkpoint, experiment.train.patience):
         checkpoints.load_best(network, checkpoint)
     else:
-        trainer = make_trainer(network, model, experiment, sets, prior, out, device)
+        trainer = FusionTrainer(network, model, experiment, sets, prior, out, device)
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     if not processes.is_main_process:
         return {}
@@ -132,28 +115,24 @@ def train(
 
 
 def read_data(
-    manifest_path: Path, store: Path, protocol_name: str | None = None, fold: int = 1, selected_on: str = "valid"
+    manifest_path: Path, store: Path, protocol: str | Protocol | None = None, fold: int = 1, selected_on: str = "valid"
 ) -> Data:
-    """Read a manifest with its corpus, resolve one fold of its protocol, and open the store.
+    """Read a manifest, resolve one fold of its protocol, unless one is given, and open the store.
 
     Raises:
         CorpusError: one of them is missing or damaged.
         ConfigError: no such protocol.
     """
-    utterances, corpus = manifest.read(manifest_path), manifest.read_corpus(manifest_path)
-    features = Store(store)
-    protocol = resolve(protocol_name, utterances, corpus.classes, fold, selected_on)
-    media = Media(features, corpus.root, corpus.root)
-    return Data(utterances, corpus, protocol, features, media, str(manifest_path))
+    utterances, corpus, features = manifest.read(manifest_path), manifest.read_corpus(manifest_path), Store(store)
+    if not isinstance(protocol, Protocol):
+        protocol = resolve(protocol, utterances, corpus.classes, fold, selected_on)
+    return Data(utterances, protocol, features, Media(features, corpus.root, corpus.root), str(manifest_path))
 
 
 def resolved(experiment: Experiment, features: FeatureSet) -> Experiment:
     """Fill in the preset of the stored features, and its learning rates where the experiment has none."""
-    rates = {
-        name: getattr(features, name)
-        for name in ("pretrained_rate", "new_rate")
-        if getattr(experiment.train, name) is None
-    }
+    names = ("pretrained_rate", "new_rate")
+    rates = {name: getattr(features, name) for name in names if getattr(experiment.train, name) is None}
     return replace(experiment, preset=features.preset, train=replace(experiment.train, **rates))
 
 
@@ -190,14 +169,11 @@ def _require_place(out: Path, experiment: Experiment, data: Data, resume: bool, 
     """Refuse to overwrite a RUN, and to resume one under another experiment or protocol."""
     if resume and force:
         raise ConfigError("expected one of --resume (continue) and --force (start again), found both")
-    setting = out / EXPERIMENT
-    exists = setting.exists() or (out / WEIGHTS).exists()
-    if exists and not resume and not force:
-        raise CorpusError(
-            f"{out}: expected no RUN there, found one; continue it with --resume, start again with --force, or choose "
-            f"another folder"
-        )
-    if not resume or not setting.exists():
+    started = (out / EXPERIMENT).exists()
+    if (started or (out / WEIGHTS).exists()) and not resume and not force:
+        remedy = "continue it with --resume, start again with --force, or choose another folder"
+        raise CorpusError(f"{out}: expected no RUN there, found one; {remedy}")
+    if not resume or not started:
         return
     old, new = read_settings(out), asdict(experiment)
     if old != new:
@@ -232,25 +208,23 @@ def load_trained_on(features: FeatureSet, config: WavFusionConfig) -> Encoders:
         if name != "audio" and about["name"] != "tiny":
             continue
         loaded[name] = load_encoder(name, about["name"], features.precision)
-        if loaded[name].fingerprint != about["fingerprint"]:
-            raise ConfigError(
-                f"{name} encoder {about['name']!r}: expected {about['fingerprint']}, which made the stored features, "
-                f"found {loaded[name].fingerprint}; extract again"
-            )
+        if (found := loaded[name].fingerprint) != about["fingerprint"]:
+            expected = f"{about['fingerprint']}, which made the stored features"
+            raise ConfigError(f"{name} encoder {about['name']!r}: expected {expected}, found {found}; extract again")
     return Encoders(features.preset, preset_of(features), **loaded, view=features.view)
 
 
 def build(setting: Training, config: WavFusionConfig, encoders: Encoders) -> tuple[WavFusion, nn.Module]:
     """Make the model with its pretrained tensors, and the network to train: the model, or an encoder before it."""
-    model = WavFusion(config)
+    model, audio, mode = WavFusion(config), encoders.audio, setting.mode
     if setting.fast:
         accelerate(model)
-    audio, mode = encoders.audio, setting.mode
-    if audio is not None and mode == "scratch":
+    if audio is None:
+        return model, model
+    if mode == "scratch":
         _randomise(audio)
-    if audio is not None:
-        model.load_pretrained(audio.model.encoder.state_dict())
-    if audio is None or mode == "cached":
+    model.load_pretrained(audio.model.encoder.state_dict())
+    if mode == "cached":
         return model, model
     return model, LiveWavFusion(audio, model, learn=mode == "scratch")
 
@@ -263,31 +237,17 @@ def _randomise(encoder: AudioEncoder) -> None:
             nn.init.ones_(module.weight)
 
 
-def _prior(samples: Features) -> list[float]:
-    counts = samples.class_counts()
-    return [count / sum(counts) for count in counts]
-
-
 def _write(trained: Run, network: nn.Module, sets: Mapping[str, Features], encoders: Encoders, device: str) -> None:
-    """Calibrate the model, fit the distribution of its training data, and write it."""
-    names, prior = trained.model.config.modalities, trained.prior
-    predicted = {role: classify(network, samples, names, prior, device) for role, samples in sets.items()}
-    temperature = _temperature(predicted["valid"], sets["valid"].emotions())
-    write_model(replace(trained, temperature=temperature, familiarity=_familiarity(**predicted)), encoders)
-
-
-def _temperature(predicted: Utterances, truth: Mapping[str, int]) -> float:
-    """Fit the temperature on the utterances that chose the epoch."""
-    present = [i for i, names in enumerate(predicted.modalities) if names]
-    labels = np.array([truth[predicted.ids[i]] for i in present], dtype=np.int64)
-    return fit_temperature(predicted.probabilities[present], labels) if present else 1.0
-
-
-def _familiarity(train: Utterances, valid: Utterances) -> Familiarity | None:
-    """Fit the distribution of the training part, for which it takes two utterances."""
-    if train.vectors is None or valid.vectors is None or len(train.ids) < 2:
-        return None
-    return familiarity.fit(train.vectors, valid.vectors)
+    """Calibrate the model on what chose the epoch, fit the distribution of its training data, and write it."""
+    names, truth = trained.model.config.modalities, sets["valid"].emotions()
+    train, valid = (classify(network, sets[role], names, trained.prior, device) for role in ("train", "valid"))
+    present = [i for i, given in enumerate(valid.modalities) if given]
+    labels = np.array([truth[valid.ids[i]] for i in present], dtype=np.int64)
+    temperature = fit_temperature(valid.probabilities[present], labels) if present else 1.0
+    known = None
+    if train.vectors is not None and valid.vectors is not None and len(train.ids) > 1:  # a distribution takes two
+        known = familiarity.fit(train.vectors, valid.vectors)
+    write_model(replace(trained, temperature=temperature, familiarity=known), encoders)
 
 
 def _class_weights(prior: Sequence[float]) -> Tensor:
@@ -300,8 +260,7 @@ def _finish(out: Path, data: Data, device: str) -> dict[str, Any]:
     """Score the RUN, read back from its files."""
     trained = read_run(out)
     part = "test" if data.part("test") else "valid"
-    utterances = data.part(part)
-    every = subsets(trained.model.config.modalities)
+    utterances, every = data.part(part), subsets(trained.model.config.modalities)
     sets = every if trained.model.config.modality_dropout > 0 else every[-1:]
     result, predicted = scoring.evaluate(trained, utterances, data.store, data.media, sets, device)
     result["part"] = part

@@ -1,17 +1,20 @@
-"""transformers' Trainer for a WavFusion: batches, parameter groups, loss parts, validation by whole utterances."""
+"""transformers' Trainer for a WavFusion: batches, parameter groups, loss parts, validation, and what it shows."""
 
 import logging
 import math
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
+from tensorboardX import SummaryWriter
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from wavfusion.errors import ConfigError
@@ -23,14 +26,69 @@ from wavfusion.features.dataset import Features
 from wavfusion.metrics import scores
 from wavfusion.model.config import MODALITIES
 from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
+from wavfusion.runs.results import write_history
 from wavfusion.training.checkpoints import BEST_BY, KEPT, Checkpoints, Patience
 from wavfusion.training.distributed import synchronise, total
-from wavfusion.training.progress import Bar, History, Lines
 from wavfusion.training.resident import SHARE, Resident
 
 log = logging.getLogger(__name__)
 
 READERS = 2  # processes that read batches ahead for a GPU
+
+
+class Bar(ProgressCallback):
+    """The Trainer's progress bar with the time left, without its copies of the log on stdout."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
+        """Print nothing: `history.csv` has it."""
+
+
+class Lines(TrainerCallback):
+    """A line an epoch, where no terminal shows the bar."""
+
+    started, first_epoch = 0.0, 0.0
+
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **rest: Any) -> None:
+        """Start the clock."""
+        self.started, self.first_epoch = time.monotonic(), state.epoch or 0.0
+
+    def on_evaluate(self, args: TrainingArguments, state: Any, control: Any, **rest: Any) -> None:
+        """Log loss, validation figure, and the time left if patience does not end the training."""
+        if not state.is_world_process_zero:
+            return
+        latest = {key: value for entry in state.log_history for key, value in entry.items()}
+        done, pace = state.epoch, (time.monotonic() - self.started) / (state.epoch - self.first_epoch)
+        left = pace * (args.num_train_epochs - done)
+        line = "epoch %d of %d: loss %.4f, validation weighted F1 %.4f, %.0f s left"
+        log.info(line, round(done), args.num_train_epochs, latest["loss"], latest[BEST_BY], left)
+
+
+class History(TrainerCallback):
+    """Write what the Trainer logs as CSV, a row an epoch, and for TensorBoard."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.writer: SummaryWriter | None = None
+
+    def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
+        """Rewrite the table from the whole state, so that a resumed run leaves no row twice."""
+        if not state.is_world_process_zero:
+            return
+        rows: dict[float, dict[str, Any]] = {}
+        for entry in state.log_history:
+            if "train_runtime" not in entry:
+                rows.setdefault(entry["epoch"], {}).update(entry)
+        write_history(self.out, list(rows.values()))
+        if self.writer is None:
+            self.writer = SummaryWriter(str(self.out / "tensorboard"))
+        for key, value in (logs or {}).items():
+            if isinstance(value, int | float) and key != "epoch":
+                self.writer.add_scalar(key, value, state.global_step)
+
+    def on_train_end(self, args: TrainingArguments, state: Any, control: Any, **rest: Any) -> None:
+        """Close the event file."""
+        if self.writer is not None:
+            self.writer.close()
 
 
 class _Network(nn.Module):
@@ -41,12 +99,15 @@ class _Network(nn.Module):
         self.network = network
 
     def forward(self, **inputs: Any) -> WavFusionOutput:
-        output: WavFusionOutput = self.network(**inputs)
-        return output
+        return self.network(**inputs)
 
 
 class FusionTrainer(Trainer):
-    """transformers' Trainer with our batches, parameter groups, loss parts and validation by whole utterances."""
+    """transformers' Trainer with our batches, parameter groups, loss parts and validation by whole utterances.
+
+    `network` is `fusion`, or an encoder before it; `experiment` is resolved, `sets` holds samples by role (`train`,
+    `valid`), `prior` the shares of the emotions in the training part, and `out` is the RUN.
+    """
 
     optimizer: Any
     control: Any
@@ -55,14 +116,34 @@ class FusionTrainer(Trainer):
         self,
         network: nn.Module,
         fusion: WavFusion,
-        rates: tuple[float, float],
+        experiment: Experiment,
+        sets: Mapping[str, Features],
         prior: list[float],
-        **settings: Any,
+        out: Path,
+        device: str,
     ) -> None:
-        self.fusion, self.rates, self.prior = fusion, rates, prior
+        settings, train = experiment.train, sets["train"]
+        assert settings.pretrained_rate is not None and settings.new_rate is not None
+        self.fusion, self.prior, self.rates = fusion, prior, (settings.pretrained_rate, settings.new_rate)
         self._loss_sums: dict[str, Tensor] = {}  # of each part since the last log, over so many steps
         self._num_steps = 0
-        super().__init__(model=_Network(network), **settings)
+        held = _held(train, settings, device)
+        arguments = _arguments(experiment, out, device, resident=held is not None)
+        super().__init__(
+            model=_Network(network),
+            args=arguments,
+            data_collator=collate if held is None else held.collate,
+            train_dataset=train if held is None else held,
+            eval_dataset=sets["valid"],
+            callbacks=[Patience(settings.patience), Checkpoints(), History(out)],
+        )
+        if arguments.world_size > 1:
+            synchronise(network)
+        if arguments.process_index > 0:
+            torch.manual_seed(experiment.seed + 100_003 * arguments.process_index)  # other dropout than the first's
+        # The library's own write to stdout, which is for results.
+        self.remove_callback(PrinterCallback if arguments.disable_tqdm else ProgressCallback)
+        self.add_callback(Lines() if arguments.disable_tqdm else Bar())
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthBatches:
         train: Features | Resident = train_dataset or self.train_dataset
@@ -77,9 +158,8 @@ class FusionTrainer(Trainer):
         waveforms = any(x is not None for x in ready.get("waveforms", ()))
         present = [ready[name] is not None or (name == "audio" and waveforms) for name in MODALITIES]
         counts = total(torch.tensor(present, dtype=torch.int32, device=self.args.device)).tolist()
-        return add_absent_modalities(
-            ready, [name for name, count in zip(MODALITIES, counts, strict=True) if count], self.fusion.config
-        )
+        given = [name for name, count in zip(MODALITIES, counts, strict=True) if count]
+        return add_absent_modalities(ready, given, self.fusion.config)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -120,18 +200,16 @@ class FusionTrainer(Trainer):
     ) -> dict[str, float]:
         """Score the validation part by whole utterances; every process does, and the first one's figures count."""
         samples: Features = eval_dataset or self.eval_dataset
-        names = self.fusion.config.modalities
-        predicted = classify(self.model, samples, names, self.prior, str(self.args.device))
+        config, truth = self.fusion.config, samples.emotions()
+        predicted = classify(self.model, samples, config.modalities, self.prior, str(self.args.device))
         if not math.isfinite(float(predicted.probabilities.sum())):
             raise ConfigError(
                 f"epoch {self.state.epoch or 0:.0f}: expected finite probabilities, found NaN: the training diverged; "
                 f"lower train.pretrained_rate ({self.rates[0]:g}) or train.new_rate ({self.rates[1]:g})"
             )
-        classes = self.fusion.config.classes
-        truth = samples.emotions()
-        rows = torch.tensor([truth[name] for name in predicted.ids]).numpy()
-        figures = scores.figures(scores.confusion_matrix(rows, predicted.probabilities.argmax(1), len(classes)))
-        result = {f"{metric_key_prefix}_{name}": float(value) for name, value in figures.items()}
+        rows = np.array([truth[name] for name in predicted.ids])
+        counts = scores.confusion_matrix(rows, predicted.probabilities.argmax(1), len(config.classes))
+        result = {f"{metric_key_prefix}_{name}": float(value) for name, value in scores.figures(counts).items()}
         result = broadcast_object_list([result])[0]  # as all must stop at one epoch
         self.log(result)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
@@ -178,51 +256,6 @@ def stepper(
         optimiser.zero_grad()
 
     return step
-
-
-def make_trainer(
-    network: nn.Module,
-    model: WavFusion,
-    experiment: Experiment,
-    sets: Mapping[str, Features],
-    prior: list[float],
-    out: Path,
-    device: str,
-) -> FusionTrainer:
-    """Make the trainer of an experiment.
-
-    Args:
-        network: `model`, or an encoder before it.
-        model: whose parameters are divided into groups.
-        experiment: as resolved: with its learning rates.
-        sets: samples by role: `train`, `valid`.
-        prior: shares of the emotions in the training part.
-        out: the RUN folder.
-        device: `cpu` or `cuda`.
-    """
-    settings = experiment.train
-    assert settings.pretrained_rate is not None and settings.new_rate is not None
-    held = _held(sets["train"], settings, device)
-    arguments = _arguments(experiment, out, device, resident=held is not None)
-    trainer = FusionTrainer(
-        network,
-        model,
-        (settings.pretrained_rate, settings.new_rate),
-        prior,
-        args=arguments,
-        data_collator=collate if held is None else held.collate,
-        train_dataset=sets["train"] if held is None else held,
-        eval_dataset=sets["valid"],
-        callbacks=[Patience(settings.patience), Checkpoints(), History(out)],
-    )
-    if arguments.world_size > 1:
-        synchronise(network)
-    if arguments.process_index > 0:
-        torch.manual_seed(experiment.seed + 100_003 * arguments.process_index)  # other dropout than the first's
-    # The library's own write to stdout, which is for results.
-    trainer.remove_callback(PrinterCallback if arguments.disable_tqdm else ProgressCallback)
-    trainer.add_callback(Lines() if arguments.disable_tqdm else Bar())
-    return trainer
 
 
 def _arguments(experiment: Experiment, out: Path, device: str, resident: bool) -> TrainingArguments:

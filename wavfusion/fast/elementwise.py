@@ -1,7 +1,8 @@
-"""Dropout whose masks cost little on a CPU, where PyTorch takes a tenth of a training step to draw them."""
+"""Dropout and GELU for a CPU."""
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -11,8 +12,9 @@ BITS = 16  # random bits an element takes
 def noise(x: Float[Tensor, "..."], probability: float) -> Float[Tensor, "..."]:
     """Draw the factors of dropout for a tensor on CPU: 0 with `probability`, else what keeps the mean.
 
-    The probability is rounded to 1/65536 (0.1 becomes 0.100006) and the other factor is exact for it. The bits are
-    those of SFC64, seeded from torch's generator, so that a training that is resumed or repeated draws the same ones.
+    PyTorch takes a tenth of a training step for it. The probability is rounded to 1/65536 (0.1 becomes 0.100006) and
+    the other factor is exact for it. The bits are those of SFC64, seeded from torch's generator, so that a training
+    that is resumed or repeated draws the same ones.
     """
     dropped = round(probability * 2**BITS)
     seed = int(torch.empty((), dtype=torch.int64).random_())
@@ -30,3 +32,13 @@ class FastDropout(nn.Dropout):
         if x.device.type != "cpu" or not self.training or self.p == 0:
             return super().forward(x)
         return x * noise(x, self.p)
+
+
+class FastGELU(nn.GELU):
+    """GELU by PyTorch's own kernel on a CPU: oneDNN's makes code for every shape and keeps a megabyte for each."""
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        """Activate."""
+        if x.device.type != "cpu":
+            return F.gelu(x)
+        return F.gelu(x.mT).mT  # only what lies in memory row by row is given to oneDNN
