@@ -18,24 +18,36 @@ FOLDER = importlib.resources.files("wavfusion") / "experiments"
 
 @dataclass(frozen=True)
 class Training:
-    """How a model is trained (paper, section 4.2)."""
+    """How a model is trained (paper, section 4.2).
 
-    batch_size: int = 32  # utterances to a step
-    epochs: int = 30  # at most
-    patience: int = 8  # epochs without a better validation weighted F1 before training stops
-    pretrained_rate: float | None = None  # learning rate of tensors that a checkpoint filled; None = the preset's
-    new_rate: float | None = None  # of all others
-    weight_decay: float = 0.01  # of AdamW; none on biases, norms and codewords
-    warmup: float = 0.1  # share of the steps in which the rates rise from 0; they fall linearly to 0 afterwards
-    clip: float = 1.0  # largest norm of the gradient
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # bf16 where the device has it, else fp32
-    # Audio features from the store; the frozen audio encoder runs at every step; it and all layers learn from random
-    # weights.
+    Attributes:
+        batch_size: utterances to a step.
+        epochs: at most.
+        patience: epochs without a better validation weighted F1 before training stops.
+        pretrained_rate: learning rate of tensors that a checkpoint filled; None takes the preset's.
+        new_rate: learning rate of all others; None takes the preset's.
+        weight_decay: of AdamW; none on biases, norms and codewords.
+        warmup: share of the steps in which the rates rise from 0; they fall linearly to 0 afterwards.
+        clip: largest norm of the gradient.
+        precision: `auto` = bf16 where the device has it, else fp32.
+        mode: `cached` = audio features from the store; `live` = the frozen audio encoder runs at every step;
+            `scratch` = audio encoder and all layers learn from random weights.
+        fast: false = the baseline (docs/measurements/performance.md), which draws its random masks in another order.
+        resident: hold the stored features of the training part in the device's memory; None = on a GPU where they fit.
+    """
+
+    batch_size: int = 32
+    epochs: int = 30
+    patience: int = 8
+    pretrained_rate: float | None = None
+    new_rate: float | None = None
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    clip: float = 1.0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     mode: Literal["cached", "live", "scratch"] = "cached"
-    fast: bool = True  # false = the baseline (docs/measurements/performance.md), whose random masks are others
-    resident: bool | None = (
-        None  # hold the training part's features in the device's memory; None = a GPU's, if they fit
-    )
+    fast: bool = True
+    resident: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "patience"):
@@ -52,12 +64,19 @@ class Training:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that decides a training but its data."""
+    """Everything that decides a training but its data.
 
-    preset: str | None = None  # of the features to use; None where the store holds one preset's
-    seed: int = 0  # of initialisation, order, dropout
-    model: Switches = field(default_factory=Switches)  # the choices of structure
-    train: Training = field(default_factory=Training)  # optimiser and schedule
+    Attributes:
+        preset: of the features to use; None where the store holds one preset's.
+        seed: of initialisation, order, dropout.
+        model: the choices of structure.
+        train: optimiser and schedule.
+    """
+
+    preset: str | None = None
+    seed: int = 0
+    model: Switches = field(default_factory=Switches)
+    train: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:
         require_setting(0 <= self.seed < 2**32, "seed", f"0 to {2**32 - 1}", self.seed)

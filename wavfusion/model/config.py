@@ -19,12 +19,19 @@ def require_setting(holds: bool, name: str, expected: str, found: object) -> Non
 
 @dataclass(frozen=True)
 class Margin:
-    """The margin loss of eq. 12-13."""
+    """The margin loss of eq. 12-13.
 
-    weight: float = 1.0  # lambda of eq. 15; 0 leaves the shared encoder out
-    alpha: float = 0.15  # the margin; the paper gives no value, 0.15 is DMD's unit
-    reduction: Literal["triplet", "anchor"] = "triplet"  # mean over all triplets, as printed, or per anchor first
-    size: int = 64  # width of the shared space
+    Attributes:
+        weight: lambda of eq. 15; 0 leaves the shared encoder out.
+        alpha: the margin, 0 or more; the paper gives no value, 0.15 is DMD's unit.
+        reduction: `triplet` = mean over all triplets, as printed; `anchor` = mean per anchor first.
+        size: width of the shared space.
+    """
+
+    weight: float = 1.0
+    alpha: float = 0.15
+    reduction: Literal["triplet", "anchor"] = "triplet"
+    size: int = 64
 
     def __post_init__(self) -> None:
         holds = 0 <= self.weight < math.inf and 0 <= self.alpha < math.inf and self.size >= 1
@@ -36,28 +43,48 @@ class Margin:
 
 @dataclass(frozen=True, kw_only=True)
 class Switches:
-    """Every choice of structure that an experiment can make; the defaults are the paper read literally."""
+    """Every choice of structure that an experiment can make; the defaults are the paper read literally.
 
-    modalities: list[str] = field(default_factory=lambda: list(MODALITIES))  # that the model has at all (table 3)
-    # Gated cross-modal attention in the top layers; pooled and joined (table 6, row 1); cross-modal transformers of as
-    # many weights as `deep`, the control without gates.
+    Attributes:
+        modalities: which of audio, text and video the model has at all (table 3).
+        fusion: `deep` = gated cross-modal attention in the top layers; `concat` = pooled and joined (table 6, row 1);
+            `mult` = cross-modal transformers of as many weights as `deep`, the control without gates.
+        fusion_layers: deep transformer layers, counted from the top (table 6).
+        trainable_layers: audio layers whose pretrained tensors learn, counted from the top.
+        margin_audio_layer: the layer whose output feeds the margin loss.
+        keep_self_attn: keep the self-attention of a deep layer, and add the gated streams behind it, scaled from 0.
+        gate: `vector` = eq. 10; `mean` = the plain mean of the two streams.
+        init_cross: start both cross-attentions from the layer's own self-attention, or from Xavier-uniform.
+        time_positions: add positions in seconds, on one clock, to queries and keys.
+        bidirectional: GRUs in both directions, each of half width.
+        lvc: the learnable visual centre beside the visual A-GRU (table 4).
+        lvc_pool: codeword residuals summed over frames, as its source does, or averaged.
+        text_layers: the text encoder's last layer, or a learned weighting of all.
+        margin: the margin loss (table 5).
+        task_loss: cross-entropy, weighted by inverse class frequency, or against the raters' shares.
+        modality_dropout: probability with which a training sample loses each of its modalities.
+        time_mask: expected fraction of audio steps that are zeroed in training.
+        dropout: of the deep layers, the A-GRUs and the head.
+    """
+
+    modalities: list[str] = field(default_factory=lambda: list(MODALITIES))
     fusion: Literal["deep", "concat", "mult"] = "deep"
-    fusion_layers: int = 3  # deep transformer layers, counted from the top (table 6)
-    trainable_layers: int = 3  # audio layers whose pretrained tensors learn, counted from the top
-    margin_audio_layer: int = 9  # the layer whose output feeds the margin loss
-    keep_self_attn: bool = False  # in deep layers too, and add the gated streams behind it, scaled from 0
-    gate: Literal["vector", "mean"] = "vector"  # eq. 10, or the plain mean of the two streams
-    init_cross: Literal["pretrained_all", "xavier_all"] = "pretrained_all"  # from the layer's self-attention
-    time_positions: bool = False  # add positions in seconds, on one clock, to queries and keys
-    bidirectional: bool = False  # GRUs in both directions, each of half width
-    lvc: bool = True  # the learnable visual centre beside the visual A-GRU (table 4)
-    lvc_pool: Literal["sum", "mean"] = "sum"  # of codeword residuals over frames; its source sums
-    text_layers: Literal["last", "weighted"] = "last"  # of the text encoder, or a learned weighting of all
-    margin: Margin = field(default_factory=Margin)  # table 5
-    task_loss: Literal["ce", "balanced", "soft"] = "ce"  # weighted by inverse frequency; against the raters' shares
-    modality_dropout: float = 0.0  # probability with which a training sample loses each of its modalities
-    time_mask: float = 0.0  # expected fraction of audio steps that are zeroed in training
-    dropout: float = 0.1  # of the deep layers, the A-GRUs and the head
+    fusion_layers: int = 3
+    trainable_layers: int = 3
+    margin_audio_layer: int = 9
+    keep_self_attn: bool = False
+    gate: Literal["vector", "mean"] = "vector"
+    init_cross: Literal["pretrained_all", "xavier_all"] = "pretrained_all"
+    time_positions: bool = False
+    bidirectional: bool = False
+    lvc: bool = True
+    lvc_pool: Literal["sum", "mean"] = "sum"
+    text_layers: Literal["last", "weighted"] = "last"
+    margin: Margin = field(default_factory=Margin)
+    task_loss: Literal["ce", "balanced", "soft"] = "ce"
+    modality_dropout: float = 0.0
+    time_mask: float = 0.0
+    dropout: float = 0.1
 
     def __post_init__(self) -> None:
         chosen = [name for name in MODALITIES if name in self.modalities]

@@ -24,17 +24,29 @@ TIME_MASK_LENGTH = 10  # steps of one time mask, as in wav2vec 2.0's fine-tuning
 
 @dataclass
 class WavFusionOutput:
-    """Everything that a forward pass names."""
+    """Everything that a forward pass names.
 
-    logits: Float[Tensor, "B C"]  # scores of the emotions
-    pooled: Float[Tensor, "B E"] | None = None  # what the head classifies: the fused utterance
-    loss: Float[Tensor, ""] | None = None  # the total of eq. 15
-    losses: dict[str, Tensor] = field(default_factory=dict)  # its parts by name, unweighted
-    gates: list[Tensor] = field(default_factory=list)  # the text weight P of every deep layer (eq. 10), if it has both
-    steps: Tensor | None = None  # which steps of the audio stream are real, stand-in queries among them, in deep layers
-    hidden: list[Tensor] = field(default_factory=list)  # the audio stream before the first layer and after each
-    means: dict[str, Tensor] = field(default_factory=dict)  # over time of X^a, X^t and X^v, as eq. 12 takes them
-    vectors: dict[str, Tensor] = field(default_factory=dict)  # of each modality in the shared space (eq. 12)
+    Attributes:
+        logits: scores of the emotions.
+        pooled: what the head classifies: the fused utterance.
+        loss: the total of eq. 15, or None without labels.
+        losses: its parts by name, unweighted.
+        gates: the text weight P of every deep layer (eq. 10); empty without both branches.
+        steps: which steps of the audio stream are real, stand-in queries among them; None without deep layers.
+        hidden: the audio stream before the first layer and after each.
+        means: of the unfused X^a, X^t and X^v over their time: what eq. 12 takes.
+        vectors: the shared space's vector of each modality (eq. 12).
+    """
+
+    logits: Float[Tensor, "B C"]
+    pooled: Float[Tensor, "B E"] | None = None
+    loss: Float[Tensor, ""] | None = None
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    gates: list[Tensor] = field(default_factory=list)
+    steps: Tensor | None = None
+    hidden: list[Tensor] = field(default_factory=list)
+    means: dict[str, Tensor] = field(default_factory=dict)
+    vectors: dict[str, Tensor] = field(default_factory=dict)
 
 
 class TextBranch(nn.Module):

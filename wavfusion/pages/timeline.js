@@ -6,12 +6,20 @@ function showTimeline() {
   const items = [...document.querySelectorAll("li.utterance")].map((element) => ({
     element, start: Number(element.dataset.start), end: Number(element.dataset.end),
   }));
+  const labelled = Number(strip.dataset.length) || 1;
+  let shown = labelled; // seconds that the strip spans: to the recording's end, where the player knows it
   let current = null;
 
+  function span() {
+    if (!Number.isFinite(player.duration)) return;
+    shown = Math.max(labelled, player.duration);
+    const { y, height } = strip.viewBox.baseVal;
+    strip.setAttribute("viewBox", `0 ${y} ${(1000 * shown) / labelled} ${height}`);
+  }
+
   function follow() {
-    const length = Number(strip.dataset.length) || 1;
     const at = player.currentTime;
-    for (const edge of ["x1", "x2"]) document.getElementById("head").setAttribute(edge, Math.min(1000, (1000 * at) / length));
+    for (const edge of ["x1", "x2"]) document.getElementById("head").setAttribute(edge, (1000 * Math.min(shown, at)) / labelled);
     // Several may speak at once; the utterance that started last is shown.
     const now = items.filter(({ start, end }) => start <= at && at < end).at(-1)?.element ?? null;
     if (now === current) return;
@@ -28,13 +36,15 @@ function showTimeline() {
   }
 
   if (player) {
+    player.addEventListener("durationchange", span);
+    span();
     player.addEventListener("timeupdate", follow);
     player.addEventListener("seeked", follow);
     player.addEventListener("error", () => { document.getElementById("unplayable").hidden = false; });
     for (const { element, start } of items) element.querySelector("button").addEventListener("click", () => play(start));
     strip.addEventListener("click", (event) => {
       const box = strip.getBoundingClientRect();
-      play(((event.clientX - box.left) / box.width) * Number(strip.dataset.length));
+      play(((event.clientX - box.left) / box.width) * shown);
     });
   }
 
