@@ -24,7 +24,10 @@ PAGES = sorted(DOCS.rglob("*.md"))
 WRITTEN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *PAGES]
 RUN = sorted((DOCS / "tutorial").glob("*.md")) + sorted((DOCS / "howto").glob("*.md"))
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
-BLOCK = re.compile(r'(<!-- not run: .+ -->\n)?^```(\w+)(?: title="(.+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+# No part but the last spans lines: a `.+` that did swallowed whatever lay between the first and the last such block.
+BLOCK = re.compile(
+    r'(<!-- not run: [^\n]+ -->\n)?^```(\w+)(?: title="([^"\n]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL
+)
 PLAIN = {"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1", "TYPER_USE_RICH": "0"}
 VERBS = (
     "demo prepare check extract train evaluate predict embed reproduce report serve export bundle push bench lookalike"
