@@ -186,7 +186,7 @@ def test_another_corpus_whose_files_a_run_was_trained_on_is_refused(
     made: Any, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [replace(row, id=f"other-{row.id}", text=None) for row in made.data.part("train")]
-    found = check.check_against(read_run(trained), rows, Path(made.data.corpus.root))
+    found = check.check_against(read_run(trained), rows, Path(manifest.read_corpus(made.manifest).root))
     assert {each.kind for each in found.problems} >= {"recording", "speaker"}
 
 
@@ -234,13 +234,15 @@ def test_a_coincident_id_does_not_make_a_corpus_the_runs_own(made: Any, trained:
     """A table whose ids were numbers, as the RUN's, passed for the corpus that it was trained on."""
     own = made.data.part("train")
     rows = [replace(row, id=f"other-{row.id}") for row in own] + [replace(own[0], text="something else")]
-    found = check.check_against(read_run(trained), rows, Path(made.data.corpus.root))
+    found = check.check_against(read_run(trained), rows, Path(manifest.read_corpus(made.manifest).root))
     assert {each.kind for each in found.problems} >= {"recording"}
 
 
 def test_copies_of_training_recordings_beside_the_runs_own_rows_are_found(made: Any, trained: Path) -> None:
     copied = replace(made.data.part("train")[0], id="copied")
-    found = check.check_against(read_run(trained), [*made.data.utterances, copied], Path(made.data.corpus.root))
+    found = check.check_against(
+        read_run(trained), [*made.data.utterances, copied], Path(manifest.read_corpus(made.manifest).root)
+    )
     assert [each.kind for each in found.problems] == ["recording"]
 
 
@@ -289,7 +291,7 @@ def test_an_encoder_that_met_the_corpus_makes_the_answer_no(made: Any, trained: 
     run = read_run(trained)
     met = replace(run.features, audio={**run.features.audio, "name": "superb/hubert-base-superb-er"})
     rows = [replace(row, corpus="iemocap") for row in made.data.utterances]
-    found = check.check_against(replace(run, features=met), rows, Path(made.data.corpus.root))
+    found = check.check_against(replace(run, features=met), rows, Path(manifest.read_corpus(made.manifest).root))
     assert [each.text for each in found.problems if each.kind == "encoder"] == [
         "the audio encoder superb/hubert-base-superb-er was trained on this corpus"
     ]

@@ -254,7 +254,7 @@ def other(made: Any, tmp_path: Path) -> Path:
         for each in made.data.utterances
     ]
     path = tmp_path / "other" / "manifest.jsonl"
-    manifest.write_corpus(path, made.data.corpus)
+    manifest.write_corpus(path, manifest.read_corpus(made.manifest))
     manifest.write(path, rows)
     return path
 
@@ -408,7 +408,7 @@ def test_figures_on_another_corpus_claim_no_division(made: Any, trained: Path, t
     rows = [replace(row, text=f"{row.text} indeed", split="test") for row in made.data.part("train")]
     path = tmp_path / "manifest.jsonl"
     manifest.write(path, rows)
-    manifest.write_corpus(path, made.data.corpus)
+    manifest.write_corpus(path, manifest.read_corpus(made.manifest))
     part, _, _ = evaluate.open_part(read_run(trained), path, made.store, "test")
     said = evaluate.out_of_domain_protocol(read_run(trained))
     assert (part.in_domain, len(part.utterances), said["speakers_disjoint"], said["tested_on"]) == (

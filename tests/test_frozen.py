@@ -161,7 +161,16 @@ def test_every_batch_norm_of_an_efficientnet_is_folded():
 # ------------------------------------------------------------------ the switch
 
 
-def test_one_switch_turns_every_fast_path_off(trained, made, tmp_path, monkeypatch):
+@pytest.fixture
+def two_threads():
+    """A pretended number was taken for the one to go back to, and later tests of the process computed otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_one_switch_turns_every_fast_path_off(trained, made, tmp_path, monkeypatch, two_threads):
     """`--plain`: nothing that is faster is made or used, by extraction, prediction or training."""
     used = []
     watched = {
@@ -191,7 +200,7 @@ def test_one_switch_turns_every_fast_path_off(trained, made, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("verb", ["extract", "predict", "train"])
-def test_without_the_switch_the_fast_paths_are_used(trained, made, tmp_path, monkeypatch, verb):
+def test_without_the_switch_the_fast_paths_are_used(trained, made, tmp_path, monkeypatch, two_threads, verb):
     """The test above would pass, did its names watch nothing."""
     watched = {
         "extract": [

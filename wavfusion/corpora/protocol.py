@@ -72,7 +72,8 @@ def describe_protocol(protocol: Mapping[str, Any]) -> str:
     words = [str(protocol["name"])]
     if protocol.get("folds", 1) > 1:
         words.append(f"fold {protocol['fold']} of {protocol['folds']}")
-    pairs = ", ".join(pair.replace("+", " and ") for pair in protocol.get("speakers_shared", []))
+    parts = [pair.split("+") for pair in protocol.get("speakers_shared", [])]
+    pairs = ", ".join(f"{one} and {other}" for one, other in parts)
     shared = f"speakers shared between {pairs}" if pairs else "speakers shared"
     words.append({None: "speakers unknown", True: "speakers disjoint", False: shared}[protocol["speakers_disjoint"]])
     if protocol.get("tested_on"):
