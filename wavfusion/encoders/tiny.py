@@ -190,7 +190,10 @@ def _draw(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     if name.endswith("weight.original0"):
         # The magnitude of weight norm that makes the positional convolution's weight equal to its direction tensor.
         return torch.full(shape, POSITION_SD * math.sqrt(64 * 4))
+    if name.endswith("weight.original1"):
+        return _uniform(name, shape, POSITION_SD, seed)
+    if len(shape) == 3:
+        return _uniform(name, shape, CONVOLUTION_GAIN / math.sqrt(shape[1] * shape[2]), seed)
     if len(shape) == 1:
         return torch.ones(shape)
-    sd = LINEAR_SD if len(shape) == 2 else CONVOLUTION_GAIN / math.sqrt(shape[1] * shape[2])
-    return _uniform(name, shape, POSITION_SD if name.endswith("weight.original1") else sd, seed)
+    return _uniform(name, shape, LINEAR_SD, seed)
