@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from wavfusion import media
 from wavfusion.errors import CollectedWarnings, ConfigError, CorpusError, MediaError
-from wavfusion.files import read_json, write_atomic, write_json
+from wavfusion.files import read_json, require_free, write_atomic, write_json
 from wavfusion.processes.pool import Lost, spread
 from wavfusion.transcripts import Segment
 from wavfusion.transcripts.reading import READERS, is_timed, read, read_plain_text
@@ -121,8 +121,8 @@ def _find_transcripts(transcript: str | None, files: Mapping[str, Path]) -> list
             log.warning("%s: no transcript for %d of %d recordings: %s", transcript, len(lacking), len(files), few)
         return [None if path is None else _read(path) for path in paths]
     if len(files) > 1:
-        wish = "one FILE with it, or a folder of transcripts"
-        raise ConfigError(f"--transcript: expected {wish}, found {len(files)} recordings")
+        found = f"{len(files)} recordings"
+        raise ConfigError(f"--transcript: expected one FILE with it, or a folder of transcripts, found {found}")
     try:
         if Path(transcript).is_file():
             return [_read(Path(transcript))]
@@ -211,6 +211,7 @@ def label(
             out = todo[number].out
             if isinstance(found, Labelled):
                 if out is not None and write is not None:
+                    require_free([out], force)  # another process may have written it meanwhile
                     out.parent.mkdir(parents=True, exist_ok=True)
                     write_atomic(out, write(found.rows, folder=out.parent, warnings=found.warnings))
                 yield found
