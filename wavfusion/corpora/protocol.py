@@ -118,13 +118,16 @@ def divide_parts(
         if not path.is_file():
             names = nearest(name, [*PROTOCOLS, "group-folds:COLUMN"])
             raise ConfigError(f"no protocol and no file {name!r}: {names}, or a CSV file id,split")
-        name, promises, folds = path.name, MANIFEST_PROMISES, [_read_split(path, {each.id for each in utterances})]
-    elif kept:
-        promises, folds = rule.promises, rule.divide(name, kept)
-    if not kept or not all(any(each.id in parts for each in kept) for parts in folds):
-        of = f" of {', '.join(classes)}" if classes else ""
-        where = " in its parts" if kept else ""
-        raise CorpusError(f"protocol {name}: expected utterances with an emotion{of}, found none{where}")
+        name, promises = path.name, MANIFEST_PROMISES
+        folds = [_read_split(path, {each.id for each in utterances})]
+    else:
+        promises = rule.promises
+        folds = rule.divide(name, kept) if kept else []
+    emotion = f"an emotion of {', '.join(classes)}" if classes else "an emotion"
+    if not kept:
+        raise CorpusError(f"protocol {name}: expected utterances with {emotion}, found none")
+    if not all(any(each.id in parts for each in kept) for parts in folds):
+        raise CorpusError(f"protocol {name}: expected utterances with {emotion}, found none in its parts")
     protocols = []
     for number, parts in enumerate(folds, start=1):
         rows = [each for each in kept if each.id in parts]

@@ -15,7 +15,7 @@ from wavfusion.media import SAMPLE_RATE
 from wavfusion.media.container import JITTER, PathLike, Real, named
 from wavfusion.media.decoder import TrackReader, readers
 
-_FILTER_REACH = 0.1  # seconds to either side of a sample that soxr's longest filter (192 to 16 kHz) does not reach
+_FILTER_REACH = 0.1  # seconds; soxr's longest filter (192 to 16 kHz) reaches less far to either side of a sample
 LOUDEST = 2.0**31  # float samples may be on the scale of 32-bit integers; larger values are damage, not loudness
 # In Hz; a header outside of these would turn a few bytes into seconds of audio, or many bytes into none.
 _LOWEST_RATE, _HIGHEST_RATE = 1_000, 768_000
