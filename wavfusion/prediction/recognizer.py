@@ -275,14 +275,19 @@ class EmotionRecognizer:
         known = self.trained.familiarity
         beyond = [each for each in distances if known is not None and each > known.limit]
         if known is not None and len(beyond) > WARN_SHARE * len(distances):
-            found = f"{len(beyond)} of {len(distances)} utterances are out of distribution: distances up to"
-            usual = f"where 99 % of the validation part lies within {known.limit:.1f}"
-            yield f"{found} {max(beyond):.1f} from the training data, {usual}"
+            yield (
+                f"{len(beyond)} of {len(distances)} utterances are out of distribution: distances up to "
+                f"{max(beyond):.1f} from the training data, where 99 % of the validation part lies within "
+                f"{known.limit:.1f}"
+            )
         text = " ".join(each for each in texts if each)
         language = language_of(text) if self.trained.languages and "text" in self.modalities else None
         if language is not None and language[0] not in self.trained.languages:
-            others = ", ".join(self.trained.languages)
-            yield f"its text is in {language[0]!r} (probability {language[1]:.3f}), the model was trained on {others}"
+            name, probability = language
+            yield (
+                f"its text is in {name!r} (probability {probability:.3f}), the model was trained on "
+                f"{', '.join(self.trained.languages)}"
+            )
 
 
 def _within(segments: Sequence[Segment], source: RecordingSource) -> list[Segment]:
@@ -290,8 +295,9 @@ def _within(segments: Sequence[Segment], source: RecordingSource) -> list[Segmen
     length = source.length
     kept = [replace(each, end=min(each.end, length)) for each in segments if each.start < length or length == 0]
     if segments and not kept:
-        found = f"found all {len(segments)} after its end"
-        raise MediaError(f"{source.file!r}: expected segments within its {length:.2f} s, {found}")
+        raise MediaError(
+            f"{source.file!r}: expected segments within its {length:.2f} s, found all {len(segments)} after its end"
+        )
     ends = {"begin": len(segments) - len(kept), "end": sum(each.start < length < each.end - SLACK for each in segments)}
     for what, count in ends.items():
         if count:

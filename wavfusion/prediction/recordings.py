@@ -177,8 +177,10 @@ def open_results(folder: Path, settings: dict[str, Any], force: bool) -> None:
         before = found if isinstance(found, dict) else {}
         for name, value in settings.items():
             if before.get(name) != value:
-                differs = f"found {name} {before.get(name)!r}, not {value!r}; name another folder, or --force"
-                raise CorpusError(f"{folder}: expected results of the same model and settings, {differs}")
+                raise CorpusError(
+                    f"{folder}: expected results of the same model and settings, found {name} {before.get(name)!r}, "
+                    f"not {value!r}; name another folder, or --force"
+                )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
 

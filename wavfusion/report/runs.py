@@ -102,9 +102,15 @@ def _read_contents(folder: Path, name: str, root: Path | None) -> RunContents:
     for problem in problems:
         raise ConfigError(f"{folder}: expected predictions and figures of one evaluation, found {problem}")
     corpus, corpus_root = _read_corpus(results.environment.get("manifest", ""))
-    about: dict[str, Any] = {"name": name, "root": root or corpus_root, "corpus_name": corpus_of(folder)}
-    history, explained = read_history(folder), read_explained(folder, results.metrics)
-    return RunContents(**vars(results), history=history, explained=explained, corpus=corpus, **about)
+    return RunContents(
+        **vars(results),
+        name=name,
+        history=read_history(folder),
+        explained=read_explained(folder, results.metrics),
+        corpus=corpus,
+        root=root or corpus_root,
+        corpus_name=corpus_of(folder),
+    )
 
 
 def _read_corpus(path: Any) -> tuple[dict[str, Utterance], Path]:

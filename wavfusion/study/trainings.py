@@ -166,8 +166,10 @@ def _require_features(store: Path, experiments: Sequence[Experiment], classes: S
     needed = {model_config(each.model, features, classes).input_layer for each in experiments}
     if lacking := sorted(needed - set(features.audio_layers)):
         layers = ",".join(map(str, sorted(needed)))
-        expected, found = f"audio features of layers {layers}", f"none of {', '.join(map(str, lacking))}"
-        raise CorpusError(f"{store}: expected {expected}, found {found}; run extract --layers {layers}")
+        raise CorpusError(
+            f"{store}: expected audio features of layers {layers}, found none of {', '.join(map(str, lacking))}; "
+            f"run extract --layers {layers}"
+        )
 
 
 def default_workers(device: str) -> int:
