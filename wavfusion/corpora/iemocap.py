@@ -76,11 +76,12 @@ def read_iemocap(source: ReaderInput) -> Reading:
     in_time = sorted(rows, key=lambda row: (row.utterance.dialogue, row.start, row.end, row.utterance.id))
     for _, dialogue in groupby(in_time, key=lambda row: row.utterance.dialogue):
         for index, row in enumerate(dialogue):
-            found, emotion = row.utterance, _emotion(row.utterance, labels)
+            key, emotion = row.utterance.id, _emotion(row.utterance, labels)
             if labels == "raw" or emotion in classes:
-                kept.append(_complete(row, index, emotion, texts.get(found.id), files, source.down_mix))
+                kept.append(_complete(row, index, emotion, texts.get(key), files, source.down_mix))
             else:
-                excluded.append(Exclusion(found.id, f"label {found.raw_label} is outside the label set {labels}"))
+                reason = f"label {row.utterance.raw_label} is outside the label set {labels}"
+                excluded.append(Exclusion(key, reason))
     equal = [row.utterance.id for row in rows if row.end == row.start]
     turned = [row.utterance.id for row in rows if row.end < row.start]
     reasons = dict.fromkeys(equal, "start and end are equal in the labels, or no file was found below the root")

@@ -95,7 +95,9 @@ def plan_recordings(
         if folder is not None and named.setdefault(name, file) != file:
             raise ConfigError(f"--out {folder}: expected recordings of different names, found {named[name]} and {file}")
     places = [folder and folder / name.with_name(f"{name.name}.{ending}") for name in files.values()]
-    return [Recording(*each) for each in zip(files, found, places, strict=True)]
+    return [
+        Recording(file, transcript=words, out=place) for file, words, place in zip(files, found, places, strict=True)
+    ]
 
 
 def existing(recordings: Sequence[Recording], bad: list[str]) -> list[Recording]:
