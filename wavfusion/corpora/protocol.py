@@ -72,9 +72,14 @@ def describe_protocol(protocol: Mapping[str, Any]) -> str:
     words = [str(protocol["name"])]
     if protocol.get("folds", 1) > 1:
         words.append(f"fold {protocol['fold']} of {protocol['folds']}")
-    pairs = ", ".join(pair.replace("+", " and ") for pair in protocol.get("speakers_shared", []))
-    shared = f"speakers shared between {pairs}" if pairs else "speakers shared"
-    words.append({None: "speakers unknown", True: "speakers disjoint", False: shared}[protocol["speakers_disjoint"]])
+    pairs = (pair.split("+") for pair in protocol.get("speakers_shared", []))
+    shared = ", ".join(f"{first} and {second}" for first, second in pairs)
+    if protocol["speakers_disjoint"] is None:
+        words.append("speakers unknown")
+    elif protocol["speakers_disjoint"]:
+        words.append("speakers disjoint")
+    else:
+        words.append(f"speakers shared between {shared}" if shared else "speakers shared")
     if protocol.get("tested_on"):
         words.append(f"tested on {protocol['tested_on']}")
     words.append("SELECTED ON TEST" if protocol["selected_on"] == "test" else f"selected on {protocol['selected_on']}")
