@@ -242,8 +242,6 @@ def test_copies_of_training_recordings_beside_the_runs_own_rows_are_found(made: 
     copied = replace(made.data.part("train")[0], id="copied")
     rows, root = [*made.data.utterances, copied], Path(manifest.read_corpus(made.manifest).root)
     found = check.check_against(read_run(trained), rows, root)
-        read_run(trained), [*made.data.utterances, copied], Path(manifest.read_corpus(made.manifest).root)
-    )
     assert [each.kind for each in found.problems] == ["recording"]
 
 

@@ -145,6 +145,7 @@ TRAIN = ("train", "--config", "paper", "--manifest", "m", "--store", "s", "--out
         ((*TRAIN, "--model.margin.wieght", "1"), "did you mean '--model.margin.weight'"),
         ((*TRAIN, "--train.epochs=soon"), "epochs"),
         ((*TRAIN, "--train.epochs"), "a value after '--train.epochs'"),
+        ((*TRAIN, "--train.new_rate", ""), "`wavfusion prepare`"),  # an empty value is one: the default
         ((*TRAIN, "stray"), "(stray)"),
         ((*TRAIN, "--seed", "x"), "--seed"),
         ((*TRAIN, "--seed", "-1"), "seed"),

@@ -134,6 +134,19 @@ def test_what_is_done_is_not_done_again(folder: Path) -> None:
     assert len(run(planned, force=True)[0]) == 3
 
 
+def test_a_result_that_another_process_wrote_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    """It was looked for when the work began only."""
+
+    def work(each: recordings.Recording) -> list[Prediction]:
+        (tmp_path / "a.csv").write_text("theirs")
+        return said(each.file)
+
+    planned = [recordings.Recording("a", out=tmp_path / "a.csv")]
+    with pytest.raises(CorpusError, match="found a result"):
+        list(recordings.label(planned, lambda: work, [], lambda rows, **_: b"ours"))
+    assert (tmp_path / "a.csv").read_text() == "theirs"
+
+
 def test_a_bad_one_does_not_stop_the_others(tmp_path: Path) -> None:
     planned = [recordings.Recording(name) for name in ("a.wav", "bad.wav", "c.wav")]
     _, bad, found = run(planned)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from wavfusion import corpora, manifest
 from wavfusion.cli.app import main
 from wavfusion.corpora.emotions import EMOTIONS
+from wavfusion.corpora.reading import Rows
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.manifest import AudioSpan, VideoSpan
 
@@ -232,6 +233,17 @@ def test_whole_numbers_that_a_tool_made_fractions_and_nan_are_read(tmp_path):
 def test_rows_are_read_anew_each_time(tmp_path):
     found = prepare(tmp_path, "text\nhi\nho\n").utterances
     assert ([each.text for each in found], len(found), found[-1].text, found[:1]) == (["hi", "ho"], 2, "ho", [found[0]])
+
+
+def test_the_first_rows_are_taken_without_reading_the_others(tmp_path):
+    """Every index read the whole table into memory."""
+    found = prepare(tmp_path, "id,text\n" + "".join(f"{number},a\n" for number in range(9))).utterances
+    read = []
+    rows = Rows(lambda: (read.append(row.id) or row for row in found), len(found))
+    assert (rows[1].id, read) == ("1", ["0", "1"])
+    assert (rows[-1].id, [row.id for row in rows[:2]]) == ("8", ["0", "1"])
+    with pytest.raises(IndexError):
+        rows[9]
 
 
 def test_what_prepare_wrote_into_the_folder_is_no_table(tmp_path):

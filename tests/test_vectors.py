@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from wavfusion import media
 from wavfusion.cli.app import main
-from wavfusion.model.wavfusion import AUDIO_CENTRE, AUDIO_STEP
+from wavfusion.model.wavfusion import AUDIO_CENTRE, AUDIO_STEP, WavFusion
 from wavfusion.prediction import vectors
 from wavfusion.prediction.recognizer import EmotionRecognizer
 from wavfusion.transcripts import Segment
@@ -60,6 +60,19 @@ def test_a_picture_without_sound_has_a_vector_and_no_step(recognizer: EmotionRec
     found = vectors.embed(recognizer, str(tmp_path / "a.mp4"), "well")
     assert found[0].modalities == ["text", "video"] and found[0].frames.shape[0] == len(found[0].times) == 0
     assert np.isfinite(found[0].vector).all()
+
+
+def test_steps_have_the_model_s_width_with_and_without_audio(
+    recognizer: EmotionRecognizer, made: Any, tmp_path: Path
+) -> None:
+    """Without audio they had the width of the head's input, which is another where no deep layer fuses."""
+    model = WavFusion(replace(recognizer.trained.model.config, fusion="concat")).eval()
+    plain = EmotionRecognizer(replace(recognizer.trained, model=model, familiarity=None), recognizer.encoders)
+    media.write_video(tmp_path / "a.mp4", (np.full((64, 64, 3), 10 * i, np.uint8) for i in range(10)), 5)
+    sound = str(made.root / made.data.part("test")[0].audio.path)
+    found = [*vectors.embed(plain, sound, "well"), *vectors.embed(plain, str(tmp_path / "a.mp4"), "well")]
+    assert {each.frames.shape[1] for each in found} == {model.config.hidden_size}
+    assert vectors.write_vectors(found, ".npz")
 
 
 def test_a_recording_is_warned_of_as_when_it_is_labelled(

@@ -172,7 +172,12 @@ def _describe(kind: Any) -> str:
 
 
 def read_json(path: Path, refuse: type[ValueError] = ConfigError) -> Any:
-    """Read a JSON file of up to `BYTES` bytes and `DEPTH` levels; any other raises `refuse`."""
+    """Read a JSON file of up to `BYTES` bytes and `DEPTH` levels.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: of the type `refuse`; a folder, too large or too deep, or no JSON.
+    """
     content = _bounded(path, refuse)
     try:
         values = json.loads(content.decode("utf-8-sig"))
@@ -196,7 +201,9 @@ def json_bytes(values: Any) -> bytes:
 def read_yaml(path: Path | Traversable) -> dict[str, Any]:
     """Read a YAML file of keys and plain values, up to `BYTES` bytes and `DEPTH` levels; an empty one has no keys.
 
-    Aliases, tags, a key that stands twice, and anything else than keys and values raise a ConfigError.
+    Raises:
+        FileNotFoundError: there is none.
+        ConfigError: no YAML, an alias, a tag, a key that stands twice, or anything else than keys and values.
     """
     values = parse_yaml(_bounded(path, ConfigError), path)
     if values is not None and not isinstance(values, dict):

@@ -31,6 +31,7 @@ def _is_distinct(names: Sequence[str]) -> bool:
     return "" not in names and len(set(names)) == len(names)
 
 
+# Fields whose values stand in many rows, and in memory once.
 _REPEATED = set("corpus split session dialogue speaker text_source language style emotion raw_label path".split())
 RelativePath = Annotated[str, Constraint("a path relative to the corpus root and inside it", _is_inside)]
 Seconds = Annotated[float, Constraint("seconds >= 0", lambda value: value >= 0)]

@@ -4,10 +4,9 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -81,12 +80,15 @@ def prepared(job: Measurement) -> Iterator[Measurement]:
     job = replace(job, folder=folder)
     try:
         log.info("bench: generating recordings and their features")
-        in_process = spread(partial(partial, _generate), [job], 1, preload=__name__)  # whose memory does not stay
-        for _, outcome in in_process:
+        for _, outcome in spread(_generator, [job], 1, preload=__name__):  # in a process, whose memory does not stay
             require_result(outcome, "bench: generating recordings and their features")
         yield job
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _generator() -> Callable[[Measurement], None]:
+    return _generate
 
 
 def _generate(job: Measurement) -> None:

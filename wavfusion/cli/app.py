@@ -160,9 +160,10 @@ def _mark_settings(arguments: Sequence[str], known: Sequence[str]) -> list[str]:
     for item in items:
         key, equals, value = item.partition("=")
         if "." in key and key in known:
-            if not equals and (value := next(items, "")) == "":
+            given = value if equals else next(items, None)
+            if given is None:
                 raise ConfigError(f"expected a value after {key!r}, found none")
-            item = f"{SETTING}={key[2:]}={value}"
+            item = f"{SETTING}={key[2:]}={given}"
         marked.append(item)
     return marked
 

@@ -75,13 +75,20 @@ def run_demo(out: Path, clips: int = CLIPS, seed: int = 0, device: str = "cpu", 
     example = next(row for row in data.part("test") if row.video is not None)
     predicted = {**asdict(_predict(out, work, Path(corpus.root), example, device)), "truth": example.emotion}
     bayes = world["bayes"]["speaker_independent"]
-    intervals = {name: each["interval"]["accuracy"]["this_test_set"] for name, each in result["subsets"].items()}
-    subsets = {
-        name: {"accuracy": each["accuracy"], "interval": intervals[name], "bayes": bayes[name]}
-        for name, each in result["subsets"].items()
+    summary = {
+        "clips": world["clips"],
+        "majority": world["majority"],
+        "subsets": {
+            name: {
+                "accuracy": figures["accuracy"],
+                "interval": figures["interval"]["accuracy"]["this_test_set"],
+                "bayes": bayes[name],
+            }
+            for name, figures in result["subsets"].items()
+        },
+        "prediction": predicted,
+        "seconds": round(time.monotonic() - started, 1),
     }
-    summary = {"clips": world["clips"], "majority": world["majority"], "subsets": subsets}
-    summary |= {"prediction": predicted, "seconds": round(time.monotonic() - started, 1)}
     write_json(work / "summary.json", summary)
     write_run_page([out], out / "report.html", demo=summary)
     return summary

@@ -13,11 +13,14 @@ from wavfusion.version import __version__
 
 log = logging.getLogger(__name__)
 
-_EXAMPLE = "joy=happy,..."
-_EMOTIONS = opt.option(
-    "the corpus's emotions in the RUN's names", _EXAMPLE, opt.pairs(_EXAMPLE, "emotion of the corpus")
-)
-Emotions = Annotated[Mapping[str, str] | None, _EMOTIONS]
+Emotions = Annotated[
+    Mapping[str, str] | None,
+    opt.option(
+        "the corpus's emotions in the RUN's names",
+        "joy=happy,...",
+        opt.pairs("joy=happy,...", "emotion of the corpus"),
+    ),
+]
 Explain = Annotated[bool, opt.flag("--explain", "also write RUN/explain.json (or in --out): what the model's parts do")]
 
 

@@ -16,14 +16,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_ENGINE = "where they work: in this process, on this machine, or on a cluster (extra [ray]; default threads)"
-
-_LAYERS = opt.option("audio layers to keep, such as 8,9,10 (default 9)", "9", opt.numbers("9 or 8,9,10"))
-Layers = Annotated[Sequence[int] | None, _LAYERS]
+Layers = Annotated[
+    Sequence[int] | None,
+    opt.option("audio layers to keep, such as 8,9,10 (default 9)", "9", opt.numbers("9 or 8,9,10")),
+]
 TextLayers = Annotated[str | None, opt.choice("of the text encoder (default last)", "last", "all")]
 View = Annotated[str | None, opt.choice("encode whole frames, or the speaker's face (default frame)", "frame", "face")]
 Workers = Annotated[int | None, opt.option("decoding threads, or processes (default: one a core)", "N", opt.count(1))]
-Engine = Annotated[str | None, opt.choice(_ENGINE, "threads", "processes", "ray")]
+Engine = Annotated[
+    str | None,
+    opt.choice(
+        "where they work: in this process, on this machine, or on a cluster (extra [ray]; default threads)",
+        *("threads", "processes", "ray"),
+    ),
+]
 
 
 def extract(

@@ -130,7 +130,6 @@ def speakers(text: str) -> int | str | None:
 
 seed = count(0, (1 << 32) - 1)
 
-_BF16 = "bf16: faster on newer CPUs and GPUs, probabilities differ by some thousandths (default fp32)"
 SETTING = "--setting"  # in which a dotted key and its value reach their verb
 
 Device = Annotated[str, option("where to compute (default auto)", "auto|cpu|cuda|cuda:N")]
@@ -151,4 +150,9 @@ Asr = Annotated[
     str | None, option("recognise the words where no transcript is given: a folder or a name (small)", "MODEL", name)
 ]
 Runtime = Annotated[str | None, choice("onnx: RUN/model.onnx, by `export` (default torch)", "torch", "onnx")]
-Precision = Annotated[str | None, choice(_BF16, "fp32", "bf16")]
+Precision = Annotated[
+    str | None,
+    choice(
+        "bf16: faster on newer CPUs and GPUs, probabilities differ by some thousandths (default fp32)", "fp32", "bf16"
+    ),
+]

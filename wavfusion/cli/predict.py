@@ -21,16 +21,30 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_WORDS = "what is said; with times: srt, vtt, TextGrid, eaf, rttm, json; a folder holds one for each FILE"
-_OUT = "a file instead of stdout; a name without an ending is a folder with a file for each FILE, resumable"
-_FORMATS = ("table", "json", "csv", "srt", "vtt", "textgrid", "eaf", "html")
-
 Files = Annotated[list[str], opt.argument("audio or video of any length, or folders of them", "FILE", opt.name)]
-Transcript = Annotated[str | None, opt.option(_WORDS, "TEXT|FILE|DIR")]
+Transcript = Annotated[
+    str | None,
+    opt.option(
+        "what is said; with times: srt, vtt, TextGrid, eaf, rttm, json; a folder holds one for each FILE",
+        "TEXT|FILE|DIR",
+    ),
+]
 NumSpeakers = Annotated[Any, opt.option("tell this many voices apart (default: do not)", "N|auto", opt.speakers)]
-Format = Annotated[str | None, opt.choice("default: what --out ends in, else table", *_FORMATS)]
+Format = Annotated[
+    str | None,
+    opt.choice(
+        "default: what --out ends in, else table", *("table", "json", "csv", "srt", "vtt", "textgrid", "eaf", "html")
+    ),
+]
 MinProbability = Annotated[float, opt.option("name no emotion that is less probable", "P", opt.fraction)]
-Out = Annotated[Path | None, opt.option(_OUT, "FILE|DIR", opt.path)]
+Out = Annotated[
+    Path | None,
+    opt.option(
+        "a file instead of stdout; a name without an ending is a folder with a file for each FILE, resumable",
+        "FILE|DIR",
+        opt.path,
+    ),
+]
 Workers = Annotated[int, opt.option("parallel processes, each with its own model (default 1)", "N", opt.count(1))]
 Engine = Annotated[str, opt.choice("where several run: here, or on a cluster (extra [ray])", "processes", "ray")]
 
@@ -100,8 +114,10 @@ def _output(format: str | None, out: Path | None, count: int, force: bool) -> tu
     if out and (out.is_dir() or not out.suffix):
         return kind, out
     if kind in timeline.SINGLE and count > 1:
-        wish = f"one FILE, which it describes, or --out with a folder for {count} of them"
-        raise ConfigError(f"--format {kind}: expected {wish}, found {out or 'no --out'}")
+        raise ConfigError(
+            f"--format {kind}: expected one FILE, which it describes, or --out with a folder for {count} of them, "
+            f"found {out or 'no --out'}"
+        )
     if out:
         require_free([out], force)
     return kind, None
@@ -159,8 +175,8 @@ def embed(
 
     chosen, bad = _model(model, file, "embed"), list[str]()
     if out.suffix not in vectors.ENDINGS:
-        wish = f"a name that ends in {' or '.join(vectors.ENDINGS)}"
-        raise ConfigError(f"--out {out}: expected {wish}, found {out.suffix!r}")
+        endings = " or ".join(vectors.ENDINGS)
+        raise ConfigError(f"--out {out}: expected a name that ends in {endings}, found {out.suffix!r}")
     require_free([out], force)
     named = recordings.plan_recordings(recordings.find_recordings(file, bad), transcript, None, "")
     if not (planned := recordings.existing(named, bad)):

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from wavfusion.corpora.scan import MediaFacts
     from wavfusion.manifest import Utterance
 
-_EXAMPLE = "audio=wav_path,..."
-_COLUMNS = opt.option("columns with other names", _EXAMPLE, opt.pairs(_EXAMPLE, "field"))
-Columns = Annotated[Mapping[str, str] | None, _COLUMNS]
+Columns = Annotated[
+    Mapping[str, str] | None,
+    opt.option("columns with other names", "audio=wav_path,...", opt.pairs("audio=wav_path,...", "field")),
+]
 
 
 def prepare(
@@ -87,8 +88,10 @@ def media_facts(manifest: Path, root: Path, rows: Sequence["Utterance"]) -> Mapp
 
 
 Clips = Annotated[int | None, opt.option("of all parts together (default 1100: 800,100,200)", "N", opt.count(6))]
-_PARTS = opt.option("clips of each part, instead of --clips", "TRAIN,VALID,TEST", opt.numbers("800,100,200", 3))
-Parts = Annotated[Sequence[int] | None, _PARTS]
+Parts = Annotated[
+    Sequence[int] | None,
+    opt.option("clips of each part, instead of --clips", "TRAIN,VALID,TEST", opt.numbers("800,100,200", 3)),
+]
 Null = Annotated[bool, opt.flag("--null", "the matched null: audio, text and video carry no information")]
 Micro = Annotated[bool, opt.flag("--micro", "expressions show in two frames only, at a random time")]
 Faults = Annotated[bool, opt.flag("--faults", "with the corpus's known defects (default 48 clips of 10 speakers)")]

@@ -12,12 +12,19 @@ from wavfusion.files import require_free
 
 log = logging.getLogger(__name__)
 
-_PAGE = "the page (default report.html in the RUN or by the manifest, compared.html in the first of several RUNs)"
+Page = Annotated[
+    Path | None,
+    opt.option(
+        "the page (default report.html in the RUN or by the manifest, compared.html in the first of several RUNs)",
+        "FILE.html",
+        opt.path,
+    ),
+]
 
 
 def report(
     places: Annotated[list[Path], opt.argument("RUN folders, or what `prepare` wrote", "RUN_OR_MANIFEST", opt.path)],
-    out: Annotated[Path | None, opt.option(_PAGE, "FILE.html", opt.path)] = None,
+    out: Page = None,
     root: opt.MovedRoot = None,
     force: opt.Force = False,
 ) -> None:

@@ -37,8 +37,9 @@ def serve(
     try:
         from wavfusion.serve import app
     except ModuleNotFoundError as error:
-        wish = "expected the extra [serve]: pip install 'wavfusion[serve]'"
-        raise ConfigError(f"serve: {wish}; found no {error.name}") from None
+        raise ConfigError(
+            f"serve: expected the extra [serve]: pip install 'wavfusion[serve]'; found no {error.name}"
+        ) from None
     from wavfusion.evaluation.inference import pick_device
     from wavfusion.prediction.models import default_model
     from wavfusion.serve.jobs import Limits

@@ -68,7 +68,14 @@ def read_cremad(source: ReaderInput) -> Reading:
     if table:
         differences += _compare_votes(source.root, table, rows)
     stripped = reading.list_stripped(utterances, SILENT)
-    return Reading(len(clips), EMOTIONS["cremad"], utterances, None, excluded, stripped, differences)
+    return Reading(
+        rows=len(clips),
+        classes=EMOTIONS["cremad"],
+        utterances=utterances,
+        excluded=excluded,
+        stripped=stripped,
+        differences=differences,
+    )
 
 
 def _compare_votes(root: Path, table: str, rows: list[tuple[str, dict[str, float]]]) -> list[str]:

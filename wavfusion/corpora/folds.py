@@ -28,9 +28,9 @@ class Rule(NamedTuple):
 def _manifest_split(name: str, kept: Sequence[Utterance]) -> list[Parts]:
     parts = {each.id: each.split for each in kept if each.split}
     if not parts:
-        advice = f"give --protocol a CSV file with the columns id,split, or one of {', '.join(PROTOCOLS)}"
         raise CorpusError(
-            f"protocol {name}: expected a split in the manifest, found none in {len(kept):,} rows: {advice}"
+            f"protocol {name}: expected a split in the manifest, found none in {len(kept):,} rows: "
+            f"give --protocol a CSV file with the columns id,split, or one of {', '.join(PROTOCOLS)}"
         )
     return [parts]
 
@@ -43,8 +43,10 @@ def _group_folds(name: str, kept: Sequence[Utterance], column: str) -> list[Part
             raise CorpusError(f"protocol {name}: expected a {column} in every row, found none in {each.id!r}")
         sizes[value] += 1
     if len(sizes) < 3:
-        found = f"found {', '.join(sorted(sizes))}; give --protocol a CSV file with the columns id,split"
-        raise CorpusError(f"protocol {name}: expected 3 or more values of {column}, {found}")
+        raise CorpusError(
+            f"protocol {name}: expected 3 or more values of {column}, found {', '.join(sorted(sizes))}; "
+            "give --protocol a CSV file with the columns id,split"
+        )
     groups = _groups(sizes)
     number = max(groups.values()) + 1
     order = ["test", "valid", *["train"] * (number - 2)]
@@ -69,9 +71,13 @@ def _session5(name: str, kept: Sequence[Utterance]) -> list[Parts]:
     found = {str(each.session) for each in kept}
     if not {"Ses04", "Ses05"} <= found:
         raise CorpusError(f"protocol {name}: expected IEMOCAP's sessions, found {', '.join(sorted(found))}")
-    rows = {each.id: each for each in kept if str(each.session) <= "Ses05"}
-    early = {key: "valid" if str(each.dialogue) >= "Ses04F_script01_3" else "train" for key, each in rows.items()}
-    return [{key: "test" if rows[key].session == "Ses05" else part for key, part in early.items()}]
+    parts: Parts = {}
+    for each in kept:
+        if each.session == "Ses05":
+            parts[each.id] = "test"
+        elif str(each.session) < "Ses05":
+            parts[each.id] = "valid" if str(each.dialogue) >= "Ses04F_script01_3" else "train"
+    return [parts]
 
 
 def _random5(name: str, kept: Sequence[Utterance]) -> list[Parts]:

@@ -43,13 +43,13 @@ HALF_CROP = (52, 112, 308, 368)
 
 
 class IemocapRow(NamedTuple):
-    """One row of an EmoEvaluation file: its utterance without media and text, and its seconds in the dialogue."""
+    """One row of an EmoEvaluation file: its utterance without media, text and votes; seconds are the dialogue's."""
 
     utterance: Utterance
     left: bool  # in the frame and in the stereo channels
     start: float
     end: float
-    votes: list[str]
+    votes: list[str]  # the raters' words, from the lines below the row
 
 
 Files: TypeAlias = dict[str, dict[str, str]]  # kind -> utterance or dialogue -> path
@@ -76,22 +76,30 @@ def read_iemocap(source: ReaderInput) -> Reading:
     in_time = sorted(rows, key=lambda row: (row.utterance.dialogue, row.start, row.end, row.utterance.id))
     for _, dialogue in groupby(in_time, key=lambda row: row.utterance.dialogue):
         for index, row in enumerate(dialogue):
-            found, emotion = row.utterance, _emotion(row.utterance, labels)
+            key, emotion = row.utterance.id, _emotion(row.utterance, labels)
             if labels == "raw" or emotion in classes:
-                kept.append(_complete(row, index, emotion, texts.get(found.id), files, source.down_mix))
+                kept.append(_complete(row, index, emotion, texts.get(key), files, source.down_mix))
             else:
-                excluded.append(Exclusion(found.id, f"label {found.raw_label} is outside the label set {labels}"))
+                reason = f"label {row.utterance.raw_label} is outside the label set {labels}"
+                excluded.append(Exclusion(key, reason))
     equal = [row.utterance.id for row in rows if row.end == row.start]
     turned = [row.utterance.id for row in rows if row.end < row.start]
-    either = "in the labels, or no file was found below the root"
-    reasons = dict.fromkeys(equal, f"start and end are equal {either}")
-    reasons |= dict.fromkeys(turned, f"the end is before the start {either}")
+    reasons = dict.fromkeys(equal, "start and end are equal in the labels, or no file was found below the root")
+    reasons |= dict.fromkeys(turned, "the end is before the start in the labels, or no file was found below the root")
     differences = _compare(kept, labels)
     differences += reading.count_finding("rows have no duration by their labels", equal)
     differences += reading.count_finding("rows end before they start by their labels", turned)
     differences += reading.compare_encodings(root, [*label_files, *transcripts])
     stripped = reading.list_stripped(kept, reasons)
-    return Reading(len(rows), classes, kept, labels, excluded, stripped, differences)
+    return Reading(
+        rows=len(rows),
+        classes=classes,
+        utterances=kept,
+        labels=labels,
+        excluded=excluded,
+        stripped=stripped,
+        differences=differences,
+    )
 
 
 def _sort_files(root: Path) -> Files:
@@ -176,16 +184,26 @@ def _complete(
     row: IemocapRow, index: int, emotion: str | None, text: str | None, files: Files, down_mix: Channel
 ) -> Utterance:
     key, dialogue = row.utterance.id, str(row.utterance.dialogue)
-    sentences, films, side = files[AUDIO], files[VIDEO], 0 if row.left else HALF_WIDTH
-    audio = AudioSpan(sentences[key], channel=down_mix) if key in sentences else None
+    audio_files, video_files = files[AUDIO], files[VIDEO]
+    audio = AudioSpan(audio_files[key], channel=down_mix) if key in audio_files else None
     video = None
-    if row.end > row.start and not audio and dialogue in sentences:
-        audio = AudioSpan(sentences[dialogue], row.start, row.end, "left" if row.left else "right")
-    if row.end > row.start and dialogue in films:
+    if row.end > row.start and not audio and dialogue in audio_files:
+        audio = AudioSpan(audio_files[dialogue], row.start, row.end, "left" if row.left else "right")
+    if row.end > row.start and dialogue in video_files:
         left, top, right, bottom = HALF_CROP
-        video = VideoSpan(films[dialogue], row.start, row.end, [left + side, top, right + side, bottom])
-    said = replace(row.utterance, text=text, text_source="gold" if text else None, votes=_shares(row.votes))
-    return reading.mark_missing(replace(said, index=index, emotion=emotion, audio=audio, video=video))
+        shift = 0 if row.left else HALF_WIDTH
+        video = VideoSpan(video_files[dialogue], row.start, row.end, [left + shift, top, right + shift, bottom])
+    utterance = replace(
+        row.utterance,
+        index=index,
+        emotion=emotion,
+        audio=audio,
+        video=video,
+        text=text,
+        text_source="gold" if text else None,
+        votes=_shares(row.votes),
+    )
+    return reading.mark_missing(utterance)
 
 
 def _compare(utterances: list[Utterance], labels: str) -> list[str]:

@@ -88,7 +88,13 @@ def read_meld(source: ReaderInput) -> Reading:
     differences += reading.count_finding("clips have other audio than their row", unrelated)
     differences += reading.compare_encodings(source.root, tables)
     stripped = reading.list_stripped(utterances)
-    return Reading(len(rows), EMOTIONS["meld"], utterances, stripped=stripped, differences=differences)
+    return Reading(
+        rows=len(rows),
+        classes=EMOTIONS["meld"],
+        utterances=utterances,
+        stripped=stripped,
+        differences=differences,
+    )
 
 
 def _choose_twins(

@@ -72,10 +72,14 @@ def describe_protocol(protocol: Mapping[str, Any]) -> str:
     words = [str(protocol["name"])]
     if protocol.get("folds", 1) > 1:
         words.append(f"fold {protocol['fold']} of {protocol['folds']}")
-    parts = [pair.split("+") for pair in protocol.get("speakers_shared", [])]
-    pairs = ", ".join(f"{one} and {other}" for one, other in parts)
-    shared = f"speakers shared between {pairs}" if pairs else "speakers shared"
-    words.append({None: "speakers unknown", True: "speakers disjoint", False: shared}[protocol["speakers_disjoint"]])
+    pairs = (pair.split("+") for pair in protocol.get("speakers_shared", []))
+    shared = ", ".join(f"{first} and {second}" for first, second in pairs)
+    if protocol["speakers_disjoint"] is None:
+        words.append("speakers unknown")
+    elif protocol["speakers_disjoint"]:
+        words.append("speakers disjoint")
+    else:
+        words.append(f"speakers shared between {shared}" if shared else "speakers shared")
     if protocol.get("tested_on"):
         words.append(f"tested on {protocol['tested_on']}")
     words.append("SELECTED ON TEST" if protocol["selected_on"] == "test" else f"selected on {protocol['selected_on']}")
@@ -119,13 +123,16 @@ def divide_parts(
         if not path.is_file():
             names = nearest(name, [*PROTOCOLS, "group-folds:COLUMN"])
             raise ConfigError(f"no protocol and no file {name!r}: {names}, or a CSV file id,split")
-        name, promises, folds = path.name, MANIFEST_PROMISES, [_read_split(path, {each.id for each in utterances})]
-    elif kept:
-        promises, folds = rule.promises, rule.divide(name, kept)
-    if not kept or not all(any(each.id in parts for each in kept) for parts in folds):
-        of = f" of {', '.join(classes)}" if classes else ""
-        where = " in its parts" if kept else ""
-        raise CorpusError(f"protocol {name}: expected utterances with an emotion{of}, found none{where}")
+        name, promises = path.name, MANIFEST_PROMISES
+        folds = [_read_split(path, {each.id for each in utterances})]
+    else:
+        promises = rule.promises
+        folds = rule.divide(name, kept) if kept else []
+    emotion = f"an emotion of {', '.join(classes)}" if classes else "an emotion"
+    if not kept:
+        raise CorpusError(f"protocol {name}: expected utterances with {emotion}, found none")
+    if not all(any(each.id in parts for each in kept) for parts in folds):
+        raise CorpusError(f"protocol {name}: expected utterances with {emotion}, found none in its parts")
     protocols = []
     for number, parts in enumerate(folds, start=1):
         rows = [each for each in kept if each.id in parts]

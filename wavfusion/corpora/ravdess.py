@@ -40,7 +40,14 @@ def read_ravdess(source: ReaderInput) -> Reading:
     if len(found) > len(files):
         differences.append(f"{len(found) - len(files):,} files are a second copy of one name and are not used")
     stripped = reading.list_stripped(utterances)
-    return Reading(len(trials), EMOTIONS["ravdess"], utterances, None, excluded, stripped, differences)
+    return Reading(
+        rows=len(trials),
+        classes=EMOTIONS["ravdess"],
+        utterances=utterances,
+        excluded=excluded,
+        stripped=stripped,
+        differences=differences,
+    )
 
 
 def _unknown_code(trial: str) -> str | None:

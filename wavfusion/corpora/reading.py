@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
@@ -30,7 +31,9 @@ class Rows(Sequence[Utterance]):
         return self._count
 
     def __getitem__(self, index: Any) -> Any:
-        return list(self)[index]
+        if isinstance(index, slice):
+            return list(self)[index]
+        return next(islice(self._read(), range(self._count)[index], None))
 
 
 @dataclass(frozen=True)
@@ -178,10 +181,10 @@ def mark_missing(utterance: Utterance) -> Utterance:
     return replace(utterance, missing=[name for name in MODALITIES if not getattr(utterance, name)])
 
 
-def acted_utterance(said: Utterance, actor: str, audio: AudioSpan | None, video: VideoSpan | None) -> Utterance:
+def acted_utterance(utterance: Utterance, actor: str, audio: AudioSpan | None, video: VideoSpan | None) -> Utterance:
     """Complete an utterance of an actor, who speaks a given English sentence."""
-    known = replace(said, speaker=f"actor{actor}", text_source="gold", language="en", style="scripted")
-    return mark_missing(replace(known, audio=audio, video=video))
+    utterance = replace(utterance, speaker=f"actor{actor}", text_source="gold", language="en", style="scripted")
+    return mark_missing(replace(utterance, audio=audio, video=video))
 
 
 def list_stripped(utterances: Iterable[Utterance], reasons: Mapping[str, str] | None = None) -> list[Exclusion]:

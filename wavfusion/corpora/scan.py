@@ -78,7 +78,7 @@ class Scan:
                 chunk = todo[begin : begin + CHUNK]
                 for path, facts in zip(chunk, pool.map(self._open, chunk), strict=True):
                     self._facts[path] = facts
-                    self._rows[path] = _CacheRow(path, self._stamp(path), *facts)
+                    self._rows[path] = _CacheRow(path, self._stamp(path), facts.audio, facts.video, facts.reason)
                     file.write(json.dumps(asdict(self._rows[path])) + "\n")
                 file.flush()
                 bar.update(len(chunk))

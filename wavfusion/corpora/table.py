@@ -48,7 +48,7 @@ def read_table(source: ReaderInput) -> Reading:
     classes = next((classes for classes in known if set(classes) == emotions), sorted(emotions))
     utterances = Rows(lambda: (each for *_, each in _read_utterances(path, source, naming)), len(lines))
     differences = reading.compare_encodings(path.parent, [path.name] * (path.suffix.lower() != ".parquet"))
-    return Reading(len(lines), classes, utterances, stripped=stripped, differences=differences)
+    return Reading(rows=len(lines), classes=classes, utterances=utterances, stripped=stripped, differences=differences)
 
 
 def _find_table(root: Path) -> Path:

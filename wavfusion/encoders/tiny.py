@@ -1,7 +1,8 @@
 """The three encoders of the `tiny` preset: small models of the real classes, offline and the same everywhere.
 
 The audio and text weights are drawn from a seed and the parameter's name with integer arithmetic only, so they depend
-on no library's initialisation, generator or rounding. The video encoder is trained by ``scripts/tiny_video.py`` and
+on no library's initialisation, generator or rounding. Their configurations state every value that the features depend
+on, since a default of the library may change. The video encoder is trained by ``scripts/tiny_video.py`` and
 the tokenizer by ``scripts/tiny_text.py``; both ship in ``tiny_assets/``.
 """
 
@@ -30,16 +31,36 @@ POSITION_SD = 1.0 / math.sqrt(128 * 4)
 
 def audio_model(seed: int = SEED) -> "transformers.Wav2Vec2Model":
     """A wav2vec 2.0 of twelve layers of width 64 with random weights, in eval mode; 50 steps per second."""
-    config = transformers.Wav2Vec2Config(  # what it leaves out is as in wav2vec2-base
+    config = transformers.Wav2Vec2Config(
+        vocab_size=32,
         hidden_size=64,
+        num_hidden_layers=12,
         num_attention_heads=4,
         intermediate_size=256,
+        hidden_act="gelu",
+        layer_norm_eps=1e-5,
+        feat_extract_norm="group",
+        feat_extract_activation="gelu",
         conv_dim=[64] * 7,
+        conv_stride=[5, 2, 2, 2, 2, 2, 2],
+        conv_kernel=[10, 3, 3, 3, 3, 2, 2],
+        conv_bias=False,
+        num_feat_extract_layers=7,
+        num_conv_pos_embeddings=128,
+        num_conv_pos_embedding_groups=16,
+        do_stable_layer_norm=False,
+        hidden_dropout=0.1,
+        attention_dropout=0.1,
         activation_dropout=0.0,
+        feat_proj_dropout=0.0,
+        feat_quantizer_dropout=0.0,
         final_dropout=0.0,
         layerdrop=0.0,
         apply_spec_augment=False,
         mask_time_prob=0.0,
+        mask_feature_prob=0.0,
+        add_adapter=False,
+        initializer_range=LINEAR_SD,
     )
     return _drawn(transformers.Wav2Vec2Model(config), seed)
 
@@ -49,11 +70,19 @@ def text_model(seed: int = SEED) -> "transformers.RobertaModel":
     config = transformers.RobertaConfig(
         vocab_size=len(_vocabulary()),
         hidden_size=64,
+        num_hidden_layers=12,
         num_attention_heads=4,
         intermediate_size=256,
+        hidden_act="gelu",
+        hidden_dropout_prob=0.1,
+        attention_probs_dropout_prob=0.1,
         max_position_embeddings=514,
         type_vocab_size=1,
         layer_norm_eps=1e-5,
+        initializer_range=LINEAR_SD,
+        bos_token_id=0,
+        pad_token_id=1,
+        eos_token_id=2,
     )
     return _drawn(transformers.RobertaModel(config), seed)
 
@@ -68,10 +97,24 @@ def tokenizer() -> "transformers.RobertaTokenizer":
 def video_config() -> "transformers.EfficientNetConfig":
     """An EfficientNet of a quarter of B0's width and a third of its depth: 320 values a frame of 112 x 112 pixels."""
     return transformers.EfficientNetConfig(
+        num_channels=3,
         image_size=112,
         width_coefficient=0.25,
         depth_coefficient=0.35,
+        depth_divisor=8,
+        kernel_sizes=[3, 3, 5, 3, 5, 5, 3],
+        in_channels=[32, 16, 24, 40, 80, 112, 192],
+        out_channels=[16, 24, 40, 80, 112, 192, 320],
+        depthwise_padding=[],
+        strides=[1, 2, 2, 2, 1, 2, 1],
+        num_block_repeats=[1, 2, 2, 3, 3, 4, 1],
+        expand_ratios=[1, 6, 6, 6, 6, 6, 6],
+        squeeze_expansion_ratio=0.25,
+        hidden_act="swish",
         hidden_dim=320,
+        pooling_type="mean",
+        batch_norm_eps=1e-3,
+        batch_norm_momentum=0.99,
         dropout_rate=0.0,
         drop_connect_rate=0.0,
     )
@@ -147,7 +190,10 @@ def _draw(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     if name.endswith("weight.original0"):
         # The magnitude of weight norm that makes the positional convolution's weight equal to its direction tensor.
         return torch.full(shape, POSITION_SD * math.sqrt(64 * 4))
+    if name.endswith("weight.original1"):
+        return _uniform(name, shape, POSITION_SD, seed)
+    if len(shape) == 3:
+        return _uniform(name, shape, CONVOLUTION_GAIN / math.sqrt(shape[1] * shape[2]), seed)
     if len(shape) == 1:
         return torch.ones(shape)
-    sd = LINEAR_SD if len(shape) == 2 else CONVOLUTION_GAIN / math.sqrt(shape[1] * shape[2])
-    return _uniform(name, shape, POSITION_SD if name.endswith("weight.original1") else sd, seed)
+    return _uniform(name, shape, LINEAR_SD, seed)

@@ -140,7 +140,7 @@ class Classifier:
         """Average the windows of each utterance, weighted by their seconds."""
         numbers = {name: number for number, name in enumerate(dict.fromkeys(self.ids))}
         owner, count = np.array([numbers[name] for name in self.ids]), len(numbers)
-        each = np.ones(len(owner))
+        once = np.ones(len(owner))
         weights, text_share, vectors = columns["seconds"], columns["text_share"], columns.get("vectors")
 
         def total(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -148,15 +148,15 @@ class Classifier:
             np.add.at(sums, owner, values * weights.reshape(-1, *[1] * (values.ndim - 1)))
             return sums
 
-        seconds = total(weights, each)[owner]
+        seconds = total(weights, once)[owner]
         equal = 1 / np.bincount(owner)[owner]  # for utterances without any modality
         shares = np.divide(weights, seconds, out=equal, where=seconds > 0)
-        present = total(columns["present"], each) > 0
+        present = total(columns["present"], once) > 0
         probabilities, known = total(columns["probabilities"], shares), present.any(1)
         probabilities[known] = tempered(probabilities[known], self.temperature)
         gated = ~np.isnan(text_share)
         gates = zip(total(np.where(gated, text_share, 0.0), weights), total(gated, weights), strict=True)
-        if vectors is not None and not (total(columns["has_vector"], each) > 0).all():
+        if vectors is not None and not (total(columns["has_vector"], once) > 0).all():
             vectors = None
         if vectors is not None and count < len(owner):
             vectors *= shares[:, None].astype(np.float32)  # in place: there may be many
@@ -164,11 +164,13 @@ class Classifier:
             np.add.at(joined, owner, vectors)
             vectors = joined
         return Utterances(
-            list(numbers),
-            probabilities,
-            [float(gate / gated_seconds) if gated_seconds > 0 else None for gate, gated_seconds in gates],
-            [[name for name, has_it in zip(MODALITIES, row, strict=True) if has_it] for row in present.tolist()],
-            vectors,
+            ids=list(numbers),
+            probabilities=probabilities,
+            text_share=[float(gate / seconds) if seconds > 0 else None for gate, seconds in gates],
+            modalities=[
+                [name for name, has_it in zip(MODALITIES, row, strict=True) if has_it] for row in present.tolist()
+            ],
+            vectors=vectors,
         )
 
 

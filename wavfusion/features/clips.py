@@ -158,7 +158,8 @@ def examine(path: Path) -> Medium:
     content = f"{ABSENT}:{path}"
     try:
         content = media_files.content_hash(path)
-        return Medium(content, *media_files.probe(path))
+        tracks = media_files.probe(path)
+        return Medium(content, tracks.audio, tracks.video)
     except (MediaError, OSError) as error:
         return Medium(content, reason=str(error))
 
@@ -175,8 +176,14 @@ def clip_at(utterance: Utterance, window: Window, media: Known, wanted: FeatureS
     """Plan what to decode of one window, and the keys of its features."""
     duration = duration_of(utterance, media)
     share = (window.start / duration, window.end / duration) if duration > 0 else (0.0, 1.0)
-    audio, video = (_part(name, utterance, media, window, wanted) for name in ("audio", "video"))
-    return Clip(utterance.id, window, share, audio, video, encoded_text(utterance, wanted))
+    return Clip(
+        utterance=utterance.id,
+        window=window,
+        share=share,
+        audio=_part("audio", utterance, media, window, wanted),
+        video=_part("video", utterance, media, window, wanted),
+        text=encoded_text(utterance, wanted),
+    )
 
 
 def duration_of(utterance: Utterance, media: Known) -> float:

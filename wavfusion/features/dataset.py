@@ -117,7 +117,7 @@ class Features(Dataset[Sample]):
     def _require_extracted(self) -> None:
         for clip in map(self._clip, self._places):
             for name, part in clip.parts.items():
-                ((layer, key),) = part.keys.items()
+                layer, key = next(iter(part.keys.items()))  # the only one that is wanted
                 if key in self.store or key in self.store.failures or (self.live and name == "audio"):
                     continue
                 of, option = (f" of layer {layer}", f" --layers {layer}") if name == "audio" else ("", "")

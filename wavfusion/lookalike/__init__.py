@@ -15,14 +15,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wavfusion.errors import ConfigError
+from wavfusion.errors import ConfigError, nearest
 from wavfusion.files import write_json, write_lines
 from wavfusion.lookalike import trees
 from wavfusion.lookalike.faults import SMALL_TREE, add_irregular_names, insert_faults
 from wavfusion.lookalike.plan import Dialogue, plan_dialogues
 from wavfusion.lookalike.trees import FOLDERS, TABLES, annotate_iemocap, annotate_meld, render
 from wavfusion.lookalike.voice import measure_pitch
-from wavfusion.lookalike.world import Corpus, Priors, World, additive_accuracy, bayes_accuracy, bayes_accuracy_on
+from wavfusion.lookalike.world import (
+    EMOTION_CUES,
+    Corpus,
+    Priors,
+    World,
+    additive_accuracy,
+    bayes_accuracy,
+    bayes_accuracy_on,
+)
 from wavfusion.processes.pool import require_result, spread
 
 CLIPS, SPEAKERS = 1100, 30
@@ -47,15 +55,28 @@ def make_lookalike(
 ) -> dict[str, Any]:
     """Write a raw tree, `truth.jsonl`, `split.csv` (speakers disjoint) and `world.json`; return what the last holds.
 
-    Of 1100 clips 8/11 train, 1/11 validate and 2/11 test, unless `parts` has these numbers. The 30 speakers are even
-    for IEMOCAP, whose sessions go on beyond ten; of ten or fewer the arousal offsets are smaller (0.35 for 0.60
-    levels), as a fold then has few of them to learn from. For `null`, `micro` and `priors` see `World`. The files
-    depend on the seed, not on the number of workers (default one for each processor). `force` first removes an earlier
-    tree, complete or not. `faults` inserts the corpus's known defects, by default into a small tree.
+    The files depend on the seed, not on the number of workers. With IEMOCAP's own ten speakers or fewer their arousal
+    offsets are smaller (0.35 for 0.60 levels), as a fold then has few of them to learn from.
+
+    Args:
+        corpus: whose layout and classes.
+        out: a folder that is empty or absent.
+        clips: of all parts together, default 1100; 8/11 train, 1/11 validate, 2/11 test.
+        speakers: default 30; for IEMOCAP even, and beyond ten the sessions go on.
+        null: the matched null, where the flags carry no information.
+        micro: expressions show for two frames only, at a random time.
+        priors: of the classes, as in the real corpus or their square roots.
+        parts: clips to train, validate and test, in place of `clips`.
+        seed: of every draw.
+        workers: processes; default one for each processor.
+        force: first remove an earlier tree, complete or not.
+        faults: insert the corpus's known defects and list them in `faults.json`; the default is then a small tree.
 
     Raises:
-        ConfigError: too few or odd speakers, a folder with files, or the `[demo]` extra is missing.
+        ConfigError: an unknown corpus, too few or odd speakers, a folder with files, or the `[demo]` extra is missing.
     """
+    if corpus not in EMOTION_CUES:
+        raise ConfigError(f"expected a corpus to look like, found {corpus!r}: {nearest(corpus, EMOTION_CUES)}")
     usual_clips, usual_speakers = SMALL_TREE if faults else (CLIPS, SPEAKERS)
     sizes = _sizes(usual_clips if clips is None else clips, parts)
     people = _people(corpus, usual_speakers if speakers is None else speakers)

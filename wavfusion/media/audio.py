@@ -15,7 +15,7 @@ from wavfusion.media import SAMPLE_RATE
 from wavfusion.media.container import JITTER, PathLike, Real, named
 from wavfusion.media.decoder import TrackReader, readers
 
-_FILTER_REACH = 0.1  # seconds to either side of a sample that soxr's longest filter (192 to 16 kHz) does not reach
+_FILTER_REACH = 0.1  # seconds; soxr's longest filter (192 to 16 kHz) reaches less far to either side of a sample
 LOUDEST = 2.0**31  # float samples may be on the scale of 32-bit integers; larger values are damage, not loudness
 # In Hz; a header outside of these would turn a few bytes into seconds of audio, or many bytes into none.
 _LOWEST_RATE, _HIGHEST_RATE = 1_000, 768_000
@@ -62,18 +62,24 @@ def decode_audio(
     raise reader.failure()
 
 
-def _plan_grid(rate: int, sample_rate: int, start: Real, end: Real) -> tuple[int, Real, int, Real]:
-    """Range of input samples that a stretch needs (begin, stop), and of their output that it is (low, high).
+class _Grid(NamedTuple):
+    """Range of input samples that a stretch needs (begin, stop), and of output samples that it is (low, high)."""
 
-    Begins where an input and an output sample coincide, so that a stretch equals that part of the whole file.
-    """
+    begin: int
+    stop: Real
+    low: int
+    high: Real
+
+
+def _plan_grid(rate: int, sample_rate: int, start: Real, end: Real) -> _Grid:
+    """Begin where an input and an output sample coincide, so that a stretch equals that part of the whole file."""
     low = round(start * sample_rate)
     high = end if end == math.inf else max(low + 1, round(end * sample_rate))
     common = math.gcd(rate, sample_rate)
     block = max(0, math.floor((low / sample_rate - _FILTER_REACH) * common))
     offset = block * sample_rate // common
     stop = end if end == math.inf else math.ceil((high / sample_rate + _FILTER_REACH) * rate)
-    return block * rate // common, stop, low - offset, high - offset
+    return _Grid(begin=block * rate // common, stop=stop, low=low - offset, high=high - offset)
 
 
 def _read_samples(reader: TrackReader, channel: str, sample_rate: int) -> Float32[np.ndarray, " N"] | None:
@@ -85,24 +91,24 @@ def _read_samples(reader: TrackReader, channel: str, sample_rate: int) -> Float3
     if not _LOWEST_RATE <= rate <= _HIGHEST_RATE:
         found = f"found {rate} Hz in {named(reader.path)}"
         raise MediaError(f"expected a sample rate from {_LOWEST_RATE} to {_HIGHEST_RATE} Hz, {found}")
-    begin, stop, low, high = _plan_grid(rate, sample_rate, reader.start, reader.end)
+    grid = _plan_grid(rate, sample_rate, reader.start, reader.end)
     time = reader.time(first)
-    if reader.entry is not None and (time is None or round(time * rate) > begin):
+    if reader.entry is not None and (time is None or round(time * rate) > grid.begin):
         return None
     resampler = soxr.ResampleStream(rate, sample_rate, 1, "float32", "VHQ")
     pieces = []
     for position, block in _gapless(reader, itertools.chain([first], frames), rate, channel):
-        inside = block[max(0, begin - position) : max(0, int(min(stop - position, len(block))))]
+        inside = block[max(0, grid.begin - position) : max(0, int(min(grid.stop - position, len(block))))]
         if len(inside):
             pieces.append(resampler.resample_chunk(inside) if rate != sample_rate else inside)
-        if position + len(block) >= stop:
+        if position + len(block) >= grid.stop:
             break
     if not pieces:
         return None
     if rate != sample_rate:
         pieces.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-    known = max(1, round(reader.until * sample_rate)) - round(reader.start * sample_rate) + low
-    samples = np.concatenate(pieces)[low : int(max(0, min(high, known)))]
+    known = max(1, round(reader.until * sample_rate)) - round(reader.start * sample_rate) + grid.low
+    samples = np.concatenate(pieces)[grid.low : int(max(0, min(grid.high, known)))]
     # soxr gives nothing for less than half an output sample, but a file of one sample is audio.
     return np.zeros(1, np.float32) if not len(samples) and known == 1 else samples
 

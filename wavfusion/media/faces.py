@@ -66,6 +66,13 @@ class FaceTrack:
         return self.steps[0] <= other.steps[-1] and other.steps[0] <= self.steps[-1]
 
 
+class SpeakerFace(NamedTuple):
+    """The speaker's face in one window."""
+
+    regions: list[Region] | None  # of each frame, the square around the face; None: use the whole frame
+    share: float  # of the frames in which the face was found
+
+
 class FaceCoverage:
     """Share of a recording in which a face was found; complains where it is small."""
 
@@ -103,15 +110,11 @@ def require_installed() -> Any:
 
 def detect_faces(
     path: PathLike, frame_rate: Real, start: Real = 0.0, end: Real | None = None, crop: Sequence[int] | None = None
-) -> tuple[list[Region] | None, float]:
+) -> SpeakerFace:
     """Find the speaker's face in every frame of a window of at most 15 s; takes the arguments of `decode_frames`.
 
     Of several faces at one time it is the one whose mouth opens as the file's audio gets louder; where none does, or
     the file has no audio, the one that is largest for the longest.
-
-    Returns:
-        The square around the face in each frame, None where the whole frame is to be used; and the share of the frames
-        in which the face was found.
 
     Raises:
         MediaError: no frame can be decoded there.
@@ -130,9 +133,9 @@ def detect_faces(
     chosen = choose_face(_steady_tracks(detections, every * frame_rate), envelope, every * frame_rate)
     share = sum(len(track.steps) for track in chosen) / len(detections)
     if share < LEAST:
-        return None, share
+        return SpeakerFace(None, share)
     boxes = interpolate(chosen, len(detections), _steps(every * frame_rate))[every // 2 :: every]
-    return [square(box, shape) for box in boxes], share
+    return SpeakerFace([square(box, shape) for box in boxes], share)
 
 
 def odd_from(low: float) -> int:

@@ -132,9 +132,8 @@ class VideoReader:
         self._reader = self._last = None
         entry = start - PREROLL if start > 2 * PREROLL else None
         with suppress(MediaError), ExitStack() as opened:
-            self._reader = TrackReader(
-                opened.enter_context(open_container(self.path)), "video", self.path, start, end, entry
-            )
+            container = opened.enter_context(open_container(self.path))
+            self._reader = TrackReader(container, "video", self.path, start, end, entry)
             self._reader.rate = self.frame_rate
             self._coming = _timed_frames(self._reader)
             self._last = next(self._coming, None)

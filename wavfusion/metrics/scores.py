@@ -86,8 +86,9 @@ def score(
     rows, columns = _ids("truth", truth, classes), _ids("predicted", predicted, classes)
     confusion = confusion_matrix(rows, columns, len(classes))
     figures_of_classes = {name: values.tolist() for name, values in class_figures(confusion).items()}
-    checked = None if probabilities is None else _of_probabilities(rows, columns, probabilities, len(classes))
-    losses, of_probabilities = checked or (None, {})
+    losses, of_probabilities = None, dict[str, float]()
+    if probabilities is not None:
+        losses, of_probabilities = _of_probabilities(rows, columns, probabilities, len(classes))
     per_class = {
         emotion: {name: values[i] for name, values in figures_of_classes.items()} | {"support": int(confusion[i].sum())}
         for i, emotion in enumerate(classes)
@@ -190,7 +191,8 @@ def _by_group(
 
 def _group_numbers(groups: Sequence[Hashable] | None, num_rows: int) -> _Ids:
     # a group's name is tagged, so that a dialogue named 3 is not the fourth utterance
-    keys = [("alone", i) if name is None else ("group", name) for i, name in enumerate(groups or [None] * num_rows)]
+    names: Sequence[Hashable] = [None] * num_rows if groups is None else groups
+    keys = [("alone", i) if name is None else ("group", name) for i, name in enumerate(names)]
     number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     return np.array([number[key] for key in keys], dtype=np.int64)
 

@@ -187,9 +187,15 @@ class WavFusion(nn.Module):
         if vectors is not None:
             emotion = labels.argmax(-1) if labels.is_floating_point() else labels
             numbers = torch.arange(len(vectors), device=present.device)[:, None].where(present, ABSENT)
-            rows = vectors.flatten(0, 1), numbers.flatten(), emotion.repeat(len(vectors))
             margin = self.config.margin
-            parts["margin"] = margin_loss(*rows, margin.alpha, margin.reduction, self.hinges)
+            parts["margin"] = margin_loss(
+                vectors=vectors.flatten(0, 1),
+                modality=numbers.flatten(),
+                label=emotion.repeat(len(vectors)),
+                alpha=margin.alpha,
+                reduction=margin.reduction,
+                hinges=self.hinges,
+            )
         return parts
 
     def _inputs(self, *tensors: Tensor | None) -> dict[str, tuple[Tensor, Tensor]]:

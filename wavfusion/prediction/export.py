@@ -128,8 +128,6 @@ def translate(model: WavFusion, about: Mapping[str, str], temperature: float) ->
     gated = config.num_deep > 0 and {"text", "video"} <= set(config.modalities)
     free = {axis: torch.export.Dim(axis) for named in axes.values() for axis in named.values()}
     shapes = tuple({number: free[axis] for number, axis in named.items()} for named in axes.values())
-    outputs = ["probabilities", "logits", *(["text_share"] if gated else [])]
-    settings: dict[str, Any] = {"opset_version": OPSET, "input_names": names, "output_names": outputs}
     # MATH is the only attention kernel whose output has the memory layout that the exporter assumes.
     with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
         warnings.simplefilter("ignore")  # from PyTorch about PyTorch
@@ -137,7 +135,14 @@ def translate(model: WavFusion, about: Mapping[str, str], temperature: float) ->
         traced = torch.export.export(
             _Outputs(copied, temperature), tuple(example), dynamic_shapes=(shapes,), strict=False
         )
-        program: Any = torch.onnx.export(traced, dynamo=True, verbose=False, **settings)
+        program: Any = torch.onnx.export(
+            traced,
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=names,
+            output_names=["probabilities", "logits", *(["text_share"] if gated else [])],
+        )
     # The exporter notes the source line of every node, with the paths of the machine that it ran on.
     import_module("onnx_ir.passes.common").ClearMetadataAndDocStringPass()(program.model)
     program.model.metadata_props.update(about)
@@ -153,9 +158,14 @@ def translate(model: WavFusion, about: Mapping[str, str], temperature: float) ->
 def describe_graph(trained: Run) -> dict[str, str]:
     """Return what a user of the file needs to know without this package, each value as JSON."""
     config, features = trained.model.config, trained.features
-    audio = {"width": config.hidden_size, "layer": config.input_layer, "sample_rate": SAMPLE_RATE}
     spacing: dict[str, dict[str, Any]] = {
-        "audio": {**audio, "seconds_between_steps": AUDIO_STEP, "middle_of_first_step": AUDIO_CENTRE},
+        "audio": {
+            "width": config.hidden_size,
+            "layer": config.input_layer,
+            "sample_rate": SAMPLE_RATE,
+            "seconds_between_steps": AUDIO_STEP,
+            "middle_of_first_step": AUDIO_CENTRE,
+        },
         "text": {"width": config.text_size, "layers": config.num_text_layers, "step": "sub-word token, in order"},
         "video": {"width": config.video_size, "frames_per_second": config.frame_rate, "view": features.view},
     }
@@ -164,9 +174,15 @@ def describe_graph(trained: Run) -> dict[str, str]:
         about = getattr(features, name)
         encoder = {"encoder": without_absolute_paths(about["name"]), "fingerprint": about["fingerprint"]}
         inputs[name] = {**encoder, "rounded_to": "float16", **spacing[name]}
-    values: dict[str, Any] = {"wavfusion": __version__, "weights": trained.weights_digest, "classes": config.classes}
-    values |= {"prior": trained.prior, "temperature": trained.temperature}
-    values |= {"modalities": config.modalities, "inputs": inputs}
+    values = {
+        "wavfusion": __version__,
+        "weights": trained.weights_digest,
+        "classes": config.classes,
+        "prior": trained.prior,
+        "temperature": trained.temperature,
+        "modalities": config.modalities,
+        "inputs": inputs,
+    }
     return {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
 
 

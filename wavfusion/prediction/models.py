@@ -35,6 +35,7 @@ def find_run(name: str | Path) -> Run:
         reason = " ".join(str(error).split()).partition(". ")[0][:200]
         if constants.HF_HUB_OFFLINE:
             reason = "no such folder, no copy of such a model, and HF_HUB_OFFLINE is set, so the hub is not queried"
-        wish = "expected a RUN folder or a hub id that can be reached"
-        raise ConfigError(f"{str(name)!r}: {wish}, found {reason}") from None
+        raise ConfigError(
+            f"{str(name)!r}: expected a RUN folder or a hub id that can be reached, found {reason}"
+        ) from None
     return read_run(folder)

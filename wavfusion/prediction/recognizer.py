@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from torch import nn
@@ -71,8 +72,12 @@ class Prediction:
     text_share: float | None = None
 
 
-# Some utterances, their windows, and these encoded in batches, so that hours take no more memory than minutes.
-UtteranceGroup = tuple[list[Segment], list[RecordingWindow], Iterator[list[Sample]]]
+class UtteranceGroup(NamedTuple):
+    """Some utterances of a recording and their windows."""
+
+    segments: list[Segment]
+    windows: list[RecordingWindow]  # of all of them, in order
+    samples: Iterator[list[Sample]]  # the windows encoded in batches, so that hours take no more memory than minutes
 
 
 class EmotionRecognizer:
@@ -177,20 +182,20 @@ class EmotionRecognizer:
         opened = open_source(source, sample_rate)
         sets = subsets(self.modalities) if contributions else [self.modalities]
         predictions = []
-        for utterances, windows, encoded in self.encode(opened, transcript, segments, speakers):
+        for group in self.encode(opened, transcript, segments, speakers):
             classifier = Classifier(
-                self.model, sets, self.trained.prior, len(windows), self.device, self.trained.temperature
+                self.model, sets, self.trained.prior, len(group.windows), self.device, self.trained.temperature
             )
-            for samples in encoded:
+            for samples in group.samples:
                 with self._encoder.autocast():
                     classifier.add(samples)
             by_set = classifier.utterances()
             found = by_set[-1]
             shares = explain.contributions(sets, by_set, self.trained.prior) if contributions else None
-            predictions += self._rows(opened.file, utterances, found, shares)
+            predictions += self._rows(opened.file, group.segments, found, shares)
             if found.vectors is not None:
                 self.measure_distances(opened, found.vectors[[bool(names) for names in found.modalities]])
-            progress(utterances[-1].end)
+            progress(group.segments[-1].end)
         self.report(opened, [each.text for each in predictions])
         return predictions
 
@@ -215,7 +220,8 @@ class EmotionRecognizer:
                 if self.recogniser is not None and missing_text and audio is not None:
                     group, language = self.recogniser.transcribe(audio, group, language)
                 windows = cut_windows(group, source, self.modalities)
-                yield group, windows, (self._encoder.encode(some, decoder) for some in batched(windows, BATCH))
+                samples = (self._encoder.encode(some, decoder) for some in batched(windows, BATCH))
+                yield UtteranceGroup(group, windows, samples)
 
     def _rows(
         self, file: str, segments: Sequence[Segment], found: Utterances, contributions: list[dict[str, float]] | None
@@ -269,14 +275,19 @@ class EmotionRecognizer:
         known = self.trained.familiarity
         beyond = [each for each in distances if known is not None and each > known.limit]
         if known is not None and len(beyond) > WARN_SHARE * len(distances):
-            found = f"{len(beyond)} of {len(distances)} utterances are out of distribution: distances up to"
-            usual = f"where 99 % of the validation part lies within {known.limit:.1f}"
-            yield f"{found} {max(beyond):.1f} from the training data, {usual}"
+            yield (
+                f"{len(beyond)} of {len(distances)} utterances are out of distribution: distances up to "
+                f"{max(beyond):.1f} from the training data, where 99 % of the validation part lies within "
+                f"{known.limit:.1f}"
+            )
         text = " ".join(each for each in texts if each)
         language = language_of(text) if self.trained.languages and "text" in self.modalities else None
         if language is not None and language[0] not in self.trained.languages:
-            others = ", ".join(self.trained.languages)
-            yield f"its text is in {language[0]!r} (probability {language[1]:.3f}), the model was trained on {others}"
+            name, probability = language
+            yield (
+                f"its text is in {name!r} (probability {probability:.3f}), the model was trained on "
+                f"{', '.join(self.trained.languages)}"
+            )
 
 
 def _within(segments: Sequence[Segment], source: RecordingSource) -> list[Segment]:
@@ -284,8 +295,9 @@ def _within(segments: Sequence[Segment], source: RecordingSource) -> list[Segmen
     length = source.length
     kept = [replace(each, end=min(each.end, length)) for each in segments if each.start < length or length == 0]
     if segments and not kept:
-        found = f"found all {len(segments)} after its end"
-        raise MediaError(f"{source.file!r}: expected segments within its {length:.2f} s, {found}")
+        raise MediaError(
+            f"{source.file!r}: expected segments within its {length:.2f} s, found all {len(segments)} after its end"
+        )
     ends = {"begin": len(segments) - len(kept), "end": sum(each.start < length < each.end - SLACK for each in segments)}
     for what, count in ends.items():
         if count:

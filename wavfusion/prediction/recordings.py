@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from wavfusion import media
 from wavfusion.errors import CollectedWarnings, ConfigError, CorpusError, MediaError
-from wavfusion.files import read_json, write_atomic, write_json
+from wavfusion.files import read_json, require_free, write_atomic, write_json
 from wavfusion.processes.pool import Lost, spread
 from wavfusion.transcripts import Segment
 from wavfusion.transcripts.reading import READERS, is_timed, read, read_plain_text
@@ -95,7 +95,9 @@ def plan_recordings(
         if folder is not None and named.setdefault(name, file) != file:
             raise ConfigError(f"--out {folder}: expected recordings of different names, found {named[name]} and {file}")
     places = [folder and folder / name.with_name(f"{name.name}.{ending}") for name in files.values()]
-    return [Recording(*each) for each in zip(files, found, places, strict=True)]
+    return [
+        Recording(file, transcript=words, out=place) for file, words, place in zip(files, found, places, strict=True)
+    ]
 
 
 def existing(recordings: Sequence[Recording], bad: list[str]) -> list[Recording]:
@@ -121,8 +123,8 @@ def _find_transcripts(transcript: str | None, files: Mapping[str, Path]) -> list
             log.warning("%s: no transcript for %d of %d recordings: %s", transcript, len(lacking), len(files), few)
         return [None if path is None else _read(path) for path in paths]
     if len(files) > 1:
-        wish = "one FILE with it, or a folder of transcripts"
-        raise ConfigError(f"--transcript: expected {wish}, found {len(files)} recordings")
+        found = f"{len(files)} recordings"
+        raise ConfigError(f"--transcript: expected one FILE with it, or a folder of transcripts, found {found}")
     try:
         if Path(transcript).is_file():
             return [_read(Path(transcript))]
@@ -177,8 +179,10 @@ def open_results(folder: Path, settings: dict[str, Any], force: bool) -> None:
         before = found if isinstance(found, dict) else {}
         for name, value in settings.items():
             if before.get(name) != value:
-                differs = f"found {name} {before.get(name)!r}, not {value!r}; name another folder, or --force"
-                raise CorpusError(f"{folder}: expected results of the same model and settings, {differs}")
+                raise CorpusError(
+                    f"{folder}: expected results of the same model and settings, found {name} {before.get(name)!r}, "
+                    f"not {value!r}; name another folder, or --force"
+                )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
 
@@ -211,6 +215,7 @@ def label(
             out = todo[number].out
             if isinstance(found, Labelled):
                 if out is not None and write is not None:
+                    require_free([out], force)  # another process may have written it meanwhile
                     out.parent.mkdir(parents=True, exist_ok=True)
                     write_atomic(out, write(found.rows, folder=out.parent, warnings=found.warnings))
                 yield found

@@ -28,8 +28,8 @@ class Embedding:
     """An utterance as vectors.
 
     Attributes:
-        vector: the input of the model's classification head; of several windows the mean, weighted by seconds.
-        frames: the audio steps after the last layer, fused with the other modalities; none without audio.
+        vector: (D,), the input of the model's classification head; of several windows the mean, weighted by seconds.
+        frames: (T, H), the audio steps after the last layer, fused with the other modalities; none without audio.
         times: the middle of each step, in seconds of the file.
     """
 
@@ -37,7 +37,7 @@ class Embedding:
     segment: Segment
     modalities: list[str]
     vector: Float32[np.ndarray, " D"]
-    frames: Float32[np.ndarray, "T D"]
+    frames: Float32[np.ndarray, "T H"]
     times: Float32[np.ndarray, " T"]
 
 
@@ -67,21 +67,25 @@ def embed(
 
 @torch.inference_mode()
 def _embed(recognizer: EmotionRecognizer, group: UtteranceGroup, file: str) -> list[Embedding]:
-    segments, group_windows, samples = group
     pieces: dict[int, list[tuple[float, Embedding]]] = {}  # of each utterance: seconds and vectors of its windows
-    for windows, batch in zip(batched(group_windows, BATCH), samples, strict=True):
+    no_frames = np.zeros((0, recognizer.trained.model.config.hidden_size), np.float32)
+    for windows, batch in zip(batched(group.windows, BATCH), group.samples, strict=True):
         present = [[name for name in recognizer.modalities if has(sample, name)] for sample in batch]
         names = [name for name in recognizer.modalities if any(name in each for each in present)]
         output = forward(recognizer.trained.model, batch, names, recognizer.device) if names else None
         for i, (window, sample) in enumerate(zip(windows, batch, strict=True)):
             if output is None or output.pooled is None or not present[i]:
                 continue
-            vector = output.pooled[i].float().cpu().numpy()
             steps = len(sample.audio) if sample.audio is not None and output.hidden else 0
-            frames = output.hidden[-1][i, :steps].float().cpu().numpy() if steps else np.zeros((0, len(vector)), "f4")
             start = 0.0 if window.audio is None else window.audio[0]
-            times = (start + AUDIO_CENTRE + AUDIO_STEP * np.arange(steps)).astype(np.float32)
-            embedding = Embedding(file, segments[window.utterance], present[i], vector, frames, times)
+            embedding = Embedding(
+                file=file,
+                segment=group.segments[window.utterance],
+                modalities=present[i],
+                vector=output.pooled[i].float().cpu().numpy(),
+                frames=output.hidden[-1][i, :steps].float().cpu().numpy() if steps else no_frames,
+                times=(start + AUDIO_CENTRE + AUDIO_STEP * np.arange(steps)).astype(np.float32),
+            )
             pieces.setdefault(window.utterance, []).append((max(window.seconds, 1e-6), embedding))
     return [_joined(parts) for parts in pieces.values()]
 

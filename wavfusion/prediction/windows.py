@@ -128,8 +128,15 @@ def cut_windows(
         for window in windows(duration):
             times = {name: _times(span, *window) for name, span in spans.items() if name in modalities}
             share = (window.start / duration, window.end / duration) if duration > 0 else (0.0, 1.0)
-            tracks = times.get("audio"), times.get("video")
-            found.append(RecordingWindow(number, window.end - window.start, share, *tracks, text))
+            recording_window = RecordingWindow(
+                utterance=number,
+                seconds=window.end - window.start,
+                share=share,
+                audio=times.get("audio"),
+                video=times.get("video"),
+                text=text,
+            )
+            found.append(recording_window)
     return found
 
 
@@ -179,12 +186,18 @@ class RecordingDecoder(ExitStack):
         if self._video is not None:
             frames = self._video.frames(*times)
         else:
-            regions = None
-            if self.encoders.view == "face":
-                regions, share = detect_faces(file, rate, *times)
+            regions, share = detect_faces(file, rate, *times) if self.encoders.view == "face" else (None, None)
+            frames = media.decode_frames(
+                file,
+                rate,
+                encoder.size,
+                *times,
+                interpolation=encoder.interpolation,
+                regions=regions,
+                thorough=not self.fast,
+            )
+            if share is not None:
                 self.source.faces.add(seconds, share)
-            scaling = encoder.size, *times, None, encoder.interpolation, regions
-            frames = media.decode_frames(file, rate, *scaling, thorough=not self.fast)
         self._warn_of_damage(frames.bad_packets, "video")
         return frames.pixels
 
@@ -220,18 +233,18 @@ class WindowEncoder:
     def encode(self, windows: Sequence[RecordingWindow], decoder: RecordingDecoder) -> list[Sample]:
         """Decode and encode windows, rounded to half precision as in the store."""
         both = any(each.audio for each in windows) and any(each.video for each in windows)
-        ways = (self._audio,), (self._text, self._video)
+        tasks = (self._audio,), (self._text, self._video)  # of each of two threads
 
-        def run(way: Sequence[Callable[[RecordingWindow, RecordingDecoder], Tensor | None]]) -> list[Encoded]:
-            return [_encoded(partial(encode, window, decoder)) for encode in way for window in windows]
+        def run(encoders: Sequence[Callable[[RecordingWindow, RecordingDecoder], Tensor | None]]) -> list[Encoded]:
+            return [_encoded(partial(encode, window, decoder)) for encode in encoders for window in windows]
 
         with self._lock:  # threads changes the number of threads of the whole process
             if both and self._on_cores():
                 # Each takes half of the cores: fewer cores on one matrix multiplication waste less of each.
                 with threads(2) as pool:
-                    encoded, others = pool.map(run, ways)
+                    encoded, others = pool.map(run, tasks)
             else:
-                encoded, others = map(run, ways)
+                encoded, others = map(run, tasks)
         samples = []
         for number, window in enumerate(windows):
             features = [encoded[number], *others[number :: len(windows)]]
@@ -240,7 +253,7 @@ class WindowEncoder:
                     decoder.source.errors.append(error)
             origin = SampleOrigin(str(window.utterance), None, None, None, window.seconds)
             audio, text, video = (each if isinstance(each, Tensor) else None for each in features)
-            samples.append(Sample(origin, audio, text, video))
+            samples.append(Sample(origin, audio=audio, text=text, video=video))
         return samples
 
     def _on_cores(self) -> bool:

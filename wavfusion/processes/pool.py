@@ -120,7 +120,7 @@ class Worker(Generic[Item, Result]):
                 log.warning("a process died (killed, or out of memory): its item is started again")
         return Lost(f"the process that worked on it died {TRIES} times (killed, or out of memory)")
 
-    def _send(self, item: Item) -> "_Answer":
+    def _send(self, item: Item) -> _Answer:
         if self._pipe is None:
             # Never a fork of this process: torch's threads do not survive one.
             forked = self.preload is not None and sys.platform == "linux"
@@ -184,7 +184,7 @@ def _work(pipe: Connection, build: Build[Any, Any], threads: int, level: int) ->
     while True:
         try:
             item = pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             return
         try:
             work = work or _built(build, threads)

@@ -102,9 +102,15 @@ def _read_contents(folder: Path, name: str, root: Path | None) -> RunContents:
     for problem in problems:
         raise ConfigError(f"{folder}: expected predictions and figures of one evaluation, found {problem}")
     corpus, corpus_root = _read_corpus(results.environment.get("manifest", ""))
-    about: dict[str, Any] = {"name": name, "root": root or corpus_root, "corpus_name": corpus_of(folder)}
-    history, explained = read_history(folder), read_explained(folder, results.metrics)
-    return RunContents(**vars(results), history=history, explained=explained, corpus=corpus, **about)
+    return RunContents(
+        **vars(results),
+        name=name,
+        history=read_history(folder),
+        explained=read_explained(folder, results.metrics),
+        corpus=corpus,
+        root=root or corpus_root,
+        corpus_name=corpus_of(folder),
+    )
 
 
 def _read_corpus(path: Any) -> tuple[dict[str, Utterance], Path]:
@@ -340,12 +346,19 @@ def _utterances(run: RunContents, files: dict[Path, int]) -> dict[str, Any]:
     for row in run.rows:
         known = run.corpus.get(row["id"])
         share, contribution = explained.get(row["id"], (None, {}))
-        called = [row["id"], number[row["truth"]], number[row["predicted"]]]
-        permille = [round(1000 * float(row[f"p_{name}"])) for name in run.classes]
-        about = [known and known.text, known and known.language, row["speaker"]]
-        media = _media(known, run.root, files) if known else []
-        parts = [round(contribution[name], 3) if name in contribution else None for name in MODALITIES if contribution]
-        rows.append([*called, permille, *about, media, None if share is None else round(share, 3), parts])
+        cells = [  # in the order in which the page's script takes them
+            row["id"],
+            number[row["truth"]],
+            number[row["predicted"]],
+            [round(1000 * float(row[f"p_{name}"])) for name in run.classes],
+            known and known.text,
+            known and known.language,
+            row["speaker"],
+            _media(known, run.root, files) if known else [],
+            None if share is None else round(share, 3),
+            [round(contribution[name], 3) if name in contribution else None for name in MODALITIES if contribution],
+        ]
+        rows.append(cells)
     return {"name": run.name, "classes": run.classes, "rows": rows}
 
 

@@ -87,9 +87,16 @@ def read_bundle(path: Path) -> Bundle:
         if max(files[name].count(b"\n") for name in (PREDICTIONS, SPLIT)) > LINES:
             raise ValueError(f"a table of more than {LINES} lines")
         rows, parts = (parse_csv(files[name]) for name in (PREDICTIONS, SPLIT))
-        about = {name: json.loads(files[f"{name}.json"]) for name in ("metrics", "protocol", "environment")}
-        about["experiment"] = files[EXPERIMENT].decode()
-        bundle = Bundle(rows, about["protocol"]["classes"], {row["id"]: row["split"] for row in parts}, **about)
+        protocol = json.loads(files[PROTOCOL])
+        bundle = Bundle(
+            rows=rows,
+            classes=protocol["classes"],
+            parts={row["id"]: row["split"] for row in parts},
+            metrics=json.loads(files[METRICS]),
+            protocol=protocol,
+            environment=json.loads(files[ENVIRONMENT]),
+            experiment=files[EXPERIMENT].decode(),
+        )
         _check(bundle)
     except Exception as error:  # a damaged file shows in as many ways as there are parsers
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -26,7 +26,6 @@ from wavfusion.runs.results import EXPLAINED, HISTORY, METRICS, PREDICTIONS
 CONFIG, WEIGHTS, FAMILIARITY = "config.json", "model.safetensors", "familiarity.safetensors"
 LOW, HIGH = BOUNDS
 HUB_ID = r"\w[\w.-]*/\w[\w.-]*"  # not ./FOLDER
-_SETTINGS = ("mode", "prior", "temperature", "languages")  # of config.json, beside the model and its features
 
 
 @dataclass(frozen=True)
@@ -104,10 +103,13 @@ class Run:
 def preset_of(features: FeatureSet) -> Preset:
     """Return the preset that filled a store, as far as the store tells."""
     names = {name: (getattr(features, name) or {"name": ""})["name"] for name in LOADERS}
-    rest: dict[str, Any] = {
-        name: getattr(features, name) for name in ("frame_rate", "pretrained_rate", "new_rate", "precision")
-    }
-    return Preset(**names, **rest)
+    return Preset(
+        **names,
+        frame_rate=features.frame_rate,
+        pretrained_rate=features.pretrained_rate,
+        new_rate=features.new_rate,
+        precision=features.precision,
+    )
 
 
 @dataclass(frozen=True)
@@ -155,8 +157,17 @@ def read_run(folder: str | Path) -> Run:
     except Exception as error:  # a damaged file shows in as many ways as there are parsers
         reason = " ".join(str(error).split())[:SHOWN]
         raise ConfigError(f"{str(folder)!r}: expected a RUN, found {type(error).__name__}: {reason}") from None
-    rest: dict[str, Any] = {name: getattr(config, name) for name in ("features", *_SETTINGS)}
-    return Run(folder, accelerate(model.eval()), protocol=protocol, familiarity=familiarity, **rest)
+    return Run(
+        folder=folder,
+        model=accelerate(model.eval()),
+        features=config.features,
+        mode=config.mode,
+        prior=config.prior,
+        protocol=protocol,
+        temperature=config.temperature,
+        languages=config.languages,
+        familiarity=familiarity,
+    )
 
 
 def write_model(trained: Run, encoders: Encoders) -> None:
@@ -174,7 +185,7 @@ def write_model(trained: Run, encoders: Encoders) -> None:
         learned = load_encoder("audio", str(folder / "encoders" / "audio"), features.precision).fingerprint
         features = replace(features, audio={**features.audio, "name": "encoders/audio", "fingerprint": learned})
     about = {key: getattr(features, key) for key in FeatureSet.__dataclass_fields__}
-    rest = {name: getattr(trained, name) for name in _SETTINGS}
+    rest = {name: getattr(trained, name) for name in ("mode", "prior", "temperature", "languages")}
     write_json(folder / CONFIG, {"model": model.config.to_json(), "features": about, **rest})
     if (known := trained.familiarity) is not None:
         tensors = {name: torch.as_tensor(value) for name, value in vars(known).items()}

@@ -67,9 +67,16 @@ def write_hub_folder(folder: Path, out: Path, title: str) -> None:
         bases = [name for name in names.values() if re.fullmatch(HUB_ID, name)]
         setting = (folder / EXPERIMENT).read_bytes()
         detector = (trained.features.video or {}).get("detector") if "video" in names else None
-        metrics, about = abouts[METRICS], {"title": title, "corpus": corpus_of(folder), "detector": detector}
-        protocol = describe_protocol(metrics["protocol"])
-        card = fill_page("model_card.md", _cell, metrics=metrics, protocol=protocol, bases=bases, **about) + "\n"
+        card = fill_page(
+            "model_card.md",
+            _cell,
+            metrics=abouts[METRICS],
+            protocol=describe_protocol(abouts[METRICS]["protocol"]),
+            title=title,
+            corpus=corpus_of(folder),
+            bases=bases,
+            detector=detector,
+        )
     except Exception as error:  # a damaged file shows in many ways
         raise ConfigError(f"{folder}: expected a complete RUN, found {type(error).__name__}: {error}") from None
     out.mkdir(parents=True, exist_ok=True)
@@ -79,7 +86,7 @@ def write_hub_folder(folder: Path, out: Path, title: str) -> None:
             shutil.copytree(encoders / name, out / "encoders" / name, dirs_exist_ok=True)
     for file, values in abouts.items():
         write_json(out / file, values)
-    write_atomic(out / "README.md", card.encode("utf-8", "backslashreplace"))
+    write_atomic(out / "README.md", f"{card}\n".encode("utf-8", "backslashreplace"))
     write_atomic(out / EXPERIMENT, setting)
     (out / FAMILIARITY).unlink(missing_ok=True)
     for file in (FAMILIARITY, WEIGHTS):

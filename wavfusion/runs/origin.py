@@ -147,7 +147,7 @@ def environment(num_processes: int) -> dict[str, Any]:
     return {
         "wavfusion": __version__,
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in names},
+        **{name: _version(name) for name in names},
         "platform": platform.platform(),
         "processor": platform.machine(),
         "cpu_count": os.cpu_count(),
@@ -156,6 +156,14 @@ def environment(num_processes: int) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "git_revision": _git_revision(),
     }
+
+
+def _version(name: str) -> str | None:
+    """The version of a package; None where it was installed without its metadata."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _git_revision() -> str | None:

@@ -54,13 +54,16 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 # OpenAPI's description of the form, which FastAPI does not read itself.
-_FIELDS = {
-    "file": {"type": "string", "format": "binary", "description": "audio or video"},
-    "transcript": {"type": "string", "description": "text, or a file with times"},
-    "speakers": {"type": "string", "description": "auto or a number; empty = speakers are not told apart"},
+FORM_SCHEMA = {
+    "type": "object",
+    "required": ["file"],
+    "properties": {
+        "file": {"type": "string", "format": "binary", "description": "audio or video"},
+        "transcript": {"type": "string", "description": "text, or a file with times"},
+        "speakers": {"type": "string", "description": "auto or a number; empty = speakers are not told apart"},
+    },
 }
-_SCHEMA = {"type": "object", "required": ["file"], "properties": _FIELDS}
-FORM = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _SCHEMA}}}}
+FORM = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM_SCHEMA}}}}
 
 Least = Annotated[float, Query(ge=0, le=1, description="emotions below this probability are withheld")]
 
@@ -108,8 +111,8 @@ class Guard:
             return _refused(403, "expected a request of this server's own page, found one of another site")
         given = headers.get("authorization", "").encode()
         if self.token and path not in OPEN and not secrets.compare_digest(given, f"Bearer {self.token}".encode()):
-            wish = "expected the token of this server (Authorization: Bearer TOKEN)"
-            return _refused(401, f"{wish}, found none or another")
+            expected = "expected the token of this server (Authorization: Bearer TOKEN)"
+            return _refused(401, f"{expected}, found none or another")
         return None
 
     def _is_known(self, host: str) -> bool:
@@ -128,27 +131,29 @@ def _refused(status: int, message: str) -> Response:
     return JSONResponse({"error": message}, status, headers)
 
 
-def _invalid(_: Request, error: RequestValidationError) -> Response:
-    first = error.errors()[0]
-    return _refused(422, f"{first['loc'][-1]}: {first['msg']}, found {str(first.get('input'))[:40]!r}")
+def _answer_error(_: Request, error: Exception) -> Response:
+    """Answer an error by one line."""
+    if isinstance(error, RefusedError):
+        return _refused(error.status, str(error))
+    if isinstance(error, HTTPException):
+        return _refused(error.status_code, f"expected a request that /openapi.json names, found: {error.detail}")
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        return _refused(422, f"{first['loc'][-1]}: {first['msg']}, found {str(first.get('input'))[:40]!r}")
+    if isinstance(error, ConfigError):
+        return _refused(422, str(error))
+    if isinstance(error, ClientDisconnect):
+        return _refused(400, "expected a whole form, found one that is cut off")
+    return _refused(500, "the server failed on this request; its log says how")
 
 
-# Every error is answered by one line.
-HANDLERS: dict[Any, Any] = {
-    RefusedError: lambda _, error: _refused(error.status, str(error)),
-    HTTPException: lambda _, error: _refused(
-        error.status_code, f"expected a request that /openapi.json names, found: {error.detail}"
-    ),
-    RequestValidationError: _invalid,
-    ConfigError: lambda _, error: _refused(422, str(error)),
-    ClientDisconnect: lambda *_: _refused(400, "expected a whole form, found one that is cut off"),
-    Exception: lambda *_: _refused(500, "the server failed on this request; its log says how"),
-}
+ERRORS = (RefusedError, HTTPException, RequestValidationError, ConfigError, ClientDisconnect, Exception)
 
 
 def make_app(jobs: Jobs, names: frozenset[str], token: str | None) -> FastAPI:
     """Return the application that serves the page and the API."""
-    app = FastAPI(title="WavFusion", version=__version__, docs_url=None, redoc_url=None, exception_handlers=HANDLERS)
+    handlers: dict[Any, Any] = dict.fromkeys(ERRORS, _answer_error)
+    app = FastAPI(title="WavFusion", version=__version__, docs_url=None, redoc_url=None, exception_handlers=handlers)
     app.add_middleware(Guard, names=names, token=token)
     registry, page = _registry(jobs), _page(jobs, locked=token is not None)
 
@@ -210,9 +215,15 @@ def _answer_jobs(app: FastAPI, jobs: Jobs) -> None:
 
 def _described(jobs: Jobs, job: Job) -> dict[str, Any]:
     """Describe a job, as `GET /jobs/ID` answers."""
-    progress = {RUNNING: jobs.labeller.progress, DONE: 1.0}.get(job.state)
-    about = {"id": job.id, "name": job.form.name, "state": job.state, "before": jobs.place(job), "progress": progress}
-    return {**about, "warnings": job.warnings, "error": job.error}
+    return {
+        "id": job.id,
+        "name": job.form.name,
+        "state": job.state,
+        "before": jobs.place(job),
+        "progress": {RUNNING: jobs.labeller.progress, DONE: 1.0}.get(job.state),
+        "warnings": job.warnings,
+        "error": job.error,
+    }
 
 
 async def _take(jobs: Jobs, request: Request) -> Job:
@@ -268,9 +279,16 @@ def _registry(jobs: Jobs) -> CollectorRegistry:
 
 
 def _page(jobs: Jobs, locked: bool) -> str:
-    about: dict[str, Any] = {"modalities": jobs.modalities, "classes": jobs.classes, "limits": jobs.limits}
-    about |= {"kept": jobs.keep is not None, "transcribes": jobs.settings.get("asr") is not None, "locked": locked}
-    return fill_page("serve.html", **about, **script("timeline.js", "serve.js"))
+    return fill_page(
+        "serve.html",
+        modalities=jobs.modalities,
+        classes=jobs.classes,
+        limits=jobs.limits,
+        kept=jobs.keep is not None,
+        transcribes=jobs.settings.get("asr") is not None,
+        locked=locked,
+        **script("timeline.js", "serve.js"),
+    )
 
 
 def listen(host: str, port: int) -> socket.socket:

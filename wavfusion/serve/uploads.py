@@ -161,7 +161,8 @@ async def _read_fields(fields: FormData, folder: Path) -> Form:
             (folder / segments).write_bytes(content)
         transcript = ""
     text, speakers = await _text(transcript, "transcript"), await _text(fields.get("speakers", ""), "speakers")
-    return Form(displayed(recording.filename or ""), text or None, segments, speakers[:40] or None)
+    name = displayed(recording.filename or "")
+    return Form(name, text=text or None, segments=segments, speakers=speakers[:40] or None)
 
 
 async def _content(value: str | UploadFile, name: str) -> bytes:

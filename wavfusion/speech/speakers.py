@@ -97,7 +97,9 @@ def turns(
         speaker = [names[voice] for voice in path[first : first + len(at)].tolist()]
         changes = [i for i in range(1, len(at)) if speaker[i] != speaker[i - 1]]
         bounds = [float(span.start), *(float(at[i] + at[i - 1]) / 2 for i in changes), float(span.end)]
-        found += [Segment(*edges, speaker[i]) for edges, i in zip(pairwise(bounds), (0, *changes), strict=True)]
+        found += [
+            Segment(start, end, speaker[i]) for (start, end), i in zip(pairwise(bounds), (0, *changes), strict=True)
+        ]
         first += len(at)
     return found
 

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -166,8 +166,10 @@ def _require_features(store: Path, experiments: Sequence[Experiment], classes: S
     needed = {model_config(each.model, features, classes).input_layer for each in experiments}
     if lacking := sorted(needed - set(features.audio_layers)):
         layers = ",".join(map(str, sorted(needed)))
-        expected, found = f"audio features of layers {layers}", f"none of {', '.join(map(str, lacking))}"
-        raise CorpusError(f"{store}: expected {expected}, found {found}; run extract --layers {layers}")
+        raise CorpusError(
+            f"{store}: expected audio features of layers {layers}, found none of {', '.join(map(str, lacking))}; "
+            f"run extract --layers {layers}"
+        )
 
 
 def default_workers(device: str) -> int:
@@ -188,7 +190,7 @@ def run_trainings(
     failed: dict[str, str] = {}
     with (
         tqdm(total=len(todo), desc="reproduce", unit="run", disable=not progress) as bar,
-        closing(spread(partial(partial, _train, study, device), todo, workers)) as outcomes,
+        closing(spread(partial(_training_worker, study, device), todo, workers)) as outcomes,
     ):
         for number, outcome in outcomes:
             name = todo[number].folder.name
@@ -199,6 +201,10 @@ def run_trainings(
                 log.error("%s: %s", name, failed[name])
             bar.update()
     return failed
+
+
+def _training_worker(study: Study, device: str) -> Callable[[PlannedTraining], float | str]:
+    return partial(_train, study, device)
 
 
 def _train(study: Study, device: str, job: PlannedTraining) -> float | str:
@@ -241,7 +247,7 @@ def estimate(study: Study, jobs: Sequence[PlannedTraining], workers: int, device
     Early stopping is not foreseen.
     """
     kinds = {_kind(job): job for job in jobs}
-    outcomes = spread(partial(partial, _time_step, study, device), list(kinds.values()), workers)
+    outcomes = spread(partial(_timing_worker, study, device), list(kinds.values()), workers)
     measured = {list(kinds)[number]: require_result(outcome, "--dry-run") for number, outcome in outcomes}
     found = {}
     for job in jobs:
@@ -273,6 +279,10 @@ def to_costs(planned: Plan, costs: Mapping[str, float], workers: int) -> str:
     left = [costs[name] for name, job in planned.jobs.items() if not job.done]
     hours = (sum(left) / workers + STARTUP) / 3600
     return "\n".join([*lines, f"{len(left)} trainings to do, {workers} at once: at most about {hours:.2f} hours"])
+
+
+def _timing_worker(study: Study, device: str) -> Callable[[PlannedTraining], tuple[float, float]]:
+    return partial(_time_step, study, device)
 
 
 def _time_step(study: Study, device: str, job: PlannedTraining) -> tuple[float, float]:

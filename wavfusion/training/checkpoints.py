@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +69,20 @@ def newest(out: Path) -> Path | None:
     steps = {path.name.removeprefix("checkpoint-"): path for path in (out / "checkpoints").glob("checkpoint-*/")}
     found = [steps[step] for step in sorted(filter(str.isdecimal, steps), key=int, reverse=True)]
     for folder in found:
-        if _is_complete(folder) and _is_complete(_best(folder)):
+        damaged = next((each for each in _needed(folder) if not _is_complete(each)), None)
+        if damaged is None:
             return folder
-        log.warning("%s: skipped, since it or the best one before it is incomplete or damaged", folder)
+        log.warning("%s: skipped, since %s is incomplete or damaged", folder, damaged.name)
         shutil.rmtree(folder)
     if found:
         log.warning("%s: no complete checkpoint is left; training starts again", out)
     return None
+
+
+def _needed(checkpoint: Path) -> Iterator[Path]:
+    """The checkpoints that resuming from one reads: itself, then the one of the best epoch so far."""
+    yield checkpoint
+    yield _best(checkpoint)
 
 
 def _is_complete(checkpoint: Path) -> bool:

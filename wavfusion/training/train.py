@@ -1,9 +1,16 @@
 """What a training is: an experiment, a corpus and its stored features in, a RUN folder out.
 
-In Python:
+Example, on a corpus that `wavfusion prepare` and `wavfusion extract` have made ready:
+
+    from pathlib import Path
+
+    from wavfusion.experiments.experiment import read_experiment
+    from wavfusion.training.train import read_data, train
 
     data = read_data(Path("corpus/manifest.jsonl"), Path("features"))
-    metrics = train(read_experiment("paper", {"train.epochs": "5"}), data, Path("runs/first"))
+    experiment = read_experiment("paper", {"train.epochs": "5", "model.modality_dropout": "0.2"})
+    metrics = train(experiment, data, Path("runs/first"))
+    print(metrics["weighted_f1"])  # of the test part; the same figures are in runs/first/metrics.json
 """
 
 import logging
@@ -209,8 +216,10 @@ def load_trained_on(features: FeatureSet, config: WavFusionConfig) -> Encoders:
             continue
         loaded[name] = load_encoder(name, about["name"], features.precision)
         if (found := loaded[name].fingerprint) != about["fingerprint"]:
-            expected = f"{about['fingerprint']}, which made the stored features"
-            raise ConfigError(f"{name} encoder {about['name']!r}: expected {expected}, found {found}; extract again")
+            raise ConfigError(
+                f"{name} encoder {about['name']!r}: expected {about['fingerprint']}, which made the stored features, "
+                f"found {found}; extract again"
+            )
     return Encoders(features.preset, preset_of(features), **loaded, view=features.view)
 
 
