@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wavfusion import corpora, manifest
-from wavfusion.corpora import reading
+from wavfusion.corpora import emotions, reading
 from wavfusion.corpora.scan import MediaFacts, Scan
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.media import write_audio
@@ -334,9 +335,11 @@ def test_order_line_ends_and_absent_files_touch_only_the_rows_concerned(corpus, 
 
 def test_the_worked_example_of_a_new_corpus_works(tmp_path, monkeypatch):
     text = (ROOT / "docs" / "howto" / "add_corpus.md").read_text(encoding="utf-8")
-    block = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[0]
-    monkeypatch.setattr(corpora, "READERS", dict(corpora.READERS))
-    exec(block, {})
+    [reader] = re.findall(r'```python title="tess.py"\n(.*?)```', text, flags=re.DOTALL)
+    defined: dict[str, Any] = {}
+    exec(reader, defined)
+    monkeypatch.setitem(corpora.READERS, "tess", defined["read_tess"])
+    monkeypatch.setitem(emotions.EMOTIONS, "tess", ["angry", "surprised"])
     plant(tmp_path, "OAF_back_angry.wav", "YAF/YAF_dog_ps.wav", "readme.txt")
     prepared = corpora.prepare("tess", tmp_path)
     assert [(each.speaker, each.text, each.emotion) for each in prepared.utterances] == [
