@@ -1,5 +1,6 @@
 """Work for the processes of `test_cluster.py`; light to import."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -27,6 +28,17 @@ def squarer(folder: Path) -> Callable[[int], tuple[int, int]]:
         if number == 40:
             raise MediaError("no square")
         return number**2, os.getpid()
+
+    return work
+
+
+def locker() -> Callable[[int], int]:
+    """What holds a semaphore, as a progress bar does."""
+    lock = multiprocessing.RLock()
+
+    def work(number: int) -> int:
+        with lock:
+            return number
 
     return work
 

@@ -86,6 +86,23 @@ def test_processes_end_with_whoever_wanted_their_results(tmp_path: Path) -> None
         os.kill(first[1], 0)
 
 
+IDLE = """
+import sys
+sys.path.insert(0, {tests!r})
+from chores import locker
+from wavfusion.processes.pool import spread
+if __name__ == "__main__":
+    print(sorted(spread(locker, [1, 2, 3], 2)))
+"""
+
+
+def test_idle_processes_end_by_themselves_and_leave_no_semaphore(tmp_path: Path) -> None:
+    """They were killed, and Python warned of leaked semaphores at the end of `bench`."""
+    (tmp_path / "program.py").write_text(IDLE.format(tests=str(Path(__file__).parent)))
+    done = subprocess.run([sys.executable, tmp_path / "program.py"], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("[(0, 1), (1, 2), (2, 3)]\n", "")
+
+
 PROGRAM = """
 import sys
 from functools import partial

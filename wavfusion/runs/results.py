@@ -1,4 +1,4 @@
-"""The results of a RUN: metrics.json, predictions.csv and history.csv, written and read here alone."""
+"""The results of a RUN: metrics.json, predictions.csv, history.csv, explain.json, written and read here alone."""
 
 import csv
 import io
