@@ -13,7 +13,7 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers.models.efficientnet.image_processing_pil_efficientnet import EfficientNetImageProcessorPil
 
 from wavfusion.encoders import load_audio, load_text, load_video, tiny
-from wavfusion.encoders.audio import AudioEncoder
+from wavfusion.encoders.wav2vec2 import Wav2Vec2Encoder
 from wavfusion.encoders.bundle import load_encoder
 from wavfusion.encoders.checkpoint import UNUSED
 from wavfusion.encoders.presets import PRECISIONS, PRESETS, read_preset
@@ -103,20 +103,20 @@ def pictures():
 def test_shallow_layers_equal_the_library_s_hidden_states(name):
     model, waveform = audio_family(name), tone(0.7)
     expected = reference_hidden(model, waveform)
-    found = AudioEncoder(model, {}, name).encode([waveform], [0, 1, 2])[0]
+    found = Wav2Vec2Encoder(model, {}, name).encode([waveform], [0, 1, 2])[0]
     assert max(largest_difference(found[layer], expected[layer]) for layer in (0, 1, 2)) < 1e-5
 
 
 def test_the_top_layer_of_a_post_norm_model_equals_its_last_hidden_state():
     model, waveform = audio_family("wav2vec2 with group norm, post-norm"), tone(0.5)
-    found = AudioEncoder(model, {}, "x").encode([waveform], [3])[0][3]
+    found = Wav2Vec2Encoder(model, {}, "x").encode([waveform], [3])[0][3]
     assert largest_difference(found, reference_hidden(model, waveform)[-1]) < 1e-5
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_clip_alone_and_in_a_padded_batch_has_the_same_features(name):
     """Hugging Face's group norm sees the padding: features up to 1 apart (trap T6)."""
-    encoder, clips = AudioEncoder(audio_family(name), {}, name), [tone(t, i) for i, t in enumerate((0.3, 1.1, 0.62))]
+    encoder, clips = Wav2Vec2Encoder(audio_family(name), {}, name), [tone(t, i) for i, t in enumerate((0.3, 1.1, 0.62))]
     together = encoder.encode(clips, [2])
     alone = [encoder.encode([clip], [2])[0] for clip in clips]
     assert max(largest_difference(one[2], other[2]) for one, other in zip(together, alone, strict=True)) < 1e-5
@@ -125,34 +125,34 @@ def test_a_clip_alone_and_in_a_padded_batch_has_the_same_features(name):
 def test_layers_above_the_highest_asked_for_do_not_run():
     model = audio_family("hubert")
     model.encoder.layers[2].forward = None
-    assert set(AudioEncoder(model, {}, "x").encode([tone(0.2)], [1, 2])[0]) == {1, 2}
+    assert set(Wav2Vec2Encoder(model, {}, "x").encode([tone(0.2)], [1, 2])[0]) == {1, 2}
 
 
 def test_all_layers_are_there_again_after_encoding():
     model = audio_family("hubert")
-    AudioEncoder(model, {}, "x").encode([tone(0.2)], [1])
+    Wav2Vec2Encoder(model, {}, "x").encode([tone(0.2)], [1])
     assert len(model.encoder.layers) == 3
 
 
 def test_one_sample_gives_one_finite_step():
-    found = AudioEncoder(audio_family("wavlm"), {}, "x").encode([np.ones(1, "f4")], [2])[0][2]
+    found = Wav2Vec2Encoder(audio_family("wavlm"), {}, "x").encode([np.ones(1, "f4")], [2])[0][2]
     assert found.shape == (1, 32) and torch.isfinite(found).all()
 
 
 def test_a_model_without_normalisation_gets_the_samples_as_they_are():
     model, waveform = audio_family("hubert"), tone(0.4)
-    found = AudioEncoder(model, {"do_normalize": False}, "x").encode([waveform], [2])[0][2]
+    found = Wav2Vec2Encoder(model, {"do_normalize": False}, "x").encode([waveform], [2])[0][2]
     assert largest_difference(found, reference_hidden(model, waveform, do_normalize=False)[2]) < 1e-5
 
 
 def test_a_layer_that_the_model_lacks_is_refused():
     with pytest.raises(ConfigError, match="expected layers 0 to 3, found 4"):
-        AudioEncoder(audio_family("hubert"), {}, "x").encode([tone(0.2)], [4])
+        Wav2Vec2Encoder(audio_family("hubert"), {}, "x").encode([tone(0.2)], [4])
 
 
 def test_a_model_of_another_sample_rate_is_refused():
     with pytest.raises(ConfigError, match="8000 Hz"):
-        AudioEncoder(audio_family("hubert"), {"sampling_rate": 8000}, "x")
+        Wav2Vec2Encoder(audio_family("hubert"), {"sampling_rate": 8000}, "x")
 
 
 # ---------------------------------------------------------------------- text
@@ -301,7 +301,7 @@ def test_a_saved_encoder_holds_no_tensor_that_its_fingerprint_leaves_out(tmp_pat
 
 def test_a_fingerprint_survives_lists_that_come_back_as_tuples(tmp_path):
     """A config that had not been through a file named its strides as a tuple, and the fingerprint hashed its print."""
-    encoder = AudioEncoder(audio_family("hubert"), {}, "x")
+    encoder = Wav2Vec2Encoder(audio_family("hubert"), {}, "x")
     encoder.save(tmp_path)
     assert load_audio(str(tmp_path)).fingerprint == encoder.fingerprint
 

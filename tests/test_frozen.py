@@ -13,7 +13,7 @@ from transformers.activations import GELUActivation
 from tests.test_encoders import CONVOLUTIONS, FAMILIES, SMALL, largest_difference, random_model, reference_hidden, tone
 from wavfusion.cli.app import main
 from wavfusion.encoders import load_text, tiny
-from wavfusion.encoders.audio import AudioEncoder
+from wavfusion.encoders.wav2vec2 import Wav2Vec2Encoder
 from wavfusion.encoders.video import VideoEncoder
 from wavfusion.fast.elementwise import FastGELU
 from wavfusion.fast.encoders import (
@@ -52,7 +52,7 @@ def test_a_convolution_by_fourier_transforms_equals_the_plain_one(steps, taps, g
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_quick_audio_encoder_gives_the_library_s_hidden_states(name):
     model, clips = long_family(name), [tone(8.0), tone(0.4, 1)]
-    quick = AudioEncoder(model, {}, name).quick()
+    quick = Wav2Vec2Encoder(model, {}, name).quick()
     found = quick.encode(clips, [1, 2])
     expected = [reference_hidden(model, clip) for clip in clips]
     assert isinstance(quick.model.encoder.pos_conv_embed.conv, FourierConv) and (
@@ -67,7 +67,7 @@ def test_a_quick_audio_encoder_gives_the_library_s_hidden_states(name):
 def test_convolutions_of_windows_equal_the_library_s(name, steps, more):
     """At the edges of a block, with and without samples left over; the waveform is loud and off its zero."""
     model = long_family(name)
-    quick = AudioEncoder(model, {}, name).quick().model.feature_extractor
+    quick = Wav2Vec2Encoder(model, {}, name).quick().model.feature_extractor
     waveform = 3 + 5 * torch.randn(1, 400 + 320 * (steps - 1) + more, generator=torch.Generator().manual_seed(steps))
     with torch.inference_mode():
         expected, found = model.feature_extractor(waveform), quick(waveform)
@@ -77,7 +77,7 @@ def test_convolutions_of_windows_equal_the_library_s(name, steps, more):
 
 def test_silence_passes_the_norm_of_the_first_convolution():
     model = long_family("hubert")
-    quick = AudioEncoder(model, {}, "x").quick().model.feature_extractor
+    quick = Wav2Vec2Encoder(model, {}, "x").quick().model.feature_extractor
     with torch.inference_mode():
         assert largest_difference(quick(torch.zeros(1, 4000)), model.feature_extractor(torch.zeros(1, 4000))) < 1e-5
 
@@ -95,7 +95,7 @@ def test_convolutions_that_pad_or_dilate_stay_as_they_are():
 def test_convolutions_of_a_padded_batch_give_what_each_waveform_alone_does(name):
     """As on a GPU: Hugging Face's group norm takes the mean of a padded row over its padding too."""
     model, clips = long_family(name), [tone(8.0), 0.2 + tone(0.4, 1), tone(0.03, 2)]
-    encoder = AudioEncoder(model, {}, name)
+    encoder = Wav2Vec2Encoder(model, {}, name)
     assert not encoder.quick().together  # on a CPU
     encoder.together = True
     found = encoder.encode(clips, [0, 2])
@@ -107,7 +107,7 @@ def test_convolutions_of_a_padded_batch_give_what_each_waveform_alone_does(name)
 
 def test_gelus_of_quick_encoders_do_not_go_through_onednn():
     """Its GELU took 1.2 MB for every length of an utterance, up to 1,024 of them."""
-    for encoder in (AudioEncoder(long_family("wavlm"), {}, "x"), load_text("tiny")):
+    for encoder in (Wav2Vec2Encoder(long_family("wavlm"), {}, "x"), load_text("tiny")):
         assert any(isinstance(each, GELUActivation) for each in encoder.modules())
         quick = encoder.quick()
         assert not any(isinstance(each, GELUActivation) for each in quick.modules())
@@ -124,13 +124,13 @@ def test_a_quick_text_encoder_gives_the_same_features():
 
 
 def test_a_quick_encoder_leaves_the_one_that_it_was_made_of_as_it_was():
-    encoder = AudioEncoder(long_family("wavlm"), {}, "x")
+    encoder = Wav2Vec2Encoder(long_family("wavlm"), {}, "x")
     encoder.quick().quick()
     assert isinstance(encoder.model.encoder.pos_conv_embed.conv, nn.Conv1d)
 
 
 def test_quick_twins_hold_no_second_copy_of_the_weights():
-    encoder = AudioEncoder(long_family("hubert"), {}, "x")
+    encoder = Wav2Vec2Encoder(long_family("hubert"), {}, "x")
     first = encoder.quick()
     own = {x.data_ptr() for x in (*encoder.parameters(), *first.buffers())}
     assert {x.data_ptr() for x in (*first.quick().parameters(), *first.quick().buffers())} <= own

@@ -19,7 +19,7 @@ from torch import nn
 
 from wavfusion import manifest
 from wavfusion.encoders import tiny
-from wavfusion.encoders.audio import AudioEncoder
+from wavfusion.encoders.wav2vec2 import Wav2Vec2Encoder
 from wavfusion.encoders.bundle import Encoders, load_encoders
 from wavfusion.encoders.presets import PRESETS
 from wavfusion.encoders.text import TextEncoder
@@ -133,7 +133,7 @@ def encoders_of(preset: str, seed: int = 0) -> Encoders:
     if preset == "tiny":
         return load_encoders("tiny", PRESETS["tiny"])
     torch.manual_seed(seed)
-    audio = AudioEncoder(
+    audio = Wav2Vec2Encoder(
         transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(layerdrop=0.0)).eval(), {}, "random base"
     )
     roberta = transformers.RobertaConfig(

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from wavfusion.encoders.audio import AudioEncoder, load_audio
+from wavfusion.encoders.audio import load_audio
 from wavfusion.encoders.presets import Preset
+from wavfusion.encoders.stack import AudioEncoder
 from wavfusion.encoders.text import TextEncoder, load_text
 from wavfusion.encoders.video import VideoEncoder, load_video
 from wavfusion.manifest import MODALITIES

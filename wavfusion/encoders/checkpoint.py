@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from wavfusion.errors import ConfigError
 
 # Tensors that no feature depends on; some checkpoints lack them, and they would be drawn at random.
-UNUSED = ("masked_spec_embed", "pooler.", "adapter.", "position_ids")
+UNUSED = ("masked_spec_embed", "pooler.", "adapter.", "position_ids", "decoder.")
 # Settings that change how a model's tensors are run; they are part of the fingerprint.
 LAYOUT = (
     "model_type",

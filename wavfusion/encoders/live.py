@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from wavfusion.encoders.audio import AudioEncoder
+from wavfusion.encoders.stack import AudioEncoder
 from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
 
 

@@ -16,7 +16,7 @@ from wavfusion.evaluation.inference import Classifier, Samples, Utterances, batc
 from wavfusion.evaluation.shared_space import post_hoc, score_space
 from wavfusion.features.dataset import Sample
 from wavfusion.model.config import MODALITIES, WavFusionConfig
-from wavfusion.model.wavfusion import AUDIO_CENTRE, AUDIO_STEP, TOKEN_STEP, WavFusionOutput
+from wavfusion.model.wavfusion import AUDIO_STEP, TOKEN_STEP, WavFusionOutput
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def gate_statistics(
         if window.layer_shares is not None:
             layers.setdefault(window.id, []).append((max(window.seconds, 1e-6), window.layer_shares))
         for step, share in enumerate([] if window.step_shares is None else window.step_shares.tolist()):
-            second = math.floor(start + AUDIO_CENTRE + step * AUDIO_STEP)
+            second = math.floor(start + (step + 0.5) * AUDIO_STEP)
             steps.setdefault(second, []).append((window.id, share))
     if not layers:
         return None

@@ -13,7 +13,6 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from wavfusion import media
-from wavfusion.encoders.audio import AudioEncoder
 from wavfusion.encoders.bundle import Encoders
 from wavfusion.encoders.checkpoint import FrozenEncoder
 from wavfusion.errors import ConfigError, MediaError
@@ -175,7 +174,7 @@ def describe_features(encoders: Encoders, audio_layers: Sequence[int], text_laye
     detector = {} if encoders.view == "frame" else {"detector": faces.detector_fingerprint()}
     return FeatureSet(
         encoders.name,
-        audio=_describe_audio(audio) if audio else None,
+        audio=_describe(audio, num_layers=audio.num_layers, **audio.sizes()) if audio else None,
         text=_describe(encoders.text, num_layers=encoders.text.num_layers) if encoders.text else None,
         video=_describe(encoders.video, **detector) if encoders.video else None,
         audio_layers=sorted(set(audio_layers)) if audio else [],
@@ -190,21 +189,6 @@ def describe_features(encoders: Encoders, audio_layers: Sequence[int], text_laye
 
 def _describe(encoder: FrozenEncoder, **sizes: Any) -> dict[str, Any]:
     return {"name": encoder.name, "fingerprint": encoder.fingerprint, "width": encoder.width, **sizes}
-
-
-def _describe_audio(encoder: AudioEncoder) -> dict[str, Any]:
-    config = encoder.config
-    relative = config.model_type == "wavlm"
-    return _describe(
-        encoder,
-        num_layers=encoder.num_layers,
-        num_heads=config.num_attention_heads,
-        intermediate_size=config.intermediate_size,
-        layer_norm_eps=config.layer_norm_eps,
-        pre_norm=bool(config.do_stable_layer_norm),
-        position_buckets=config.num_buckets if relative else 0,
-        position_distance=config.max_bucket_distance if relative else 800,
-    )
 
 
 def require_informative(encoders: Encoders, wanted: FeatureSet) -> None:

@@ -111,6 +111,7 @@ class WavFusionConfig(Switches):
         hidden_size, num_heads, intermediate_size, num_layers, layer_norm_eps: of the audio encoder's transformer.
         pre_norm: the audio encoder normalises before its sub-layers ("stable layer norm", the large models).
         position_buckets, position_distance: of WavLM's gated relative position bias; 0 where there is none.
+        audio_centre: seconds to the middle of the first audio step (of 400 samples in wav2vec 2.0).
         text_size, num_text_layers: width and number of stored layers of the text features.
         video_size, video_width: width of a frame's vector, and of e^v that the model maps it to.
         frame_rate: video frames per second.
@@ -125,6 +126,7 @@ class WavFusionConfig(Switches):
     pre_norm: bool = False
     position_buckets: int = 0
     position_distance: int = 800
+    audio_centre: float = 200 / 16_000
     text_size: int = 768
     num_text_layers: int = 1
     video_size: int = 1280

@@ -15,8 +15,7 @@ from wavfusion.model.losses import ABSENT, SharedEncoder, hinge_sums, margin_los
 from wavfusion.model.mult import MulT
 from wavfusion.model.sequence import AGRU, AGRULVC, masked_mean
 
-AUDIO_STEP = 320 / 16_000  # seconds between two steps of wav2vec 2.0
-AUDIO_CENTRE = 200 / 16_000  # seconds to the middle of the first step's 400 samples
+AUDIO_STEP = 320 / 16_000  # seconds between two steps of wav2vec 2.0 and of Whisper
 TOKEN_STEP = 0.3  # seconds a sub-word token takes where neither audio nor video gives the duration
 NUM_QUERIES = 32  # learned queries that stand in for absent audio
 TIME_MASK_LENGTH = 10  # steps of one time mask, as in wav2vec 2.0's fine-tuning
@@ -304,7 +303,7 @@ class WavFusion(nn.Module):
         count = {name: masks[name].sum(1) if name in masks else none for name in MODALITIES}
         duration = torch.maximum(count["audio"] * AUDIO_STEP, count["video"] / self.config.frame_rate)
         duration = torch.where(duration > 0, duration, count["text"] * TOKEN_STEP)
-        steps = torch.arange(audio_mask.shape[1], device=audio_mask.device) * AUDIO_STEP + AUDIO_CENTRE
+        steps = torch.arange(audio_mask.shape[1], device=audio_mask.device) * AUDIO_STEP + self.config.audio_centre
         times = {
             "audio": torch.where(count["audio"][:, None] > 0, steps, spread(audio_mask.sum(1), audio_mask.shape[1]))
         }

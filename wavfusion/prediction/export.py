@@ -20,7 +20,7 @@ from wavfusion.fast.network import restore
 from wavfusion.media import SAMPLE_RATE
 from wavfusion.model.config import MODALITIES, WavFusionConfig
 from wavfusion.model.sequence import GRU
-from wavfusion.model.wavfusion import AUDIO_CENTRE, AUDIO_STEP, WavFusion, WavFusionOutput
+from wavfusion.model.wavfusion import AUDIO_STEP, WavFusion, WavFusionOutput
 from wavfusion.runs.folder import Run, read_run
 from wavfusion.runs.origin import without_absolute_paths
 from wavfusion.version import __version__
@@ -164,7 +164,7 @@ def describe_graph(trained: Run) -> dict[str, str]:
             "layer": config.input_layer,
             "sample_rate": SAMPLE_RATE,
             "seconds_between_steps": AUDIO_STEP,
-            "middle_of_first_step": AUDIO_CENTRE,
+            "middle_of_first_step": config.audio_centre,
         },
         "text": {"width": config.text_size, "layers": config.num_text_layers, "step": "sub-word token, in order"},
         "video": {"width": config.video_size, "frames_per_second": config.frame_rate, "view": features.view},

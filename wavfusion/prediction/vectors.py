@@ -14,7 +14,7 @@ from wavfusion.errors import ConfigError
 from wavfusion.evaluation.inference import BATCH, forward, has
 from wavfusion.features.batches import batched
 from wavfusion.model.config import MODALITIES
-from wavfusion.model.wavfusion import AUDIO_CENTRE, AUDIO_STEP, WavFusion
+from wavfusion.model.wavfusion import AUDIO_STEP, WavFusion
 from wavfusion.prediction.recognizer import EmotionRecognizer, UtteranceGroup
 from wavfusion.prediction.windows import open_source
 from wavfusion.speech.segmentation import Speakers
@@ -68,7 +68,8 @@ def embed(
 @torch.inference_mode()
 def _embed(recognizer: EmotionRecognizer, group: UtteranceGroup, file: str) -> list[Embedding]:
     pieces: dict[int, list[tuple[float, Embedding]]] = {}  # of each utterance: seconds and vectors of its windows
-    no_frames = np.zeros((0, recognizer.trained.model.config.hidden_size), np.float32)
+    config = recognizer.trained.model.config
+    no_frames, centre = np.zeros((0, config.hidden_size), np.float32), config.audio_centre
     for windows, batch in zip(batched(group.windows, BATCH), group.samples, strict=True):
         present = [[name for name in recognizer.modalities if has(sample, name)] for sample in batch]
         names = [name for name in recognizer.modalities if any(name in each for each in present)]
@@ -84,7 +85,7 @@ def _embed(recognizer: EmotionRecognizer, group: UtteranceGroup, file: str) -> l
                 modalities=present[i],
                 vector=output.pooled[i].float().cpu().numpy(),
                 frames=output.hidden[-1][i, :steps].float().cpu().numpy() if steps else no_frames,
-                times=(start + AUDIO_CENTRE + AUDIO_STEP * np.arange(steps)).astype(np.float32),
+                times=(start + centre + AUDIO_STEP * np.arange(steps)).astype(np.float32),
             )
             pieces.setdefault(window.utterance, []).append((max(window.seconds, 1e-6), embedding))
     return [_joined(parts) for parts in pieces.values()]

@@ -27,7 +27,6 @@ from torch import Tensor, nn
 
 from wavfusion import manifest
 from wavfusion.corpora.protocol import Protocol, resolve
-from wavfusion.encoders.audio import AudioEncoder
 from wavfusion.encoders.bundle import Encoders, load_encoder
 from wavfusion.encoders.live import LiveWavFusion
 from wavfusion.errors import ConfigError, CorpusError
@@ -231,19 +230,11 @@ def build(setting: Training, config: WavFusionConfig, encoders: Encoders) -> tup
     if audio is None:
         return model, model
     if mode == "scratch":
-        _randomise(audio)
-    model.load_pretrained(audio.model.encoder.state_dict())
+        audio.randomize()
+    model.load_pretrained(audio.transformer())
     if mode == "cached":
         return model, model
     return model, LiveWavFusion(audio, model, learn=mode == "scratch")
-
-
-def _randomise(encoder: AudioEncoder) -> None:
-    """Give an encoder the random weights from which its library starts training."""
-    encoder.model = type(encoder.model)(encoder.config)
-    for module in encoder.model.modules():
-        if isinstance(module, nn.LayerNorm | nn.GroupNorm):
-            nn.init.ones_(module.weight)
 
 
 def _write(trained: Run, network: nn.Module, sets: Mapping[str, Features], encoders: Encoders, device: str) -> None:
