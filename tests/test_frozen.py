@@ -32,7 +32,7 @@ LONG = {**CONVOLUTIONS, "num_conv_pos_embeddings": 128}
 
 def long_family(name):
     config, kind, settings = FAMILIES[name]
-    return random_model(kind, config(**SMALL, **LONG, **settings))
+    return random_model(kind, config(**{**SMALL, **LONG, **settings}))
 
 
 @given(
@@ -55,10 +55,10 @@ def test_a_quick_audio_encoder_gives_the_library_s_hidden_states(name):
     quick = Wav2Vec2Encoder(model, {}, name).quick()
     found = quick.encode(clips, [1, 2])
     expected = [reference_hidden(model, clip) for clip in clips]
-    assert isinstance(quick.model.encoder.pos_conv_embed.conv, FourierConv) and (
-        max(largest_difference(one[i], other[i]) for one, other in zip(found, expected, strict=True) for i in (1, 2))
-        < 1e-5
-    )
+    positional = quick.model.encoder.pos_conv_embed
+    assert hasattr(positional, "layers") or isinstance(positional.conv, FourierConv)  # data2vec has short kernels
+    for one, other in zip(found, expected, strict=True):
+        assert max(largest_difference(one[i], other[i]) for i in (1, 2)) < 1e-5
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -1,4 +1,4 @@
-"""wav2vec 2.0 (Baevski et al. 2020) and the models of its form: HuBERT and WavLM."""
+"""wav2vec 2.0 (Baevski et al. 2020) and the models of its form: HuBERT, WavLM, UniSpeech-SAT and data2vec."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,13 +16,14 @@ from wavfusion.encoders.checkpoint import save_checkpoint
 from wavfusion.encoders.stack import AudioEncoder
 from wavfusion.fast.encoders import (
     convolve_together,
+    fuse_relative_attention,
     replace_convolutions,
     replace_positional_convolution,
     skip_onednn_gelu,
 )
 
 MIN_SAMPLES = 400  # receptive field of one step of the convolutions
-FAMILY = ("wav2vec2", "hubert", "wavlm")
+FAMILY = ("wav2vec2", "hubert", "wavlm", "unispeech-sat", "data2vec-audio")
 
 
 class Wav2Vec2Encoder(AudioEncoder):
@@ -49,7 +50,8 @@ class Wav2Vec2Encoder(AudioEncoder):
     def run(self, x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"], depth: int) -> None:
         """Run the positional convolution and the first `depth` layers."""
         positional = self.model.encoder.pos_conv_embed
-        with self._up_to(depth), _in_fp32(positional, x.device.type), warnings.catch_warnings():
+        padding = _zero_padding(positional, mask)
+        with self._up_to(depth), _in_fp32(positional, x.device.type), padding, warnings.catch_warnings():
             # WavLM's own code hands torch a bool and a float mask; the result is right.
             warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask", UserWarning)
             self.model.encoder(x, attention_mask=mask)
@@ -85,7 +87,7 @@ class Wav2Vec2Encoder(AudioEncoder):
             "num_heads": self.config.num_attention_heads,
             "intermediate_size": self.config.intermediate_size,
             "layer_norm_eps": self.config.layer_norm_eps,
-            "pre_norm": bool(self.config.do_stable_layer_norm),
+            "pre_norm": bool(getattr(self.config, "do_stable_layer_norm", False)),
             "position_buckets": self.config.num_buckets if relative else 0,
             "position_distance": self.config.max_bucket_distance if relative else 800,
         }
@@ -103,11 +105,26 @@ class Wav2Vec2Encoder(AudioEncoder):
         if not twin.together:
             skip_onednn_gelu(twin.model)
             replace_convolutions(twin.model)
+        fuse_relative_attention(twin.model)
         return twin
 
     def save(self, folder: Path) -> None:
         """Write the encoder in the hub's file format, for `load_audio`."""
         save_checkpoint(self.model, folder, {**tiny.audio_preprocessor(), "do_normalize": self.do_normalize})
+
+
+@contextmanager
+def _zero_padding(positional: nn.Module, mask: Bool[Tensor, "B T"]) -> Iterator[None]:
+    """Keep padding at 0 between the convolutions of data2vec's positions: each would carry it further into the clip."""
+    hooks = [
+        each.register_forward_hook(lambda _, __, output: output.masked_fill(~mask[:, None], 0.0))
+        for each in getattr(positional, "layers", ())
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

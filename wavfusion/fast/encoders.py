@@ -188,6 +188,49 @@ def replace_positional_convolution(positions: nn.Module) -> None:
         positions.conv = FourierConv(conv)
 
 
+class RelativeAttention(nn.Module):
+    """WavLM's attention with its gated relative positions as the mask of PyTorch's fused kernel; without dropout.
+
+    Hugging Face's takes `multi_head_attention_forward`, which holds the weights of all heads in memory.
+    """
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "B T D"],
+        attention_mask: Tensor | None = None,
+        position_bias: Tensor | None = None,
+        **_: Any,
+    ) -> tuple[Float[Tensor, "B T D"], None, Tensor]:
+        """Attend within `hidden_states`; returns the ungated bias of all layers, too: the first layer makes it."""
+        own = self.attention
+        if position_bias is None:
+            length = hidden_states.shape[1]
+            position_bias = own.compute_bias(length, length)
+
+        def split(x: Float[Tensor, "B T D"]) -> Float[Tensor, "B heads T d"]:
+            return x.unflatten(-1, (own.num_heads, -1)).transpose(1, 2)
+
+        gates = own.gru_rel_pos_linear(split(hidden_states)).unflatten(-1, (2, 4)).sum(-1).sigmoid()
+        update, reset = gates.chunk(2, dim=-1)
+        bias = (update * (reset * own.gru_rel_pos_const - 1.0) + 2.0) * position_bias
+        if attention_mask is not None:
+            bias = bias.masked_fill(~attention_mask.bool()[:, None, None, :], float("-inf"))
+        query, key, value = (split(layer(hidden_states)) for layer in (own.q_proj, own.k_proj, own.v_proj))
+        attended = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
+        return own.out_proj(attended.transpose(1, 2).flatten(2)), None, position_bias
+
+
+def fuse_relative_attention(model: Any) -> None:
+    """Put `RelativeAttention` into the layers of a WavLM."""
+    for layer in model.encoder.layers:
+        if hasattr(layer.attention, "gru_rel_pos_linear"):
+            layer.attention = RelativeAttention(layer.attention)
+
+
 def fold_norms(network: nn.Module) -> None:
     """Fold the batch norms of an EfficientNet into the convolutions before them, and let SiLU write in place."""
     for module in list(network.modules()):
