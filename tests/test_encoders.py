@@ -247,6 +247,76 @@ def save_text_checkpoint(folder):
     return model
 
 
+def text_tokenizer(folder):
+    """A tokenizer in the one file that all fast ones have, whatever the family."""
+    bpe = ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    bpe.train_from_iterator(["kids are talking by the door", "dogs sit"], vocab_size=290, special_tokens=special)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer, pad_token="<pad>", unk_token="<unk>", model_max_length=100
+    )
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+TEXT_FAMILIES = {
+    "bert": (transformers.BertConfig, transformers.BertForMaskedLM, "bert"),
+    "xlm-roberta": (transformers.XLMRobertaConfig, transformers.XLMRobertaForMaskedLM, "roberta"),
+    "distilbert": (transformers.DistilBertConfig, transformers.DistilBertForMaskedLM, "distilbert"),
+    "deberta-v2": (transformers.DebertaV2Config, transformers.DebertaV2ForMaskedLM, "deberta"),
+    "modernbert": (transformers.ModernBertConfig, transformers.ModernBertForMaskedLM, "model"),
+    "mpnet": (transformers.MPNetConfig, transformers.MPNetForMaskedLM, "mpnet"),
+}
+
+
+@pytest.mark.parametrize("name", TEXT_FAMILIES)
+def test_any_bidirectional_text_encoder_gives_the_library_s_hidden_states(tmp_path, name):
+    config, kind, base = TEXT_FAMILIES[name]
+    tokenizer = text_tokenizer(tmp_path)
+    sizes = {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48} if name == "distilbert" else SMALL
+    tokens = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2}
+    relative = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8}
+    more = relative if name == "deberta-v2" else {}
+    model = random_model(kind, config(vocab_size=len(tokenizer), **sizes, **tokens, **more))
+    model.save_pretrained(tmp_path)
+    encoder, texts = load_text(str(tmp_path)), ["kids sit", "dogs are talking by the door"]
+    found = encoder.encode(texts, "all")
+    for text, features in zip(texts, found, strict=True):
+        with torch.no_grad():
+            output = getattr(model, base)(**tokenizer(text, return_tensors="pt"), output_hidden_states=True)
+        expected = torch.stack(output.hidden_states)[:, 0]
+        assert len(features) == encoder.num_layers and largest_difference(features, expected) < 1e-5
+        assert largest_difference(encoder.encode([text])[0], output.last_hidden_state[0]) < 1e-5
+    assert len(encoder.encode(["kids " * 200])[0]) == encoder.max_tokens == 100
+
+
+def test_a_decoder_alone_is_refused_as_text_encoder(tmp_path):
+    tokenizer = text_tokenizer(tmp_path)
+    config = transformers.GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=4)
+    random_model(transformers.GPT2LMHeadModel, config).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="expected a bidirectional text encoder, .* found a model of type 'gpt2'"):
+        load_text(str(tmp_path))
+
+
+def test_an_encoder_with_a_decoder_is_refused_as_text_encoder(tmp_path):
+    tokenizer = text_tokenizer(tmp_path)
+    config = transformers.T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4)
+    random_model(transformers.T5ForConditionalGeneration, config).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="expected a bidirectional text encoder, .* found a model of type 't5'"):
+        load_text(str(tmp_path))
+
+
+def test_a_tensor_of_another_shape_is_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    load_audio("tiny").save(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["encoder.layers.5.attention.k_proj.weight"] = torch.zeros(3, 5)
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigError, match=r"^[^\n]*encoder '.*': expected [^\n]*$"):
+        load_audio(str(tmp_path))
+
+
 def save_video_checkpoint(folder):
     torch.manual_seed(0)
     model = transformers.EfficientNetForImageClassification(tiny.video_config()).eval()

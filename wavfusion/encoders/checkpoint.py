@@ -92,15 +92,17 @@ def _used(model: Any) -> dict[str, Tensor]:
     return {name: x for name, x in model.state_dict().items() if not any(part in name for part in UNUSED)}
 
 
-def load_model(name: str, family: Sequence[str], **settings: Any) -> Any:
+def load_model(name: str, family: Sequence[str] | None, **settings: Any) -> Any:
     """Load a Hugging Face model in eval mode, in float32, without gradients; `settings` replace its configuration's.
+
+    A `family` of None takes every model type that the library knows.
 
     Raises:
         ConfigError: it cannot be read, is of another family (model type), or lacks tensors.
     """
     with loading(name):
         config = transformers.AutoConfig.from_pretrained(name)
-        if config.model_type not in family:
+        if family is not None and config.model_type not in family:
             raise ConfigError(f"encoder {name!r}: expected one of {', '.join(family)}, found {config.model_type!r}")
         for key, value in settings.items():
             setattr(config, key, value)

@@ -1,4 +1,4 @@
-"""The text encoder (eq. 5): a RoBERTa over all sub-word tokens of a transcript."""
+"""The text encoder (eq. 5): RoBERTa, or another bidirectional encoder, over all sub-word tokens of a transcript."""
 
 import hashlib
 import json
@@ -17,29 +17,54 @@ from wavfusion.errors import ConfigError
 from wavfusion.fast.encoders import skip_onednn_gelu
 
 MAX_TOKENS = 192  # the longest utterances have 100 words (IEMOCAP) and 69 (MELD)
-FAMILY = ("roberta", "xlm-roberta", "camembert")
+ROBERTA = ("roberta", "xlm-roberta", "camembert")
+# Settings of other families that change how their tensors are run; RoBERTa's are in `checkpoint.LAYOUT`.
+LAYOUT = (
+    "position_embedding_type",
+    "hidden_activation",
+    "norm_eps",
+    "local_attention",
+    "global_attn_every_n_layers",
+    "rope_parameters",
+    "relative_attention",
+    "max_relative_positions",
+    "position_buckets",
+    "pos_att_type",
+    "share_att_key",
+    "norm_rel_ebd",
+    "position_biased_input",
+    "conv_kernel_size",
+)
 TYPOGRAPHY = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "...", "\x92": "'"})
 
 
 class TextEncoder(FrozenEncoder):
-    """A RoBERTa with its tokenizer."""
+    """A bidirectional encoder with its tokenizer.
+
+    Attributes:
+        num_layers: outputs that `encode` gives with `all`; the embeddings count as one.
+        max_tokens: of a text, special ones included; what is longer is cut.
+    """
 
     def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
         probe = tokenizer("Kids are talking by the door, aren't they? Ünïcode.")["input_ids"]
         vocabulary = hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
-        preprocessing = {"vocabulary": vocabulary, "probe": probe, "tokens": MAX_TOKENS}
+        self.max_tokens = min(MAX_TOKENS, int(tokenizer.model_max_length))
+        preprocessing = {"vocabulary": vocabulary, "probe": probe, "tokens": self.max_tokens}
+        if model.config.model_type not in ROBERTA:
+            preprocessing["layout"] = {key: getattr(model.config, key, None) for key in LAYOUT}
         super().__init__(model, name, int(model.config.hidden_size), preprocessing)
         self.tokenizer = tokenizer
-        self.num_layers = int(model.config.num_hidden_layers) + 1  # the embeddings count as one
+        self.num_layers = int(model.config.num_hidden_layers) + 1
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str], layers: Literal["last", "all"] = "last") -> list[Tensor]:
         """Encode texts; returns (tokens, width) each, or (layers, tokens, width) with `all`."""
         tokens = [
-            self.tokenizer(normalized(text), truncation=True, max_length=MAX_TOKENS)["input_ids"] for text in texts
+            self.tokenizer(normalized(text), truncation=True, max_length=self.max_tokens)["input_ids"] for text in texts
         ]
-        padding = self.model.config.pad_token_id
-        ids = pad_sequence([torch.tensor(row) for row in tokens], batch_first=True, padding_value=padding)
+        padding = self.tokenizer.pad_token_id  # masked; RoBERTa counts positions by it
+        ids = pad_sequence([torch.tensor(row) for row in tokens], batch_first=True, padding_value=padding or 0)
         lengths = torch.tensor([len(row) for row in tokens], device=self.device)
         mask = torch.arange(ids.shape[1], device=self.device) < lengths[:, None]
         with self.autocast():
@@ -66,11 +91,16 @@ def load_text(name: str) -> TextEncoder:
     """Load a text encoder with its tokenizer: `tiny`, a local folder or a hub id.
 
     Raises:
-        ConfigError: it cannot be read, is of another family, or lacks tensors.
+        ConfigError: it cannot be read, is no bidirectional encoder, or lacks tensors or its tokenizer.
     """
     if name == "tiny":
         return TextEncoder(tiny.text_model(), tiny.tokenizer(), name)
-    model = load_model(name, FAMILY)
+    model = load_model(name, None)
+    if not _is_bidirectional(model):
+        raise ConfigError(
+            f"encoder {name!r}: expected a bidirectional text encoder, as BERT and RoBERTa are, found a model of type "
+            f"{model.config.model_type!r}, whose tokens do not attend to later ones"
+        )
     with loading(name):
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
     tokens, rows = len(tokenizer), int(model.config.vocab_size)
@@ -80,6 +110,15 @@ def load_text(name: str) -> TextEncoder:
             f"encoder {name!r}: expected the tokenizer of a model of {rows} tokens, found one of {tokens}"
         )
     return TextEncoder(model, tokenizer, name)
+
+
+@torch.inference_mode()
+def _is_bidirectional(model: Any) -> bool:
+    """Tell whether the first token's feature depends on the last token; a model with a decoder has no such feature."""
+    if model.config.is_encoder_decoder:
+        return False
+    first, other = model(input_ids=torch.tensor([[3, 4, 5], [3, 4, 6]])).last_hidden_state[:, 0]
+    return not torch.allclose(first, other, rtol=0, atol=1e-7)
 
 
 def normalized(text: str) -> str:
