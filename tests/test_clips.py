@@ -129,7 +129,7 @@ def test_layers_have_keys_of_their_own():
 
 def test_sound_and_picture_of_one_file_have_keys_of_their_own():
     clip = plan_windows(utterance(audio=AudioSpan("v.mp4"), video=VideoSpan("v.mp4")), KNOWN, WANTED)[0]
-    assert len({part.key for part in clip.parts.values()}) == 2
+    assert len({key for part in clip.parts.values() for key in part.keys.values()}) == 2
 
 
 # ---------------------------------------------------------------------- plans

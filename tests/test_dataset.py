@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wavfusion import manifest
 from wavfusion.errors import ConfigError, CorpusError
-from wavfusion.features import dataset
+from wavfusion.features import dataset, extract
 from wavfusion.features.batches import LengthBatches, collate, model_inputs
 from wavfusion.features.clips import Media
 from wavfusion.features.dataset import Features, Sample, SampleOrigin, choose_features, model_config, window_text
@@ -78,6 +79,24 @@ def test_a_modality_that_no_utterance_has_is_known(features: Any, made: Any) -> 
 def test_an_audio_layer_that_was_not_extracted_is_named(features: Any) -> None:
     with pytest.raises(CorpusError, match=r"audio of layer 8 .*--layers 8"):
         features(switches=Switches(trainable_layers=4))
+
+
+def test_weighted_audio_layers_that_were_not_extracted_are_named(made: Any) -> None:
+    found = choose_features(made.data.store, None)
+    with pytest.raises(ConfigError, match=r"expected layer 9 and others below .* found \[9\]; extract --layers 0,1,2"):
+        model_config(Switches(audio_layers="weighted"), found, CLASSES)
+
+
+def test_weighted_audio_layers_are_stacked_in_their_order(made: Any, tmp_path: Any) -> None:
+    data, store = made.data, Store(tmp_path / "store", create=True)
+    rows, about = data.part("test")[:3], manifest.read_corpus(made.manifest)
+    extract.extract(rows, about, store, made.encoders, audio_layers=[4, 9, 10], workers=1)
+    found = choose_features(store, None)
+    config = model_config(Switches(audio_layers="weighted"), found, CLASSES)
+    assert (config.weighted_layers, config.input_layer) == ([4, 9], 9)
+    samples = Features(rows, store, Media(store, about.root, about.root), found, config)
+    keys = samples._clip(samples._places[0]).audio.keys
+    assert torch.equal(samples[0].audio, torch.stack([store.read(keys[layer]) for layer in (4, 9)]))
 
 
 def test_an_utterance_that_was_not_extracted_is_named(features: Any, made: Any) -> None:

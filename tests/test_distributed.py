@@ -25,6 +25,7 @@ from wavfusion.errors import ConfigError
 from wavfusion.features.batches import LengthBatches, add_absent_modalities, collate, model_inputs
 from wavfusion.features.dataset import Sample, SampleOrigin
 from wavfusion.model import WavFusion, WavFusionConfig
+from wavfusion.model.config import MODALITIES
 from wavfusion.model.sequence import MaskedBatchNorm
 from wavfusion.training import train
 from wavfusion.training.distributed import synchronise
@@ -62,13 +63,10 @@ def build(case: str) -> tuple[WavFusion, list[Sample]]:
     """A model and its samples, the same in every process."""
     config = WavFusionConfig.from_json({**SIZES, **CASES[case]})
     random = torch.Generator().manual_seed(1)
-    layers = [2] if config.num_text_layers > 1 else []
-    shapes = {"audio": (config.hidden_size, []), "text": (config.text_size, layers), "video": (config.video_size, [])}
     samples = []
     for i in range(len(LENGTHS["audio"])):
         drawn = {
-            name: torch.randn(*before, LENGTHS[name][i], width, generator=random)
-            for name, (width, before) in shapes.items()
+            name: torch.randn(config.feature_shape(name, LENGTHS[name][i]), generator=random) for name in MODALITIES
         }
         there = {name: x if x.shape[-2] and name in config.modalities else None for name, x in drawn.items()}
         shares = torch.rand(3, generator=random).softmax(0).tolist()

@@ -13,12 +13,12 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers.models.efficientnet.image_processing_pil_efficientnet import EfficientNetImageProcessorPil
 
 from wavfusion.encoders import load_audio, load_text, load_video, tiny
-from wavfusion.encoders.wav2vec2 import Wav2Vec2Encoder
 from wavfusion.encoders.bundle import load_encoder
 from wavfusion.encoders.checkpoint import UNUSED
 from wavfusion.encoders.presets import PRECISIONS, PRESETS, read_preset
 from wavfusion.encoders.text import MAX_TOKENS, TextEncoder, normalized
 from wavfusion.encoders.video import VideoEncoder
+from wavfusion.encoders.wav2vec2 import Wav2Vec2Encoder
 from wavfusion.errors import ConfigError
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}

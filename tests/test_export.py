@@ -82,11 +82,9 @@ def session(exported: Path) -> Any:
 def drawn(model: WavFusion, lengths: dict[str, list[int]], seed: int = 0) -> dict[str, torch.Tensor]:
     """Features of the given lengths, with noise where they are padded."""
     random, config, inputs = torch.Generator().manual_seed(seed), model.config, {}
-    widths = {"audio": config.hidden_size, "text": config.text_size, "video": config.video_size}
     for name in config.modalities:
-        layers = [config.num_text_layers] if name == "text" and config.num_text_layers > 1 else []
         steps = max(1, *lengths[name])
-        inputs[name] = torch.randn(len(lengths[name]), *layers, steps, widths[name], generator=random)
+        inputs[name] = torch.randn(len(lengths[name]), *config.feature_shape(name, steps), generator=random)
         inputs[f"{name}_mask"] = torch.arange(steps) < torch.tensor(lengths[name])[:, None]
     return inputs
 
@@ -209,7 +207,7 @@ print(json.dumps(dict(zip(names, [x.tolist() for x in said]))))
 
 def test_the_file_tells_what_a_reader_needs(run: Run, session: Any) -> None:
     told = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
-    audio = {key: told["inputs"]["audio"][key] for key in ("encoder", "fingerprint", "width", "layer")}
+    audio = {key: told["inputs"]["audio"][key] for key in ("encoder", "fingerprint", "width", "layers")}
     assert {key: told[key] for key in ("wavfusion", "classes", "prior", "modalities")} | {"audio": audio} == {
         "wavfusion": wavfusion.__version__,
         "classes": CLASSES,
@@ -219,7 +217,7 @@ def test_the_file_tells_what_a_reader_needs(run: Run, session: Any) -> None:
             "encoder": "tiny",
             "fingerprint": run.features.audio["fingerprint"],
             "width": run.model.config.hidden_size,
-            "layer": run.model.config.input_layer,
+            "layers": [run.model.config.input_layer],
         },
     }
 

@@ -13,8 +13,8 @@ from transformers.activations import GELUActivation
 from tests.test_encoders import CONVOLUTIONS, FAMILIES, SMALL, largest_difference, random_model, reference_hidden, tone
 from wavfusion.cli.app import main
 from wavfusion.encoders import load_text, tiny
-from wavfusion.encoders.wav2vec2 import Wav2Vec2Encoder
 from wavfusion.encoders.video import VideoEncoder
+from wavfusion.encoders.wav2vec2 import Wav2Vec2Encoder
 from wavfusion.fast.elementwise import FastGELU
 from wavfusion.fast.encoders import (
     STEPS,

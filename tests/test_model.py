@@ -42,6 +42,7 @@ CONFIGS = {
     "mult": {"fusion": "mult"},
     "keep_self_attn": {"keep_self_attn": True},
     "weighted text": WEIGHTED,
+    "weighted audio": {"audio_layers": "weighted", "weighted_layers": [0, 1, 2]},
     "mean gate, no LVC": {"gate": "mean", "lvc": False},
     "deeper margin layer": {"margin_audio_layer": 1, "trainable_layers": 1},
     "no margin, soft": {"margin": {"weight": 0.0}, "task_loss": "soft"},
@@ -75,15 +76,14 @@ def build(name="paper", training=False, **more):
 def batch_for(config, audio=AUDIO, text=TEXT, video=VIDEO, extra=0, seed=0):
     """Samples of the given lengths: the same numbers at whatever padding, zeros beyond."""
     random, batch = torch.Generator().manual_seed(seed), {}
-    widths = {"audio": config.hidden_size, "text": config.text_size, "video": config.video_size}
     for modality, lengths in zip(MODALITIES, (audio, text, video), strict=True):
-        layers = config.num_text_layers if modality == "text" else 1
-        x = torch.randn(len(lengths), layers, 64, widths[modality], generator=random)
+        *layers, _, width = config.feature_shape(modality, 64)
+        x = torch.randn(len(lengths), *(layers or [1]), 64, width, generator=random)
         longest = max(1, *lengths) + extra
         mask = torch.arange(longest) < torch.tensor(lengths)[:, None]
         x = x[:, :, :longest] * mask[:, None, :, None]
         here = modality in config.modalities
-        batch[modality] = (x if layers > 1 else x[:, 0]) if here else None
+        batch[modality] = (x if layers else x[:, 0]) if here else None
         batch[f"{modality}_mask"] = mask if here else None
     shares = torch.rand(len(audio), len(config.classes), generator=random).softmax(-1)
     batch["labels"] = shares if config.task_loss == "soft" else torch.arange(len(audio)) % 3
@@ -454,6 +454,22 @@ def test_total_loss_is_the_weighted_sum_of_its_parts(name):
     output, weight = model(**batch_for(model.config)), model.config.margin.weight
     expected = output.losses["task"] + weight * output.losses.get("margin", torch.zeros(()))
     close(output.loss, expected, 1e-6)
+
+
+def test_a_weight_on_one_audio_layer_alone_is_that_layer():
+    weighted = build("weighted audio")
+    state = {key: x for key, x in weighted.state_dict().items() if key != "audio_layer_weights"}
+    single = WavFusion(configure()).eval()
+    single.load_state_dict(state)
+    with torch.no_grad():
+        weighted.audio_layer_weights.copy_(torch.tensor([-1e4, 0.0, -1e4]))
+        batch = batch_for(weighted.config)
+        close(weighted(**batch).logits, single(**{**batch, "audio": batch["audio"][:, 1]}).logits)
+
+
+def test_weighted_audio_layers_must_end_where_the_model_starts():
+    with pytest.raises(ConfigError, match="weighted_layers: expected layers up to 2, from which the model starts"):
+        configure(weighted_layers=[0, 1])
 
 
 @pytest.mark.parametrize("name", ["audio+text", "audio+video", "audio", "text", "video", "concat"])

@@ -19,11 +19,11 @@ from torch import nn
 
 from wavfusion import manifest
 from wavfusion.encoders import tiny
-from wavfusion.encoders.wav2vec2 import Wav2Vec2Encoder
 from wavfusion.encoders.bundle import Encoders, load_encoders
 from wavfusion.encoders.presets import PRESETS
 from wavfusion.encoders.text import TextEncoder
 from wavfusion.encoders.video import VideoEncoder
+from wavfusion.encoders.wav2vec2 import Wav2Vec2Encoder
 from wavfusion.features.extract import extract
 from wavfusion.features.store import Store
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan

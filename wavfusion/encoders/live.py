@@ -36,13 +36,14 @@ class LiveWavFusion(nn.Module):
         present = [i for i, waveform in enumerate(waveforms) if waveform is not None]
         if not present:
             return None, None
-        layer = self.fusion.config.input_layer
+        layers = self.fusion.config.input_layers
         with torch.set_grad_enabled(self.learn and torch.is_grad_enabled()):
-            outputs, real = self.encoder.hidden([x for x in waveforms if x is not None], [layer])
-        hidden = outputs[layer].new_zeros(len(waveforms), *outputs[layer].shape[1:])
+            outputs, real = self.encoder.hidden([x for x in waveforms if x is not None], layers)
+        encoded = torch.stack([outputs[layer] for layer in layers], 1) if layers[1:] else outputs[layers[0]]
+        hidden = encoded.new_zeros(len(waveforms), *encoded.shape[1:])
         mask = real.new_zeros(len(waveforms), real.shape[1])
         rows = torch.tensor(present, device=real.device)
-        return hidden.index_copy(0, rows, outputs[layer]), mask.index_copy(0, rows, real)
+        return hidden.index_copy(0, rows, encoded), mask.index_copy(0, rows, real)
 
     def train(self, mode: bool = True) -> "LiveWavFusion":
         """Set the training mode; a frozen encoder stays in eval mode."""

@@ -41,7 +41,9 @@ class WhisperEncoder(AudioEncoder):
     def __init__(self, model: Any, preprocessing: Mapping[str, Any], name: str) -> None:
         found = {key: preprocessing.get(key, value) for key, value in (("n_fft", WINDOW), ("hop_length", HOP))}
         if found != {"n_fft": WINDOW, "hop_length": HOP}:
-            raise ConfigError(f"audio encoder {name!r}: expected windows of {WINDOW} samples every {HOP}, found {found}")
+            raise ConfigError(
+                f"audio encoder {name!r}: expected windows of {WINDOW} samples every {HOP}, found {found}"
+            )
         model.decoder = None  # half of the tensors, of which no feature depends
         bins = int(model.config.num_mel_bins)
         activation = model.config.activation_function

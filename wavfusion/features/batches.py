@@ -117,11 +117,9 @@ def add_absent_modalities(
     inputs: Mapping[str, Any], present: Collection[str], config: WavFusionConfig
 ) -> dict[str, Any]:
     """Add one masked step of each modality of `present` that the inputs lack."""
-    shapes: dict[str, tuple[int, ...]] = {"audio": (1, config.hidden_size), "video": (1, config.video_size)}
-    shapes["text"] = (*([config.num_text_layers] if config.num_text_layers > 1 else []), 1, config.text_size)
     labels, filled = inputs["labels"], dict(inputs)
     for name in present:
         if inputs[name] is None:
-            filled[name] = torch.zeros(len(labels), *shapes[name], device=labels.device)
+            filled[name] = torch.zeros(len(labels), *config.feature_shape(name, 1), device=labels.device)
             filled[f"{name}_mask"] = torch.zeros(len(labels), 1, dtype=torch.bool, device=labels.device)
     return filled

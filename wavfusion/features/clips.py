@@ -50,11 +50,6 @@ class ClipPart:
     keys: dict[Any, str]
     setting: Any = None  # the channel of audio, the crop of video
 
-    @property
-    def key(self) -> str:
-        """The key of its first layer."""
-        return next(iter(self.keys.values()))
-
 
 @dataclass(frozen=True, slots=True)
 class Clip:

@@ -77,7 +77,17 @@ def model_config(switches: Switches, features: FeatureSet, classes: Sequence[str
         }
     if features.video:
         sizes["video_size"] = features.video["width"]
-    return WavFusionConfig(**vars(switches), **sizes)
+    config = WavFusionConfig(**vars(switches), **sizes)
+    if switches.audio_layers == "last" or not features.audio or "audio" not in config.modalities:
+        return config
+    stored = [layer for layer in features.audio_layers if layer <= config.input_layer]
+    if config.input_layer not in stored or len(stored) < 2:
+        every = ",".join(map(str, range(config.input_layer + 1)))
+        raise ConfigError(
+            f"audio_layers weighted: expected layer {config.input_layer} and others below it among the stored ones, "
+            f"found {features.audio_layers}; extract --layers {every}"
+        )
+    return replace(config, weighted_layers=stored)
 
 
 class Features(Dataset[Sample]):
@@ -101,7 +111,7 @@ class Features(Dataset[Sample]):
         self.store, self.media, self.config, self.live = store, media, config, live
         text = "all" if config.num_text_layers > 1 else "last"
         absent: dict[str, Any] = dict.fromkeys(set(MODALITIES) - set(config.modalities))
-        self.wanted = replace(features, **absent, audio_layers=[config.input_layer], text_layers=[text])
+        self.wanted = replace(features, **absent, audio_layers=config.input_layers, text_layers=[text])
         last = 1 if first_window else None
         self._places = [(row, each) for row in utterances for each in windows(duration_of(row, media))[:last]]
         self._waveforms: dict[tuple[Any, ...], Tensor | None] = {}
@@ -117,9 +127,10 @@ class Features(Dataset[Sample]):
     def _require_extracted(self) -> None:
         for clip in map(self._clip, self._places):
             for name, part in clip.parts.items():
-                layer, key = next(iter(part.keys.items()))  # the only one that is wanted
-                if key in self.store or key in self.store.failures or (self.live and name == "audio"):
+                missing = [layer for layer, key in part.keys.items() if not self._is_known(key)]
+                if not missing or (self.live and name == "audio"):
                     continue
+                layer = ",".join(map(str, part.keys if len(missing) > 1 else missing))
                 of, option = (f" of layer {layer}", f" --layers {layer}") if name == "audio" else ("", "")
                 if name == "video" and self.wanted.view != "frame":
                     option = f" --view {self.wanted.view}"
@@ -127,6 +138,9 @@ class Features(Dataset[Sample]):
                     f"{self.store.folder}: expected {name}{of} features of {clip.utterance!r}, found none (new, "
                     f"changed or not extracted); run extract{option}"
                 )
+
+    def _is_known(self, key: str) -> bool:
+        return key in self.store or key in self.store.failures
 
     def _leave_out_empty(self) -> None:
         """Leave out windows without any of the modalities: nothing can be learned from them."""
@@ -144,7 +158,7 @@ class Features(Dataset[Sample]):
         part = clip.parts.get(modality)
         if modality == "audio" and self.live:
             return self._waveform(part) is not None
-        return part is not None and part.key in self.store
+        return part is not None and all(key in self.store for key in part.keys.values())
 
     def absent(self) -> list[str]:
         """The model's modalities that no window has."""
@@ -171,7 +185,11 @@ class Features(Dataset[Sample]):
         )
 
     def _read(self, part: ClipPart | None) -> Tensor | None:
-        return self.store.read(part.key) if part is not None and part.key in self.store else None
+        """Read a part's features, those of several layers stacked; None where they are not stored."""
+        if part is None or not all(key in self.store for key in part.keys.values()):
+            return None
+        layers = [self.store.read(key) for key in part.keys.values()]
+        return torch.stack(layers) if layers[1:] else layers[0]
 
     def _waveform(self, part: ClipPart | None) -> Tensor | None:
         if part is None:

@@ -59,6 +59,8 @@ class Switches:
         bidirectional: GRUs in both directions, each of half width.
         lvc: the learnable visual centre beside the visual A-GRU (table 4).
         lvc_pool: codeword residuals summed over frames, as its source does, or averaged.
+        audio_layers: the output of the audio layer that the model starts from, or a learned weighting of it and of the
+            stored ones below.
         text_layers: the text encoder's last layer, or a learned weighting of all.
         margin: the margin loss (table 5).
         task_loss: cross-entropy, weighted by inverse class frequency, or against the raters' shares.
@@ -79,6 +81,7 @@ class Switches:
     bidirectional: bool = False
     lvc: bool = True
     lvc_pool: Literal["sum", "mean"] = "sum"
+    audio_layers: Literal["last", "weighted"] = "last"
     text_layers: Literal["last", "weighted"] = "last"
     margin: Margin = field(default_factory=Margin)
     task_loss: Literal["ce", "balanced", "soft"] = "ce"
@@ -112,6 +115,7 @@ class WavFusionConfig(Switches):
         pre_norm: the audio encoder normalises before its sub-layers ("stable layer norm", the large models).
         position_buckets, position_distance: of WavLM's gated relative position bias; 0 where there is none.
         audio_centre: seconds to the middle of the first audio step (of 400 samples in wav2vec 2.0).
+        weighted_layers: audio layers whose outputs the model weights, ascending; empty with `audio_layers: last`.
         text_size, num_text_layers: width and number of stored layers of the text features.
         video_size, video_width: width of a frame's vector, and of e^v that the model maps it to.
         frame_rate: video frames per second.
@@ -127,6 +131,7 @@ class WavFusionConfig(Switches):
     position_buckets: int = 0
     position_distance: int = 800
     audio_centre: float = 200 / 16_000
+    weighted_layers: list[int] = field(default_factory=list)
     text_size: int = 768
     num_text_layers: int = 1
     video_size: int = 1280
@@ -149,6 +154,11 @@ class WavFusionConfig(Switches):
             ("fusion_layers", 0 <= self.fusion_layers <= self.num_layers, layers),
             ("trainable_layers", 0 <= self.trainable_layers <= self.num_layers, layers),
             ("fusion_layers", self.fusion_layers > 0 or not fuses, "at least 1 (none with fusion concat)"),
+            (
+                "weighted_layers",
+                not self.weighted_layers or self.weighted_layers[-1] == self.input_layer,
+                f"layers up to {self.input_layer}, from which the model starts",
+            ),
             (
                 "margin_audio_layer",
                 0 <= self.margin_audio_layer <= unfused or not takes_audio,
@@ -178,6 +188,17 @@ class WavFusionConfig(Switches):
         """The frozen audio layer whose output the model starts from; everything below it is cached."""
         lowest = self.num_layers - max(self.num_deep, self.trainable_layers)
         return min(lowest, self.margin_audio_layer) if self.has_margin and "audio" in self.modalities else lowest
+
+    @property
+    def input_layers(self) -> list[int]:
+        """The frozen audio layers whose outputs the model takes."""
+        return self.weighted_layers or [self.input_layer]
+
+    def feature_shape(self, modality: str, steps: int) -> tuple[int, ...]:
+        """Shape of an utterance's features of a modality: [steps, width], or [layers, steps, width] of several."""
+        widths = {"audio": self.hidden_size, "text": self.text_size, "video": self.video_size}
+        layers = {"audio": len(self.input_layers), "text": self.num_text_layers, "video": 1}[modality]
+        return (*([layers] if layers > 1 else []), steps, widths[modality])
 
     def to_json(self) -> dict[str, Any]:
         """Return the nested dictionary that `from_json` reads."""

@@ -48,6 +48,13 @@ class WavFusionOutput:
     vectors: dict[str, Tensor] = field(default_factory=dict)
 
 
+def weighted_sum(
+    weights: Float[Tensor, " L"], layers: Float[Tensor, "B L T E"], mask: Bool[Tensor, "B T"]
+) -> Float[Tensor, "B T E"]:
+    """Sum stored layers by the softmax of learned weights; 0 at padding."""
+    return torch.einsum("l,blte->bte", weights.softmax(0), layers.masked_fill(~mask[:, None, :, None], 0.0))
+
+
 class TextBranch(nn.Module):
     """Text features to X^t: a weighting of the stored layers where there are several, then A-GRU (eq. 6)."""
 
@@ -62,8 +69,7 @@ class TextBranch(nn.Module):
     ) -> Float[Tensor, "B Tt E"]:
         """Encode the tokens; 0 at padding."""
         if self.layer_weights is not None:
-            text = text.masked_fill(~mask[:, None, :, None], 0.0)
-            text = torch.einsum("l,blte->bte", self.layer_weights.softmax(0), text)
+            text = weighted_sum(self.layer_weights, text, mask)
         return self.agru(text, mask)
 
 
@@ -101,6 +107,8 @@ class WavFusion(nn.Module):
         width, names, widths = config.hidden_size, config.modalities, config.widths
         self.text_encoder = TextBranch(config) if "text" in names else None
         self.video_encoder = VideoBranch(config) if "video" in names else None
+        weighted = len(config.weighted_layers) if "audio" in names else 0
+        self.audio_layer_weights = nn.Parameter(torch.zeros(weighted)) if weighted else None
         first_deep = config.num_layers - config.num_deep
         shallow = range(config.input_layer, first_deep if "audio" in names else 0)
         self.layers = nn.ModuleList(SelfAttentionLayer(config) for _ in shallow)
@@ -134,7 +142,7 @@ class WavFusion(nn.Module):
 
     def forward(
         self,
-        audio: Float[Tensor, "B Ta D"] | None,
+        audio: Float[Tensor, "B Ta D"] | Float[Tensor, "B L Ta D"] | None,
         audio_mask: Bool[Tensor, "B Ta"] | None,
         text: Float[Tensor, "B Tt E"] | Float[Tensor, "B L Tt E"] | None,
         text_mask: Bool[Tensor, "B Tt"] | None,
@@ -142,7 +150,7 @@ class WavFusion(nn.Module):
         video_mask: Bool[Tensor, "B Tv"] | None,
         labels: Int[Tensor, " B"] | Float[Tensor, "B C"] | None = None,
     ) -> WavFusionOutput:
-        """Classify utterances from frozen features (audio: the output of layer `config.input_layer`).
+        """Classify utterances from frozen features (audio: the outputs of `config.input_layers`).
 
         Raises:
             ValueError: no tensor at all, an empty one, or one of a modality that the model does not have.
@@ -219,7 +227,10 @@ class WavFusion(nn.Module):
         streams: dict[str, Tensor] = {}
         hidden: list[Tensor] = []
         if "audio" in features:
-            audio = self._mask_times(features["audio"])
+            audio = features["audio"]
+            if self.audio_layer_weights is not None:
+                audio = weighted_sum(self.audio_layer_weights, audio, masks["audio"])
+            audio = self._mask_times(audio)
             hidden.append(audio)
             relative = self.relative(audio.shape[1]) if self.relative is not None and len(self.layers) else None
             for layer in self.layers:

@@ -161,7 +161,7 @@ def describe_graph(trained: Run) -> dict[str, str]:
     spacing: dict[str, dict[str, Any]] = {
         "audio": {
             "width": config.hidden_size,
-            "layer": config.input_layer,
+            "layers": config.input_layers,
             "sample_rate": SAMPLE_RATE,
             "seconds_between_steps": AUDIO_STEP,
             "middle_of_first_step": config.audio_centre,
@@ -250,8 +250,6 @@ def _drawn(
     config: WavFusionConfig, name: str, lengths: Sequence[int], seed: int = 0
 ) -> tuple[Float[Tensor, "B *L T E"], Bool[Tensor, "B T"]]:
     """Random features of some lengths, padded with noise, and their mask."""
-    width = {"audio": config.hidden_size, "text": config.text_size, "video": config.video_size}[name]
-    layers = [config.num_text_layers] if name == "text" and config.num_text_layers > 1 else []
     steps = max(1, *lengths)
-    x = torch.randn(len(lengths), *layers, steps, width, generator=torch.Generator().manual_seed(seed))
+    x = torch.randn(len(lengths), *config.feature_shape(name, steps), generator=torch.Generator().manual_seed(seed))
     return x, torch.arange(steps) < torch.tensor(lengths)[:, None]

@@ -77,7 +77,7 @@ def _embed(recognizer: EmotionRecognizer, group: UtteranceGroup, file: str) -> l
         for i, (window, sample) in enumerate(zip(windows, batch, strict=True)):
             if output is None or output.pooled is None or not present[i]:
                 continue
-            steps = len(sample.audio) if sample.audio is not None and output.hidden else 0
+            steps = sample.audio.shape[-2] if sample.audio is not None and output.hidden else 0
             start = 0.0 if window.audio is None else window.audio[0]
             embedding = Embedding(
                 file=file,

@@ -263,14 +263,15 @@ class WindowEncoder:
         if window.audio is None or self.encoders.audio is None:
             return None
         samples, lead = decoder.audio(window.audio)
-        layer = self.config.input_layer
+        layers = self.config.input_layers
         with self.autocast():
-            encoded: Tensor = self.encoders.audio.encode([samples], [layer])[0][layer]
+            outputs = self.encoders.audio.encode([samples], layers)[0]
+        encoded: Tensor = torch.stack([outputs[layer] for layer in layers]) if layers[1:] else outputs[layers[0]]
         if decoder.length == 0:
             return encoded
         start, end = window.audio
-        first = min(round(lead / AUDIO_STEP), len(encoded) - 1)
-        return encoded[first : max(first + 1, first + round((end - start) / AUDIO_STEP))]
+        first = min(round(lead / AUDIO_STEP), encoded.shape[-2] - 1)
+        return encoded[..., first : max(first + 1, first + round((end - start) / AUDIO_STEP)), :]
 
     def _text(self, window: RecordingWindow, _: RecordingDecoder) -> Tensor | None:
         """Encode the text of the whole utterance, and take the window's share of its tokens."""

@@ -163,7 +163,8 @@ def _thinned(fold: Protocol) -> Protocol:
 def _require_features(store: Path, experiments: Sequence[Experiment], classes: Sequence[str]) -> None:
     """Refuse a store that lacks layers; names at once all that the rows need."""
     features = choose_features(Store(store), experiments[0].preset)
-    needed = {model_config(each.model, features, classes).input_layer for each in experiments}
+    configs = [model_config(each.model, features, classes) for each in experiments]
+    needed = {layer for config in configs for layer in config.input_layers}
     if lacking := sorted(needed - set(features.audio_layers)):
         layers = ",".join(map(str, sorted(needed)))
         raise CorpusError(
