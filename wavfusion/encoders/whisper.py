@@ -25,7 +25,7 @@ from wavfusion.media import SAMPLE_RATE
 FAMILY = ("whisper",)
 STEP = 320  # samples: two frames of the spectrogram, which the second convolution joins
 WINDOW, HOP = 400, 160  # samples of the spectrogram
-PADDING = 25  # steps of silence behind a clip (docs/measurements/whisper.md)
+PADDING = 25  # steps of silence behind a clip
 # Hugging Face's names of a layer's parts, and those of a wav2vec 2.0 layer.
 NAMES = {
     "self_attn_layer_norm": "layer_norm",
