@@ -205,7 +205,7 @@ def parse_json(
         if sum(map(text.count, ",[{")) >= NODES:
             raise ValueError(f"more than {NODES} values")
         values = json.loads(text, object_hook=object_hook)
-        _require_plain(values)
+        _require_plain(values, finite=True)
     except (ValueError, RecursionError) as error:
         raise refuse(_unreadable(where, "JSON", error)) from None
     return values
@@ -247,7 +247,7 @@ def parse_yaml(content: str | bytes, where: object) -> Any:
         if len(content) > YAML_BYTES:
             raise ValueError(f"more than {YAML_BYTES} characters")
         values = yaml.load(content, _plain_loader())
-        _require_plain(values)
+        _require_plain(values, finite=False)  # `validated` names the field
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
         raise ConfigError(f"{where}{line}: expected YAML; {error.problem or error.context}") from None
@@ -334,19 +334,19 @@ def read_text_lines(
             yield line
 
 
-def _require_plain(value: Any, depth: int = 0) -> None:
+def _require_plain(value: Any, finite: bool, depth: int = 0) -> None:
     if depth > DEPTH:
         raise ValueError(f"more than {DEPTH} levels")
     if isinstance(value, dict):
         for key, each in value.items():
             if not isinstance(key, str):
                 raise ValueError(f"the key {key!r}, which is no string")
-            _require_plain(each, depth + 1)
+            _require_plain(each, finite, depth + 1)
     elif isinstance(value, list):
         for each in value:
-            _require_plain(each, depth + 1)
+            _require_plain(each, finite, depth + 1)
     elif isinstance(value, float):
-        if not math.isfinite(value):
+        if finite and not math.isfinite(value):
             raise ValueError(f"the number {value}, which is not finite")
     elif isinstance(value, int):
         if abs(value) >= INTEGER:
