@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import io
 import itertools
 import json
@@ -7,6 +8,7 @@ import os
 import pickletools
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -18,7 +20,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from wavfusion.errors import ConfigError, CorpusError
@@ -537,6 +539,72 @@ def test_a_checkpoint_whose_best_epoch_is_damaged_is_passed_over(
     resume(made, again, setting)
     assert results(again) == results(stopped)
     assert f"{again}: no complete checkpoint is left; training starts again" in caplog.messages
+
+
+def sign(checkpoint: Path) -> None:
+    """Write the marker anew, as for files that are as they should be."""
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in checkpoint.iterdir()}
+    del digests[kept.COMPLETE]
+    (checkpoint / kept.COMPLETE).write_text(json.dumps(digests))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("trainer_state.json", {}),
+        ("trainer_state.json", []),
+        ("trainer_state.json", {"epoch": "1"}),
+        ("trainer_state.json", {"log_history": [{"loss": 1.0}]}),
+        ("trainer_state.json", {"foreign": 1}),
+        ("model.safetensors", b"{}"),
+        ("model.safetensors", {"a": torch.zeros(2)}),
+        ("optimizer.pt", b"\x80\x04."),
+        ("optimizer.pt", {"state": {}, "param_groups": []}),
+        ("optimizer.pt", [1]),
+        ("scheduler.pt", 3),
+        ("rng_state.pth", {"python": 1}),
+        ("rng_state.pth", {"python": [3, [1], None], "numpy": 2, "cpu": 3}),
+    ],
+    ids=str,
+)
+def test_a_signed_checkpoint_of_wrong_content_is_an_error_that_names_it(
+    again: Path, made: Any, short: Any, name: str, content: Any
+) -> None:
+    """KeyError, TypeError, ValueError and UnpicklingError ended `train --resume` with a trace."""
+    for checkpoint in checkpoints(again)[1:]:
+        shutil.rmtree(checkpoint)
+    path = checkpoints(again)[0] / name
+    if name == "trainer_state.json":
+        state = json.loads(path.read_text())
+        path.write_text(json.dumps(state | content if content and isinstance(content, dict) else content))
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    elif name == "model.safetensors":
+        save_file(content, path)
+    else:
+        torch.save(content, path)
+    sign(path.parent)
+    with pytest.raises(ConfigError, match=r"checkpoint-\d+(/trainer_state.json)?: (expected|field|unknown)"):
+        resume(made, again, short(model__modality_dropout=0.2, model__time_mask=0.05))
+
+
+def test_a_disk_that_fills_while_a_checkpoint_is_written_is_named_and_training_goes_on_from_there(
+    ran: Path, made: Any, short: Any, tmp_path: Path
+) -> None:
+    """The errors of safetensors and torch, which are no OSErrors, ended `train` with a trace."""
+    setting, most = short(model__modality_dropout=0.2, model__time_mask=0.05), resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    for size in (100_000, (checkpoints(ran)[0] / "model.safetensors").stat().st_size + 1000):  # too few for the second
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, most[1]))
+        try:
+            with pytest.raises(OSError, match=r"^.*checkpoint-\d+'$") as caught:
+                train.train(setting, made.data, tmp_path / "run", resume=True)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, most)
+        assert caught.value.strerror.startswith("not written whole (is the disk full?)")
+    signal.signal(signal.SIGXFSZ, before)
+    resume(made, tmp_path / "run", setting)
+    assert results(tmp_path / "run") == results(ran)
 
 
 def test_a_run_killed_after_its_last_epoch_is_finished(ran: Path, again: Path, made: Any, short: Any) -> None:

@@ -1,5 +1,6 @@
 """Atomic writes, bounded readers of JSON and YAML, strict validation, and JSON lines that survive a kill."""
 
+import errno
 import json
 import math
 import os
@@ -14,7 +15,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from wavfusion.errors import SHOWN, ConfigError, CorpusError, nearest
+from wavfusion.errors import SHOWN as SHOWN
+from wavfusion.errors import ConfigError, CorpusError, nearest
 
 T = TypeVar("T")
 
@@ -47,14 +49,15 @@ def choice_of(*choices: str) -> Constraint:
     return Constraint(" | ".join(choices), frozenset(choices).__contains__)
 
 
-def _names_a_file(text: str) -> bool:
+def names_a_file(text: str) -> bool:
+    """Tell whether the system can open a file of this name: NUL and lone surrogates are none of its characters."""
     try:
         return text != "" and b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
         return False
 
 
-PathText = Annotated[str, Constraint("the path of a file or folder", _names_a_file)]
+PathText = Annotated[str, Constraint("the path of a file or folder", names_a_file)]
 NonEmpty = Annotated[str, Constraint("a non-empty string", bool)]
 Count = Annotated[int, Constraint("an integer >= 0", lambda value: value >= 0)]
 Share = Annotated[float, Constraint("a number from 0 to 1", lambda value: 0 <= value <= 1)]
@@ -198,14 +201,18 @@ def parse_json(
     where: object,
     refuse: type[ValueError] = ConfigError,
     object_hook: Callable[[dict[str, Any]], Any] | None = None,
+    finite: bool = True,
 ) -> Any:
-    """Parse JSON of up to `DEPTH` levels and `NODES` values, whose numbers are finite and below `INTEGER`."""
+    """Parse JSON of up to `DEPTH` levels and `NODES` values, whose integers are below `INTEGER`.
+
+    Numbers that are not finite are refused, too, unless `validated` is to name their field.
+    """
     try:
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
         if sum(map(text.count, ",[{")) >= NODES:
             raise ValueError(f"more than {NODES} values")
         values = json.loads(text, object_hook=object_hook)
-        _require_plain(values, finite=True)
+        _require_plain(values, finite)
     except (ValueError, RecursionError) as error:
         raise refuse(_unreadable(where, "JSON", error)) from None
     return values
@@ -374,6 +381,19 @@ def naming(path: Path) -> Iterator[None]:
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
+
+
+@contextmanager
+def saving(place: Path) -> Iterator[None]:
+    """Turn what the writers of torch and safetensors raise, as on a full disk, into an OSError that names a place."""
+    try:
+        with naming(place):
+            yield
+    except OSError:
+        raise
+    except Exception as error:
+        reason = f"not written whole (is the disk full?): {' '.join(str(error).split())[:SHOWN]}"
+        raise OSError(errno.EIO, reason, str(place)) from error
 
 
 def write_atomic(path: Path, content: bytes | Iterable[bytes]) -> None:

@@ -23,11 +23,12 @@ from wavfusion.evaluation.shared_space import compare_gradients
 from wavfusion.experiments.experiment import Experiment, Training
 from wavfusion.features.batches import LengthBatches, add_absent_modalities, collate, model_inputs
 from wavfusion.features.dataset import Features
+from wavfusion.files import saving
 from wavfusion.metrics import scores
 from wavfusion.model.config import MODALITIES
 from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
 from wavfusion.runs.results import write_history
-from wavfusion.training.checkpoints import BEST_BY, KEPT, Checkpoints, Patience
+from wavfusion.training.checkpoints import BEST_BY, KEPT, Checkpoints, Patience, reading
 from wavfusion.training.distributed import synchronise, total
 from wavfusion.training.resident import SHARE, Resident
 
@@ -186,6 +187,22 @@ class FusionTrainer(Trainer):
         train: Features | Resident = self.train_dataset
         size = min(self.args.per_device_train_batch_size * self.args.world_size, len(train))
         return self.data_collator([train[i * len(train) // size] for i in range(size)])
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with saving(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
+            super()._save_checkpoint(model, trial)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        with reading(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with reading(checkpoint or ""):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with reading(checkpoint or ""):
+            super()._load_rng_state(checkpoint)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW over four groups: pretrained and new tensors, with and without decay."""
