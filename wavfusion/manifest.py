@@ -8,7 +8,20 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from wavfusion.errors import CorpusError
-from wavfusion.files import Constraint, Count, NonEmpty, choice_of, read_json, validated, write_json, write_lines
+from wavfusion.files import (
+    Constraint,
+    Count,
+    NonEmpty,
+    PathText,
+    choice_of,
+    names_a_file,
+    parse_json,
+    read_json,
+    read_text_lines,
+    validated,
+    write_json,
+    write_lines,
+)
 
 MODALITIES = ("audio", "text", "video")
 SPLITS = ("train", "valid", "test")
@@ -20,7 +33,7 @@ T = TypeVar("T")
 
 def _is_inside(path: str) -> bool:
     parts = PurePosixPath(path)
-    return path != "" and "\0" not in path and not parts.is_absolute() and ".." not in parts.parts
+    return names_a_file(path) and not parts.is_absolute() and ".." not in parts.parts
 
 
 def _is_box(crop: Sequence[int]) -> bool:
@@ -115,7 +128,7 @@ class Corpus:
     """
 
     corpus: NonEmpty
-    root: NonEmpty
+    root: PathText
     labels: NonEmpty | None
     classes: Annotated[list[str], Constraint("a list of distinct emotions", _is_distinct)]
     version: NonEmpty
@@ -159,10 +172,7 @@ def stream(path: str | os.PathLike[str]) -> Iterator[Utterance]:
 
     for number, line in enumerate(_lines(Path(path)), start=1):
         where = f"{path}:{number}"
-        try:
-            row = json.loads(line, object_hook=share)
-        except (ValueError, RecursionError) as error:
-            raise CorpusError(f"{where}: expected a JSON object, found {error}") from None
+        row = parse_json(line, where, CorpusError, object_hook=share, finite=False)
         utterance = validated(Utterance, row, where, complete=True, refuse=CorpusError)
         for name, span in (("audio", utterance.audio), ("video", utterance.video)):
             if span is not None and span.end is not None and span.end <= (span.start or 0.0):
@@ -239,8 +249,7 @@ def _lines(path: Path) -> Iterator[str]:
         raise CorpusError(f"expected a manifest file, found a folder: {path}; the manifest is {named}")
     try:
         # Only \n ends a line: the other separators of Unicode may stand in a text or a path. Editors may add a mark.
-        with path.open(encoding="utf-8-sig", newline="\n") as file:
-            yield from file
+        yield from read_text_lines(path)
     except FileNotFoundError:
         raise CorpusError(f"expected {path.name} of `wavfusion prepare`, found no such file: {path}") from None
     except UnicodeDecodeError as error:

@@ -8,7 +8,7 @@ import typer
 
 from wavfusion.cli import options as opt
 from wavfusion.errors import ConfigError
-from wavfusion.files import require_writable
+from wavfusion.files import read_bytes, require_writable
 
 
 def serve(
@@ -44,7 +44,7 @@ def serve(
     from wavfusion.prediction.models import default_model
     from wavfusion.serve.jobs import Limits
 
-    token = token_file.read_text(encoding="utf-8-sig", errors="replace").strip() if token_file else None
+    token = read_bytes(token_file).decode("utf-8-sig", "replace").strip() if token_file else None
     if token is not None and not re.fullmatch(r"[!-~]+( [!-~]+)*", token):
         found = "characters that no header may hold" if token else "nothing"
         raise ConfigError(f"--token-file {token_file}: expected a token, found {found}")

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from wavfusion.corpora.folds import DEFAULTS, MANIFEST_PROMISES, PAIRS, PROTOCOLS, Parts, Promises, find_rule, value_of
-from wavfusion.errors import ConfigError, CorpusError, nearest
+from wavfusion.errors import SHOWN, ConfigError, CorpusError, nearest
+from wavfusion.files import read_text_lines
 from wavfusion.manifest import SPLITS, Utterance
 
 
@@ -181,24 +182,23 @@ def _read_split(path: Path, known: set[str]) -> Parts:
     """Read a CSV with the columns `id,split`, of known ids."""
     parts: Parts = {}
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = ",".join(next(reader, []))
-            if header != "id,split":
-                raise CorpusError(f"{path}:1: expected the header id,split, found {header or 'an empty file'!r}")
-            for cells in filter(None, reader):
-                where = f"{path}:{reader.line_num}"
-                if len(cells) != 2:
-                    raise CorpusError(f"{where}: expected id,split, found {len(cells)} cells")
-                key, part = cells
-                if key not in known:
-                    close = ", ".join(difflib.get_close_matches(key, known, n=3, cutoff=0.0))
-                    raise CorpusError(f"{where}: expected an id of the manifest, found {key!r}; nearest: {close}")
-                if key in parts:
-                    raise CorpusError(f"{where}: expected each id once, found {key!r} again")
-                if part not in SPLITS:
-                    raise CorpusError(f"{where}: unknown split {part!r}: {nearest(part, SPLITS)}")
-                parts[key] = part
+        reader = csv.reader(read_text_lines(path, newline=""), strict=True)
+        header = ",".join(next(reader, []))
+        if header != "id,split":
+            raise CorpusError(f"{path}:1: expected the header id,split, found {header or 'an empty file'!r}")
+        for cells in filter(None, reader):
+            where = f"{path}:{reader.line_num}"
+            if len(cells) != 2:
+                raise CorpusError(f"{where}: expected id,split, found {len(cells)} cells")
+            key, part = cells
+            if key not in known:
+                close = ", ".join(difflib.get_close_matches(key[:SHOWN], known, n=3, cutoff=0.0))
+                raise CorpusError(f"{where}: expected an id of the manifest, found {key!r}; nearest: {close}")
+            if key in parts:
+                raise CorpusError(f"{where}: expected each id once, found {key!r} again")
+            if part not in SPLITS:
+                raise CorpusError(f"{where}: unknown split {part!r}: {nearest(part, SPLITS)}")
+            parts[key] = part
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CorpusError(f"cannot read the split file {path}: {error}") from error
     return parts

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from wavfusion import media
 from wavfusion.errors import CollectedWarnings, ConfigError, CorpusError, MediaError
-from wavfusion.files import read_json, require_free, write_atomic, write_json
+from wavfusion.files import read_bytes, read_json, require_free, write_atomic, write_json
 from wavfusion.processes.pool import Lost, spread
 from wavfusion.transcripts import Segment
 from wavfusion.transcripts.reading import READERS, is_timed, read, read_plain_text
@@ -163,7 +163,7 @@ def _read(path: Path) -> Transcript:
     if is_timed(path):
         return read(path)
     try:
-        return read_plain_text(path.read_bytes())
+        return read_plain_text(read_bytes(path))
     except CorpusError as error:
         raise CorpusError(f"{path}: {error}") from None
 

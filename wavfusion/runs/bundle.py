@@ -1,7 +1,6 @@
 """A results bundle: predictions and metrics of a RUN without its corpus, from which others recompute the metrics."""
 
 import io
-import json
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from jaxtyping import Int64
 from wavfusion import manifest
 from wavfusion.corpora.protocol import PROTOCOL_FIELDS, describe_protocol, hash_of, shared
 from wavfusion.errors import ConfigError, CorpusError
-from wavfusion.files import json_bytes, parse_yaml, require_file
+from wavfusion.files import json_bytes, parse_json, parse_yaml, read_bytes, require_file
 from wavfusion.metrics import scores
 from wavfusion.runs.origin import ENVIRONMENT, EXPERIMENT, PROTOCOL, SPLIT, corpus_of, without_absolute_paths
 from wavfusion.runs.results import METRICS, PREDICTIONS, Predictions, encode_csv, parse_csv
@@ -83,18 +82,18 @@ def read_bundle(path: Path) -> Bundle:
     """
     try:
         run = path.is_dir()
-        files = {name: require_file(path / name).read_bytes() for name in MEMBERS} if run else _unzip(path)
+        files = {name: read_bytes(path / name, ConfigError) for name in MEMBERS} if run else _unzip(path)
         if max(files[name].count(b"\n") for name in (PREDICTIONS, SPLIT)) > LINES:
             raise ValueError(f"a table of more than {LINES} lines")
         rows, parts = (parse_csv(files[name]) for name in (PREDICTIONS, SPLIT))
-        protocol = json.loads(files[PROTOCOL])
+        protocol = parse_json(files[PROTOCOL], PROTOCOL)
         bundle = Bundle(
             rows=rows,
             classes=protocol["classes"],
             parts={row["id"]: row["split"] for row in parts},
-            metrics=json.loads(files[METRICS]),
+            metrics=parse_json(files[METRICS], METRICS),
             protocol=protocol,
-            environment=json.loads(files[ENVIRONMENT]),
+            environment=parse_json(files[ENVIRONMENT], ENVIRONMENT),
             experiment=files[EXPERIMENT].decode(),
         )
         _check(bundle)

@@ -15,7 +15,7 @@ import torch
 from wavfusion.corpora.protocol import Protocol, row_digest
 from wavfusion.errors import ConfigError
 from wavfusion.experiments.experiment import Experiment, without_retired
-from wavfusion.files import NonEmpty, read_json, read_yaml, require_file, validated, write_atomic, write_json
+from wavfusion.files import PathText, read_json, read_yaml, require_file, validated, write_atomic, write_json
 from wavfusion.manifest import SPLITS, Utterance, read_corpus
 from wavfusion.runs.results import encode_csv, read_csv
 from wavfusion.version import __version__
@@ -64,8 +64,8 @@ class Origin:
 class _Environment:
     """What is read of environment.json; a RUN from before 0.2 lacks `processes`."""
 
-    manifest: NonEmpty | None = None
-    store: NonEmpty | None = None
+    manifest: PathText | None = None
+    store: PathText | None = None
     processes: int = 1
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int64
 
 from wavfusion.errors import ConfigError
-from wavfusion.files import read_json, require_file, validated, write_atomic, write_json
+from wavfusion.files import read_bytes, read_json, validated, write_atomic, write_json
 from wavfusion.manifest import Utterance
 from wavfusion.metrics import scores
 
@@ -140,7 +140,7 @@ def encode_csv(rows: Sequence[CsvRow], columns: Sequence[str] | None = None) -> 
 def read_csv(path: Path) -> list[CsvRow]:
     """Read a CSV file of a RUN; a ConfigError if it is missing or damaged."""
     try:
-        return parse_csv(require_file(path).read_bytes())
+        return parse_csv(read_bytes(path))
     except (OSError, csv.Error, ValueError) as error:
         raise ConfigError(f"{path}: expected what training writes, found {error}") from None
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from wavfusion.errors import CorpusError, nearest
+from wavfusion.files import read_bytes, require_file
 from wavfusion.transcripts import formats
 from wavfusion.transcripts.segment import Located, Segment
 
@@ -36,8 +37,9 @@ def read(path: str | Path) -> list[Segment]:
     if not is_timed(path):
         choices = nearest(path.suffix, READERS)
         raise CorpusError(f"{path}: expected a file with times, found the ending {path.suffix!r}: {choices}")
+    require_file(path)
     try:
-        located = list(READERS[path.suffix.lower()](decode_text(path.read_bytes())))
+        located = list(READERS[path.suffix.lower()](decode_text(read_bytes(path))))
     except CorpusError as error:
         raise CorpusError(f"{path}: {error}") from None
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, SyntaxError) as error:
