@@ -244,12 +244,38 @@ def test_an_odd_transcript_gets_one_line_or_is_read(server: Server, clip: Path) 
     refused(server, 422, "expected auto or a number", recording, ("speakers", 5000 * "9"))
 
 
-def test_a_worker_that_died_while_nothing_was_asked_is_started_again(server: Server, clip: Path) -> None:
+@pytest.mark.parametrize("pause", [0.0, 1.0])  # seconds; the server has heard of it, or has not
+def test_a_worker_that_died_while_nothing_was_asked_is_started_again(server: Server, clip: Path, pause: float) -> None:
+    """A recording that was sent at that moment was said to have broken the decoder."""
     children = [Path(task, "children").read_text() for task in Path(f"/proc/{server.process.pid}/task").iterdir()]
     for pid in "".join(children).split():
         os.kill(int(pid), signal.SIGKILL)
-    time.sleep(1.0)  # until the server has heard of it
+    time.sleep(pause)
     assert server.send("/predict", file=clip).status == 200
+
+
+def test_a_request_that_uvicorn_refuses_in_its_middle_leaves_no_trace_in_the_log(server: Server) -> None:
+    """What we answered to the headers came after uvicorn's own answer to the trailers."""
+    trailers = b"".join(b"X-%d: %s\r\n" % (number, 90 * b"v") for number in range(3000))
+    head = b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for _ in range(10):
+        with socket.create_connection(("127.0.0.1", server.port)) as connection, contextlib.suppress(ConnectionError):
+            connection.sendall(head + b"3\r\nabc\r\n0\r\n" + trailers + b"\r\n")
+            connection.recv(1000)
+    assert server.ask("GET", "/health").status == 200
+    assert b"Traceback" not in server.said() and b"ASGI" not in server.said()
+
+
+def test_who_sends_before_reading_gets_the_refusal(server: Server) -> None:
+    """The connection was closed in the middle of the upload, and the answer was lost: none saw a 507 or 413."""
+    rest = 20_000_000
+    head = f"POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: {rest}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(head.encode())
+        for _ in range(20):
+            time.sleep(0.02)
+            connection.sendall(rest // 20 * b"a")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
 
 
 def test_what_is_no_recording_gets_one_line(server: Server, endless: Path) -> None:

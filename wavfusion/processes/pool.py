@@ -127,8 +127,10 @@ class Worker(Generic[Item, Result]):
         for left in reversed(range(TRIES)):
             try:
                 answer = self._send(item)
-            except (EOFError, ConnectionError):
-                self.clear()
+            except (EOFError, OSError) as error:
+                if not isinstance(error, EOFError | ConnectionError) and error.errno is not None:
+                    raise  # no process could be started
+                self.clear()  # it died, perhaps within its answer
             else:
                 return answer.opened()
             if self.ended:

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from urllib.parse import quote, urlsplit
 import uvicorn
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
+from h11 import LocalProtocolError
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, generate_latest
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -36,6 +37,7 @@ from wavfusion.version import __version__
 
 log = logging.getLogger(__name__)
 
+LINGER = 30.0  # seconds in which the rest of a request that is refused is received, and dropped
 MANY = 512  # requests at a time; more are refused with 503
 STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # no SIGHUP on Windows
 HERE = ("127.0.0.1", "::1", "localhost")
@@ -83,20 +85,34 @@ class Guard:
         """Refuse a request, or pass it on to the application."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        started = False
+        started, more = False, "expect" not in Headers(scope=scope)  # who expects a 100 sends nothing before
+
+        async def receive_noted() -> Message:
+            nonlocal more
+            message = await receive()
+            more = message["type"] == "http.request" and message.get("more_body", False)
+            return message
 
         async def send_guarded(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                with suppress(TimeoutError):  # a client that sends before it reads would see no answer
+                    async with asyncio.timeout(LINGER):
+                        while more and message["status"] >= 400 and message["status"] != 408:
+                            await receive_noted()
                 message["headers"] += [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
-            await send(message)
+            try:
+                await send(message)
+            except LocalProtocolError:  # uvicorn itself has refused what came after the headers, and hangs up
+                await asyncio.sleep(0)
 
         answer = self._refusal(Headers(scope=scope), scope["path"]) or self.app
         try:
-            await answer(scope, receive, send_guarded)
+            await answer(scope, receive_noted, send_guarded)
         except asyncio.CancelledError:  # the server is being stopped, which would log a trace of each request
             if not started:
+                more = False
                 stopped = _refused(503, "expected a server that goes on, found it being stopped")
                 await stopped(scope, receive, send_guarded)
 
@@ -125,7 +141,7 @@ class Guard:
 
 
 def _refused(status: int, message: str) -> Response:
-    """Answer one line and close the connection, as the rest of the request is not read."""
+    """Answer one line and close the connection, as the rest of the request is of no use."""
     challenge = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
     headers = {"Connection": "close", **challenge} if status != 404 else {}
     return JSONResponse({"error": message}, status, headers)
