@@ -12,6 +12,12 @@ from wavfusion.files import Constraint, Count, NonEmpty, choice_of, read_json, v
 
 MODALITIES = ("audio", "text", "video")
 SPLITS = ("train", "valid", "test")
+# Other names of the splits; `eval` is in `split_names`.
+SPLIT_NAMES = {each: each for each in SPLITS} | {
+    **dict.fromkeys(("training",), "train"),
+    **dict.fromkeys(("validation", "val", "dev", "development"), "valid"),
+    **dict.fromkeys(("testing",), "test"),
+}
 CHANNELS = ("mix", "left", "right", "centre")
 
 Channel = Literal["mix", "left", "right", "centre"]
@@ -112,6 +118,7 @@ class Corpus:
         root: the folder that the paths of the manifest start from.
         labels: name of the label set, None where the corpus has only one.
         classes: the emotions in class order.
+        modalities: those that a table has a column of; of published corpora, which may be fetched in part, none.
     """
 
     corpus: NonEmpty
@@ -119,6 +126,7 @@ class Corpus:
     labels: NonEmpty | None
     classes: Annotated[list[str], Constraint("a list of distinct emotions", _is_distinct)]
     version: NonEmpty
+    modalities: Annotated[list[str], _MODALITIES] = field(default_factory=list)
 
 
 class Exclusion(NamedTuple):
@@ -134,6 +142,17 @@ class Exclusions:
 
     excluded: list[Exclusion]
     stripped: list[Exclusion]
+
+
+def split_names(names: Iterable[str]) -> dict[str, str]:
+    """Map the names that a table gives its splits to `SPLITS`; names that are none are left out.
+
+    `eval` is the test part; beside a test part and no other validation part it is the validation part.
+    """
+    folded = {name: name.strip().casefold() for name in names}
+    known = {name: SPLIT_NAMES[each] for name, each in folded.items() if each in SPLIT_NAMES}
+    evaluation = "valid" if "test" in known.values() and "valid" not in known.values() else "test"
+    return known | {name: evaluation for name, each in folded.items() if each in ("eval", "evaluation")}
 
 
 def read(path: str | os.PathLike[str]) -> list[Utterance]:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from wavfusion.corpora import reading
 from wavfusion.corpora.emotions import CREMAD_CODES, EMOTIONS
-from wavfusion.corpora.reading import ReaderInput, Reading
+from wavfusion.corpora.reading import AUDIO_ENDINGS, VIDEO_ENDINGS, ReaderInput, Reading
 from wavfusion.errors import CorpusError
 from wavfusion.manifest import AudioSpan, Channel, Exclusion, Utterance, VideoSpan
 
@@ -32,8 +32,8 @@ PUBLISHED = dict.fromkeys(EMOTIONS["cremad"], 1271) | {"neutral": 1087}
 ACTORS = 91
 SILENT = {"1076_MTI_SAD_XX": "no audio in the published recording, or not found below the root"}
 
-AUDIO = (".wav", ".mp3")  # the better first: AudioWAV and AudioMP3 hold the same recordings
-VIDEO = (".flv", ".mp4")
+# The better first: AudioWAV and AudioMP3 hold the same recordings.
+AUDIO, VIDEO = AUDIO_ENDINGS, (".flv", *VIDEO_ENDINGS)
 VOTES, MAJORITIES = "tabulatedVotes.csv", "summaryTable.csv"
 # First digit of a row's number in VOTES: rated by audio (1), by video (2), by both (3).
 BOTH = "3"
@@ -90,7 +90,8 @@ def _find_clips(files: list[str], suffixes: tuple[str, ...]) -> dict[str, str]:
     found: dict[str, str] = {}
     for suffix in reversed(suffixes):
         paths = (PurePosixPath(path) for path in files if path.lower().endswith(suffix))
-        found |= reading.first_of_each((_key(path.stem), str(path)) for path in paths if NAME.fullmatch(path.stem))
+        named = ((path.stem.upper(), str(path)) for path in paths)
+        found |= reading.first_of_each((_key(stem), path) for stem, path in named if NAME.fullmatch(stem))
     return found
 
 

@@ -29,14 +29,17 @@ PUBLISHED: dict[str, dict[str, int]] = {
 PUBLISHED_OTHERS = {"none": 2507, "surprised": 107, "fearful": 40, "other": 3, "disgusted": 2}
 
 UTTERANCE = re.compile(r"((Ses\d\d)([FM])_\w+)_([FM])(?:XX)?\d+")
-DIALOGUE = re.compile(r"Ses\d\d[FM]_\w+")
+DIALOGUE = re.compile(r"Ses\d\d[FM]_\w+", re.IGNORECASE)
 NUMBER = r"-?\d{1,9}(?:\.\d+)?"
 LABEL = re.compile(rf"\[(\d{{1,9}}\.\d+) - (\d{{1,9}}\.\d+)\]\t(\S+)\t(\w+)\t\[({NUMBER}), ({NUMBER}), ({NUMBER})\]")
 # An external annotator (C-E1, C-E2, ...), not the actor (C-F1, C-M1).
 VOTE = re.compile(r"C-E\d+:\s*(.*?)\s*\(.*\)?")
 TRANSCRIPT = re.compile(r"(\S+) \[[\d.]+-[\d.]+\]: ?(.*)")
 
-TEXTS, AUDIO, VIDEO = ("emoevaluation", "transcriptions"), ".wav", ".avi"  # folders and suffixes of the files
+TEXTS = ("emoevaluation", "transcriptions")  # folders of the files
+# Kinds of media: endings, the published one first.
+AUDIO, VIDEO = "audio", "video"
+ENDINGS = {AUDIO: reading.AUDIO_ENDINGS, VIDEO: (".avi", *reading.VIDEO_ENDINGS)}
 HALF_WIDTH = 360  # pixels; both actors share a frame of 720 x 480
 # Left, top, right, bottom within a half: around the head, between the black borders.
 HALF_CROP = (52, 112, 308, 368)
@@ -103,16 +106,19 @@ def read_iemocap(source: ReaderInput) -> Reading:
 
 
 def _sort_files(root: Path) -> Files:
-    """Sort the files by folder or suffix, whose case differs between sessions and copies."""
+    """Sort the files by folder or kind; their case differs between sessions and copies: media have folded keys."""
     found: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for each in reading.list_files(root):
         path = PurePosixPath(each)
         suffix = path.suffix.lower()
-        if DIALOGUE.fullmatch(path.stem):
+        kind = next((kind for kind, endings in ENDINGS.items() if suffix in endings), None)
+        if kind and DIALOGUE.fullmatch(path.stem):
+            found[kind].append((path.stem.casefold(), each))
+        elif suffix == ".txt" and DIALOGUE.fullmatch(path.stem):
             # The folders below EmoEvaluation hold a file of each annotator, under the same names.
-            found[path.parent.name.lower() if suffix == ".txt" else suffix].append((path.stem, each))
+            found[path.parent.name.lower()].append((path.stem, each))
     texts = {kind: dict(sorted(reading.only_of_each(root, found[kind]).items())) for kind in TEXTS}
-    return texts | {kind: reading.first_of_each(found[kind]) for kind in (AUDIO, VIDEO)}
+    return texts | {kind: reading.first_of_each(found[kind], endings) for kind, endings in ENDINGS.items()}
 
 
 def _read_labels(path: Path) -> list[IemocapRow]:
@@ -183,7 +189,7 @@ def _emotion(utterance: Utterance, labels: str) -> str | None:
 def _complete(
     row: IemocapRow, index: int, emotion: str | None, text: str | None, files: Files, down_mix: Channel
 ) -> Utterance:
-    key, dialogue = row.utterance.id, str(row.utterance.dialogue)
+    key, dialogue = row.utterance.id.casefold(), str(row.utterance.dialogue).casefold()
     audio_files, video_files = files[AUDIO], files[VIDEO]
     audio = AudioSpan(audio_files[key], channel=down_mix) if key in audio_files else None
     video = None
