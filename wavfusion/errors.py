@@ -1,4 +1,4 @@
-"""The three errors that a user can meet, each with what was expected, what was found and where; their words; collected warnings."""
+"""The three errors that a user can meet, their words, and collected warnings."""
 
 import difflib
 import logging

@@ -79,7 +79,7 @@ def check(
         folds = [] if unsplit or not corpus.classes else divide_parts(protocol, rows, corpus.classes)
         found = check.check(rows, corpus, media_facts(manifest, place, rows), place, folds)
     problems = [each._asdict() for each in found.problems]
-    text = "\n".join([*check.to_lines(found), f"{len(rows)} rows, {len(problems)} problems"])
+    text = "\n".join([*check.to_lines(found), f"{counted(len(rows), 'row')}, {counted(len(problems), 'problem')}"])
     show({"problems": problems, "notes": found.notes}, text, json)
     return PARTLY if problems else DONE
 

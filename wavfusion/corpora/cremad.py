@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from wavfusion.corpora import reading
 from wavfusion.corpora.emotions import CREMAD_CODES, EMOTIONS
 from wavfusion.corpora.reading import AUDIO_ENDINGS, VIDEO_ENDINGS, ReaderInput, Reading
-from wavfusion.errors import CorpusError
+from wavfusion.errors import CorpusError, counted
 from wavfusion.manifest import AudioSpan, Channel, Exclusion, Utterance, VideoSpan
 
 # Actor, sentence, intended emotion, level; one published name (1040_ITH_SAD_X) lacks a letter that the tables have.
@@ -62,7 +62,7 @@ def read_cremad(source: ReaderInput) -> Reading:
     ]
     differences = reading.compare_counts("clips", reading.count_emotions(utterances), PUBLISHED)
     if (actors := len({each.speaker for each in utterances})) != ACTORS:
-        differences.append(f"{actors} actors, published {ACTORS}")
+        differences.append(f"{counted(actors, 'actor')}, published {ACTORS}")
     if VOTES not in tables:
         differences.append(f"{VOTES} was not found: votes are {'those of the majority' if table else 'left out'}")
     if table:
@@ -80,8 +80,8 @@ def read_cremad(source: ReaderInput) -> Reading:
 
 def _compare_votes(root: Path, table: str, rows: list[tuple[str, dict[str, float]]]) -> list[str]:
     again = [clip for clip, count in Counter(clip for clip, _ in rows).items() if count > 1]
-    lines = reading.count_finding("clips are listed again, the last row of each counts", again)
-    lines += reading.count_finding("clips have no votes", [clip for clip, shares in rows if not shares])
+    lines = reading.count_finding("clip", "listed again, the last row counts", again)
+    lines += reading.count_finding("clip", "without votes", [clip for clip, shares in rows if not shares])
     lines = [f"{table}: {line}" for line in lines] + [f"{table} has no rows rated by both"] * (not rows)
     return lines + reading.compare_encodings(root, [table])
 

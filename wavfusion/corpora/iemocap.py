@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 from wavfusion.corpora import reading
 from wavfusion.corpora.emotions import DIALOGUERNN_HAPPY, EMOTIONS, IEMOCAP_CODES, IEMOCAP_WORDS, LABEL_SETS, MERGED
 from wavfusion.corpora.reading import ReaderInput, Reading
-from wavfusion.errors import CorpusError, nearest
+from wavfusion.errors import CorpusError, counted, nearest
 from wavfusion.manifest import AudioSpan, Channel, Exclusion, Utterance, VideoSpan
 
 # Majority labels by session (lists of DialogXL, 7,380 in all) in the order of EMOTIONS["iemocap"].
@@ -90,8 +90,8 @@ def read_iemocap(source: ReaderInput) -> Reading:
     reasons = dict.fromkeys(equal, "start and end are equal in the labels, or no file was found below the root")
     reasons |= dict.fromkeys(turned, "the end is before the start in the labels, or no file was found below the root")
     differences = _compare(kept, labels)
-    differences += reading.count_finding("rows have no duration by their labels", equal)
-    differences += reading.count_finding("rows end before they start by their labels", turned)
+    differences += reading.count_finding("row", "without a duration by the labels", equal)
+    differences += reading.count_finding("row", "with an end before the start by the labels", turned)
     differences += reading.compare_encodings(root, [*label_files, *transcripts])
     stripped = reading.list_stripped(kept, reasons)
     return Reading(
@@ -221,7 +221,7 @@ def _compare(utterances: list[Utterance], labels: str) -> list[str]:
         lines += reading.compare_counts(session, found, published_counts(session, labels))
     if further := [str(each.session) for each in utterances if each.session not in PUBLISHED]:
         names = f"{min(further)} to {max(further)}"
-        lines.append(f"{names}: {len(further):,} rows in sessions that are not in the published corpus")
+        lines.append(f"{names}: {counted(len(further), 'row')} in sessions that are not in the published corpus")
     if labels == "raw":
         others = (each for each in utterances if each.emotion in (None, *PUBLISHED_OTHERS))
         lines += reading.compare_counts("other labels", reading.count_emotions(others), PUBLISHED_OTHERS)

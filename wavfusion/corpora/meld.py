@@ -12,7 +12,7 @@ from wavfusion.corpora import reading
 from wavfusion.corpora.emotions import EMOTIONS
 from wavfusion.corpora.reading import AUDIO_ENDINGS, VIDEO_ENDINGS, ReaderInput, Reading
 from wavfusion.corpora.scan import MediaFacts
-from wavfusion.errors import CorpusError, nearest
+from wavfusion.errors import CorpusError, counted, nearest
 from wavfusion.manifest import SPLIT_NAMES, AudioSpan, Channel, Utterance, VideoSpan
 
 # Tables of github.com/declare-lab/MELD at 2d2011b (its README counts one training dialogue more).
@@ -77,15 +77,15 @@ def read_meld(source: ReaderInput) -> Reading:
         differences += reading.compare_counts(split, counts, published)
     differences += compared
     others = [path for path in chosen.values() if not path.lower().endswith(ENDINGS[0])]
-    differences += reading.count_finding(f"clips have another ending than {ENDINGS[0]}", others)
+    differences += reading.count_finding("clip", f"with another ending than {ENDINGS[0]}", others)
     if without_row := len((clips.keys() | twins.keys()) - wanted.keys()):
-        differences.append(f"{without_row:,} clips have no row in the tables")
+        differences.append(f"{counted(without_row, 'clip')} without a row in the tables")
     if unplaced:
         where = f"in folders that name no split ({', '.join(SPLIT_NAMES)})"
-        differences.append(f"{unplaced:,} clips lie {where} and are not used")
+        differences.append(f"{counted(unplaced, 'clip')} not used, {where}")
     differences += _compare_lengths(rows, lengths)
     unrelated = [_name(*key) for key in UNRELATED if key in chosen]
-    differences += reading.count_finding("clips have other audio than their row", unrelated)
+    differences += reading.count_finding("clip", "with other audio than the row", unrelated)
     differences += reading.compare_encodings(source.root, tables)
     stripped = reading.list_stripped(utterances)
     return Reading(
@@ -113,7 +113,7 @@ def _choose_twins(
         verdicts["both" if all(agrees) else "neither" if not any(agrees) else f"only {NAMES[agrees[1]]}"] += 1
     if not pairs:
         return chosen, []
-    line = f"{len(pairs):,} test clips exist twice: {NAMES[0]} is taken"
+    line = f"{counted(len(pairs), 'test clip')} in two files: {NAMES[0]} is taken"
     if facts:
         second = sum(chosen[key] == clips[key] for key in pairs)
         counts = ", ".join(f"{name} {count:,}" for name, count in sorted(verdicts.items()))
@@ -124,18 +124,18 @@ def _choose_twins(
 def _compare_lengths(rows: list[MeldRow], lengths: Mapping[Key, float | None]) -> list[str]:
     """List rows without a duration, clips longer than a window, and clips whose length differs from their row."""
     found = {
-        "rows have no duration by the table": [_name(*row.key) for row in rows if row.duration == 0],
-        "rows end before they start by the table": [_name(*row.key) for row in rows if row.duration < 0],
-        f"utterances exceed {LONGEST:.0f} s; training takes the first {LONGEST:.0f} s, evaluation all": [
+        ("row", "without a duration by the table"): [_name(*row.key) for row in rows if row.duration == 0],
+        ("row", "with an end before the start by the table"): [_name(*row.key) for row in rows if row.duration < 0],
+        ("utterance", f"longer than {LONGEST:.0f} s; training takes the first {LONGEST:.0f} s, evaluation all"): [
             _name(*row.key) for row in rows if (lengths.get(row.key) or row.duration) > LONGEST
         ],
-        f"clips differ by more than {TOLERANCE} s from the length in the table": [
+        ("clip", f"more than {TOLERANCE} s off the length in the table"): [
             f"{_name(*row.key)} ({length:.1f} s for {row.duration:.1f})"
             for row in rows
             if row.duration > 0 and (length := lengths.get(row.key)) and abs(length - row.duration) > TOLERANCE
         ],
     }
-    return [line for finding, names in found.items() for line in reading.count_finding(finding, names)]
+    return [line for (noun, finding), names in found.items() for line in reading.count_finding(noun, finding, names)]
 
 
 def _find_tables(root: Path, files: list[str]) -> dict[str, str]:

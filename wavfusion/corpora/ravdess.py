@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from wavfusion.corpora import reading
 from wavfusion.corpora.emotions import EMOTIONS, RAVDESS_CODES
 from wavfusion.corpora.reading import AUDIO_ENDINGS, VIDEO_ENDINGS, ReaderInput, Reading
-from wavfusion.errors import CorpusError
+from wavfusion.errors import CorpusError, counted
 from wavfusion.manifest import AudioSpan, Channel, Exclusion, Utterance, VideoSpan
 
 # Modality, channel, emotion, intensity, statement, repetition, actor.
@@ -40,7 +40,7 @@ def read_ravdess(source: ReaderInput) -> Reading:
         counts = reading.count_emotions(each for each in utterances if each.id.startswith(code))
         differences += reading.compare_counts(channel, counts, PUBLISHED[channel])
     if len(found) > len(files):
-        differences.append(f"{len(found) - len(files):,} files are a second copy of one name and are not used")
+        differences.append(f"{counted(len(found) - len(files), 'file')} not used, a second copy of one name")
     stripped = reading.list_stripped(utterances)
     return Reading(
         rows=len(trials),

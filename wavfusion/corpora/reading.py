@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 from wavfusion.corpora.scan import MediaFacts, Probe
-from wavfusion.errors import CorpusError
+from wavfusion.errors import CorpusError, counted
 from wavfusion.manifest import MODALITIES, AudioSpan, Channel, Exclusion, Utterance, VideoSpan
 
 Key = TypeVar("Key", bound=Hashable)
@@ -183,9 +183,9 @@ def compare_encodings(root: Path, paths: Iterable[str]) -> list[str]:
         *(
             line
             for encoding, others in sorted(by_encoding.items())
-            for line in count_finding(f"files are not UTF-8 and are read as {encoding}", others)
+            for line in count_finding("file", f"not in UTF-8, read as {encoding}", others)
         ),
-        *count_finding("files hold bytes that cp1252 lacks too, read as U+FFFD", lacking),
+        *count_finding("file", "with bytes that cp1252 lacks too, read as U+FFFD", lacking),
     ]
 
 
@@ -272,10 +272,10 @@ def unknown_code(known: Mapping[str, Collection[str]], codes: Iterable[str]) -> 
     return None
 
 
-def count_finding(finding: str, names: Sequence[str]) -> list[str]:
-    """Return one line where a finding has names: their number, the finding, the first five names."""
+def count_finding(noun: str, finding: str, names: Sequence[str]) -> list[str]:
+    """Return one line where a finding has names: their number with the noun, the finding, the first five names."""
     rest = f" and {len(names) - 5:,} more" * (len(names) > 5)
-    return [f"{len(names):,} {finding}: {', '.join(names[:5])}{rest}"] if names else []
+    return [f"{counted(len(names), noun)} {finding}: {', '.join(names[:5])}{rest}"] if names else []
 
 
 def compare_counts(name: str, found: Mapping[str, int], published: Mapping[str, int]) -> list[str]:
@@ -286,7 +286,7 @@ def compare_counts(name: str, found: Mapping[str, int], published: Mapping[str, 
     if not any(found.values()):
         return [f"{name}: no rows, published {sum(published.values()):,}"]
     details = ", ".join(f"{each} {found.get(each, 0):,} of {published.get(each, 0):,}" for each in differing)
-    return [f"{name}: {sum(found.values()):,} rows, published {sum(published.values()):,} ({details})"]
+    return [f"{name}: {counted(sum(found.values()), 'row')}, published {sum(published.values()):,} ({details})"]
 
 
 def count_emotions(utterances: Iterable[Utterance]) -> Counter[str]:

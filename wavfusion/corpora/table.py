@@ -69,8 +69,9 @@ def read_table(source: ReaderInput) -> Reading:
     stripped: list[Exclusion] = []
     lines: dict[str, int] = {}
     emotions: set[str] = set()
-    absent: dict[str, list[str]] = {"audio": [], "video": []}  # cells whose file was not found
-    moved: list[str] = []
+    absent: Counter[str] = Counter()  # cells whose file was not found, by modality
+    first: dict[str, str] = {}  # of those, and of the paths in another spelling
+    moved = 0
     for line, cells, utterance in _read_utterances(table):
         key = utterance.id
         if key in lines:
@@ -79,10 +80,12 @@ def read_table(source: ReaderInput) -> Reading:
         emotions |= {utterance.emotion} if utterance.emotion else set()
         for name, span in (("audio", utterance.audio), ("video", utterance.video)):
             if name in cells and span is None:
-                absent[name].append(cells[name])
+                absent[name] += 1
+                first.setdefault(name, cells[name])
                 stripped.append(Exclusion(key, f"{name}: {table.media.find(cells[name], name)[1]}"))
             elif span is not None and span.path != table.media.written(cells[name]):
-                moved.append(f"{cells[name]!r} as {span.path!r}")
+                moved += 1
+                first.setdefault("moved", f"{cells[name]!r} as {span.path!r}")
     if not lines:
         raise CorpusError(f"expected at least one row, found none in {path}")
     # The class order of the known set that has exactly these emotions, else the alphabetical one.
@@ -93,9 +96,9 @@ def read_table(source: ReaderInput) -> Reading:
         classes=classes,
         utterances=Rows(lambda: (each for *_, each in _read_utterances(table)), len(lines)),
         stripped=stripped,
-        differences=_differences(table, moved),
+        differences=_differences(table, moved, first.get("moved")),
         modalities=[name for name in MODALITIES if name in table.fields],
-        hints={name: table.media.place_of(cells[0]) for name, cells in absent.items() if 2 * len(cells) > len(lines)},
+        hints={name: table.media.place_of(first[name]) for name in absent if 2 * absent[name] > len(lines)},
     )
 
 
@@ -120,13 +123,13 @@ def _survey(path: Path, source: ReaderInput) -> _Table:
     return _Table(path, source, media, names, split_names(splits), fields, empty)
 
 
-def _differences(table: _Table, moved: list[str]) -> list[str]:
+def _differences(table: _Table, moved: int, example: str | None) -> list[str]:
     """Say what of a table was not taken as it is written."""
     lines = [f"split {name!r} is read as {split}" for name, split in sorted(table.splits.items()) if name != split]
     if table.empty:
         counts = ", ".join(f"{field} {number:,}" for field, number in sorted(table.empty.items()))
         lines.append(f"{counted(table.empty.total(), 'cell')} with NA, None, null or the like count as empty: {counts}")
-    lines += [f"{counted(len(moved), 'path')} found under another spelling, such as {moved[0]}"] if moved else []
+    lines += [f"{counted(moved, 'path')} found under another spelling, such as {example}"] if moved else []
     path = table.path
     return lines + reading.compare_encodings(path.parent, [path.name] * (path.suffix.lower() != ".parquet"))
 
@@ -278,7 +281,9 @@ def _fields(header: list[str], columns: Mapping[str, str]) -> dict[str, str]:
         if names.setdefault(name, column) != column or header.count(column) > 1:
             raise ValueError(f"expected each column once, found {name!r} twice")
         if not columns and name not in COLUMNS:
-            raise ValueError(f"unknown column {column.strip()!r}: {nearest(name, COLUMNS)}; or map yours with --columns")
+            raise ValueError(
+                f"unknown column {column.strip()!r}: {nearest(name, COLUMNS)}; or map yours with --columns"
+            )
     for field, name in columns.items():
         if name not in header:
             raise ValueError(f"expected the column {name!r} for {field!r}, found none: {nearest(name, header)}")
@@ -332,7 +337,7 @@ def _number(cells: Cells, column: str) -> float | None:
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"expected {column} in seconds >= 0, found {cells[column]!r}")
+        raise ValueError(f"expected {column} in seconds >= 0, such as 1.5, found {_short(cells[column])}")
     return value
 
 
