@@ -1,5 +1,6 @@
 """The manifest: one record an utterance, which every corpus is turned into, and its strict JSON-lines file."""
 
+import difflib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,8 +8,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from wavfusion.errors import CorpusError
-from wavfusion.files import Constraint, Count, NonEmpty, choice_of, read_json, validated, write_json, write_lines
+from wavfusion.errors import ConfigError, CorpusError, nearest
+from wavfusion.files import (
+    SHOWN,
+    Constraint,
+    Count,
+    NonEmpty,
+    choice_of,
+    read_json,
+    validated,
+    write_json,
+    write_lines,
+)
 
 MODALITIES = ("audio", "text", "video")
 SPLITS = ("train", "valid", "test")
@@ -36,6 +47,9 @@ def _is_box(crop: Sequence[int]) -> bool:
 def _is_distinct(names: Sequence[str]) -> bool:
     return "" not in names and len(set(names)) == len(names)
 
+
+# Fields that hold a name, by which rows can be chosen.
+NAMES = ("id", "corpus", "split", "session", "dialogue", "speaker", "text_source", "language", "style", "emotion")
 
 # Fields whose values stand in many rows, and in memory once.
 _REPEATED = set("corpus split session dialogue speaker text_source language style emotion raw_label path".split())
@@ -155,13 +169,64 @@ def split_names(names: Iterable[str]) -> dict[str, str]:
     return known | {name: evaluation for name, each in folded.items() if each in ("eval", "evaluation")}
 
 
-def read(path: str | os.PathLike[str]) -> list[Utterance]:
-    """Read a manifest.
+class Condition(NamedTuple):
+    """A field of the manifest that is, or with `wanted` false is not, one of some values."""
+
+    field: str
+    values: list[str]
+    wanted: bool
+
+
+def parse_where(text: str) -> list[Condition]:
+    """Read conditions such as `speaker=ann|ben,split!=test`, all of which hold of a row.
+
+    A condition is a field that holds a name, `=` or `!=`, and one value or several with `|` between.
 
     Raises:
-        CorpusError: there is no such file, or a line is not an utterance; names file and line.
+        ConfigError: another form, or an unknown field.
     """
-    return list(stream(path))
+    found = []
+    for part in text.split(","):
+        field, equals, values = part.partition("=")
+        field, wanted = field.removesuffix("!").strip(), not field.endswith("!")
+        if not equals or not all(values.split("|")):
+            raise ConfigError(f"expected conditions such as speaker=ann|ben,split!=test, found {part[:SHOWN]!r}")
+        if field not in NAMES:
+            raise ConfigError(
+                f"expected a field of the manifest that holds a name, found {field!r}; {nearest(field, NAMES)}"
+            )
+        found.append(Condition(field, values.split("|"), wanted))
+    return found
+
+
+def select(utterances: Sequence[Utterance], where: str) -> list[Utterance]:
+    """Return the rows of which all conditions hold (see `parse_where`).
+
+    Raises:
+        ConfigError: a malformed condition.
+        CorpusError: a value that no row has, or no row is left.
+    """
+    kept = list(utterances)
+    for name, values, wanted in parse_where(where):
+        known = {str(value) for row in utterances if (value := getattr(row, name)) is not None}
+        for value in values:
+            if value not in known:
+                close = ", ".join(difflib.get_close_matches(value, known, n=3, cutoff=0.0)) or "none"
+                raise CorpusError(f"--where: no row has {name} {value!r}; nearest: {close}")
+        kept = [row for row in kept if (getattr(row, name) in values) == wanted]
+    if not kept:
+        raise CorpusError(f"--where {where}: expected rows of which all of it holds, found none in {len(utterances):,}")
+    return kept
+
+
+def read(path: str | os.PathLike[str], where: str | None = None) -> list[Utterance]:
+    """Read a manifest, or the rows of it that conditions hold of (see `parse_where`).
+
+    Raises:
+        ConfigError: a malformed condition.
+        CorpusError: there is no such file, or a line is not an utterance; names file and line. Or no row is left.
+    """
+    return select(list(stream(path)), where) if where else list(stream(path))
 
 
 def stream(path: str | os.PathLike[str]) -> Iterator[Utterance]:

@@ -58,13 +58,14 @@ def check(
     protocol: opt.ProtocolName = None,
     against: Annotated[Path | None, opt.option("compare with what a RUN was trained on", "RUN", opt.path)] = None,
     root: opt.MovedRoot = None,
+    where: opt.Where = None,
     json: opt.Json = False,
 ) -> int:
     """Check that a corpus is valid and free of leakage."""
     from wavfusion.evaluation import check
     from wavfusion.manifest import read, read_corpus
 
-    rows, corpus = read(manifest), read_corpus(manifest)
+    rows, corpus = read(manifest, where), read_corpus(manifest)
     place = root or Path(corpus.root)
     if against:
         from wavfusion.runs.folder import read_run
@@ -76,7 +77,11 @@ def check(
         from wavfusion.corpora.protocol import divide_parts
 
         unsplit = protocol is None and not any(row.split for row in rows) and corpus.corpus == "table"
-        folds = [] if unsplit or not corpus.classes else divide_parts(protocol, rows, corpus.classes)
+        folds = (
+            []
+            if unsplit or not corpus.classes
+            else [each.among(where) for each in divide_parts(protocol, rows, corpus.classes)]
+        )
         found = check.check(rows, corpus, media_facts(manifest, place, rows), place, folds)
     problems = [each._asdict() for each in found.problems]
     text = "\n".join([*check.to_lines(found), f"{counted(len(rows), 'row')}, {counted(len(problems), 'problem')}"])

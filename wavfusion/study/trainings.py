@@ -45,6 +45,7 @@ class Study:
     base: str = "paper"  # the experiment that rows differ from: a file or a shipped name
     common: Mapping[str, str] | None = None  # settings of all rows, by dotted key
     protocol: str | None = None  # a name or a split file; None for the corpus's own
+    where: str | None = None  # conditions on the rows that are divided (`manifest.parse_where`)
     folds: Sequence[int] = ()  # of the protocol, from 1; none = all
     seeds: int = 1  # how many, from `first_seed`
     first_seed: int = 0
@@ -102,13 +103,13 @@ def plan_trainings(study: Study, tables: Sequence[Table], out: Path) -> Plan:
         ConfigError: a setting or fold that does not exist, or tables of another corpus.
         CorpusError: features that were not extracted; says which layers to extract.
     """
-    utterances, corpus = manifest.read(study.manifest), manifest.read_corpus(study.manifest)
+    utterances, corpus = manifest.read(study.manifest, study.where), manifest.read_corpus(study.manifest)
     for table in tables:
         if table.corpus not in (corpus.corpus, "any"):
             raise ConfigError(f"{table.name}: expected a manifest of {table.corpus}, found {corpus.corpus}")
     _require_once([table.name for table in tables], "table")
     _require_once(list(study.folds), "fold")
-    folds = divide_parts(study.protocol, utterances, corpus.classes)
+    folds = [each.among(study.where) for each in divide_parts(study.protocol, utterances, corpus.classes)]
     chosen = [1] if study.smoke and not study.folds else study.folds or range(1, len(folds) + 1)
     for number in chosen:
         if not 1 <= number <= len(folds):
