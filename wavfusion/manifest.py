@@ -3,6 +3,7 @@
 import difflib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -10,12 +11,14 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from wavfusion.errors import ConfigError, CorpusError, nearest
 from wavfusion.files import (
+    BYTES,
     SHOWN,
     Constraint,
-    Count,
     NonEmpty,
+    Share,
     choice_of,
     read_json,
+    require_file,
     validated,
     write_json,
     write_lines,
@@ -35,13 +38,18 @@ Channel = Literal["mix", "left", "right", "centre"]
 T = TypeVar("T")
 
 
+def _is_name(text: str) -> bool:
+    """Whether a file can have such a name: no NUL, and of lone surrogates only what stands for an undecodable byte."""
+    return "\0" not in text and not re.search(r"[\ud800-\udc7f\udd00-\udfff]", text)
+
+
 def _is_inside(path: str) -> bool:
     parts = PurePosixPath(path)
-    return path != "" and "\0" not in path and not parts.is_absolute() and ".." not in parts.parts
+    return path != "" and _is_name(path) and not parts.is_absolute() and ".." not in parts.parts
 
 
 def _is_box(crop: Sequence[int]) -> bool:
-    return len(crop) == 4 and min(crop) >= 0 and crop[0] < crop[2] and crop[1] < crop[3]
+    return len(crop) == 4 and min(crop) >= 0 and crop[0] < crop[2] <= MOST and crop[1] < crop[3] <= MOST
 
 
 def _is_distinct(names: Sequence[str]) -> bool:
@@ -54,7 +62,9 @@ NAMES = ("id", "corpus", "split", "session", "dialogue", "speaker", "text_source
 # Fields whose values stand in many rows, and in memory once.
 _REPEATED = set("corpus split session dialogue speaker text_source language style emotion raw_label path".split())
 RelativePath = Annotated[str, Constraint("a path relative to the corpus root and inside it", _is_inside)]
-Seconds = Annotated[float, Constraint("seconds >= 0", lambda value: value >= 0)]
+MOST = 10**9  # seconds, pixels or positions: what is above is no such thing
+Seconds = Annotated[float, Constraint("seconds >= 0", lambda value: 0 <= value <= MOST)]
+Index = Annotated[int, Constraint("an integer >= 0", lambda value: 0 <= value <= MOST)]
 Box = Annotated[list[int], Constraint("[left, top, right, bottom] in pixels", _is_box)]
 _MODALITIES = Constraint(
     f"a list of {', '.join(MODALITIES)}", lambda names: _is_distinct(names) and set(names) <= set(MODALITIES)
@@ -109,7 +119,7 @@ class Utterance:
     split: Annotated[str, choice_of(*SPLITS)] | None = None
     session: NonEmpty | None = None
     dialogue: NonEmpty | None = None
-    index: Count | None = None
+    index: Index | None = None
     speaker: NonEmpty | None = None
     audio: AudioSpan | None = None
     video: VideoSpan | None = None
@@ -119,7 +129,7 @@ class Utterance:
     style: Annotated[str, choice_of("improvised", "scripted")] | None = None
     emotion: NonEmpty | None = None
     raw_label: NonEmpty | None = None
-    votes: dict[str, float] | None = None
+    votes: dict[str, Share] | None = None
     dimensions: dict[str, float] | None = None
     missing: Annotated[list[str], _MODALITIES] = field(default_factory=list)
 
@@ -136,7 +146,7 @@ class Corpus:
     """
 
     corpus: NonEmpty
-    root: NonEmpty
+    root: Annotated[str, Constraint("a folder", lambda text: text != "" and _is_name(text))]
     labels: NonEmpty | None
     classes: Annotated[list[str], Constraint("a list of distinct emotions", _is_distinct)]
     version: NonEmpty
@@ -323,8 +333,11 @@ def _lines(path: Path) -> Iterator[str]:
         raise CorpusError(f"expected a manifest file, found a folder: {path}; the manifest is {named}")
     try:
         # Only \n ends a line: the other separators of Unicode may stand in a text or a path. Editors may add a mark.
-        with path.open(encoding="utf-8-sig", newline="\n") as file:
-            yield from file
+        with require_file(path).open(encoding="utf-8-sig", newline="\n") as file:
+            while line := file.readline(BYTES + 1):
+                if len(line) > BYTES:
+                    raise CorpusError(f"{path}: expected lines of at most {BYTES} characters, found a longer one")
+                yield line
     except FileNotFoundError:
         raise CorpusError(f"expected {path.name} of `wavfusion prepare`, found no such file: {path}") from None
     except UnicodeDecodeError as error:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from wavfusion.corpora.reading import AUDIO_ENDINGS, VIDEO_ENDINGS, list_files, path_below
 
+SHOWN = 200  # characters of a name in a message
 ENDINGS = {"audio": AUDIO_ENDINGS + VIDEO_ENDINGS, "video": VIDEO_ENDINGS}
 
 
@@ -39,6 +40,7 @@ class Lookup:
         same = by_path.get(key) or [path for path in by_stem.get(_stem(key), ()) if _ends(path, modality)]
         if len(same) == 1:
             return same[0], ""
+        name = name if len(name) <= SHOWN else f"{name[: SHOWN - 3]}..."
         if same:
             return None, f"{name!r} fits several files: {', '.join(sorted(same)[:3])}"
         if others := by_stem.get(_stem(key)):

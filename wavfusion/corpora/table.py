@@ -18,6 +18,7 @@ from wavfusion.errors import ConfigError, CorpusError, counted, nearest
 from wavfusion.manifest import (
     CHANNELS,
     MODALITIES,
+    MOST,
     SPLIT_NAMES,
     AudioSpan,
     Channel,
@@ -301,7 +302,7 @@ def _to_utterance(key: str, cells: Cells, table: _Table) -> Utterance:
     channel = cast(Channel, _choice(cells, "channel", CHANNELS) or table.source.down_mix)
     split = cells.get("split")
     if split is not None and split not in table.splits:
-        raise ValueError(f"unknown split {split!r}: {nearest(split, [*SPLIT_NAMES, 'eval'])}")
+        raise ValueError(f"unknown split {_short(split)}: {nearest(split[:80], [*SPLIT_NAMES, 'eval'])}")
     return reading.mark_missing(
         Utterance(
             id=key,
@@ -325,7 +326,7 @@ def _to_utterance(key: str, cells: Cells, table: _Table) -> Utterance:
 
 def _choice(cells: Cells, column: str, choices: Iterable[str]) -> str | None:
     if column in cells and cells[column] not in choices:
-        raise ValueError(f"unknown {column} {cells[column]!r}: {nearest(cells[column], choices)}")
+        raise ValueError(f"unknown {column} {_short(cells[column])}: {nearest(cells[column][:80], choices)}")
     return cells.get(column)
 
 
@@ -336,13 +337,13 @@ def _number(cells: Cells, column: str) -> float | None:
         value = float(cells[column])
     except ValueError:
         value = math.nan
-    if not (math.isfinite(value) and value >= 0):
+    if not 0 <= value <= MOST:
         raise ValueError(f"expected {column} in seconds >= 0, such as 1.5, found {_short(cells[column])}")
     return value
 
 
 def _index(cells: Cells) -> int | None:
-    if "index" in cells and not reading.is_count(cells["index"]):
+    if "index" in cells and not (reading.is_count(cells["index"]) and int(cells["index"]) <= MOST):
         raise ValueError(f"expected index as an integer >= 0, found {_short(cells['index'])}")
     return int(cells["index"]) if "index" in cells else None
 
@@ -352,6 +353,6 @@ def _crop(cells: Cells) -> list[int] | None:
         return None
     words = cells["crop"].replace(",", " ").split()
     edges = [int(word) for word in words if reading.is_count(word)]
-    if not len(words) == len(edges) == 4 or edges[0] >= edges[2] or edges[1] >= edges[3]:
+    if not len(words) == len(edges) == 4 or not (edges[0] < edges[2] <= MOST and edges[1] < edges[3] <= MOST):
         raise ValueError(f"expected crop as `left top right bottom` in pixels, found {_short(cells['crop'])}")
     return edges

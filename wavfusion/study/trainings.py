@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from wavfusion import manifest
 from wavfusion.corpora.protocol import Protocol, divide_parts, row_digest
-from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.errors import ConfigError, CorpusError, counted
 from wavfusion.experiments.experiment import Experiment
 from wavfusion.features.batches import LengthBatches, collate, model_inputs
 from wavfusion.features.dataset import Features, choose_features, model_config
@@ -115,6 +115,7 @@ def plan_trainings(study: Study, tables: Sequence[Table], out: Path) -> Plan:
         if not 1 <= number <= len(folds):
             raise ConfigError(f"--folds: expected 1 to {len(folds)} of protocol {folds[0].name}, found {number}")
     parts = [_thinned(folds[number - 1]) if study.smoke else folds[number - 1] for number in chosen]
+    _require_comparable(tables, parts, utterances)
     common = {**(study.common or {}), **({"train.epochs": str(SMOKE_EPOCHS)} if study.smoke else {})}
     data = _digest(utterances, study.store)
     jobs: dict[str, PlannedTraining] = {}
@@ -129,6 +130,19 @@ def plan_trainings(study: Study, tables: Sequence[Table], out: Path) -> Plan:
         raise ConfigError(f"{tables[0].name}: expected a row to train, found none")
     _require_features(study.store, [job.experiment for job in jobs.values()], corpus.classes)
     return Plan(jobs, rows)
+
+
+def _require_comparable(tables: Sequence[Table], folds: Sequence[Protocol], utterances: Sequence[Utterance]) -> None:
+    """Refuse claims about a test part of one dialogue, which shows no spread, before anything is trained."""
+    tested = {key for fold in folds for key in fold.ids("test") or fold.ids("valid")}
+    dialogues = {row.dialogue or row.id for row in utterances if row.id in tested}
+    claiming = [table.name for table in tables if table.claims]
+    if claiming and len(dialogues) < 2:
+        found = counted(len(dialogues), "dialogue")
+        raise CorpusError(
+            f"{claiming[0]}: expected test utterances of 2 dialogues or more, to compare rows, found {found} in "
+            f"protocol {folds[0].name}"
+        )
 
 
 def _require_once(names: Sequence[object], what: str) -> None:
