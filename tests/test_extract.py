@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 import os
@@ -15,7 +16,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from wavfusion import corpora, media
+from wavfusion import corpora, manifest, media
 from wavfusion.cli.app import main
 from wavfusion.encoders import tiny
 from wavfusion.encoders.bundle import load_encoders
@@ -26,7 +27,7 @@ from wavfusion.errors import ConfigError
 from wavfusion.features.batches import batched
 from wavfusion.features.clips import Media, plan_windows
 from wavfusion.features.encode import Chunk, audio_batches, decode
-from wavfusion.features.extract import _reported, extract
+from wavfusion.features.extract import _reported, extract, shipped_layers
 from wavfusion.features.store import FeatureSet, Store, merge_feature_sets, read_feature_sets
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
 from wavfusion.runs.folder import read_run
@@ -636,3 +637,23 @@ def test_two_extractions_at_once_lose_nothing_and_double_nothing(whole, tmp_path
     assert [process.wait(300) for process in processes] == [0, 0]
     found = tensors(tmp_path / "store")
     assert set(found) == set(expected) and max(units_apart(found[key], expected[key]) for key in expected) <= 1
+
+
+def test_the_default_layers_follow_the_depth_of_the_audio_encoder(encoders):
+    """A whole pass over 24 layers stored layer 9 alone; training on audio wanted layer 21."""
+    assert shipped_layers(encoders) == [9]
+    for depth, layers in ((24, [9, 21]), (6, [3])):
+        audio = copy.copy(encoders.audio)
+        audio.num_layers = depth
+        assert shipped_layers(dataclasses.replace(encoders, audio=audio)) == layers
+    assert shipped_layers(dataclasses.replace(encoders, audio=None)) == []
+
+
+def test_what_is_stored_by_default_is_said(small, root, tmp_path, capsys):
+    manifest.write(tmp_path / "manifest.jsonl", small)
+    manifest.write_corpus(tmp_path / "manifest.jsonl", Corpus("table", str(root), None, ["happy", "sad"], "0"))
+    command = ["extract", str(tmp_path / "manifest.jsonl"), "--store", str(tmp_path / "store"), "--preset", "tiny"]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert "audio layers: 9 of 12 (others by --layers)" in shown
+    assert "text: the last layer (recommended weights them all after --text-layers all)" in shown

@@ -71,7 +71,7 @@ def test_an_actor_outside_the_24_is_an_exclusion(tmp_path, actor):
 def test_a_second_copy_of_a_file_is_not_used(tmp_path):
     prepared = prepare(tmp_path, f"copy/deep/03-{TRIAL}.wav", f"speech/03-{TRIAL}.wav")
     assert prepared.utterances[0].audio == AudioSpan(f"speech/03-{TRIAL}.wav")
-    assert "1 files are a second copy of one name and are not used" in prepared.differences
+    assert "1 file not used, a second copy of one name" in prepared.differences
 
 
 def test_the_down_mix_is_noted_in_every_row(tmp_path):
@@ -99,3 +99,10 @@ def test_real_recordings_join_wav_and_mp4_of_one_trial():
     joined = [each for each in utterances if each.video and each.audio.path.endswith(".wav")]
     assert (len(utterances), len(joined)) == (120, 5)
     assert {each.emotion for each in utterances} == set(EMOTIONS["ravdess"])
+
+
+def test_recordings_in_other_endings_are_found(tmp_path):
+    (found,) = prepare(tmp_path, f"03-{TRIAL}.FLAC", f"01-{TRIAL}.mkv").utterances
+    assert (found.audio.path, found.video.path) == (f"03-{TRIAL}.FLAC", f"01-{TRIAL}.mkv")
+    (found,) = prepare(tmp_path / "wav", f"01-{TRIAL}.wav").utterances
+    assert (found.audio.path, found.video) == (f"01-{TRIAL}.wav", None)

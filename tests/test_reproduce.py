@@ -285,6 +285,22 @@ def test_a_smoke_run_of_every_table_ends_with_figures(corpus: Any, tmp_path: Pat
     assert len(trained) == {"iemocap": 19, "meld": 1}[name] and all(row["ours"] for row in trained)
 
 
+def test_claims_about_one_dialogue_are_refused_before_anything_is_trained(
+    corpus: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--smoke` trained every row, and then found that one dialogue shows no spread."""
+    out = tmp_path / "out"
+    rows = [replace(row, dialogue="only") if row.split == "test" else row for row in manifest.read(corpus.table)]
+    manifest.write(tmp_path / "manifest.jsonl", rows)
+    manifest.write_corpus(tmp_path / "manifest.jsonl", manifest.read_corpus(corpus.table))
+    arguments = ["--manifest", str(tmp_path / "manifest.jsonl"), "--store", str(corpus.store), "--out", str(out)]
+    assert main(["reproduce", str(corpus.mine), *arguments, "--smoke", "--device", "cpu"]) == 2
+    said = (
+        "mine: expected test utterances of 2 dialogues or more, to compare rows, found 1 dialogue in protocol manifest"
+    )
+    assert said in capsys.readouterr().err and not out.exists()
+
+
 # ---------------------------------------------------------------------- kills
 
 

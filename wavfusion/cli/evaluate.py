@@ -30,6 +30,7 @@ def evaluate(
     store: Annotated[Path | None, opt.option("its features (default: those of the training)", "S", opt.path)] = None,
     split: Annotated[str, opt.option("the part (default test)", "train|valid|test|all")] = "test",
     modalities: Annotated[str | None, opt.option("default all the RUN's", "audio,text,video|all-subsets")] = None,
+    where: opt.Where = None,
     map: Emotions = None,
     explain: Explain = False,
     out: Annotated[Path | None, opt.option("default RUN/evaluate/", "DIR", opt.path)] = None,
@@ -40,7 +41,7 @@ def evaluate(
 ) -> int:
     """Score a trained model, or recompute a results bundle."""
     if trained.is_file():
-        if store or modalities or map or explain or split != "test":
+        if store or modalities or map or where or explain or split != "test":
             raise ConfigError("expected only --manifest, --out and --json with a bundle, found a flag of a RUN")
         return _evaluate_bundle(trained, manifest, out, force, json)
     from wavfusion.evaluation import evaluate
@@ -59,10 +60,13 @@ def evaluate(
     if explain or len(sets) > 1:
         warn_of_untrained_subsets(run.model.config)
     device = pick_device(device)
-    part, features, media = evaluate.open_part(run, manifest, store, split, map)
+    part, features, media = evaluate.open_part(run, manifest, store, split, map, where)
     result, predicted = evaluate.evaluate(run, part.utterances, features, media, sets, device)
     result |= {"split": split, "left_out": {"unknown": part.unknown, "unlabelled": part.unlabelled}}
     result |= {} if part.in_domain else {"protocol": evaluate.out_of_domain_protocol(run)}
+    if where:
+        place = result["protocol"].get("tested_on", "rows")
+        result["protocol"] = {**result["protocol"], "tested_on": f"{place} where {where}"}
     results.write_results(out, result, part.utterances, predicted.probabilities)
     if explain:
         found = evaluate.explain(run, part, features, media, device)

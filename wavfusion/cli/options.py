@@ -118,6 +118,17 @@ def pairs(example: str, left: str) -> Callable[[str], dict[str, str]]:
     return read
 
 
+def where(text: str) -> str:
+    """Read conditions on the rows of a manifest."""
+    from wavfusion.manifest import parse_where
+
+    try:
+        parse_where(text)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from None
+    return text
+
+
 def speakers(text: str) -> int | str | None:
     """Read a number of speakers, or `auto`."""
     from wavfusion.speech.segmentation import read_count
@@ -139,6 +150,10 @@ Plain = Annotated[bool, flag("--plain", "compute without the faster paths (docs/
 Force = Annotated[bool, flag("--force", "overwrite earlier results")]
 Manifest = Annotated[Path, option("what `prepare` wrote", "M", path)]
 Settings = Annotated[list[str] | None, typer.Option(SETTING, parser=str, hidden=True)]
+Where = Annotated[
+    str | None,
+    option("only rows of which this holds, such as speaker=ann|ben,split!=test", "FIELD=VALUE,...", where),
+]
 FilledStore = Annotated[Path, option("what `extract` filled", "S", path)]
 MovedRoot = Annotated[Path | None, option("where the corpus lies now, if it was moved", "ROOT", folder)]
 ProtocolName = Annotated[

@@ -20,6 +20,7 @@ def train(
     store: opt.FilledStore,
     out: Annotated[Path, opt.option("folder of the trained model", "RUN", opt.path)],
     protocol: opt.ProtocolName = None,
+    where: opt.Where = None,
     fold: Annotated[int | None, opt.option("which fold of the protocol (default 1)", "K", opt.count(1))] = None,
     preset: Preset = None,
     settings: opt.Settings = None,
@@ -43,7 +44,7 @@ def train(
     from wavfusion.training import train
 
     selected_on = "test" if select_on_test else "valid"
-    data = train.read_data(manifest, store, protocol, selected_on=selected_on, **opt.supplied(fold=fold))
+    data = train.read_data(manifest, store, protocol, selected_on=selected_on, where=where, **opt.supplied(fold=fold))
     require_writable(out)
     result = train.train(setting, data, out, pick_device(device), resume=resume, force=force)
     if result:  # empty in every process of a distributed training but the first
@@ -65,6 +66,7 @@ def reproduce(
     table: Tables = None,
     config: Annotated[str | None, opt.option("what rows differ from (default paper)", "EXPERIMENT", opt.name)] = None,
     protocol: opt.ProtocolName = None,
+    where: opt.Where = None,
     folds: Folds = None,
     seeds: Annotated[int, opt.option("trainings of each row and fold (default 3)", "N", opt.count(1))] = 3,
     preset: Preset = None,
@@ -91,7 +93,7 @@ def reproduce(
     chosen = [tables.read_table_file(each) for each in table or ()] or shipped
     if not chosen:
         raise ConfigError(f"reproduce: no shipped table is of corpus {corpus!r}; name a file of your own")
-    typed: dict[str, Any] = opt.supplied(base=config, protocol=protocol, folds=folds, first_seed=seed)
+    typed: dict[str, Any] = opt.supplied(base=config, protocol=protocol, where=where, folds=folds, first_seed=seed)
     common = _overrides(settings, preset, plain)
     study = trainings.Study(manifest, store, common=common, seeds=seeds, extra=extra, smoke=smoke, **typed)
     planned = trainings.plan_trainings(study, chosen, out)

@@ -96,9 +96,16 @@ def choose_part(
 
 
 def open_part(
-    trained: Run, manifest_path: Path | None, store: Path | None, split: str, renamed: Mapping[str, str] | None = None
+    trained: Run,
+    manifest_path: Path | None,
+    store: Path | None,
+    split: str,
+    renamed: Mapping[str, str] | None = None,
+    where: str | None = None,
 ) -> tuple[Part, Store, Media]:
     """Open the corpus that a RUN was trained on, or another, and choose one part of it; see also `choose_part`.
+
+    `where` takes only the rows of which it holds (`manifest.parse_where`).
 
     Raises:
         CorpusError: manifest or store is missing.
@@ -114,7 +121,7 @@ def open_part(
         )
     if origin is None:
         log.warning("%s was published without its split: it may have been trained on these rows", trained.folder)
-    utterances, corpus = manifest.read(manifest_path), manifest.read_corpus(manifest_path)
+    utterances, corpus = manifest.read(manifest_path, where), manifest.read_corpus(manifest_path)
     parts = origin.parts_of(utterances) if origin else {}
     if origin and parts and (others := sum(row.id in origin.parts and row.id not in parts for row in utterances)):
         log.warning("%d rows are left out: they have ids of the RUN's rows and other contents", others)

@@ -28,6 +28,11 @@ _LISTS = {"concat", "dash", "hls", "imf", "rtsp", "sap", "sdp"}
 _FORMATS = ",".join(sorted(av.formats_available - _LISTS))
 
 
+# What stands in a checkout for a file that was not fetched: its first bytes, and whose it is.
+POINTERS = {b"version https://git-lfs.github.com/spec/": "git-LFS", b"/annex/objects/": "git-annex"}
+POINTER_BYTES = 4096
+
+
 class Tracks(NamedTuple):
     """When each track ends, in seconds on the file's clock; None = there is no such track."""
 
@@ -47,6 +52,8 @@ def open_container(path: PathLike) -> Iterator[tuple[Any, dict[str, Any]]]:
         raise MediaError(f"{expected} {'a folder' if stat.S_ISDIR(status.st_mode) else 'no regular file'}")
     if not status.st_size:
         raise MediaError(f"{expected} 0 bytes")
+    if status.st_size < POINTER_BYTES and (kind := _pointer(path)):
+        raise MediaError(f"{expected} a {kind} pointer, whose content was not fetched")
     try:
         # "file:" keeps a colon in a name from being read as a protocol; no list of files must reach others.
         options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
@@ -59,6 +66,13 @@ def open_container(path: PathLike) -> Iterator[tuple[Any, dict[str, Any]]]:
         if not (tracks := _choose_tracks(container)):
             raise MediaError(f"{expected} a file of the kind {name!r} with neither")
         yield container, tracks
+
+
+def _pointer(path: PathLike) -> str | None:
+    with suppress(OSError), open(path, "rb") as file:
+        head = file.read(64)
+        return next((kind for start, kind in POINTERS.items() if head.startswith(start)), None)
+    return None
 
 
 def _choose_tracks(container: Any) -> dict[str, Any]:

@@ -122,17 +122,25 @@ def train(
 
 
 def read_data(
-    manifest_path: Path, store: Path, protocol: str | Protocol | None = None, fold: int = 1, selected_on: str = "valid"
+    manifest_path: Path,
+    store: Path,
+    protocol: str | Protocol | None = None,
+    fold: int = 1,
+    selected_on: str = "valid",
+    where: str | None = None,
 ) -> Data:
     """Read a manifest, resolve one fold of its protocol, unless one is given, and open the store.
+
+    `where` divides only the rows of which it holds (`manifest.parse_where`).
 
     Raises:
         CorpusError: one of them is missing or damaged.
         ConfigError: no such protocol.
     """
-    utterances, corpus, features = manifest.read(manifest_path), manifest.read_corpus(manifest_path), Store(store)
+    utterances, features = manifest.read(manifest_path, where), Store(store)
+    corpus = manifest.read_corpus(manifest_path)
     if not isinstance(protocol, Protocol):
-        protocol = resolve(protocol, utterances, corpus.classes, fold, selected_on)
+        protocol = resolve(protocol, utterances, corpus.classes, fold, selected_on).among(where)
     return Data(utterances, protocol, features, Media(features, corpus.root, corpus.root), str(manifest_path))
 
 
