@@ -22,7 +22,7 @@ CHUNK = 1_000  # resamples held in memory at once
 def cluster_interval(
     counts: Real[np.ndarray, "G ..."], figures: Figures, sizes: Real[np.ndarray, " G"], seed: int = 0
 ) -> dict[str, list[float]]:
-    """95 % interval of every figure for other groups (dialogues) like these; arguments as in `cluster_t`.
+    """95 % interval of every figure for other groups like these; arguments as in `cluster_t`.
 
     By `cluster_bootstrap` from `MANY_GROUPS` groups, unless it is a single point (all right, all wrong); else by
     `cluster_t`. One group has no spread between groups: [0, 1].
