@@ -1,6 +1,9 @@
 import csv
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from html import unescape
 from pathlib import Path
@@ -161,6 +164,15 @@ def test_an_emotion_may_be_called_like_a_formula(tmp_path: Path) -> None:
     from wavfusion.report import plots
 
     assert r"$\bad$ &lt;b&gt;" in plots.dots("t", [r"$\bad$ <b>"], {"": [(0.5, 0.4, 0.6)]}, "F1")
+
+
+def test_a_plot_leaves_nothing_in_the_home_and_says_nothing(tmp_path: Path) -> None:
+    """Matplotlib made ~/.config/matplotlib and ~/.cache/matplotlib."""
+    code = "from wavfusion.report import plots; plots.lines('t', {'': ([1.0], [1.0])}, ('x', 'y'))"
+    hidden = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR")
+    place = {name: value for name, value in os.environ.items() if name not in hidden} | {"HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=place, capture_output=True, text=True, check=True)
+    assert (list(tmp_path.iterdir()), done.stdout + done.stderr) == ([], "")
 
 
 def test_equal_runs_give_equal_pages(run: Path) -> None:
