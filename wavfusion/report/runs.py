@@ -104,9 +104,7 @@ def _read_contents(folder: Path, name: str, root: Path | None) -> RunContents:
     require_metrics(read_json(folder / METRICS), folder / METRICS)
     require_protocol(folder)
     results = read_bundle(folder)
-    if not results.truth:
-        found = f"none in {PREDICTIONS}; `evaluate` with --manifest brings them"
-        raise ConfigError(f"{folder}: expected labels (the column truth), found {found}")
+    results.require_truth(folder)
     problems = list(results.problems())
     if results.confusions(results.column("id")).sum(axis=0).tolist() != results.metrics["confusion"]:
         problems.append("another confusion in metrics.json")
@@ -155,7 +153,7 @@ def _template_values(run: RunContents) -> dict[str, Any]:
         "warnings": _warnings(run),
         "classes": run.classes,
         "worst": min(supported, key=lambda name: figures["per_class"][name]["f1"]),
-        "groups": {name: len(set(run.column(name)) - {""}) for name in ("dialogue", "speaker")},
+        "speakers": len(set(run.column("speaker")) - {""}),
         "clusters": run.count_clusters(),
         "tested": scores.tested_classes(figures["per_class"]),
         "all_tested": len(supported) == len(run.classes),

@@ -111,6 +111,7 @@ def make_bundle(folder: Path, with_truth: bool = False) -> tuple[bytes, bool]:
     of predictions.csv. A ConfigError tells of an incomplete RUN, or of files that are not of one evaluation.
     """
     run = read_bundle(folder)
+    run.require_truth(folder)
     found = run.score() | run.context()
     for problem in (*run.problems(), *_differences(run.metrics["confusion"], found["confusion"], "confusion")):
         raise ConfigError(f"{folder}: expected predictions and metrics of one evaluation, found {problem}")

@@ -50,6 +50,12 @@ class Predictions:
         """The labels; empty where the rows do not hold them."""
         return [row["truth"] for row in self.rows if "truth" in row]
 
+    def require_truth(self, where: object) -> None:
+        """Refuse predictions without labels by a ConfigError."""
+        if not self.truth:
+            found = f"none in {PREDICTIONS}; `evaluate` with --manifest brings them"
+            raise ConfigError(f"{where}: expected labels (the column truth), found {found}")
+
     @property
     def clusters(self) -> Clusters:
         """What intervals and tests resample; `cluster` names recordings or texts where `write_results` chose them."""
