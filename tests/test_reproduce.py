@@ -113,7 +113,7 @@ def test_a_claim_has_the_papers_difference_and_a_verdict(done: Path) -> None:
     claim = found(done)["tables"]["mine"]["claims"][0]
     accuracy = claim["figures"]["accuracy"]
     assert (claim["stated"], claim["verdict"], accuracy["detectable"]) == ({"accuracy": 10.0}, "no verdict", None)
-    assert accuracy["reason"].startswith(f"{accuracy['num_groups']} dialogues are too few, 5 are needed: ")
+    assert accuracy["reason"].startswith("too few dialogues for a verdict (2; 5 are needed): ")
 
 
 def test_name_and_number_of_the_clusters_stand_in_every_output(done: Path) -> None:

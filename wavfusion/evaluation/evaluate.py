@@ -112,10 +112,10 @@ def choose_part(
         CorpusError: no row is left.
     """
     renamed = renamed or {}
-    known, classes = classes, EmotionMap(classes, renamed).classes
+    own, classes = classes, EmotionMap(classes, renamed).classes
     if split not in (*SPLITS, "all"):
         raise ConfigError(f"--split: found {split!r}; {nearest(split, (*SPLITS, 'all'))}")
-    for emotion in sorted(renamed.keys() - {row.emotion for row in utterances} - set(known)):
+    for emotion in sorted(renamed.keys() - {row.emotion for row in utterances} - set(own)):
         log.warning("--map: no row of the manifest has the emotion %r", emotion)
     in_domain = any(row.id in parts for row in utterances)
     part_of = {row.id: parts.get(row.id) if in_domain else row.split for row in utterances}

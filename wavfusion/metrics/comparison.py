@@ -20,7 +20,6 @@ from wavfusion.metrics.intervals import (
     effective_degrees,
     jackknife,
     jackknife_variance,
-    require_groups,
 )
 
 POWER = 0.8
@@ -70,7 +69,8 @@ def compare(
     variance between trainings is added, less what seeds and groups share, which the variance over groups holds already;
     a system trained once has none. Degrees of freedom are Satterthwaite's, from the effective number of groups in which
     the systems differ, less one: those in which they do not tell little of how much they may. Where they differ in
-    none, half the interval is the share of groups in which they could, with none observed.
+    none, half the interval is the share of groups in which they could, with none observed. The interval of a single
+    group, which has no spread, is [-1, 1].
 
     Sources: Student, Biometrika 6, 1908 (paired t); Efron, The Jackknife, the Bootstrap and Other Resampling Plans,
     1982, chapter 3; Cameron and Miller, J. Human Resources 50, 2015 (t with few clusters); Searle, Casella and
@@ -81,11 +81,7 @@ def compare(
         second: the same of the other system: same groups, same order, any number of trainings.
         figures: maps stacked matrices to named figures, one value in [0, 1] per matrix.
         unit: what a group is.
-
-    Raises:
-        ConfigError: fewer than two groups.
     """
-    require_groups(first.shape[1])
     systems = [first.astype(np.float64), second.astype(np.float64)]
     values = [figures(system.sum(axis=1)) for system in systems]
     moves = [jackknife(system, figures) for system in systems]
@@ -149,7 +145,8 @@ def judge_better(found: Comparison, adjusted: Adjusted) -> tuple[Verdict, str]:
     """
     verdict, claim, p_value = Verdict.UNDECIDABLE, "better or not", adjusted.p_value
     if found.num_groups < MIN_CLUSTERS:
-        verdict, claim = Verdict.NONE, f"{found.num_groups} {found.unit}s are too few, {MIN_CLUSTERS} are needed"
+        too_few = f"too few {found.unit}s for a verdict ({found.num_groups}; {MIN_CLUSTERS} are needed)"
+        verdict, claim = Verdict.NONE, too_few
     elif p_value <= SIGNIFICANCE:
         verdict, claim = (Verdict.SUPPORTED, "better") if found.difference > 0 else (Verdict.REFUTED, "worse")
     elif (p_equal := found.p_equal(SAME_WITHIN)) <= SIGNIFICANCE:
@@ -191,6 +188,8 @@ def _compared(values: Sequence[np.ndarray], moves: Sequence[np.ndarray], degrees
     num_groups = moves[0].shape[1]
     difference = float(values[0].mean() - values[1].mean())
     sampling = _Variance(jackknife_variance(moves[0].mean(axis=0) - moves[1].mean(axis=0)), degrees)
+    if num_groups == 1:
+        sampling = _Variance(1.0, 1.0)  # of a figure in [0, 1] no larger one is possible
     both = _add(sampling, _seed_variance(values, moves))
     if both.variance == 0:
         unseen = 1 - (SIGNIFICANCE / 2) ** (1 / num_groups)

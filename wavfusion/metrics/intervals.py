@@ -123,7 +123,9 @@ def jackknife(counts: Float64[np.ndarray, "T G ..."], figures: Figures) -> dict[
 
 
 def jackknife_variance(deviations: Float64[np.ndarray, " G"]) -> float:
-    """Variance of a figure over groups, from what `jackknife` gives for one training."""
+    """Variance of a figure over groups, from what `jackknife` gives for one training; 0 of a single group."""
+    if len(deviations) < 2:
+        return 0.0
     variance = float((deviations**2).sum()) / (len(deviations) * (len(deviations) - 1))
     return variance if variance > 1e-24 else 0.0  # rounding
 

@@ -17,6 +17,7 @@ from wavfusion.files import read_json
 from wavfusion.manifest import MODALITIES, Utterance
 from wavfusion.metrics import comparison as stats
 from wavfusion.metrics import scores
+from wavfusion.metrics.clusters import MIN_CLUSTERS
 from wavfusion.pages.fill import script, write_page
 from wavfusion.report import plots
 from wavfusion.runs.bundle import MEMBERS, Bundle, read_bundle
@@ -74,7 +75,7 @@ def write_run_page(
         compared=_compare(runs),
         differing=_differing_settings(runs),
         same_within=100 * stats.SAME_WITHIN,
-        min_clusters=stats.MIN_CLUSTERS,
+        min_clusters=MIN_CLUSTERS,
         emotions_plot=_emotions_plot(values),
         demo=demo,
         data={**browser, "files": [_address(path, out.parent) for path in files], "modalities": MODALITIES},

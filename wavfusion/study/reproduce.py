@@ -19,6 +19,7 @@ from wavfusion.files import write_atomic, write_json
 from wavfusion.manifest import Utterance
 from wavfusion.metrics import comparison as stats
 from wavfusion.metrics import scores as metrics
+from wavfusion.metrics.clusters import MIN_CLUSTERS
 from wavfusion.pages import fill
 from wavfusion.runs.results import Predictions, clusters_of
 from wavfusion.study.tables import FIGURES, Table
@@ -147,9 +148,8 @@ def _claims(table: Table, predictions: Mapping[str, Sequence[PooledPredictions]]
         for figure in FIGURES:
             of_all = adjusted[figure][number]
             verdict, reason = stats.judge_better(each[figure], of_all)
-            about = {"verdict": str(verdict), "reason": reason}
-            about |= {"p_adjusted": of_all.p_value, "interval_adjusted": of_all.interval}
-            figures[figure] = {**asdict(each[figure]), **about}
+            about = {"p_adjusted": of_all.p_value, "interval_adjusted": of_all.interval}
+            figures[figure] = {**asdict(each[figure]), "verdict": str(verdict), "reason": reason, **about}
         better, than = figures_of[claim.better], figures_of[claim.than]
         stated = {name: round(better[name] - than[name], 2) for name in FIGURES if name in better and name in than}
         found.append({**asdict(claim), "stated": stated, "verdict": figures[PRIMARY]["verdict"], "figures": figures})
@@ -188,7 +188,7 @@ def write_results_folder(
     write_json(out / f"{name}.json", content)
     write_atomic(out / f"{name}.csv", results_to_csv(found, protocol).encode("utf-8", "surrogatepass"))
     words = {"described": describe_protocol({**first, "folds": 1}), "same_within": 100 * stats.SAME_WITHIN}
-    words["min_clusters"] = stats.MIN_CLUSTERS
+    words["min_clusters"] = MIN_CLUSTERS
     fill.write_tables(out / f"{name}.html", {**content, **words})
     return content
 
