@@ -407,7 +407,8 @@ def found(difference, error=0.01, p_value=None):
         (found(0.001), {}, Verdict.UNDECIDABLE, "better or not"),
         (found(0.01, error=0.001), {}, Verdict.SUPPORTED, "better:"),
         (replace(found(0.0), detectable=None), {}, Verdict.UNDECIDABLE, "detectable: nothing"),
-        (replace(found(0.03), num_groups=4), {}, Verdict.NONE, "too few speakers for a verdict (4; 5 are needed): +3.0 points"),
+        (replace(found(0.03), num_groups=4), {}, Verdict.NONE,
+         "too few speakers for a verdict (4; 5 are needed): +3.0 points"),
     ],
 )  # fmt: skip
 def test_a_claim_to_be_better_is_judged(comparison, claim, verdict, reason):
