@@ -247,7 +247,7 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(
         (("--split", "tset"), "did you mean 'test'"),
         (("--modalities", "audio,smell"), "'smell'"),
         (("--map", "joy"), "joy=happy"),
-        (("--map", "joy=happy,joy=sad"), "each emotion of the corpus once"),
+        (("--map", "joy=happy,joy=sad"), "each emotion once"),
         (("--map", "joy=hapy"), "did you mean 'happy'"),
         (("--store", "nowhere"), "nowhere"),
         (("--manifest", "nowhere"), "nowhere"),

@@ -5,6 +5,7 @@ import pytest
 from wavfusion import corpora
 from wavfusion.corpora.emotions import EMOTIONS
 from wavfusion.manifest import AudioSpan, VideoSpan
+from wavfusion.runs.results import clusters_of
 
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data" / "ravdess"
 TRIAL = "01-06-02-01-02-11"
@@ -106,3 +107,17 @@ def test_recordings_in_other_endings_are_found(tmp_path):
     assert (found.audio.path, found.video.path) == (f"03-{TRIAL}.FLAC", f"01-{TRIAL}.mkv")
     (found,) = prepare(tmp_path / "wav", f"01-{TRIAL}.wav").utterances
     assert (found.audio.path, found.video) == (f"01-{TRIAL}.wav", None)
+
+
+def test_the_clusters_of_four_actors_are_four_speakers(tmp_path):
+    """They were 240 groups of one utterance, as RAVDESS has no dialogues."""
+    trials = [
+        f"03-01-{emotion:02d}-{level:02d}-{sentence:02d}-{take:02d}-{actor:02d}.wav"
+        for emotion in range(1, 9)
+        for level in (1, 2)[: 1 + (emotion > 1)]
+        for sentence in (1, 2)
+        for take in (1, 2)
+        for actor in range(1, 5)
+    ]
+    found = clusters_of(prepare(tmp_path, *trials).utterances)
+    assert (len(found.names), found.unit, found.n) == (240, "speaker", 4)

@@ -16,9 +16,9 @@ log = logging.getLogger(__name__)
 Emotions = Annotated[
     Mapping[str, str] | None,
     opt.option(
-        "the corpus's emotions in the RUN's names",
+        "other names of emotions, in the labels and in the predictions: joy=happy,calm=neutral",
         "joy=happy,...",
-        opt.pairs("joy=happy,...", "emotion of the corpus"),
+        opt.pairs("joy=happy,...", "emotion"),
     ),
 ]
 Explain = Annotated[bool, opt.flag("--explain", "also write RUN/explain.json (or in --out): what the model's parts do")]
@@ -54,6 +54,8 @@ def evaluate(
     explained = (out or trained) / results.EXPLAINED
     out = out or trained / "evaluate"
     require_free([out / results.METRICS, out / results.PREDICTIONS, *([explained] if explain else [])], force)
+    if explain and evaluate.EmotionMap(run.classes, map or {}).merges:
+        raise ConfigError("--explain: expected no --map of the model's own emotions, whose predictions it explains")
     known = run.model.config.modalities
     chosen = "+".join(known) if modalities is None else modalities
     sets = subsets(known) if chosen == "all-subsets" else [parse_subset(chosen, known)]
@@ -61,7 +63,7 @@ def evaluate(
         warn_of_untrained_subsets(run.model.config)
     device = pick_device(device)
     part, features, media = evaluate.open_part(run, manifest, store, split, map, where)
-    result, predicted = evaluate.evaluate(run, part.utterances, features, media, sets, device)
+    result, predicted = evaluate.evaluate(run, part.utterances, features, media, sets, device, map)
     result |= {"split": split, "left_out": {"unknown": part.unknown, "unlabelled": part.unlabelled}}
     result |= {} if part.in_domain else {"protocol": evaluate.out_of_domain_protocol(run)}
     if where:

@@ -57,7 +57,9 @@ def figures_to_text(result: dict[str, Any], where: Path) -> str:
     """Lay out what `metrics.json` holds, one line for each subset of modalities."""
     from wavfusion.corpora.protocol import describe_protocol
 
-    lines = [f"{where}: {result['n']} utterances; protocol {printable(describe_protocol(result['protocol']))}"]
+    unit, number, known = result["clusters"]["unit"], result["clusters"]["n"], result["num_tested_classes"]
+    within = "" if unit == "utterance" else f" in {number} {unit}{'s' * (number != 1)}"
+    lines = [f"{where}: {result['n']} utterances{within}; protocol {printable(describe_protocol(result['protocol']))}"]
     lines += [
         printable(f"CONTAMINATED: the {name} encoder {result['encoders'][name]['name']} was trained on this corpus")
         for name in result["contaminated"]
@@ -69,4 +71,7 @@ def figures_to_text(result: dict[str, Any], where: Path) -> str:
             f"{name:>16}  accuracy {figures['accuracy']:.4f}{between}  "
             f"weighted F1 {figures['weighted_f1']:.4f}  macro F1 {figures['macro_f1']:.4f}  UAR {figures['uar']:.4f}"
         )
+    if known < (every := len(result["classes"])):
+        about = f"UAR is over the {known} tested of {every} emotions, macro F1 over all {every}"
+        lines.append(f"{about}; over the tested ones it is {result['macro_f1_tested']:.4f}")
     return "\n".join(lines)

@@ -107,8 +107,8 @@ def reproduce(
     require_free([out / f"{title}.{ending}" for ending in ("json", "csv", "html")], force=True)
     failed = trainings.run_trainings(study, jobs, workers, device, sys.stderr.isatty())
     found = reproduce.results(planned, chosen, failed)
-    controls = {} if failed else reproduce.score_controls(study, planned)
-    every = reproduce.write_results_folder(out, title, study, planned, found, controls, failed)
+    baselines = {} if failed else reproduce.score_baselines(study, planned)
+    every = reproduce.write_results_folder(out, title, study, planned, found, baselines, failed)
     show(every, f"{reproduce.results_to_text(every)}\npage: {out / title}.html", json)
     return PARTLY if failed else DONE
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from wavfusion import manifest
 from wavfusion.corpora import cremad, iemocap, meld, ravdess
+from wavfusion.corpora.reading import compare_counts
 from wavfusion.corpora.scan import MediaFacts
 from wavfusion.manifest import SPLITS, Corpus, Utterance
 from wavfusion.pages.fill import write_page
@@ -38,7 +39,6 @@ def write_corpus_page(
     counts = dict(sorted(counts.items(), key=lambda item: order.get(item[0], item[0])))
     most = sorted(by_speaker, key=lambda name: (-by_speaker[name].total(), name))[:SHOWN_SPEAKERS]
     emotions = Counter(row.emotion for row in rows if row.emotion is not None)
-    published = {name: found for name, found in stated.items() if name in counts}
     write_page(
         out,
         "corpus.html",
@@ -59,8 +59,10 @@ def write_corpus_page(
             "counts": counts,
             "shares": {name: emotions[name] / max(1, emotions.total()) for name in corpus.classes},
         },
-        published=published,
-        differences=any(counts[name] != found for name, found in published.items()),
+        published=stated if stated.keys() & counts.keys() else {},
+        differences=[
+            line for name, found in stated.items() for line in compare_counts(name, counts.get(name, {}), found)
+        ],
         durations=_histogram("durations", lengths, SECONDS),
         words=_words(rows),
         agreement=_agreement(rows),

@@ -5,7 +5,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -76,6 +76,13 @@ class _Protocol:
     hash: str
     counts: dict[str, int]
     promises: dict[str, list[str]]
+    name: str = ""
+    fold: int = 1
+    folds: int = 1
+    left_out: int = 0
+    selected_on: str = ""
+    speakers_disjoint: bool | None = None
+    speakers_shared: list[str] = field(default_factory=list)
 
 
 def read_origin(folder: Path) -> Origin:
@@ -102,6 +109,11 @@ def read_origin(folder: Path) -> Origin:
 def read_settings(folder: Path) -> dict[str, Any]:
     """Read the nested settings of a RUN's experiment.yaml, without retired ones."""
     return without_retired(read_yaml(require_file(folder / EXPERIMENT)))
+
+
+def require_protocol(folder: Path) -> None:
+    """Refuse a protocol.json that no training writes, by a ConfigError."""
+    _read(folder / PROTOCOL, _Protocol)
 
 
 def protocol_hash_of(folder: Path) -> str | None:
