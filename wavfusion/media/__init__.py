@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for tools that read the code
     from wavfusion.media.audio import LOUDEST, DecodedAudio, decode_audio
-    from wavfusion.media.container import AudioTrack, PathLike, Track, audio_tracks, content_hash
+    from wavfusion.media.container import AudioTrack, PathLike, Track, audio_tracks, content_hash, endings
     from wavfusion.media.joined import probe
     from wavfusion.media.video import Frames, VideoReader, decode_frames, stream_frames
     from wavfusion.media.writer import write_audio, write_video
@@ -19,7 +19,7 @@ SAMPLE_RATE = 16_000  # Hz, of wav2vec 2.0 and its kin
 
 _FILES = {
     "audio": ("LOUDEST", "DecodedAudio", "decode_audio"),
-    "container": ("AudioTrack", "PathLike", "Track", "audio_tracks", "content_hash"),
+    "container": ("AudioTrack", "PathLike", "Track", "audio_tracks", "content_hash", "endings"),
     "joined": ("probe",),
     "video": ("Frames", "VideoReader", "decode_frames", "stream_frames"),
     "writer": ("write_audio", "write_video"),
@@ -37,6 +37,7 @@ __all__ = [
     "content_hash",
     "decode_audio",
     "decode_frames",
+    "endings",
     "probe",
     "stream_frames",
     "write_audio",

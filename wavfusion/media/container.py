@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import av
@@ -30,6 +31,27 @@ _NO_RECORDINGS = {"image2", "tty"}  # what FFmpeg opens, too: still pictures, te
 # Lists of other files, which would be opened before the list could be refused.
 _LISTS = {"concat", "dash", "hls", "imf", "rtsp", "sap", "sdp"}
 _FORMATS = ",".join(sorted(av.formats_available - _LISTS))
+# Formats of pictures, of text and of samples without a header, and endings that others than recordings have, too.
+_OTHERS = {
+    *("alaw", "apng", "aqtitle", "ass", "avif", "bit", "codec2", "dash", "ffmetadata", "fits", "gif", "hls", "ico"),
+    *("image2", "jacosub", "jpegxl_anim", "lrc", "mcc", "microdvd", "mjpeg_2000", "mpl2", "mpsub", "mulaw", "pjs"),
+    *("rawvideo", "realtext", "s16le", "s8", "sami", "sbg", "scc", "sdx", "srt", "stl", "subviewer", "subviewer1"),
+    *("sup", "swf", "ttml", "tty", "u16le", "u8", "v210", "v210x", "vobsub", "vplayer", "webm_chunk"),
+    *("webm_dash_manifest", "webp", "webvtt"),
+}
+_AMBIGUOUS = {"", "cgi", "dat", "dif", "heic", "heif", "idf", "mks", "mpo", "paf", "pcm", "str", "v", "vb"}
+_UNLISTED = {"awb", "divx", "m2p", "qt", "rmvb", "snd", "wave"}
+
+
+@cache
+def endings() -> frozenset[str]:
+    """The endings of files that FFmpeg reads as recordings, in lower case, with their dot."""
+    known, other = set[str](), set[str]()
+    for name in av.formats_available:
+        for mode in ("r", "w"):
+            with suppress(ValueError):
+                (other if name in _OTHERS else known).update(av.ContainerFormat(name, mode).extensions)
+    return frozenset(f".{each.strip().lower()}" for each in (known - other - _AMBIGUOUS) | _UNLISTED)
 
 
 class Tracks(NamedTuple):
