@@ -988,9 +988,11 @@ def joined(folder: Path, tmp_path: Path, name: str) -> tuple[Path, Path]:
     return second, both
 
 
-@pytest.mark.parametrize("name", ["sound.ts", "sound.mka", "sound.mpg", "sound.flac", "film.ts", "film.mkv", "film.flv"])
+@pytest.mark.parametrize(
+    "name", ["sound.ts", "sound.mka", "sound.mpg", "sound.flac", "film.ts", "film.mkv", "film.flv"]
+)
 def test_the_second_of_two_recordings_joined_end_to_end_is_heard_on_one_clock(folder, tmp_path, name):
-    """`probe` told the first one's length, and the second was never labelled, or labelled with the first one's times."""
+    """`probe` told the length of the first; the second was never labelled, or with times of the first."""
     second, both = joined(folder, tmp_path, name)
     alone, whole = media.decode_audio(second).samples, media.decode_audio(both).samples
     assert len(whole) == pytest.approx(16_000 * (3 + SECONDS), abs=16_000 * 0.1)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from wavfusion import media
 from wavfusion.cli.app import main
 from wavfusion.errors import ConfigError, CorpusError, MediaError
-from wavfusion import media
 from wavfusion.prediction import recordings
 from wavfusion.prediction.recognizer import Prediction
 from wavfusion.transcripts import Segment
@@ -55,7 +55,13 @@ def test_whatever_ffmpeg_opens_is_a_recording_and_what_is_passed_over_is_counted
 ) -> None:
     """Transport streams, audio books and sixteen other kinds were passed over in silence; `._a.wav` was an error."""
     kinds = "ts mka caf m4b au vob ogv 3g2 qt sph ac3 mp2 wv asf f4v mxf".split()
-    for name in [*(f"many/a.{kind}" for kind in kinds), "many/._a.wav", "many/.trash/b.wav", "many/a.jpg", "many/README"]:
+    for name in [
+        *(f"many/a.{kind}" for kind in kinds),
+        "many/._a.wav",
+        "many/.trash/b.wav",
+        "many/a.jpg",
+        "many/README",
+    ]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"x")
     found = recordings.find_recordings([str(folder / "many")], [])
@@ -65,7 +71,19 @@ def test_whatever_ffmpeg_opens_is_a_recording_and_what_is_passed_over_is_counted
 
 
 def test_pictures_subtitles_and_text_are_no_recordings() -> None:
-    assert not media.endings() & {".jpg", ".png", ".gif", ".heic", ".srt", ".vtt", ".ass", ".txt", ".js", ".sub", ".mks"}
+    assert not media.endings() & {
+        ".jpg",
+        ".png",
+        ".gif",
+        ".heic",
+        ".srt",
+        ".vtt",
+        ".ass",
+        ".txt",
+        ".js",
+        ".sub",
+        ".mks",
+    }
 
 
 def test_a_folder_without_a_recording_does_not_stop_the_others(folder: Path) -> None:

@@ -66,6 +66,7 @@ class AudioTrack(NamedTuple):
 
     number: int  # from 1
     name: str  # its title or language, else `track N`; no two are equal
+    channels: int
     decodable: bool
     default: bool  # the one that is decoded where none is chosen
 
@@ -131,7 +132,9 @@ def audio_tracks(path: PathLike) -> list[AudioTrack]:
         found = []
         for number, (stream, title) in enumerate(zip(streams, titles, strict=True), start=1):
             name = title if title not in {"", "und"} and titles.count(title) == 1 else f"track {number}"
-            found.append(AudioTrack(number, name, stream.codec_context is not None, stream is chosen))
+            codec = stream.codec_context
+            channels = 0 if codec is None else codec.layout.nb_channels
+            found.append(AudioTrack(number, name, channels, codec is not None, stream is chosen))
         return found
 
 

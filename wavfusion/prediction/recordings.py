@@ -74,7 +74,9 @@ def find_recordings(names: Sequence[str], bad: list[str]) -> dict[str, Path]:
         within = [path for path, kind in zip(files, kinds, strict=True) if kind in media.endings()]
         passed_over.update(kind or "without an ending" for kind in kinds if kind not in media.endings())
         if not within:
-            bad.append(f"{name}: expected recordings (.wav, .mp4, ...), found none in this folder of {len(files)} files")
+            bad.append(
+                f"{name}: expected recordings (.wav, .mp4, ...), found none in this folder of {len(files)} files"
+            )
         for path in within:
             found.setdefault(str(path), Path(os.path.abspath(path)).relative_to(folder.parent))
     if passed_over:
