@@ -152,7 +152,10 @@ def test_segments_go_to_the_channel_of_their_speaker_or_to_the_loudest():
 
 
 def test_a_channel_without_a_sound_has_no_utterance_and_that_is_said(caplog):
-    audios = [RecordingAudio("", tone(4.0), speaker="left"), RecordingAudio("", np.zeros(64_000, "f4"), speaker="right")]
+    audios = [
+        RecordingAudio("", tone(4.0), speaker="left"),
+        RecordingAudio("", np.zeros(64_000, "f4"), speaker="right"),
+    ]
     assert segment_each(audios, "", 4.0, "oh no") == [(Segment(0.0, 4.0, "left", "oh no"), 0)]
     assert caplog.messages[0] == "array: no speech on right"
 

@@ -1089,3 +1089,20 @@ def test_a_stream_that_appears_after_the_header_ends_nothing(tmp_path):
     path.write_bytes(content)
     assert media.probe(path).audio == pytest.approx(8.0, abs=0.1)
     assert len(media.decode_audio(path).samples) == pytest.approx(8 * 16_000, abs=1600)
+
+
+@pytest.mark.parametrize(
+    "failure", [IndexError("list index"), KeyError(7), RuntimeError("x"), OverflowError("int"), MemoryError()]
+)
+def test_whatever_the_library_raises_is_one_line_that_names_the_file(folder, monkeypatch, failure):
+    def fail(*_):
+        raise failure
+
+    monkeypatch.setattr("wavfusion.media.audio._planes", fail)
+    monkeypatch.setattr("wavfusion.media.container._packet_ends", fail)
+    for work in (media.decode_audio, media.probe):
+        with pytest.raises(
+            MediaError, match=r"expected a recording that FFmpeg can read at '.*sound.wav', found one on"
+        ) as e:
+            work(folder / "sound.wav")
+        assert "\n" not in str(e.value)

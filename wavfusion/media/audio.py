@@ -12,7 +12,7 @@ from jaxtyping import Float32
 from wavfusion.errors import MediaError, nearest
 from wavfusion.manifest import Channel
 from wavfusion.media import SAMPLE_RATE
-from wavfusion.media.container import JITTER, PathLike, Real, Track, audio_tracks, named
+from wavfusion.media.container import JITTER, PathLike, Real, Track, audio_tracks, boundary, named
 from wavfusion.media.decoder import Stretch, TrackReader, readers, stretches
 
 _FILTER_REACH = 0.1  # seconds; soxr's longest filter (192 to 16 kHz) reaches less far to either side of a sample
@@ -100,10 +100,11 @@ def _mean_of_tracks(path: PathLike, start: Real, end: Real | None, channel: str,
 
 
 def _decode_stretch(stretch: Stretch, channel: str, sample_rate: int) -> DecodedAudio:
-    for reader in readers(stretch, "audio"):
-        samples = _read_samples(reader, channel, sample_rate)
-        if samples is not None and len(samples) and (reader.good or not reader.bad):
-            return DecodedAudio(samples, reader.bad)
+    with boundary(stretch.path):
+        for reader in readers(stretch, "audio"):
+            samples = _read_samples(reader, channel, sample_rate)
+            if samples is not None and len(samples) and (reader.good or not reader.bad):
+                return DecodedAudio(samples, reader.bad)
     raise reader.failure()
 
 

@@ -25,7 +25,10 @@ JITTER = 0.015
 # Seconds within one track beyond which its timestamps cannot be true.
 LONGEST_HOLE = 3600.0
 # What PyAV raises for damaged or unusual files, its own slips on streams that it does not know among them.
-FAILURES = (av.error.FFmpegError, ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+FAILURES = (
+    *(av.error.FFmpegError, ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError),
+    *(TypeError, ValueError),
+)
 _WITHOUT_HEADER = {"mpeg", "mpegts"}  # their length is estimated, from the last packet that has a timestamp
 _NO_RECORDINGS = {"image2", "tty"}  # what FFmpeg opens, too: still pictures, text to be drawn as on a terminal
 # Lists of other files, which would be opened before the list could be refused.
@@ -80,6 +83,18 @@ class OpenFile(NamedTuple):
 
 
 @contextmanager
+def boundary(path: PathLike) -> Iterator[None]:
+    """Turn whatever FFmpeg and PyAV raise into a MediaError that names the file."""
+    try:
+        yield
+    except MediaError:
+        raise
+    except FAILURES as error:
+        found = f"found one on which it fails ({type(error).__name__}: {reason(error)[:200]})"
+        raise MediaError(f"expected a recording that FFmpeg can read at {named(path)}, {found}") from error
+
+
+@contextmanager
 def open_container(path: PathLike, track: int | None = None, span: Span = None) -> Iterator[OpenFile]:
     """Open a file, or the bytes of a span of it; raises MediaError where it has no track, or not that audio track."""
     expected = f"expected an audio or video file at {named(path)}, found"
@@ -98,7 +113,7 @@ def open_container(path: PathLike, track: int | None = None, span: Span = None) 
         container = av.open(url, container_options=options, metadata_errors="replace")
     except FAILURES as error:
         raise MediaError(f"{expected} nothing that can be opened as one: {reason(error)}") from error
-    with container:
+    with boundary(path), container:
         if (name := container.format.name) in _NO_RECORDINGS or name.endswith("_pipe"):
             raise MediaError(f"{expected} a still picture, a text or a playlist ({name})")
         audio = container.streams.audio

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 
 from wavfusion.errors import MediaError, nearest
 from wavfusion.media import joined
-from wavfusion.media.container import FAILURES, PREROLL, PathLike, Real, named, open_container, reason
+from wavfusion.media.container import FAILURES, PREROLL, PathLike, Real, boundary, named, open_container, reason
 from wavfusion.media.decoder import Stretch, TrackReader, readers, stretches
 
 Region: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom, as shares of a frame's sides
@@ -99,17 +99,18 @@ def _evenly(found: Sequence[Stretch], start: Real, frame_rate: Real) -> list[Str
 def _decode_stretch(
     stretch: Stretch, frame_rate: Real, convert: Convert, regions: Sequence[Region] | None, thorough: bool
 ) -> Frames:
-    for reader in readers(stretch, "video"):
-        reader.rate = None if thorough else frame_rate
-        shown = _sample_frames(reader, frame_rate, _timed_frames(reader))
-        if regions:
-            pixels = [convert(frame, regions[min(number, len(regions) - 1)]) for number, frame in enumerate(shown)]
-        else:
-            pixels = [*_converted(shown, convert)]
-        if reader.bad and not thorough:  # decoders conceal damage with frames that were skipped here
-            return _decode_stretch(stretch, frame_rate, convert, regions, thorough=True)
-        if pixels:
-            return Frames(np.stack(pixels), reader.bad)
+    with boundary(stretch.path):
+        for reader in readers(stretch, "video"):
+            reader.rate = None if thorough else frame_rate
+            shown = _sample_frames(reader, frame_rate, _timed_frames(reader))
+            if regions:
+                pixels = [convert(frame, regions[min(number, len(regions) - 1)]) for number, frame in enumerate(shown)]
+            else:
+                pixels = [*_converted(shown, convert)]
+            if reader.bad and not thorough:  # decoders conceal damage with frames that were skipped here
+                return _decode_stretch(stretch, frame_rate, convert, regions, thorough=True)
+            if pixels:
+                return Frames(np.stack(pixels), reader.bad)
     raise reader.failure()
 
 
@@ -141,9 +142,10 @@ class VideoReader:
         if self._reader is not None and self._last is not None and start < end:
             reader = self._reader
             reader.start, reader.end, reader.bad, reader.held = start, end, 0, 0.0
-            pixels = [*_converted(_sample_frames(reader, self.frame_rate, self._following()), self._convert)]
-            if pixels and not reader.bad:
-                return Frames(np.stack(pixels), reader.bad)
+            with suppress(MediaError), boundary(self.path):
+                pixels = [*_converted(_sample_frames(reader, self.frame_rate, self._following()), self._convert)]
+                if pixels and not reader.bad:
+                    return Frames(np.stack(pixels), reader.bad)
         self._last = None  # frames that this stretch skipped may be needed by the next
         return self._decode_alone(start=start, end=end)
 
@@ -192,14 +194,15 @@ def stream_frames(
 
     convert = _converter(within, crop, "bilinear", path)
     for stretch in _evenly(stretches(path, "video", start, end), start, frame_rate):
-        for reader in readers(stretch, "video"):
-            pixels = None
-            for pixels in _converted(_sample_frames(reader, frame_rate, _timed_frames(reader)), convert):
-                yield pixels
-            if pixels is not None:
-                break
-        else:
-            raise reader.failure()
+        with boundary(path):
+            for reader in readers(stretch, "video"):
+                pixels = None
+                for pixels in _converted(_sample_frames(reader, frame_rate, _timed_frames(reader)), convert):
+                    yield pixels
+                if pixels is not None:
+                    break
+            else:
+                raise reader.failure()
 
 
 def _converter(
