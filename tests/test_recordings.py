@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from wavfusion import media
 from wavfusion.cli.app import main
 from wavfusion.errors import ConfigError, CorpusError, MediaError
 from wavfusion.prediction import recordings
@@ -47,6 +48,42 @@ def run(planned: list[recordings.Recording], force: bool = False) -> tuple[list[
 def test_a_folder_stands_for_the_recordings_below_it(folder: Path) -> None:
     found = recordings.find_recordings([str(folder / "talks"), str(folder / "one.ogg")], [])
     assert [str(name) for name in found.values()] == ["talks/a.mp4", "talks/b.WAV", "talks/deep/a.mp4", "one.ogg"]
+
+
+def test_whatever_ffmpeg_opens_is_a_recording_and_what_is_passed_over_is_counted(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Transport streams, audio books and sixteen other kinds were passed over in silence; `._a.wav` was an error."""
+    kinds = "ts mka caf m4b au vob ogv 3g2 qt sph ac3 mp2 wv asf f4v mxf".split()
+    for name in [
+        *(f"many/a.{kind}" for kind in kinds),
+        "many/._a.wav",
+        "many/.trash/b.wav",
+        "many/a.jpg",
+        "many/README",
+    ]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    found = recordings.find_recordings([str(folder / "many")], [])
+    assert sorted(str(name) for name in found.values()) == sorted(f"many/a.{kind}" for kind in kinds)
+    expected = "4 files are no recordings and were passed over: 2 hidden, 1 without an ending, 1 .jpg"
+    assert caplog.messages == [expected]
+
+
+def test_pictures_subtitles_and_text_are_no_recordings() -> None:
+    assert not media.endings() & {
+        ".jpg",
+        ".png",
+        ".gif",
+        ".heic",
+        ".srt",
+        ".vtt",
+        ".ass",
+        ".txt",
+        ".js",
+        ".sub",
+        ".mks",
+    }
 
 
 def test_a_folder_without_a_recording_does_not_stop_the_others(folder: Path) -> None:

@@ -97,6 +97,14 @@ def test_many_words_before_the_recording_are_no_large_header(server: Server, cli
     assert found.status == 200 and found.json[0]["text"] == (2000 * "word ").strip()
 
 
+def test_each_channel_of_an_upload_is_a_speaker(server: Server, tmp_path: Path) -> None:
+    sides = 0.3 * np.sin(np.outer([0.07, 0.12], np.arange(32_000)))
+    media.write_audio(tmp_path / "call.wav", sides.astype(np.float32), 16_000)
+    found = server.send("/predict", file=tmp_path / "call.wav", channel="each").json
+    assert [row["speaker"] for row in found] == ["left", "right"]
+    refused(server, 422, "did you mean 'left'", ("file", tmp_path / "call.wav"), ("channel", "lef"))
+
+
 def test_speakers_are_told_apart(server: Server, endless: Path) -> None:
     job = server.add(file=endless, speakers="2")
     found = server.wait(job)

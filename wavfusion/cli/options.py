@@ -139,6 +139,16 @@ def speakers(text: str) -> int | str | None:
         raise typer.BadParameter(str(error).removeprefix("speakers: ")) from None
 
 
+def track(text: str) -> int | str | None:
+    """Read the choice of an audio track."""
+    from wavfusion.speech.segmentation import read_track
+
+    try:
+        return read_track(text)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error).removeprefix("track: ")) from None
+
+
 seed = count(0, (1 << 32) - 1)
 
 SETTING = "--setting"  # in which a dotted key and its value reach their verb

@@ -30,6 +30,18 @@ Transcript = Annotated[
     ),
 ]
 NumSpeakers = Annotated[Any, opt.option("tell this many voices apart (default: do not)", "N|auto", opt.speakers)]
+Track = Annotated[
+    Any,
+    opt.option(
+        "of several audio tracks; each = one speaker a track (default: the first usable)", "N|mix|each", opt.track
+    ),
+]
+Channel = Annotated[
+    str | None,
+    opt.choice(
+        "each = one speaker a channel, as in a stereo call (default mix)", "left", "right", "centre", "mix", "each"
+    ),
+]
 Format = Annotated[
     str | None,
     opt.choice(
@@ -54,6 +66,8 @@ def predict(
     model: opt.Model = None,
     transcript: Transcript = None,
     speakers: NumSpeakers = None,
+    track: Track = None,
+    channel: Channel = None,
     asr: opt.Asr = None,
     format: Format = None,
     min_probability: MinProbability = 0.0,
@@ -81,7 +95,8 @@ def predict(
         return list_failures(bad, False)
     shared = {"asr": asr, "runtime": runtime, "precision": precision}
     loading: dict[str, Any] = {"name": chosen, "device": pick_device(device), "fast": not plain, **shared}
-    settings = {"transcript": transcript, "speakers": speakers, "format": kind, "min_probability": min_probability}
+    chosen_audio = {"speakers": speakers, "track": track, "channel": channel}
+    settings = {"transcript": transcript, **chosen_audio, "format": kind, "min_probability": min_probability}
     alone = workers == 1 and engine == "processes"
     several = None if alone else {"workers": workers, "engine": engine, "device": loading["device"]}
     recognizer = EmotionRecognizer.from_pretrained(**loading) if alone else None
@@ -151,7 +166,8 @@ def _labeller(
 def _label(recognizer: Any, settings: Mapping[str, Any], recording: "Recording") -> "list[Prediction]":
     from wavfusion.prediction import timeline
 
-    options = {"speakers": settings["speakers"], "contributions": settings["format"] in timeline.EXPLAINED}
+    options = {name: settings[name] for name in ("speakers", "track", "channel")}
+    options["contributions"] = settings["format"] in timeline.EXPLAINED
     rows = recognizer.predict(recording.file, **recording.words, **options)
     return timeline.abstained(rows, settings["min_probability"])
 
@@ -162,6 +178,8 @@ def embed(
     model: opt.Model = None,
     transcript: Transcript = None,
     speakers: NumSpeakers = None,
+    track: Track = None,
+    channel: Channel = None,
     asr: opt.Asr = None,
     force: opt.Force = False,
     plain: opt.Plain = False,
@@ -184,7 +202,7 @@ def embed(
     recognizer = EmotionRecognizer.from_pretrained(chosen, pick_device(device), fast=not plain, asr=asr)
 
     def work(each: "Recording") -> list[vectors.Embedding]:
-        return vectors.embed(recognizer, each.file, **each.words, speakers=speakers)
+        return vectors.embed(recognizer, each.file, **each.words, speakers=speakers, track=track, channel=channel)
 
     embedded = [each.rows for each in recordings.label(planned, lambda: work, bad, progress=sys.stderr.isatty())]
     _warn_of_missing(recognizer.modalities, embedded)

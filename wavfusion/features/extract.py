@@ -168,7 +168,9 @@ class Extraction:
             texts = dict(batch)
             with self.encoder.acquire() as encoders:
                 assert encoders.text is not None
-                rows = encoders.text.encode(list(texts.values()), layers)
+                # On a CPU one at a time, for the reason of BATCH_SECONDS.
+                together = batched(list(texts.values()), 1 if encoders.kind == "cpu" else TEXTS_AT_ONCE)
+                rows = [row for some in together for row in encoders.text.encode(some, layers)]
             self._write(dict(zip(texts, rows, strict=True)))
 
     def _plan_chunks(self, utterances: Sequence[Utterance], plan: Plan) -> Iterator[Chunk]:

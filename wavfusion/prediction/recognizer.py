@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from wavfusion.features.batches import batched
 from wavfusion.features.clips import WINDOW
 from wavfusion.features.dataset import Sample
 from wavfusion.metrics.familiarity import WARN_SHARE
+from wavfusion.prediction.coverage import PAUSE, UNTRANSCRIBED, LeftOut, account, gaps, summary
 from wavfusion.prediction.export import open_exported
 from wavfusion.prediction.models import default_model, find_run
 from wavfusion.prediction.windows import (
@@ -32,7 +33,14 @@ from wavfusion.prediction.windows import (
 from wavfusion.runs.folder import Run
 from wavfusion.speech.language import language_of
 from wavfusion.speech.recognition import SpeechRecognizer
-from wavfusion.speech.segmentation import RecordingAudio, Speakers, name_speakers, require_count, segment_recording
+from wavfusion.speech.segmentation import (
+    Speakers,
+    assign_each,
+    name_speakers,
+    require_count,
+    segment_each,
+    segment_recording,
+)
 from wavfusion.transcripts import Segment
 
 log = logging.getLogger(__name__)
@@ -70,6 +78,14 @@ class Prediction:
     modalities: list[str]
     contribution: dict[str, float] | None = None
     text_share: float | None = None
+
+
+class Predictions(list[Prediction]):
+    """The predictions for a recording, and what of it was left out, with reasons: together they are the whole."""
+
+    def __init__(self, predictions: Iterable[Prediction] = (), left_out: Sequence[LeftOut] = ()) -> None:
+        super().__init__(predictions)
+        self.left_out = list(left_out)
 
 
 class UtteranceGroup(NamedTuple):
@@ -158,7 +174,9 @@ class EmotionRecognizer:
         speakers: Speakers = None,
         progress: Callable[[float], None] = lambda seconds: None,
         contributions: bool = True,
-    ) -> list[Prediction]:
+        track: int | str | None = None,
+        channel: str | None = None,
+    ) -> Predictions:
         """Label a recording: up to 15 s it is one utterance, a longer one is cut in the pauses of speech.
 
         Without the extra `[vad]`, and where there is no speech, a longer one is cut every 15 s. A segment above 15 s
@@ -174,14 +192,18 @@ class EmotionRecognizer:
                 None leaves speakers that are not given at None.
             progress: called now and then with the second up to which the recording is labelled.
             contributions: False leaves them out: the fusion runs once and not on every subset.
+            track: of several audio tracks: a number from 1; `mix` = their mean; `each` = one speaker a track, named by
+                its title or language. None = the default one, with a warning that names the others.
+            channel: `left`, `right`, `centre` or `mix` (the default); `each` = one speaker on the left, one on the
+                right.
 
         Raises:
             MediaError: the file cannot be used, or has nothing that the model can use; says why.
             ConfigError: an array without its rate, an argument of another type, or the extra `[speakers]` is missing.
         """
-        opened = open_source(source, sample_rate)
+        opened = open_source(source, sample_rate, track, channel)
         sets = subsets(self.modalities) if contributions else [self.modalities]
-        predictions = []
+        predictions = list[Prediction]()
         for group in self.encode(opened, transcript, segments, speakers):
             classifier = Classifier(
                 self.model, sets, self.trained.prior, len(group.windows), self.device, self.trained.temperature
@@ -196,8 +218,7 @@ class EmotionRecognizer:
             if found.vectors is not None:
                 self.measure_distances(opened, found.vectors[[bool(names) for names in found.modalities]])
             progress(group.segments[-1].end)
-        self.report(opened, [each.text for each in predictions])
-        return predictions
+        return Predictions(predictions, self.report(opened, [each.text for each in predictions]))
 
     def encode(
         self, source: RecordingSource, transcript: str | None, segments: Sequence[Segment] | None, speakers: Speakers
@@ -206,22 +227,35 @@ class EmotionRecognizer:
         if transcript is not None and not isinstance(transcript, str):
             raise ConfigError(f"expected transcript= as text, found {type(transcript).__name__}")
         require_count(speakers)
+        if speakers is not None and len(source.audios) > 1:
+            raise ConfigError(f"expected no speakers= where each track or channel is a speaker, found {speakers!r}")
         whole = segments is None and source.length <= WINDOW
-        audio = RecordingAudio(source.file, source.samples) if "audio" in source.tracks else None
-        if segments is None:
-            video = "video" in source.tracks
-            segments = segment_recording(audio, source.file, source.length, transcript, speakers, video)
-        else:
-            segments = name_speakers(_within(segments, source), audio, speakers)
-        missing_text = "text" in self.modalities and not any(each.text for each in segments)
+        utterances = _divide(source, transcript, segments, speakers)
+        spans = [(each.start, each.end) for each, _ in utterances]
+        source.left_out.extend(gaps(spans, source.length, PAUSE if segments is None else UNTRANSCRIBED))
+        _warn_of_ended_tracks(source, self.modalities, [start for start, _ in spans])
+        missing_text = "text" in self.modalities and not any(each.text for each, _ in utterances)
         language: str | None = None
         with RecordingDecoder(source, self.encoders, not whole, self.fast) as decoder:
-            for group in batched(segments, BATCH):
-                if self.recogniser is not None and missing_text and audio is not None:
-                    group, language = self.recogniser.transcribe(audio, group, language)
+            for group in batched(utterances, BATCH):
+                if missing_text and source.audios:
+                    group, language = self._transcribed(source, group, language)
                 windows = cut_windows(group, source, self.modalities)
                 samples = (self._encoder.encode(some, decoder) for some in batched(windows, BATCH))
-                yield UtteranceGroup(group, windows, samples)
+                yield UtteranceGroup([each for each, _ in group], windows, samples)
+
+    def _transcribed(
+        self, source: RecordingSource, group: list[tuple[Segment, int]], language: str | None
+    ) -> tuple[list[tuple[Segment, int]], str | None]:
+        """Recognise the words of utterances, each in its own audio."""
+        found = list(group)
+        for number, audio in enumerate(source.audios if self.recogniser is not None else ()):
+            places = [i for i, (_, of) in enumerate(group) if of == number]
+            assert self.recogniser is not None
+            texts, language = self.recogniser.transcribe(audio, [group[i][0] for i in places], language)
+            for i, segment in zip(places, texts, strict=True):
+                found[i] = segment, number
+        return found, language
 
     def _rows(
         self, file: str, segments: Sequence[Segment], found: Utterances, contributions: list[dict[str, float]] | None
@@ -254,8 +288,8 @@ class EmotionRecognizer:
         if self.trained.familiarity is not None:
             source.distances.extend(self.trained.familiarity.distances(vectors).tolist())
 
-    def report(self, source: RecordingSource, texts: Sequence[str | None]) -> None:
-        """Warn of what is unusual in a recording; `texts` are those of the utterances that were used.
+    def report(self, source: RecordingSource, texts: Sequence[str | None]) -> list[LeftOut]:
+        """Warn of what is unusual in a recording, and return what was left out; `texts`: of what was used.
 
         Raises:
             MediaError: nothing of it could be used; says why.
@@ -263,12 +297,20 @@ class EmotionRecognizer:
         if not texts:
             expected = " or ".join(self.modalities)
             found = f"{source.file!r}: expected {expected}, which this model uses, found none of it"
-            raise MediaError("; ".join(source.errors) or found)
-        for error in source.errors:
-            log.warning("%s; left out", error)
+            raise MediaError("; ".join(each[0] for each in source.errors.values()) or found)
+        for errors in source.errors.values():
+            others = f", like {len(errors) - 1} other stretches" if len(errors) > 1 else ""
+            log.warning("%s; left out%s", errors[0], others)
+        for modality, packets in source.damaged.items():
+            if packets:
+                log.warning("%r: %d damaged packets of its %s passed over", source.file, packets, modality)
+        left_out = account(source.length, source.labelled, source.left_out)
+        if lost := summary(source.length, left_out):
+            log.warning("%s: %s", source.file or "array", lost)
         ours = self._complaints(texts, source.distances)
         for complaint in (*ours, *source.loudness.complaints(), *source.faces.complaints()):
             log.warning("%s: %s", source.file or "array", complaint)
+        return left_out
 
     def _complaints(self, texts: Sequence[str | None], distances: Sequence[float]) -> Iterator[str]:
         """Say when many utterances lie further from the training data than the validation part, or in what language."""
@@ -288,6 +330,29 @@ class EmotionRecognizer:
                 f"its text is in {name!r} (probability {probability:.3f}), the model was trained on "
                 f"{', '.join(self.trained.languages)}"
             )
+
+
+def _divide(
+    source: RecordingSource, transcript: str | None, segments: Sequence[Segment] | None, speakers: Speakers
+) -> list[tuple[Segment, int]]:
+    """Find the utterances of a recording, or take the given ones, each with the number of its audio."""
+    audio = source.audios[0] if source.audios else None
+    if segments is not None:
+        segments = name_speakers(_within(segments, source), audio, speakers)
+        return assign_each(segments, source.audios) if len(source.audios) > 1 else [(each, 0) for each in segments]
+    if len(source.audios) > 1:
+        return segment_each(source.audios, source.file, source.length, transcript)
+    video = "video" in source.tracks
+    found = segment_recording(audio, source.file, source.length, transcript, speakers, video)
+    return [(each, 0) for each in found]
+
+
+def _warn_of_ended_tracks(source: RecordingSource, modalities: Sequence[str], starts: Sequence[float]) -> None:
+    """Say once how many utterances begin after a track has ended."""
+    for name, end in source.tracks.items():
+        after = sum(start >= end > 0 for start in starts)
+        if name in modalities and after:
+            log.warning("%s: its %s ends at %.2f s; %d utterances after it have none", source.file, name, end, after)
 
 
 def _within(segments: Sequence[Segment], source: RecordingSource) -> list[Segment]:

@@ -23,11 +23,6 @@ log = logging.getLogger(__name__)
 
 Found = TypeVar("Found")
 
-# Of the files taken from a folder; a file that is named itself may have any.
-ENDINGS = (
-    *(".wav", ".mp3", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".wma", ".amr"),
-    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".mpg", ".mpeg", ".wmv", ".3gp", ".mts", ".m2ts"),
-)
 SETTINGS = "predict.json"  # in a folder of results: the model and settings that they come from
 TRANSCRIPTS = (*READERS, ".txt")  # endings, in order of preference
 
@@ -62,20 +57,31 @@ Work = Callable[[Recording], list[Found]]
 def find_recordings(names: Sequence[str], bad: list[str]) -> dict[str, Path]:
     """List the given files, and the recordings in the given folders, each once and in order.
 
-    Returns the name of the results of each, which begins with the name of the given folder. `bad` collects a message
-    for each folder without a recording.
+    In a folder a recording is what has one of `media.endings()` and is not hidden; what else lies there is counted in a
+    warning. Returns the name of the results of each, which begins with the name of the given folder. `bad` collects a
+    message for each folder without a recording.
     """
     found: dict[str, Path] = {}
+    passed_over: Counter[str] = Counter()
     for name in names:
         if not os.path.isdir(name):
             found.setdefault(name, Path(Path(name).name))
             continue
         folder = Path(os.path.abspath(name))
-        within = sorted(path for path in Path(name).rglob("*") if path.suffix.lower() in ENDINGS)
+        files = sorted(path for path in Path(name).rglob("*") if not path.is_dir())
+        hidden = {path for path in files if any(part.startswith(".") for part in path.relative_to(name).parts)}
+        kinds = ["hidden" if path in hidden else path.suffix.lower() for path in files]
+        within = [path for path, kind in zip(files, kinds, strict=True) if kind in media.endings()]
+        passed_over.update(kind or "without an ending" for kind in kinds if kind not in media.endings())
         if not within:
-            bad.append(f"{name}: expected recordings ({', '.join(ENDINGS)}), found none in this folder")
+            bad.append(
+                f"{name}: expected recordings (.wav, .mp4, ...), found none in this folder of {len(files)} files"
+            )
         for path in within:
             found.setdefault(str(path), Path(os.path.abspath(path)).relative_to(folder.parent))
+    if passed_over:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in passed_over.most_common(5))
+        log.warning("%d files are no recordings and were passed over: %s", passed_over.total(), kinds)
     return found
 
 

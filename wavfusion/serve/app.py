@@ -32,7 +32,7 @@ from wavfusion.pages.fill import fill_page, script
 from wavfusion.prediction import timeline
 from wavfusion.serve.jobs import DONE, RUNNING, STATES, WAITING, Job, Jobs, Limits
 from wavfusion.serve.uploads import TEXT, RefusedError, UploadFolder, guarded, receive, too_large
-from wavfusion.speech.segmentation import read_count
+from wavfusion.speech.segmentation import read_count, read_track, require_choice
 from wavfusion.version import __version__
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,11 @@ FORM_SCHEMA = {
         "file": {"type": "string", "format": "binary", "description": "audio or video"},
         "transcript": {"type": "string", "description": "text, or a file with times"},
         "speakers": {"type": "string", "description": "auto or a number; empty = speakers are not told apart"},
+        "track": {
+            "type": "string",
+            "description": "of several audio tracks: a number, mix, or each = one speaker each",
+        },
+        "channel": {"type": "string", "description": "left, right, centre, mix, or each = one speaker each"},
     },
 }
 FORM = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM_SCHEMA}}}}
@@ -251,6 +256,7 @@ async def _take(jobs: Jobs, request: Request) -> Job:
     with jobs.reserved() as folder:
         form = await receive(guarded(request.stream(), most, folder), request.headers, folder)
         read_count(form.speakers)  # raises a ConfigError for a wrong one
+        require_choice(read_track(form.track), form.channel)
         return jobs.add(folder, form)
 
 

@@ -17,7 +17,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from wavfusion.errors import CorpusError, nearest
 from wavfusion.transcripts.reading import is_timed, read_plain_text
 
-FIELDS = ("file", "transcript", "speakers")  # of a form, each once
+FIELDS = ("file", "transcript", "speakers", "track", "channel")  # of a form, each once
 TEXT = 4 << 20  # bytes of a field that is no recording: the transcript of a day
 IDLE = 20.0  # seconds without a byte after which an upload is refused
 SLOWEST = 16 << 10  # bytes a second that are expected of a sender after `IDLE` seconds
@@ -41,6 +41,8 @@ class Form:
     text: str | None = None  # a transcript without times
     segments: str | None = None  # name of the file with a transcript with times, beside the recording
     speakers: str | None = None  # a number or `auto`, as written (the first 40 characters)
+    track: str | None = None  # likewise a number, `mix` or `each`
+    channel: str | None = None  # likewise `left`, `right`, `centre`, `mix` or `each`
 
 
 class UploadFolder:
@@ -130,7 +132,7 @@ async def receive(stream: AsyncGenerator[bytes, None], headers: Mapping[str, str
         if not parser.complete:
             raise RefusedError(400, "expected a whole form, found one that is cut off")
 
-    parser = _FormParser(Headers(headers), whole(), max_files=2, max_fields=3, max_part_size=TEXT)
+    parser = _FormParser(Headers(headers), whole(), max_files=2, max_fields=len(FIELDS), max_part_size=TEXT)
     try:
         fields = await parser.parse()
         try:
@@ -160,9 +162,9 @@ async def _read_fields(fields: FormData, folder: Path) -> Form:
             segments = f"transcript{Path(sent).suffix.lower()}"
             (folder / segments).write_bytes(content)
         transcript = ""
-    text, speakers = await _text(transcript, "transcript"), await _text(fields.get("speakers", ""), "speakers")
-    name = displayed(recording.filename or "")
-    return Form(name, text=text or None, segments=segments, speakers=speakers[:40] or None)
+    text = await _text(transcript, "transcript")
+    short = {name: (await _text(fields.get(name, ""), name))[:40] or None for name in FIELDS[2:]}
+    return Form(displayed(recording.filename or ""), text=text or None, segments=segments, **short)
 
 
 async def _content(value: str | UploadFile, name: str) -> bytes:

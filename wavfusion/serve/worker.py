@@ -10,7 +10,7 @@ from wavfusion import media, transcripts
 from wavfusion.errors import CollectedWarnings, ConfigError, CorpusError, MediaError
 from wavfusion.prediction.recognizer import EmotionRecognizer, Prediction
 from wavfusion.serve.uploads import Form
-from wavfusion.speech.segmentation import read_count
+from wavfusion.speech.segmentation import read_count, read_track
 
 OVERLAPPING = 4  # times a recording's length that segments may last together: that many speak at once
 
@@ -64,8 +64,8 @@ def _label(recognizer: EmotionRecognizer, task: Task, progress: Any) -> Answer:
             def note(seconds: float) -> None:
                 progress.value = min(1.0, seconds / length) if length else 0.0
 
-            speakers = read_count(form.speakers)
-            rows = recognizer.predict(file, form.text, segments=segments, speakers=speakers, progress=note)
+            options = {"speakers": read_count(form.speakers), "track": read_track(form.track), "channel": form.channel}
+            rows = recognizer.predict(file, form.text, segments=segments, progress=note, **options)
             return Answer(recognizer.classes, recognizer.modalities, rows, warned.messages)
     except (ConfigError, CorpusError, MediaError) as error:
         return Answer(error=str(error))
