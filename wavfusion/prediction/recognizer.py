@@ -1,11 +1,12 @@
 """A trained model that labels the user's own recordings."""
 
 import logging
+import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
@@ -34,6 +35,7 @@ from wavfusion.speech.language import language_of
 from wavfusion.speech.recognition import SpeechRecognizer
 from wavfusion.speech.segmentation import RecordingAudio, Speakers, name_speakers, require_count, segment_recording
 from wavfusion.transcripts import Segment
+from wavfusion.transcripts.segment import as_segments
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +156,7 @@ class EmotionRecognizer:
         source: str | Path | np.ndarray,
         transcript: str | None = None,
         sample_rate: int | None = None,
-        segments: Sequence[Segment] | None = None,
+        segments: Iterable[Any] | None = None,
         speakers: Speakers = None,
         progress: Callable[[float], None] = lambda seconds: None,
         contributions: bool = True,
@@ -168,8 +170,9 @@ class EmotionRecognizer:
             source: an audio or video file, or samples in [-1, 1]: (N,) or (channels, N).
             transcript: of the whole recording; of a longer one every utterance gets its share by seconds.
             sample_rate: of an array, in Hz.
-            segments: utterances with times, speakers and text, in place of segmentation; `wavfusion.transcripts.read`
-                returns them.
+            segments: utterances with times, speakers and text, in place of segmentation: what
+                `wavfusion.transcripts.read` returns, or `Segment`s, mappings or objects with its names, tuples
+                `(start, end)` or `(start, end, speaker, text)`. No end is the recording's.
             speakers: number of speakers to tell apart (extra `[speakers]`); `auto` finds those that differ clearly.
                 None leaves speakers that are not given at None.
             progress: called now and then with the second up to which the recording is labelled.
@@ -177,7 +180,8 @@ class EmotionRecognizer:
 
         Raises:
             MediaError: the file cannot be used, or has nothing that the model can use; says why.
-            ConfigError: an array without its rate, an argument of another type, or the extra `[speakers]` is missing.
+            ConfigError: an array without its rate, an argument of another type, an invalid segment, or the extra
+                `[speakers]` is missing.
         """
         opened = open_source(source, sample_rate)
         sets = subsets(self.modalities) if contributions else [self.modalities]
@@ -200,7 +204,7 @@ class EmotionRecognizer:
         return predictions
 
     def encode(
-        self, source: RecordingSource, transcript: str | None, segments: Sequence[Segment] | None, speakers: Speakers
+        self, source: RecordingSource, transcript: str | None, segments: Iterable[Any] | None, speakers: Speakers
     ) -> Iterator[UtteranceGroup]:
         """Cut a recording into utterances and these into windows, and encode them; the arguments are `predict`'s."""
         if transcript is not None and not isinstance(transcript, str):
@@ -210,13 +214,13 @@ class EmotionRecognizer:
         audio = RecordingAudio(source.file, source.samples) if "audio" in source.tracks else None
         if segments is None:
             video = "video" in source.tracks
-            segments = segment_recording(audio, source.file, source.length, transcript, speakers, video)
+            found = segment_recording(audio, source.file, source.length, transcript, speakers, video)
         else:
-            segments = name_speakers(_within(segments, source), audio, speakers)
-        missing_text = "text" in self.modalities and not any(each.text for each in segments)
+            found = name_speakers(_within(as_segments(segments), source), audio, speakers)
+        missing_text = "text" in self.modalities and not any(each.text for each in found)
         language: str | None = None
         with RecordingDecoder(source, self.encoders, not whole, self.fast) as decoder:
-            for group in batched(segments, BATCH):
+            for group in batched(found, BATCH):
                 if self.recogniser is not None and missing_text and audio is not None:
                     group, language = self.recogniser.transcribe(audio, group, language)
                 windows = cut_windows(group, source, self.modalities)
@@ -298,7 +302,8 @@ def _within(segments: Sequence[Segment], source: RecordingSource) -> list[Segmen
         raise MediaError(
             f"{source.file!r}: expected segments within its {length:.2f} s, found all {len(segments)} after its end"
         )
-    ends = {"begin": len(segments) - len(kept), "end": sum(each.start < length < each.end - SLACK for each in segments)}
+    late = [each for each in segments if each.start < length < each.end - SLACK and each.end != math.inf]
+    ends = {"begin": len(segments) - len(kept), "end": len(late)}
     for what, count in ends.items():
         if count:
             log.warning("%s: %d segments %s after its end at %.2f s", source.file or "array", count, what, length)
