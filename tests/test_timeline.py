@@ -120,20 +120,16 @@ def test_nothing_said_is_a_file_too(name):
 
 
 # What no format can hold, and no program reads: control characters, halves of surrogate pairs, what XML forbids.
-WORDS_OF_ANY_KIND = st.text(
-    st.characters(exclude_categories=("Cc", "Cs"), exclude_characters="\ufffe\uffff"), max_size=25
-)
-MARKED = st.sampled_from(
-    ["<b>I</b> <3 & you", "sad", "sad 88%", "<i>[sad 88%]</i>", "ANNA: no", "a --> b", "0:01 -> 0:02", "00:00:01,000 --> 00:00:02,000",
-     "{\\an8}", "&amp;", 'say "no"', "[laughs]", "one\ntwo\n\n3", "?", "emotion", "words of emotion of a", "a: b (2)",
-     "#", "sp", "1,5;2", "NOTE x", "<v Bo>", "<c.emotion>sad 88%</c>", "=1+1", "NA", None]
-)  # fmt: skip
+ANY_WORDS = st.text(st.characters(exclude_categories=("Cc", "Cs"), exclude_characters="\ufffe\uffff"), max_size=25)
+MARKED = st.sampled_from([
+    "<b>I</b> <3 & you", "sad", "sad 88%", "<i>[sad 88%]</i>", "ANNA: no", "a --> b", "0:01 -> 0:02", "{\\an8}",
+    "&amp;", "00:00:01,000 --> 00:00:02,000", 'say "no"', "[laughs]", "one\ntwo\n\n3", "?", "emotion",
+    "words of emotion of a", "a: b (2)", "#", "sp", "1,5;2", "NOTE x", "<v Bo>", "<c.emotion>sad 88%</c>", "=1+1", "NA", None,
+])  # fmt: skip
 
 
 @given(
-    said_by=st.lists(
-        st.tuples(MARKED | WORDS_OF_ANY_KIND, st.none() | MARKED | WORDS_OF_ANY_KIND), min_size=1, max_size=5
-    ),
+    said_by=st.lists(st.tuples(MARKED | ANY_WORDS, st.none() | MARKED | ANY_WORDS), min_size=1, max_size=5),
     name=st.sampled_from(["json", "csv", *timeline.SUBTITLES]),
     overlaps=st.booleans(),
 )

@@ -240,7 +240,7 @@ class EmotionRecognizer:
             row = Prediction(
                 file=file,
                 start=round(segment.start, 3),
-                end=round(segment.end, 3),
+                end=max(round(segment.end, 3), round(segment.start + 0.001, 3)),
                 speaker=segment.speaker,
                 text=segment.text,
                 emotion=emotion,

@@ -82,17 +82,17 @@ def find_recordings(names: Sequence[str], bad: list[str]) -> dict[str, Path]:
 
 
 def plan_recordings(
-    files: Mapping[str, Path], transcript: str | None, folder: Path | None, ending: str, bad: list[str]
+    files: Mapping[str, Path], transcript: str | None, folder: Path | None, ending: str, bad: list[str] | None = None
 ) -> list[Recording]:
     """Find the transcript of each recording and the path of its results, where there is a folder for them.
 
     `transcript` is text, a file for one recording, or a folder with a file named like each recording. `bad` collects a
-    message for each recording whose transcript in a folder cannot be used, and which is left out.
+    message for each recording whose transcript in a folder cannot be used, and which is left out; None raises it.
 
     Raises:
         ConfigError: two recordings whose results would have one name; a transcript for several recordings, or no such
             file.
-        CorpusError: the one transcript cannot be used.
+        CorpusError: a transcript cannot be used.
     """
     found = _find_transcripts(transcript, files, bad)
     named: dict[Path, str] = {}
@@ -120,7 +120,9 @@ def existing(recordings: Sequence[Recording], bad: list[str]) -> list[Recording]
     return kept
 
 
-def _find_transcripts(transcript: str | None, files: Mapping[str, Path], bad: list[str]) -> dict[str, Transcript]:
+def _find_transcripts(
+    transcript: str | None, files: Mapping[str, Path], bad: list[str] | None
+) -> dict[str, Transcript]:
     """Return the transcript of each recording that is to be labelled."""
     if transcript is None:
         return dict.fromkeys(files)
@@ -155,7 +157,7 @@ def _looks_like_a_name(transcript: str) -> bool:
     return re.fullmatch(r"\S*[/\\]\S*|\S+\.[A-Za-z]\w{0,4}", transcript) is not None
 
 
-def _read_folder(folder: Path, files: Mapping[str, Path], bad: list[str]) -> dict[str, Transcript]:
+def _read_folder(folder: Path, files: Mapping[str, Path], bad: list[str] | None) -> dict[str, Transcript]:
     paths = dict(zip(files, _search_folder(folder, list(files.values())), strict=True))
     if lacking := [file for file, path in paths.items() if path is None]:
         few = ", ".join(lacking[:3]) + (", ..." if lacking[3:] else "")
@@ -165,7 +167,9 @@ def _read_folder(folder: Path, files: Mapping[str, Path], bad: list[str]) -> dic
         try:
             found[file] = None if path is None else read_transcript(path, file)
         except CorpusError as error:
-            bad.append(f"{file}: {error}")
+            if bad is None:
+                raise
+            bad.append(f"{file!r}: {error}")
     return found
 
 

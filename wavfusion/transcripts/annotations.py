@@ -75,8 +75,12 @@ def _answers(tiers: Sequence[Tier]) -> tuple[dict[str, list[Row]], dict[str, lis
 
 
 def _spoken(rows: Iterable[Row]) -> list[Row]:
-    """Leave out intervals without words."""
-    return [row for row in rows if isinstance(row.segment, str) or (row.segment.text or "").strip() not in _SILENCE]
+    """Leave out intervals of silence; an annotation of nothing at all is an utterance without words."""
+    return [
+        row
+        for row in rows
+        if isinstance(row.segment, str) or row.segment.text is None or row.segment.text.strip() not in _SILENCE
+    ]
 
 
 def _level(name: str) -> Literal["words", "parts"] | None:
@@ -88,9 +92,11 @@ def _level(name: str) -> Literal["words", "parts"] | None:
 
 
 def _by(speaker: str | None, row: Row, text: str | None = None) -> Row:
+    """Give a row its speaker and, where a text is given, its words."""
     if isinstance(row.segment, str):
         return row
-    return row._replace(segment=replace(row.segment, speaker=speaker, text=row.segment.text if text is None else text))
+    words = row.segment.text if text is None else text or None
+    return row._replace(segment=replace(row.segment, speaker=speaker, text=words))
 
 
 def _sorted(rows: Iterable[Row]) -> tuple[list[Row], list[tuple[Segment, Row]]]:
@@ -190,7 +196,7 @@ def _aligned(tier: ElementTree.Element, slots: Mapping[str | None, str | None]) 
             rows[each.get("ANNOTATION_ID")] = Row(place, "expected two times, found none")
         else:
             start, end = (int(value or 0) / 1000 for value in times)
-            words = each.findtext("ANNOTATION_VALUE")
+            words = (each.findtext("ANNOTATION_VALUE") or "").strip() or None
             rows[each.get("ANNOTATION_ID")] = Row(place, Segment(start, end, None, words))
     return rows
 

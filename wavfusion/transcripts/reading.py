@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wavfusion.errors import CorpusError, nearest
 from wavfusion.transcripts import annotations, subtitles, tables
-from wavfusion.transcripts.segment import Row, Segment, clean, close, fault
+from wavfusion.transcripts.segment import MOST, Row, Segment, clean, close, fault
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ READERS: dict[str, Parser] = {
 }
 PLAIN = ".txt"
 ENDINGS = (*READERS, PLAIN)  # in order of preference
-LARGEST = 32 << 20  # bytes of a file: about a hundred hours of words with times
+LARGEST = 16 << 20  # bytes of a file: about fifty hours of words with times
 DOCUMENTS = (b"PK\3\4", b"\xd0\xcf\x11\xe0", b"{\\rtf", b"%PDF")  # first bytes of docx and odt, doc, rtf and pdf
 _MARKED = re.compile(
     r'<\?xml|<tt\b|<!doctype|WEBVTT|\[Script Info\]|@UTF8|@Begin|File type = "ooText|\[?\{"', re.IGNORECASE
@@ -127,7 +127,10 @@ def decode_text(content: bytes) -> str:
         raise CorpusError("expected UTF-8 or UTF-16, found other bytes") from None
     if "\0" in text:
         raise CorpusError("expected UTF-8 or UTF-16, found NUL characters, which no text has")
-    return text.replace("\r\r\n", "\n").replace("\r\n", "\n").replace("\r", "\n")
+    text = text.replace("\r\r\n", "\n").replace("\r\n", "\n").replace("\r", "\n")
+    if max(text.count("\n"), text.count("<") // 2, text.count('"') // 2) > MOST:
+        raise CorpusError(f"expected at most {MOST} lines, tags or quoted texts, found more")
+    return text
 
 
 def _encoding(content: bytes) -> str:
@@ -159,7 +162,8 @@ def _of_recording(rows: list[Row], recording: str) -> list[Row]:
         if len(found) == 1:
             return [row for row in rows if row.recording in (None, *found)]
     few = ", ".join(sorted(filter(None, names))[:3])[:80]
-    raise CorpusError(f"expected segments of {_last(recording)!r:.80}, found those of {len(names)} others: {few}")
+    found = f"found those of {len(names)} recordings: {few}"
+    raise CorpusError(f"expected segments of a recording with the name of {_last(recording)!r:.80}, {found}")
 
 
 def _last(name: str) -> str:

@@ -137,8 +137,9 @@ def _rows(cues: Sequence[Cue]) -> Iterator[Row]:
     # A rare "Listen: ..." is no name.
     are_names = min(counts.values(), default=0) > 1 or 2 * counts.total() >= unnamed
     for (cue, (first, last), speaker, text, _), name in zip(parts, names, strict=True):
-        start = cue.start if first == 0 else round(cue.start + first * (cue.end - cue.start), 3)
-        end = cue.end if last == 1 else round(cue.start + last * (cue.end - cue.start), 3)
+        length = cue.end - cue.start
+        start = cue.start if first == 0 or length == math.inf else round(cue.start + first * length, 3)
+        end = cue.end if last == 1 or length == math.inf else round(cue.start + last * length, 3)
         if name and are_names:
             speaker, text = name, _NAME.sub("", text, count=1)
         yield Row(cue.place, Segment(start, end, speaker, text))
@@ -178,7 +179,8 @@ def _once(cues: Sequence[Cue]) -> Sequence[Cue]:
         counts = range(1, 5) if cue.start - before.end <= 0.1 else ()
         repeated.append(max((n for n in counts if len(lines) >= n and above[-n:] == lines[:n]), default=0))
     rolls = any(0 < count < len(lines) for count, lines in zip(repeated, shown, strict=True))
-    if not rolls or 2 * sum(map(bool, repeated)) < len(cues) - 1:
+    ours = any(_OUR_SRT.match(cue.lines[0]) or _OUR_VTT.search(cue.lines[0]) for cue in cues if cue.lines)
+    if not rolls or ours or 2 * sum(map(bool, repeated)) < len(cues) - 1:
         return cues
     return [
         cue._replace(lines=[line for line in cue.lines if clean(without_tags(line))][count:])

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from wavfusion.errors import CorpusError
-from wavfusion.transcripts.segment import Row, Segment, fault, join_words, seconds, timed
+from wavfusion.transcripts.segment import MOST, Row, Segment, fault, join_words, seconds, timed
 
 # What a column may be called, in small letters.
 _COLUMNS = {
@@ -152,6 +152,8 @@ def parse_json(text: str) -> Iterator[Row]:
         rows = content[named[0]]
     if not isinstance(rows, list):
         raise CorpusError(f"expected a list of segments, found {str(rows)[:80]!r}")
+    if len(rows) > MOST:
+        raise CorpusError(f"expected at most {MOST} segments, found {len(rows)}")
     yield from _rows((f"segment {number}", _flat(row)) for number, row in enumerate(rows, 1))
 
 
