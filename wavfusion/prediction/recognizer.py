@@ -13,7 +13,7 @@ from torch import nn
 
 from wavfusion.encoders.bundle import Encoders
 from wavfusion.encoders.presets import PRECISIONS
-from wavfusion.errors import ConfigError, MediaError, nearest
+from wavfusion.errors import ConfigError, CorpusError, MediaError, nearest
 from wavfusion.evaluation import explain
 from wavfusion.evaluation.inference import BATCH, Classifier, Utterances, pick_device, subsets
 from wavfusion.features.batches import batched
@@ -35,6 +35,7 @@ from wavfusion.speech.language import language_of
 from wavfusion.speech.recognition import SpeechRecognizer
 from wavfusion.speech.segmentation import RecordingAudio, Speakers, name_speakers, require_count, segment_recording
 from wavfusion.transcripts import Segment
+from wavfusion.transcripts.reading import require_plain
 from wavfusion.transcripts.segment import as_segments
 
 log = logging.getLogger(__name__)
@@ -209,6 +210,10 @@ class EmotionRecognizer:
         """Cut a recording into utterances and these into windows, and encode them; the arguments are `predict`'s."""
         if transcript is not None and not isinstance(transcript, str):
             raise ConfigError(f"expected transcript= as text, found {type(transcript).__name__}")
+        try:
+            require_plain(transcript or "")
+        except CorpusError as error:
+            raise ConfigError(f"transcript=: {error}") from None
         require_count(speakers)
         whole = segments is None and source.length <= WINDOW
         audio = RecordingAudio(source.file, source.samples) if "audio" in source.tracks else None
@@ -264,7 +269,7 @@ class EmotionRecognizer:
         Raises:
             MediaError: nothing of it could be used; says why.
         """
-        if not texts:
+        if not texts or source.length <= 0:  # text alone has no time at which it was said
             expected = " or ".join(self.modalities)
             found = f"{source.file!r}: expected {expected}, which this model uses, found none of it"
             raise MediaError("; ".join(source.errors) or found)
@@ -297,7 +302,7 @@ class EmotionRecognizer:
 def _within(segments: Sequence[Segment], source: RecordingSource) -> list[Segment]:
     """Leave out segments that start after the recording has ended, and cut off what lasts longer."""
     length = source.length
-    kept = [replace(each, end=min(each.end, length)) for each in segments if each.start < length or length == 0]
+    kept = [replace(each, end=min(each.end, length)) for each in segments if round(each.start, 3) < round(length, 3)]
     if segments and not kept:
         raise MediaError(
             f"{source.file!r}: expected segments within its {length:.2f} s, found all {len(segments)} after its end"

@@ -86,8 +86,6 @@ def open_source(source: str | Path | np.ndarray, sample_rate: int | None) -> Rec
         raise ConfigError(f"expected sample_rate= with an array only, found it with {str(source)!r}")
     file = str(source)
     opened = RecordingSource(file, {name: end for name, end in media.probe(file)._asdict().items() if end is not None})
-    if opened.length <= 0:
-        raise MediaError(f"{file!r}: expected a recording, found no moment of audio or video in it")
     if opened.length > LONGEST:
         found = f"found timestamps up to {opened.length / 3600:.0f}"
         raise MediaError(f"{file!r}: expected a recording of at most {LONGEST / 3600:g} hours, {found}")
