@@ -346,6 +346,43 @@ def test_what_a_transcript_holds_after_the_end_is_counted(
     assert said == ["array: 1 segments begin after its end at 1.00 s", "array: 2 segments end after its end at 1.00 s"]
 
 
+def test_segments_of_a_program_are_checked_where_they_enter(recognizer: EmotionRecognizer) -> None:
+    """Dictionaries were an AttributeError, and `Segment(2, 1)` got an emotion."""
+    second = np.zeros(16_000, np.float32)
+    given = [{"start": np.float32(0.25), "end": None, "text": "hi"}]
+    found = recognizer.predict(second, sample_rate=16_000, segments=given)
+    assert [(each.start, each.end, each.text) for each in found] == [(0.25, 1.0, "hi")]
+    assert json.loads(timeline.to_json(found))[0]["start"] == 0.25
+    with pytest.raises(ConfigError, match=r"^segments\[0\]: expected a start before its end, found 2 to 1 s$"):
+        recognizer.predict(second, sample_rate=16_000, segments=[Segment(2.0, 1.0)])
+
+
+def test_words_that_are_lines_of_times_are_refused(recognizer: EmotionRecognizer) -> None:
+    with pytest.raises(ConfigError, match="^transcript=: expected plain text, found subtitles with times"):
+        recognizer.predict(np.zeros(800, np.float32), "1\n0:00:01 --> 0:00:02\nhi", sample_rate=16_000)
+
+
+def test_arrays_of_half_precision_and_matrices_are_sounds(recognizer: EmotionRecognizer) -> None:
+    """A `np.matrix` was a segmentation fault, float16 a RuntimeWarning of numpy."""
+    tone = (0.3 * np.sin(np.arange(16_000) / 20)).astype(np.float16)
+    plain = recognizer.predict(tone.astype(np.float32), sample_rate=16_000)
+    for samples in (tone, np.asmatrix(tone), np.stack([tone, tone])):
+        found = recognizer.predict(samples, sample_rate=16_000)
+        assert [each.probabilities for each in found] == [each.probabilities for each in plain]
+
+
+def test_an_emotion_has_a_millisecond_at_least(recognizer: EmotionRecognizer, tmp_path: Path) -> None:
+    """One sample, a segment that begins with the last one, and text for a file without a sample, had 0.0 s."""
+    (found,) = recognizer.predict(np.zeros(1, np.float32), sample_rate=16_000)
+    assert (found.start, found.end) == (0.0, 0.001)
+    with pytest.raises(MediaError, match="found all 1 after its end"):
+        recognizer.predict(np.zeros(16_000, np.float32), sample_rate=16_000, segments=[Segment(0.9999, 1.5)])
+    path = tmp_path / "nothing.wav"
+    path.write_bytes(b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x80>\0\0\0}\0\0\2\0\x10\0data\0\0\0\0")
+    with pytest.raises(MediaError, match="expected decodable audio in"):
+        recognizer.predict(path, "well")
+
+
 def test_words_without_times_are_shared_out_by_seconds(recognizer: EmotionRecognizer, forty: np.ndarray) -> None:
     said = recognizer.predict(forty, " ".join("abcdefgh"), sample_rate=16_000)
     assert [each.text for each in said] == ["a b c", "d e f", "g h"]
@@ -358,7 +395,7 @@ def test_the_shell_takes_times_and_writes_subtitles(
     times.write_text("1\n00:00:00,100 --> 00:00:00,500\nstop it\n")
     arguments = ("--transcript", times, "--format", "srt", "--min-probability", "1", "--device", "cpu")
     status, out, _ = shell(capfd, trained, clip, *arguments)
-    assert (status, out) == (0, "1\n00:00:00,100 --> 00:00:00,500\n?\nstop it\n")
+    assert (status, out) == (0, "1\n00:00:00,100 --> 00:00:00,500\n<i>[?]</i>\nstop it\n")
 
 
 def test_each_page_shows_the_warnings_of_its_own_recording(
@@ -590,13 +627,21 @@ def test_a_mark_at_the_start_of_a_transcript_is_no_word(
     assert json.loads(out)[0]["text"] == "so what"
 
 
-@pytest.mark.parametrize(("text", "warned"), [("notes.txt", True), ("talks/notes", True), ("So what... no.", False)])
-def test_a_transcript_that_looks_like_a_file_is_said_to_be_none(
-    trained: Path, clip: Path, text: str, warned: bool, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "text", ["notes.txt", "talks/notes", "my talk.srt", "my notes.docx", "a.xyz", "subtitles/", "C:\\talk"]
+)
+def test_the_name_of_a_file_that_is_not_there_is_no_text(
+    trained: Path, clip: Path, text: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A misspelt name was taken for the words."""
-    _, _, err = shell(capfd, trained, clip, "--transcript", text, "--device", "cpu")
-    assert [f"found no file {text!r}" in line for line in err] == [True] * warned
+    """A misspelt name was taken for the words, with a warning or, with a blank in it, without."""
+    status, out, err = shell(capfd, trained, clip, "--transcript", text, "--device", "cpu")
+    assert (status, out, len(err)) == (2, "", 1) and f"found no file {text!r}" in err[0]
+
+
+def test_what_looks_a_little_like_a_file_is_text(trained: Path, clip: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for text in ("So what... no.", "yes and/or no", "I saw it on amazon.com"):
+        status, out, _ = shell(capfd, trained, clip, "--transcript", text, "--format", "json", "--device", "cpu")
+        assert (status, json.loads(out)[0]["text"]) == (0, text)
 
 
 def test_a_transcript_with_times_that_is_not_there_is_refused(

@@ -159,6 +159,34 @@ def test_a_transcript_that_is_no_text_is_one_line_that_names_the_file(folder: Pa
         )
 
 
+def test_a_bad_transcript_in_a_folder_is_an_error_of_its_recording_alone(folder: Path) -> None:
+    """One cue of no length stopped all recordings of the folder."""
+    words, bad = folder / "words", list[str]()
+    words.mkdir()
+    (words / "one.ogg.srt").write_text("1\n00:00:01,000 --> 00:00:01,000\nhello\n")
+    (words / "b.txt").write_text("good morning\n")
+    files = recordings.find_recordings([str(folder)], [])
+    planned = recordings.plan_recordings(files, str(words), None, "csv", bad)
+    assert [Path(each.file).name for each in planned] == [name for name in map(_name, files) if name != "one.ogg"]
+    assert [each.transcript for each in planned if each.transcript] == ["good morning"]
+    expected = f"{folder}/one.ogg': {words}/one.ogg.srt: line 2: expected a start before its end, found 1 to 1 s"
+    assert len(bad) == 1 and bad[0].endswith(expected)
+
+
+def _name(file: str) -> str:
+    return Path(file).name
+
+
+def test_the_rows_of_a_recording_are_chosen_by_its_name(folder: Path) -> None:
+    """Turns of another recording in the same RTTM were added."""
+    (folder / "all.rttm").write_text(
+        "SPEAKER one 1 0.5 1 <NA> <NA> A <NA> <NA>\nSPEAKER two 1 2 1 <NA> <NA> B <NA> <NA>\n"
+    )
+    files = recordings.find_recordings([str(folder / "one.ogg")], [])
+    (planned,) = recordings.plan_recordings(files, str(folder / "all.rttm"), None, "csv")
+    assert planned.transcript == [Segment(0.5, 1.5, "A")]
+
+
 def test_what_is_done_is_not_done_again(folder: Path) -> None:
     planned = recordings.plan_recordings(
         recordings.find_recordings([str(folder / "talks")], []), None, folder / "out", "json"

@@ -225,6 +225,33 @@ def test_a_wrong_form_gets_one_line(server: Server, clip: Path) -> None:
     refused(server, 400, "Maximum number of files is 2", *[(name, ("a.wav", b"a")) for name in ("file", "a", "b")])
 
 
+def test_an_uploaded_transcript_is_read_as_in_the_shell(server: Server, clip: Path) -> None:
+    """Tables, other subtitles and what Whisper prints became words, numbers and markup included."""
+    recording = ("file", ("a.mp4", clip.read_bytes()))
+    refused(
+        server,
+        422,
+        "'transcript': expected a file with times, found the ending '.xyz'",
+        ("transcript", ("a.xyz", b"hi")),
+        recording,
+    )
+    refused(
+        server, 422, "expected plain text, found subtitles with times", ("transcript", "0:01 --> 0:02\nhi"), recording
+    )
+    for name, content in (
+        ("a.txt", "[00:00.100 --> 00:00.500]  stop it"),
+        ("a.csv", "start,end,text\n0.1,0.5,stop it\n"),
+    ):
+        (row,) = server.send("/predict", file=clip, transcript=(name, content.encode())).json
+        assert (row["start"], row["end"], row["text"]) == (0.1, 0.5, "stop it")
+    assert server.send("/predict", file=clip, transcript=("a.txt", b"stop it")).json[0]["text"] == "stop it"
+    two = (
+        b"SPEAKER x 1 0 9 <NA> <NA> X <NA> <NA>\nSPEAKER " + clip.stem.encode() + b" 1 0.1 0.4 <NA> <NA> A <NA> <NA>\n"
+    )
+    (row,) = server.send("/predict", file=clip, transcript=("a.rttm", two)).json
+    assert (row["start"], row["end"], row["speaker"]) == (0.1, 0.5, "A")
+
+
 def test_a_transcript_has_a_limit_of_its_own(tmp_path: Path) -> None:
     for transcript, message in ((5_000_000 * "a", "maximum size of 4096KB"), (("a.txt", 5_000_000 * b"a"), "4194304")):
         body, headers = form({"file": ("a.wav", b"a"), "transcript": transcript})

@@ -55,7 +55,8 @@ class CollectedWarnings(logging.Handler):
 def nearest(name: str, choices: Iterable[str]) -> str:
     """List the valid choices for a wrong name, the nearest first: ``did you mean 'x'? valid: x, y``."""
     name, choices = name[:SHOWN], list(choices)
-    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
+    close.sort(key=lambda each: sorted(each) != sorted(name))  # letters that changed places are the likeliest slip
     return (f"did you mean {close[0]!r}? " if close else "") + "valid: " + ", ".join(choices)
 
 

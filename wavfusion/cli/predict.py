@@ -25,7 +25,7 @@ Files = Annotated[list[str], opt.argument("audio or video of any length, or fold
 Transcript = Annotated[
     str | None,
     opt.option(
-        "what is said; with times: srt, vtt, TextGrid, eaf, rttm, json; a folder holds one for each FILE",
+        "what is said: text, a file (txt, srt, vtt, TextGrid, eaf, json, csv, ...), or a folder of one for each FILE",
         "TEXT|FILE|DIR",
     ),
 ]
@@ -90,7 +90,7 @@ def predict(
     chosen, bad = _model(model, file, "predict"), list[str]()
     files = recordings.find_recordings(file, bad)
     kind, folder = _output(format, out, len(files), force)
-    named = recordings.plan_recordings(files, transcript, folder, timeline.ending(kind))
+    named = recordings.plan_recordings(files, transcript, folder, timeline.ending(kind), bad)
     if not (planned := recordings.existing(named, bad)):
         return list_failures(bad, False)
     shared = {"asr": asr, "runtime": runtime, "precision": precision}
@@ -196,7 +196,7 @@ def embed(
         endings = " or ".join(vectors.ENDINGS)
         raise ConfigError(f"--out {out}: expected a name that ends in {endings}, found {out.suffix!r}")
     require_free([out], force)
-    named = recordings.plan_recordings(recordings.find_recordings(file, bad), transcript, None, "")
+    named = recordings.plan_recordings(recordings.find_recordings(file, bad), transcript, None, "", bad)
     if not (planned := recordings.existing(named, bad)):
         return list_failures(bad, False)
     recognizer = EmotionRecognizer.from_pretrained(chosen, pick_device(device), fast=not plain, asr=asr)

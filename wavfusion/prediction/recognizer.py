@@ -1,18 +1,19 @@
 """A trained model that labels the user's own recordings."""
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
 
 from wavfusion.encoders.bundle import Encoders
 from wavfusion.encoders.presets import PRECISIONS
-from wavfusion.errors import ConfigError, MediaError, nearest
+from wavfusion.errors import ConfigError, CorpusError, MediaError, nearest
 from wavfusion.evaluation import explain
 from wavfusion.evaluation.inference import BATCH, Classifier, Utterances, pick_device, subsets
 from wavfusion.features.batches import batched
@@ -42,6 +43,8 @@ from wavfusion.speech.segmentation import (
     segment_recording,
 )
 from wavfusion.transcripts import Segment
+from wavfusion.transcripts.reading import require_plain
+from wavfusion.transcripts.segment import as_segments
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +173,7 @@ class EmotionRecognizer:
         source: str | Path | np.ndarray,
         transcript: str | None = None,
         sample_rate: int | None = None,
-        segments: Sequence[Segment] | None = None,
+        segments: Iterable[Any] | None = None,
         speakers: Speakers = None,
         progress: Callable[[float], None] = lambda seconds: None,
         contributions: bool = True,
@@ -186,8 +189,9 @@ class EmotionRecognizer:
             source: an audio or video file, or samples in [-1, 1]: (N,) or (channels, N).
             transcript: of the whole recording; of a longer one every utterance gets its share by seconds.
             sample_rate: of an array, in Hz.
-            segments: utterances with times, speakers and text, in place of segmentation; `wavfusion.transcripts.read`
-                returns them.
+            segments: utterances with times, speakers and text, in place of segmentation: what
+                `wavfusion.transcripts.read` returns, or `Segment`s, mappings or objects with its names, tuples
+                `(start, end)` or `(start, end, speaker, text)`. No end is the recording's.
             speakers: number of speakers to tell apart (extra `[speakers]`); `auto` finds those that differ clearly.
                 None leaves speakers that are not given at None.
             progress: called now and then with the second up to which the recording is labelled.
@@ -199,7 +203,8 @@ class EmotionRecognizer:
 
         Raises:
             MediaError: the file cannot be used, or has nothing that the model can use; says why.
-            ConfigError: an array without its rate, an argument of another type, or the extra `[speakers]` is missing.
+            ConfigError: an array without its rate, an argument of another type, an invalid segment, or the extra
+                `[speakers]` is missing.
         """
         opened = open_source(source, sample_rate, track, channel)
         sets = subsets(self.modalities) if contributions else [self.modalities]
@@ -221,11 +226,15 @@ class EmotionRecognizer:
         return Predictions(predictions, self.report(opened, [each.text for each in predictions]))
 
     def encode(
-        self, source: RecordingSource, transcript: str | None, segments: Sequence[Segment] | None, speakers: Speakers
+        self, source: RecordingSource, transcript: str | None, segments: Iterable[Any] | None, speakers: Speakers
     ) -> Iterator[UtteranceGroup]:
         """Cut a recording into utterances and these into windows, and encode them; the arguments are `predict`'s."""
         if transcript is not None and not isinstance(transcript, str):
             raise ConfigError(f"expected transcript= as text, found {type(transcript).__name__}")
+        try:
+            require_plain(transcript or "")
+        except CorpusError as error:
+            raise ConfigError(f"transcript=: {error}") from None
         require_count(speakers)
         if speakers is not None and len(source.audios) > 1:
             raise ConfigError(f"expected no speakers= where each track or channel is a speaker, found {speakers!r}")
@@ -270,7 +279,7 @@ class EmotionRecognizer:
             row = Prediction(
                 file=file,
                 start=round(segment.start, 3),
-                end=round(segment.end, 3),
+                end=max(round(segment.end, 3), round(segment.start + 0.001, 3)),
                 speaker=segment.speaker,
                 text=segment.text,
                 emotion=emotion,
@@ -294,7 +303,7 @@ class EmotionRecognizer:
         Raises:
             MediaError: nothing of it could be used; says why.
         """
-        if not texts:
+        if not texts or source.length <= 0:  # text alone has no time at which it was said
             expected = " or ".join(self.modalities)
             found = f"{source.file!r}: expected {expected}, which this model uses, found none of it"
             raise MediaError("; ".join(each[0] for each in source.errors.values()) or found)
@@ -333,13 +342,13 @@ class EmotionRecognizer:
 
 
 def _divide(
-    source: RecordingSource, transcript: str | None, segments: Sequence[Segment] | None, speakers: Speakers
+    source: RecordingSource, transcript: str | None, segments: Iterable[Any] | None, speakers: Speakers
 ) -> list[tuple[Segment, int]]:
     """Find the utterances of a recording, or take the given ones, each with the number of its audio."""
     audio = source.audios[0] if source.audios else None
     if segments is not None:
-        segments = name_speakers(_within(segments, source), audio, speakers)
-        return assign_each(segments, source.audios) if len(source.audios) > 1 else [(each, 0) for each in segments]
+        found = name_speakers(_within(as_segments(segments), source), audio, speakers)
+        return assign_each(found, source.audios) if len(source.audios) > 1 else [(each, 0) for each in found]
     if len(source.audios) > 1:
         return segment_each(source.audios, source.file, source.length, transcript)
     video = "video" in source.tracks
@@ -358,12 +367,13 @@ def _warn_of_ended_tracks(source: RecordingSource, modalities: Sequence[str], st
 def _within(segments: Sequence[Segment], source: RecordingSource) -> list[Segment]:
     """Leave out segments that start after the recording has ended, and cut off what lasts longer."""
     length = source.length
-    kept = [replace(each, end=min(each.end, length)) for each in segments if each.start < length or length == 0]
+    kept = [replace(each, end=min(each.end, length)) for each in segments if round(each.start, 3) < round(length, 3)]
     if segments and not kept:
         raise MediaError(
             f"{source.file!r}: expected segments within its {length:.2f} s, found all {len(segments)} after its end"
         )
-    ends = {"begin": len(segments) - len(kept), "end": sum(each.start < length < each.end - SLACK for each in segments)}
+    late = [each for each in segments if each.start < length < each.end - SLACK and each.end != math.inf]
+    ends = {"begin": len(segments) - len(kept), "end": len(late)}
     for what, count in ends.items():
         if count:
             log.warning("%s: %d segments %s after its end at %.2f s", source.file or "array", count, what, length)

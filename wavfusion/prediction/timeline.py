@@ -1,7 +1,6 @@
 """Predictions written for a terminal, programs, subtitles, Praat, ELAN and a browser: one function a format."""
 
 import csv
-import html
 import io
 import json
 import os
@@ -17,6 +16,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 from wavfusion.manifest import MODALITIES
 from wavfusion.pages.fill import fill_page, script
 from wavfusion.prediction.recognizer import Prediction
+from wavfusion.transcripts.markup import escape, without_tags
 
 UNSURE = "?"  # written for an abstention
 COLOURS = (33, 34, 32, 31, 35, 36, 95, 96, 94)  # of a terminal, for the emotions in class order
@@ -39,7 +39,8 @@ def to_csv(predictions: Sequence[Prediction], classes: Sequence[str]) -> str:
     fields = ["file", "start", "end", "speaker", "text", "emotion", "probability", "modalities", "text_share"]
     writer.writerow([*fields, *(f"p_{name}" for name in classes), *(f"contribution_{name}" for name in MODALITIES)])
     for each in predictions:
-        about = {**vars(each), "modalities": "+".join(each.modalities)}
+        words = {name: value and _legal(value) for name, value in (("speaker", each.speaker), ("text", each.text))}
+        about = {**vars(each), **words, "modalities": "+".join(each.modalities)}
         contributions = [(each.contribution or {}).get(name) for name in MODALITIES]
         writer.writerow([*map(about.get, fields), *map(each.probabilities.get, classes), *contributions])
     return file.getvalue()
@@ -70,22 +71,29 @@ def to_table(predictions: Sequence[Prediction], width: int | None = None, colour
 
 
 def to_srt(predictions: Sequence[Prediction]) -> str:
-    """Write SubRip: emotion and probability on the first line, then the text."""
+    """Write SubRip: speaker and, in brackets and italics, the emotion on the first line, then the text."""
     cues = []
     for number, each in enumerate(predictions, 1):
-        title = f"{_line(each.speaker)}: {_label(each)}" if each.speaker else _label(each)
-        cues.append(f"{number}\n{_clock(each.start, ',')} --> {_clock(each.end, ',')}\n{title}\n{_lines(each.text)}")
+        title = f"{_plain(_line(each.speaker))}: {_label(each)}" if each.speaker else _label(each)
+        cues.append(
+            f"{number}\n{_clock(each.start, ',')} --> {_clock(each.end, ',')}\n{title}\n{_plain(_lines(each.text))}"
+        )
     return "\n".join(cues)
 
 
+def _plain(text: str) -> str:
+    """Escape a text for SubRip only where a part of it would be taken for markup, as many players know no entities."""
+    return escape(text) if without_tags(text) != text or "->" in text else text
+
+
 def to_vtt(predictions: Sequence[Prediction]) -> str:
-    """Write WebVTT, with the speaker as its voice."""
+    """Write WebVTT, with the speaker as its voice and the emotion in a span of the class `emotion`."""
     cues = ["WEBVTT\n"]
     for each in predictions:
-        voice = f"<v {html.escape(_line(each.speaker), quote=False)}>" if each.speaker else ""
-        text = html.escape(_lines(each.text), quote=False)
-        title = html.escape(_label(each), quote=False)
-        cues.append(f"{_clock(each.start, '.')} --> {_clock(each.end, '.')}\n{voice}{title}\n{text}")
+        voice = f"<v {escape(_line(each.speaker))}>" if each.speaker else ""
+        title = f"<c.emotion>{escape(_share(each))}</c>"
+        times = f"{_clock(each.start, '.')} --> {_clock(each.end, '.')}"
+        cues.append(f"{times}\n{voice}{title}\n{escape(_lines(each.text))}")
     return "\n".join(cues)
 
 
@@ -202,17 +210,18 @@ Row = tuple[float, float, str]
 
 def _tiers(predictions: Sequence[Prediction]) -> list[tuple[str, list[Row]]]:
     """Return tiers of emotions and text by speaker; overlapping utterances of one speaker go into further tiers."""
-    lanes: dict[tuple[str | None, int], list[Prediction]] = {}
+    lanes: dict[tuple[str, int], list[Prediction]] = {}
     for each in sorted(predictions, key=lambda each: (each.start, each.end)):
         lane = 0
-        while (rows := lanes.get((each.speaker, lane))) and rows[-1].end > each.start:
+        speaker = _line(each.speaker)
+        while (rows := lanes.get((speaker, lane))) and rows[-1].end > each.start:
             lane += 1
-        lanes.setdefault((each.speaker, lane), []).append(each)
+        lanes.setdefault((speaker, lane), []).append(each)
     tiers: list[tuple[str, list[Row]]] = []
     for (speaker, lane), rows in lanes.items():
-        of = (f" of {_line(speaker)}" if speaker else "") + (f" ({lane + 1})" if lane else "")
+        of = (f" {lane + 1}" if lane else "") + (f" of {speaker}" if speaker else "")
         tiers.append((f"emotion{of}", [(each.start, each.end, each.emotion or UNSURE) for each in rows]))
-        texts = [(each.start, each.end, each.text) for each in rows if each.text]
+        texts = [(each.start, each.end, _legal(each.text)) for each in rows if _line(each.text)]
         if texts:
             tiers.append((f"words{of}", texts))
     return tiers
@@ -245,16 +254,20 @@ def _short(seconds: float) -> str:
 
 
 def _label(each: Prediction) -> str:
+    return f"<i>[{_share(each)}]</i>"
+
+
+def _share(each: Prediction) -> str:
     return f"{each.emotion} {each.probability:.0%}" if each.emotion else UNSURE
 
 
 def _line(text: str | None) -> str:
-    return " ".join((text or "").split())
+    return " ".join(_legal(text or "").split())
 
 
 def _lines(text: str | None) -> str:
-    """Keep the lines of a text; an empty one would end a cue, and an arrow would start one."""
-    return "".join(line.replace("-->", "→") + "\n" for line in (text or "").splitlines() if line.strip())
+    """Keep the lines of a text; an empty one would end a cue."""
+    return "".join(line + "\n" for line in _legal(text or "").splitlines() if line.strip())
 
 
 def _quoted(text: str) -> str:
@@ -262,5 +275,5 @@ def _quoted(text: str) -> str:
 
 
 def _legal(text: str) -> str:
-    """Leave out characters that XML forbids: control characters, halves of surrogate pairs."""
+    """Leave out characters that XML forbids and no other format needs: controls, halves of surrogate pairs."""
     return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]", "", text)

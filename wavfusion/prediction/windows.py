@@ -160,6 +160,7 @@ def _resampled(samples: np.ndarray, sample_rate: int | None) -> Float32[np.ndarr
     low, high = RATES
     if not isinstance(sample_rate, Real) or not low <= sample_rate <= high:
         raise ConfigError(f"expected sample_rate= from {low} to {high} Hz with an array, found {sample_rate!r}")
+    samples = np.asarray(samples)  # a np.matrix keeps two axes whatever is done to it
     if samples.size == 0:
         raise ConfigError("expected samples, found an empty array")
     shaped = samples.ndim == 1 or (samples.ndim == 2 and samples.shape[0] <= samples.shape[1])
@@ -167,8 +168,8 @@ def _resampled(samples: np.ndarray, sample_rate: int | None) -> Float32[np.ndarr
         raise ConfigError(f"expected float samples (N,) or (channels, N), found {samples.dtype} {samples.shape}")
     if not (np.abs(samples) <= media.LOUDEST).all():
         raise ConfigError(f"expected samples in [-1, 1], found NaN, infinity or more than {media.LOUDEST:g}")
-    mono = samples.mean(0) if samples.ndim == 2 else samples
-    resampled: np.ndarray = soxr.resample(mono.astype(np.float32), sample_rate, SAMPLE_RATE, quality="VHQ")
+    mono = samples.mean(0, dtype=np.float32) if samples.ndim == 2 else samples.astype(np.float32)
+    resampled: np.ndarray = soxr.resample(mono, sample_rate, SAMPLE_RATE, quality="VHQ")
     # soxr returns nothing for less than half a sample; a single sample is still a recording.
     return resampled if len(resampled) else np.zeros(1, np.float32)
 
