@@ -13,6 +13,7 @@ from wavfusion.files import Constraint, Count, NonEmpty, choice_of, read_json, v
 MODALITIES = ("audio", "text", "video")
 SPLITS = ("train", "valid", "test")
 CHANNELS = ("mix", "left", "right", "centre")
+GENERATED = "world.json"  # in every tree of `lookalike`, and in no other
 
 Channel = Literal["mix", "left", "right", "centre"]
 T = TypeVar("T")
@@ -112,6 +113,7 @@ class Corpus:
         root: the folder that the paths of the manifest start from.
         labels: name of the label set, None where the corpus has only one.
         classes: the emotions in class order.
+        generated: its media were generated, by `lookalike`; None in a file that does not say so.
     """
 
     corpus: NonEmpty
@@ -119,6 +121,7 @@ class Corpus:
     labels: NonEmpty | None
     classes: Annotated[list[str], Constraint("a list of distinct emotions", _is_distinct)]
     version: NonEmpty
+    generated: bool | None = None
 
 
 class Exclusion(NamedTuple):
@@ -191,6 +194,11 @@ def write(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> None
             yield json.dumps(row, ensure_ascii=False, allow_nan=False)
 
     write_lines(Path(path), rows())
+
+
+def is_generated(root: Path) -> bool:
+    """Tell whether a folder, or one in it, is a tree of `lookalike`."""
+    return any((root / GENERATED).is_file() for root in (root, *(each for each in root.glob("*") if each.is_dir())))
 
 
 def read_corpus(manifest_path: str | os.PathLike[str]) -> Corpus:

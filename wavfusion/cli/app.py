@@ -178,7 +178,8 @@ def _explain(error: typer.TyperException, verb: str) -> str:
             return f"expected a value after {name!r}, found none"
         return f"{name!r} is not known; {nearest(name, known)}"
     if parameter is None:
-        return error.message
+        unexpected = "unexpected extra argument" in error.message and "--model" in _flags(verb)
+        return error.message + "; a model is given as --model RUN" * unexpected
     flag = next((each for each in parameter.opts if each.startswith("--")), None)
     if error.message:
         return f"{flag or parameter.metavar}: {error.message}"

@@ -24,7 +24,7 @@ from wavfusion.corpora.reading import ReaderInput, Reading, Rows, join_reasons, 
 from wavfusion.corpora.scan import Probe, Scan
 from wavfusion.corpora.table import COLUMNS, read_table
 from wavfusion.errors import ConfigError, CorpusError, nearest
-from wavfusion.manifest import CHANNELS, Channel, Corpus, Exclusion, Utterance
+from wavfusion.manifest import CHANNELS, Channel, Corpus, Exclusion, Utterance, is_generated
 from wavfusion.version import __version__
 
 READERS: dict[str, Callable[[ReaderInput], Reading]] = {
@@ -87,7 +87,7 @@ def prepare(
     except OSError as error:
         raise CorpusError(f"cannot read or write {error.filename or root}: {error.strerror}") from error
     reading = replace(reading, stripped=join_reasons(reading.stripped))
-    facts = Corpus(corpus, str(folder.absolute()), reading.labels, reading.classes, __version__)
+    facts = Corpus(corpus, str(folder.absolute()), reading.labels, reading.classes, __version__, is_generated(folder))
     return Prepared(**vars(reading), corpus=facts, table=root if root.is_file() else None)
 
 

@@ -49,7 +49,7 @@ class RecordingSource:
     tracks: Mapping[str, float]  # the seconds at which its audio and video tracks end
     samples: Float32[np.ndarray, " N"] | None = None  # of an array: mono, 16 kHz
     errors: list[str] = field(default_factory=list)  # why parts of it could not be decoded
-    loudness: Loudness = field(default_factory=Loudness)
+    loudness: dict[Times, Loudness] = field(default_factory=dict)  # of each stretch that was decoded
     faces: FaceCoverage = field(default_factory=FaceCoverage)
     distances: list[float] = field(default_factory=list)  # of its utterances from the training data
 
@@ -176,7 +176,8 @@ class RecordingDecoder(ExitStack):
             if len(samples) == 0:
                 raise MediaError(f"{self.source.file!r}: no sample between {start:g} and {end:g} s")
             self._warn_of_damage(decoded.bad_packets, "audio")
-        self.source.loudness.add(samples)
+        self.source.loudness[times] = loudness = Loudness()
+        loudness.add(samples)
         return samples, times[0] - start
 
     def frames(self, times: Times, seconds: float) -> UInt8[np.ndarray, "Tv H W 3"]:

@@ -201,7 +201,7 @@ def _paper_row(run: RunContents) -> dict[str, Any] | None:
 def _bayes_accuracies(run: RunContents) -> dict[str, dict[str, float]]:
     """Bayes-optimal accuracies of a generated corpus, by subset."""
     try:
-        return dict(read_json(run.root / "world.json")["bayes"])
+        return dict(read_json(run.root / manifest.GENERATED)["bayes"])
     except (OSError, ValueError, LookupError, TypeError):
         return {}
 

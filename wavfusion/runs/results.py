@@ -92,6 +92,24 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     return validated(dict, read_json(path), path)
 
 
+def chance_of(figures: Mapping[str, Any]) -> float:
+    """Return the UAR of a guess: 1 / number of emotions that were tested, as UAR is the mean recall over these."""
+    return 1 / sum(each["support"] > 0 for each in figures["per_class"].values())
+
+
+def majority_of(figures: Mapping[str, Any]) -> tuple[str, float]:
+    """Return the most frequent emotion of the test part, and the accuracy of an answer that is always that one."""
+    name, most = max(figures["per_class"].items(), key=lambda item: item[1]["support"])
+    return name, most["support"] / figures["n"]
+
+
+def is_near_chance(figures: Mapping[str, Any]) -> bool:
+    """Tell whether the UAR, by its 95 % interval where there is one, may be that of a guess."""
+    bounds = (figures.get("interval") or {}).get("uar") or {}
+    low = (bounds.get("this_test_set") or [figures["uar"]])[0]
+    return low <= chance_of(figures)
+
+
 def write_explained(path: Path, explained: Mapping[str, Any]) -> None:
     """Write explain.json (docs/howto/explain.md)."""
     write_json(path, dict(explained))
