@@ -62,9 +62,9 @@ def _card(predictions: Sequence[Prediction]) -> Card | None:
 def to_table(predictions: Sequence[Prediction], width: int | None = None, colour: bool = False) -> str:
     """Lay predictions out for a terminal of `width` columns, to which they are cut, below each recording's name.
 
-    The first line is about the model.
+    The last line is about the model.
     """
-    lines = [_line(str(card))] if (card := _card(predictions)) else []
+    lines = []
     for file, group in groupby(predictions, lambda each: each.file):
         rows = list(group)
         lines.append(file if file.isprintable() else file.encode("unicode_escape").decode())
@@ -83,6 +83,8 @@ def to_table(predictions: Sequence[Prediction], width: int | None = None, colour
                 tinted = f"\x1b[{COLOURS[number % len(COLOURS)]}m{emotion}\x1b[0m"
                 plain = plain.replace(emotion, tinted, 1)
             lines.append(plain)
+    if card := _card(predictions):
+        lines.append(_line(str(card)))
     return "\n".join(lines) + "\n"
 
 
@@ -173,7 +175,7 @@ def to_html(
         speakers=list(dict.fromkeys(each.speaker for each in sorted(predictions, key=lambda each: each.start))),
         length=max([each.end for each in predictions], default=0.0),
         model=(card := _card(predictions)),
-        warnings=[*(card.warnings if card else []), *(each.replace(path, file) for each in warnings)],
+        warnings=dict.fromkeys([*(card.warnings if card else []), *(each.replace(path, file) for each in warnings)]),
         rows=[{**asdict(each), "clock": _short(each.start), "label": each.emotion or UNSURE} for each in predictions],
         seconds={name: sum(each.end - each.start for each in predictions if each.emotion == name) for name in classes},
         **script("timeline.js"),
@@ -192,13 +194,19 @@ Writer = Callable[[Sequence[Prediction]], str]
 SUBTITLES: dict[str, Writer] = {"srt": to_srt, "vtt": to_vtt, "textgrid": to_textgrid, "eaf": to_eaf}
 Format = Literal["table", "json", "csv", "srt", "vtt", "textgrid", "eaf", "html"]
 FORMATS: tuple[str, ...] = get_args(Format)
-EXPLAINED = ("json", "csv", "html")  # formats that show contributions
+EXPLAINED = frozenset(("json", "csv", "html"))  # formats that show contributions
 SINGLE = (*SUBTITLES, "html")  # formats of one recording
+BARE = ("srt", "textgrid")  # formats that have no place for a note about the model
 
 
 def ending(kind: str) -> str:
     """Return the file name's ending of a format."""
     return {"table": "txt", "textgrid": "TextGrid"}.get(kind, kind)
+
+
+def format_of(path: Path) -> str | None:
+    """Return the format that a file's name ends in."""
+    return next((kind for kind in FORMATS if path.suffix.lower() == f".{ending(kind)}".lower()), None)
 
 
 def write_predictions(

@@ -7,7 +7,7 @@ from typing import Any
 
 from wavfusion.runs.folder import Run
 from wavfusion.runs.origin import trained_on
-from wavfusion.runs.results import chance_of, is_near_chance, read_metrics
+from wavfusion.runs.results import chance_of, describe_uar, near_chance, read_metrics, uar_interval
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,8 @@ class Card:
 
     def __str__(self) -> str:
         """Describe the model in one line."""
-        reached = "unknown" if self.uar is None else f"{percent(self.uar, self.uar_interval)} on {self.tested_on}"
+        figures = {"uar": self.uar, "interval": {"uar": {"this_test_set": self.uar_interval}}}
+        reached = "unknown" if self.uar is None else f"{describe_uar(figures)} on {self.tested_on}"
         return f"model {self.name}: trained on {self.trained_on}; UAR {reached}, chance {self.chance:.1%}"
 
 
@@ -57,28 +58,17 @@ def make_card(trained: Run) -> Card:
             "chance": chance_of(metrics),
             "tested_on": f"{metrics['n']} utterances of part {metrics.get('part', 'test')}",
             "uar": float(metrics["uar"]),
-            "uar_interval": _interval(metrics),
+            "uar_interval": uar_interval(metrics),
         }
     except Exception:  # a damaged file shows in many ways, and a model is of use without its figures
         return Card(name, str(data), data.generated, 1 / len(trained.classes), warnings=_warnings(name, data.generated))
     return Card(name, str(data), data.generated, **figures, warnings=_warnings(name, data.generated, metrics))
 
 
-def _interval(metrics: Mapping[str, Any]) -> list[float] | None:
-    bounds = (metrics.get("interval") or {}).get("uar") or {}
-    return [float(end) for end in bounds.get("this_test_set") or []] or None
-
-
 def _warnings(name: str, generated: bool | None, metrics: Mapping[str, Any] | None = None) -> list[str]:
     found = []
     if generated:
         found.append(f"model {name}: trained on generated voices and faces: its labels of real people mean nothing")
-    if metrics is not None and is_near_chance(metrics):
-        reached = percent(metrics["uar"], _interval(metrics))
-        found.append(f"model {name}: its UAR of {reached} cannot be told from chance, {chance_of(metrics):.1%}")
+    if metrics is not None and (doubt := near_chance(metrics)):
+        found.append(f"model {name}: {doubt}")
     return found
-
-
-def percent(share: float, interval: list[float] | None = None) -> str:
-    """Write a share, and its interval where there is one: `45.2% [40.1, 50.3]`."""
-    return f"{share:.1%}" + (f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else "")

@@ -103,11 +103,24 @@ def majority_of(figures: Mapping[str, Any]) -> tuple[str, float]:
     return name, most["support"] / figures["n"]
 
 
-def is_near_chance(figures: Mapping[str, Any]) -> bool:
-    """Tell whether the UAR, by its 95 % interval where there is one, may be that of a guess."""
+def near_chance(figures: Mapping[str, Any]) -> str | None:
+    """Say that the UAR, by its 95 % interval where there is one, may be that of a guess; None where it is above."""
+    chance = chance_of(figures)
+    if (uar_interval(figures) or [figures["uar"]])[0] > chance:
+        return None
+    return f"UAR {describe_uar(figures)} cannot be told from chance, {chance:.1%}"
+
+
+def uar_interval(figures: Mapping[str, Any]) -> list[float] | None:
+    """Return the 95 % interval of the UAR for utterances like those that were tested; None where there is none."""
     bounds = (figures.get("interval") or {}).get("uar") or {}
-    low = (bounds.get("this_test_set") or [figures["uar"]])[0]
-    return low <= chance_of(figures)
+    return [float(end) for end in bounds.get("this_test_set") or []] or None
+
+
+def describe_uar(figures: Mapping[str, Any]) -> str:
+    """Write the UAR with its interval: `45.2% [40.1, 50.3]`."""
+    bounds = uar_interval(figures)
+    return f"{figures['uar']:.1%}" + (f" [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]" if bounds else "")
 
 
 def write_explained(path: Path, explained: Mapping[str, Any]) -> None:

@@ -99,10 +99,10 @@ def _best(checkpoint: Path) -> Path:
     return checkpoint.with_name(f"checkpoint-{state['best_global_step']}")
 
 
-def has_ended(checkpoint: Path, patience: int) -> bool:
+def has_ended(checkpoint: Path, epochs: int, patience: int) -> bool:
     """Whether the training ended with this checkpoint; the Trainer would start another epoch."""
     state = read_json(checkpoint / "trainer_state.json")
-    return state["global_step"] >= state["max_steps"] or epochs_since_best(state["log_history"]) >= patience
+    return round(state["epoch"]) >= epochs or epochs_since_best(state["log_history"]) >= patience
 
 
 def load_best(network: nn.Module, checkpoint: Path) -> None:
