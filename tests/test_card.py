@@ -27,7 +27,7 @@ from wavfusion.transcripts import Segment
 pytest_plugins = ("corpus_fixture",)
 
 RATE = media.SAMPLE_RATE
-CARD = Card("first", "table (generated), 24 utterances of 2 speakers", True, 0.25, "8 utterances of part test", 0.5,
+CARD = Card("first", "table look-alike (generated), 24 utterances of 2 speakers", True, 0.25, "8 utterances of part test", 0.5,
             [0.25, 0.75], ["model first: trained on generated voices"])  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def test_a_published_model_keeps_what_it_was_trained_on(trained: Path, tmp_path:
 def test_the_card_has_uar_chance_and_both_warnings(run: Path) -> None:
     found = make_card(read_run(run))
     assert str(found) == (
-        "model run: trained on iemocap (generated), 24 utterances of 2 speakers; "
+        "model run: trained on iemocap look-alike (generated), 24 utterances of 2 speakers; "
         "UAR 10.9% [8.0, 14.1] on 16 utterances of part test, chance 12.5%"
     )
     assert found.warnings == [
@@ -139,7 +139,7 @@ def test_json_and_csv_name_the_model_in_every_row(run: Path, made: Any) -> None:
     assert row["model"] == asdict(make_card(read_run(run)))
     (cells,) = csv.DictReader(io.StringIO(timeline.to_csv(rows, ["angry"])))
     assert [cells[name] for name in timeline.MODEL_COLUMNS] == [
-        *("run", "iemocap (generated), 24 utterances of 2 speakers", "True", "0.109", "0.08", "0.141", "0.125"),
+        *("run", "iemocap look-alike (generated), 24 utterances of 2 speakers", "True", "0.109", "0.08", "0.141", "0.125"),
     ]
 
 

@@ -532,7 +532,7 @@ def test_a_name_of_a_file_stays_in_its_line_of_the_table(
 ) -> None:
     path = Path(shutil.copy(sound, tmp_path / "new\nline.wav"))
     lines = shell(capfd, trained, path, "--device", "cpu")[1].splitlines()
-    assert len(lines) == 2 and lines[0].endswith("new\\nline.wav")
+    assert len(lines) == 3 and lines[0].endswith("new\\nline.wav") and lines[2].startswith("model all: trained on")
 
 
 def test_a_name_that_is_no_text_comes_back_through_json(
@@ -695,7 +695,7 @@ def test_several_formats_go_into_a_folder_and_are_resumed_together(
         (["--out", "x.xlsx"], "expected a name with the ending of a format, one without for a folder, or --format"),
         (["--out", "x.jsn"], "found '.jsn'; did you mean '.json'?"),
         (["--format", "csv,eaf"], "expected --out with a folder for them, or an --out FILE for each, found none"),
-        (["--format", "csv,xml"], "--format: found 'xml'; valid: table, json"),
+        (["--format", "csv,xml"], "--format: found 'xml'; did you mean 'html'? valid: table, json"),
         (["--out", "a.csv", "--out", "folder"], "expected one folder or only files, found a.csv, folder"),
     ],
 )

@@ -21,7 +21,7 @@ from wavfusion.pages.fill import script, write_page
 from wavfusion.report import plots
 from wavfusion.runs.bundle import Bundle, read_bundle
 from wavfusion.runs.origin import corpus_of, without_absolute_paths
-from wavfusion.runs.results import read_explained, read_history
+from wavfusion.runs.results import chance_of, majority_of, near_chance, read_explained, read_history
 from wavfusion.study import tables
 from wavfusion.training.checkpoints import BEST_BY
 
@@ -143,6 +143,7 @@ def _template_values(run: RunContents) -> dict[str, Any]:
         "described": describe_protocol(protocol),
         "warnings": _warnings(run),
         "classes": run.classes,
+        "guess": dict(zip(("emotion", "accuracy", "uar"), (*majority_of(stated), chance_of(stated)), strict=True)),
         "worst": min(supported, key=lambda name: figures["per_class"][name]["f1"]),
         "groups": {name: len(set(run.column(name)) - {""}) for name in ("dialogue", "speaker")},
         "emotion_intervals": _emotion_intervals(run),
@@ -180,6 +181,10 @@ def _warnings(run: RunContents) -> list[tuple[str, str]]:
         found.append(("CONTAMINATED", f"the {encoder} was trained on the corpus that it is tested on."))
     if figures["part"] != "test":
         found.append(("NOT TESTED", f"these are figures of the {figures['part']} part, which chose the epoch."))
+    if run.corpus_name == "generated":
+        found.append(("GENERATED", "the voices and faces are synthetic; the labels of real people mean nothing."))
+    if doubt := near_chance(figures):
+        found.append(("NEAR CHANCE", f"{doubt}."))
     return found
 
 

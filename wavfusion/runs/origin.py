@@ -63,7 +63,7 @@ class TrainedOn:
 
     def __str__(self) -> str:
         """Describe it in a few words: `iemocap (recorded), 4290 utterances of 8 speakers`."""
-        kind = {None: "", True: " (generated)", False: " (recorded)"}[self.generated]
+        kind = {None: "", True: " look-alike (generated)", False: " (recorded)"}[self.generated]
         counts = "" if self.utterances is None else f", {self.utterances} utterances"
         people = f" of {self.speakers} speakers" if counts and self.speakers else ""
         return f"{self.corpus or 'an unknown corpus'}{kind}{counts}{people}"
