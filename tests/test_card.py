@@ -27,8 +27,8 @@ from wavfusion.transcripts import Segment
 pytest_plugins = ("corpus_fixture",)
 
 RATE = media.SAMPLE_RATE
-CARD = Card("first", "table look-alike (generated), 24 utterances of 2 speakers", True, 0.25, "8 utterances of part test", 0.5,
-            [0.25, 0.75], ["model first: trained on generated voices"])  # fmt: skip
+CARD = Card("first", "table look-alike (generated)", True, 0.25, "8 utterances of part test", 0.5, [0.25, 0.75],
+            ["model first: trained on generated voices"])  # fmt: skip
 
 
 def shell(capfd: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, str]:
@@ -139,7 +139,15 @@ def test_json_and_csv_name_the_model_in_every_row(run: Path, made: Any) -> None:
     assert row["model"] == asdict(make_card(read_run(run)))
     (cells,) = csv.DictReader(io.StringIO(timeline.to_csv(rows, ["angry"])))
     assert [cells[name] for name in timeline.MODEL_COLUMNS] == [
-        *("run", "iemocap look-alike (generated), 24 utterances of 2 speakers", "True", "0.109", "0.08", "0.141", "0.125"),
+        *(
+            "run",
+            "iemocap look-alike (generated), 24 utterances of 2 speakers",
+            "True",
+            "0.109",
+            "0.08",
+            "0.141",
+            "0.125",
+        ),
     ]
 
 
