@@ -368,7 +368,7 @@ def test_what_training_lacks_is_said(made: Any, short: Any, tmp_path: Path, capl
     data = replace(made.data, utterances=rows, protocol=replace(made.data.protocol, parts=parts))
     train.train(short(train__epochs=1), data, tmp_path / "run")
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"][:4] == [
-        "no training utterance is angry or happy or neutral: the model cannot learn it",
+        "no training utterance is happy or neutral or angry: the model cannot learn it",
         "all training utterances are sad: expected two emotions or more to learn from",
         "the part that chooses the epoch has no utterance that is sad",
         "no training utterance has video",
@@ -411,7 +411,7 @@ def test_a_finished_training_goes_on_with_more_epochs(again: Path, made: Any, sh
     after = history(again)
     assert [row["epoch"] for row in after] == ["1.0", "2.0", "3.0", "4.0", "5.0", "6.0", "7.0"]
     assert after[:5] == before and "epochs: 7" in (again / "experiment.yaml").read_text()
-    with pytest.raises(ConfigError, match=r"expected train\.epochs of 7, as it was started, or more, found 5"):
+    with pytest.raises(ConfigError, match=r"expected train\.epochs 7 as it was started, or more, found 5"):
         train.train(short(model__modality_dropout=0.2, model__time_mask=0.05), made.data, again, resume=True)
 
 

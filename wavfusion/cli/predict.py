@@ -118,8 +118,8 @@ def predict(
     elif found:
         warnings = [line for each in found for line in each.warnings] + missing.messages
         rows = [row for each in found for row in each.rows]
-        for kind, place in zip(kinds, outs or [None], strict=True):
-            _write_together(rows, warnings, place, partial(timeline.write_predictions, kind, classes=trained.classes))
+        for kind, place in zip(kinds, [*outs] or [None], strict=True):
+            _write_together(rows, warnings, kind, place, trained.classes)
     return list_failures(bad, bool(found) or any(each.out is not None and each.out.exists() for each in planned))
 
 
@@ -149,7 +149,7 @@ def _output(
         found = ", ".join(map(str, outs)) or "none"
         raise ConfigError(f"{given}: expected --out with a folder for them, or an --out FILE for each, found {found}")
     kinds = [*formats] * max(1, len(outs)) if formats else [_ended(out) for out in outs] or ["table"]
-    for kind, out in zip(kinds, outs or [None], strict=True):
+    for kind, out in zip(kinds, [*outs] or [None], strict=True):
         if kind in timeline.SINGLE and count > 1:
             raise ConfigError(
                 f"--format {kind}: expected one FILE, which it describes, or --out with a folder for {count} of them, "
@@ -183,18 +183,18 @@ def _write_beside(
 
 
 def _write_together(
-    rows: "list[Prediction]", warnings: list[str], out: Path | None, write: Callable[..., bytes]
+    rows: "list[Prediction]", warnings: list[str], kind: str, out: Path | None, classes: Sequence[str]
 ) -> None:
     """Write all predictions into one file, or to stdout; to a terminal in its width and colours."""
     from wavfusion.prediction import timeline
 
     if out:
-        write_file(out, write(rows, folder=out.parent, warnings=warnings))
-    elif write.args == ("table",) and sys.stdout.isatty():
+        write_file(out, timeline.write_predictions(kind, rows, classes, out.parent, warnings))
+    elif kind == "table" and sys.stdout.isatty():
         width, colour = shutil.get_terminal_size().columns, "NO_COLOR" not in os.environ
         print_text(timeline.to_table(rows, width, colour).rstrip("\n"))
     else:
-        content = write(rows, folder=Path(), warnings=warnings)
+        content = timeline.write_predictions(kind, rows, classes, Path(), warnings)
         print_text(content.decode("utf-8", "surrogateescape").rstrip("\n"))
 
 

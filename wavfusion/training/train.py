@@ -192,12 +192,9 @@ def _require_place(out: Path, experiment: Experiment, data: Data, resume: bool, 
     if changed := [line for key, line in _changes(old, new) if key not in EXTENDED]:
         found = ", ".join(changed)
         raise ConfigError(f"--resume {out}: expected the experiment that it was started with, found {found}")
-    before = old.get("train", {}).get("epochs", 0)
-    if experiment.train.epochs < before:
-        found = experiment.train.epochs
-        raise ConfigError(
-            f"--resume {out}: expected train.epochs of {before}, as it was started, or more, found {found}"
-        )
+    before, epochs = old["train"].get("epochs"), experiment.train.epochs
+    if not isinstance(before, int) or epochs < before:
+        raise ConfigError(f"--resume {out}: expected train.epochs {before} as it was started, or more, found {epochs}")
     if protocol_hash_of(out) not in (None, data.protocol.hash):
         raise ConfigError(f"--resume {out}: expected the protocol that it was started with, found another")
     started_by, now = num_processes_of(out), num_processes()
@@ -271,7 +268,9 @@ def _write(trained: Run, network: nn.Module, sets: Mapping[str, Features], encod
     write_model(replace(trained, temperature=temperature, familiarity=known), encoders)
 
 
-def _class_weights(prior: Sequence[float], classes: Sequence[str], chosen: Mapping[str, float] | None) -> Tensor:
+def _class_weights(
+    prior: Sequence[float], classes: Sequence[str] = (), chosen: Mapping[str, float] | None = None
+) -> Tensor:
     """Weigh emotions by those chosen, 1 if not named, or by inverse frequency, with mean 1 over the training part."""
     for name in chosen or {}:
         if name not in classes:
