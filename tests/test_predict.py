@@ -36,7 +36,7 @@ pytest_plugins = ("corpus_fixture",)
 CLASSES = ["happy", "sad", "neutral", "angry"]
 FIELDS = [
     *("file", "start", "end", "speaker", "text", "emotion", "probability", "probabilities", "modalities"),
-    *("contribution", "text_share"),
+    *("contribution", "text_share", "warnings", "model"),
 ]
 
 
@@ -569,7 +569,7 @@ def test_a_name_of_a_file_stays_in_its_line_of_the_table(
 ) -> None:
     path = Path(shutil.copy(sound, tmp_path / "new\nline.wav"))
     lines = shell(capfd, trained, path, "--device", "cpu")[1].splitlines()
-    assert len(lines) == 2 and lines[0].endswith("new\\nline.wav")
+    assert len(lines) == 3 and lines[0].endswith("new\\nline.wav") and lines[2].startswith("model all: trained on")
 
 
 def test_a_name_that_is_no_text_comes_back_through_json(
@@ -594,9 +594,9 @@ def test_json_has_the_fields_of_the_contract(trained: Path, clip: Path, capfd: p
 
 def test_csv_has_the_fields_of_the_contract(trained: Path, clip: Path, capfd: pytest.CaptureFixture[str]) -> None:
     _, out, _ = shell(capfd, trained, clip, "--format", "csv", "--transcript", "stop", "--device", "cpu")
-    simple = [name for name in FIELDS if name not in ("probabilities", "contribution")]
+    simple = [name for name in FIELDS if name not in ("probabilities", "contribution", "warnings", "model")]
     wide = [*(f"p_{name}" for name in CLASSES), *(f"contribution_{name}" for name in ("audio", "text", "video"))]
-    assert next(csv.reader(io.StringIO(out))) == [*simple, *wide]
+    assert next(csv.reader(io.StringIO(out))) == [*simple, *wide, "warnings", *timeline.MODEL_COLUMNS]
 
 
 def test_csv_holds_the_numbers_of_json(trained: Path, clip: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -703,3 +703,60 @@ def test_a_bad_file_is_named_once(trained: Path, tmp_path: Path, capfd: pytest.C
     path.write_bytes(b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x80>\0\0\0}\0\0\2\0\x10\0data\0\0\0\0")
     _, _, err = shell(capfd, trained, path, "--device", "cpu")
     assert err == [f"wavfusion: expected decodable audio in {str(path)!r}, found a track without packets"]
+
+
+# ------------------------------------------------------------------ several formats
+
+
+@pytest.mark.parametrize("form", ["repeated", "braces"])
+def test_several_formats_are_written_in_one_run(
+    trained: Path, clip: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], form: str
+) -> None:
+    """A shell expands `--out talk.{csv,eaf,html}`: two of the names became recordings that did not exist."""
+    places = [tmp_path / f"talk.{ending}" for ending in ("csv", "eaf", "HTML")]
+    words = [word for place in places for word in ("--out", place)] if form == "repeated" else ["--out", *places]
+    assert shell(capfd, trained, clip, *words, "--device", "cpu")[0] == 0
+    table, document, page = (place.read_text() for place in places)
+    assert (table[:10], document[:5], page[:15]) == ("file,start", "<?xml", "<!doctype html>")
+    (row,) = csv.DictReader(io.StringIO(table))
+    assert row["contribution_audio"] and row["emotion"] in document
+
+
+def test_several_formats_go_into_a_folder_and_are_resumed_together(
+    trained: Path, clip: Path, sound: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = [clip, sound, "--format", "csv,srt", "--out", tmp_path / "all", "--device", "cpu"]
+    assert shell(capfd, trained, *words)[0] == 0
+    names = sorted(each.name for each in (tmp_path / "all").iterdir())
+    assert names == ["predict.json", "test00.mp4.csv", "test00.mp4.srt", "test05.wav.csv", "test05.wav.srt"]
+    (tmp_path / "all" / "test05.wav.csv").unlink()  # written last: without it the recording is not done
+    assert shell(capfd, trained, *words)[0] == 0
+    assert (tmp_path / "all" / "test05.wav.csv").read_text().startswith("file,start")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--out", "x.xlsx"], "expected a name with the ending of a format, one without for a folder, or --format"),
+        (["--out", "x.jsn"], "found '.jsn'; did you mean '.json'?"),
+        (["--format", "csv,eaf"], "expected --out with a folder for them, or an --out FILE for each, found none"),
+        (["--format", "csv,xml"], "--format: found 'xml'; did you mean 'html'? valid: table, json"),
+        (["--out", "a.csv", "--out", "folder"], "expected one folder or only files, found a.csv, folder"),
+    ],
+)
+def test_results_of_no_known_form_are_refused_in_one_line(
+    trained: Path, clip: Path, capfd: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    """`--out x.xlsx` wrote a text table under that name, with status 0."""
+    status, _, err = shell(capfd, trained, clip, *words, "--device", "cpu")
+    assert (status, len(err)) == (2, 1) and message in err[0]
+
+
+def test_a_transcript_among_the_recordings_is_not_taken_for_a_result(
+    trained: Path, clip: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "talk.srt").write_text("mine")
+    words = [tmp_path / "talk.srt", "--out", tmp_path / "talk.csv", "--force"]
+    status, _, err = shell(capfd, trained, clip, *words)
+    assert status == 2 and "a result is named by an --out of its own" in err[0]
+    assert (tmp_path / "talk.srt").read_text() == "mine"

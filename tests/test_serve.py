@@ -28,6 +28,7 @@ from wavfusion import media, transcripts
 from wavfusion.cli.app import main
 from wavfusion.prediction import timeline
 from wavfusion.prediction.recognizer import EmotionRecognizer, Prediction
+from wavfusion.runs.card import Card
 from wavfusion.serve import app, uploads
 from wavfusion.serve import jobs as jobs_module
 from wavfusion.serve.app import Guard
@@ -116,7 +117,9 @@ def test_speakers_are_told_apart(server: Server, endless: Path) -> None:
 def test_every_format_is_what_the_shell_writes(server: Server, clip: Path, kind: str) -> None:
     job = server.add(file=clip, transcript="well")
     assert server.wait(job)["state"] == "done"
-    rows = [Prediction(**row) for row in server.ask("GET", f"/jobs/{job}/result").json]
+    rows = [
+        Prediction(**{**row, "model": Card(**row["model"])}) for row in server.ask("GET", f"/jobs/{job}/result").json
+    ]
     answer = server.ask("GET", f"/jobs/{job}/result?format={kind}&min_probability=1")
     warned = server.ask("GET", f"/jobs/{job}").json["warnings"]
     wanted = timeline.write_predictions(kind, timeline.abstained(rows, 1.0), list(rows[0].probabilities), None, warned)
@@ -341,6 +344,25 @@ def test_a_recording_that_is_too_long_or_too_large_gets_one_line(server: Server,
 def test_another_request_gets_one_line(server: Server, method: str, path: str, status: int) -> None:
     answer = server.ask(method, path)
     assert answer.status == status and answer.error
+
+
+def test_an_unknown_format_gets_the_nearest(server: Server) -> None:
+    answer = server.ask("GET", "/jobs/none/result?format=jsn")
+    assert answer.status == 422 and answer.error.startswith("format: found 'jsn'; did you mean 'json'? valid: table,")
+
+
+def test_the_model_and_its_warnings_stand_in_every_answer(server: Server, clip: Path) -> None:
+    """A generated model's labels came over HTTP without a word about it, on the page and for programs."""
+    about = server.ask("GET", "/health").json["model"]
+    assert (about["name"], about["generated"], about["chance"]) == ("all", False, 0.25)
+    job = server.add(file=clip)
+    found = server.wait(job)
+    assert found["model"] == about and found["warnings"][: len(about["warnings"])] == about["warnings"]
+    (row,) = server.ask("GET", f"/jobs/{job}/result").json
+    assert row["model"] == about
+    line = str(Card(**about))
+    part = server.ask("GET", f"/jobs/{job}/timeline").body.decode()
+    assert line in server.ask("GET", "/").body.decode() and line in part
 
 
 def test_the_result_of_what_failed_or_waits_says_so(server: Server, endless: Path) -> None:

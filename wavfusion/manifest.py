@@ -34,6 +34,7 @@ SPLIT_NAMES = {each: each for each in SPLITS} | {
     **dict.fromkeys(("testing",), "test"),
 }
 CHANNELS = ("mix", "left", "right", "centre")
+GENERATED = "world.json"  # in every tree of `lookalike`, and in no other
 
 Channel = Literal["mix", "left", "right", "centre"]
 T = TypeVar("T")
@@ -139,6 +140,7 @@ class Corpus:
         labels: name of the label set, None where the corpus has only one.
         classes: the emotions in class order.
         modalities: those that a table has a column of; of published corpora, which may be fetched in part, none.
+        generated: its media were generated, by `lookalike`; None in a file that does not say so.
     """
 
     corpus: NonEmpty
@@ -147,6 +149,7 @@ class Corpus:
     classes: Annotated[list[str], Constraint("a list of distinct emotions", _is_distinct)]
     version: NonEmpty
     modalities: Annotated[list[str], _MODALITIES] = field(default_factory=list)
+    generated: bool | None = None
 
 
 class Exclusion(NamedTuple):
@@ -278,6 +281,11 @@ def write(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> None
             yield json.dumps(row, ensure_ascii=False, allow_nan=False)
 
     write_lines(Path(path), rows())
+
+
+def is_generated(root: Path) -> bool:
+    """Tell whether a folder, or one in it, is a tree of `lookalike`."""
+    return any((root / GENERATED).is_file() for root in (root, *(each for each in root.glob("*") if each.is_dir())))
 
 
 def read_corpus(manifest_path: str | os.PathLike[str]) -> Corpus:

@@ -75,6 +75,8 @@ def evaluate(
         results.write_explained(explained, {"split": split, "protocol": run.protocol, **found})
     for emotion, number in part.unknown.items():
         log.warning("%d rows left out: the model does not know %r", number, emotion)
+    if doubt := results.near_chance(result):
+        log.warning("%s", doubt)
     show(result, figures_to_text(result, out), json)
     return DONE
 

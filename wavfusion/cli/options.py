@@ -69,6 +69,12 @@ def one_of(*choices: str) -> Callable[[str], str]:
     return read
 
 
+def some_of(*choices: str) -> Callable[[str], tuple[str, ...]]:
+    """Make a reader of some of several words, with commas between."""
+    read = one_of(*choices)
+    return lambda text: tuple(dict.fromkeys(read(each.strip()) for each in text.split(",")))
+
+
 def count(low: int, high: int | None = None) -> Callable[[str], int]:
     """Make a reader of whole numbers within a range."""
 
@@ -80,6 +86,16 @@ def count(low: int, high: int | None = None) -> Callable[[str], int]:
         return number
 
     return read
+
+
+def folds(text: str) -> tuple[int, ...]:
+    """Read the number of a fold, or several with commas; none stands for `all`."""
+    if text == "all":
+        return ()
+    try:
+        return tuple(dict.fromkeys(map(count(1), text.split(","))))
+    except typer.BadParameter as error:
+        raise typer.BadParameter(f"{error}; or all") from None
 
 
 def fraction(text: str) -> float:

@@ -9,6 +9,7 @@ from wavfusion.cli import options as opt
 from wavfusion.cli.output import DONE, PARTLY, show
 from wavfusion.errors import ConfigError, counted
 from wavfusion.files import require_free
+from wavfusion.manifest import GENERATED
 
 if TYPE_CHECKING:
     from wavfusion.corpora.scan import MediaFacts
@@ -127,7 +128,7 @@ def lookalike(
 
     if clips and parts:
         raise ConfigError("lookalike: --parts: not allowed with argument --clips")
-    require_free([out / "world.json"], force)
+    require_free([out / GENERATED], force)
     chosen: dict[str, Any] = opt.supplied(clips=clips, speakers=speakers, priors=priors, parts=parts, seed=seed)
     world = make_lookalike(corpus, out, null=null, micro=micro, force=force, faults=faults, **chosen)  # type: ignore[arg-type]
     sizes = [f"{part} {number} clips of {world['speakers'][part]} speakers" for part, number in world["clips"].items()]

@@ -21,7 +21,7 @@ def train(
     out: Annotated[Path, opt.option("folder of the trained model", "RUN", opt.path)],
     protocol: opt.ProtocolName = None,
     where: opt.Where = None,
-    fold: Annotated[int | None, opt.option("which fold of the protocol (default 1)", "K", opt.count(1))] = None,
+    fold: Annotated[Any, opt.option("of the protocol (default 1); several: RUN/foldK each", "K|all", opt.folds)] = (1,),
     preset: Preset = None,
     settings: opt.Settings = None,
     select_on_test: SelectOnTest = False,
@@ -41,12 +41,16 @@ def train(
     seeds = {"seed": str(seed)} if seed is not None else {}
     setting = experiment.read_experiment(config, _overrides(settings, preset, plain) | seeds)
     from wavfusion.evaluation.inference import pick_device
-    from wavfusion.training import train
+    from wavfusion.training import folds, train
 
     selected_on = "test" if select_on_test else "valid"
-    data = train.read_data(manifest, store, protocol, selected_on=selected_on, where=where, **opt.supplied(fold=fold))
+    data = train.read_data(manifest, store, protocol, fold[0] if fold else 1, selected_on, where)
     require_writable(out)
-    result = train.train(setting, data, out, pick_device(device), resume=resume, force=force)
+    again: dict[str, Any] = {"device": pick_device(device), "resume": resume, "force": force}
+    if len(fold) == 1:
+        result = train.train(setting, data, out, **again)
+    else:
+        result = folds.train_folds(setting, data, out, protocol, fold or None, where, **again)
     if result:  # empty in every process of a distributed training but the first
         show(result, figures_to_text(result, out), json)
 

@@ -27,7 +27,7 @@ from wavfusion.corpora.reading import ReaderInput, Reading, Rows, join_reasons, 
 from wavfusion.corpora.scan import Probe, Scan
 from wavfusion.corpora.table import COLUMNS, read_table
 from wavfusion.errors import ConfigError, CorpusError, counted, nearest
-from wavfusion.manifest import CHANNELS, MODALITIES, Channel, Corpus, Exclusion, Utterance
+from wavfusion.manifest import CHANNELS, MODALITIES, Channel, Corpus, Exclusion, Utterance, is_generated
 from wavfusion.version import __version__
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,13 @@ def prepare(
         raise CorpusError(f"cannot read or write {error.filename or root}: {error.strerror}") from error
     reading = replace(reading, stripped=join_reasons(reading.stripped))
     facts = Corpus(
-        corpus, str(folder.absolute()), reading.labels, reading.classes, __version__, list(reading.modalities)
+        corpus=corpus,
+        root=str(folder.absolute()),
+        labels=reading.labels,
+        classes=reading.classes,
+        version=__version__,
+        modalities=list(reading.modalities),
+        generated=is_generated(folder),
     )
     return Prepared(**vars(reading), corpus=facts, table=root if root.is_file() else None)
 

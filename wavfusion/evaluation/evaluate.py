@@ -227,6 +227,7 @@ def evaluate(
 ) -> tuple[dict[str, Any], Utterances]:
     """Score a RUN on labelled utterances; by default on every subset of its modalities, the last as the headline.
 
+    `answered_by_prior` counts the utterances without any of the modalities, which get the shares of the training part.
     Where all subsets are scored, the metrics hold the mean contribution of each modality by predicted emotion.
     `renamed` is that of an `EmotionMap`, by which `choose_part` has renamed the labels.
 
@@ -241,6 +242,7 @@ def evaluate(
     every = [replace(each, probabilities=mapping.sums(each.probabilities)) for each in own]
     by_set = {
         "+".join(names): _score(predicted.probabilities, utterances, classes)
+        | {"answered_by_prior": sum(not present for present in predicted.modalities)}
         for names, predicted in zip(sets, every, strict=True)
     }
     chosen, predicted = sets[-1], every[-1]

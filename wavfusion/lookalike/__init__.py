@@ -1,7 +1,7 @@
 """The look-alike corpus: a generated corpus whose Bayes-optimal accuracies are known.
 
 Given its size and a seed, gives media and annotations in the raw layouts of IEMOCAP and MELD, so that whatever reads
-those can be tested without them. May import `corpora`, `media`, `processes`, `files` and `errors`.
+those can be tested without them. May import `corpora`, `manifest`, `media`, `processes`, `files` and `errors`.
 """
 
 import json
@@ -31,6 +31,7 @@ from wavfusion.lookalike.world import (
     bayes_accuracy,
     bayes_accuracy_on,
 )
+from wavfusion.manifest import GENERATED
 from wavfusion.processes.pool import require_result, spread
 
 CLIPS, SPEAKERS = 1100, 30
@@ -98,7 +99,7 @@ def make_lookalike(
     if faults:
         insert_faults(dialogues, out)
     summary = _describe(world, dialogues) | {"clips": sizes, "speakers": people, "seed": seed}
-    write_json(out / "world.json", summary)  # last: a tree without it is incomplete
+    write_json(out / GENERATED, summary)  # last: a tree without it is incomplete
     return summary
 
 
@@ -140,7 +141,7 @@ def _people(corpus: Corpus, speakers: int) -> dict[str, int]:
 def _make_room(out: Path, force: bool) -> None:
     """Refuse a folder with files; with `force` first remove what `make_lookalike` writes, and nothing else."""
     if force:
-        for name in ("world.json", "truth.jsonl", "split.csv", "faults.json", *TABLES.values()):
+        for name in (GENERATED, "truth.jsonl", "split.csv", "faults.json", *TABLES.values()):
             (out / name).unlink(missing_ok=True)
         for path in [*out.glob("Session[1-9]*"), *(out / name for name in FOLDERS.values())]:
             shutil.rmtree(path, ignore_errors=True)

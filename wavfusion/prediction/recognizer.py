@@ -2,9 +2,10 @@
 
 import logging
 import math
+import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,8 +32,10 @@ from wavfusion.prediction.windows import (
     cut_windows,
     open_source,
 )
+from wavfusion.runs.card import Card, make_card
 from wavfusion.runs.folder import Run
 from wavfusion.speech.language import language_of
+from wavfusion.speech.loudness import Loudness
 from wavfusion.speech.recognition import SpeechRecognizer
 from wavfusion.speech.segmentation import (
     Speakers,
@@ -68,6 +71,8 @@ class Prediction:
         contribution: exact Shapley values, in nats, of the modalities that were present: they add up to the logarithm
             of `probability` over the emotion's share in training (docs/howto/explain.md).
         text_share: mean gate value (text weight, against video); None unless both were used.
+        warnings: what is unusual in this utterance: audio quality, out of distribution.
+        model: the model in brief, with what its answers are worth.
     """
 
     file: str
@@ -81,6 +86,8 @@ class Prediction:
     modalities: list[str]
     contribution: dict[str, float] | None = None
     text_share: float | None = None
+    warnings: list[str] = field(default_factory=list)
+    model: Card | None = None
 
 
 class Predictions(list[Prediction]):
@@ -113,6 +120,7 @@ class EmotionRecognizer:
         recogniser: SpeechRecognizer | None = None,
     ) -> None:
         self.trained, self.device, self.fast, self.recogniser = trained, device, fast, recogniser
+        self.card = make_card(trained)
         self.model = trained.model.to(device) if model is None else model
         self.encoders = encoders.to(device).quick() if fast else encoders.to(device)
         self._encoder = WindowEncoder(self.encoders, trained.model.config, precision, fast)
@@ -156,7 +164,10 @@ class EmotionRecognizer:
         trained = find_run(name)
         model = open_exported(trained) if runtime == "onnx" else None
         recogniser = None if asr is None else SpeechRecognizer(asr, device)
-        return cls(trained, trained.encoders(), device, model, precision, fast, recogniser)
+        recognizer = cls(trained, trained.encoders(), device, model, precision, fast, recogniser)
+        if multiprocessing.parent_process() is None:  # else each of several processes would repeat it
+            recognizer.card.warn()
+        return recognizer
 
     @property
     def classes(self) -> list[str]:
@@ -219,9 +230,8 @@ class EmotionRecognizer:
             by_set = classifier.utterances()
             found = by_set[-1]
             shares = explain.contributions(sets, by_set, self.trained.prior) if contributions else None
-            predictions += self._rows(opened.file, group.segments, found, shares)
-            if found.vectors is not None:
-                self.measure_distances(opened, found.vectors[[bool(names) for names in found.modalities]])
+            warnings = self._warnings(opened, group, found)
+            predictions += self._rows(opened.file, group.segments, found, shares, warnings)
             progress(group.segments[-1].end)
         return Predictions(predictions, self.report(opened, [each.text for each in predictions]))
 
@@ -267,7 +277,12 @@ class EmotionRecognizer:
         return found, language
 
     def _rows(
-        self, file: str, segments: Sequence[Segment], found: Utterances, contributions: list[dict[str, float]] | None
+        self,
+        file: str,
+        segments: Sequence[Segment],
+        found: Utterances,
+        contributions: list[dict[str, float]] | None,
+        warnings: Sequence[list[str]],
     ) -> list[Prediction]:
         """Join segments with their probabilities; those that have none of the model's modalities are left out."""
         rows = []
@@ -288,14 +303,34 @@ class EmotionRecognizer:
                 modalities=modalities,
                 contribution=contributions[i] if contributions else None,
                 text_share=found.text_share[i],
+                warnings=warnings[i],
+                model=self.card,
             )
             rows.append(row)
         return rows
 
-    def measure_distances(self, source: RecordingSource, vectors: np.ndarray) -> None:
-        """Record how far the vectors of some utterances lie from the training data."""
-        if self.trained.familiarity is not None:
-            source.distances.extend(self.trained.familiarity.distances(vectors).tolist())
+    def _warnings(self, source: RecordingSource, group: UtteranceGroup, found: Utterances) -> list[list[str]]:
+        """Tell what is unusual in each utterance of a group, and record its distance from the training data."""
+        stretches: list[list[Loudness]] = [[] for _ in group.segments]
+        for window in group.windows:
+            if window.audio is not None and (measured := source.loudness.get((window.audio, window.speaker))):
+                stretches[window.utterance].append(measured)
+        warnings = [list(Loudness.sum(each).complaints()) for each in stretches]
+        used = [i for i, names in enumerate(found.modalities) if names]
+        distances = [] if found.vectors is None else self.measure_distances(source, found.vectors[used])
+        for i, distance in zip(used, distances, strict=False):
+            if self.trained.familiarity is not None and distance > self.trained.familiarity.limit:
+                limit = f"99 % of the validation part lies within {self.trained.familiarity.limit:.1f}"
+                warnings[i].append(f"it is out of distribution: {distance:.1f} from the training data, where {limit}")
+        return warnings
+
+    def measure_distances(self, source: RecordingSource, vectors: np.ndarray) -> list[float]:
+        """Record and return how far the vectors of some utterances lie from the training data; none if not known."""
+        if self.trained.familiarity is None:
+            return []
+        distances: list[float] = self.trained.familiarity.distances(vectors).tolist()
+        source.distances.extend(distances)
+        return distances
 
     def report(self, source: RecordingSource, texts: Sequence[str | None]) -> list[LeftOut]:
         """Warn of what is unusual in a recording, and return what was left out; `texts`: of what was used.
@@ -317,7 +352,7 @@ class EmotionRecognizer:
         if lost := summary(source.length, left_out):
             log.warning("%s: %s", source.file or "array", lost)
         ours = self._complaints(texts, source.distances)
-        for complaint in (*ours, *source.loudness.complaints(), *source.faces.complaints()):
+        for complaint in (*ours, *Loudness.sum(source.loudness.values()).complaints(), *source.faces.complaints()):
             log.warning("%s: %s", source.file or "array", complaint)
         return left_out
 

@@ -16,9 +16,11 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 from wavfusion.manifest import MODALITIES
 from wavfusion.pages.fill import fill_page, script
 from wavfusion.prediction.recognizer import Prediction
+from wavfusion.runs.card import Card
 from wavfusion.transcripts.markup import escape, without_tags
 
 UNSURE = "?"  # written for an abstention
+MODEL_COLUMNS = ("model", "trained_on", "generated", "uar", "uar_low", "uar_high", "chance")
 COLOURS = (33, 34, 32, 31, 35, 36, 95, 96, 94)  # of a terminal, for the emotions in class order
 
 
@@ -37,17 +39,32 @@ def to_csv(predictions: Sequence[Prediction], classes: Sequence[str]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     fields = ["file", "start", "end", "speaker", "text", "emotion", "probability", "modalities", "text_share"]
-    writer.writerow([*fields, *(f"p_{name}" for name in classes), *(f"contribution_{name}" for name in MODALITIES)])
+    columns = [*fields, *(f"p_{name}" for name in classes), *(f"contribution_{name}" for name in MODALITIES)]
+    writer.writerow([*columns, "warnings", *MODEL_COLUMNS])
     for each in predictions:
         words = {name: value and _legal(value) for name, value in (("speaker", each.speaker), ("text", each.text))}
         about = {**vars(each), **words, "modalities": "+".join(each.modalities)}
         contributions = [(each.contribution or {}).get(name) for name in MODALITIES]
-        writer.writerow([*map(about.get, fields), *map(each.probabilities.get, classes), *contributions])
+        model = _model_cells(each.model) if each.model else [None] * len(MODEL_COLUMNS)
+        cells = [*map(about.get, fields), *map(each.probabilities.get, classes), *contributions]
+        writer.writerow([*cells, "; ".join(each.warnings), *model])
     return file.getvalue()
 
 
+def _model_cells(card: Card) -> list[Any]:
+    low, high = card.uar_interval or (None, None)
+    return [card.name, card.trained_on, card.generated, card.uar, low, high, card.chance]
+
+
+def _card(predictions: Sequence[Prediction]) -> Card | None:
+    return next((each.model for each in predictions), None)
+
+
 def to_table(predictions: Sequence[Prediction], width: int | None = None, colour: bool = False) -> str:
-    """Lay predictions out for a terminal of `width` columns, to which lines are cut, below each recording's name."""
+    """Lay predictions out for a terminal of `width` columns, to which they are cut, below each recording's name.
+
+    The last line is about the model.
+    """
     lines = []
     for file, group in groupby(predictions, lambda each: each.file):
         rows = list(group)
@@ -67,6 +84,8 @@ def to_table(predictions: Sequence[Prediction], width: int | None = None, colour
                 tinted = f"\x1b[{COLOURS[number % len(COLOURS)]}m{emotion}\x1b[0m"
                 plain = plain.replace(emotion, tinted, 1)
             lines.append(plain)
+    if card := _card(predictions):
+        lines.append(_line(str(card)))
     return "\n".join(lines) + "\n"
 
 
@@ -87,8 +106,10 @@ def _plain(text: str) -> str:
 
 
 def to_vtt(predictions: Sequence[Prediction]) -> str:
-    """Write WebVTT, with the speaker as its voice and the emotion in a span of the class `emotion`."""
+    """Write WebVTT: the speaker as its voice, the emotion in a span of the class `emotion`, a note about the model."""
     cues = ["WEBVTT\n"]
+    if card := _card(predictions):
+        cues.append(f"NOTE {_lines(_line(str(card)))}")
     for each in predictions:
         voice = f"<v {escape(_line(each.speaker))}>" if each.speaker else ""
         title = f"<c.emotion>{escape(_share(each))}</c>"
@@ -120,6 +141,8 @@ def to_eaf(predictions: Sequence[Prediction]) -> str:
     root.set(schema, "http://www.mpi.nl/tools/elan/EAFv3.0.xsd")
     header = SubElement(root, "HEADER", MEDIA_FILE="", TIME_UNITS="milliseconds")
     SubElement(header, "MEDIA_DESCRIPTOR", MEDIA_URL=_legal(_file(predictions)), MIME_TYPE="unknown")
+    if card := _card(predictions):
+        SubElement(header, "PROPERTY", NAME="model").text = _legal(_line(str(card)))
     slots, count = SubElement(root, "TIME_ORDER"), 0
     for name, rows in _tiers(predictions):
         tier = SubElement(root, "TIER", LINGUISTIC_TYPE_REF="default-lt", TIER_ID=_legal(name))
@@ -159,7 +182,8 @@ def to_html(
         classes=list(classes),
         speakers=list(dict.fromkeys(each.speaker for each in sorted(predictions, key=lambda each: each.start))),
         length=max([each.end for each in predictions], default=0.0),
-        warnings=[each.replace(path, file) for each in warnings],
+        model=(card := _card(predictions)),
+        warnings=dict.fromkeys([*(card.warnings if card else []), *(each.replace(path, file) for each in warnings)]),
         rows=[{**asdict(each), "clock": _short(each.start), "label": each.emotion or UNSURE} for each in predictions],
         seconds={name: sum(each.end - each.start for each in predictions if each.emotion == name) for name in classes},
         **script("timeline.js"),
@@ -178,13 +202,19 @@ Writer = Callable[[Sequence[Prediction]], str]
 SUBTITLES: dict[str, Writer] = {"srt": to_srt, "vtt": to_vtt, "textgrid": to_textgrid, "eaf": to_eaf}
 Format = Literal["table", "json", "csv", "srt", "vtt", "textgrid", "eaf", "html"]
 FORMATS: tuple[str, ...] = get_args(Format)
-EXPLAINED = ("json", "csv", "html")  # formats that show contributions
+EXPLAINED = frozenset(("json", "csv", "html"))  # formats that show contributions
 SINGLE = (*SUBTITLES, "html")  # formats of one recording
+BARE = ("srt", "textgrid")  # formats that have no place for a note about the model
 
 
 def ending(kind: str) -> str:
     """Return the file name's ending of a format."""
     return {"table": "txt", "textgrid": "TextGrid"}.get(kind, kind)
+
+
+def format_of(path: Path) -> str | None:
+    """Return the format that a file's name ends in."""
+    return next((kind for kind in FORMATS if path.suffix.lower() == f".{ending(kind)}".lower()), None)
 
 
 def write_predictions(

@@ -55,7 +55,8 @@ class RecordingSource:
     damaged: Counter[str] = field(default_factory=Counter)  # by modality, packets that were passed over
     labelled: list[Times] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
-    loudness: Loudness = field(default_factory=Loudness)
+    # Of each stretch that was decoded, with the number of its track or channel.
+    loudness: dict[tuple[Times, int], Loudness] = field(default_factory=dict)
     faces: FaceCoverage = field(default_factory=FaceCoverage)
     distances: list[float] = field(default_factory=list)  # of its utterances from the training data
 
@@ -239,7 +240,8 @@ class RecordingDecoder(ExitStack):
         if len(samples) == 0 and self.source.file:
             raise MediaError(f"{self.source.file!r}: no sample between {start:g} and {end:g} s")
         self.source.damaged["audio"] += bad
-        self.source.loudness.add(samples)
+        self.source.loudness[times, speaker] = loudness = Loudness()
+        loudness.add(samples)
         return samples, times[0] - start
 
     def frames(self, times: Times, seconds: float) -> UInt8[np.ndarray, "Tv H W 3"]:

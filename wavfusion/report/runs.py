@@ -22,7 +22,16 @@ from wavfusion.pages.fill import script, write_page
 from wavfusion.report import plots
 from wavfusion.runs.bundle import MEMBERS, Bundle, read_bundle
 from wavfusion.runs.origin import corpus_of, require_protocol, without_absolute_paths
-from wavfusion.runs.results import METRICS, PREDICTIONS, read_explained, read_history, require_metrics
+from wavfusion.runs.results import (
+    METRICS,
+    PREDICTIONS,
+    chance_of,
+    majority_of,
+    near_chance,
+    read_explained,
+    read_history,
+    require_metrics,
+)
 from wavfusion.study import tables
 from wavfusion.training.checkpoints import BEST_BY
 
@@ -153,6 +162,7 @@ def _template_values(run: RunContents) -> dict[str, Any]:
         "described": describe_protocol(protocol),
         "warnings": _warnings(run),
         "classes": run.classes,
+        "guess": dict(zip(("emotion", "accuracy", "uar"), (*majority_of(stated), chance_of(stated)), strict=True)),
         "worst": min(supported, key=lambda name: figures["per_class"][name]["f1"]),
         "speakers": len(set(run.column("speaker")) - {""}),
         "clusters": run.count_clusters(),
@@ -193,6 +203,10 @@ def _warnings(run: RunContents) -> list[tuple[str, str]]:
         found.append(("CONTAMINATED", f"the {encoder} was trained on the corpus that it is tested on."))
     if figures["part"] != "test":
         found.append(("NOT TESTED", f"these are figures of the {figures['part']} part, which chose the epoch."))
+    if run.corpus_name == "generated":
+        found.append(("GENERATED", "the voices and faces are synthetic; the labels of real people mean nothing."))
+    if doubt := near_chance(figures):
+        found.append(("NEAR CHANCE", f"{doubt}."))
     return found
 
 
@@ -211,7 +225,7 @@ def _paper_row(run: RunContents) -> dict[str, Any] | None:
 def _bayes_accuracies(run: RunContents) -> dict[str, dict[str, float]]:
     """Bayes-optimal accuracies of a generated corpus, by subset."""
     try:
-        return dict(read_json(run.root / "world.json")["bayes"])
+        return dict(read_json(run.root / manifest.GENERATED)["bayes"])
     except (OSError, ValueError, LookupError, TypeError):
         return {}
 

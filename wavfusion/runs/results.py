@@ -227,6 +227,37 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     return validated(dict, read_json(path), path)
 
 
+def chance_of(figures: Mapping[str, Any]) -> float:
+    """Return the UAR of a guess: 1 / number of emotions that were tested, as UAR is the mean recall over these."""
+    return 1 / sum(each["support"] > 0 for each in figures["per_class"].values())
+
+
+def majority_of(figures: Mapping[str, Any]) -> tuple[str, float]:
+    """Return the most frequent emotion of the test part, and the accuracy of an answer that is always that one."""
+    name, most = max(figures["per_class"].items(), key=lambda item: item[1]["support"])
+    return name, most["support"] / figures["n"]
+
+
+def near_chance(figures: Mapping[str, Any]) -> str | None:
+    """Say that the UAR, by its 95 % interval where there is one, may be that of a guess; None where it is above."""
+    chance = chance_of(figures)
+    if (uar_interval(figures) or [figures["uar"]])[0] > chance:
+        return None
+    return f"UAR {describe_uar(figures)} cannot be told from chance, {chance:.1%}"
+
+
+def uar_interval(figures: Mapping[str, Any]) -> list[float] | None:
+    """Return the 95 % interval of the UAR for utterances like those that were tested; None where there is none."""
+    bounds = (figures.get("interval") or {}).get("uar") or {}
+    return [float(end) for end in bounds.get("this_test_set") or []] or None
+
+
+def describe_uar(figures: Mapping[str, Any]) -> str:
+    """Write the UAR with its interval: `45.2% [40.1, 50.3]`."""
+    bounds = uar_interval(figures)
+    return f"{figures['uar']:.1%}" + (f" [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]" if bounds else "")
+
+
 def write_explained(path: Path, explained: Mapping[str, Any]) -> None:
     """Write explain.json (docs/howto/explain.md)."""
     write_json(path, dict(explained))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from wavfusion import media
 from wavfusion.errors import CollectedWarnings, ConfigError, CorpusError, MediaError
 from wavfusion.prediction.recognizer import EmotionRecognizer, Prediction
+from wavfusion.runs.card import Card
 from wavfusion.serve.uploads import Form
 from wavfusion.speech.segmentation import read_count, read_track
 from wavfusion.transcripts.reading import read_transcript
@@ -25,13 +26,14 @@ class Task(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The predictions for a recording with warnings, and the model's classes and modalities; or one line of error."""
+    """The predictions for a recording with warnings, and what the model is; or one line of error."""
 
     classes: Sequence[str] = ()
     modalities: Sequence[str] = ()
     rows: Sequence[Prediction] = ()
     warnings: Sequence[str] = ()
     error: str | None = None
+    card: Card | None = None
 
 
 def build_labeller(settings: Mapping[str, Any], folder: Path, progress: Any) -> Callable[[Task | None], Answer]:
@@ -46,7 +48,7 @@ def build_labeller(settings: Mapping[str, Any], folder: Path, progress: Any) -> 
         failed = Answer(error=str(error))
         return lambda task: failed
     os.chdir(folder)
-    about = Answer(recognizer.classes, recognizer.modalities)
+    about = Answer(recognizer.classes, recognizer.modalities, card=recognizer.card)
     return lambda task: about if task is None else _label(recognizer, task, progress)
 
 
