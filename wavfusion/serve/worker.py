@@ -70,8 +70,15 @@ def _label(recognizer: EmotionRecognizer, task: Task, progress: Any) -> Answer:
             def note(seconds: float) -> None:
                 progress.value = min(1.0, seconds / length) if length else 0.0
 
-            options = {"speakers": read_count(form.speakers), "track": read_track(form.track), "channel": form.channel}
-            rows = recognizer.predict(file, text, segments=segments, progress=note, **options)
+            rows = recognizer.predict(
+                file,
+                text,
+                segments=segments,
+                speakers=read_count(form.speakers),
+                track=read_track(form.track),
+                channel=form.channel,
+                progress=note,
+            )
             return Answer(recognizer.classes, recognizer.modalities, rows, warned.messages)
     except (ConfigError, CorpusError, MediaError) as error:
         return Answer(error=str(error))

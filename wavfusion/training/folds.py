@@ -29,8 +29,9 @@ def train_folds(
 ) -> dict[str, Any]:
     """Train a model of each fold into `out/foldK`, and score all test utterances together into `out`.
 
-    `data` is that of any fold, `protocol` a name or a split file (None: the corpus's own), and `folds` are numbers from
-    1 (None: all). `where` is what `data` was read with. The others are those of `train`, for each fold; with `resume` folds that are done stay.
+    `data` is that of any fold, `protocol` a name or a split file (None: the corpus's own), `folds` are numbers from 1
+    (None: all), and `where` is what `data` was read with. The others are those of `train`, for each fold; with `resume`
+    folds that are done stay.
 
     Returns:
         The pooled figures, with those of each fold as `folds`; empty in all processes but the first.
