@@ -293,9 +293,9 @@ def test_the_formats_are_saved(opened):
     opened.run("[...document.querySelectorAll('#saving button')].find((b) => b.dataset.file.endsWith('.srt')).click()")
     text, name = opened.run("window.blob.text()"), opened.run("window.clicked.download")
     assert name == "a b#1.wav.srt" and [each.content.splitlines()[0] for each in srt.parse(text)] == [
-        "Ann: sad 88%",
-        "Bo: happy 88%",
-        "Ann: ?",
+        "Ann: <i>[sad 88%]</i>",
+        "Bo: <i>[happy 88%]</i>",
+        "Ann: <i>[?]</i>",
     ]
 
 
