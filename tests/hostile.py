@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import gc
 import json
 import os
 import random
@@ -355,6 +356,7 @@ def main() -> int:
     with sandbox.workspace() as place:
         _load(place)
         kept = sandbox.listing(place, *OWN)
+        gc.freeze()  # what is collected after a fork is copied
         if options.replay is not None:
             results = [run_case(place, failures, options.seed, options.replay, keep=True)]
             sys.stdout.write(f"{results[0].detail}\n")
