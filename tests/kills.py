@@ -13,7 +13,8 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -164,10 +165,12 @@ def settle(leader: int) -> str:
     until = time.monotonic() + SETTLED
     while (left := sandbox.session(leader)) and time.monotonic() < until:
         time.sleep(0.05)
-    names = [Path(f"/proc/{each}/cmdline").read_bytes().replace(b"\0", b" ").decode()[-120:] for each in left]
+    name = ""
     for each in left:
-        os.kill(each, signal.SIGKILL)
-    return f"orphans: {len(names)}: {names[0]}" if names else ""
+        with suppress(OSError):  # it has just ended
+            name = Path(f"/proc/{each}/cmdline").read_bytes().replace(b"\0", b" ").decode()[-120:]
+            os.kill(each, signal.SIGKILL)
+    return f"orphans: {len(left)}: {name}" if left else ""
 
 
 @dataclass(frozen=True)
@@ -200,9 +203,11 @@ def kill_once(place: Path, failures: Path, seed: int, number: int) -> Result:
             for note in notes:
                 note.write_bytes(NOTE)
             command = scenario.command(place, out)
-            if _killed(partial(verb, *command, *scenario.again * earlier), root, name, share):
+            if leader := _kill(partial(verb, *command, *scenario.again * earlier), root, name, share):
                 break
-        problem = settle(TAKES_PID[0]) or _left(out, scenario, reference, earlier)
+        else:
+            return Result(number, name, share, "never killed: it always ended before")
+        problem = settle(leader) or _left(out, scenario, reference, earlier)
         outcome = sandbox.run(partial(verb, *command, *scenario.again), root, 300, 4 << 30)
         problem = problem or _rerun(outcome) or differences(name, reference, out)
         if any(note.read_bytes() != NOTE for note in notes if note.exists()) or not all(map(Path.exists, notes)):
@@ -217,23 +222,18 @@ def kill_once(place: Path, failures: Path, seed: int, number: int) -> Result:
         shutil.rmtree(root, ignore_errors=True)
 
 
-TAKES_PID = [0]
-
-
-def _killed(call: Callable[[], int], root: Path, name: str, share: float) -> bool:
-    """Start a verb and kill it after a share of its time; false where it ended before, which corrects the time."""
+def _kill(call: Callable[[], int], root: Path, name: str, share: float) -> int:
+    """Start a verb and kill it after a share of its time; returns its process, 0 where it ended before."""
     began = time.monotonic()
-    pid = TAKES_PID[0] = sandbox.fork(call, root)
+    leader = sandbox.fork(call, root)
     time.sleep(share * TAKES[name])
-    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    os.kill(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
-    if ended is None and os.WIFSIGNALED(status):
-        TAKES[name] *= 1.02 if share > 0.9 else 1.0
-        return True
-    TAKES[name] = min(TAKES[name], 0.95 * (time.monotonic() - began)) or TAKES[name]
-    settle(pid)
-    return False
+    os.kill(leader, signal.SIGKILL)  # of a process that has ended, too, until it is waited for
+    _, status = os.waitpid(leader, 0)
+    if os.WIFSIGNALED(status):
+        return leader
+    TAKES[name] = min(TAKES[name], 0.95 * (time.monotonic() - began))
+    settle(leader)
+    return 0
 
 
 def _left(out: Path, scenario: Scenario, reference: Path, earlier: bool) -> str:
@@ -283,15 +283,15 @@ def main() -> int:
         prepare(place, [name for name in names if name in chosen])
         work = partial(kill_once, place, options.failures.absolute(), options.seed)
         with ProcessPoolExecutor(options.workers, get_context("fork")) as pool:
-            for each in pool.map(work, numbers):
-                found.append(each)
+            for done in as_completed([pool.submit(work, number) for number in numbers]):
+                found.append(each := done.result())
                 if each.problem:
                     sys.stderr.write(f"{each.number} {each.verb} at {each.share:.2f}: {each.problem}\n{each.detail}\n")
     bad = [each for each in found if each.problem]
     lines = [f"{len(found)} kills, seed {options.seed}, {time.monotonic() - began:.0f} s, {len(bad)} problems"]
     lines += [f"{verb_name:>12} {count}" for verb_name, count in Counter(each.verb for each in found).items()]
-    kinds = Counter((each.verb, each.problem.split(":")[0]) for each in bad)
-    lines += [f"  {count:4} x {verb_name}: {problem}" for (verb_name, problem), count in kinds.most_common()]
+    kinds = Counter(f"{each.verb}: {each.problem.partition(':')[0]}" for each in bad)
+    lines += [f"  {count:4} x {kind}" for kind, count in kinds.most_common()]
     sys.stdout.write("\n".join(lines) + "\n")
     return int(bool(bad))
 
