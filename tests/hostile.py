@@ -277,8 +277,9 @@ def run_case(place: Path, failures: Path, seed: int, number: int, keep: bool = F
     rng, kind = random.Random(f"{seed}/{number}"), KINDS[number % len(KINDS)]
     name = f"{kind}-{seed}-{number}"
     if kind == "http":
-        request, began = make_request(rng, (place / "media/m.wav").read_bytes()), time.monotonic()
-        problem = _exchange(_server(place), request)
+        request, server = make_request(rng, (place / "media/m.wav").read_bytes()), _server(place)
+        began = time.monotonic()
+        problem = _exchange(server, request)
         if problem or keep:
             failures.mkdir(parents=True, exist_ok=True)
             (failures / name).write_bytes(request)

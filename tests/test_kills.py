@@ -10,6 +10,6 @@ import pytest
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_20_killed_verbs_leave_whole_files_and_no_process_and_end_the_same_when_run_again(tmp_path: Path) -> None:
-    program = [sys.executable, Path(__file__).with_name("kills.py"), "--count", "20", "--workers", "1"]
-    found = subprocess.run([*program, "--failures", tmp_path], capture_output=True, text=True)
+    program = [sys.executable, str(Path(__file__).with_name("kills.py")), "--count", "20", "--workers", "1"]
+    found = subprocess.run([*program, "--failures", str(tmp_path)], capture_output=True, text=True)
     assert found.returncode == 0, found.stdout + found.stderr[-3000:]

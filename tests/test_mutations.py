@@ -17,8 +17,8 @@ from wavfusion.errors import CorpusError
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_300_mutated_inputs_end_in_a_result_or_in_one_clear_line(tmp_path: Path) -> None:
-    program = [sys.executable, Path(__file__).with_name("hostile.py"), "--count", "300", "--workers", "1"]
-    found = subprocess.run([*program, "--failures", tmp_path], capture_output=True, text=True)
+    program = [sys.executable, str(Path(__file__).with_name("hostile.py")), "--count", "300", "--workers", "1"]
+    found = subprocess.run([*program, "--failures", str(tmp_path)], capture_output=True, text=True)
     assert found.returncode == 0, found.stdout + found.stderr[-3000:]
 
 
