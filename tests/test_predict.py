@@ -366,7 +366,7 @@ def test_arrays_of_half_precision_and_matrices_are_sounds(recognizer: EmotionRec
     """A `np.matrix` was a segmentation fault, float16 a RuntimeWarning of numpy."""
     tone = (0.3 * np.sin(np.arange(16_000) / 20)).astype(np.float16)
     plain = recognizer.predict(tone.astype(np.float32), sample_rate=16_000)
-    for samples in (tone, np.asmatrix(tone), np.stack([tone, tone])):
+    for samples in (tone, tone[None].view(np.matrix), np.stack([tone, tone])):
         found = recognizer.predict(samples, sample_rate=16_000)
         assert [each.probabilities for each in found] == [each.probabilities for each in plain]
 

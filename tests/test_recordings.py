@@ -179,9 +179,7 @@ def _name(file: str) -> str:
 
 def test_the_rows_of_a_recording_are_chosen_by_its_name(folder: Path) -> None:
     """Turns of another recording in the same RTTM were added."""
-    (folder / "all.rttm").write_text(
-        "SPEAKER one 1 0.5 1 <NA> <NA> A <NA> <NA>\nSPEAKER two 1 2 1 <NA> <NA> B <NA> <NA>\n"
-    )
+    (folder / "all.rttm").write_text("SPEAKER one 1 0.5 1 <NA> <NA> A\nSPEAKER two 1 2 1 <NA> <NA> B\n")
     files = recordings.find_recordings([str(folder / "one.ogg")], [])
     (planned,) = recordings.plan_recordings(files, str(folder / "all.rttm"), None, "csv")
     assert planned.transcript == [Segment(0.5, 1.5, "A")]

@@ -230,28 +230,16 @@ def test_a_wrong_form_gets_one_line(server: Server, clip: Path) -> None:
 
 def test_an_uploaded_transcript_is_read_as_in_the_shell(server: Server, clip: Path) -> None:
     """Tables, other subtitles and what Whisper prints became words, numbers and markup included."""
-    recording = ("file", ("a.mp4", clip.read_bytes()))
-    refused(
-        server,
-        422,
-        "'transcript': expected a file with times, found the ending '.xyz'",
-        ("transcript", ("a.xyz", b"hi")),
-        recording,
-    )
-    refused(
-        server, 422, "expected plain text, found subtitles with times", ("transcript", "0:01 --> 0:02\nhi"), recording
-    )
-    for name, content in (
-        ("a.txt", "[00:00.100 --> 00:00.500]  stop it"),
-        ("a.csv", "start,end,text\n0.1,0.5,stop it\n"),
-    ):
-        (row,) = server.send("/predict", file=clip, transcript=(name, content.encode())).json
+    other, times = ("transcript", ("a.xyz", b"hi")), ("transcript", "0:01 --> 0:02\nhi")
+    refused(server, 422, "'transcript': expected a file with times, found the ending '.xyz'", other, ("file", clip))
+    refused(server, 422, "expected plain text, found subtitles with times", times, ("file", clip))
+    printed, table = b"[00:00.100 --> 00:00.500]  stop it", b"start,end,text\n0.1,0.5,stop it\n"
+    for name, content in (("a.txt", printed), ("a.csv", table)):
+        (row,) = server.send("/predict", file=clip, transcript=(name, content)).json
         assert (row["start"], row["end"], row["text"]) == (0.1, 0.5, "stop it")
     assert server.send("/predict", file=clip, transcript=("a.txt", b"stop it")).json[0]["text"] == "stop it"
-    two = (
-        b"SPEAKER x 1 0 9 <NA> <NA> X <NA> <NA>\nSPEAKER " + clip.stem.encode() + b" 1 0.1 0.4 <NA> <NA> A <NA> <NA>\n"
-    )
-    (row,) = server.send("/predict", file=clip, transcript=("a.rttm", two)).json
+    turns = f"SPEAKER x 1 0 9 <NA> <NA> X\nSPEAKER {clip.stem} 1 0.1 0.4 <NA> <NA> A\n"
+    (row,) = server.send("/predict", file=clip, transcript=("a.rttm", turns.encode())).json
     assert (row["start"], row["end"], row["speaker"]) == (0.1, 0.5, "A")
 
 

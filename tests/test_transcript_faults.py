@@ -255,7 +255,7 @@ PHONES = [(0.5, 0.8, "AY1"), (0.8, 1.1, "EH1"), (1.1, 3, "sp")]
 def test_tiers_of_words_and_phones_are_no_speakers(tmp_path: Path, words: str, phones: str) -> None:
     """They became speakers, and `sil` became text."""
     both = {words: WORDS, phones: PHONES}
-    tier = {"utterance": [(0.0, 0.5, "sil"), (0.5, 1.6, "i am sad"), (1.6, 9, "sp")]}
+    tier = {"utterance": [(0.0, 0.5, "sil"), (0.5, 1.6, "i am sad"), (1.6, 9.0, "sp")]}
     assert found(tmp_path, "a.TextGrid", textgrid(**tier, **both)) == [(0.5, 1.6, None, "i am sad")]
     # Words alone are joined up to a pause of half a second.
     who = "anna" if words.startswith("anna") else None
@@ -265,7 +265,7 @@ def test_tiers_of_words_and_phones_are_no_speakers(tmp_path: Path, words: str, p
 
 
 def test_tiers_of_emotions_beside_others_are_no_words(tmp_path: Path) -> None:
-    tiers = {"emotion": [(0.5, 1.6, "happy")], "Anna": [(0.5, 1.6, "i am sad")], "Bo": [(2, 3, "no")]}
+    tiers = {"emotion": [(0.5, 1.6, "happy")], "Anna": [(0.5, 1.6, "i am sad")], "Bo": [(2.0, 3.0, "no")]}
     assert found(tmp_path, "a.TextGrid", textgrid(**tiers)) == [(0.5, 1.6, "Anna", "i am sad"), (2, 3, "Bo", "no")]
 
 

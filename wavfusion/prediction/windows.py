@@ -167,6 +167,7 @@ def _resampled(samples: np.ndarray, sample_rate: int | None) -> Float32[np.ndarr
     shaped = samples.ndim == 1 or (samples.ndim == 2 and samples.shape[0] <= samples.shape[1])
     if not shaped or not np.issubdtype(samples.dtype, np.floating):
         raise ConfigError(f"expected float samples (N,) or (channels, N), found {samples.dtype} {samples.shape}")
+    samples = samples.astype(np.result_type(samples.dtype, np.float32), copy=False)  # half precision ends at 65,504
     if not (np.abs(samples) <= media.LOUDEST).all():
         raise ConfigError(f"expected samples in [-1, 1], found NaN, infinity or more than {media.LOUDEST:g}")
     mono = samples.mean(0, dtype=np.float32) if samples.ndim == 2 else samples.astype(np.float32)

@@ -208,7 +208,8 @@ def _from_below(
     slots: Mapping[str | None, str | None],
 ) -> dict[str | None, Row]:
     """Return the rows of a tier with the words of the first tier below it that has any."""
-    below, parents, candidates = list(children[name]), dict[str | None, str | None](), []
+    below, parents = list(children[name]), dict[str | None, str | None]()
+    candidates: list[tuple[bool, int, dict[str | None, Row], dict[str | None, list[str]]]] = []
     for tier in below:  # grows meanwhile; a tier is the child of one other, so that this ends
         below += children.get(tier.get("TIER_ID"), []) if tier.get("TIER_ID") != name else []
         referring = list(tier.iter("REF_ANNOTATION"))

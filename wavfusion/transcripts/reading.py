@@ -160,8 +160,8 @@ def _of_recording(rows: list[Row], recording: str) -> list[Row]:
         if len(found) == 1:
             return [row for row in rows if row.recording in (None, *found)]
     few = ", ".join(sorted(filter(None, names))[:3])[:80]
-    found = f"found those of {len(names)} recordings: {few}"
-    raise CorpusError(f"expected segments of a recording with the name of {_last(recording)!r:.80}, {found}")
+    expected = f"expected segments of a recording with the name of {_last(recording)!r:.80}"
+    raise CorpusError(f"{expected}, found those of {len(names)} recordings: {few}")
 
 
 def _last(name: str) -> str:

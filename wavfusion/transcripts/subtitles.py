@@ -117,7 +117,7 @@ def _without_notes(lines: Sequence[str]) -> list[str]:
     return kept
 
 
-def _without_title(lines: Sequence[str], is_numbered: bool) -> Sequence[str]:
+def _without_title(lines: list[str], is_numbered: bool) -> list[str]:
     """Leave out the last line where it is the number or name of the next cue."""
     last = next((i for i in reversed(range(len(lines))) if lines[i].strip()), -1)
     if last < 0:
