@@ -64,7 +64,11 @@ def _label(recognizer: EmotionRecognizer, task: Task, progress: Any) -> Answer:
             def note(seconds: float) -> None:
                 progress.value = min(1.0, seconds / length) if length else 0.0
 
-            options = {"speakers": read_count(form.speakers), "track": read_track(form.track), "channel": form.channel}
+            options: dict[str, Any] = {
+                "speakers": read_count(form.speakers),
+                "track": read_track(form.track),
+                "channel": form.channel,
+            }
             rows = recognizer.predict(file, form.text, segments=segments, progress=note, **options)
             return Answer(recognizer.classes, recognizer.modalities, rows, warned.messages)
     except (ConfigError, CorpusError, MediaError) as error:
