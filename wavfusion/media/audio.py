@@ -84,9 +84,9 @@ def decode_audio(
 
 
 def _mean_of_tracks(path: PathLike, start: Real, end: Real | None, channel: str, sample_rate: int) -> DecodedAudio:
-    numbers = [each.number for each in audio_tracks(path) if each.decodable] or [None]
+    numbers: list[int | None] = [each.number for each in audio_tracks(path) if each.decodable]
     decoded, failure = list[DecodedAudio](), None
-    for number in numbers:
+    for number in numbers or [None]:
         try:
             decoded.append(decode_audio(path, start, end, channel, sample_rate, number))
         except MediaError as error:  # such as a track that is over by then
@@ -96,7 +96,7 @@ def _mean_of_tracks(path: PathLike, start: Real, end: Real | None, channel: str,
     total = np.zeros(max(len(each.samples) for each in decoded), np.float32)
     for each in decoded:
         total[: len(each.samples)] += each.samples
-    return DecodedAudio(total / len(numbers), sum(each.bad_packets for each in decoded))
+    return DecodedAudio(total / max(1, len(numbers)), sum(each.bad_packets for each in decoded))
 
 
 def _decode_stretch(stretch: Stretch, channel: str, sample_rate: int) -> DecodedAudio:

@@ -142,7 +142,7 @@ def _pointer(path: PathLike) -> str | None:
 
 def _choose_tracks(container: Any, track: int | None) -> dict[str, Any]:
     """The stream of each kind that FFmpeg thinks best among those that it can decode; cover art is no video."""
-    tracks = {}
+    tracks = dict[str, Any]()
     for kind in ("audio", "video"):
         best = container.streams.best(kind)
         streams = [s for s in getattr(container.streams, kind) if not s.disposition & Disposition.attached_pic]

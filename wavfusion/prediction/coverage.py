@@ -34,6 +34,7 @@ def account(length: float, labelled: Iterable[Times], left_out: Iterable[LeftOut
 
     Asserts that both together are the whole recording.
     """
+    changes: list[tuple[float, int, str | None]]
     changes = [(min(at, length), sign, None) for span in labelled for at, sign in zip(span, (1, -1), strict=True)]
     changes += [
         (min(at, length), sign, each.reason) for each in left_out for at, sign in ((each.start, 1), (each.end, -1))

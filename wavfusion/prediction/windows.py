@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from numbers import Real
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -104,7 +104,7 @@ def open_source(
     if sample_rate is not None:
         raise ConfigError(f"expected sample_rate= with an array only, found it with {str(source)!r}")
     file = str(source)
-    number: media.Track = "mix" if track == "each" else track
+    number: Any = "mix" if track == "each" else track
     ends = {name: end for name, end in media.probe(file, number)._asdict().items() if end is not None}
     opened = RecordingSource(file, ends, _audios(file, track, channel) if "audio" in ends else ())
     if opened.length > LONGEST:
@@ -126,7 +126,7 @@ def _audios(file: str, track: int | str | None, channel: str | None) -> list[Rec
             "%s: %d audio tracks; %s is used, not %s; choose with --track N, mix or each",
             *(file, len(tracks), _described(default), ", ".join(others)),
         )
-    chosen: media.Track = None if track == "each" else track  # type: ignore[assignment]
+    chosen: Any = None if track == "each" else track
     used = tracks[chosen - 1] if isinstance(chosen, int) else default
     if channel == "each" and used.channels >= 2:
         return [RecordingAudio(file, None, chosen, side, side) for side in SIDES]
