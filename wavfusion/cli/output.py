@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from wavfusion.errors import counted
 from wavfusion.files import write_atomic
 
 DONE, PARTLY, BAD_INPUT = 0, 1, 2
@@ -57,7 +58,9 @@ def figures_to_text(result: dict[str, Any], where: Path) -> str:
     """Lay out what `metrics.json` holds, one line for each subset of modalities."""
     from wavfusion.corpora.protocol import describe_protocol
 
-    lines = [f"{where}: {result['n']} utterances; protocol {printable(describe_protocol(result['protocol']))}"]
+    lines = [
+        f"{where}: {counted(result['n'], 'utterance')}; protocol {printable(describe_protocol(result['protocol']))}"
+    ]
     lines += [
         printable(f"CONTAMINATED: the {name} encoder {result['encoders'][name]['name']} was trained on this corpus")
         for name in result["contaminated"]

@@ -13,7 +13,7 @@ from jaxtyping import Float64
 
 from wavfusion.comparators import baselines as controls
 from wavfusion.corpora.protocol import PROTOCOL_FIELDS, describe_protocol
-from wavfusion.errors import ConfigError
+from wavfusion.errors import ConfigError, counted
 from wavfusion.features.dataset import Features, choose_features, model_config
 from wavfusion.files import write_atomic, write_json
 from wavfusion.metrics import comparison as stats
@@ -239,4 +239,4 @@ def _ours(row: Mapping[str, Any]) -> str:
         spread = "" if found["seed_sd"] is None else f" ± {100 * found['seed_sd']:.2f}"
         figures.append(f"{figure} {100 * found['mean']:.2f}{spread} [{100 * low:.2f}, {100 * high:.2f}]")
     chosen = f"validation weighted_f1 {100 * row['ours']['validation_weighted_f1']:.2f}"
-    return "ours " + "  ".join(figures) + f"  n {row['ours']['n']}, {row['ours']['seeds']} seeds, {chosen}"
+    return "ours " + "  ".join(figures) + f"  n {row['ours']['n']}, {counted(row['ours']['seeds'], 'seed')}, {chosen}"
