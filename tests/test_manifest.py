@@ -99,7 +99,7 @@ def test_a_failed_write_leaves_the_old_manifest_alone(tmp_path):
         ({"id": ""}, "field 'id': expected a non-empty string"),
         ({"index": -1}, "field 'index': expected an integer >= 0"),
         ({"index": True}, "field 'index': expected an integer >= 0"),
-        ({"votes": {"happy": "1"}}, "field 'votes.happy': expected a number, found '1'"),
+        ({"votes": {"happy": "1"}}, "field 'votes.happy': expected a number from 0 to 1, found '1'"),
         ({"dimensions": {"valence": float("nan")}}, "field 'dimensions.valence': expected a finite number, found nan"),
         ({"missing": ["sound"]}, "field 'missing': expected a list of audio, text, video"),
         ({"audio": "a.wav"}, "field 'audio': expected an object"),

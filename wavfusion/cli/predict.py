@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from wavfusion.cli import options as opt
 from wavfusion.cli.output import first_three, list_failures, print_text, printable, write_file
-from wavfusion.errors import CollectedWarnings, ConfigError, nearest
+from wavfusion.errors import CollectedWarnings, ConfigError, counted, nearest
 from wavfusion.files import require_free
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def predict(
     with CollectedWarnings() as missing:
         _warn_of_missing(trained.model.config.modalities, [each.rows for each in found])
     if folder and found:
-        print_text(f"{folder}: results of {len(found)} recordings")
+        print_text(f"{folder}: results of {counted(len(found), 'recording')}")
     elif found:
         warnings = [line for each in found for line in each.warnings] + missing.messages
         rows = [row for each in found for row in each.rows]
@@ -264,7 +264,8 @@ def embed(
     if found := [each for rows in embedded for each in rows]:
         write_file(out, vectors.write_vectors(found, out.suffix))
         frames = sum(len(each.frames) for each in found)
-        print_text(f"{out}: {len(found)} utterances, {frames} frames, {len(found[0].vector)} numbers each")
+        counts = f"{counted(len(found), 'utterance')}, {counted(frames, 'frame')}"
+        print_text(f"{out}: {counts}, {len(found[0].vector)} numbers each")
     return list_failures(bad, bool(found))
 
 

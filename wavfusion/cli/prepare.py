@@ -131,7 +131,8 @@ def lookalike(
     require_free([out / GENERATED], force)
     chosen: dict[str, Any] = opt.supplied(clips=clips, speakers=speakers, priors=priors, parts=parts, seed=seed)
     world = make_lookalike(corpus, out, null=null, micro=micro, force=force, faults=faults, **chosen)  # type: ignore[arg-type]
-    sizes = [f"{part} {number} clips of {world['speakers'][part]} speakers" for part, number in world["clips"].items()]
+    people = {part: counted(number, "speaker") for part, number in world["speakers"].items()}
+    sizes = [f"{part} {counted(number, 'clip')} of {people[part]}" for part, number in world["clips"].items()]
     best = {"majority": world["majority"], **world["bayes"]["speaker_independent"]}
     lines = [f"{out}: {', '.join(sizes)}", "Bayes-optimal accuracy on new speakers:"]
     show(world, "\n".join(lines + [f"{name:>16}  {share:.3f}" for name, share in best.items()]), json)

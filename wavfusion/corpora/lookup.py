@@ -64,13 +64,15 @@ class Lookup:
     @cached_property
     def _files(self) -> tuple[dict[str, list[str]], dict[str, list[str]], dict[str, set[str]]]:
         """Paths by folded path and by that without its ending, and folders by folded name without its ending."""
-        by_path, by_stem, folders = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list), {}
+        by_path: dict[str, list[str]] = defaultdict(list)
+        by_stem: dict[str, list[str]] = defaultdict(list)
+        folders: dict[str, set[str]] = defaultdict(set)
         for path in list_files(self.root, refuse=False):
             key = _folded(path)
             by_path[key].append(path)
             if _ends(path, "audio"):
                 by_stem[_stem(key)].append(path)
-                folders.setdefault(_stem(key).rpartition("/")[2], set()).add(path.rpartition("/")[0] or ".")
+                folders[_stem(key).rpartition("/")[2]].add(path.rpartition("/")[0] or ".")
         return by_path, by_stem, folders
 
 

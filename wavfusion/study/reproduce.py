@@ -13,7 +13,7 @@ from jaxtyping import Float64
 
 from wavfusion.comparators import baselines
 from wavfusion.corpora.protocol import PROTOCOL_FIELDS, describe_protocol
-from wavfusion.errors import ConfigError
+from wavfusion.errors import ConfigError, counted
 from wavfusion.features.dataset import Features, choose_features, model_config
 from wavfusion.files import write_atomic, write_json
 from wavfusion.manifest import Utterance
@@ -242,6 +242,6 @@ def _ours(row: Mapping[str, Any]) -> str:
         spread = "" if found["seed_sd"] is None else f" ± {100 * found['seed_sd']:.2f}"
         figures.append(f"{figure} {100 * found['mean']:.2f}{spread} [{100 * low:.2f}, {100 * high:.2f}]")
     ours, clusters = row["ours"], row["ours"]["clusters"]
-    count = f"n {ours['n']} in {clusters['n']} {clusters['unit']}s, {ours['seeds']} seeds"
+    count = f"n {ours['n']} in {counted(clusters['n'], clusters['unit'])}, {counted(ours['seeds'], 'seed')}"
     chosen = f"validation weighted_f1 {100 * ours['validation_weighted_f1']:.2f}"
     return "ours " + "  ".join(figures) + f"  {count}, {chosen}"

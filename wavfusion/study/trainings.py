@@ -293,7 +293,9 @@ def to_costs(planned: Plan, costs: Mapping[str, float], workers: int) -> str:
     ]
     left = [costs[name] for name, job in planned.jobs.items() if not job.done]
     hours = (sum(left) / workers + STARTUP) / 3600
-    return "\n".join([*lines, f"{len(left)} trainings to do, {workers} at once: at most about {hours:.2f} hours"])
+    return "\n".join(
+        [*lines, f"{counted(len(left), 'training')} to do, {workers} at once: at most about {hours:.2f} hours"]
+    )
 
 
 def _timing_worker(study: Study, device: str) -> Callable[[PlannedTraining], tuple[float, float]]:
