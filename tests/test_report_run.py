@@ -371,6 +371,8 @@ def test_predictions_without_labels_are_refused_by_their_column(tmp_path: Path) 
     ("file", "field", "value"),
     [
         ("metrics.json", "accuracy", "high"),
+        ("metrics.json", "nll", None),
+        ("metrics.json", "interval", {"uar": {"this_test_set": [0.1, 0.2]}}),
         ("metrics.json", "uar", 10**400),
         ("metrics.json", "interval", {"uar": {"this_test_set": [0.1]}}),
         ("metrics.json", "interval", {"uar": {"this_test_set": ["low", "high"]}}),

@@ -113,7 +113,7 @@ class _Environment:
 
 @dataclass(frozen=True)
 class _Protocol:
-    """What is read here of protocol.json."""
+    """What is read of protocol.json."""
 
     hash: str
     counts: dict[str, int]
@@ -125,6 +125,7 @@ class _Protocol:
     selected_on: str = ""
     speakers_disjoint: bool | None = None
     speakers_shared: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
 
 
 def read_origin(folder: Path) -> Origin:

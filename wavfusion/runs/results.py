@@ -165,7 +165,7 @@ class _Figures:
     macro_f1: Share
     uar: Share
     confusion: list[list[Count]]
-    interval: dict[str, _Bounds] | None = None
+    interval: dict[str, _Bounds]
 
 
 @dataclass(frozen=True)
@@ -189,32 +189,35 @@ class _Calibration:
 
 @dataclass(frozen=True)
 class _Metrics(_Figures):
-    """What is read of metrics.json; what a bundle without labels cannot tell is null."""
+    """What is read of the metrics.json of a RUN."""
 
-    classes: list[str] = field(default_factory=list)
-    per_class: dict[str, _OfClass] = field(default_factory=dict)
-    nll: float | None = None
-    ece: Share | None = None
-    modalities: list[str] = field(default_factory=list)
-    part: str = ""
-    encoders: dict[str, _Encoder] = field(default_factory=dict)
-    contaminated: list[str] = field(default_factory=list)
+    classes: list[str]
+    per_class: dict[str, _OfClass]
+    nll: float
+    ece: Share
+    modalities: list[str]
+    part: str
+    encoders: dict[str, _Encoder]
+    contaminated: list[str]
     subsets: dict[str, _Figures] = field(default_factory=dict)
     styles: dict[str, _Figures] = field(default_factory=dict)
     contributions: dict[str, dict[str, float]] = field(default_factory=dict)
     calibration: _Calibration | None = None
 
     def __post_init__(self) -> None:
-        size = len(self.classes)
-        for each in (self, *self.subsets.values(), *self.styles.values()):
+        size, parts = len(self.classes), (*self.subsets.values(), *self.styles.values())
+        for each in (self, *parts):
             if [len(row) for row in each.confusion] != [size] * size:
                 raise ConfigError(f"confusion: expected {size} x {size} counts, found {each.confusion}"[:200])
+            needed = ("accuracy", "weighted_f1", "macro_f1", "uar") if each is self else ("accuracy",)
+            if lacking := [name for name in needed if name not in each.interval]:
+                raise ConfigError(f"interval: expected one of {', '.join(needed)}, found none of {', '.join(lacking)}")
         if lacking := [name for name in self.classes if name not in self.per_class]:
             raise ConfigError(f"per_class: expected every class, found none of {', '.join(lacking)}"[:200])
 
 
 def require_metrics(values: Any, where: object) -> dict[str, Any]:
-    """Return the content of metrics.json if it is what training and evaluation write; else a ConfigError."""
+    """Return the content of a RUN's metrics.json if it is what training and evaluation write; else a ConfigError."""
     validated(_Metrics, values, where, others=True)
     return dict(values)
 
