@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from wavfusion import media
 from wavfusion.errors import CollectedWarnings, ConfigError, CorpusError, MediaError
-from wavfusion.files import read_bytes, read_json, require_free, write_atomic, write_json
+from wavfusion.files import read_bytes, read_json, require_file, require_free, write_atomic, write_json
 from wavfusion.processes.pool import Lost, spread
 from wavfusion.transcripts import Segment
 from wavfusion.transcripts.reading import READERS, is_timed, read, read_plain_text
@@ -126,7 +126,7 @@ def _find_transcripts(transcript: str | None, files: Mapping[str, Path]) -> list
         found = f"{len(files)} recordings"
         raise ConfigError(f"--transcript: expected one FILE with it, or a folder of transcripts, found {found}")
     try:
-        if Path(transcript).is_file():
+        if Path(transcript).exists():  # a pipe or device, too, is no words
             return [_read(Path(transcript))]
     except OSError:
         return [transcript]  # too long for a file's name, so it is the text itself
@@ -160,6 +160,7 @@ def _search_folder(folder: Path, names: Sequence[Path]) -> list[Path | None]:
 
 
 def _read(path: Path) -> Transcript:
+    require_file(path)
     if is_timed(path):
         return read(path)
     try:
