@@ -133,7 +133,8 @@ def test_the_labels_go_along_where_anybody_has_them(confused, tmp_path, corpus, 
     if generated:
         (tmp_path / "world.json").write_text("{}")
     environment = json.loads((run / "environment.json").read_text())
-    (run / "environment.json").write_text(json.dumps({**environment, "manifest": str(tmp_path / "manifest.jsonl")}))
+    places = {"manifest": str(tmp_path / "manifest.jsonl"), "trained_on": None}  # as a RUN of an older version
+    (run / "environment.json").write_text(json.dumps({**environment, **places}))
     assert bundle.make_bundle(run)[1] is labels
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from wavfusion import EmotionRecognizer
+from wavfusion import EmotionRecognizer, corpora
 from wavfusion.cli.app import main
 
 pytest_plugins = ("corpus_fixture",)
@@ -165,6 +165,9 @@ TRAIN = ("train", "--config", "paper", "--manifest", "m", "--store", "s", "--out
         (("lookalike", "iemocap", "--out", "o", "--speakers", "7"), "--speakers: expected an even number"),
         (("lookalike", "iemocap", "--out", "o", "--clips", "5"), "--clips: expected a whole number of 6 or more"),
         (("lookalike", "iemocap", "--out", "o", "--parts", "1,0,1"), "--parts: expected at least one clip"),
+        (("lookalike", "iemocap", "--out", "o", "--parts", f"{'9' * 20},1,1"), "expected 1,000,000 clips at most"),
+        (("lookalike", "iemocap", "--out", "o", "--clips", "9" * 20), "expected 1,000,000 clips at most"),
+        (("lookalike", "meld", "--out", "o", "--speakers", "9" * 20), "--speakers: expected 3 to 10,000"),
         (
             ("lookalike", "iemocap", "--out", "o", "--clips", "9", "--parts", "3,3,3"),
             "not allowed with argument --clips",
@@ -245,7 +248,7 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(
         (("--split", "tset"), "did you mean 'test'"),
         (("--modalities", "audio,smell"), "'smell'"),
         (("--map", "joy"), "joy=happy"),
-        (("--map", "joy=happy,joy=sad"), "each emotion of the corpus once"),
+        (("--map", "joy=happy,joy=sad"), "each emotion once"),
         (("--map", "joy=hapy"), "did you mean 'happy'"),
         (("--store", "nowhere"), "nowhere"),
         (("--manifest", "nowhere"), "nowhere"),
@@ -543,3 +546,11 @@ def test_a_reader_that_goes_away_is_no_error(trained: Path) -> None:
     command = f"{sys.executable} -m wavfusion --help | true"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment, check=False)
     assert "Traceback" not in done.stderr
+
+
+def test_the_help_of_prepare_names_every_corpus(capfd: pytest.CaptureFixture[str]) -> None:
+    """A list by hand, as importing the readers would slow down every `--help`."""
+    main(["prepare", "--help"])
+    shown = " ".join(capfd.readouterr().out.split())
+    *some, last = corpora.READERS
+    assert f"{', '.join(some)} or {last}" in shown

@@ -1,4 +1,4 @@
-"""The three errors that a user can meet, each with what was expected, what was found and where; collected warnings."""
+"""The three errors that a user can meet, their words, and collected warnings."""
 
 import difflib
 import logging
@@ -55,5 +55,11 @@ class CollectedWarnings(logging.Handler):
 def nearest(name: str, choices: Iterable[str]) -> str:
     """List the valid choices for a wrong name, the nearest first: ``did you mean 'x'? valid: x, y``."""
     name, choices = name[:SHOWN], list(choices)
-    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
+    close.sort(key=lambda each: sorted(each) != sorted(name))  # letters that changed places are the likeliest slip
     return (f"did you mean {close[0]!r}? " if close else "") + "valid: " + ", ".join(choices)
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """Write a number with its noun: `1 row`, `2,000 rows`."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"

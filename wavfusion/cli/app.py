@@ -180,6 +180,10 @@ def _explain(error: typer.TyperException, verb: str) -> str:
             return f"expected a value after {name!r}, found none"
         return f"{name!r} is not known; {nearest(name, known)}"
     if parameter is None:
+        extra = re.search(r"unexpected extra argument.* \(([^ ]+).*\)", error.message)
+        if extra and "--model" in _flags(verb):
+            found = f"found {extra[1]!r} without it; write: wavfusion {verb} --model {extra[1]}"
+            raise ConfigError(f"{verb}: expected the model as --model RUN, {found}") from None
         return error.message
     flag = next((each for each in parameter.opts if each.startswith("--")), None)
     if error.message:

@@ -4,8 +4,6 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from wavfusion.cli import options as opt
 from wavfusion.errors import ConfigError
 from wavfusion.files import read_bytes, require_writable
@@ -28,12 +26,8 @@ def serve(
     plain: opt.Plain = False,
     device: opt.Device = "auto",
     seed: opt.Seed = None,
-    old_form: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
 ) -> None:
     """Serve a web page and an HTTP API that label recordings."""
-    if old_form:
-        found = f"found {old_form[0]!r} without it; write: wavfusion serve --model {old_form[0]}"
-        raise ConfigError(f"serve: expected the model as --model RUN, {found}")
     try:
         from wavfusion.serve import app
     except ModuleNotFoundError as error:

@@ -48,6 +48,10 @@ class Protocol:
         """List the utterances of a part, in the manifest's order."""
         return [key for key, each in self.parts.items() if each == part]
 
+    def among(self, where: str | None) -> "Protocol":
+        """The same fold under a name that says which rows of the manifest were divided."""
+        return replace(self, name=f"{self.name} where {where}") if where else self
+
     def restricted(self, ids: Collection[str]) -> "Protocol":
         """The same fold with fewer utterances, under another hash."""
         parts = {key: part for key, part in self.parts.items() if key in ids}

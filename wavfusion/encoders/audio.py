@@ -25,6 +25,7 @@ from wavfusion.media import SAMPLE_RATE
 
 MIN_SAMPLES = 400  # receptive field of one step of the convolutions
 FAMILY = ("wav2vec2", "hubert", "wavlm")
+MISMATCHED = "Support for mismatched key_padding_mask"
 
 
 class AudioEncoder(FrozenEncoder):
@@ -57,9 +58,8 @@ class AudioEncoder(FrozenEncoder):
             projected = self.model.feature_projection(convolved)
             x = projected[0] if isinstance(projected, tuple) else projected
             mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
-            with self._up_to(max(1, *layers)) as stack, _outputs(stack, layers) as outputs, warnings.catch_warnings():
-                # WavLM's own code hands torch a bool and a float mask; the result is right.
-                warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask", UserWarning)
+            _ignore_mismatched_masks()
+            with self._up_to(max(1, *layers)) as stack, _outputs(stack, layers) as outputs:
                 self.model.encoder(x, attention_mask=mask)
         return outputs, mask
 
@@ -112,6 +112,15 @@ class AudioEncoder(FrozenEncoder):
     def save(self, folder: Path) -> None:
         """Write the encoder in the hub's file format, for `load_audio`."""
         save_checkpoint(self.model, folder, {**tiny.audio_preprocessor(), "do_normalize": self.do_normalize})
+
+
+def _ignore_mismatched_masks() -> None:
+    """Ignore what torch says of the bool and the float mask of WavLM's own code, whose result is right.
+
+    In the whole process: a thread that leaves its `catch_warnings` ends that of the others.
+    """
+    if not any(getattr(pattern, "pattern", None) == MISMATCHED for _, pattern, *_ in warnings.filters):
+        warnings.filterwarnings("ignore", MISMATCHED, UserWarning)
 
 
 def load_audio(name: str) -> AudioEncoder:

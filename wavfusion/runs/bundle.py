@@ -110,6 +110,7 @@ def make_bundle(folder: Path, with_truth: bool = False) -> tuple[bytes, bool]:
     of predictions.csv. A ConfigError tells of an incomplete RUN, or of files that are not of one evaluation.
     """
     run = read_bundle(folder)
+    run.require_truth(folder)
     found = run.score() | run.context()
     for problem in (*run.problems(), *_differences(run.metrics["confusion"], found["confusion"], "confusion")):
         raise ConfigError(f"{folder}: expected predictions and metrics of one evaluation, found {problem}")
@@ -175,7 +176,8 @@ def _check(bundle: Bundle) -> None:
 def _score_confusion(bundle: Bundle) -> dict[str, Any]:
     places = np.indices(bundle.confusion.shape).reshape(2, -1)
     truth, predicted = ([bundle.classes[i] for i in np.repeat(each, bundle.confusion.reshape(-1))] for each in places)
-    return {name: value for name, value in scores.score(truth, predicted, bundle.classes).items() if name != "interval"}
+    found = scores.score(truth, predicted, bundle.classes) | {"clusters": bundle.count_clusters()}
+    return {name: value for name, value in found.items() if name != "interval"}
 
 
 def _differences(stated: Any, found: Any, name: str) -> Iterator[str]:

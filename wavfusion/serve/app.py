@@ -10,7 +10,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,12 +27,12 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from wavfusion.errors import ConfigError
+from wavfusion.errors import ConfigError, nearest
 from wavfusion.pages.fill import fill_page, script
 from wavfusion.prediction import timeline
 from wavfusion.serve.jobs import DONE, RUNNING, STATES, WAITING, Job, Jobs, Limits
 from wavfusion.serve.uploads import TEXT, RefusedError, UploadFolder, guarded, receive, too_large
-from wavfusion.speech.segmentation import read_count
+from wavfusion.speech.segmentation import read_count, read_track, require_choice
 from wavfusion.version import __version__
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,11 @@ FORM_SCHEMA = {
         "file": {"type": "string", "format": "binary", "description": "audio or video"},
         "transcript": {"type": "string", "description": "text, or a file with times"},
         "speakers": {"type": "string", "description": "auto or a number; empty = speakers are not told apart"},
+        "track": {
+            "type": "string",
+            "description": "of several audio tracks: a number, mix, or each = one speaker each",
+        },
+        "channel": {"type": "string", "description": "left, right, centre, mix, or each = one speaker each"},
     },
 }
 FORM = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM_SCHEMA}}}}
@@ -155,7 +160,11 @@ def _answer_error(_: Request, error: Exception) -> Response:
         return _refused(error.status_code, f"expected a request that /openapi.json names, found: {error.detail}")
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
-        return _refused(422, f"{first['loc'][-1]}: {first['msg']}, found {str(first.get('input'))[:40]!r}")
+        found = str(first.get("input"))[:40]
+        if first["type"] == "literal_error":
+            choices = re.findall(r"'(.*?)'", first["ctx"]["expected"])
+            return _refused(422, f"{first['loc'][-1]}: found {found!r}; {nearest(found, choices)}")
+        return _refused(422, f"{first['loc'][-1]}: {first['msg']}, found {found!r}")
     if isinstance(error, ConfigError):
         return _refused(422, str(error))
     if isinstance(error, ClientDisconnect):
@@ -179,7 +188,8 @@ def make_app(jobs: Jobs, names: frozenset[str], token: str | None) -> FastAPI:
 
     @app.get("/health", summary="The state of the server")
     async def health() -> dict[str, Any]:
-        return {"status": "ok", "version": __version__, **{state: jobs.count(state) for state in (WAITING, RUNNING)}}
+        counts = {state: jobs.count(state) for state in (WAITING, RUNNING)}
+        return {"status": "ok", "version": __version__, "model": jobs.card and asdict(jobs.card), **counts}
 
     @app.get("/metrics", summary="Figures for Prometheus")
     async def metrics() -> Response:
@@ -237,7 +247,8 @@ def _described(jobs: Jobs, job: Job) -> dict[str, Any]:
         "state": job.state,
         "before": jobs.place(job),
         "progress": {RUNNING: jobs.labeller.progress, DONE: 1.0}.get(job.state),
-        "warnings": job.warnings,
+        "model": jobs.card and asdict(jobs.card),
+        "warnings": [*(jobs.card.warnings if jobs.card else []), *job.warnings],
         "error": job.error,
     }
 
@@ -251,6 +262,7 @@ async def _take(jobs: Jobs, request: Request) -> Job:
     with jobs.reserved() as folder:
         form = await receive(guarded(request.stream(), most, folder), request.headers, folder)
         read_count(form.speakers)  # raises a ConfigError for a wrong one
+        require_choice(read_track(form.track), form.channel)
         return jobs.add(folder, form)
 
 
@@ -297,6 +309,7 @@ def _registry(jobs: Jobs) -> CollectorRegistry:
 def _page(jobs: Jobs, locked: bool) -> str:
     return fill_page(
         "serve.html",
+        model=jobs.card,
         modalities=jobs.modalities,
         classes=jobs.classes,
         limits=jobs.limits,
@@ -346,6 +359,8 @@ async def _serve(opened: socket.socket, jobs: Jobs, names: frozenset[str], token
     host, port = opened.getsockname()[:2]
     try:
         await jobs.open()
+        if jobs.card:
+            jobs.card.warn()
         opened.listen()
         if host not in HERE:
             safe = "with" if token else "without"

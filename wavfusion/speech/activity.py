@@ -47,13 +47,13 @@ class SpeechActivity(NamedTuple):
     probability: Float32[np.ndarray, " T"]
 
 
-def detect_speech(path: media.PathLike) -> SpeechActivity:
+def detect_speech(path: media.PathLike, channel: str = "mix", track: media.Track = None) -> SpeechActivity:
     """Detect speech in a file of any length, decoded one minute at a time."""
-    end = media.probe(path).audio
+    end = media.probe(path, track).audio
     if end is None:
         raise MediaError(f"{str(path)!r}: expected audio, found no audio track")
     starts = [number * STRETCH for number in range(max(1, math.ceil(end / STRETCH)))]
-    decoded = (media.decode_audio(path, start, min(end, start + STRETCH)) for start in starts)
+    decoded = (media.decode_audio(path, start, min(end, start + STRETCH), channel, track=track) for start in starts)
     probability = speech_probability(each.samples for each in decoded)
     return SpeechActivity(speech_spans(probability, end), probability)
 

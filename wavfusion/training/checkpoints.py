@@ -136,10 +136,10 @@ def _best(checkpoint: Path) -> Path:
     return checkpoint.with_name(f"checkpoint-{_state(checkpoint).best_global_step}")
 
 
-def has_ended(checkpoint: Path, patience: int) -> bool:
+def has_ended(checkpoint: Path, epochs: int, patience: int) -> bool:
     """Whether the training ended with this checkpoint; the Trainer would start another epoch."""
     state = _state(checkpoint)
-    return state.global_step >= state.max_steps or epochs_since_best(state.log_history) >= patience
+    return round(state.epoch) >= epochs or epochs_since_best(state.log_history) >= patience
 
 
 def load_best(network: nn.Module, checkpoint: Path) -> None:
