@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import re
 import resource
@@ -272,6 +273,48 @@ def test_a_wrong_manifest_leaves_the_run_that_force_would_remove(
     assert (run / "model.safetensors").exists()
 
 
+def test_a_warning_quotes_no_more_than_200_characters_of_a_value(capfd: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])  # sets up the log
+    logging.getLogger("wavfusion").warning("%s: skipped %r", "a.csv", 10**6 * "a b")
+    assert capfd.readouterr().err == f"WARNING: a.csv: skipped '{(66 * 'a b')[:195]}...'\n"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_file_is_refused_wherever_one_is_given(
+    trained: Path, made: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """They waited without end, or took all memory."""
+    place = Path("/dev/zero")
+    if kind == "pipe":
+        os.mkfifo(place := tmp_path / "pipe")
+    clip, store, out = made.root / "clips/test00.mp4", ["--store", str(made.store)], ["--out", str(tmp_path / "out")]
+    for arguments in (
+        ["check", place],
+        ["train", "--config", place, "--manifest", made.manifest, *store, *out],
+        ["train", "--config", "paper", "--protocol", place, "--manifest", made.manifest, *store, *out],
+        ["extract", made.manifest, *store, "--preset", place],
+        ["evaluate", place, *out],
+        ["predict", "--model", trained, clip, "--transcript", place],
+        ["report", place, *out],
+    ):
+        status = main(list(map(str, arguments)))
+        assert (status, capfd.readouterr().err.count("wavfusion: ")) == (2, 1), arguments
+    names = (
+        "config.json",
+        "protocol.json",
+        "model.safetensors",
+        "familiarity.safetensors",
+        "encoders/text/tokenizer.json",
+    )
+    for name in names if kind == "pipe" else ():
+        run = Path(shutil.copytree(trained, tmp_path / "run", dirs_exist_ok=True))
+        (run / name).unlink()
+        os.mkfifo(run / name)
+        assert main(["predict", "--model", str(run), str(clip), "--transcript", "well"]) == 2, name
+        (run / name).unlink()
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_error_has_no_trace() -> None:
     done = shell("train", "--config", "papre", "--manifest", "m", "--store", "s", "--out", "o")
     assert done.returncode == 2 and done.stdout == "" and len(done.stderr.splitlines()) == 1
@@ -405,7 +448,8 @@ def test_a_full_disk_behind_stdout_is_one_line(trained: Path, made: Any) -> None
     done = closed("2>&1 >/dev/full", "predict", "--model", trained, made.root / "clips/test00.mp4")
     # Of the recording, what is unlike the training part may be said before: that hangs on the model's last digits.
     *warnings, last = done.stdout.splitlines()
-    assert (done.returncode, last) == (2, "wavfusion: expected to read or write a file, found: No space left on device")
+    found = "wavfusion: expected to read or write 'standard output', found: No space left on device"
+    assert (done.returncode, last) == (2, found)
     assert all(line.startswith("WARNING: ") for line in warnings)
 
 

@@ -298,7 +298,8 @@ def _plain_loader() -> Any:
         def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
             # 1:1:1..., a number to base 60 of any length, takes the square of it.
             long = kind is yaml.ScalarNode and len(value) > SHOWN
-            return "tag:yaml.org,2002:str" if long else super().resolve(kind, value, implicit)
+            untyped: Any = super().resolve
+            return "tag:yaml.org,2002:str" if long else untyped(kind, value, implicit)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             known: set[str] = set()
@@ -374,12 +375,12 @@ def require_file(path: Path, refuse: type[ValueError] = CorpusError) -> Path:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming(place: object) -> Iterator[None]:
     """Name a file in an error of the system that names none, such as that of a full disk."""
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(path)
+        error.filename = error.filename or str(place)
         raise
 
 

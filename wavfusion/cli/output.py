@@ -1,14 +1,15 @@
 """What verbs print: results to stdout, messages to stderr."""
 
 import json
+import logging
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wavfusion.errors import counted
-from wavfusion.files import write_atomic
+from wavfusion.errors import counted, shortened
+from wavfusion.files import naming, write_atomic
 
 DONE, PARTLY, BAD_INPUT = 0, 1, 2
 LISTED = 20  # lines about bad rows before the rest is counted
@@ -21,8 +22,9 @@ def show(result: Any, text: str, as_json: bool) -> None:
 
 def print_text(text: str) -> None:
     """Print text with a line end; bytes of a file's name that are no text are escaped, which is valid JSON too."""
-    sys.stdout.buffer.write((text + "\n").encode("utf-8", "backslashreplace"))
-    sys.stdout.buffer.flush()
+    with naming("standard output"):
+        sys.stdout.buffer.write((text + "\n").encode("utf-8", "backslashreplace"))
+        sys.stdout.buffer.flush()
 
 
 def write_file(out: Path, content: bytes) -> None:
@@ -39,7 +41,18 @@ def printable(message: str) -> str:
 
 def complain(message: str) -> None:
     """Write one line to stderr."""
-    sys.stderr.write(f"wavfusion: {printable(message)}\n")
+    sys.stderr.write(f"wavfusion: {printable(shortened(message))}\n")
+
+
+class ShortLines(logging.Formatter):
+    """Formats messages of the log with their values cut, as those of errors are."""
+
+    def __init__(self) -> None:
+        super().__init__("%(levelname)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        """Format a record without its trace."""
+        return shortened(super().formatMessage(record))
 
 
 def first_three(names: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from wavfusion.corpora.scan import MediaFacts, Probe
 from wavfusion.errors import CorpusError, counted
+from wavfusion.files import read_text_lines, require_file
 from wavfusion.manifest import MODALITIES, AudioSpan, Channel, Exclusion, Utterance, VideoSpan
 
 Key = TypeVar("Key", bound=Hashable)
@@ -151,12 +152,11 @@ def only_of_each(root: Path, paths: Iterable[tuple[Key, str]]) -> dict[Key, str]
 
 def open_lines(path: Path) -> Iterator[str]:
     """Yield the lines of a text file with their ends; UTF-8 with or without mark, UTF-16, or else cp1252."""
-    with path.open(encoding=_encoding(path), errors="replace", newline="") as file:
-        yield from file
+    yield from read_text_lines(path, _encoding(path), "replace", newline="")
 
 
 def _encoding(path: Path) -> str:
-    with path.open("rb") as raw:
+    with require_file(path).open("rb") as raw:
         head = raw.read(4)
     if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         return "utf-16"

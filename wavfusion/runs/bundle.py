@@ -17,7 +17,7 @@ from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.files import json_bytes, parse_json, parse_yaml, read_bytes, require_file
 from wavfusion.metrics import scores
 from wavfusion.runs.origin import ENVIRONMENT, EXPERIMENT, PROTOCOL, SPLIT, corpus_of, without_absolute_paths
-from wavfusion.runs.results import METRICS, PREDICTIONS, Predictions, encode_csv, parse_csv
+from wavfusion.runs.results import CSV_BYTES, METRICS, PREDICTIONS, Predictions, encode_csv, parse_csv
 
 MEMBERS = (PREDICTIONS, SPLIT, METRICS, PROTOCOL, ENVIRONMENT, EXPERIMENT)
 BYTES, LINES, CELLS = 1 << 24, 200_000, 5_000_000  # of a bundle and each member, a table, confusions one an utterance
@@ -82,7 +82,7 @@ def read_bundle(path: Path) -> Bundle:
     """
     try:
         run = path.is_dir()
-        files = {name: read_bytes(path / name, ConfigError) for name in MEMBERS} if run else _unzip(path)
+        files = {name: read_bytes(path / name, ConfigError, CSV_BYTES) for name in MEMBERS} if run else _unzip(path)
         if max(files[name].count(b"\n") for name in (PREDICTIONS, SPLIT)) > LINES:
             raise ValueError(f"a table of more than {LINES} lines")
         rows, parts = (parse_csv(files[name]) for name in (PREDICTIONS, SPLIT))

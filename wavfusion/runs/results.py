@@ -28,6 +28,7 @@ from wavfusion.manifest import Utterance
 from wavfusion.metrics import scores
 from wavfusion.metrics.clusters import Clusters, choose_clusters
 
+CSV_BYTES, CSV_LINES = 1 << 28, 2_000_000  # most of a table
 METRICS, PREDICTIONS, HISTORY, EXPLAINED = "metrics.json", "predictions.csv", "history.csv", "explain.json"
 LARGEST = 1e12  # of a number in history.csv: a plot of larger ones has no axis
 
@@ -378,13 +379,15 @@ def encode_csv(rows: Sequence[CsvRow], columns: Sequence[str] | None = None) -> 
 def read_csv(path: Path) -> list[CsvRow]:
     """Read a CSV file of a RUN; a ConfigError if it is missing or damaged."""
     try:
-        return parse_csv(read_bytes(path))
+        return parse_csv(read_bytes(path, most=CSV_BYTES))
     except (OSError, csv.Error, ValueError) as error:
         raise ConfigError(f"{path}: expected what training writes, found {error}") from None
 
 
 def parse_csv(content: bytes) -> list[CsvRow]:
     """Parse CSV with a header; a ValueError or csv.Error if a line has another number of cells, or is damaged."""
+    if content.count(b"\n") > CSV_LINES:
+        raise ValueError(f"more than {CSV_LINES} lines")
     rows = list(csv.DictReader(io.StringIO(content.decode("utf-8", "surrogatepass"), newline=""), strict=True))
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
