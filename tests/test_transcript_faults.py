@@ -264,6 +264,13 @@ def test_tiers_of_words_and_phones_are_no_speakers(tmp_path: Path, words: str, p
         found(tmp_path, "c.TextGrid", textgrid(**{phones: PHONES}))
 
 
+def test_a_textgrid_that_is_cut_off_anywhere_is_refused_in_one_line(tmp_path: Path) -> None:
+    whole = textgrid(a=[(0.0, 2.0, "Hello.")], b=[(1.0, 2.0, "no")])
+    for length in range(30, len(whole) - 5, 7):
+        with pytest.raises(CorpusError, match=r"a.TextGrid: expected (a TextGrid of Praat|textgrid), found "):
+            found(tmp_path, "a.TextGrid", whole[:length])
+
+
 def test_tiers_of_emotions_beside_others_are_no_words(tmp_path: Path) -> None:
     tiers = {"emotion": [(0.5, 1.6, "happy")], "Anna": [(0.5, 1.6, "i am sad")], "Bo": [(2.0, 3.0, "no")]}
     assert found(tmp_path, "a.TextGrid", textgrid(**tiers)) == [(0.5, 1.6, "Anna", "i am sad"), (2, 3, "Bo", "no")]

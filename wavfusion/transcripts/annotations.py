@@ -150,7 +150,7 @@ def _textgrid_tiers(text: str) -> list[Tier]:
     float(next(values)), float(next(values))
     tiers = []
     for _ in range(int(next(values)) if next(values) == "exists" else 0):
-        kind, name, _, _ = (next(values) for _ in range(4))
+        kind, name, _, _ = [next(values) for _ in range(4)]
         is_tier, rows = kind == "IntervalTier", []
         for number in range(1, int(next(values)) + 1):
             start, end, content = next(values), next(values) if is_tier else "0", next(values)
