@@ -99,7 +99,7 @@ def read_table(source: ReaderInput) -> Reading:
         stripped=stripped,
         differences=_differences(table, moved, first.get("moved")),
         modalities=[name for name in MODALITIES if name in table.fields],
-        hints={name: table.media.place_of(first[name]) for name in absent if 2 * absent[name] > len(lines)},
+        hints={name: table.media.place_of(first[name], name) for name in absent if 2 * absent[name] > len(lines)},
     )
 
 
