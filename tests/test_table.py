@@ -577,3 +577,17 @@ def test_a_file_that_only_stands_for_the_media_is_said_to_be_one(tmp_path, conte
     (tmp_path / "raw" / "a.wav").write_bytes(content)
     (lost,) = corpora.prepare("table", tmp_path / "raw", scan=tmp_path / "media.jsonl").stripped
     assert lost.reason.startswith("audio: expected an audio or video file at 'a.wav', found") and reason in lost.reason
+
+
+@pytest.mark.parametrize(
+    ("cell", "file", "place"),
+    [
+        ("u.wav", "x/samples/u.wav", "a file of that name lies in 'x/samples': give --root {root}/x/samples"),
+        ("wavs/u.wav", "x/Wavs/u.flac", "a file of that name lies in 'x/Wavs': give --root {root}/x"),
+        ("wavs/u.wav", "x/u.wav", "a file of that name lies in 'x'"),
+        ("wavs/u.wav", "v.wav", "no audio file of that name lies below {root}"),
+    ],
+)
+def test_the_place_of_a_file_that_is_not_found_is_named(tmp_path, cell, file, place):
+    prepared = prepare(tmp_path, f"audio,text\n{cell},hi\n", files=[file])
+    assert prepared.hints == {"audio": place.format(root=tmp_path)}

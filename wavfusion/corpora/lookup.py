@@ -47,12 +47,12 @@ class Lookup:
             return None, f"no such file: {name} ({others[0]!r} is no {modality})"
         return None, f"no such file: {name}"
 
-    def place_of(self, name: str) -> str:
+    def place_of(self, name: str, modality: str) -> str:
         """Say where files of a name that is not found lie."""
-        folders = self._files[2].get(_stem(_folded(self.written(name)).rpartition("/")[2]))
-        if not folders:
-            return f"no file of that name lies below {self.root}"
-        places = sorted(folders)
+        paths = self._files[2].get(_stem(_folded(self.written(name)).rpartition("/")[2]), ())
+        places = sorted({path.rpartition("/")[0] or "." for path in paths if _ends(path, modality)})
+        if not places:
+            return f"no {modality} file of that name lies below {self.root}"
         more = f" and {len(places) - 1} more" * (len(places) > 1)
         found = f"a file of that name lies in {places[0]!r}{more}"
         # The folder from which the path would lead there, if it does.
@@ -62,18 +62,18 @@ class Lookup:
         return f"{found}: give --root {self.root.joinpath(*place.parts[: len(place.parts) - len(inner)])}"
 
     @cached_property
-    def _files(self) -> tuple[dict[str, list[str]], dict[str, list[str]], dict[str, set[str]]]:
-        """Paths by folded path and by that without its ending, and folders by folded name without its ending."""
+    def _files(self) -> tuple[dict[str, list[str]], dict[str, list[str]], dict[str, list[str]]]:
+        """Paths by folded path, by that without its ending, and by folded name without its ending."""
         by_path: dict[str, list[str]] = defaultdict(list)
         by_stem: dict[str, list[str]] = defaultdict(list)
-        folders: dict[str, set[str]] = defaultdict(set)
+        by_name: dict[str, list[str]] = defaultdict(list)
         for path in list_files(self.root, refuse=False):
             key = _folded(path)
             by_path[key].append(path)
             if _ends(path, "audio"):
                 by_stem[_stem(key)].append(path)
-                folders[_stem(key).rpartition("/")[2]].add(path.rpartition("/")[0] or ".")
-        return by_path, by_stem, folders
+                by_name[_stem(key).rpartition("/")[2]].append(path)
+        return by_path, by_stem, by_name
 
 
 def _folded(path: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from wavfusion.corpora.folds import DEFAULTS, MANIFEST_PROMISES, PAIRS, PROTOCOLS, Parts, Promises, find_rule, value_of
 from wavfusion.errors import SHOWN, ConfigError, CorpusError, nearest
 from wavfusion.files import read_text_lines
-from wavfusion.manifest import SPLITS, Utterance
+from wavfusion.manifest import SPLIT_NAMES, SPLITS, Utterance, split_names
 
 
 @dataclass(frozen=True)
@@ -183,8 +183,9 @@ def hash_of(parts: Mapping[str, str], classes: Sequence[str], selected_on: str) 
 
 
 def _read_split(path: Path, known: set[str]) -> Parts:
-    """Read a CSV with the columns `id,split`, of known ids."""
+    """Read a CSV with the columns `id,split`, of known ids; splits may have the other names of `split_names`."""
     parts: Parts = {}
+    lines: dict[str, str] = {}  # of the first row of each split
     try:
         reader = csv.reader(read_text_lines(path, newline=""), strict=True)
         header = ",".join(next(reader, []))
@@ -200,9 +201,12 @@ def _read_split(path: Path, known: set[str]) -> Parts:
                 raise CorpusError(f"{where}: expected an id of the manifest, found {key!r}; nearest: {close}")
             if key in parts:
                 raise CorpusError(f"{where}: expected each id once, found {key!r} again")
-            if part not in SPLITS:
-                raise CorpusError(f"{where}: unknown split {part!r}: {nearest(part, SPLITS)}")
             parts[key] = part
+            lines.setdefault(part, where)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CorpusError(f"cannot read the split file {path}: {error}") from error
-    return parts
+    named = split_names(lines)
+    for part, where in lines.items():
+        if part not in named:
+            raise CorpusError(f"{where}: unknown split {part!r}: {nearest(part, [*SPLIT_NAMES, 'eval'])}")
+    return {key: named[part] for key, part in parts.items()}

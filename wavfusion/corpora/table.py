@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias, cast
 
@@ -99,7 +100,7 @@ def read_table(source: ReaderInput) -> Reading:
         stripped=stripped,
         differences=_differences(table, moved, first.get("moved")),
         modalities=[name for name in MODALITIES if name in table.fields],
-        hints={name: table.media.place_of(first[name]) for name in absent if 2 * absent[name] > len(lines)},
+        hints={name: table.media.place_of(first[name], name) for name in absent if 2 * absent[name] > len(lines)},
     )
 
 
@@ -197,10 +198,11 @@ def _read_csv(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, Cel
 def _delimiter(path: Path, columns: Mapping[str, str]) -> str:
     """Return what separates the cells: that by which the first line names most columns, else the ending's usual one."""
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
+    lines = list(islice(reading.open_lines(path), 20))  # a quoted name may hold line ends
 
     def fit(delimiter: str) -> tuple[int, bool, bool]:
         with suppress(csv.Error):
-            header = next(csv.reader(reading.open_lines(path), delimiter=delimiter, strict=True), [])
+            header = next(csv.reader(lines, delimiter=delimiter, strict=True), [])
             known = sum(name.strip().lower() in COLUMNS or name in columns.values() for name in header)
             return known, len(header) > 1, delimiter == usual
         return 0, False, delimiter == usual
