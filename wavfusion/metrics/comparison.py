@@ -112,8 +112,7 @@ def adjust(compared: Sequence[Comparison]) -> list[Adjusted]:
     Taking the p-values <= 0.05 takes a wrong one in 5 % of tables at most. Each interval is at the level at which
     Holm's step tests: 1 - 0.05 / k where the step multiplies p by k.
 
-    Sources: Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6, 1979; Ludbrook,
-    Multiple inferences using confidence intervals, Clin. Exp. Pharmacol. Physiol. 27, 2000.
+    Source: Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6, 1979.
     """
     p = np.array([each.p_value for each in compared], dtype=np.float64)
     order = np.argsort(p, kind="stable")
