@@ -108,8 +108,8 @@ def predict(
     if folder and found:
         print_text(f"{folder}: results of {len(found)} recordings")
     elif found:
-        for kind, place in zip(kinds, [*outs] or [None], strict=True):
-            _write_together(found, missing.messages, kind, place, trained.classes)
+        for number, kind in enumerate(kinds):
+            _write_together(found, missing.messages, kind, outs[number] if outs else None, trained.classes)
     return list_failures(bad, bool(found) or any(each.out is not None and each.out.exists() for each in planned))
 
 
@@ -151,11 +151,11 @@ def _output(
         found = ", ".join(map(str, outs)) or "none"
         raise ConfigError(f"{given}: expected --out with a folder for them, or an --out FILE for each, found {found}")
     kinds = [*formats] * max(1, len(outs)) if formats else [_ended(out) for out in outs] or ["table"]
-    for kind, out in zip(kinds, [*outs] or [None], strict=True):
+    for number, kind in enumerate(kinds):
         if kind in timeline.SINGLE and count > 1:
             raise ConfigError(
                 f"--format {kind}: expected one FILE, which it describes, or --out with a folder for {count} of them, "
-                f"found {out or 'no --out'}"
+                f"found {outs[number] if outs else 'no --out'}"
             )
     require_free(outs, force)
     return kinds, None
