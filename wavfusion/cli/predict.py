@@ -17,7 +17,8 @@ from wavfusion.files import require_free
 
 if TYPE_CHECKING:
     from wavfusion.prediction.recognizer import Prediction
-    from wavfusion.prediction.recordings import Recording
+    from wavfusion.prediction.recordings import Labelled, Recording
+    from wavfusion.runs.folder import Run
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,6 @@ def predict(
     from wavfusion.prediction import recordings, timeline
     from wavfusion.prediction.models import find_run
     from wavfusion.prediction.recognizer import EmotionRecognizer
-    from wavfusion.runs.card import make_card
 
     file, outs = _expanded(file, out or [])
     chosen, bad = _model(model, file, "predict"), list[str]()
@@ -103,16 +103,12 @@ def predict(
     loading: dict[str, Any] = {"name": chosen, "device": pick_device(device), "fast": not plain, **shared}
     chosen_audio = {"speakers": speakers, "track": track, "channel": channel}
     written = {"format": ",".join(kinds), "min_probability": min_probability}
-    settings = {"transcript": transcript, **chosen_audio, **written}
+    settings: dict[str, Any] = {"transcript": transcript, **chosen_audio, **written}
     alone = workers == 1 and engine == "processes"
     several = None if alone else {"workers": workers, "engine": engine, "device": loading["device"]}
     recognizer = EmotionRecognizer.from_pretrained(**loading) if alone else None
     trained = recognizer.trained if recognizer else find_run(chosen)
-    card = make_card(trained)
-    if several:
-        card.warn()  # loading the model has done so where it is alone
-    if {*kinds} <= {*timeline.BARE}:
-        log.info("%s", card)
+    _introduce(trained, kinds, alone)
     build = partial(_labeller, recognizer, loading, settings)
     if folder:
         recordings.open_results(folder, {"weights": trained.weights_digest, **settings, **shared}, force)
@@ -127,11 +123,21 @@ def predict(
     if folder and found:
         print_text(f"{folder}: results of {counted(len(found), 'recording')}")
     elif found:
-        warnings = [line for each in found for line in each.warnings] + missing.messages
-        rows = [row for each in found for row in each.rows]
-        for kind, place in zip(kinds, [*outs] or [None], strict=True):
-            _write_together(rows, warnings, kind, place, trained.classes)
+        for number, kind in enumerate(kinds):
+            _write_together(found, missing.messages, kind, outs[number] if outs else None, trained.classes)
     return list_failures(bad, bool(found) or any(each.out is not None and each.out.exists() for each in planned))
+
+
+def _introduce(trained: "Run", kinds: Sequence[str], alone: bool) -> None:
+    """Describe the model where no format does, and warn of it where it is loaded in other processes."""
+    from wavfusion.prediction import timeline
+    from wavfusion.runs.card import make_card
+
+    card = make_card(trained)
+    if not alone:  # loading it here has warned
+        card.warn()
+    if {*kinds} <= {*timeline.BARE}:
+        log.info("%s", card)
 
 
 def _expanded(files: Sequence[str], outs: Sequence[Path]) -> tuple[list[str], list[Path]]:
@@ -160,11 +166,11 @@ def _output(
         found = ", ".join(map(str, outs)) or "none"
         raise ConfigError(f"{given}: expected --out with a folder for them, or an --out FILE for each, found {found}")
     kinds = [*formats] * max(1, len(outs)) if formats else [_ended(out) for out in outs] or ["table"]
-    for kind, out in zip(kinds, [*outs] or [None], strict=True):
+    for number, kind in enumerate(kinds):
         if kind in timeline.SINGLE and count > 1:
             raise ConfigError(
                 f"--format {kind}: expected one FILE, which it describes, or --out with a folder for {count} of them, "
-                f"found {out or 'no --out'}"
+                f"found {outs[number] if outs else 'no --out'}"
             )
     require_free(outs, force)
     return kinds, None
@@ -194,11 +200,13 @@ def _write_beside(
 
 
 def _write_together(
-    rows: "list[Prediction]", warnings: list[str], kind: str, out: Path | None, classes: Sequence[str]
+    found: "Sequence[Labelled[Prediction]]", missing: list[str], kind: str, out: Path | None, classes: Sequence[str]
 ) -> None:
     """Write all predictions into one file, or to stdout; to a terminal in its width and colours."""
     from wavfusion.prediction import timeline
 
+    rows = [row for each in found for row in each.rows]
+    warnings = [line for each in found for line in each.warnings] + missing
     if out:
         write_file(out, timeline.write_predictions(kind, rows, classes, out.parent, warnings))
     elif kind == "table" and sys.stdout.isatty():
