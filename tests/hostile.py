@@ -267,8 +267,8 @@ def judge(outcome: sandbox.Outcome, stray: list[str]) -> str:
         return f"status {status}"
     if status == 2 and not re.search(r"^wavfusion: \S", said, re.MULTILINE):
         return "status 2 without a message"
-    if max(map(len, said.splitlines()), default=0) > LONGEST_LINE:
-        return f"a message without bound: {re.sub(r'[^a-z ]', '', said[:4000])[-40:]}"
+    if long := next((each for each in said.splitlines() if len(each) > LONGEST_LINE), ""):
+        return f"a message without bound: {re.sub(r'/[^ ]*/', '', long)[:60]}"
     return ""
 
 
@@ -301,10 +301,14 @@ def run_case(place: Path, failures: Path, seed: int, number: int, keep: bool = F
         problem = judge(outcome, sorted(stray))
         if problem or keep:
             shutil.rmtree(failures / name, ignore_errors=True)
-            shutil.copytree(folder, failures / name, symlinks=True, ignore=shutil.ignore_patterns("home", "tmp"))
+            shutil.copytree(folder, failures / name, symlinks=True, ignore=_uncopied)
         return Result(number, kind, problem, outcome.stderr[-3000:], outcome.status, outcome.seconds, outcome.peak)
     finally:
         shutil.rmtree(root, ignore_errors=True)
+
+
+def _uncopied(folder: str, names: list[str]) -> list[str]:
+    return [each for each in names if each in ("home", "tmp") or Path(folder, each).is_fifo()]
 
 
 def _load(place: Path) -> None:
@@ -328,11 +332,10 @@ def report(results: list[Result], seed: int, seconds: float, failures: Path) -> 
     lines = [f"{len(results)} cases, seed {seed}, {seconds:.0f} s"]
     for kind in KINDS:
         own = [each for each in results if each.kind == kind]
-        statuses = " ".join(
-            f"{status}: {count}" for status, count in sorted(Counter(each.status for each in own).items())
-        )
         if not own:
             continue
+        counts = sorted(Counter(each.status for each in own).items())
+        statuses = " ".join(f"{status}: {count}" for status, count in counts)
         slowest, peak = max(own, key=lambda each: each.seconds), max(each.peak for each in own)
         bad = sum(bool(each.problem) for each in own)
         most = f"at most {slowest.seconds:.1f} s (case {slowest.number}), {peak >> 20} MB"
