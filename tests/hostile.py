@@ -53,12 +53,12 @@ def _copy(place: Path, folder: Path, *names: str) -> None:
 
 
 def _python(read: Callable[[Path], Any], path: Path) -> int:
-    """Call a reader of ours as a user's program would, which expects our three errors."""
+    """Call a reader of ours as a user's program would, which expects our three errors, and those of the disk."""
     from wavfusion.errors import ConfigError, CorpusError, MediaError
 
     try:
         read(path)
-    except (ConfigError, CorpusError, MediaError) as error:
+    except (ConfigError, CorpusError, MediaError, OSError) as error:
         sys.stderr.write(f"wavfusion: {error}\n")
         return 2
     return 0
@@ -258,7 +258,7 @@ def judge(outcome: sandbox.Outcome, stray: list[str]) -> str:
         places = re.findall(r'File "[^"]*?(wavfusion/[^"]+)", line (\d+)', said)
         order = places[:1] if "Current thread" in said or "most recent call first" in said else places[-1:]
         name = {sandbox.HUNG: "hang", sandbox.FULL: "memory", sandbox.CRASHED: "crash"}.get(status, "trace")
-        return f"{name} {' '.join(raised[-1:])} at {':'.join(order[0]) if order else 'nowhere'}"
+        return f"{' '.join([name, *raised[-1:]])} at {':'.join(order[0]) if order else 'nowhere'}"
     if stray:
         return f"written outside: {stray[0]}"
     if found := re.search(r"^\S+?([^/\s]+\.py:\d+): (\w*Warning)", said, re.MULTILINE):
@@ -267,8 +267,8 @@ def judge(outcome: sandbox.Outcome, stray: list[str]) -> str:
         return f"status {status}"
     if status == 2 and not re.search(r"^wavfusion: \S", said, re.MULTILINE):
         return "status 2 without a message"
-    if max(map(len, said.splitlines()), default=0) > LONGEST_LINE:
-        return f"a message without bound: {re.sub(r'[^a-z ]', '', said[:4000])[-40:]}"
+    if long := next((each for each in said.splitlines() if len(each) > LONGEST_LINE), ""):
+        return f"a message without bound: {re.sub(r'/[^ ]*/', '', long)[:60]}"
     return ""
 
 
@@ -301,10 +301,14 @@ def run_case(place: Path, failures: Path, seed: int, number: int, keep: bool = F
         problem = judge(outcome, sorted(stray))
         if problem or keep:
             shutil.rmtree(failures / name, ignore_errors=True)
-            shutil.copytree(folder, failures / name, symlinks=True, ignore=shutil.ignore_patterns("home", "tmp"))
+            shutil.copytree(folder, failures / name, symlinks=True, ignore=_uncopied)
         return Result(number, kind, problem, outcome.stderr[-3000:], outcome.status, outcome.seconds, outcome.peak)
     finally:
         shutil.rmtree(root, ignore_errors=True)
+
+
+def _uncopied(folder: str, names: list[str]) -> list[str]:
+    return [each for each in names if each in ("home", "tmp") or Path(folder, each).is_fifo()]
 
 
 def _load(place: Path) -> None:
@@ -328,12 +332,13 @@ def report(results: list[Result], seed: int, seconds: float, failures: Path) -> 
     lines = [f"{len(results)} cases, seed {seed}, {seconds:.0f} s"]
     for kind in KINDS:
         own = [each for each in results if each.kind == kind]
-        statuses = " ".join(
-            f"{status}: {count}" for status, count in sorted(Counter(each.status for each in own).items())
-        )
-        slowest, peak = (max((getattr(each, name) for each in own), default=0) for name in ("seconds", "peak"))
+        if not own:
+            continue
+        counts = sorted(Counter(each.status for each in own).items())
+        statuses = " ".join(f"{status}: {count}" for status, count in counts)
+        slowest, peak = max(own, key=lambda each: each.seconds), max(each.peak for each in own)
         bad = sum(bool(each.problem) for each in own)
-        most = f"at most {slowest:.1f} s, {peak >> 20} MB"
+        most = f"at most {slowest.seconds:.1f} s (case {slowest.number}), {peak >> 20} MB"
         lines.append(f"{kind:>12} {len(own):6} cases, {bad:5} problems; status {statuses}; {most}")
     for (kind, problem), count in Counter((each.kind, each.problem) for each in results if each.problem).most_common():
         first = next(each.number for each in results if (each.kind, each.problem) == (kind, problem))

@@ -153,7 +153,7 @@ def mutate_lines(rng: Random, text: str, hostile: list[str]) -> bytes:
             case 0:
                 del lines[at]
             case 1:
-                lines[at:at] = rng.choice([1, 2, 1000]) * [lines[at]]
+                lines[at:at] = rng.choice([1, 2, 200]) * [lines[at]]
             case 2:
                 rng.shuffle(lines)
             case 3:

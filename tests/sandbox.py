@@ -151,6 +151,7 @@ def run(call: Callable[[], int], folder: Path, seconds: float, memory: int) -> O
     _, status, used_of = os.wait4(pid, 0)
     code = ended or (os.WEXITSTATUS(status) if os.WIFEXITED(status) else CRASHED)
     stderr = (folder / "stderr").read_text("utf-8", "replace") if (folder / "stderr").exists() else ""
+    stderr = stderr.partition("\nExtension modules:")[0]  # of the fault handler's report
     return Outcome(code, stderr, used_of.ru_utime + used_of.ru_stime, max(peak, used_of.ru_maxrss << 10))
 
 
