@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from wavfusion.errors import ConfigError
 
 CLOCK = r"(?:(\d{1,5}):)?(\d{1,3}):(\d{1,2}(?:[.,]\d{1,9})?)"  # hours, minutes and seconds
-MOST = 1_000_000  # lines or rows of a file, so that any is read in seconds
+MOST = 500_000  # rows of a file, so that any is read in seconds
 PAUSE = 0.5  # seconds without a word that end an utterance, where a file has the times of words alone
 LONGEST = 15.0  # seconds of an utterance of words: what the model takes at once
 _CLOCK = re.compile(rf"\s*{CLOCK}\s*")
