@@ -39,7 +39,7 @@ class Form:
 
     name: str  # of the recording, as its sender calls it; only for display
     text: str | None = None  # a transcript that is no file
-    transcript: str | None = None  # name of the file with the transcript, beside the recording
+    segments: str | None = None  # name of the file with the transcript, beside the recording
     speakers: str | None = None  # a number or `auto`, as written (the first 40 characters)
 
 
@@ -160,7 +160,7 @@ async def _read_fields(fields: FormData, folder: Path) -> Form:
         transcript = ""
     text, speakers = await _text(transcript, "transcript"), await _text(fields.get("speakers", ""), "speakers")
     name = displayed(recording.filename or "")
-    return Form(name, text=text or None, transcript=sent, speakers=speakers[:40] or None)
+    return Form(name, text=text or None, segments=sent, speakers=speakers[:40] or None)
 
 
 async def _keep(transcript: UploadFile, folder: Path) -> str | None:
