@@ -62,7 +62,9 @@ def clock_seconds(hours: str | None, minutes: str, rest: str) -> float:
     return round(3600 * int(hours or 0) + 60 * int(minutes) + float(rest.replace(",", ".")), 3)
 
 
-def timed(place: str, start: Any, end: Any, speaker: str | None, text: str | None, recording: str | None = None) -> Row:
+def make_row(
+    place: str, start: Any, end: Any, speaker: str | None, text: str | None, recording: str | None = None
+) -> Row:
     """Make a row of two times as a file has them; no end is an open one."""
     try:
         times = seconds(start), math.inf if end is None else seconds(end)
