@@ -482,6 +482,6 @@ def test_what_is_no_file_or_too_large_is_refused(tmp_path: Path) -> None:
         file.truncate(LARGEST + 1)
     with pytest.raises(CorpusError, match=r"b.srt: expected at most 16 MiB, found more"):
         read(tmp_path / "b.srt")
-    (tmp_path / "c.srt").write_text("\n" * 1_000_001)
-    with pytest.raises(CorpusError, match=r"c.srt: expected at most 1000000 lines"):
+    (tmp_path / "c.srt").write_text("\n" * 500_001)
+    with pytest.raises(CorpusError, match=r"c.srt: expected at most 500000 rows"):
         read(tmp_path / "c.srt")

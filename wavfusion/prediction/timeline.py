@@ -251,7 +251,7 @@ def _tiers(predictions: Sequence[Prediction]) -> list[tuple[str, list[Row]]]:
     for (speaker, lane), rows in lanes.items():
         of = (f" {lane + 1}" if lane else "") + (f" of {speaker}" if speaker else "")
         tiers.append((f"emotion{of}", [(each.start, each.end, each.emotion or UNSURE) for each in rows]))
-        texts = [(each.start, each.end, _legal(each.text or "")) for each in rows if _line(each.text)]
+        texts = [(each.start, each.end, _legal(each.text)) for each in rows if each.text and _line(each.text)]
         if texts:
             tiers.append((f"words{of}", texts))
     return tiers

@@ -39,7 +39,7 @@ class Form:
 
     name: str  # of the recording, as its sender calls it; only for display
     text: str | None = None  # a transcript that is no file
-    transcript: str | None = None  # name of the file with the transcript, beside the recording
+    segments: str | None = None  # name of the file with the transcript, beside the recording
     speakers: str | None = None  # a number or `auto`, as written (the first 40 characters)
     track: str | None = None  # likewise a number, `mix` or `each`
     channel: str | None = None  # likewise `left`, `right`, `centre`, `mix` or `each`
@@ -162,7 +162,7 @@ async def _read_fields(fields: FormData, folder: Path) -> Form:
         transcript = ""
     text = await _text(transcript, "transcript")
     short = {name: (await _text(fields.get(name, ""), name))[:40] or None for name in FIELDS[2:]}
-    return Form(displayed(recording.filename or ""), text=text or None, transcript=sent, **short)
+    return Form(displayed(recording.filename or ""), text=text or None, segments=sent, **short)
 
 
 async def _keep(transcript: UploadFile, folder: Path) -> str | None:

@@ -60,8 +60,8 @@ def _label(recognizer: EmotionRecognizer, task: Task, progress: Any) -> Answer:
             if length > task.longest:
                 raise MediaError(f"expected at most {task.longest / 60:g} minutes, found {length / 60:.1f}")
             text, segments = form.text, None
-            if form.transcript:
-                found = read_transcript(f"{task.folder}/{form.transcript}", form.name)
+            if form.segments:
+                found = read_transcript(f"{task.folder}/{form.segments}", form.name)
                 text, segments = (found, None) if isinstance(found, str) else (None, found)
             together = sum(min(each.end, each.start + max(length, 60.0)) - each.start for each in segments or ())
             if together > OVERLAPPING * max(length, 60.0):

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 from wavfusion.errors import CorpusError
 from wavfusion.transcripts.markup import parse_xml
-from wavfusion.transcripts.segment import Row, Segment, fault, join_words, timed
+from wavfusion.transcripts.segment import Row, Segment, fault, join_words, make_row
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def _textgrid_tiers(text: str) -> list[Tier]:
         is_tier, rows = kind == "IntervalTier", []
         for number in range(1, int(next(values)) + 1):
             start, end, content = next(values), next(values) if is_tier else "0", next(values)
-            rows.append(timed(f"tier {name!r:.60}, interval {number}", float(start), float(end), None, content))
+            rows.append(make_row(f"tier {name!r:.60}, interval {number}", float(start), float(end), None, content))
         if is_tier:
             tiers.append(Tier(name, None, rows))
     return tiers
@@ -253,6 +253,6 @@ def parse_chat(text: str) -> Iterator[Row]:
         times = _BULLET.findall(content)
         words = _CHAT_CODES.sub("", _BULLET.sub("", content))
         if times:
-            yield timed(f"line {number}", int(times[0][0]) / 1000, int(times[-1][1]) / 1000, code, words)
+            yield make_row(f"line {number}", int(times[0][0]) / 1000, int(times[-1][1]) / 1000, code, words)
         else:
             yield Row(f"line {number}", f"expected times in a bullet, found {line[:60]!r}")

@@ -36,6 +36,7 @@ READERS: dict[str, Parser] = {
     ".cha": annotations.parse_chat,
 }
 PLAIN = ".txt"
+STRUCTURED = (".textgrid", ".eaf", ".json", ".ttml", ".dfxp")  # a row has several lines
 ENDINGS = (*READERS, PLAIN)  # in order of preference
 LARGEST = 16 << 20  # bytes of a file: about fifty hours of words with times
 DOCUMENTS = (b"PK\3\4", b"\xd0\xcf\x11\xe0", b"{\\rtf", b"%PDF")  # first bytes of docx and odt, doc, rtf and pdf
@@ -76,7 +77,7 @@ def read_transcript(path: str | Path, recording: str | Path | None = None) -> st
         raise CorpusError(f"{path}: expected a file that can be read, found {error.strerror}") from None
     try:
         require_ending(path.name, content)
-        text = decode_text(content)
+        text = decode_text(content, 1 if path.suffix.lower() not in STRUCTURED else 4)
         parse = READERS.get(path.suffix.lower()) or _parser_of_lines(text)
         if parse is None:
             return read_plain_text(content)
@@ -115,8 +116,11 @@ def require_plain(text: str) -> None:
         raise CorpusError(f"expected plain text, found what begins with {found[0]!r}: name its file by its format")
 
 
-def decode_text(content: bytes) -> str:
-    """Decode UTF-8 or UTF-16, with a byte order mark or without; every line end becomes a newline."""
+def decode_text(content: bytes, lines: int = 1) -> str:
+    """Decode UTF-8 or UTF-16, with a byte order mark or without; every line end becomes a newline.
+
+    `lines` are those of a row at least; a CorpusError for too many rows, or what is no text.
+    """
     if len(content) > LARGEST:
         raise CorpusError(f"expected at most {LARGEST >> 20} MiB, found more")
     try:
@@ -126,8 +130,8 @@ def decode_text(content: bytes) -> str:
     if "\0" in text:
         raise CorpusError("expected UTF-8 or UTF-16, found NUL characters, which no text has")
     text = text.replace("\r\r\n", "\n").replace("\r\n", "\n").replace("\r", "\n")
-    if max(text.count("\n"), text.count("<") // 2, text.count('"') // 2) > MOST:
-        raise CorpusError(f"expected at most {MOST} lines, tags or quoted texts, found more")
+    if max(text.count("\n") // lines, text.count("[") // lines, text.count("<") // 2, text.count('"') // 4) > MOST:
+        raise CorpusError(f"expected at most {MOST} rows, found more")
     return text
 
 

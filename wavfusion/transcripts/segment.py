@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from wavfusion.errors import ConfigError
 
 CLOCK = r"(?:(\d{1,5}):)?(\d{1,3}):(\d{1,2}(?:[.,]\d{1,9})?)"  # hours, minutes and seconds
-MOST = 1_000_000  # lines or rows of a file, so that any is read in seconds
+MOST = 500_000  # rows of a file, so that any is read in seconds
 PAUSE = 0.5  # seconds without a word that end an utterance, where a file has the times of words alone
 LONGEST = 15.0  # seconds of an utterance of words: what the model takes at once
 _CLOCK = re.compile(rf"\s*{CLOCK}\s*")
@@ -62,7 +62,9 @@ def clock_seconds(hours: str | None, minutes: str, rest: str) -> float:
     return round(3600 * int(hours or 0) + 60 * int(minutes) + float(rest.replace(",", ".")), 3)
 
 
-def timed(place: str, start: Any, end: Any, speaker: str | None, text: str | None, recording: str | None = None) -> Row:
+def make_row(
+    place: str, start: Any, end: Any, speaker: str | None, text: str | None, recording: str | None = None
+) -> Row:
     """Make a row of two times as a file has them; no end is an open one."""
     try:
         times = seconds(start), math.inf if end is None else seconds(end)

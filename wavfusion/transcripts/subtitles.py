@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 from wavfusion.errors import CorpusError
 from wavfusion.transcripts.markup import local, parse_xml, without_tags
-from wavfusion.transcripts.segment import CLOCK, Row, Segment, clean, clock_seconds, close, timed
+from wavfusion.transcripts.segment import CLOCK, Row, Segment, clean, clock_seconds, close, make_row
 
 _TIMES = re.compile(rf"\s*{CLOCK}\s*-{{1,3}}>\s*{CLOCK}")
 _COMMA_TIMES = re.compile(rf"\s*{CLOCK.replace('[.,]', '[.]')},{CLOCK.replace('[.,]', '[.]')}\s*$")
@@ -244,7 +244,7 @@ def parse_ass(text: str) -> Iterator[Row]:
             if not _DRAWING.search(words):
                 words = re.sub(r"\\[Nnh]", " ", _OVERRIDE.sub("", words))
                 speaker = values.get("name") or values.get("actor")
-                yield timed(f"line {number}", values.get("start"), values.get("end", ""), speaker, words)
+                yield make_row(f"line {number}", values.get("start"), values.get("end", ""), speaker, words)
 
 
 def parse_ttml(text: str) -> Iterator[Row]:

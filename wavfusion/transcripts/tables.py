@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from wavfusion.errors import CorpusError
-from wavfusion.transcripts.segment import MOST, Row, Segment, fault, join_words, seconds, timed
+from wavfusion.transcripts.segment import MOST, Row, Segment, fault, join_words, make_row, seconds
 
 # What a column may be called, in small letters.
 _COLUMNS = {
@@ -221,4 +221,4 @@ def parse_stm(text: str) -> Iterator[Row]:
         words = fields[5] if len(fields) > 5 else ""
         if words.startswith("<"):
             words = words.partition(">")[2]
-        yield timed(place, fields[3], fields[4], fields[2], words, fields[0])
+        yield make_row(place, fields[3], fields[4], fields[2], words, fields[0])
