@@ -80,7 +80,7 @@ class Prediction:
     text_share: float | None = None
 
 
-class Predictions(list[Prediction]):
+class RecordingPredictions(list[Prediction]):
     """The predictions for a recording, and what of it was left out, with reasons: together they are the whole."""
 
     def __init__(self, predictions: Iterable[Prediction] = (), left_out: Sequence[LeftOut] = ()) -> None:
@@ -176,7 +176,7 @@ class EmotionRecognizer:
         contributions: bool = True,
         track: int | str | None = None,
         channel: str | None = None,
-    ) -> Predictions:
+    ) -> RecordingPredictions:
         """Label a recording: up to 15 s it is one utterance, a longer one is cut in the pauses of speech.
 
         Without the extra `[vad]`, and where there is no speech, a longer one is cut every 15 s. A segment above 15 s
@@ -218,7 +218,7 @@ class EmotionRecognizer:
             if found.vectors is not None:
                 self.measure_distances(opened, found.vectors[[bool(names) for names in found.modalities]])
             progress(group.segments[-1].end)
-        return Predictions(predictions, self.report(opened, [each.text for each in predictions]))
+        return RecordingPredictions(predictions, self.report(opened, [each.text for each in predictions]))
 
     def encode(
         self, source: RecordingSource, transcript: str | None, segments: Sequence[Segment] | None, speakers: Speakers
