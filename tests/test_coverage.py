@@ -12,7 +12,7 @@ import wavfusion
 from wavfusion import media
 from wavfusion.errors import ConfigError, MediaError
 from wavfusion.prediction.coverage import PAUSE, UNTRANSCRIBED, LeftOut, account, gaps, summary
-from wavfusion.prediction.recognizer import EmotionRecognizer, Predictions
+from wavfusion.prediction.recognizer import EmotionRecognizer, RecordingPredictions
 from wavfusion.prediction.windows import open_source
 from wavfusion.speech.segmentation import RecordingAudio, assign_each, segment_each
 from wavfusion.transcripts import Segment
@@ -32,7 +32,7 @@ def tone(seconds: float, pitch: float = 200.0) -> np.ndarray:
     return (0.3 * np.sin(2 * np.pi * pitch * np.arange(round(RATE * seconds)) / RATE)).astype(np.float32)
 
 
-def is_whole(said: Predictions, length: float) -> bool:
+def is_whole(said: RecordingPredictions, length: float) -> bool:
     spans = sorted([(each.start, each.end) for each in said] + [(start, end) for start, end, _ in said.left_out])
     reached = 0.0
     for start, end in spans:

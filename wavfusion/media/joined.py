@@ -40,7 +40,7 @@ _BACK = 0.5  # seconds by which a track's decoding times fall back only where th
 _REMEMBERED = 512  # files
 
 
-class Part(NamedTuple):
+class JoinedPart(NamedTuple):
     """One of several recordings in a file."""
 
     span: tuple[int, int]  # its bytes
@@ -69,11 +69,11 @@ def probe(path: PathLike, track: Track = None) -> Tracks:
     return Tracks(*(max(_ends(joined, kind), default=None) for kind in Tracks._fields))
 
 
-def _ends(joined: Sequence[Part], kind: str) -> Iterator[float]:
+def _ends(joined: Sequence[JoinedPart], kind: str) -> Iterator[float]:
     yield from (each.start + end for each in joined if (end := getattr(each.tracks, kind)) is not None)
 
 
-def parts(path: PathLike) -> list[Part]:
+def parts(path: PathLike) -> list[JoinedPart]:
     """The recordings that a file consists of; none where it is a single one, or no file."""
     try:
         status = os.stat(path)
@@ -84,21 +84,21 @@ def parts(path: PathLike) -> list[Part]:
 
 
 @lru_cache(_REMEMBERED)
-def _parts(path: str, signature: tuple[int, ...]) -> list[Part]:
+def _parts(path: str, signature: tuple[int, ...]) -> list[JoinedPart]:
     """`signature`: of the file's content, its size first."""
     if not (starts := sorted(_beginnings(path))):
         return []
     return _probed(path, list(pairwise([0, *starts, signature[0]])), None)
 
 
-def _probed(path: PathLike, spans: Sequence[tuple[int, int]], track: int | None) -> list[Part]:
+def _probed(path: PathLike, spans: Sequence[tuple[int, int]], track: int | None) -> list[JoinedPart]:
     """Place parts one after the other, each as long as its longest track; unusable ones are left out."""
-    found, at = list[Part](), 0.0
+    found, at = list[JoinedPart](), 0.0
     for span in spans:
         try:
             tracks = probe_span(path, None, span)
             until = round((at + max(end for end in tracks if end is not None)) * _GRID) / _GRID
-            found.append(Part(span, at, until, tracks if track is None else probe_span(path, track, span)))
+            found.append(JoinedPart(span, at, until, tracks if track is None else probe_span(path, track, span)))
             at = until
         except MediaError as error:
             log.warning("%s; its bytes from %d to %d are left out", error, *span)

@@ -90,7 +90,7 @@ class Prediction:
     model: Card | None = None
 
 
-class Predictions(list[Prediction]):
+class RecordingPredictions(list[Prediction]):
     """The predictions for a recording, and what of it was left out, with reasons: together they are the whole."""
 
     def __init__(self, predictions: Iterable[Prediction] = (), left_out: Sequence[LeftOut] = ()) -> None:
@@ -190,7 +190,7 @@ class EmotionRecognizer:
         contributions: bool = True,
         track: int | str | None = None,
         channel: str | None = None,
-    ) -> Predictions:
+    ) -> RecordingPredictions:
         """Label a recording: up to 15 s it is one utterance, a longer one is cut in the pauses of speech.
 
         Without the extra `[vad]`, and where there is no speech, a longer one is cut every 15 s. A segment above 15 s
@@ -233,7 +233,7 @@ class EmotionRecognizer:
             warnings = self._warnings(opened, group, found)
             predictions += self._rows(opened.file, group.segments, found, shares, warnings)
             progress(group.segments[-1].end)
-        return Predictions(predictions, self.report(opened, [each.text for each in predictions]))
+        return RecordingPredictions(predictions, self.report(opened, [each.text for each in predictions]))
 
     def encode(
         self, source: RecordingSource, transcript: str | None, segments: Iterable[Any] | None, speakers: Speakers
