@@ -131,9 +131,11 @@ def _sizes(clips: int, parts: tuple[int, int, int] | None) -> dict[str, int]:
 def _people(corpus: Corpus, speakers: int) -> dict[str, int]:
     """Divide the speakers among the parts: 20, 4 and 6 of 30."""
     step = 2 if corpus == "iemocap" else 1
-    if not 3 * step <= speakers <= MOST_SPEAKERS or speakers % step:
-        even = "an even number from " if step == 2 else ""
-        raise ConfigError(f"--speakers: expected {even}{3 * step} to {MOST_SPEAKERS:,}, found {speakers}")
+    if speakers < 3 * step or speakers % step:
+        even = "an even number of " if step == 2 else ""
+        raise ConfigError(f"--speakers: expected {even}{3 * step} or more, found {speakers}")
+    if speakers > MOST_SPEAKERS:
+        raise ConfigError(f"--speakers: expected {MOST_SPEAKERS:,} at most, found {speakers}")
     valid, test = (step * max(1, round(speakers * share / 30 / step)) for share in (4, 6))
     return {"train": speakers - valid - test, "valid": valid, "test": test}
 
