@@ -124,7 +124,7 @@ def test_protocol_fold_and_hash_stand_on_the_page(run: Path) -> None:
 
 
 def test_what_chose_on_the_test_part_or_met_the_corpus_says_so_in_plain_sight(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", answers(12, 0), "test", contaminated=["audio"])
+    run = make_run(tmp_path / "run", answers(96, 0), "test", contaminated=["audio"])
     warnings = re.findall(r'<p class="warning"><strong>(.*?)</strong>', page_of(tmp_path / "r.html", run))
     assert warnings == ["SELECTED ON TEST", "CONTAMINATED"]
 
@@ -605,3 +605,14 @@ def test_figures_are_there_without_scripts(browser: Page, address: str) -> None:
     finally:
         browser.call("Emulation.setScriptExecutionDisabled", value=False)
     assert shown == [True, 7]
+
+
+def test_chance_stands_beside_the_figures_and_a_run_near_it_says_so(tmp_path: Path) -> None:
+    """A UAR of 10.9 where a guess has 12.5 stood on the page without a word."""
+    run = make_run(tmp_path / "run", answers(12, 0))
+    metrics = json.loads((run / "metrics.json").read_text())
+    page = page_of(tmp_path / "r.html", run)
+    tested = [each["support"] for each in metrics["per_class"].values() if each["support"]]
+    (guess,) = [row[1] for row in cells(page) if row and row[0] == "a guess"]
+    assert guess.startswith(f"UAR {100 / len(tested):.1f}; accuracy {100 * max(tested) / 12:.1f}, always ")
+    assert "<strong>NEAR CHANCE</strong>: UAR " in page
