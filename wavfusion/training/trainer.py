@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import scalar
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -23,7 +25,7 @@ from wavfusion.evaluation.shared_space import compare_gradients
 from wavfusion.experiments.experiment import Experiment, Training
 from wavfusion.features.batches import LengthBatches, add_absent_modalities, collate, model_inputs
 from wavfusion.features.dataset import Features
-from wavfusion.files import saving
+from wavfusion.files import naming, saving
 from wavfusion.metrics import scores
 from wavfusion.model.config import MODALITIES
 from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
@@ -69,7 +71,7 @@ class History(TrainerCallback):
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self.writer: SummaryWriter | None = None
+        self.writer: Any = None
 
     def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
         """Rewrite the table from the whole state, so that a resumed run leaves no row twice."""
@@ -80,11 +82,15 @@ class History(TrainerCallback):
             if "train_runtime" not in entry:
                 rows.setdefault(entry["epoch"], {}).update(entry)
         write_history(self.out, list(rows.values()))
-        if self.writer is None:
-            self.writer = SummaryWriter(str(self.out / "tensorboard"))
-        for key, value in (logs or {}).items():
-            if isinstance(value, int | float) and key != "epoch":
-                self.writer.add_scalar(key, value, state.global_step)
+        with naming(folder := self.out / "tensorboard"):
+            if self.writer is None:
+                folder.mkdir(exist_ok=True)
+                self.writer = EventsWriter(str(folder / "events"))  # SummaryWriter fails in a thread of its own
+            for key, value in (logs or {}).items():
+                if isinstance(value, int | float) and key != "epoch":
+                    summary = scalar(key, value)
+                    self.writer.write_event(Event(wall_time=time.time(), step=state.global_step, summary=summary))
+            self.writer.flush()
 
     def on_train_end(self, args: TrainingArguments, state: Any, control: Any, **rest: Any) -> None:
         """Close the event file."""
