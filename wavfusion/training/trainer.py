@@ -5,7 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +92,11 @@ class History(TrainerCallback):
                     self.writer.write_event(Event(wall_time=time.time(), step=state.global_step, summary=summary))
             self.writer.flush()
 
-    def on_train_end(self, args: TrainingArguments, state: Any, control: Any, **rest: Any) -> None:
-        """Close the event file."""
+    def close(self) -> None:
+        """Close the event file; nothing is left to be written that a full disk could refuse."""
         if self.writer is not None:
-            self.writer.close()
+            with suppress(OSError):
+                self.writer.close()
 
 
 class _Network(nn.Module):
@@ -134,7 +135,7 @@ class FusionTrainer(Trainer):
         self.fusion, self.prior, self.rates = fusion, prior, (settings.pretrained_rate, settings.new_rate)
         self._loss_sums: dict[str, Tensor] = {}  # of each part since the last log, over so many steps
         self._num_steps = 0
-        held = _held(train, settings, device)
+        held, self.history = _held(train, settings, device), History(out)
         arguments = _arguments(experiment, out, device, resident=held is not None)
         super().__init__(
             model=_Network(network),
@@ -142,7 +143,7 @@ class FusionTrainer(Trainer):
             data_collator=collate if held is None else held.collate,
             train_dataset=train if held is None else held,
             eval_dataset=sets["valid"],
-            callbacks=[Patience(settings.patience), Checkpoints(), History(out)],
+            callbacks=[Patience(settings.patience), Checkpoints(), self.history],
         )
         if arguments.world_size > 1:
             synchronise(network)
@@ -193,6 +194,13 @@ class FusionTrainer(Trainer):
         train: Features | Resident = self.train_dataset
         size = min(self.args.per_device_train_batch_size * self.args.world_size, len(train))
         return self.data_collator([train[i * len(train) // size] for i in range(size)])
+
+    def train(self, *arguments: Any, **settings: Any) -> Any:
+        """Train as the Trainer does, and close the history however it ends."""
+        try:
+            return super().train(*arguments, **settings)
+        finally:
+            self.history.close()
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         with saving(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
