@@ -208,7 +208,7 @@ def test_a_value_that_its_type_lets_in_and_nothing_can_use_is_refused(tmp_path, 
 @pytest.mark.parametrize("root", ["/data\0", "/data/\ud800", ""])
 def test_a_root_that_no_folder_can_have_is_refused(tmp_path, root):
     write_rows(tmp_path / "corpus.json", {"corpus": "c", "root": root, "labels": None, "classes": [], "version": "1"})
-    with pytest.raises(CorpusError, match="field 'root': expected a folder"):
+    with pytest.raises(CorpusError, match="field 'root': expected the path of a file or folder"):
         manifest.read_corpus(tmp_path / "manifest.jsonl")
 
 
@@ -224,7 +224,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path, name):
 
 
 def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(manifest, "BYTES", 1000)
+    monkeypatch.setattr("wavfusion.files.LINE", 1000)
     (tmp_path / "manifest.jsonl").write_text(json.dumps(row_of(text="x" * 2000)))
     with pytest.raises(CorpusError, match="expected lines of at most 1000 characters"):
         manifest.read(tmp_path / "manifest.jsonl")

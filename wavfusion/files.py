@@ -201,18 +201,18 @@ def parse_json(
     where: object,
     refuse: type[ValueError] = ConfigError,
     object_hook: Callable[[dict[str, Any]], Any] | None = None,
-    finite: bool = True,
+    numbers: bool = True,
 ) -> Any:
-    """Parse JSON of up to `DEPTH` levels and `NODES` values, whose integers are below `INTEGER`.
+    """Parse JSON of up to `DEPTH` levels and `NODES` values.
 
-    Numbers that are not finite are refused, too, unless `validated` is to name their field.
+    Numbers that are not finite and integers beyond `INTEGER` are refused, unless `validated` is to name their field.
     """
     try:
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
         if sum(map(text.count, ",[{")) >= NODES:
             raise ValueError(f"more than {NODES} values")
         values = json.loads(text, object_hook=object_hook)
-        _require_plain(values, finite)
+        _require_plain(values, finite=numbers, bounded=numbers)
     except (ValueError, RecursionError) as error:
         raise refuse(_unreadable(where, "JSON", error)) from None
     return values
@@ -254,7 +254,7 @@ def parse_yaml(content: str | bytes, where: object) -> Any:
         if len(content) > YAML_BYTES:
             raise ValueError(f"more than {YAML_BYTES} characters")
         values = yaml.load(content, _plain_loader())
-        _require_plain(values, finite=False)  # `validated` names the field
+        _require_plain(values, finite=False, bounded=True)  # `validated` names the field
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
         raise ConfigError(f"{where}{line}: expected YAML; {error.problem or error.context}") from None
@@ -342,22 +342,22 @@ def read_text_lines(
             yield line
 
 
-def _require_plain(value: Any, finite: bool, depth: int = 0) -> None:
+def _require_plain(value: Any, finite: bool, bounded: bool, depth: int = 0) -> None:
     if depth > DEPTH:
         raise ValueError(f"more than {DEPTH} levels")
     if isinstance(value, dict):
         for key, each in value.items():
             if not isinstance(key, str):
                 raise ValueError(f"the key {key!r}, which is no string")
-            _require_plain(each, finite, depth + 1)
+            _require_plain(each, finite, bounded, depth + 1)
     elif isinstance(value, list):
         for each in value:
-            _require_plain(each, finite, depth + 1)
+            _require_plain(each, finite, bounded, depth + 1)
     elif isinstance(value, float):
         if finite and not math.isfinite(value):
             raise ValueError(f"the number {value}, which is not finite")
     elif isinstance(value, int):
-        if abs(value) >= INTEGER:
+        if bounded and abs(value) >= INTEGER:
             raise ValueError("an integer of more than 64 bits")
     elif not isinstance(value, str | None):
         raise ValueError(f"a value of type {type(value).__name__}")

@@ -252,7 +252,7 @@ def stream(path: str | os.PathLike[str]) -> Iterator[Utterance]:
 
     for number, line in enumerate(_lines(Path(path)), start=1):
         where = f"{path}:{number}"
-        row = parse_json(line, where, CorpusError, object_hook=share, finite=False)
+        row = parse_json(line, where, CorpusError, object_hook=share, numbers=False)
         utterance = validated(Utterance, row, where, complete=True, refuse=CorpusError)
         for name, span in (("audio", utterance.audio), ("video", utterance.video)):
             if span is not None and span.end is not None and span.end <= (span.start or 0.0):

@@ -21,7 +21,7 @@ READERS: dict[str, Parser] = {
     ".textgrid": annotations.parse_textgrid,
     ".eaf": annotations.parse_eaf,
     ".rttm": tables.parse_rttm,
-    ".json": tables.parse_json,
+    ".json": tables.parse_recognizer_json,
     ".csv": tables.parse_table,
     ".tsv": tables.parse_table,
     ".ass": subtitles.parse_ass,

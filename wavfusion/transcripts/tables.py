@@ -138,7 +138,7 @@ def _are_milliseconds(segments: Sequence[Segment]) -> bool:
     return bool(spans) and median(spans) >= LONG and letters <= RATE * sum(spans)
 
 
-def parse_json(text: str) -> Iterator[Row]:
+def parse_recognizer_json(text: str) -> Iterator[Row]:
     """Parse a list of segments, alone or under the name that a recogniser's program gives it."""
     content = json.loads(text)
     if isinstance(content, dict) and isinstance(content.get("results"), dict):
