@@ -37,6 +37,7 @@ from mutations import (
 from sandbox import inputs, verb
 
 SECONDS, MEMORY, LONGEST_LINE = 20.0, 2 << 30, 1200
+PATIENCE = 2.0  # seconds for the rest of a request that is cut off
 KINDS = ("media", "transcripts", "tables", "manifests", "yaml", "runs", "bundles", "http")
 OWN = (
     "case-",
@@ -213,14 +214,23 @@ def _server(place: Path) -> Any:
     return made
 
 
+def _receive(connection: socket.socket) -> bytes:
+    """The next bytes of an answer; a server that waits for more of the request is told that there is none."""
+    try:
+        return connection.recv(1 << 16)
+    except TimeoutError:
+        connection.settimeout(6 * SECONDS)
+        connection.shutdown(socket.SHUT_WR)
+        return connection.recv(1 << 16)
+
+
 def _exchange(server: Any, request: bytes) -> str:
-    """Send a request and the end of it; returns what is wrong with the server after it, or nothing."""
+    """Send a request; returns what is wrong with the server after it, or nothing."""
     before, began, answer = len(server.said()), time.monotonic(), b""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=6 * SECONDS) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
         try:
             connection.sendall(request)
-            connection.shutdown(socket.SHUT_WR)
-            while chunk := connection.recv(1 << 16):
+            while chunk := _receive(connection):
                 answer += chunk
         except TimeoutError:
             return f"hung: no answer within {time.monotonic() - began:.0f} s"

@@ -431,7 +431,11 @@ def chunk(rng: Random, body: bytes) -> bytes:
 def make_request(rng: Random, recording: bytes) -> bytes:
     """A request to the server whose line, headers, form, fields or chunks are mutated."""
     body, mark = make_form(rng, recording)
-    headers = ["Host: 127.0.0.1", f"Content-Type: multipart/form-data; boundary={mark.decode('latin-1')}"]
+    headers = [
+        "Host: 127.0.0.1",
+        "Connection: close",
+        f"Content-Type: multipart/form-data; boundary={mark.decode('latin-1')}",
+    ]
     if rng.random() < 0.35:
         body = chunk(rng, body)
         headers.append("Transfer-Encoding: chunked")

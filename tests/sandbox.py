@@ -171,9 +171,10 @@ def session(leader: int) -> list[int]:
 def listing(folder: Path, *but: str) -> dict[str, tuple[int, int]]:
     """Size and time of change of everything in a folder, without what begins with one of some names."""
     found = {}
-    for path in folder.rglob("*"):
-        name = str(path.relative_to(folder))
-        if not name.startswith(but) and not path.is_dir():
-            about = path.lstat()
-            found[name] = about.st_size, about.st_mtime_ns
+    for place, folders, files in os.walk(folder):
+        names = {name: os.path.relpath(os.path.join(place, name), folder) for name in (*folders, *files)}
+        folders[:] = [name for name in folders if not names[name].startswith(but)]  # others' cases come and go
+        for name in (each for each in files if not names[each].startswith(but)):
+            about = os.lstat(os.path.join(place, name))
+            found[names[name]] = about.st_size, about.st_mtime_ns
     return found
