@@ -224,8 +224,8 @@ def _receive(connection: socket.socket) -> bytes:
         return connection.recv(1 << 16)
 
 
-def _exchange(server: Any, request: bytes) -> str:
-    """Send a request; returns what is wrong with the server after it, or nothing."""
+def _exchange(server: Any, request: bytes) -> tuple[str, int]:
+    """Send a request; returns what is wrong with the server after it, or nothing, and the status."""
     before, began, answer = len(server.said()), time.monotonic(), b""
     with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
         try:
@@ -233,17 +233,18 @@ def _exchange(server: Any, request: bytes) -> str:
             while chunk := _receive(connection):
                 answer += chunk
         except TimeoutError:
-            return f"hung: no answer within {time.monotonic() - began:.0f} s"
+            return f"hung: no answer within {time.monotonic() - began:.0f} s", 0
         except OSError:
             pass  # refused before all of it was sent
-    status = re.match(rb"HTTP/1\.1 (\d+) ", answer)
-    if answer and (not status or int(status[1]) in (500, 502, 504)):
-        return f"answered {answer[:200]!r}"
+    found = re.match(rb"HTTP/1\.1 (\d+) ", answer)
+    status = int(found[1]) if found else 0
+    if answer and status in (0, 500, 502, 504):
+        return f"answered {answer[:200]!r}", status
     if server.ask("GET", "/health").status != 200:
-        return "ill: /health does not answer 200"
+        return "ill: /health does not answer 200", status
     said = server.said()[before:].decode("utf-8", "replace")
     resident = int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]) * 4096
-    return said if "Traceback" in said else "memory" if resident > MEMORY else ""
+    return (said if "Traceback" in said else "memory" if resident > MEMORY else ""), status
 
 
 # ---------------------------------------------------------------------- the harness
@@ -289,12 +290,12 @@ def run_case(place: Path, failures: Path, seed: int, number: int, keep: bool = F
     if kind == "http":
         request, server = make_request(rng, (place / "media/m.wav").read_bytes()), _server(place)
         began = time.monotonic()
-        problem = _exchange(server, request)
+        problem, status = _exchange(server, request)
         if problem or keep:
             failures.mkdir(parents=True, exist_ok=True)
             (failures / name).write_bytes(request)
         lines = [each for each in problem.splitlines() if each.strip()]
-        return Result(number, kind, lines[-1][:100] if lines else "", problem[-3000:], 0, time.monotonic() - began)
+        return Result(number, kind, lines[-1][:100] if lines else "", problem[-3000:], status, time.monotonic() - began)
     root = Path(tempfile.mkdtemp(prefix="case-", dir=place))
     folder = root / "a/b/case"  # so that `../..` is seen
     folder.mkdir(parents=True)
