@@ -75,7 +75,8 @@ def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("asr") / "model"
     kept = ["tokenizer.json", "preprocessor_config.json"]
     for place, stored in ((made, None), (made.with_name("half"), "float16")):
-        ctranslate2.converters.TransformersConverter(str(folder), copy_files=kept).convert(str(place), stored)
+        converter = ctranslate2.converters.TransformersConverter(str(folder), copy_files=kept)
+        converter.convert(str(place), quantization=stored)
     return made
 
 
