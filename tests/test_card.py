@@ -20,7 +20,7 @@ from wavfusion.prediction.recognizer import EmotionRecognizer, Prediction
 from wavfusion.runs.card import Card, make_card
 from wavfusion.runs.folder import read_run
 from wavfusion.runs.hub import write_hub_folder
-from wavfusion.runs.origin import TrainedOn, trained_on
+from wavfusion.runs.origin import TrainedOn, training_data_of
 from wavfusion.runs.results import chance_of, majority_of, near_chance
 from wavfusion.transcripts import Segment
 
@@ -57,8 +57,8 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 
 def test_a_run_knows_how_many_utterances_and_speakers_trained_it(trained: Path) -> None:
-    assert trained_on(trained) == TrainedOn("table", False, 24, 2)
-    assert str(trained_on(trained)) == "table (recorded), 24 utterances of 2 speakers"
+    assert training_data_of(trained) == TrainedOn("table", False, 24, 2)
+    assert str(training_data_of(trained)) == "table (recorded), 24 utterances of 2 speakers"
 
 
 def test_a_generated_tree_is_known_as_such_from_the_tree_to_the_run(trained: Path, made: Any, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_generated_tree_is_known_as_such_from_the_tree_to_the_run(trained: Pat
     assert manifest.read_corpus(path).generated
     old = shutil.copytree(trained, tmp_path / "old")
     edit(old / "environment.json", trained_on=None, manifest=str(path))
-    assert trained_on(old) == TrainedOn("table", True)
+    assert training_data_of(old) == TrainedOn("table", True)
 
 
 def test_a_tree_one_folder_below_the_root_is_generated_too(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_published_model_keeps_what_it_was_trained_on(trained: Path, tmp_path:
     run = shutil.copytree(trained, tmp_path / "run")
     edit(run / "environment.json", trained_on={"corpus": "iemocap", "generated": True, "utterances": 24, "speakers": 2})
     write_hub_folder(run, tmp_path / "hub", "somebody/model")
-    assert trained_on(tmp_path / "hub") == TrainedOn("iemocap", True, 24, 2)
+    assert training_data_of(tmp_path / "hub") == TrainedOn("iemocap", True, 24, 2)
 
 
 # ------------------------------------------------------------------ the card

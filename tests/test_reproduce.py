@@ -113,17 +113,17 @@ def test_a_claim_has_the_papers_difference_and_a_verdict(done: Path) -> None:
     claim = found(done)["tables"]["mine"]["claims"][0]
     accuracy = claim["figures"]["accuracy"]
     assert (claim["stated"], claim["verdict"], accuracy["detectable"]) == ({"accuracy": 10.0}, "no verdict", None)
-    assert accuracy["reason"].startswith("too few dialogues for a verdict (2; 5 are needed): ")
+    assert accuracy["reason"].startswith("too few dialogues for a verdict (4; 5 are needed): ")
 
 
 def test_name_and_number_of_the_clusters_stand_in_every_output(done: Path) -> None:
     clusters = rows_of(done)["both"]["ours"]["clusters"]
-    assert (clusters["unit"], clusters["n"]) == ("dialogue", 2)
+    assert (clusters["unit"], clusters["n"]) == ("dialogue", 4)
     lines = csv.DictReader(io.StringIO((done / "results-mine.csv").read_text()))
-    assert {(line["unit"], line["clusters"]) for line in lines} == {("dialogue", "2"), ("", "")}
+    assert {(line["unit"], line["clusters"]) for line in lines} == {("dialogue", "4"), ("", "")}
     page = (done / "results-mine.html").read_text()
-    assert "Clusters: 2 dialogues." in page and "No verdict: 5 dialogues are needed." in page
-    assert "n 9 in 2 dialogues, 2 seeds" in reproduce.results_to_text(found(done))
+    assert "Clusters: 4 dialogues." in page and "No verdict: 5 dialogues are needed." in page
+    assert "n 9 in 4 dialogues, 2 seeds" in reproduce.results_to_text(found(done))
 
 
 def test_the_table_as_csv_has_percent_and_the_protocol(done: Path) -> None:

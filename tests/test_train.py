@@ -844,7 +844,7 @@ def test_a_training_without_a_test_part_says_whose_figures_it_prints(
     data = train.read_data(made.manifest, made.store, str(tmp_path / "split.csv"))
     result = train.train(short(train__epochs=1, model__modalities="[text]"), data, tmp_path / "run")
     assert "no test part: all figures are of the part that chose the epoch" in caplog.text
-    assert figures_to_text(result, tmp_path).startswith(f"{tmp_path}: 8 utterances of part valid; ")
+    assert figures_to_text(result, tmp_path).startswith(f"{tmp_path}: 8 utterances in 4 dialogues of part valid; ")
 
 
 def test_figures_near_chance_are_said_with_what_to_try(

@@ -342,23 +342,23 @@ def read_text_lines(
             yield line
 
 
-def _require_plain(value: Any, finite: bool, bounded: bool, depth: int = 0) -> None:
+def _require_plain(value: Any, finite: bool, bounded: bool, depth: int = 0, name: str = "") -> None:
     if depth > DEPTH:
         raise ValueError(f"more than {DEPTH} levels")
     if isinstance(value, dict):
         for key, each in value.items():
             if not isinstance(key, str):
                 raise ValueError(f"the key {key!r}, which is no string")
-            _require_plain(each, finite, bounded, depth + 1)
+            _require_plain(each, finite, bounded, depth + 1, f"{key}: ")
     elif isinstance(value, list):
         for each in value:
-            _require_plain(each, finite, bounded, depth + 1)
+            _require_plain(each, finite, bounded, depth + 1, name)
     elif isinstance(value, float):
         if finite and not math.isfinite(value):
-            raise ValueError(f"the number {value}, which is not finite")
+            raise ValueError(f"{name}{value}, a number that is not finite")
     elif isinstance(value, int):
         if bounded and abs(value) >= INTEGER:
-            raise ValueError("an integer of more than 64 bits")
+            raise ValueError(f"{name}an integer of more than 64 bits")
     elif not isinstance(value, str | None):
         raise ValueError(f"a value of type {type(value).__name__}")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wavfusion.runs.folder import Run
-from wavfusion.runs.origin import trained_on
+from wavfusion.runs.origin import training_data_of
 from wavfusion.runs.results import chance_of, describe_uar, near_chance, read_metrics, uar_interval
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Card:
 
 def make_card(trained: Run) -> Card:
     """Make the card of a RUN from its own files; what one from an older version does not tell is unknown."""
-    data = trained_on(trained.folder)
+    data = training_data_of(trained.folder)
     name = trained.name or trained.folder.resolve().name
     try:
         metrics = read_metrics(trained.folder)

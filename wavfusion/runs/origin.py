@@ -173,7 +173,7 @@ def num_processes_of(folder: Path) -> int:
         return 1
 
 
-def trained_on(folder: Path) -> TrainedOn:
+def training_data_of(folder: Path) -> TrainedOn:
     """Read what a RUN was trained on; of an older version what its manifest, where it is still there, tells."""
     try:
         about = _read(folder / ENVIRONMENT, _Environment)
@@ -184,7 +184,7 @@ def trained_on(folder: Path) -> TrainedOn:
 
 def corpus_of(folder: Path) -> str:
     """Name the corpus that a RUN was trained on: `generated` by `lookalike`, or `unknown`."""
-    found = trained_on(folder)
+    found = training_data_of(folder)
     return "generated" if found.generated else found.corpus or "unknown"
 
 
