@@ -295,6 +295,15 @@ def test_an_answer_that_comes_after_uvicorn_s_own_leaves_no_trace() -> None:
     asyncio.run(Guard(Response(), frozenset(["localhost"]), None)(scope, receive, send))
 
 
+def test_a_head_request_with_a_broken_chunk_leaves_no_trace(server: Server) -> None:
+    """Uvicorn's own answer to it had a body, which h11 does not send to a HEAD: a trace stood in the log."""
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(b"HEAD /jobs HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloXX")
+        connection.settimeout(10)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 4")
+    assert b"Traceback" not in server.said() and server.send("/nothing").status == 404
+
+
 def test_who_sends_before_reading_gets_the_refusal(server: Server) -> None:
     """The connection was closed in the middle of the upload, and the answer was lost: none saw a 507 or 413."""
     rest = 20_000_000

@@ -26,6 +26,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from wavfusion.errors import ConfigError, nearest
 from wavfusion.pages.fill import fill_page, script
@@ -355,6 +356,16 @@ def serve(
         asyncio.run(_serve(opened, Jobs(settings, folder.path, limits, keep), names | {*HERE, host}, token))
 
 
+class _Protocol(H11Protocol):
+    """uvicorn's protocol, whose answer of its own to a broken HEAD request has a body, which h11 refuses to send."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, and hang up."""
+        with suppress(LocalProtocolError):
+            super().send_400_response(msg)
+        self.transport.close()
+
+
 async def _serve(opened: socket.socket, jobs: Jobs, names: frozenset[str], token: str | None) -> None:
     host, port = opened.getsockname()[:2]
     try:
@@ -368,7 +379,8 @@ async def _serve(opened: socket.socket, jobs: Jobs, names: frozenset[str], token
         log.info("serve: http://%s:%d", f"[{host}]" if ":" in host else host, port)
         app = make_app(jobs, names, token)
         quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "log_config": None}
-        config = uvicorn.Config(app, limit_concurrency=MANY, timeout_graceful_shutdown=3, server_header=False, **quiet)
+        bounds: dict[str, Any] = {"limit_concurrency": MANY, "timeout_graceful_shutdown": 3}
+        config = uvicorn.Config(app, http=_Protocol, server_header=False, **bounds, **quiet)
         server = uvicorn.Server(config)
         for number in STOPPING[1:]:  # uvicorn handles the first itself
             signal.signal(number, server.handle_exit)
