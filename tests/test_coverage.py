@@ -83,7 +83,7 @@ def test_utterances_after_the_pictures_have_ended_get_one_warning(recognizer, tm
     said = recognizer.predict(tmp_path / "a.mp4", segments=times)
     assert [each.modalities for each in said] == [["audio", "video"]] * 2 + [["audio"]] * 10
     ended = [line for line in caplog.messages if "video" in line]
-    assert ended == [f"{tmp_path / 'a.mp4'}: its video ends at 2.00 s; 10 utterances after it have none"]
+    assert ended == [f"{tmp_path / 'a.mp4'}: its video ends at 2.00 s; without it: 10 utterances"]
     assert is_whole(said, media.probe(tmp_path / "a.mp4").audio)
 
 

@@ -66,7 +66,7 @@ def test_whatever_ffmpeg_opens_is_a_recording_and_what_is_passed_over_is_counted
         (folder / name).write_bytes(b"x")
     found = recordings.find_recordings([str(folder / "many")], [])
     assert sorted(str(name) for name in found.values()) == sorted(f"many/a.{kind}" for kind in kinds)
-    expected = "4 files are no recordings and were passed over: 2 hidden, 1 without an ending, 1 .jpg"
+    expected = "passed over 4 files that are no recordings: 2 hidden, 1 without an ending, 1 .jpg"
     assert caplog.messages == [expected]
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from wavfusion.encoders.bundle import Encoders
 from wavfusion.encoders.presets import PRECISIONS
-from wavfusion.errors import ConfigError, CorpusError, MediaError, nearest
+from wavfusion.errors import ConfigError, CorpusError, MediaError, counted, nearest
 from wavfusion.evaluation import explain
 from wavfusion.evaluation.inference import BATCH, Classifier, Utterances, pick_device, subsets
 from wavfusion.features.batches import batched
@@ -347,7 +347,8 @@ class EmotionRecognizer:
             log.warning("%s; left out%s", errors[0], others)
         for modality, packets in source.damaged.items():
             if packets:
-                log.warning("%r: %d damaged packets of its %s passed over", source.file, packets, modality)
+                found = counted(packets, "damaged packet")
+                log.warning("%r: %s of its %s passed over", source.file, found, modality)
         left_out = account(source.length, source.labelled, source.left_out)
         if lost := summary(source.length, left_out):
             log.warning("%s: %s", source.file or "array", lost)
@@ -396,7 +397,8 @@ def _warn_of_ended_tracks(source: RecordingSource, modalities: Sequence[str], st
     for name, end in source.tracks.items():
         after = sum(start >= end > 0 for start in starts)
         if name in modalities and after:
-            log.warning("%s: its %s ends at %.2f s; %d utterances after it have none", source.file, name, end, after)
+            without = counted(after, "utterance")
+            log.warning("%s: its %s ends at %.2f s; without it: %s", source.file, name, end, without)
 
 
 def _within(segments: Sequence[Segment], source: RecordingSource) -> list[Segment]:
@@ -408,8 +410,9 @@ def _within(segments: Sequence[Segment], source: RecordingSource) -> list[Segmen
             f"{source.file!r}: expected segments within its {length:.2f} s, found all {len(segments)} after its end"
         )
     late = [each for each in segments if each.start < length < each.end - SLACK and each.end != math.inf]
-    ends = {"begin": len(segments) - len(kept), "end": len(late)}
+    ends = {"left out, after": len(segments) - len(kept), "cut at": len(late)}
     for what, count in ends.items():
         if count:
-            log.warning("%s: %d segments %s after its end at %.2f s", source.file or "array", count, what, length)
+            found = counted(count, "segment")
+            log.warning("%s: %s its end at %.2f s: %s", source.file or "array", what, length, found)
     return kept

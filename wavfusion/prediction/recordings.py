@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from tqdm import tqdm
 
 from wavfusion import media
-from wavfusion.errors import CollectedWarnings, ConfigError, CorpusError, MediaError
+from wavfusion.errors import CollectedWarnings, ConfigError, CorpusError, MediaError, counted
 from wavfusion.files import read_json, require_free, write_atomic, write_json
 from wavfusion.processes.pool import Lost, spread
 from wavfusion.transcripts import Segment
@@ -82,8 +82,8 @@ def find_recordings(names: Sequence[str], bad: list[str]) -> dict[str, Path]:
         for path in within:
             found.setdefault(str(path), Path(os.path.abspath(path)).relative_to(folder.parent))
     if passed_over:
-        counted = ", ".join(f"{count} {kind}" for kind, count in passed_over.most_common(5))
-        log.warning("%d files are no recordings and were passed over: %s", passed_over.total(), counted)
+        kinds = ", ".join(f"{count} {kind}" for kind, count in passed_over.most_common(5))
+        log.warning("passed over %s that are no recordings: %s", counted(passed_over.total(), "file"), kinds)
     return found
 
 
