@@ -7,7 +7,7 @@ OFFLINE = HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 DEV = beartype build faster-whisper hypothesis import-linter mypy pympi-ling pytest pytest-timeout pytest-xdist ruff srt textgrid types-PyYAML webvtt-py
 DOCS = ipykernel mkdocs mkdocs-material 'mkdocstrings[python]' nbclient nbformat
 
-.PHONY: demo test test-slow lint unit minimum docs wheel clean
+.PHONY: demo test test-slow lint unit minimum mutations kills docs wheel clean
 
 demo: $(VENV)/ready
 	rm -rf runs/demo
@@ -34,6 +34,15 @@ test-slow: $(VENV)/ready
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ray]'
 	$(OFFLINE) $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 	$(MAKE) wheel
+
+# Mutated inputs, and verbs killed at random moments: make mutations COUNT=10000 SEED=0; make kills COUNT=1000
+COUNT ?= 300
+SEED ?= 0
+mutations: $(VENV)/ready
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python tests/hostile.py --count $(COUNT) --seed $(SEED)
+
+kills: $(VENV)/ready
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python tests/kills.py --count $(COUNT) --seed $(SEED)
 
 # The documentation site, in site/; a warning is an error. Material's notice of its end of life (May 2027) is silenced.
 docs: $(VENV)/ready

@@ -1,11 +1,12 @@
-"""Measure on generated test sets whether wavfusion/metrics does what it says; prints three tables.
+"""Measure on generated test sets whether wavfusion/metrics does what it says; prints five tables.
 
 Intervals: share of test sets whose 95 % interval holds the figure of an endless test set. Paired test: share of pairs
 of equal systems that are found different, and of pairs apart by the detectable difference that are found so.
-Some ten minutes on one free core; --sets 100 gives a first idea in one.
+Some ten minutes on one free core; --sets 100 gives a first idea in one. The seeds are fixed.
 """
 
 import argparse
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -16,14 +17,14 @@ from scipy.special import expit
 
 from wavfusion.metrics.comparison import Comparison, compare
 from wavfusion.metrics.intervals import cluster_bootstrap, cluster_t
-from wavfusion.metrics.scores import figures
+from wavfusion.metrics.scores import class_figures, class_intervals, figures
 
 SHARES = np.array([0.09, 0.15, 0.23, 0.15, 0.14, 0.24])  # of IEMOCAP's six emotions
 EASE = np.array([-0.3, 1.2, 0.6, 0.9, 0.9, 0.5])  # of each, as logit of being recognised: 64 % on the whole
 MISTAKEN = np.random.default_rng(99).dirichlet(np.ones(6), 6) * (1 - np.eye(6))
 MISTAKEN /= MISTAKEN.sum(axis=1, keepdims=True)
 NAMES = ("accuracy", "weighted_f1", "macro_f1", "uar")
-REPEATS = 600  # resamples and swaps of one test set; enough for a share of thousands
+REPEATS = 600  # resamples of one test set; enough for a share of thousands
 
 Bounds = dict[str, list[float]]
 
@@ -38,6 +39,7 @@ class World:
     common: float = 0.5  # spread of ease between dialogues (logit)
     by_emotion: float = 0.5  # and of each emotion in them
     speakers: float = 0.0  # spread of ease between speakers
+    sentences: float = 0.0  # two fixed sentences are easier and harder by it; each emotion is said equally often
 
 
 IEMOCAP = World("IEMOCAP-like, 50 a dialogue")
@@ -47,6 +49,7 @@ WORLDS = {
     World("MELD-like, 9 a dialogue", length=9, uneven=0.6): (30, 280),
     World("very uneven dialogues", uneven=1.0): (30,),
 }
+RAVDESS = World("RAVDESS-like, 60 a speaker", length=60, uneven=0, sentences=0.3)
 SPEAKERS = replace(IEMOCAP, name="speakers of 15 dialogues each", speakers=0.5)
 
 
@@ -55,8 +58,22 @@ def dialogues(rng: np.random.Generator, num: int, world: World, ease: np.ndarray
     sizes = lengths(rng, num, world)
     counts = rng.multinomial(sizes, rng.dirichlet(4 * SHARES, num))
     own = world.common * rng.standard_normal((num, 1)) + world.by_emotion * rng.standard_normal((num, 6))
-    hits = rng.binomial(counts, expit(EASE + own + ease))
-    tables = rng.multinomial((counts - hits).ravel(), np.tile(MISTAKEN, (num, 1))).reshape(num, 6, 6)
+    if world.sentences:
+        return sentences(rng, num, world, own).sum(axis=1)
+    return predicted(rng, counts, EASE + own + ease)
+
+
+def sentences(rng: np.random.Generator, num: int, world: World, own: np.ndarray) -> np.ndarray:
+    """Confusion matrices [speakers, 2, 6, 6] of the two sentences that every speaker says in every emotion."""
+    counts = np.full((num, 6), round(world.length / 12))
+    easier = (world.sentences, -world.sentences)
+    return np.stack([predicted(rng, counts, EASE + own + each) for each in easier], axis=1)
+
+
+def predicted(rng: np.random.Generator, counts: np.ndarray, ease: np.ndarray) -> np.ndarray:
+    """Confusion matrices of so many utterances of each emotion."""
+    hits = rng.binomial(counts, expit(ease))
+    tables = rng.multinomial((counts - hits).ravel(), np.tile(MISTAKEN, (len(counts), 1))).reshape(-1, 6, 6)
     tables[:, range(6), range(6)] += hits
     return tables
 
@@ -144,6 +161,47 @@ def intervals_of_speakers(sets: int) -> Iterator[str]:
             yield row(SPEAKERS.name, num, name, shares)
 
 
+def intervals_of_fixed_sentences(sets: int) -> Iterator[str]:
+    """Rows: coverage where few speakers say fixed sentences, over the units that the corpus has."""
+    yield "| test sets | speakers | interval over | " + " | ".join(NAMES) + " |\n|---|---|---|---|---|---|---|\n"
+    true = truth(RAVDESS)
+    for num in (4, 5, 8, 24):
+        rng = np.random.default_rng(6)
+        found: dict[str, list[list[bool]]] = {}
+        for _ in range(sets):
+            own = RAVDESS.common * rng.standard_normal((num, 1)) + RAVDESS.by_emotion * rng.standard_normal((num, 6))
+            tables = sentences(rng, num, RAVDESS, own)
+            bounds = {
+                "single utterances, bootstrap": by_utterance(tables.sum(axis=1)),
+                "sentences, t": whole(cluster_t)(tables.sum(axis=0)),
+                "speakers, percentile": cluster_bootstrap(tables.sum(axis=1), figures, REPEATS),
+                "speakers, t": whole(cluster_t)(tables.sum(axis=1)),
+            }
+            for name, each in bounds.items():
+                found.setdefault(name, []).append(held(each, true))
+        for name, shares in found.items():
+            yield row(RAVDESS.name, num, name, np.mean(shares, axis=0))
+
+
+def intervals_of_rare_emotions(sets: int) -> Iterator[str]:
+    """Rows: coverage of the F1 of an emotion with so many single utterances of 240, seldom recognised."""
+    yield "| utterances | recall | no hit | resampling all 240 | interval of its F1 |\n|---|---|---|---|---|\n"
+    for count, recall in itertools.product((4, 16), (0.02, 0.1)):
+        rng = np.random.default_rng(7)
+        classes = ["rare", "other"]
+        shares = np.array([[recall, 1 - recall], [0.02, 0.98]])
+        true = float(class_figures(np.array([count, 240 - count])[:, None] * shares)["f1"][0])
+        found = []
+        for _ in range(sets):
+            cells = np.concatenate([rng.multinomial(count, shares[0]), rng.multinomial(240 - count, shares[1])])
+            tables = np.repeat(np.eye(4, dtype=np.int64), cells, axis=0).reshape(-1, 2, 2)
+            low, high = class_intervals(lambda _, each=tables: each, None, None, classes)["rare"]["this_test_set"]
+            old = cluster_bootstrap(tables, lambda sums: {"f1": class_figures(sums)["f1"][:, 0]}, REPEATS)["f1"]
+            found.append([cells[0] == 0, old[0] <= true <= old[1], low <= true <= high])
+        none, all_of, own = 100 * np.mean(found, axis=0)
+        yield f"| {count} | {100 * recall:.0f} | {none:.1f} | {all_of:.1f} | {own:.1f} |\n"
+
+
 @dataclass(frozen=True)
 class Pair:
     """Two systems on 30 dialogues; spreads of the latent score of which the sign says right or wrong."""
@@ -155,6 +213,7 @@ class Pair:
     shared: float = 0.1  # of a training in a dialogue
     dialogues: int = 30
     world: World = IEMOCAP
+    alone: bool = False  # tested, wrongly, as if each utterance were its own group
 
 
 PAIRS = [
@@ -166,6 +225,10 @@ PAIRS = [
     Pair("3 seeds, differing by seed alone", own=0.0, seeds=0.0, shared=0.3),
     Pair("1 seed, which makes no difference", trainings=1, seeds=0.0),
     Pair("1 seed of large spread", trainings=1, seeds=0.1),
+    Pair("5 speakers", dialogues=5, world=RAVDESS),
+    Pair("24 speakers", dialogues=24, world=RAVDESS),
+    Pair("24 speakers, 1 seed which makes no difference", trainings=1, seeds=0.0, dialogues=24, world=RAVDESS),
+    Pair("the same by single utterances", trainings=1, seeds=0.0, dialogues=24, world=RAVDESS, alone=True),
 ]
 
 
@@ -174,6 +237,7 @@ def systems(rng: np.random.Generator, pair: Pair, better: float = 0.0, num: int 
     num = num or pair.dialogues
     group = np.repeat(np.arange(num), lengths(rng, num, pair.world))
     size = len(group)
+    unit = np.arange(size) if pair.alone else group
     emotion = np.minimum((rng.dirichlet(4 * SHARES, num).cumsum(axis=1)[group] < rng.random((size, 1))).sum(axis=1), 5)
     mistake = np.minimum((MISTAKEN.cumsum(axis=1)[emotion] < rng.random((size, 1))).sum(axis=1), 5)
     ease = (EASE / 2)[emotion] + 0.5 * rng.standard_normal(num)[group] + rng.standard_normal(size)
@@ -183,8 +247,9 @@ def systems(rng: np.random.Generator, pair: Pair, better: float = 0.0, num: int 
         tables = []
         for _ in range(pair.trainings):
             own = pair.seeds * rng.standard_normal() + pair.shared * rng.standard_normal(num)[group]
-            predicted = np.where(of_system + own + 0.6 * rng.standard_normal(size) > 0, emotion, mistake)
-            tables.append(np.bincount((group * 6 + emotion) * 6 + predicted, minlength=num * 36).reshape(num, 6, 6))
+            answers = np.where(of_system + own + 0.6 * rng.standard_normal(size) > 0, emotion, mistake)
+            cells = (unit * 6 + emotion) * 6 + answers
+            tables.append(np.bincount(cells, minlength=36 * (unit[-1] + 1)).reshape(-1, 6, 6))
         found.append(np.stack(tables))
     return found
 
@@ -192,7 +257,7 @@ def systems(rng: np.random.Generator, pair: Pair, better: float = 0.0, num: int 
 def planted(pair: Pair, difference: float) -> float:
     """How much `better` makes that difference of accuracy."""
     steps = np.linspace(0, 0.8, 5)
-    endless = replace(pair, trainings=1, seeds=0.0)
+    endless = replace(pair, trainings=1, seeds=0.0, alone=False)
     made = [
         np.subtract(*(figures(each.sum(axis=(0, 1)))["accuracy"] for each in systems(rng, endless, step, 6_000)))
         for step, rng in zip(steps, (np.random.default_rng(4) for _ in steps), strict=True)
@@ -210,7 +275,7 @@ def paired_tests(sets: int) -> Iterator[str]:
         rng = np.random.default_rng(5)
 
         def found(better: float, pair: Pair = pair, rng: np.random.Generator = rng) -> dict[str, Comparison]:
-            return compare(*systems(rng, pair, better), figures, REPEATS)
+            return compare(*systems(rng, pair, better), figures)
 
         equal = [found(0.0) for _ in range(sets)]
         level = np.mean([[each[name].p_value <= 0.05 for name in NAMES] for each in equal], axis=0)
@@ -232,11 +297,17 @@ def row(world: str, num: int, name: str, shares: np.ndarray) -> str:
 
 
 def main() -> None:
-    """Print the three tables."""
+    """Print the five tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sets", type=int, default=1_000, help="test sets of each row")
     sets = parser.parse_args().sets
-    for part in (intervals_of_dialogues, intervals_of_speakers, paired_tests):
+    for part in (
+        intervals_of_dialogues,
+        intervals_of_speakers,
+        intervals_of_fixed_sentences,
+        intervals_of_rare_emotions,
+        paired_tests,
+    ):
         for line in part(sets):
             sys.stdout.write(line)
             sys.stdout.flush()

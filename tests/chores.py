@@ -47,6 +47,22 @@ def never() -> Callable[[int], int]:
     raise ConfigError("expected a model, found none")
 
 
+class Importing:
+    """What takes a minute to unpickle, as torch would if it took that long to import, and says in which process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Callable[[Path], Callable[[int], int]], tuple[Path]]:
+        return _import, (self.folder,)
+
+
+def _import(folder: Path) -> Callable[[int], int]:
+    work = sleeper(folder)
+    work(0)
+    return work
+
+
 def sleeper(folder: Path) -> Callable[[int], int]:
     """What says in which process it is and sleeps."""
 

@@ -133,7 +133,8 @@ def test_the_labels_go_along_where_anybody_has_them(confused, tmp_path, corpus, 
     if generated:
         (tmp_path / "world.json").write_text("{}")
     environment = json.loads((run / "environment.json").read_text())
-    (run / "environment.json").write_text(json.dumps({**environment, "manifest": str(tmp_path / "manifest.jsonl")}))
+    places = {"manifest": str(tmp_path / "manifest.jsonl"), "trained_on": None}  # as a RUN of an older version
+    (run / "environment.json").write_text(json.dumps({**environment, **places}))
     assert bundle.make_bundle(run)[1] is labels
 
 
@@ -251,8 +252,7 @@ def only_sound(files: dict[str, bytes]) -> None:
         (move_to_train, "its hash is not that of split.csv"),
         (change_json("metrics.json", accuracy=0.99), "accuracy: 0.99 is stated"),
         (change_json("metrics.json", interval={}), "interval.accuracy"),
-        (change_json("metrics.json", n=10**400), "n: 1000"),
-        (change_json("metrics.json", uar=float("nan")), "uar: nan is stated"),
+        (change_json("metrics.json", n=10**9), "n: 1000"),
         (change_json("metrics.json", protocol={"name": "loso5"}), "protocol.hash"),
         (only_sound, "modalities text, which experiment.yaml does not train"),
         (change_json("protocol.json", hash="0" * 64), "predictions.csv: made under another protocol"),
@@ -337,7 +337,11 @@ def in_predictions(old: str, new: str) -> Change:
         change_json("metrics.json", confusion=[[10**40] * 4] * 4),
         change_json("metrics.json", modalities=[{}]),
         change_json("metrics.json", contaminated=["audio", "smell"]),
+        change_json("metrics.json", n=10**400),
+        change_json("metrics.json", uar=float("nan")),
         lambda files: files.update({"environment.json": b"[]"}),
+        lambda files: files.update({"experiment.yaml": b"- a\n" * (1 << 22)}),
+        lambda files: files.update({"experiment.yaml": b"model: !!int ''"}),
     ],
 )
 def test_what_no_run_writes_is_refused_in_one_line(judge, open_bundle, change):

@@ -227,7 +227,7 @@ def test_a_promise_about_unknown_speakers_cannot_be_shown(corpus: Any) -> None:
     folder, rows = corpus
     fold = protocol.divide_parts("loso5", rows, CLASSES)[0]
     found = checked(folder, [replace(rows[0], speaker=None), *rows[1:]], [fold]).problems
-    assert [each.text for each in found] == ["loso5, fold 1: 1 rows without a speaker: the promise cannot be verified"]
+    assert [each.text for each in found] == ["loso5, fold 1: 1 row without a speaker: the promise cannot be verified"]
 
 
 def test_a_coincident_id_does_not_make_a_corpus_the_runs_own(made: Any, trained: Path) -> None:
@@ -247,7 +247,7 @@ def test_copies_of_training_recordings_beside_the_runs_own_rows_are_found(made: 
 
 def test_files_that_cannot_be_compared_are_counted(made: Any, trained: Path, tmp_path: Path) -> None:
     found = check.check_against(read_run(trained), made.data.utterances, tmp_path)
-    assert any("files cannot be read: copies of them are not found" in note for note in found.notes)
+    assert any("files cannot be read: copies are not looked for" in note for note in found.notes)
 
 
 def test_a_damaged_protocol_of_a_run_is_one_line(
@@ -294,3 +294,55 @@ def test_an_encoder_that_met_the_corpus_makes_the_answer_no(made: Any, trained: 
     assert [each.text for each in found.problems if each.kind == "encoder"] == [
         "the audio encoder superb/hubert-base-superb-er was trained on this corpus"
     ]
+
+
+def tabled(number: int, speaker: str, text: str, **more: Any) -> Utterance:
+    return Utterance(f"t{number}", "table", speaker=speaker, text=text, emotion=CLASSES[number % 2], **more)
+
+
+def test_sentences_that_all_speakers_say_are_noted_where_the_style_is_unknown() -> None:
+    """NEMO and EmoDB as tables have no style: `speaker-folds` tested on the sentences of training, without a word."""
+    rows = [tabled(number, f"s{number // 4}", f"Sentence {number % 4}!") for number in range(12)]
+    found = check.check(rows, CORPUS, {}, Path("."), protocol.divide_parts("speaker-folds", rows, CLASSES)[:1])
+    assert [note for note in found.notes if "train and test" in note] == [
+        "speaker-folds, fold 1: 4 texts in train and test, which it does not rule out: 4 of 4 rows of test"
+    ]
+    assert not found.problems
+    spoken = [replace(row, style="improvised") for row in rows]
+    found = check.check(spoken, CORPUS, {}, Path("."), protocol.divide_parts("speaker-folds", rows, CLASSES)[:1])
+    assert not any("texts" in note for note in found.notes)
+
+
+def test_a_corpus_without_a_split_is_said_to_be_one() -> None:
+    """`no labelled rows under a protocol`, where every row had a label and only the split was missing."""
+    rows = [tabled(number, "s", f"Sentence {number}") for number in range(2)]
+    (note,) = check.check(rows, CORPUS, {}, Path("."), []).notes
+    assert note == ("validity alone was checked, as the rows have no split: name a --protocol, such as speaker-folds")
+    (note,) = check.check([replace(row, emotion=None) for row in rows], CORPUS, {}, Path("."), []).notes
+    assert note == "validity alone was checked, as no row has an emotion"
+
+
+def test_a_modality_that_no_row_has_is_a_problem_where_the_table_names_it() -> None:
+    rows = [tabled(number, "s", "x", missing=["audio", "video"]) for number in range(2)]
+    found = check.check(rows, replace(CORPUS, modalities=["audio", "text"]), {}, Path("."), [])
+    assert [(each.kind, each.ids) for each in found.problems] == [("missing", ["t0", "t1"])]
+    some = [rows[0], replace(rows[1], missing=["video"])]
+    found = check.check(some, replace(CORPUS, modalities=["audio", "text"]), {}, Path("."), [])
+    assert not found.problems and "audio: missing in 1 of 2 rows" in found.notes
+
+
+def test_what_the_parts_of_a_run_share_is_not_laid_to_another_corpus(
+    made: Any, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`check emodb --against run` answered no, as two parts of the RUN shared texts."""
+    own, root = made.data.utterances, Path(manifest.read_corpus(made.manifest).root)
+    overlapping = [replace(row, text="the very same line", style="scripted", speaker="Ann") for row in own]
+    monkeypatch.setattr(manifest, "read", lambda path: overlapping)
+    others = [
+        Utterance(f"e{number}", "emodb", text=f"Satz {number}", speaker="s1", emotion="sad") for number in range(3)
+    ]
+    found = check.check_against(read_run(trained), others, root)
+    assert (found.problems, [note for note in found.notes if "text" in note]) == ([], [])
+    leaking = [replace(others[0], text="The very same line!", style="scripted"), *others[1:]]
+    (problem, *more) = check.check_against(read_run(trained), leaking, root).problems
+    assert problem.kind == "text" and "e0" in problem.ids and {each.kind for each in more} <= {"text"}

@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import re
 import resource
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from wavfusion import EmotionRecognizer
+from wavfusion import EmotionRecognizer, corpora
 from wavfusion.cli.app import main
 
 pytest_plugins = ("corpus_fixture",)
@@ -164,6 +165,9 @@ TRAIN = ("train", "--config", "paper", "--manifest", "m", "--store", "s", "--out
         (("lookalike", "iemocap", "--out", "o", "--speakers", "7"), "--speakers: expected an even number"),
         (("lookalike", "iemocap", "--out", "o", "--clips", "5"), "--clips: expected a whole number of 6 or more"),
         (("lookalike", "iemocap", "--out", "o", "--parts", "1,0,1"), "--parts: expected at least one clip"),
+        (("lookalike", "iemocap", "--out", "o", "--parts", f"{'9' * 20},1,1"), "expected 1,000,000 clips at most"),
+        (("lookalike", "iemocap", "--out", "o", "--clips", "9" * 20), "expected 1,000,000 clips at most"),
+        (("lookalike", "meld", "--out", "o", "--speakers", "9" * 20), "--speakers: expected 10,000 at most"),
         (
             ("lookalike", "iemocap", "--out", "o", "--clips", "9", "--parts", "3,3,3"),
             "not allowed with argument --clips",
@@ -244,7 +248,7 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(
         (("--split", "tset"), "did you mean 'test'"),
         (("--modalities", "audio,smell"), "'smell'"),
         (("--map", "joy"), "joy=happy"),
-        (("--map", "joy=happy,joy=sad"), "each emotion of the corpus once"),
+        (("--map", "joy=happy,joy=sad"), "each emotion once"),
         (("--map", "joy=hapy"), "did you mean 'happy'"),
         (("--store", "nowhere"), "nowhere"),
         (("--manifest", "nowhere"), "nowhere"),
@@ -267,6 +271,48 @@ def test_a_wrong_manifest_leaves_the_run_that_force_would_remove(
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     refused(capfd, "train", "--config", "paper", "--manifest", "m", "--store", made.store, "--out", run, "--force")
     assert (run / "model.safetensors").exists()
+
+
+def test_a_warning_quotes_no_more_than_200_characters_of_a_value(capfd: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])  # sets up the log
+    logging.getLogger("wavfusion").warning("%s: skipped %r", "a.csv", 10**6 * "a b")
+    assert capfd.readouterr().err == f"WARNING: a.csv: skipped '{(66 * 'a b')[:195]}...'\n"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_file_is_refused_wherever_one_is_given(
+    trained: Path, made: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """They waited without end, or took all memory."""
+    place = Path("/dev/zero")
+    if kind == "pipe":
+        os.mkfifo(place := tmp_path / "pipe")
+    clip, store, out = made.root / "clips/test00.mp4", ["--store", str(made.store)], ["--out", str(tmp_path / "out")]
+    for arguments in (
+        ["check", place],
+        ["train", "--config", place, "--manifest", made.manifest, *store, *out],
+        ["train", "--config", "paper", "--protocol", place, "--manifest", made.manifest, *store, *out],
+        ["extract", made.manifest, *store, "--preset", place],
+        ["evaluate", place, *out],
+        ["predict", "--model", trained, clip, "--transcript", place],
+        ["report", place, *out],
+    ):
+        status = main(list(map(str, arguments)))
+        assert (status, capfd.readouterr().err.count("wavfusion: ")) == (2, 1), arguments
+    names = (
+        "config.json",
+        "protocol.json",
+        "model.safetensors",
+        "familiarity.safetensors",
+        "encoders/text/tokenizer.json",
+    )
+    for name in names if kind == "pipe" else ():
+        run = Path(shutil.copytree(trained, tmp_path / "run", dirs_exist_ok=True))
+        (run / name).unlink()
+        os.mkfifo(run / name)
+        assert main(["predict", "--model", str(run), str(clip), "--transcript", "well"]) == 2, name
+        (run / name).unlink()
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_error_has_no_trace() -> None:
@@ -328,6 +374,7 @@ def test_without_a_model_the_installed_one_labels(
     for model in ((), ("--model", trained)):
         assert main([str(each) for each in ("predict", clip, *model, "--format", "json", "--device", "cpu")]) == 0
         printed.append(json.loads(capfd.readouterr().out))
+    assert [rows[0]["model"].pop("name") for rows in printed] == ["run", trained.name]
     assert printed[0] == printed[1]
     assert EmotionRecognizer.from_pretrained().predict(clip)[0].emotion == printed[0][0]["emotion"]
 
@@ -402,7 +449,8 @@ def test_a_full_disk_behind_stdout_is_one_line(trained: Path, made: Any) -> None
     done = closed("2>&1 >/dev/full", "predict", "--model", trained, made.root / "clips/test00.mp4")
     # Of the recording, what is unlike the training part may be said before: that hangs on the model's last digits.
     *warnings, last = done.stdout.splitlines()
-    assert (done.returncode, last) == (2, "wavfusion: expected to read or write a file, found: No space left on device")
+    found = "wavfusion: expected to read or write 'standard output', found: No space left on device"
+    assert (done.returncode, last) == (2, found)
     assert all(line.startswith("WARNING: ") for line in warnings)
 
 
@@ -428,7 +476,7 @@ def test_a_split_file_is_the_protocol(made: Any, tmp_path: Path, capfd: pytest.C
 
 def test_evaluate_prints_one_line_a_subset(trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     main(["evaluate", str(trained), "--modalities", "all-subsets", "--out", str(tmp_path)])
-    assert len(capfd.readouterr().out.splitlines()) == 8
+    assert len(capfd.readouterr().out.splitlines()) == 9  # a heading, seven subsets, and what a guess reaches
 
 
 @pytest.mark.slow
@@ -499,3 +547,11 @@ def test_a_reader_that_goes_away_is_no_error(trained: Path) -> None:
     command = f"{sys.executable} -m wavfusion --help | true"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment, check=False)
     assert "Traceback" not in done.stderr
+
+
+def test_the_help_of_prepare_names_every_corpus(capfd: pytest.CaptureFixture[str]) -> None:
+    """A list by hand, as importing the readers would slow down every `--help`."""
+    main(["prepare", "--help"])
+    shown = " ".join(capfd.readouterr().out.split())
+    *some, last = corpora.READERS
+    assert f"{', '.join(some)} or {last}" in shown

@@ -130,6 +130,19 @@ def test_processes_end_with_a_parent_that_is_killed_or_interrupted(
     wait_for(lambda: not Path(f"/proc/{child}").exists())
 
 
+def test_a_process_that_still_imports_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    """A process looked for its parent when it had imported everything: those of `lookalike` outlived it by seconds."""
+    program = PROGRAM.format(tests=str(Path(__file__).parent), folder=str(tmp_path), preload=None)
+    program = program.replace("import sleeper", "import Importing").replace("partial(sleeper, Path", "Importing(Path")
+    (tmp_path / "program.py").write_text(program)
+    parent = subprocess.Popen([sys.executable, tmp_path / "program.py"], stderr=subprocess.DEVNULL)
+    wait_for(lambda: any(tmp_path.glob("*.pid")))
+    (child,) = (int(path.stem) for path in tmp_path.glob("*.pid"))
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: not Path(f"/proc/{child}").exists())
+
+
 def test_a_killed_lookalike_leaves_no_process(tmp_path: Path) -> None:
     """Dialogues were rendered by children of children, which went on writing when the first of them were killed."""
     arguments = ["lookalike", "iemocap", "--out", str(tmp_path / "tree"), "--speakers", "6", "--parts", "26,4,4"]

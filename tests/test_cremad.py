@@ -130,14 +130,14 @@ def test_a_table_without_rows_is_said(tmp_path):
 def test_a_clip_that_nobody_rated_has_no_votes_and_that_is_said(tmp_path):
     prepared = prepare(tmp_path, tabulatedVotes=VOTES + votes(300001, CLIP, 0, 0, 0, 0, 0, 0))
     assert prepared.utterances[0].votes is None
-    assert prepared.differences[-1] == f"processedResults/tabulatedVotes.csv: 1 clips have no votes: {CLIP}"
+    assert prepared.differences[-1] == f"processedResults/tabulatedVotes.csv: 1 clip without votes: {CLIP}"
 
 
 def test_a_clip_that_is_listed_twice_is_said(tmp_path):
     """The second row replaced the first silently."""
     table = VOTES + votes(300001, CLIP, 1, 0, 0, 0, 0, 0) + votes(300002, CLIP, 0, 1, 0, 0, 0, 0)
     prepared = prepare(tmp_path, tabulatedVotes=table)
-    assert prepared.differences[-1].endswith(f"1 clips are listed again, the last row of each counts: {CLIP}")
+    assert prepared.differences[-1].endswith(f"1 clip listed again, the last row counts: {CLIP}")
 
 
 def test_a_cell_over_the_limit_says_what_was_expected(tmp_path):
@@ -150,3 +150,12 @@ def test_two_tables_that_differ_are_refused(tmp_path):
     (tmp_path / "old" / "tabulatedVotes.csv").write_text(VOTES + votes(300001, CLIP, 1, 0, 0, 0, 0, 0))
     with pytest.raises(CorpusError, match="found several that differ: old/tab.*, processedResults/tab"):
         prepare(tmp_path, tabulatedVotes=VOTES + votes(300001, CLIP, 0, 1, 0, 0, 0, 0))
+
+
+def test_recordings_in_another_ending_or_case_are_found(tmp_path):
+    (found,) = prepare(tmp_path, f"AudioWAV/{CLIP.lower()}.flac", f"VideoFlash/{CLIP}.MKV").utterances
+    assert (found.id, found.audio.path, found.video.path) == (
+        CLIP,
+        f"AudioWAV/{CLIP.lower()}.flac",
+        f"VideoFlash/{CLIP}.MKV",
+    )

@@ -12,6 +12,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -186,6 +187,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frames, audio = media.decode_frames(source, 10, (120, 180)), media.decode_audio(source)
     media.write_video(folder / "talk.mp4", frames.pixels, 10, audio.samples, media.SAMPLE_RATE)
     shutil.copy(work / "clip.mp4", folder / "clip.mp4")
+    call = np.stack([audio.samples, audio.samples[::-1]])
+    media.write_audio(folder / "call.wav", call, media.SAMPLE_RATE)
     cues = [f"{i}\n{clock(row.video.start)} --> {clock(row.video.end)}\n{row.text}\n" for i, row in enumerate(rows, 1)]
     (folder / "talk.srt").write_text("\n".join(cues))
     for place, file, name in (("interviews", "clip.mp4", "first.mp4"), ("interviews", "talk.mp4", "deep/second.mp4"),

@@ -2,7 +2,9 @@ import json
 import pickle
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -144,6 +146,26 @@ def test_all_layers_are_there_again_after_encoding():
 def test_one_sample_gives_one_finite_step():
     found = Wav2Vec2Encoder(audio_family("wavlm"), {}, "x").encode([np.ones(1, "f4")], [2])[0][2]
     assert found.shape == (1, 32) and torch.isfinite(found).all()
+
+
+def test_no_thread_shows_the_warning_that_torch_has_for_the_masks_of_wavlm():
+    """Each thread put back the filters that it had found: one that began second heard the warning from then on."""
+    encoder, entered, left = AudioEncoder(audio_family("wavlm"), {}, "x"), threading.Barrier(2), threading.Event()
+
+    def wait(*_):
+        if entered.wait(timeout=60) == 0:
+            left.wait(timeout=60)  # the other one has ended meanwhile
+
+    encoder.model.encoder.register_forward_pre_hook(wait)
+
+    def encode(seconds):
+        try:
+            return encoder.hidden([torch.from_numpy(tone(seconds))], [3])[0][3].shape[1]
+        finally:
+            left.set()
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(encode, (0.2, 0.4))) == [9, 19]
 
 
 def test_a_model_without_normalisation_gets_the_samples_as_they_are():

@@ -233,6 +233,46 @@ def test_a_map_of_an_emotion_that_no_row_has_is_said(caplog: pytest.LogCaptureFi
     assert caplog.messages == ["--map: no row of the manifest has the emotion 'jjoy'"]
 
 
+def test_a_map_may_join_emotions_of_corpus_and_model_under_one_name() -> None:
+    """RAVDESS's *calm* could not become *neutral*: only the labels were renamed."""
+    mapping = evaluate.EmotionMap(["neutral", "calm", "fearful"], {"calm": "neutral", "fearful": "fear", "joy": "fear"})
+    assert (mapping.classes, mapping.merges) == (["neutral", "fear"], True)
+    assert mapping.sums(np.array([[0.3, 0.3, 0.4], [0.1, 0.2, 0.7]])).tolist() == [
+        [0.6, 0.4],
+        [pytest.approx(0.3), 0.7],
+    ]
+    assert mapping.sums(np.array([0.25, 0.25, 0.5])).tolist() == [0.5, 0.5]
+    rows = [row("a", "calm", "test"), row("b", "neutral", "test"), row("c", "joy", "test"), row("d", "sad", "test")]
+    found = evaluate.choose_part(rows, mapping.known, "test", {}, mapping.renamed)
+    assert [each.emotion for each in found.utterances] == ["neutral", "neutral", "fear"] and found.unknown == {"sad": 1}
+
+
+def test_a_map_to_an_emotion_that_is_itself_renamed_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--map: 'calm' is no class of the model; did you mean 'calmer'"):
+        evaluate.EmotionMap(["calm", "sad"], {"joy": "calm", "calm": "calmer"})
+
+
+def test_a_map_of_the_models_emotions_holds_in_every_figure(trained: Path, tmp_path: Path) -> None:
+    plain, merged = tmp_path / "plain", tmp_path / "merged"
+    flags = ["--modalities", "text", "--device", "cpu"]
+    assert main(["evaluate", str(trained), "--out", str(plain), *flags]) == 0
+    pairs = ["--map", "angry=tense,happy=tense"]
+    assert main(["evaluate", str(trained), "--out", str(merged), *flags, *pairs]) == 0
+    found = figures(merged)
+    assert found["classes"] == ["tense", "sad", "neutral"] == list(found["per_class"])
+    rows, wanted = table(merged), table(plain)
+    for own, each in zip(rows, wanted, strict=True):
+        both = float(each["p_angry"]) + float(each["p_happy"])
+        assert float(own["p_tense"]) == pytest.approx(both, abs=2e-6)
+        assert own["truth"] == ("tense" if each["truth"] in ("angry", "happy") else each["truth"])
+        shares = {name: float(own[f"p_{name}"]) for name in found["classes"]}
+        assert own["predicted"] == max(shares, key=lambda name: shares[name])
+    right = np.mean([own["truth"] == own["predicted"] for own in rows])
+    assert found["accuracy"] == pytest.approx(right)
+    assert found["calibration"]["nll"]["after"] == found["nll"]
+    assert main(["evaluate", str(trained), "--out", str(tmp_path / "x"), *flags, *pairs, "--explain"]) == 2
+
+
 def test_an_unknown_split_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'test'"):
         evaluate.choose_part([row("a", "happy", "test")], CLASSES, "tset", {})

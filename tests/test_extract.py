@@ -1,8 +1,10 @@
+import copy
 import dataclasses
 import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +17,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from wavfusion import corpora, media
+from wavfusion import corpora, manifest, media
 from wavfusion.cli.app import main
 from wavfusion.encoders import tiny
 from wavfusion.encoders.bundle import load_encoders
@@ -26,7 +28,7 @@ from wavfusion.errors import ConfigError
 from wavfusion.features.batches import batched
 from wavfusion.features.clips import Media, plan_windows
 from wavfusion.features.encode import Chunk, audio_batches, decode
-from wavfusion.features.extract import _reported, extract
+from wavfusion.features.extract import _reported, extract, shipped_layers
 from wavfusion.features.store import FeatureSet, Store, merge_feature_sets, read_feature_sets
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
 from wavfusion.runs.folder import read_run
@@ -178,6 +180,21 @@ def test_stored_features_are_those_of_direct_encoding(small, root, encoders):
         direct = encoders.text.encode([row.text])[0]
         differences.append(units_apart(store.read(clip.text.keys["last"]), direct.half()))
     assert len(differences) == 8 and max(differences) <= 1
+
+
+def test_features_are_the_same_bits_whatever_the_store_holds_already(root, encoders):
+    """Short utterances were padded to batches of those that the store lacked, so that a rerun differed by rounding."""
+    rows = []
+    for i in range(8):
+        write_wav(root / f"{i}.wav", sound(0.2 + 0.13 * i, 150 + 20 * i))
+        rows.append(Utterance(f"u{i}", "table", audio=AudioSpan(f"{i}.wav"), text=" ".join(TEXTS[: 1 + i % 3])))
+    at_once = tensors(run(rows, root, encoders)[0].folder)
+    shutil.rmtree(root.parent / "store")
+    for some in (rows[2:3], rows[5:7], rows):
+        store, _ = run(some, root, encoders)
+    in_turn = tensors(store.folder)
+    assert in_turn.keys() == at_once.keys()
+    assert [key for key, x in at_once.items() if not torch.equal(x, in_turn[key])] == []
 
 
 def test_a_second_run_does_nothing(small, root, encoders):
@@ -636,3 +653,23 @@ def test_two_extractions_at_once_lose_nothing_and_double_nothing(whole, tmp_path
     assert [process.wait(300) for process in processes] == [0, 0]
     found = tensors(tmp_path / "store")
     assert set(found) == set(expected) and max(units_apart(found[key], expected[key]) for key in expected) <= 1
+
+
+def test_the_default_layers_follow_the_depth_of_the_audio_encoder(encoders):
+    """A whole pass over 24 layers stored layer 9 alone; training on audio wanted layer 21."""
+    assert shipped_layers(encoders) == [9]
+    for depth, layers in ((24, [9, 21]), (6, [3])):
+        audio = copy.copy(encoders.audio)
+        audio.num_layers = depth
+        assert shipped_layers(dataclasses.replace(encoders, audio=audio)) == layers
+    assert shipped_layers(dataclasses.replace(encoders, audio=None)) == []
+
+
+def test_what_is_stored_by_default_is_said(small, root, tmp_path, capsys):
+    manifest.write(tmp_path / "manifest.jsonl", small)
+    manifest.write_corpus(tmp_path / "manifest.jsonl", Corpus("table", str(root), None, ["happy", "sad"], "0"))
+    command = ["extract", str(tmp_path / "manifest.jsonl"), "--store", str(tmp_path / "store"), "--preset", "tiny"]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert "audio layers: 9 of 12 (others by --layers)" in shown
+    assert "text: the last layer (recommended weights them all after --text-layers all)" in shown

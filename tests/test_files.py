@@ -1,17 +1,25 @@
+import errno
 import json
+import os
+import tracemalloc
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
 
-from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.errors import ConfigError, CorpusError, MediaError
 from wavfusion.files import (
     Constraint,
     Count,
     NonEmpty,
+    PathText,
     choice_of,
     parse_yaml,
+    read_bytes,
     read_json,
+    read_text_lines,
+    read_yaml,
     validated,
     write_atomic,
     write_json,
@@ -22,6 +30,11 @@ from wavfusion.files import (
 class Span:
     path: NonEmpty
     start: float | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    path: PathText
 
 
 @dataclass(frozen=True)
@@ -123,9 +136,10 @@ def test_a_file_beyond_all_bounds_is_not_parsed(tmp_path, monkeypatch):
     [
         ("a: &x [1]\nb: *x", ":2: expected YAML; found an alias"),
         ("a: 1\na: 2", ":2: expected YAML; found 'a' for the second time"),
-        ("a: !!set {b}", ": expected YAML, found a value of type set"),
-        ("a: !!python/object:os.system b", ":1: expected YAML; could not determine a constructor"),
-        ("[" * 60 + "]" * 60, ": expected YAML, found more than 50 levels"),
+        ("a: !!set {b}", ":1: expected YAML; found the tag 'tag:yaml.org,2002:set'"),
+        ("a: !!python/object:os.system b", ":1: expected YAML; found the tag 'tag:yaml.org,2002:python/object:os.s"),
+        ("[" * 60 + "]" * 60, ":1: expected YAML; found more than 50 levels"),
+        ("a: 1\n2: 3", ": expected YAML, found the key 2, which is no string"),
     ],
 )
 def test_yaml_that_is_not_plain_is_refused_with_its_line(text, found):
@@ -148,3 +162,90 @@ def test_an_interrupted_write_leaves_the_old_file_alone(tmp_path):
     with pytest.raises(RuntimeError):
         write_atomic(tmp_path / "a", cut())
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"old")]
+
+
+@pytest.mark.parametrize("value", ["!!int ''", "!!float ''", "!!bool x", "!!timestamp x", "!!null x", "! x"])
+def test_a_tag_in_yaml_is_refused_before_its_constructor_fails_on_the_value(value):
+    """They raised IndexError, KeyError and AttributeError."""
+    with pytest.raises(ConfigError, match=r"^own\.yaml:2: expected YAML; found the tag '"):
+        parse_yaml(f"a: 1\nb: {value}", "own.yaml")
+
+
+def test_a_list_of_megabytes_in_yaml_is_refused_before_it_is_built():
+    """16 MB of `- a` in a bundle of 18 kB took 1.1 GB and more than a minute."""
+    tracemalloc.start()
+    for content in ("- a\n" * 4_000_000, "- a\n" * 250_000, "[" * 1_000_000, "a:\n" + " b: 1\n" * 100_000):
+        with pytest.raises(ConfigError, match=r"own\.yaml.*(more than (1048576|10000|50) |for the second time)"):
+            parse_yaml(content, "own.yaml")
+    assert tracemalloc.get_traced_memory()[1] < 100e6
+    tracemalloc.stop()
+
+
+def test_a_number_to_base_60_of_a_megabyte_is_a_string_and_no_minute_of_arithmetic():
+    assert parse_yaml(f"a: {'1:' * 100_000}1\nb: 1:30", "f") == {"a": f"{'1:' * 100_000}1", "b": 90}
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("[NaN]", "nan, a number that is not finite"),
+        ("[1e999]", "inf, a number that is not finite"),
+        (f"[1{'0' * 400}]", "an integer of more than 64 bits"),
+        (f"[1{'0' * 5000}]", "Exceeds the limit"),
+        (f"[{'[],' * 4_000_000}0]", "more than 4000000 values"),
+    ],
+    ids=["nan", "infinite", "large", "larger", "many"],
+)
+def test_numbers_that_no_type_holds_and_too_many_values_are_refused_in_json(tmp_path, content, found):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(ConfigError, match=rf"^.*a\.json: expected JSON, found {found}"):
+        read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", "\ud800"])
+def test_what_no_system_can_open_is_no_path(path):
+    with pytest.raises(ConfigError, match="f: field 'path': expected the path of a file or folder, found"):
+        validated(Place, {"path": path}, "f")
+
+
+@pytest.mark.parametrize("read", [read_json, read_yaml, read_bytes, lambda path: list(read_text_lines(path))])
+def test_a_pipe_or_device_is_refused_where_a_file_is_expected(tmp_path, read):
+    """A reader of a pipe waits without end, and one of /dev/zero takes all memory."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises((ConfigError, CorpusError), match="expected a file, found a folder, pipe or device"):
+            read(path)
+
+
+def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("wavfusion.files.LINE", 10)
+    (tmp_path / "a").write_text("1234567890\n" + "1" * 11)
+    with pytest.raises(CorpusError, match="expected lines of at most 10 characters"):
+        list(read_text_lines(tmp_path / "a", newline=""))
+    (tmp_path / "a").write_text("123456789\n\n1")
+    assert list(read_text_lines(tmp_path / "a")) == ["123456789\n", "\n", "1"]
+
+
+def test_a_full_disk_names_the_file_that_was_to_be_written(tmp_path):
+    """It said "a file"."""
+
+    def full():
+        yield b"a"
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError) as caught:
+        write_atomic(tmp_path / "metrics.json", full())
+    assert (caught.value.filename, caught.value.strerror) == (str(tmp_path / "metrics.json"), "No space left on device")
+
+
+@pytest.mark.parametrize("kind", [ConfigError, CorpusError, MediaError])
+def test_a_message_quotes_no_more_than_200_characters_of_a_value(kind):
+    """Cells and names of megabytes stood whole in messages."""
+    found = str(kind(f"t.csv:3: unknown split {'a b' * 10**6!r}: did you mean 'train'? valid: train, valid, test"))
+    assert found == f"t.csv:3: unknown split '{('a b' * 66)[:195]}...': did you mean 'train'? valid: train, valid, test"
+    assert len(str(kind("x" * 10**6))) == 2000
+
+
+def test_a_message_of_usual_length_is_left_whole():
+    message = "the model's settings: expected 'a' " + ", ".join(f"model.setting_{i}" for i in range(50)) + " or 'b'"
+    assert str(ConfigError(message)) == message

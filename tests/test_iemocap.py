@@ -261,7 +261,7 @@ def test_equal_start_and_end_keep_the_row_and_name_it(tmp_path):
     corpora.write_prepared(prepared, tmp_path / "out")
     (found,) = manifest.read(tmp_path / "out" / "manifest.jsonl")
     assert found.missing == ["audio", "text", "video"]
-    assert prepared.differences[-1] == f"1 rows have no duration by their labels: {DIALOGUE}_F000"
+    assert prepared.differences[-1] == f"1 row without a duration by the labels: {DIALOGUE}_F000"
 
 
 def test_a_transcript_in_cp1252_keeps_its_typography(tmp_path):
@@ -287,7 +287,7 @@ def test_the_channel_and_the_half_are_the_speaker_s(tmp_path, dialogue):
 def test_sessions_beyond_the_fifth_are_read_and_said(tmp_path):
     prepared = corpora.prepare("iemocap", plant(tmp_path, dialogue="Ses06M_impro01"))
     assert prepared.utterances[0].speaker == "Ses06F"
-    assert prepared.differences[-1] == "Ses06 to Ses06: 1 rows in sessions that are not in the published corpus"
+    assert prepared.differences[-1] == "Ses06 to Ses06: 1 row in sessions that are not in the published corpus"
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,18 @@ def test_equal_copies_of_a_label_file_count_once(tmp_path):
     assert only(tmp_path).id == f"{DIALOGUE}_F000"
 
 
-@pytest.mark.parametrize("text", [b"", HEADER.encode(), (HEADER + block(f"{DIALOGUE}_F000")).encode("utf-16")])
+def test_a_label_file_in_utf16_is_read_and_said(tmp_path):
+    """It was decoded as cp1252 and had no row."""
+    root = plant(tmp_path)
+    path = root / "Session1" / "dialog" / "EmoEvaluation" / f"{DIALOGUE}.txt"
+    before = corpora.prepare("iemocap", root).utterances
+    path.write_bytes(path.read_text().encode("utf-16"))
+    found = corpora.prepare("iemocap", root)
+    assert found.utterances == before
+    assert any("not in UTF-8, read as utf-16" in line for line in found.differences)
+
+
+@pytest.mark.parametrize("text", [b"", HEADER.encode()])
 def test_a_label_file_without_rows_is_refused_by_name(tmp_path, text):
     """A manifest of no rows was written, which nothing can read."""
     path = plant(tmp_path) / "Session1" / "dialog" / "EmoEvaluation" / f"{DIALOGUE}.txt"
@@ -337,7 +348,7 @@ def test_a_label_file_without_rows_is_refused_by_name(tmp_path, text):
 
 def test_an_end_before_the_start_is_not_called_equal(tmp_path):
     prepared = corpora.prepare("iemocap", plant(tmp_path, block(f"{DIALOGUE}_F000", start=5, end=4)))
-    assert prepared.differences[-1] == f"1 rows end before they start by their labels: {DIALOGUE}_F000"
+    assert prepared.differences[-1] == f"1 row with an end before the start by the labels: {DIALOGUE}_F000"
     assert "the end is before the start in the labels" in prepared.stripped[0].reason
 
 
@@ -347,4 +358,14 @@ def test_a_label_file_in_another_encoding_is_said(tmp_path):
     with (tmp_path / path).open("ab") as file:
         file.write(b"C-E1:\tAnger;\t(caf\xe9)\n")
     prepared = corpora.prepare("iemocap", tmp_path)
-    assert prepared.differences[-1] == f"1 files are not UTF-8 and are read as cp1252: {path}"
+    assert prepared.differences[-1] == f"1 file not in UTF-8, read as cp1252: {path}"
+
+
+@pytest.mark.parametrize("name", [f"{DIALOGUE}_F000.flac", f"{DIALOGUE.lower()}_f000.WAV"])
+def test_a_sentence_in_another_ending_or_case_is_found(tmp_path, name):
+    """A release converted to `.flac` lost the audio of every row."""
+    add(plant(tmp_path), f"Session1/sentences/wav/{DIALOGUE}/{name}")
+    add(tmp_path, f"Session1/dialog/avi/DivX/{DIALOGUE}.mp4")
+    found = only(tmp_path)
+    assert found.audio == AudioSpan(f"Session1/sentences/wav/{DIALOGUE}/{name}")
+    assert found.video.path == f"Session1/dialog/avi/DivX/{DIALOGUE}.mp4"

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,7 @@ def test_a_failed_write_leaves_the_old_manifest_alone(tmp_path):
         ({"id": ""}, "field 'id': expected a non-empty string"),
         ({"index": -1}, "field 'index': expected an integer >= 0"),
         ({"index": True}, "field 'index': expected an integer >= 0"),
-        ({"votes": {"happy": "1"}}, "field 'votes.happy': expected a number, found '1'"),
+        ({"votes": {"happy": "1"}}, "field 'votes.happy': expected a number from 0 to 1, found '1'"),
         ({"dimensions": {"valence": float("nan")}}, "field 'dimensions.valence': expected a finite number, found nan"),
         ({"missing": ["sound"]}, "field 'missing': expected a list of audio, text, video"),
         ({"audio": "a.wav"}, "field 'audio': expected an object"),
@@ -180,3 +181,50 @@ def test_an_exclusion_without_a_reason_is_refused(tmp_path):
     write_rows(tmp_path / "exclusions.json", {"excluded": [{"id": "a"}], "stripped": []})
     with pytest.raises(CorpusError, match=r"exclusions.json: field 'excluded\.0\.reason' is missing"):
         manifest.read_exclusions(tmp_path / "manifest.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"index": 10**400}, "field 'index': expected an integer >= 0"),
+        ({"votes": {"happy": 10**400}}, "field 'votes.happy': expected a number from 0 to 1"),
+        ({"votes": {"happy": -3.0}}, "field 'votes.happy': expected a number from 0 to 1"),
+        ({"dimensions": {"valence": 10**400}}, "field 'dimensions.valence': expected a number"),
+        ({"audio": {"path": "a.wav", "start": 1e300, "end": None, "channel": "mix"}}, "field 'audio.start'"),
+        ({"audio": {"path": "a.wav", "start": 10**400, "end": None, "channel": "mix"}}, "field 'audio.start'"),
+        ({"audio": {"path": "\ud800.wav", "start": None, "end": None, "channel": "mix"}}, "field 'audio.path'"),
+        ({"audio": {"path": "a\0.wav", "start": None, "end": None, "channel": "mix"}}, "field 'audio.path'"),
+        ({"video": {"path": "a", "start": None, "end": None, "crop": [0, 0, 9, 10**400]}}, "field 'video.crop'"),
+    ],
+)
+def test_a_value_that_its_type_lets_in_and_nothing_can_use_is_refused(tmp_path, changes, message):
+    """10^400 and lone surrogates passed the reader, and were an OverflowError or a UnicodeEncodeError later."""
+    path = write_rows(tmp_path / "manifest.jsonl", row_of(**changes))
+    with pytest.raises(CorpusError, match=message) as caught:
+        manifest.read(path)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("root", ["/data\0", "/data/\ud800", ""])
+def test_a_root_that_no_folder_can_have_is_refused(tmp_path, root):
+    write_rows(tmp_path / "corpus.json", {"corpus": "c", "root": root, "labels": None, "classes": [], "version": "1"})
+    with pytest.raises(CorpusError, match="field 'root': expected the path of a file or folder"):
+        manifest.read_corpus(tmp_path / "manifest.jsonl")
+
+
+@pytest.mark.parametrize("name", ["manifest.jsonl", "corpus.json", "exclusions.json"])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, name):
+    """Reading a pipe that nobody writes to hung; `/dev/zero` took all memory."""
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("needs pipes that have names")
+    os.mkfifo(tmp_path / name)
+    read = {"corpus.json": manifest.read_corpus, "exclusions.json": manifest.read_exclusions}.get(name, manifest.read)
+    with pytest.raises(CorpusError, match="expected a file, found a folder, pipe or device"):
+        read(tmp_path / "manifest.jsonl")
+
+
+def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("wavfusion.files.LINE", 1000)
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(row_of(text="x" * 2000)))
+    with pytest.raises(CorpusError, match="expected lines of at most 1000 characters"):
+        manifest.read(tmp_path / "manifest.jsonl")

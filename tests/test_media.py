@@ -968,3 +968,141 @@ def test_pictures_that_cannot_be_scaled_are_one_line(tmp_path):
         made.mux(stream.encode())
     with pytest.raises(MediaError, match="frames that can be scaled in .*wide.mkv', found 16000 x 2"):
         media.decode_frames(tmp_path / "wide.mkv", 5, (224, 224))
+
+
+# ---------------------------------------------------------------------- several recordings, several tracks
+
+
+def joined(folder: Path, tmp_path: Path, name: str) -> tuple[Path, Path]:
+    """The second of two recordings, and both end to end in one file; the first lasts 3 s."""
+    source = {"film": "film.mp4", "flac": "sound.flac", "mpg": "sound.mp3"}.get(name.split(".")[-1], "sound.m4a")
+    source = "film.mp4" if name.startswith("film") else source
+    first, second, both = (tmp_path / f"{each}.{name.split('.')[-1]}" for each in ("first", "second", "both"))
+    if source == "film.mp4":
+        media.write_video(tmp_path / "short.mp4", numbered(3 * FRAME_RATE), FRAME_RATE, noise(48_000, 3), 48_000)
+    else:
+        media.write_audio(tmp_path / f"short{Path(source).suffix}", noise(48_000, 3)[: 3 * 44_100], 44_100)
+    for file, path in ((tmp_path / f"short{Path(source).suffix}", first), (folder / source, second)):
+        path.write_bytes(file.read_bytes()) if file.suffix == path.suffix else remuxed(file, path)
+    both.write_bytes(first.read_bytes() + second.read_bytes())
+    return second, both
+
+
+@pytest.mark.parametrize(
+    "name", ["sound.ts", "sound.mka", "sound.mpg", "sound.flac", "film.ts", "film.mkv", "film.flv"]
+)
+def test_the_second_of_two_recordings_joined_end_to_end_is_heard_on_one_clock(folder, tmp_path, name):
+    """`probe` told the length of the first; the second was never labelled, or with times of the first."""
+    second, both = joined(folder, tmp_path, name)
+    alone, whole = media.decode_audio(second).samples, media.decode_audio(both).samples
+    assert len(whole) == pytest.approx(16_000 * (3 + SECONDS), abs=16_000 * 0.1)
+    assert media.probe(both).audio == pytest.approx(len(whole) / 16_000, abs=0.05)
+    np.testing.assert_array_equal(whole[-len(alone) :], alone)
+    begin = (len(whole) - len(alone)) / 16_000
+    for start in (0.0, 2.9, 6.0):  # before the joint, across it, and behind
+        stretch = media.decode_audio(both, begin + start - 2.0, begin + start).samples
+        at = len(whole) - len(alone) + round((start - 2.0) * 16_000)
+        assert abs(lag(stretch, whole[at : at + 32_000])) <= (16 if name.endswith(("mkv", "mka", "flv")) else 0)
+
+
+@pytest.mark.parametrize("ending", ["ts", "mkv", "flv"])
+def test_the_pictures_of_the_second_recording_are_shown_at_its_place(folder, tmp_path, ending):
+    second, both = joined(folder, tmp_path, f"film.{ending}")
+    begin = media.probe(both).video - media.probe(second).video
+    alone = numbers(media.decode_frames(second, 5, (32, 32), 2.0, 4.0))
+    assert numbers(media.decode_frames(both, 5, (32, 32), begin + 2.0, begin + 4.0)) == pytest.approx(alone, abs=1)
+    across = numbers(media.decode_frames(both, 5, (32, 32), begin - 1.0, begin + 1.0))
+    assert len(across) == 10 and across[4] > 60 and across[5] < 10
+    with media.VideoReader(both, 5, (32, 32)) as film:
+        assert numbers(film.frames(begin + 2.0, begin + 4.0)) == pytest.approx(alone, abs=1)
+    assert len([*media.stream_frames(both, 5, 64, begin - 1.0, begin + 1.0)]) == 10
+
+
+def with_tracks(path: Path, *tones: float, titles: tuple[str, ...] = (), seconds: float = 2.0) -> Path:
+    """A file with an audio track for each tone, each one second longer than the one before."""
+    with av.open(str(path), "w") as out:
+        streams = [out.add_stream("pcm_s16le", rate=16_000, layout="mono") for _ in tones]
+        for stream, title in zip(streams, titles, strict=False):
+            stream.metadata["title"] = title
+        for number, (stream, tone) in enumerate(zip(streams, tones, strict=True)):
+            samples = np.round(32767 * sine(16_000, tone, seconds + number)).astype(np.int16)
+            for at in range(0, len(samples), 1600):
+                frame = av.AudioFrame.from_ndarray(samples[None, at : at + 1600], "s16", "mono")
+                frame.sample_rate, frame.pts, frame.time_base = 16_000, at, Fraction(1, 16_000)
+                out.mux(stream.encode(frame))
+    return path
+
+
+def pitch(samples: np.ndarray) -> float:
+    return float(np.abs(np.fft.rfft(samples[:16_000])).argmax())
+
+
+def test_every_audio_track_can_be_chosen(tmp_path):
+    path = with_tracks(tmp_path / "a.mka", 440, 880, titles=("Anna", "Bob"))
+    assert [(each.number, each.name) for each in media.audio_tracks(path)] == [(1, "Anna"), (2, "Bob")]
+    assert [pitch(media.decode_audio(path, track=track).samples) for track in (None, 1, 2)] == [440, 440, 880]
+    assert [media.probe(path, track).audio for track in (1, 2, "mix")] == pytest.approx([2.0, 3.0, 3.0], abs=0.1)
+    mixed = media.decode_audio(path, track="mix").samples
+    one, two = (media.decode_audio(path, track=track).samples for track in (1, 2))
+    np.testing.assert_allclose(mixed[:32_000], (one[:32_000] + two[:32_000]) / 2, atol=1e-4)
+    np.testing.assert_allclose(mixed[32_100:], two[32_100:] / 2, atol=1e-4)
+    with pytest.raises(MediaError, match="expected an audio track from 1 to 2 in .*, found 3"):
+        media.decode_audio(path, track=3)
+
+
+def test_a_track_that_can_be_decoded_is_taken_before_the_default_one(tmp_path):
+    """An iPhone's spatial audio, which FFmpeg cannot decode, stood before the stereo track: no audio at all."""
+    path = with_tracks(tmp_path / "a.mov", 440, 880)
+    content = bytearray(path.read_bytes())
+    first = content.find(b"sowt", content.find(b"stsd"))
+    content[first : first + 4] = b"apac"
+    path.write_bytes(content)
+    assert [each.decodable for each in media.audio_tracks(path)] == [False, True]
+    assert pitch(media.decode_audio(path).samples) == 880
+
+
+def test_a_timestamp_of_hours_among_others_does_not_make_the_recording_longer(folder, tmp_path):
+    """58 kB claimed eight hours, which were gone through window by window."""
+    with av.open(str(folder / "film.mp4")) as old, av.open(str(tmp_path / "slow.mkv"), "w") as new:
+        stream, count = new.add_stream_from_template(old.streams.video[0]), 0
+        for packet in old.demux(old.streams.video[0]):
+            if packet.dts is not None:
+                count += 1
+                packet.pts += round(30_000 / packet.time_base) if count == 40 else 0
+                packet.stream = stream
+                new.mux(packet)
+    assert media.probe(tmp_path / "slow.mkv").video == pytest.approx(SECONDS, abs=0.1)
+
+
+def test_a_stream_that_appears_after_the_header_ends_nothing(tmp_path):
+    """PyAV knows only the streams that FFmpeg finds at first: IndexError."""
+    path = tmp_path / "a.flv"
+    media.write_video(tmp_path / "a.mp4", numbered(200), FRAME_RATE, noise(44_100, 8), 44_100)
+    remuxed(tmp_path / "a.mp4", path)
+    content, at, seen = bytearray(path.read_bytes()), 13, 0
+    while at + 15 < len(content):
+        size = int.from_bytes(content[at + 1 : at + 4], "big")
+        seen += content[at] == 8
+        if content[at] == 8 and seen in {300, 301}:
+            content[at + 11] = 0x2F  # this packet is mp3, 44.1 kHz, stereo
+        at += 11 + size + 4
+    path.write_bytes(content)
+    assert media.probe(path).audio == pytest.approx(8.0, abs=0.1)
+    assert len(media.decode_audio(path).samples) == pytest.approx(8 * 16_000, abs=1600)
+
+
+@pytest.mark.parametrize(
+    "failure", [IndexError("list index"), KeyError(7), RuntimeError("x"), OverflowError("int"), MemoryError()]
+)
+def test_whatever_the_library_raises_is_one_line_that_names_the_file(folder, monkeypatch, failure):
+    def fail(*_):
+        raise failure
+
+    monkeypatch.setattr("wavfusion.media.audio._planes", fail)
+    monkeypatch.setattr("wavfusion.media.container._packet_ends", fail)
+    for work in (media.decode_audio, media.probe):
+        with pytest.raises(
+            MediaError, match=r"expected a recording that FFmpeg can read at '.*sound.wav', found one on"
+        ) as e:
+            work(folder / "sound.wav")
+        assert "\n" not in str(e.value)

@@ -106,7 +106,7 @@ def test_clips_are_found_in_published_and_renamed_folders(tmp_path, table, folde
 def test_clips_in_folders_without_a_split_are_counted_and_not_used(tmp_path):
     prepared = prepare(tmp_path, clips=["clips/dia0_utt0.mp4"])
     assert video_of(prepared) == [None]
-    assert any(line.startswith("1 clips lie in folders that name no split") for line in prepared.differences)
+    assert any(line.startswith("1 clip not used, in folders that name no split") for line in prepared.differences)
 
 
 def test_an_absent_clip_keeps_its_row(tmp_path):
@@ -120,7 +120,7 @@ def test_the_twin_of_a_test_clip_is_preferred_and_counted(tmp_path):
     clips = [f"{folder}/dia0_utt0.mp4", f"{folder}/final_videos_testdia0_utt0.mp4", f"{folder}/dia0_utt1.mp4"]
     prepared = prepare(tmp_path, [row(), row(number=1)], "test_sent_emo.csv", clips)
     assert video_of(prepared) == clips[1:]
-    assert "1 test clips exist twice: the final_videos_test file is taken" in prepared.differences
+    assert "1 test clip in two files: the final_videos_test file is taken" in prepared.differences
 
 
 def write_clip(path, seconds):
@@ -151,7 +151,7 @@ def test_of_two_clips_the_one_is_taken_that_agrees_with_the_table(tmp_path, twin
         else:
             write_clip(path, seconds)
     prepared = corpora.prepare("meld", root, scan=tmp_path / "notes" / "media.jsonl")
-    (line,) = [line for line in prepared.differences if "exist twice" in line]
+    (line,) = [line for line in prepared.differences if "in two files" in line]
     if twin or plain:
         assert video_of(prepared) == [f"{TEST}/{taken}.mp4"]
     assert line.endswith(f"within 0.5 s of the table: {verdict}")
@@ -162,14 +162,16 @@ def test_a_clip_that_contradicts_the_table_is_named_and_kept(tmp_path):
     prepared = corpora.prepare("meld", plant(tmp_path), scan=tmp_path / "media.jsonl")
     assert prepared.utterances[0].missing == []
     assert prepared.differences[-1] == (
-        "1 clips differ by more than 0.5 s from the length in the table: train_dia0_utt0 (2.0 s for 5.7)"
+        "1 clip more than 0.5 s off the length in the table: train_dia0_utt0 (2.0 s for 5.7)"
     )
 
 
 def test_an_outlier_is_named_and_kept(tmp_path):
     prepared = prepare(tmp_path, [row(end='"00:21:21,000"')], "test_sent_emo.csv")
     assert len(prepared.utterances) == 1
-    assert prepared.differences[-1].startswith("1 utterances exceed 15 s; training takes the first 15 s, evaluation")
+    assert prepared.differences[-1].startswith(
+        "1 utterance longer than 15 s; training takes the first 15 s, evaluation"
+    )
 
 
 def test_the_stated_length_is_the_window_of_training():
@@ -186,7 +188,7 @@ def test_the_text_encoder_meets_plain_characters_and_the_manifest_keeps_the_orig
 def test_clips_with_a_foreign_sound_are_named(tmp_path, key):
     dialogue, number = key.split("_utt")
     prepared = prepare(tmp_path, [row(dialogue, number)], clips=[f"train/dia{key}.mp4"])
-    assert f"1 clips have other audio than their row: train_dia{key}" in prepared.differences
+    assert f"1 clip with other audio than the row: train_dia{key}" in prepared.differences
 
 
 def test_hidden_and_doubled_names_are_no_clips(tmp_path):
@@ -196,7 +198,7 @@ def test_hidden_and_doubled_names_are_no_clips(tmp_path):
 
 def test_a_clip_without_a_row_is_counted(tmp_path):
     prepared = prepare(tmp_path, clips=["train/dia9_utt9.mp4"])
-    assert "1 clips have no row in the tables" in prepared.differences
+    assert "1 clip without a row in the tables" in prepared.differences
 
 
 def test_the_position_counts_utterances_and_not_their_numbers(tmp_path):
@@ -216,13 +218,13 @@ def test_milliseconds_without_leading_zeros_are_read(tmp_path):
 def test_equal_start_and_end_keep_their_row(tmp_path):
     prepared = prepare(tmp_path, [row(start='"00:16:16,059"', end='"0:16:16,059"')])
     assert len(prepared.utterances) == 1
-    assert "1 rows have no duration by the table: train_dia0_utt0" in prepared.differences
+    assert "1 row without a duration by the table: train_dia0_utt0" in prepared.differences
 
 
 def test_an_end_before_its_start_is_not_called_an_equal_one(tmp_path):
     prepared = prepare(tmp_path, [row(start='"00:16:17,000"', end='"0:16:16,059"')])
     assert [line for line in prepared.differences if "train_dia0_utt0" in line] == [
-        "1 rows end before they start by the table: train_dia0_utt0"
+        "1 row with an end before the start by the table: train_dia0_utt0"
     ]
 
 
@@ -278,9 +280,24 @@ def test_a_number_of_5000_digits_is_one_line(tmp_path):
 
 def test_a_table_in_another_encoding_is_said(tmp_path):
     differences = prepare(tmp_path, [row(text="café")], encoding="cp1252").differences
-    assert differences[-1] == "1 files are not UTF-8 and are read as cp1252: train_sent_emo.csv"
+    assert differences[-1] == "1 file not in UTF-8, read as cp1252: train_sent_emo.csv"
 
 
 def test_a_quote_that_is_not_closed_says_what_was_expected(tmp_path):
     with pytest.raises(CorpusError, match=r"\.csv:2: expected cells of at most .* every quote closed, found: unexp"):
         prepare(tmp_path, ['1,"Hey'])
+
+
+def test_clips_that_were_converted_to_audio_are_found_and_said(tmp_path):
+    """Clips as `.wav` for `.mp4`: every row lost its audio."""
+    prepared = prepare(tmp_path, [row()], clips=["train_splits/dia0_utt0.WAV"])
+    (found,) = prepared.utterances
+    assert (found.audio.path, found.video, found.missing) == ("train_splits/dia0_utt0.WAV", None, ["video"])
+    assert "1 clip with another ending than .mp4: train_splits/dia0_utt0.WAV" in prepared.differences
+    assert prepared.stripped == [("train_dia0_utt0", "video: not found below the root")]
+
+
+def test_the_clip_is_taken_before_the_audio_that_was_cut_out_of_it(tmp_path):
+    clips = ["train_splits/dia0_utt0.mp4", "a_train/dia0_utt0.wav"]
+    (found,) = prepare(tmp_path, [row()], clips=clips).utterances
+    assert found.audio.path == found.video.path == clips[0]

@@ -36,7 +36,7 @@ pytest_plugins = ("corpus_fixture",)
 CLASSES = ["happy", "sad", "neutral", "angry"]
 FIELDS = [
     *("file", "start", "end", "speaker", "text", "emotion", "probability", "probabilities", "modalities"),
-    *("contribution", "text_share"),
+    *("contribution", "text_share", "warnings", "model"),
 ]
 
 
@@ -331,7 +331,7 @@ def test_segments_after_the_end_are_left_out_and_said(
 ) -> None:
     said = recognizer.predict(sound, segments=[Segment(0.0, 99.0), Segment(100.0, 101.0)])
     assert (len(said), said[0].end < 99) == (1, True)
-    assert any("1 segments begin after its end" in message for message in caplog.messages)
+    assert any("left out, after its end at" in message and message.endswith("1 segment") for message in caplog.messages)
 
 
 def test_what_a_transcript_holds_after_the_end_is_counted(
@@ -342,8 +342,48 @@ def test_what_a_transcript_holds_after_the_end_is_counted(
     times = [Segment(0.0, 1.05), Segment(0.5, 3.0), Segment(0.6, 1.2), Segment(1.5, 2.0)]
     found = recognizer.predict(second, sample_rate=16_000, segments=times)
     assert [each.end for each in found] == [1.0, 1.0, 1.0]
-    said = [message for message in caplog.messages if "after its end" in message]
-    assert said == ["array: 1 segments begin after its end at 1.00 s", "array: 2 segments end after its end at 1.00 s"]
+    said = [message for message in caplog.messages if "its end" in message]
+    assert said == [
+        "array: left out, after its end at 1.00 s: 1 segment",
+        "array: cut at its end at 1.00 s: 2 segments",
+    ]
+
+
+def test_segments_of_a_program_are_checked_where_they_enter(recognizer: EmotionRecognizer) -> None:
+    """Dictionaries were an AttributeError, and `Segment(2, 1)` got an emotion."""
+    second = np.zeros(16_000, np.float32)
+    given = [{"start": np.float32(0.25), "end": None, "text": "hi"}]
+    found = recognizer.predict(second, sample_rate=16_000, segments=given)
+    assert [(each.start, each.end, each.text) for each in found] == [(0.25, 1.0, "hi")]
+    assert json.loads(timeline.to_json(found))[0]["start"] == 0.25
+    with pytest.raises(ConfigError, match=r"^segments\[0\]: expected a start before its end, found 2 to 1 s$"):
+        recognizer.predict(second, sample_rate=16_000, segments=[Segment(2.0, 1.0)])
+
+
+def test_words_that_are_lines_of_times_are_refused(recognizer: EmotionRecognizer) -> None:
+    with pytest.raises(ConfigError, match="^transcript=: expected plain text, found subtitles with times"):
+        recognizer.predict(np.zeros(800, np.float32), "1\n0:00:01 --> 0:00:02\nhi", sample_rate=16_000)
+
+
+def test_arrays_of_half_precision_and_matrices_are_sounds(recognizer: EmotionRecognizer) -> None:
+    """A `np.matrix` was a segmentation fault, float16 a RuntimeWarning of numpy."""
+    tone = (0.3 * np.sin(np.arange(16_000) / 20)).astype(np.float16)
+    plain = recognizer.predict(tone.astype(np.float32), sample_rate=16_000)
+    for samples in (tone, tone[None].view(np.matrix), np.stack([tone, tone])):
+        found = recognizer.predict(samples, sample_rate=16_000)
+        assert [each.probabilities for each in found] == [each.probabilities for each in plain]
+
+
+def test_an_emotion_has_a_millisecond_at_least(recognizer: EmotionRecognizer, tmp_path: Path) -> None:
+    """One sample, a segment that begins with the last one, and text for a file without a sample, had 0.0 s."""
+    (found,) = recognizer.predict(np.zeros(1, np.float32), sample_rate=16_000)
+    assert (found.start, found.end) == (0.0, 0.001)
+    with pytest.raises(MediaError, match="found all 1 after its end"):
+        recognizer.predict(np.zeros(16_000, np.float32), sample_rate=16_000, segments=[Segment(0.9999, 1.5)])
+    path = tmp_path / "nothing.wav"
+    path.write_bytes(b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x80>\0\0\0}\0\0\2\0\x10\0data\0\0\0\0")
+    with pytest.raises(MediaError, match="expected decodable audio in"):
+        recognizer.predict(path, "well")
 
 
 def test_words_without_times_are_shared_out_by_seconds(recognizer: EmotionRecognizer, forty: np.ndarray) -> None:
@@ -358,7 +398,7 @@ def test_the_shell_takes_times_and_writes_subtitles(
     times.write_text("1\n00:00:00,100 --> 00:00:00,500\nstop it\n")
     arguments = ("--transcript", times, "--format", "srt", "--min-probability", "1", "--device", "cpu")
     status, out, _ = shell(capfd, trained, clip, *arguments)
-    assert (status, out) == (0, "1\n00:00:00,100 --> 00:00:00,500\n?\nstop it\n")
+    assert (status, out) == (0, "1\n00:00:00,100 --> 00:00:00,500\n<i>[?]</i>\nstop it\n")
 
 
 def test_each_page_shows_the_warnings_of_its_own_recording(
@@ -532,7 +572,7 @@ def test_a_name_of_a_file_stays_in_its_line_of_the_table(
 ) -> None:
     path = Path(shutil.copy(sound, tmp_path / "new\nline.wav"))
     lines = shell(capfd, trained, path, "--device", "cpu")[1].splitlines()
-    assert len(lines) == 2 and lines[0].endswith("new\\nline.wav")
+    assert len(lines) == 3 and lines[0].endswith("new\\nline.wav") and lines[2].startswith("model all: trained on")
 
 
 def test_a_name_that_is_no_text_comes_back_through_json(
@@ -557,9 +597,9 @@ def test_json_has_the_fields_of_the_contract(trained: Path, clip: Path, capfd: p
 
 def test_csv_has_the_fields_of_the_contract(trained: Path, clip: Path, capfd: pytest.CaptureFixture[str]) -> None:
     _, out, _ = shell(capfd, trained, clip, "--format", "csv", "--transcript", "stop", "--device", "cpu")
-    simple = [name for name in FIELDS if name not in ("probabilities", "contribution")]
+    simple = [name for name in FIELDS if name not in ("probabilities", "contribution", "warnings", "model")]
     wide = [*(f"p_{name}" for name in CLASSES), *(f"contribution_{name}" for name in ("audio", "text", "video"))]
-    assert next(csv.reader(io.StringIO(out))) == [*simple, *wide]
+    assert next(csv.reader(io.StringIO(out))) == [*simple, *wide, "warnings", *timeline.MODEL_COLUMNS]
 
 
 def test_csv_holds_the_numbers_of_json(trained: Path, clip: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -590,13 +630,21 @@ def test_a_mark_at_the_start_of_a_transcript_is_no_word(
     assert json.loads(out)[0]["text"] == "so what"
 
 
-@pytest.mark.parametrize(("text", "warned"), [("notes.txt", True), ("talks/notes", True), ("So what... no.", False)])
-def test_a_transcript_that_looks_like_a_file_is_said_to_be_none(
-    trained: Path, clip: Path, text: str, warned: bool, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "text", ["notes.txt", "talks/notes", "my talk.srt", "my notes.docx", "a.xyz", "subtitles/", "C:\\talk"]
+)
+def test_the_name_of_a_file_that_is_not_there_is_no_text(
+    trained: Path, clip: Path, text: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A misspelt name was taken for the words."""
-    _, _, err = shell(capfd, trained, clip, "--transcript", text, "--device", "cpu")
-    assert [f"found no file {text!r}" in line for line in err] == [True] * warned
+    """A misspelt name was taken for the words, with a warning or, with a blank in it, without."""
+    status, out, err = shell(capfd, trained, clip, "--transcript", text, "--device", "cpu")
+    assert (status, out, len(err)) == (2, "", 1) and f"found no file {text!r}" in err[0]
+
+
+def test_what_looks_a_little_like_a_file_is_text(trained: Path, clip: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for text in ("So what... no.", "yes and/or no", "I saw it on amazon.com"):
+        status, out, _ = shell(capfd, trained, clip, "--transcript", text, "--format", "json", "--device", "cpu")
+        assert (status, json.loads(out)[0]["text"]) == (0, text)
 
 
 def test_a_transcript_with_times_that_is_not_there_is_refused(
@@ -658,3 +706,60 @@ def test_a_bad_file_is_named_once(trained: Path, tmp_path: Path, capfd: pytest.C
     path.write_bytes(b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x80>\0\0\0}\0\0\2\0\x10\0data\0\0\0\0")
     _, _, err = shell(capfd, trained, path, "--device", "cpu")
     assert err == [f"wavfusion: expected decodable audio in {str(path)!r}, found a track without packets"]
+
+
+# ------------------------------------------------------------------ several formats
+
+
+@pytest.mark.parametrize("form", ["repeated", "braces"])
+def test_several_formats_are_written_in_one_run(
+    trained: Path, clip: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], form: str
+) -> None:
+    """A shell expands `--out talk.{csv,eaf,html}`: two of the names became recordings that did not exist."""
+    places = [tmp_path / f"talk.{ending}" for ending in ("csv", "eaf", "HTML")]
+    words = [word for place in places for word in ("--out", place)] if form == "repeated" else ["--out", *places]
+    assert shell(capfd, trained, clip, *words, "--device", "cpu")[0] == 0
+    table, document, page = (place.read_text() for place in places)
+    assert (table[:10], document[:5], page[:15]) == ("file,start", "<?xml", "<!doctype html>")
+    (row,) = csv.DictReader(io.StringIO(table))
+    assert row["contribution_audio"] and row["emotion"] in document
+
+
+def test_several_formats_go_into_a_folder_and_are_resumed_together(
+    trained: Path, clip: Path, sound: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = [clip, sound, "--format", "csv,srt", "--out", tmp_path / "all", "--device", "cpu"]
+    assert shell(capfd, trained, *words)[0] == 0
+    names = sorted(each.name for each in (tmp_path / "all").iterdir())
+    assert names == ["predict.json", "test00.mp4.csv", "test00.mp4.srt", "test05.wav.csv", "test05.wav.srt"]
+    (tmp_path / "all" / "test05.wav.csv").unlink()  # written last: without it the recording is not done
+    assert shell(capfd, trained, *words)[0] == 0
+    assert (tmp_path / "all" / "test05.wav.csv").read_text().startswith("file,start")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--out", "x.xlsx"], "expected a name with the ending of a format, one without for a folder, or --format"),
+        (["--out", "x.jsn"], "found '.jsn'; did you mean '.json'?"),
+        (["--format", "csv,eaf"], "expected --out with a folder for them, or an --out FILE for each, found none"),
+        (["--format", "csv,xml"], "--format: found 'xml'; did you mean 'html'? valid: table, json"),
+        (["--out", "a.csv", "--out", "folder"], "expected one folder or only files, found a.csv, folder"),
+    ],
+)
+def test_results_of_no_known_form_are_refused_in_one_line(
+    trained: Path, clip: Path, capfd: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    """`--out x.xlsx` wrote a text table under that name, with status 0."""
+    status, _, err = shell(capfd, trained, clip, *words, "--device", "cpu")
+    assert (status, len(err)) == (2, 1) and message in err[0]
+
+
+def test_a_transcript_among_the_recordings_is_not_taken_for_a_result(
+    trained: Path, clip: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "talk.srt").write_text("mine")
+    words = [tmp_path / "talk.srt", "--out", tmp_path / "talk.csv", "--force"]
+    status, _, err = shell(capfd, trained, clip, *words)
+    assert status == 2 and "a result is named by an --out of its own" in err[0]
+    assert (tmp_path / "talk.srt").read_text() == "mine"

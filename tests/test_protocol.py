@@ -64,7 +64,7 @@ def test_a_row_without_one_of_the_classes_is_in_no_part():
     [
         ("id,split\nz,train\n", r"split\.csv:2: expected an id of the manifest, found 'z'; nearest: "),
         ("id,split\na,train\na,test\n", r"split\.csv:3: expected each id once, found 'a' again"),
-        ("id,split\na,dev\n", r"split\.csv:2: unknown split 'dev': valid: train, valid, test"),
+        ("id,split\na,dve\n", r"split\.csv:2: unknown split 'dve': did you mean 'dev'\? valid: train, valid, test"),
         ("id;split\na;train\n", r"split\.csv:1: expected the header id,split, found 'id;split'"),
         ("", "found 'an empty file'"),
         ("id,split\na\n", r"split\.csv:2: expected id,split, found 1 cells"),
@@ -74,6 +74,12 @@ def test_a_row_without_one_of_the_classes_is_in_no_part():
 def test_a_wrong_line_of_a_split_file_is_named(tmp_path, text, message):
     with pytest.raises(CorpusError, match=message):
         split_of(tmp_path, text)
+
+
+def test_a_split_file_may_name_its_parts_otherwise(tmp_path):
+    """A file with `dev` was refused."""
+    found = split_of(tmp_path, "id,split\na,Train\nb,dev\nc,eval\n")
+    assert found.parts == {"a": "train", "b": "valid", "c": "test"}
 
 
 def test_an_unknown_id_names_the_nearest_first(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 from wavfusion import corpora
 from wavfusion.corpora.emotions import EMOTIONS
 from wavfusion.manifest import AudioSpan, VideoSpan
+from wavfusion.runs.results import clusters_of
 
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data" / "ravdess"
 TRIAL = "01-06-02-01-02-11"
@@ -71,7 +72,7 @@ def test_an_actor_outside_the_24_is_an_exclusion(tmp_path, actor):
 def test_a_second_copy_of_a_file_is_not_used(tmp_path):
     prepared = prepare(tmp_path, f"copy/deep/03-{TRIAL}.wav", f"speech/03-{TRIAL}.wav")
     assert prepared.utterances[0].audio == AudioSpan(f"speech/03-{TRIAL}.wav")
-    assert "1 files are a second copy of one name and are not used" in prepared.differences
+    assert "1 file not used, a second copy of one name" in prepared.differences
 
 
 def test_the_down_mix_is_noted_in_every_row(tmp_path):
@@ -99,3 +100,24 @@ def test_real_recordings_join_wav_and_mp4_of_one_trial():
     joined = [each for each in utterances if each.video and each.audio.path.endswith(".wav")]
     assert (len(utterances), len(joined)) == (120, 5)
     assert {each.emotion for each in utterances} == set(EMOTIONS["ravdess"])
+
+
+def test_recordings_in_other_endings_are_found(tmp_path):
+    (found,) = prepare(tmp_path, f"03-{TRIAL}.FLAC", f"01-{TRIAL}.mkv").utterances
+    assert (found.audio.path, found.video.path) == (f"03-{TRIAL}.FLAC", f"01-{TRIAL}.mkv")
+    (found,) = prepare(tmp_path / "wav", f"01-{TRIAL}.wav").utterances
+    assert (found.audio.path, found.video) == (f"01-{TRIAL}.wav", None)
+
+
+def test_the_clusters_of_four_actors_are_four_speakers(tmp_path):
+    """They were 240 groups of one utterance, as RAVDESS has no dialogues."""
+    trials = [
+        f"03-01-{emotion:02d}-{level:02d}-{sentence:02d}-{take:02d}-{actor:02d}.wav"
+        for emotion in range(1, 9)
+        for level in (1, 2)[: 1 + (emotion > 1)]
+        for sentence in (1, 2)
+        for take in (1, 2)
+        for actor in range(1, 5)
+    ]
+    found = clusters_of(prepare(tmp_path, *trials).utterances)
+    assert (len(found.names), found.unit, found.n) == (240, "speaker", 4)

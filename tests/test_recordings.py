@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from wavfusion import media
 from wavfusion.cli.app import main
 from wavfusion.errors import ConfigError, CorpusError, MediaError
 from wavfusion.prediction import recordings
@@ -47,6 +48,42 @@ def run(planned: list[recordings.Recording], force: bool = False) -> tuple[list[
 def test_a_folder_stands_for_the_recordings_below_it(folder: Path) -> None:
     found = recordings.find_recordings([str(folder / "talks"), str(folder / "one.ogg")], [])
     assert [str(name) for name in found.values()] == ["talks/a.mp4", "talks/b.WAV", "talks/deep/a.mp4", "one.ogg"]
+
+
+def test_whatever_ffmpeg_opens_is_a_recording_and_what_is_passed_over_is_counted(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Transport streams, audio books and sixteen other kinds were passed over in silence; `._a.wav` was an error."""
+    kinds = "ts mka caf m4b au vob ogv 3g2 qt sph ac3 mp2 wv asf f4v mxf".split()
+    for name in [
+        *(f"many/a.{kind}" for kind in kinds),
+        "many/._a.wav",
+        "many/.trash/b.wav",
+        "many/a.jpg",
+        "many/README",
+    ]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    found = recordings.find_recordings([str(folder / "many")], [])
+    assert sorted(str(name) for name in found.values()) == sorted(f"many/a.{kind}" for kind in kinds)
+    expected = "passed over 4 files that are no recordings: 2 hidden, 1 without an ending, 1 .jpg"
+    assert caplog.messages == [expected]
+
+
+def test_pictures_subtitles_and_text_are_no_recordings() -> None:
+    assert not media.endings() & {
+        ".jpg",
+        ".png",
+        ".gif",
+        ".heic",
+        ".srt",
+        ".vtt",
+        ".ass",
+        ".txt",
+        ".js",
+        ".sub",
+        ".mks",
+    }
 
 
 def test_a_folder_without_a_recording_does_not_stop_the_others(folder: Path) -> None:
@@ -120,6 +157,32 @@ def test_a_transcript_that_is_no_text_is_one_line_that_names_the_file(folder: Pa
         recordings.plan_recordings(
             recordings.find_recordings([str(folder / "one.ogg")], []), str(folder / "said.docx"), None, "csv"
         )
+
+
+def test_a_bad_transcript_in_a_folder_is_an_error_of_its_recording_alone(folder: Path) -> None:
+    """One cue of no length stopped all recordings of the folder."""
+    words, bad = folder / "words", list[str]()
+    words.mkdir()
+    (words / "one.ogg.srt").write_text("1\n00:00:01,000 --> 00:00:01,000\nhello\n")
+    (words / "b.txt").write_text("good morning\n")
+    files = recordings.find_recordings([str(folder)], [])
+    planned = recordings.plan_recordings(files, str(words), None, "csv", bad)
+    assert [Path(each.file).name for each in planned] == [name for name in map(_name, files) if name != "one.ogg"]
+    assert [each.transcript for each in planned if each.transcript] == ["good morning"]
+    expected = f"{folder}/one.ogg': {words}/one.ogg.srt: line 2: expected a start before its end, found 1 to 1 s"
+    assert len(bad) == 1 and bad[0].endswith(expected)
+
+
+def _name(file: str) -> str:
+    return Path(file).name
+
+
+def test_the_rows_of_a_recording_are_chosen_by_its_name(folder: Path) -> None:
+    """Turns of another recording in the same RTTM were added."""
+    (folder / "all.rttm").write_text("SPEAKER one 1 0.5 1 <NA> <NA> A\nSPEAKER two 1 2 1 <NA> <NA> B\n")
+    files = recordings.find_recordings([str(folder / "one.ogg")], [])
+    (planned,) = recordings.plan_recordings(files, str(folder / "all.rttm"), None, "csv")
+    assert planned.transcript == [Segment(0.5, 1.5, "A")]
 
 
 def test_what_is_done_is_not_done_again(folder: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from wavfusion import manifest
 from wavfusion.cli.app import main
+from wavfusion.corpora import ravdess
 from wavfusion.corpora.scan import MediaFacts
 from wavfusion.manifest import AudioSpan, Corpus, Utterance
 from wavfusion.report.corpus import write_corpus_page
@@ -66,6 +67,23 @@ def test_numbers_that_differ_from_the_published_ones_stand_beside_them(tmp_path:
     rows = [Utterance("x", "iemocap", session="Ses01", emotion="happy", text="x")]
     found = next(row for row in cells(page_of(tmp_path, rows, "iemocap", "six")) if row[0] == "Ses01")
     assert found == ["Ses01", "1 of 135", "0 of 194", "1"]
+
+
+def test_a_missing_part_of_a_corpus_is_not_the_published_one(tmp_path: Path) -> None:
+    """With all of the speech of RAVDESS and no song: "All numbers are the published ones"."""
+    rows = [
+        Utterance(f"01-{emotion}-{i}", "ravdess", speaker="actor01", emotion=emotion)
+        for emotion, count in ravdess.PUBLISHED["speech"].items()
+        for i in range(count)
+    ]
+    page = page_of(tmp_path, rows, "ravdess")
+    assert "All numbers are the published ones" not in page and "song: no rows, published 1,012" in page
+    songs = [
+        Utterance(f"02-{emotion}-{i}", "ravdess", speaker="actor01", emotion=emotion)
+        for emotion, count in ravdess.PUBLISHED["song"].items()
+        for i in range(count)
+    ]
+    assert "All numbers are the published ones." in page_of(tmp_path, [*rows, *songs], "ravdess")
 
 
 def test_names_with_markup_stay_text(tmp_path: Path) -> None:

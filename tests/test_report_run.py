@@ -1,6 +1,9 @@
 import csv
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from html import unescape
 from pathlib import Path
@@ -121,7 +124,7 @@ def test_protocol_fold_and_hash_stand_on_the_page(run: Path) -> None:
 
 
 def test_what_chose_on_the_test_part_or_met_the_corpus_says_so_in_plain_sight(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", answers(12, 0), "test", contaminated=["audio"])
+    run = make_run(tmp_path / "run", answers(96, 0), "test", contaminated=["audio"])
     warnings = re.findall(r'<p class="warning"><strong>(.*?)</strong>', page_of(tmp_path / "r.html", run))
     assert warnings == ["SELECTED ON TEST", "CONTAMINATED"]
 
@@ -163,6 +166,15 @@ def test_an_emotion_may_be_called_like_a_formula(tmp_path: Path) -> None:
     assert r"$\bad$ &lt;b&gt;" in plots.dots("t", [r"$\bad$ <b>"], {"": [(0.5, 0.4, 0.6)]}, "F1")
 
 
+def test_a_plot_leaves_nothing_in_the_home_and_says_nothing(tmp_path: Path) -> None:
+    """Matplotlib made ~/.config/matplotlib and ~/.cache/matplotlib."""
+    code = "from wavfusion.report import plots; plots.lines('t', {'': ([1.0], [1.0])}, ('x', 'y'))"
+    hidden = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR")
+    place = {name: value for name, value in os.environ.items() if name not in hidden} | {"HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=place, capture_output=True, text=True, check=True)
+    assert (list(tmp_path.iterdir()), done.stdout + done.stderr) == ([], "")
+
+
 def test_equal_runs_give_equal_pages(run: Path) -> None:
     assert page_of(run / "r.html", run) == page_of(run / "r.html", run)
 
@@ -199,7 +211,7 @@ def test_the_bayes_optimal_accuracy_stands_beside_the_subsets_of_a_generated_cor
     rows = answers(12, 0)
     make_corpus(tmp_path, rows)
     write_json(tmp_path / "world.json", {"bayes": {"speaker_independent": {"audio": 0.875}, "speakers_shared": {}}})
-    figures = {"n": 12, "accuracy": 0.5, "weighted_f1": 0.4, "macro_f1": 0.3, "uar": 0.2, "confusion": []}
+    figures = {"n": 12, "accuracy": 0.5, "weighted_f1": 0.4, "macro_f1": 0.3, "uar": 0.2, "confusion": [[4, 0, 0]] * 3}
     interval = {"accuracy": {"this_test_set": [0.25, 0.75], "new_speakers": None}}
     run = make_run(tmp_path / "run", rows, subsets={"audio": {**figures, "interval": interval}})
     table = {row[0]: row[1:] for row in cells(page_of(tmp_path / "r.html", run)) if row}
@@ -262,7 +274,7 @@ def test_what_was_explained_of_another_part_is_left_out(run: Path) -> None:
 
 def test_a_damaged_explanation_is_named(run: Path) -> None:
     explain(run, gates={"utterances": 1})
-    with pytest.raises(ConfigError, match="run: expected what `train` and `evaluate --explain` write.*by_"):
+    with pytest.raises(ConfigError, match=r"explain\.json: field 'gates\.by_layer' is missing"):
         page_of(run / "r.html", run)
 
 
@@ -288,6 +300,112 @@ def test_two_runs_are_compared_by_whole_dialogues_in_whatever_order_they_stand(t
         "accuracy", f"{100 * found.difference:+.1f}", f"{found.p_value:.4f}", "supported",
         f"{100 * low:+.1f} to {100 * high:+.1f}",
     ]  # fmt: skip
+
+
+def acted(seed: int, skill: float, actors: int = 4) -> list[dict[str, str]]:
+    """Rows as of RAVDESS: 60 a speaker, no dialogues."""
+    rows = answers(60 * actors, seed, skill)
+    return [{**row, "dialogue": "", "speaker": f"actor{i % actors}"} for i, row in enumerate(rows)]
+
+
+def test_speakers_are_the_clusters_of_a_corpus_without_dialogues_and_four_give_no_verdict(tmp_path: Path) -> None:
+    """240 groups of one utterance, `supported`, and "whole dialogues" in a corpus that has none."""
+    runs = make_run(tmp_path / "a", acted(0, 0.5)), make_run(tmp_path / "b", acted(1, 4.0))
+    page = page_of(tmp_path / "r.html", *runs)
+    table = cells(page)
+    assert ["clusters", *2 * ["4", "speakers", "4 independent speakers"]] in table
+    assert {row[3] for row in table[table.index(["b"]) + 1 :][:4]} == {"no verdict"}
+    assert "No verdict: 5 speakers are needed." in page and "whole dialogues" not in page
+    assert {row[2] for row in table if row and row[0] == "UAR" and len(row) == 7} == {
+        row[2] for row in cells(page_of(tmp_path / "a.html", runs[0])) if row[0] == "UAR"
+    }
+
+
+def test_five_speakers_give_one(tmp_path: Path) -> None:
+    runs = make_run(tmp_path / "a", acted(0, 0.5, 5)), make_run(tmp_path / "b", acted(1, 4.0, 5))
+    table = cells(page_of(tmp_path / "r.html", *runs))
+    assert {row[3] for row in table[table.index(["b"]) + 1 :][:4]} == {"supported"}
+
+
+def test_p_and_interval_on_the_page_never_contradict_each_other(tmp_path: Path) -> None:
+    """One of three RUNs: accuracy +3.3, p 0.1227 (adjusted), 95 % +0.1 to +6.6 (not adjusted)."""
+    runs = [make_run(tmp_path / f"r{i}", answers(90, i, 1.5 + i / 4)) for i in range(5)]
+    rows = [row for row in cells(page_of(tmp_path / "r.html", *runs)) if len(row) == 6 and " to " in row[4]]
+    assert len(rows) == 16
+    for _, _, p_value, verdict, interval, _ in rows:
+        low, high = map(float, interval.split(" to "))
+        assert (low > 0 or high < 0) == (float(p_value) < 0.05) or 0 in (low, high)
+        assert (verdict == "supported") == (float(p_value) < 0.05 and low >= 0)
+
+
+def test_emotions_that_were_not_tested_are_counted_beside_both_means(tmp_path: Path) -> None:
+    rows = [row for row in answers(60, 0) if row["truth"] != "sad"]
+    run = make_run(tmp_path / "run", rows)
+    tested = json.loads((run / "metrics.json").read_text())["macro_f1_tested"]
+    expected = ["macro F1 of tested emotions", f"{100 * tested:.1f}", "2 of 3 were tested"]
+    assert expected in cells(page_of(tmp_path / "r.html", run))
+
+
+def test_the_folder_of_an_evaluation_is_shown_with_its_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`report A A/evaluate`: FileNotFoundError: [Errno 2] No such file or directory: 'A/evaluate/split.csv'."""
+    (run / "evaluate").mkdir()
+    for name in ("metrics.json", "predictions.csv"):
+        (run / "evaluate" / name).write_bytes((run / name).read_bytes())
+    assert main(["report", str(run), str(run / "evaluate"), "--out", str(run / "r.html")]) == 2
+    error = capsys.readouterr().err
+    assert f"an evaluation is shown with its RUN: {run}" in error and "Errno" not in error and error.count("\n") == 1
+
+
+def test_predictions_without_labels_are_refused_by_their_column(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", answers(12, 0))
+    lines = list(csv.DictReader((run / "predictions.csv").read_text().splitlines()))
+    with open(run / "predictions.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, [name for name in lines[0] if name != "truth"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(lines)
+    with pytest.raises(ConfigError, match=r"run: expected labels \(the column truth\), found none"):
+        page_of(tmp_path / "r.html", run)
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "value"),
+    [
+        ("metrics.json", "accuracy", "high"),
+        ("metrics.json", "nll", None),
+        ("metrics.json", "interval", {"uar": {"this_test_set": [0.1, 0.2]}}),
+        ("metrics.json", "uar", 10**400),
+        ("metrics.json", "interval", {"uar": {"this_test_set": [0.1]}}),
+        ("metrics.json", "interval", {"uar": {"this_test_set": ["low", "high"]}}),
+        ("metrics.json", "per_class", {name: {"f1": 0.5, "support": 4} for name in CLASSES}),
+        ("metrics.json", "per_class", {}),
+        ("metrics.json", "subsets", {"audio": 3}),
+        ("metrics.json", "styles", []),
+        ("metrics.json", "contributions", {"sad": {"audio": "much"}}),
+        ("metrics.json", "calibration", {"temperature": 1.0}),
+        ("metrics.json", "confusion", [[1, 2], [3]]),
+        ("protocol.json", "promises", ["speaker"]),
+        ("protocol.json", "counts", {"test": "all"}),
+        ("protocol.json", "left_out", "none"),
+        ("explain.json", "gates", {"utterances": 1, "by_layer": "all", "by_emotion": {}, "by_second": []}),
+        ("explain.json", "gates", {"utterances": 1, "by_layer": [0.5], "by_emotion": {"sad": None}, "by_second": []}),
+        ("explain.json", "shift", {"seconds": [0.0, 1.0], "audio": [0.5]}),
+        ("explain.json", "shift", {"audio": [0.5]}),
+        ("explain.json", "margin", {"alpha": 1, "own": {"violated": 0.5}, "post_hoc": None}),
+        ("explain.json", "utterances", {"u0": [0.5, {}]}),
+        ("explain.json", "utterances", []),
+    ],
+)
+def test_a_field_of_another_type_is_one_line_with_file_and_field(
+    run: Path, file: str, field: str, value: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """TypeError, ValueError or numpy.linalg.LinAlgError ended `report`."""
+    explain(run)
+    values = json.loads((run / file).read_text()) | {field: value}
+    (run / file).write_text(json.dumps(values).replace(str(10**400), "1e400"))
+    assert main(["report", str(run), "--out", str(run / "r.html"), "--force"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and field in error and len(error) < 600, error
+    assert not re.search("Type|Value|Index|Key|LinAlg", error), error
 
 
 def test_settings_that_differ_stand_side_by_side(tmp_path: Path) -> None:
@@ -487,3 +605,14 @@ def test_figures_are_there_without_scripts(browser: Page, address: str) -> None:
     finally:
         browser.call("Emulation.setScriptExecutionDisabled", value=False)
     assert shown == [True, 7]
+
+
+def test_chance_stands_beside_the_figures_and_a_run_near_it_says_so(tmp_path: Path) -> None:
+    """A UAR of 10.9 where a guess has 12.5 stood on the page without a word."""
+    run = make_run(tmp_path / "run", answers(12, 0))
+    metrics = json.loads((run / "metrics.json").read_text())
+    page = page_of(tmp_path / "r.html", run)
+    tested = [each["support"] for each in metrics["per_class"].values() if each["support"]]
+    (guess,) = [row[1] for row in cells(page) if row and row[0] == "a guess"]
+    assert guess.startswith(f"UAR {100 / len(tested):.1f}; accuracy {100 * max(tested) / 12:.1f}, always ")
+    assert "<strong>NEAR CHANCE</strong>: UAR " in page

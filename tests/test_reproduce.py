@@ -23,7 +23,7 @@ from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.features import extract
 from wavfusion.features.store import Store
 from wavfusion.metrics import scores
-from wavfusion.study import tables, trainings
+from wavfusion.study import reproduce, tables, trainings
 
 pytest_plugins = ("corpus_fixture",)
 
@@ -111,12 +111,19 @@ def test_the_interval_of_a_row_is_that_of_the_counts_of_its_seeds(done: Path) ->
 
 def test_a_claim_has_the_papers_difference_and_a_verdict(done: Path) -> None:
     claim = found(done)["tables"]["mine"]["claims"][0]
-    words = {"supported", "refuted", "undecidable with this much data"}
-    assert (claim["stated"], claim["verdict"] in words, claim["figures"]["accuracy"]["detectable"] is None) == (
-        {"accuracy": 10.0},
-        True,
-        True,
-    )
+    accuracy = claim["figures"]["accuracy"]
+    assert (claim["stated"], claim["verdict"], accuracy["detectable"]) == ({"accuracy": 10.0}, "no verdict", None)
+    assert accuracy["reason"].startswith("too few dialogues for a verdict (4; 5 are needed): ")
+
+
+def test_name_and_number_of_the_clusters_stand_in_every_output(done: Path) -> None:
+    clusters = rows_of(done)["both"]["ours"]["clusters"]
+    assert (clusters["unit"], clusters["n"]) == ("dialogue", 4)
+    lines = csv.DictReader(io.StringIO((done / "results-mine.csv").read_text()))
+    assert {(line["unit"], line["clusters"]) for line in lines} == {("dialogue", "4"), ("", "")}
+    page = (done / "results-mine.html").read_text()
+    assert "Clusters: 4 dialogues." in page and "No verdict: 5 dialogues are needed." in page
+    assert "n 9 in 4 dialogues, 2 seeds" in reproduce.results_to_text(found(done))
 
 
 def test_the_table_as_csv_has_percent_and_the_protocol(done: Path) -> None:
@@ -140,11 +147,15 @@ def test_the_page_shows_stated_and_own_numbers(done: Path) -> None:
     assert f"{100 * mean:.2f} ±" in page and "70.00" in page and "both better than audio" in page
 
 
-def test_controls_are_scored_on_the_same_test_part(done: Path) -> None:
-    found_controls = found(done)["controls"]
+def test_baselines_are_scored_on_the_same_test_part_and_called_so(done: Path) -> None:
+    """The documentation said baseline, the output `control`."""
+    found_baselines = found(done)["baselines"]
+    text = reproduce.results_to_text(found(done))
+    assert "\nbaseline majority: accuracy " in text and "control" not in text
+    assert "control" not in (done / "results-mine.html").read_text()
     test = rows_of(done)["both"]["ours"]["n"]
-    assert {each["n"] for each in found_controls.values()} == {test}
-    assert {"majority", "prior", "logistic regression audio+text"} <= found_controls.keys()
+    assert {each["n"] for each in found_baselines.values()} == {test}
+    assert {"majority", "prior", "logistic regression audio+text"} <= found_baselines.keys()
 
 
 def test_done_runs_are_not_trained_again(corpus: Any, done: Path) -> None:
@@ -283,6 +294,22 @@ def test_a_smoke_run_of_every_table_ends_with_figures(corpus: Any, tmp_path: Pat
     rows = [row for table in found(tmp_path, "results-smoke")["tables"].values() for row in table["rows"]]
     trained = [row for row in rows if row["trained"] and not row["extra"]]
     assert len(trained) == {"iemocap": 19, "meld": 1}[name] and all(row["ours"] for row in trained)
+
+
+def test_claims_about_one_dialogue_are_refused_before_anything_is_trained(
+    corpus: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--smoke` trained every row, and then found that one dialogue shows no spread."""
+    out = tmp_path / "out"
+    rows = [replace(row, dialogue="only") if row.split == "test" else row for row in manifest.read(corpus.table)]
+    manifest.write(tmp_path / "manifest.jsonl", rows)
+    manifest.write_corpus(tmp_path / "manifest.jsonl", manifest.read_corpus(corpus.table))
+    arguments = ["--manifest", str(tmp_path / "manifest.jsonl"), "--store", str(corpus.store), "--out", str(out)]
+    assert main(["reproduce", str(corpus.mine), *arguments, "--smoke", "--device", "cpu"]) == 2
+    said = (
+        "mine: expected test utterances of 2 dialogues or more, to compare rows, found 1 dialogue in protocol manifest"
+    )
+    assert said in capsys.readouterr().err and not out.exists()
 
 
 # ---------------------------------------------------------------------- kills

@@ -1,6 +1,8 @@
 """The files of a RUN, written and read back without a training."""
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from wavfusion.corpora.protocol import resolve
 from wavfusion.errors import ConfigError
 from wavfusion.experiments.experiment import Experiment
-from wavfusion.manifest import Utterance
+from wavfusion.manifest import AudioSpan, Utterance
 from wavfusion.runs import origin, results
 
 SPLITS = ["train", "train", "valid", "test"]
@@ -88,10 +90,59 @@ def test_the_history_holds_the_columns_of_all_epochs(tmp_path: Path) -> None:
 
 def test_a_history_of_words_is_refused(tmp_path: Path) -> None:
     (tmp_path / "history.csv").write_text("epoch,loss\n1.0,low\n")
-    with pytest.raises(ConfigError, match=r"history\.csv: could not convert string to float: 'low'"):
+    with pytest.raises(ConfigError, match=r"history\.csv: expected numbers up to 1e\+12, found 'low'"):
         results.read_history(tmp_path)
 
 
 def test_a_run_without_metrics_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"metrics\.json: expected what training writes"):
         results.read_metrics(tmp_path)
+
+
+CLIPS = {  # two clips of each recording, nobody knows who speaks
+    "recording": [Utterance(str(i), "table", audio=AudioSpan(f"{i // 2}.wav", float(i % 2), i % 2 + 1.0), emotion="sad")
+                  for i in range(12)],
+    "text": [Utterance(str(i), "table", audio=AudioSpan(f"{i}.wav"), text=f"Kids {i % 3}", emotion="sad")
+             for i in range(12)],
+    "speaker": [Utterance(str(i), "table", audio=AudioSpan(f"{i}.wav"), speaker=f"s{i % 4}", text="Kids",
+                          emotion="sad", dialogue=f"d{i}") for i in range(12)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("unit", "number"), [("recording", 6), ("text", 3), ("speaker", 4)])
+def test_clusters_of_a_manifest_are_read_back_without_its_paths_and_words(
+    tmp_path: Path, unit: str, number: int
+) -> None:
+    rows = CLIPS[unit]
+    chosen = results.clusters_of(rows)
+    metrics = {"classes": ["sad", "happy"], "protocol": {"hash": "0"}}
+    results.write_results(tmp_path, metrics, rows, np.tile([0.25, 0.75], (12, 1)))
+    content = (tmp_path / "predictions.csv").read_text()
+    found = results.Predictions(results.read_csv(tmp_path / "predictions.csv"), ["sad", "happy"])
+    assert (chosen.unit, chosen.n, found.clusters.unit, found.clusters.n) == (unit, number, unit, number)
+    assert len(set(zip(chosen.names, found.clusters.names, strict=True))) == number
+    assert found.score()["clusters"]["n"] == number and not re.search("wav|kids", content, re.IGNORECASE)
+
+
+def test_folds_of_other_units_are_pooled_by_one_that_all_have(tmp_path: Path) -> None:
+    rows = [row for unit in ("recording", "speaker") for row in written(tmp_path / unit, CLIPS[unit])]
+    assert results.Predictions(rows, ["sad", "happy"]).clusters.unit == "speaker"
+
+
+def written(folder: Path, rows: Sequence[Utterance]) -> list[dict[str, str]]:
+    metrics = {"classes": ["sad", "happy"], "protocol": {"hash": "0"}}
+    results.write_results(folder, metrics, rows, np.tile([0.25, 0.75], (len(rows), 1)))
+    return results.read_csv(folder / "predictions.csv")
+
+
+@pytest.mark.parametrize("cell", ["1e308", "-inf", "1e400"])
+def test_a_history_of_endless_numbers_is_refused(tmp_path: Path, cell: str) -> None:
+    """The page's plot ended in numpy.linalg.LinAlgError: Singular matrix."""
+    (tmp_path / "history.csv").write_text(f"epoch,loss\n1.0,{cell}\n")
+    with pytest.raises(ConfigError, match=rf"history\.csv: expected numbers up to 1e\+12, found '{cell}'"):
+        results.read_history(tmp_path)
+
+
+def test_the_loss_of_a_training_that_diverged_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "history.csv").write_text("epoch,loss\n1.0,nan\n")
+    assert results.read_history(tmp_path) == [{"epoch": 1.0}]

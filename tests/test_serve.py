@@ -18,16 +18,19 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
+from h11 import LocalProtocolError
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from server import Server, form
 from starlette.datastructures import Headers
+from starlette.responses import Response
 
 from wavfusion import media, transcripts
 from wavfusion.cli.app import main
 from wavfusion.prediction import timeline
 from wavfusion.prediction.recognizer import EmotionRecognizer, Prediction
+from wavfusion.runs.card import Card
 from wavfusion.serve import app, uploads
 from wavfusion.serve import jobs as jobs_module
 from wavfusion.serve.app import Guard
@@ -97,6 +100,14 @@ def test_many_words_before_the_recording_are_no_large_header(server: Server, cli
     assert found.status == 200 and found.json[0]["text"] == (2000 * "word ").strip()
 
 
+def test_each_channel_of_an_upload_is_a_speaker(server: Server, tmp_path: Path) -> None:
+    sides = 0.3 * np.sin(np.outer([0.07, 0.12], np.arange(32_000)))
+    media.write_audio(tmp_path / "call.wav", sides.astype(np.float32), 16_000)
+    found = server.send("/predict", file=tmp_path / "call.wav", channel="each").json
+    assert [row["speaker"] for row in found] == ["left", "right"]
+    refused(server, 422, "did you mean 'left'", ("file", tmp_path / "call.wav"), ("channel", "lef"))
+
+
 def test_speakers_are_told_apart(server: Server, endless: Path) -> None:
     job = server.add(file=endless, speakers="2")
     found = server.wait(job)
@@ -108,7 +119,9 @@ def test_speakers_are_told_apart(server: Server, endless: Path) -> None:
 def test_every_format_is_what_the_shell_writes(server: Server, clip: Path, kind: str) -> None:
     job = server.add(file=clip, transcript="well")
     assert server.wait(job)["state"] == "done"
-    rows = [Prediction(**row) for row in server.ask("GET", f"/jobs/{job}/result").json]
+    rows = [
+        Prediction(**{**row, "model": Card(**row["model"])}) for row in server.ask("GET", f"/jobs/{job}/result").json
+    ]
     answer = server.ask("GET", f"/jobs/{job}/result?format={kind}&min_probability=1")
     warned = server.ask("GET", f"/jobs/{job}").json["warnings"]
     wanted = timeline.write_predictions(kind, timeline.abstained(rows, 1.0), list(rows[0].probabilities), None, warned)
@@ -217,6 +230,21 @@ def test_a_wrong_form_gets_one_line(server: Server, clip: Path) -> None:
     refused(server, 400, "Maximum number of files is 2", *[(name, ("a.wav", b"a")) for name in ("file", "a", "b")])
 
 
+def test_an_uploaded_transcript_is_read_as_in_the_shell(server: Server, clip: Path) -> None:
+    """Tables, other subtitles and what Whisper prints became words, numbers and markup included."""
+    other, times = ("transcript", ("a.xyz", b"hi")), ("transcript", "0:01 --> 0:02\nhi")
+    refused(server, 422, "'transcript': expected a file with times, found the ending '.xyz'", other, ("file", clip))
+    refused(server, 422, "expected plain text, found subtitles with times", times, ("file", clip))
+    printed, table = b"[00:00.100 --> 00:00.500]  stop it", b"start,end,text\n0.1,0.5,stop it\n"
+    for name, content in (("a.txt", printed), ("a.csv", table)):
+        (row,) = server.send("/predict", file=clip, transcript=(name, content)).json
+        assert (row["start"], row["end"], row["text"]) == (0.1, 0.5, "stop it")
+    assert server.send("/predict", file=clip, transcript=("a.txt", b"stop it")).json[0]["text"] == "stop it"
+    turns = f"SPEAKER x 1 0 9 <NA> <NA> X\nSPEAKER {clip.stem} 1 0.1 0.4 <NA> <NA> A\n"
+    (row,) = server.send("/predict", file=clip, transcript=("a.rttm", turns.encode())).json
+    assert (row["start"], row["end"], row["speaker"]) == (0.1, 0.5, "A")
+
+
 def test_a_transcript_has_a_limit_of_its_own(tmp_path: Path) -> None:
     for transcript, message in ((5_000_000 * "a", "maximum size of 4096KB"), (("a.txt", 5_000_000 * b"a"), "4194304")):
         body, headers = form({"file": ("a.wav", b"a"), "transcript": transcript})
@@ -244,12 +272,48 @@ def test_an_odd_transcript_gets_one_line_or_is_read(server: Server, clip: Path) 
     refused(server, 422, "expected auto or a number", recording, ("speakers", 5000 * "9"))
 
 
-def test_a_worker_that_died_while_nothing_was_asked_is_started_again(server: Server, clip: Path) -> None:
+@pytest.mark.parametrize("pause", [0.0, 1.0])  # seconds; the server has heard of it, or has not
+def test_a_worker_that_died_while_nothing_was_asked_is_started_again(server: Server, clip: Path, pause: float) -> None:
+    """A recording that was sent at that moment was said to have broken the decoder."""
     children = [Path(task, "children").read_text() for task in Path(f"/proc/{server.process.pid}/task").iterdir()]
     for pid in "".join(children).split():
         os.kill(int(pid), signal.SIGKILL)
-    time.sleep(1.0)  # until the server has heard of it
+    time.sleep(pause)
     assert server.send("/predict", file=clip).status == 200
+
+
+def test_an_answer_that_comes_after_uvicorn_s_own_leaves_no_trace() -> None:
+    """To 3,000 trailers uvicorn answered 400 itself; our answer to the headers then raised, with a trace in the log."""
+
+    async def send(message: Any) -> None:
+        raise LocalProtocolError("can't handle event type Response when role=SERVER and state=MUST_CLOSE")
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    scope = {"type": "http", "method": "POST", "path": "/nothing", "headers": [(b"host", b"elsewhere")]}
+    asyncio.run(Guard(Response(), frozenset(["localhost"]), None)(scope, receive, send))
+
+
+def test_a_head_request_with_a_broken_chunk_leaves_no_trace(server: Server) -> None:
+    """Uvicorn's own answer to it had a body, which h11 does not send to a HEAD: a trace stood in the log."""
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(b"HEAD /jobs HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloXX")
+        connection.settimeout(10)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 4")
+    assert b"Traceback" not in server.said() and server.send("/nothing").status == 404
+
+
+def test_who_sends_before_reading_gets_the_refusal(server: Server) -> None:
+    """The connection was closed in the middle of the upload, and the answer was lost: none saw a 507 or 413."""
+    rest = 20_000_000
+    head = f"POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: {rest}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(head.encode())
+        for _ in range(20):
+            time.sleep(0.02)
+            connection.sendall(rest // 20 * b"a")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
 
 
 def test_what_is_no_recording_gets_one_line(server: Server, endless: Path) -> None:
@@ -280,6 +344,25 @@ def test_a_recording_that_is_too_long_or_too_large_gets_one_line(server: Server,
 def test_another_request_gets_one_line(server: Server, method: str, path: str, status: int) -> None:
     answer = server.ask(method, path)
     assert answer.status == status and answer.error
+
+
+def test_an_unknown_format_gets_the_nearest(server: Server) -> None:
+    answer = server.ask("GET", "/jobs/none/result?format=jsn")
+    assert answer.status == 422 and answer.error.startswith("format: found 'jsn'; did you mean 'json'? valid: table,")
+
+
+def test_the_model_and_its_warnings_stand_in_every_answer(server: Server, clip: Path) -> None:
+    """A generated model's labels came over HTTP without a word about it, on the page and for programs."""
+    about = server.ask("GET", "/health").json["model"]
+    assert (about["name"], about["generated"], about["chance"]) == ("all", False, 0.25)
+    job = server.add(file=clip)
+    found = server.wait(job)
+    assert found["model"] == about and found["warnings"][: len(about["warnings"])] == about["warnings"]
+    (row,) = server.ask("GET", f"/jobs/{job}/result").json
+    assert row["model"] == about
+    line = str(Card(**about))
+    part = server.ask("GET", f"/jobs/{job}/timeline").body.decode()
+    assert line in server.ask("GET", "/").body.decode() and line in part
 
 
 def test_the_result_of_what_failed_or_waits_says_so(server: Server, endless: Path) -> None:

@@ -1,5 +1,8 @@
 """Speech activity, held against a diarized conversation and against made probabilities."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +37,14 @@ def test_a_conversation_s_speech_is_covered_and_little_else():
     found = marked(spans, 30.0)
     assert (truth & found).sum() >= 0.98 * truth.sum() and (found & ~truth).sum() <= 0.03 * found.sum()
     assert max(span.end - span.start for span in spans) <= activity.LONGEST
+
+
+def test_finding_speech_leaves_nothing_in_the_home_and_sends_nothing(tmp_path):
+    """Onnxruntime 1.32 began to send events to its maker when it was imported, and kept them in a database at home."""
+    program = "import numpy; from wavfusion.speech import activity; activity.speech_probability([numpy.ones(512, 'f')])"
+    cleared = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_"))}
+    subprocess.run([sys.executable, "-c", program], env={**cleared, "HOME": str(tmp_path)}, check=True)
+    assert list(tmp_path.rglob("*")) == []
 
 
 @real

@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import io
 import itertools
 import json
@@ -7,6 +8,7 @@ import os
 import pickletools
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -18,9 +20,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from wavfusion.cli.app import main
+from wavfusion.cli.output import figures_to_text
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.evaluation import evaluate
 from wavfusion.experiments import experiment
@@ -365,7 +369,8 @@ def test_what_training_lacks_is_said(made: Any, short: Any, tmp_path: Path, capl
     parts = {row.id: row.split for row in rows if row.emotion}
     data = replace(made.data, utterances=rows, protocol=replace(made.data.protocol, parts=parts))
     train.train(short(train__epochs=1), data, tmp_path / "run")
-    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"][:4] == [
+        "no training utterance is happy or neutral or angry: the model cannot learn it",
         "all training utterances are sad: expected two emotions or more to learn from",
         "the part that chooses the epoch has no utterance that is sad",
         "no training utterance has video",
@@ -395,9 +400,30 @@ def test_force_removes_nothing_where_the_new_training_cannot_start(again: Path, 
 
 
 def test_a_run_is_not_resumed_under_another_experiment(again: Path, made: Any, short: Any) -> None:
-    with pytest.raises(ConfigError, match=r"train\.epochs 7 where it was 5"):
-        setting = short(model__modality_dropout=0.2, model__time_mask=0.05, train__epochs=7)
+    with pytest.raises(ConfigError, match=r"train\.batch_size 7 where it was 8"):
+        setting = short(model__modality_dropout=0.2, model__time_mask=0.05, train__batch_size=7)
         train.train(setting, made.data, again, resume=True)
+
+
+def test_a_finished_training_goes_on_with_more_epochs(again: Path, made: Any, short: Any) -> None:
+    """`--resume` with more epochs was refused, and the only way was to start again."""
+    setting = short(model__modality_dropout=0.2, model__time_mask=0.05, train__epochs=7)
+    before = history(again)
+    train.train(setting, made.data, again, resume=True)
+    after = history(again)
+    assert [row["epoch"] for row in after] == ["1.0", "2.0", "3.0", "4.0", "5.0", "6.0", "7.0"]
+    assert after[:5] == before and "epochs: 7" in (again / "experiment.yaml").read_text()
+    with pytest.raises(ConfigError, match=r"expected train\.epochs 7 as it was started, or more, found 5"):
+        train.train(short(model__modality_dropout=0.2, model__time_mask=0.05), made.data, again, resume=True)
+
+
+def test_a_training_that_stopped_early_goes_on_with_more_patience(
+    stopped: Path, made: Any, short: Any, tmp_path: Path
+) -> None:
+    again, before = Path(shutil.copytree(stopped, tmp_path / "run")), len(history(stopped))
+    setting = short(train__epochs=20, train__patience=3, train__new_rate=1e-6, train__pretrained_rate=1e-6)
+    train.train(setting, made.data, again, resume=True)
+    assert len(history(again)) == before + 1
 
 
 def test_a_run_of_an_older_version_with_a_retired_setting_is_resumed(again: Path, made: Any, short: Any) -> None:
@@ -537,6 +563,72 @@ def test_a_checkpoint_whose_best_epoch_is_damaged_is_passed_over(
     resume(made, again, setting)
     assert results(again) == results(stopped)
     assert f"{again}: no complete checkpoint is left; training starts again" in caplog.messages
+
+
+def sign(checkpoint: Path) -> None:
+    """Write the marker anew, as for files that are as they should be."""
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in checkpoint.iterdir()}
+    del digests[kept.COMPLETE]
+    (checkpoint / kept.COMPLETE).write_text(json.dumps(digests))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("trainer_state.json", {}),
+        ("trainer_state.json", []),
+        ("trainer_state.json", {"epoch": "1"}),
+        ("trainer_state.json", {"log_history": [{"loss": 1.0}]}),
+        ("trainer_state.json", {"foreign": 1}),
+        ("model.safetensors", b"{}"),
+        ("model.safetensors", {"a": torch.zeros(2)}),
+        ("optimizer.pt", b"\x80\x04."),
+        ("optimizer.pt", {"state": {}, "param_groups": []}),
+        ("optimizer.pt", [1]),
+        ("scheduler.pt", 3),
+        ("rng_state.pth", {"python": 1}),
+        ("rng_state.pth", {"python": [3, [1], None], "numpy": 2, "cpu": 3}),
+    ],
+    ids=str,
+)
+def test_a_signed_checkpoint_of_wrong_content_is_an_error_that_names_it(
+    again: Path, made: Any, short: Any, name: str, content: Any
+) -> None:
+    """KeyError, TypeError, ValueError and UnpicklingError ended `train --resume` with a trace."""
+    for checkpoint in checkpoints(again)[1:]:
+        shutil.rmtree(checkpoint)
+    path = checkpoints(again)[0] / name
+    if name == "trainer_state.json":
+        state = json.loads(path.read_text())
+        path.write_text(json.dumps(state | content if content and isinstance(content, dict) else content))
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    elif name == "model.safetensors":
+        save_file(content, path)
+    else:
+        torch.save(content, path)
+    sign(path.parent)
+    with pytest.raises(ConfigError, match=r"checkpoint-\d+(/trainer_state.json)?: (expected|field|unknown)"):
+        resume(made, again, short(model__modality_dropout=0.2, model__time_mask=0.05))
+
+
+def test_a_disk_that_fills_while_a_checkpoint_is_written_is_named_and_training_goes_on_from_there(
+    ran: Path, made: Any, short: Any, tmp_path: Path
+) -> None:
+    """The errors of safetensors and torch, which are no OSErrors, ended `train` with a trace."""
+    setting, most = short(model__modality_dropout=0.2, model__time_mask=0.05), resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    for size in (100_000, (checkpoints(ran)[0] / "model.safetensors").stat().st_size + 1000):  # too few for the second
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, most[1]))
+        try:
+            with pytest.raises(OSError, match=r"^.*checkpoint-\d+'$") as caught:
+                train.train(setting, made.data, tmp_path / "run", resume=True)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, most)
+        assert caught.value.strerror.startswith("not written whole (is the disk full?)")
+    signal.signal(signal.SIGXFSZ, before)
+    resume(made, tmp_path / "run", setting)
+    assert results(tmp_path / "run") == results(ran)
 
 
 def test_a_run_killed_after_its_last_epoch_is_finished(ran: Path, again: Path, made: Any, short: Any) -> None:
@@ -709,3 +801,87 @@ def test_selecting_on_test_is_said_in_every_result(made: Any, short: Any, tmp_pa
     data = train.read_data(made.manifest, made.store, None, selected_on="test")
     found = train.train(short(train__epochs=1), data, tmp_path / "run")
     assert (found["protocol"]["selected_on"], read_run(tmp_path / "run").protocol["selected_on"]) == ("test", "test")
+
+
+# ------------------------------------------------------------------ weights of the emotions, figures near chance, folds
+
+
+def test_own_weights_of_emotions_replace_inverse_frequencies(made: Any, short: Any, tmp_path: Path) -> None:
+    weights = {"train.class_weights": "{sad: 3}", "model.task_loss": "balanced"}
+    setting = short(train__epochs=1, **{name.replace(".", "__"): value for name, value in weights.items()})
+    train.train(setting, made.data, tmp_path / "run")
+    found = load_file(tmp_path / "run" / "model.safetensors")["class_weights"]
+    # Six training utterances of each emotion: 1, 1, 1 and 3 have a mean of 1.5.
+    assert dict(zip(made.data.protocol.classes, found.tolist(), strict=True)) == pytest.approx(
+        {"happy": 2 / 3, "sad": 2.0, "neutral": 2 / 3, "angry": 2 / 3}
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"train.class_weights": "{sad: 3}"}, "expected model.task_loss balanced, whose weights they replace, found"),
+        ({"train.class_weights": "{sad: -1}", "model.task_loss": "balanced"}, "expected numbers of 0 or more"),
+    ],
+)
+def test_weights_of_emotions_that_have_no_effect_are_refused(values: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        experiment.read_experiment("paper", values)
+
+
+def test_a_weight_of_an_unknown_emotion_is_refused(made: Any, short: Any, tmp_path: Path) -> None:
+    setting = short(model__task_loss="balanced", train__class_weights="{sda: 3}")
+    with pytest.raises(ConfigError, match=r"train\.class_weights: found 'sda'; did you mean 'sad'"):
+        train.train(setting, made.data, tmp_path / "run")
+
+
+def test_a_training_without_a_test_part_says_whose_figures_it_prints(
+    made: Any, short: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The figures of the part that had chosen the epoch were printed as if they were of a test."""
+    rows = [f"{key},{part}" for key, part in made.data.protocol.parts.items() if part != "test"]
+    (tmp_path / "split.csv").write_text("\n".join(["id,split", *rows]))
+    data = train.read_data(made.manifest, made.store, str(tmp_path / "split.csv"))
+    result = train.train(short(train__epochs=1, model__modalities="[text]"), data, tmp_path / "run")
+    assert "no test part: all figures are of the part that chose the epoch" in caplog.text
+    assert figures_to_text(result, tmp_path).startswith(f"{tmp_path}: 8 utterances in 4 dialogues of part valid; ")
+
+
+def test_figures_near_chance_are_said_with_what_to_try(
+    made: Any, short: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A training ended with a UAR of 10.9 where a guess has 12.5, and nothing said so."""
+    rates = {"train__new_rate": 0.0, "train__pretrained_rate": 0.0}
+    result = train.train(short(train__epochs=1, **rates), made.data, tmp_path / "run")
+    (doubt,) = [each for each in caplog.messages if each.startswith("UAR ")]
+    assert f"UAR {result['uar']:.1%} [" in doubt and "cannot be told from chance, 25.0%; try --config" in doubt
+    lines = figures_to_text(result, tmp_path).splitlines()
+    assert lines[-1].split() == ["chance", "accuracy", "0.3333", "(always", "sad)", "UAR", "0.2500"]
+
+
+def test_a_subset_that_no_utterance_has_is_said_to_be_the_answer_of_the_prior(ran: Path, made: Any) -> None:
+    """Where no test clip had video, a line of figures for video alone stood beside the others."""
+    run, rows = read_run(ran), [replace(row, video=None) for row in made.data.part("test")]
+    result, _ = evaluate.evaluate(run, rows, made.data.store, made.data.media)
+    assert result["subsets"]["video"]["answered_by_prior"] == 9 == result["n"]
+    assert (result["answered_by_prior"], result["subsets"]["text"]["answered_by_prior"]) == (0, 1)
+    result |= {"part": "test"}
+    (line,) = [each for each in figures_to_text(result, ran).splitlines() if each.split()[0] == "video"]
+    assert line.endswith("(9 of 9 without it: the answer of the prior)")
+
+
+def test_all_folds_are_trained_in_one_call(made: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Every fold was a command of its own, and their figures were nowhere together."""
+    words = ["--manifest", str(made.manifest), "--store", str(made.store), "--out", str(tmp_path / "all")]
+    words += ["--protocol", "group-folds:speaker", "--model.modalities", "text", "--train.epochs", "1"]
+    assert main(["train", "--config", "paper", *words, "--fold", "all", "--device", "cpu", "--json"]) == 0
+    result = json.loads(capfd.readouterr().out)
+    folders = sorted(path.name for path in (tmp_path / "all").iterdir() if path.is_dir())
+    assert folders == [f"fold{number}" for number in result["folds"]] and len(folders) > 1
+    labelled = [row for row in made.data.utterances if row.emotion]
+    assert result["n"] == len(labelled) == sum(each["n"] for each in result["folds"].values())
+    with open(tmp_path / "all" / "predictions.csv", newline="") as file:
+        assert {row["id"] for row in csv.DictReader(file)} == {row.id for row in labelled}
+    weights = [(tmp_path / "all" / name / "model.safetensors").read_bytes() for name in folders]
+    assert main(["train", "--config", "paper", *words, "--fold", "all", "--device", "cpu", "--resume"]) == 0
+    assert [(tmp_path / "all" / name / "model.safetensors").read_bytes() for name in folders] == weights

@@ -1,23 +1,29 @@
 """Atomic writes, bounded readers of JSON and YAML, strict validation, and JSON lines that survive a kill."""
 
+import errno
 import json
+import math
 import os
 import re
 import tempfile
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from wavfusion.errors import SHOWN as SHOWN
 from wavfusion.errors import ConfigError, CorpusError, nearest
 
 T = TypeVar("T")
 
-BYTES, DEPTH = 1 << 26, 50  # most of a JSON or YAML file
-SHOWN = 200  # characters of a value in a message
+# The most of what is read (docs/reference/what_may_go_wrong.md): bytes of a file, characters of a line, levels, values.
+BYTES, LINE, DEPTH, NODES = 1 << 26, 1 << 24, 50, 4_000_000
+YAML_BYTES, YAML_NODES = 1 << 20, 10_000  # people write it, and its parser takes 50 microseconds a value
+INTEGER = 2**63  # beyond it, a JSON number is none that others read, nor a float's precision
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,15 @@ def choice_of(*choices: str) -> Constraint:
     return Constraint(" | ".join(choices), frozenset(choices).__contains__)
 
 
+def names_a_file(text: str) -> bool:
+    """Tell whether the system can open a file of this name: NUL and lone surrogates are none of its characters."""
+    try:
+        return text != "" and b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
+PathText = Annotated[str, Constraint("the path of a file or folder", names_a_file)]
 NonEmpty = Annotated[str, Constraint("a non-empty string", bool)]
 Count = Annotated[int, Constraint("an integer >= 0", lambda value: value >= 0)]
 Share = Annotated[float, Constraint("a number from 0 to 1", lambda value: 0 <= value <= 1)]
@@ -172,18 +187,34 @@ def _describe(kind: Any) -> str:
 
 
 def read_json(path: Path, refuse: type[ValueError] = ConfigError) -> Any:
-    """Read a JSON file of up to `BYTES` bytes and `DEPTH` levels.
+    """Read a JSON file within the bounds of `read_bytes` and `parse_json`.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: of the type `refuse`; a folder, too large or too deep, or no JSON.
+        ValueError: of the type `refuse`; no file, beyond the bounds, or no JSON.
     """
-    content = _bounded(path, refuse)
+    return parse_json(read_bytes(path, refuse), path, refuse)
+
+
+def parse_json(
+    content: str | bytes,
+    where: object,
+    refuse: type[ValueError] = ConfigError,
+    object_hook: Callable[[dict[str, Any]], Any] | None = None,
+    numbers: bool = True,
+) -> Any:
+    """Parse JSON of up to `DEPTH` levels and `NODES` values.
+
+    Numbers that are not finite and integers beyond `INTEGER` are refused, unless `validated` is to name their field.
+    """
     try:
-        values = json.loads(content.decode("utf-8-sig"))
-        _require_plain(values)
+        text = content if isinstance(content, str) else content.decode("utf-8-sig")
+        if sum(map(text.count, ",[{")) >= NODES:
+            raise ValueError(f"more than {NODES} values")
+        values = json.loads(text, object_hook=object_hook)
+        _require_plain(values, finite=numbers, bounded=numbers)
     except (ValueError, RecursionError) as error:
-        raise refuse(_unreadable(path, "JSON", error)) from None
+        raise refuse(_unreadable(where, "JSON", error)) from None
     return values
 
 
@@ -199,36 +230,42 @@ def json_bytes(values: Any) -> bytes:
 
 
 def read_yaml(path: Path | Traversable) -> dict[str, Any]:
-    """Read a YAML file of keys and plain values, up to `BYTES` bytes and `DEPTH` levels; an empty one has no keys.
+    """Read a YAML file of keys and plain values; an empty one has no keys.
 
     Raises:
         FileNotFoundError: there is none.
-        ConfigError: no YAML, an alias, a tag, a key that stands twice, or anything else than keys and values.
+        ConfigError: as of `parse_yaml`, or anything else than keys and values.
     """
-    values = parse_yaml(_bounded(path, ConfigError), path)
+    values = parse_yaml(read_bytes(path, ConfigError, YAML_BYTES), path)
     if values is not None and not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys and values, found {type(values).__name__}")
     return values or {}
 
 
 def parse_yaml(content: str | bytes, where: object) -> Any:
-    """Parse YAML of plain values; raises as `read_yaml` does."""
+    """Parse YAML of plain values, up to `YAML_BYTES` characters, `YAML_NODES` values and `DEPTH` levels.
+
+    Raises:
+        ConfigError: beyond these bounds, no YAML, an alias, a tag, or a key that stands twice or is no string.
+    """
     import yaml
 
     try:
+        if len(content) > YAML_BYTES:
+            raise ValueError(f"more than {YAML_BYTES} characters")
         values = yaml.load(content, _plain_loader())
-        _require_plain(values)
+        _require_plain(values, finite=False, bounded=True)  # `validated` names the field
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
         raise ConfigError(f"{where}{line}: expected YAML; {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except Exception as error:  # of PyYAML's constructors, which raise whatever a value leads them to
         raise ConfigError(_unreadable(where, "YAML", error)) from None
     return values
 
 
 @cache
 def _plain_loader() -> Any:
-    """Make a safe loader without aliases, which grow without bound, and double keys, of which YAML takes the last."""
+    """Make a safe loader that refuses what grows, before it is built, and double keys, of which YAML takes the last."""
     import yaml  # kept out of `--help`
 
     class PlainLoader(yaml.SafeLoader):
@@ -237,12 +274,32 @@ def _plain_loader() -> Any:
             first: [rule for rule in rules if rule[0] != "tag:yaml.org,2002:timestamp"]
             for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
         }
+        depth = count = 0
 
         def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
-                parser: Any = self
-                raise yaml.MarkedYAMLError(problem="found an alias", problem_mark=parser.peek_event().start_mark)
-            return super().compose_node(parent, index)
+            self.depth, self.count = self.depth + 1, self.count + 1
+            parser: Any = self
+            event = parser.peek_event()
+            problem = ""
+            if isinstance(event, yaml.AliasEvent):
+                problem = "found an alias"
+            elif event.tag is not None:
+                problem = f"found the tag {event.tag!r}: only plain values are read"
+            elif self.depth > DEPTH:
+                problem = f"found more than {DEPTH} levels"
+            elif self.count > YAML_NODES:
+                problem = f"found more than {YAML_NODES} values"
+            if problem:
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
+
+        def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+            # 1:1:1..., a number to base 60 of any length, takes the square of it.
+            long = kind is yaml.ScalarNode and len(value) > SHOWN
+            untyped: Any = super().resolve
+            return "tag:yaml.org,2002:str" if long else untyped(kind, value, implicit)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             known: set[str] = set()
@@ -258,23 +315,51 @@ def _plain_loader() -> Any:
     return PlainLoader
 
 
-def _bounded(path: Path | Traversable, refuse: type[ValueError]) -> bytes:
+def read_bytes(path: Path | Traversable, refuse: type[ValueError] = CorpusError, most: int = 0) -> bytes:
+    """Read a file of up to `most` bytes (`BYTES` unless given); raises `refuse` where it is longer, or no file."""
     if isinstance(path, Path):
-        require_file(path)
+        require_file(path, refuse)
+    most = most or BYTES
     with path.open("rb") as file:
-        content: bytes = file.read(BYTES + 1)
-    if len(content) > BYTES:
-        raise refuse(f"{path}: expected at most {BYTES} bytes, found more")
+        content: bytes = file.read(most + 1)
+    if len(content) > most:
+        raise refuse(f"{path}: expected at most {most} bytes, found more")
     return content
 
 
-def _require_plain(value: Any, depth: int = 0) -> None:
+def read_text_lines(
+    path: Path,
+    encoding: str = "utf-8-sig",
+    errors: str = "strict",
+    newline: str = "\n",
+    refuse: type[ValueError] = CorpusError,
+) -> Iterator[str]:
+    """Read the lines of a text file with their ends; a ValueError of the type `refuse` for one longer than `LINE`."""
+    with open(require_file(path, refuse), encoding=encoding, errors=errors, newline=newline) as file:
+        while line := file.readline(LINE + 1):
+            if len(line) > LINE:
+                raise refuse(f"{path}: expected lines of at most {LINE} characters, found a longer one")
+            yield line
+
+
+def _require_plain(value: Any, finite: bool, bounded: bool, depth: int = 0, name: str = "") -> None:
     if depth > DEPTH:
         raise ValueError(f"more than {DEPTH} levels")
-    if isinstance(value, dict | list):
-        for each in [*value, *value.values()] if isinstance(value, dict) else value:
-            _require_plain(each, depth + 1)
-    elif not isinstance(value, str | int | float | None):
+    if isinstance(value, dict):
+        for key, each in value.items():
+            if not isinstance(key, str):
+                raise ValueError(f"the key {key!r}, which is no string")
+            _require_plain(each, finite, bounded, depth + 1, f"{key}: ")
+    elif isinstance(value, list):
+        for each in value:
+            _require_plain(each, finite, bounded, depth + 1, name)
+    elif isinstance(value, float):
+        if finite and not math.isfinite(value):
+            raise ValueError(f"{name}{value}, a number that is not finite")
+    elif isinstance(value, int):
+        if bounded and abs(value) >= INTEGER:
+            raise ValueError(f"{name}an integer of more than 64 bits")
+    elif not isinstance(value, str | None):
         raise ValueError(f"a value of type {type(value).__name__}")
 
 
@@ -282,18 +367,41 @@ def _unreadable(where: object, form: str, error: Exception) -> str:
     return f"{where}: expected {form}, found {' '.join(str(error).split())[:SHOWN]}"
 
 
-def require_file(path: Path) -> Path:
-    """Raise a CorpusError for a folder, pipe or device where a file is expected: reading it might never end."""
+def require_file(path: Path, refuse: type[ValueError] = CorpusError) -> Path:
+    """Raise an error for a folder, pipe or device where a file is expected: reading it might never end."""
     if path.exists() and not path.is_file():
-        raise CorpusError(f"{path}: expected a file, found a folder, pipe or device")
+        raise refuse(f"{path}: expected a file, found a folder, pipe or device")
     return path
+
+
+@contextmanager
+def naming(place: object) -> Iterator[None]:
+    """Name a file in an error of the system that names none, such as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(place)
+        raise
+
+
+@contextmanager
+def saving(place: Path) -> Iterator[None]:
+    """Turn what the writers of torch and safetensors raise, as on a full disk, into an OSError that names a place."""
+    try:
+        with naming(place):
+            yield
+    except OSError:
+        raise
+    except Exception as error:
+        reason = f"not written whole (is the disk full?): {' '.join(str(error).split())[:SHOWN]}"
+        raise OSError(errno.EIO, reason, str(place)) from error
 
 
 def write_atomic(path: Path, content: bytes | Iterable[bytes]) -> None:
     """Write a file atomically: after a kill there is the old file or the new one, nothing between."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with naming(path), open(temporary, "wb") as file:
             file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -338,7 +446,7 @@ def require_writable(folder: Path) -> None:
 def append_line(path: Path, row: Mapping[str, Any]) -> None:
     """Append one JSON line in one write, so that lines of several processes do not mix."""
     line = json.dumps(row).encode("ascii") + b"\n"  # escaped, a name may hold bytes that are no text
-    with open(path, "a+b", buffering=0) as file:
+    with naming(path), open(path, "a+b", buffering=0) as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
         # A writer killed half way may have left no line end.
         file.write(line if file.read(1) in (b"", b"\n") else b"\n" + line)
@@ -348,11 +456,10 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Read JSON lines, except one that a kill cut short; none without a file."""
     if not require_file(path).exists():
         return
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(row, dict):
-                yield row
+    for line in read_text_lines(path, "utf-8", "surrogateescape"):
+        try:
+            row = parse_json(line, path)
+        except ConfigError:
+            continue
+        if isinstance(row, dict):
+            yield row

@@ -1,5 +1,6 @@
 """The manifest: one record an utterance, which every corpus is turned into, and its strict JSON-lines file."""
 
+import difflib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,12 +8,33 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from wavfusion.errors import CorpusError
-from wavfusion.files import Constraint, Count, NonEmpty, choice_of, read_json, validated, write_json, write_lines
+from wavfusion.errors import ConfigError, CorpusError, nearest
+from wavfusion.files import (
+    SHOWN,
+    Constraint,
+    NonEmpty,
+    PathText,
+    Share,
+    choice_of,
+    names_a_file,
+    parse_json,
+    read_json,
+    read_text_lines,
+    validated,
+    write_json,
+    write_lines,
+)
 
 MODALITIES = ("audio", "text", "video")
 SPLITS = ("train", "valid", "test")
+# Other names of the splits; `eval` is in `split_names`.
+SPLIT_NAMES = {each: each for each in SPLITS} | {
+    **dict.fromkeys(("training",), "train"),
+    **dict.fromkeys(("validation", "val", "dev", "development"), "valid"),
+    **dict.fromkeys(("testing",), "test"),
+}
 CHANNELS = ("mix", "left", "right", "centre")
+GENERATED = "world.json"  # in every tree of `lookalike`, and in no other
 
 Channel = Literal["mix", "left", "right", "centre"]
 T = TypeVar("T")
@@ -20,21 +42,26 @@ T = TypeVar("T")
 
 def _is_inside(path: str) -> bool:
     parts = PurePosixPath(path)
-    return path != "" and "\0" not in path and not parts.is_absolute() and ".." not in parts.parts
+    return names_a_file(path) and not parts.is_absolute() and ".." not in parts.parts
 
 
 def _is_box(crop: Sequence[int]) -> bool:
-    return len(crop) == 4 and min(crop) >= 0 and crop[0] < crop[2] and crop[1] < crop[3]
+    return len(crop) == 4 and min(crop) >= 0 and crop[0] < crop[2] <= MOST and crop[1] < crop[3] <= MOST
 
 
 def _is_distinct(names: Sequence[str]) -> bool:
     return "" not in names and len(set(names)) == len(names)
 
 
+# Fields that hold a name, by which rows can be chosen.
+NAMES = ("id", "corpus", "split", "session", "dialogue", "speaker", "text_source", "language", "style", "emotion")
+
 # Fields whose values stand in many rows, and in memory once.
 _REPEATED = set("corpus split session dialogue speaker text_source language style emotion raw_label path".split())
 RelativePath = Annotated[str, Constraint("a path relative to the corpus root and inside it", _is_inside)]
-Seconds = Annotated[float, Constraint("seconds >= 0", lambda value: value >= 0)]
+MOST = 10**9  # seconds, pixels or positions: what is above is no such thing
+Seconds = Annotated[float, Constraint("seconds >= 0", lambda value: 0 <= value <= MOST)]
+Index = Annotated[int, Constraint("an integer >= 0", lambda value: 0 <= value <= MOST)]
 Box = Annotated[list[int], Constraint("[left, top, right, bottom] in pixels", _is_box)]
 _MODALITIES = Constraint(
     f"a list of {', '.join(MODALITIES)}", lambda names: _is_distinct(names) and set(names) <= set(MODALITIES)
@@ -89,7 +116,7 @@ class Utterance:
     split: Annotated[str, choice_of(*SPLITS)] | None = None
     session: NonEmpty | None = None
     dialogue: NonEmpty | None = None
-    index: Count | None = None
+    index: Index | None = None
     speaker: NonEmpty | None = None
     audio: AudioSpan | None = None
     video: VideoSpan | None = None
@@ -99,7 +126,7 @@ class Utterance:
     style: Annotated[str, choice_of("improvised", "scripted")] | None = None
     emotion: NonEmpty | None = None
     raw_label: NonEmpty | None = None
-    votes: dict[str, float] | None = None
+    votes: dict[str, Share] | None = None
     dimensions: dict[str, float] | None = None
     missing: Annotated[list[str], _MODALITIES] = field(default_factory=list)
 
@@ -112,13 +139,17 @@ class Corpus:
         root: the folder that the paths of the manifest start from.
         labels: name of the label set, None where the corpus has only one.
         classes: the emotions in class order.
+        modalities: those that a table has a column of; of published corpora, which may be fetched in part, none.
+        generated: its media were generated, by `lookalike`; None in a file that does not say so.
     """
 
     corpus: NonEmpty
-    root: NonEmpty
+    root: PathText
     labels: NonEmpty | None
     classes: Annotated[list[str], Constraint("a list of distinct emotions", _is_distinct)]
     version: NonEmpty
+    modalities: Annotated[list[str], _MODALITIES] = field(default_factory=list)
+    generated: bool | None = None
 
 
 class Exclusion(NamedTuple):
@@ -136,13 +167,75 @@ class Exclusions:
     stripped: list[Exclusion]
 
 
-def read(path: str | os.PathLike[str]) -> list[Utterance]:
-    """Read a manifest.
+def split_names(names: Iterable[str]) -> dict[str, str]:
+    """Map the names that a table gives its splits to `SPLITS`; names that are none are left out.
+
+    `eval` is the test part; beside a test part and no other validation part it is the validation part.
+    """
+    folded = {name: name.strip().casefold() for name in names}
+    known = {name: SPLIT_NAMES[each] for name, each in folded.items() if each in SPLIT_NAMES}
+    evaluation = "valid" if "test" in known.values() and "valid" not in known.values() else "test"
+    return known | {name: evaluation for name, each in folded.items() if each in ("eval", "evaluation")}
+
+
+class Condition(NamedTuple):
+    """A field of the manifest that is, or with `wanted` false is not, one of some values."""
+
+    field: str
+    values: list[str]
+    wanted: bool
+
+
+def parse_where(text: str) -> list[Condition]:
+    """Read conditions such as `speaker=ann|ben,split!=test`, all of which hold of a row.
+
+    A condition is a field that holds a name, `=` or `!=`, and one value or several with `|` between.
 
     Raises:
-        CorpusError: there is no such file, or a line is not an utterance; names file and line.
+        ConfigError: another form, or an unknown field.
     """
-    return list(stream(path))
+    found = []
+    for part in text.split(","):
+        field, equals, values = part.partition("=")
+        field, wanted = field.removesuffix("!").strip(), not field.endswith("!")
+        if not equals or not all(values.split("|")):
+            raise ConfigError(f"expected conditions such as speaker=ann|ben,split!=test, found {part[:SHOWN]!r}")
+        if field not in NAMES:
+            raise ConfigError(
+                f"expected a field of the manifest that holds a name, found {field!r}; {nearest(field, NAMES)}"
+            )
+        found.append(Condition(field, values.split("|"), wanted))
+    return found
+
+
+def select(utterances: Sequence[Utterance], where: str) -> list[Utterance]:
+    """Return the rows of which all conditions hold (see `parse_where`).
+
+    Raises:
+        ConfigError: a malformed condition.
+        CorpusError: a value that no row has, or no row is left.
+    """
+    kept = list(utterances)
+    for name, values, wanted in parse_where(where):
+        known = {str(value) for row in utterances if (value := getattr(row, name)) is not None}
+        for value in values:
+            if value not in known:
+                close = ", ".join(difflib.get_close_matches(value, known, n=3, cutoff=0.0)) or "none"
+                raise CorpusError(f"--where: no row has {name} {value!r}; nearest: {close}")
+        kept = [row for row in kept if (getattr(row, name) in values) == wanted]
+    if not kept:
+        raise CorpusError(f"--where {where}: expected rows of which all of it holds, found none in {len(utterances):,}")
+    return kept
+
+
+def read(path: str | os.PathLike[str], where: str | None = None) -> list[Utterance]:
+    """Read a manifest, or the rows of it that conditions hold of (see `parse_where`).
+
+    Raises:
+        ConfigError: a malformed condition.
+        CorpusError: there is no such file, or a line is not an utterance; names file and line. Or no row is left.
+    """
+    return select(list(stream(path)), where) if where else list(stream(path))
 
 
 def stream(path: str | os.PathLike[str]) -> Iterator[Utterance]:
@@ -159,10 +252,7 @@ def stream(path: str | os.PathLike[str]) -> Iterator[Utterance]:
 
     for number, line in enumerate(_lines(Path(path)), start=1):
         where = f"{path}:{number}"
-        try:
-            row = json.loads(line, object_hook=share)
-        except (ValueError, RecursionError) as error:
-            raise CorpusError(f"{where}: expected a JSON object, found {error}") from None
+        row = parse_json(line, where, CorpusError, object_hook=share, numbers=False)
         utterance = validated(Utterance, row, where, complete=True, refuse=CorpusError)
         for name, span in (("audio", utterance.audio), ("video", utterance.video)):
             if span is not None and span.end is not None and span.end <= (span.start or 0.0):
@@ -191,6 +281,11 @@ def write(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> None
             yield json.dumps(row, ensure_ascii=False, allow_nan=False)
 
     write_lines(Path(path), rows())
+
+
+def is_generated(root: Path) -> bool:
+    """Tell whether a folder, or one in it, is a tree of `lookalike`."""
+    return any((root / GENERATED).is_file() for root in (root, *(each for each in root.glob("*") if each.is_dir())))
 
 
 def read_corpus(manifest_path: str | os.PathLike[str]) -> Corpus:
@@ -239,8 +334,7 @@ def _lines(path: Path) -> Iterator[str]:
         raise CorpusError(f"expected a manifest file, found a folder: {path}; the manifest is {named}")
     try:
         # Only \n ends a line: the other separators of Unicode may stand in a text or a path. Editors may add a mark.
-        with path.open(encoding="utf-8-sig", newline="\n") as file:
-            yield from file
+        yield from read_text_lines(path)
     except FileNotFoundError:
         raise CorpusError(f"expected {path.name} of `wavfusion prepare`, found no such file: {path}") from None
     except UnicodeDecodeError as error:

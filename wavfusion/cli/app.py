@@ -15,7 +15,7 @@ from wavfusion.cli.demo import demo
 from wavfusion.cli.evaluate import evaluate
 from wavfusion.cli.extract import extract
 from wavfusion.cli.options import SETTING
-from wavfusion.cli.output import BAD_INPUT, DONE, complain, print_text
+from wavfusion.cli.output import BAD_INPUT, DONE, ShortLines, complain, print_text
 from wavfusion.cli.predict import embed, predict
 from wavfusion.cli.prepare import check, lookalike, prepare
 from wavfusion.cli.publish import bundle, export, push, report
@@ -75,7 +75,9 @@ def _fill_closed_streams() -> None:
 
 def _quieten() -> None:
     """Set up messages to stderr, and the environment of libraries before they are imported."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr, force=True)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(ShortLines())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)  # one process speaks for all
     # Threads that spin at barriers take the cores from whatever else runs: six times slower on a loaded machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -178,6 +180,10 @@ def _explain(error: typer.TyperException, verb: str) -> str:
             return f"expected a value after {name!r}, found none"
         return f"{name!r} is not known; {nearest(name, known)}"
     if parameter is None:
+        extra = re.search(r"unexpected extra argument.* \(([^ ]+).*\)", error.message)
+        if extra and "--model" in _flags(verb):
+            found = f"found {extra[1]!r} without it; write: wavfusion {verb} --model {extra[1]}"
+            raise ConfigError(f"{verb}: expected the model as --model RUN, {found}") from None
         return error.message
     flag = next((each for each in parameter.opts if each.startswith("--")), None)
     if error.message:

@@ -16,9 +16,9 @@ log = logging.getLogger(__name__)
 Emotions = Annotated[
     Mapping[str, str] | None,
     opt.option(
-        "the corpus's emotions in the RUN's names",
+        "other names of emotions, in the labels and in the predictions: joy=happy,calm=neutral",
         "joy=happy,...",
-        opt.pairs("joy=happy,...", "emotion of the corpus"),
+        opt.pairs("joy=happy,...", "emotion"),
     ),
 ]
 Explain = Annotated[bool, opt.flag("--explain", "also write RUN/explain.json (or in --out): what the model's parts do")]
@@ -30,6 +30,7 @@ def evaluate(
     store: Annotated[Path | None, opt.option("its features (default: those of the training)", "S", opt.path)] = None,
     split: Annotated[str, opt.option("the part (default test)", "train|valid|test|all")] = "test",
     modalities: Annotated[str | None, opt.option("default all the RUN's", "audio,text,video|all-subsets")] = None,
+    where: opt.Where = None,
     map: Emotions = None,
     explain: Explain = False,
     out: Annotated[Path | None, opt.option("default RUN/evaluate/", "DIR", opt.path)] = None,
@@ -40,7 +41,7 @@ def evaluate(
 ) -> int:
     """Score a trained model, or recompute a results bundle."""
     if trained.is_file():
-        if store or modalities or map or explain or split != "test":
+        if store or modalities or map or where or explain or split != "test":
             raise ConfigError("expected only --manifest, --out and --json with a bundle, found a flag of a RUN")
         return _evaluate_bundle(trained, manifest, out, force, json)
     from wavfusion.evaluation import evaluate
@@ -53,22 +54,29 @@ def evaluate(
     explained = (out or trained) / results.EXPLAINED
     out = out or trained / "evaluate"
     require_free([out / results.METRICS, out / results.PREDICTIONS, *([explained] if explain else [])], force)
+    if explain and evaluate.EmotionMap(run.classes, map or {}).merges:
+        raise ConfigError("--explain: expected no --map of the model's own emotions, whose predictions it explains")
     known = run.model.config.modalities
     chosen = "+".join(known) if modalities is None else modalities
     sets = subsets(known) if chosen == "all-subsets" else [parse_subset(chosen, known)]
     if explain or len(sets) > 1:
         warn_of_untrained_subsets(run.model.config)
     device = pick_device(device)
-    part, features, media = evaluate.open_part(run, manifest, store, split, map)
-    result, predicted = evaluate.evaluate(run, part.utterances, features, media, sets, device)
+    part, features, media = evaluate.open_part(run, manifest, store, split, map, where)
+    result, predicted = evaluate.evaluate(run, part.utterances, features, media, sets, device, map)
     result |= {"split": split, "left_out": {"unknown": part.unknown, "unlabelled": part.unlabelled}}
     result |= {} if part.in_domain else {"protocol": evaluate.out_of_domain_protocol(run)}
+    if where:
+        place = result["protocol"].get("tested_on", "rows")
+        result["protocol"] = {**result["protocol"], "tested_on": f"{place} where {where}"}
     results.write_results(out, result, part.utterances, predicted.probabilities)
     if explain:
         found = evaluate.explain(run, part, features, media, device)
         results.write_explained(explained, {"split": split, "protocol": run.protocol, **found})
     for emotion, number in part.unknown.items():
         log.warning("%d rows left out: the model does not know %r", number, emotion)
+    if doubt := results.near_chance(result):
+        log.warning("%s", doubt)
     show(result, figures_to_text(result, out), json)
     return DONE
 

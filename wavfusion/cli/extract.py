@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from wavfusion.cli import options as opt
 from wavfusion.cli.output import DONE, LISTED, PARTLY, first_three, printable, show
-from wavfusion.errors import CorpusError
+from wavfusion.errors import CorpusError, counted
 from wavfusion.files import require_writable
 
 if TYPE_CHECKING:
@@ -18,7 +18,9 @@ log = logging.getLogger(__name__)
 
 Layers = Annotated[
     Sequence[int] | None,
-    opt.option("audio layers to keep, such as 8,9,10 (default 9)", "9", opt.numbers("9 or 8,9,10")),
+    opt.option(
+        "audio layers, such as 8,9,10 (default: those that shipped experiments need)", "9", opt.numbers("9 or 8,9,10")
+    ),
 ]
 TextLayers = Annotated[str | None, opt.choice("of the text encoder (default last)", "last", "all")]
 View = Annotated[str | None, opt.choice("encode whole frames, or the speaker's face (default frame)", "frame", "face")]
@@ -36,6 +38,7 @@ def extract(
     manifest: Annotated[Path, opt.argument("what `prepare` wrote", "MANIFEST", opt.path)],
     store: Annotated[Path, opt.option("the feature store, made if absent", "DIR", opt.path)],
     root: opt.MovedRoot = None,
+    where: opt.Where = None,
     preset: Annotated[str, opt.option("the three encoders (default base)", "tiny|base|FILE", opt.name)] = "base",
     layers: Layers = None,
     text_layers: TextLayers = None,
@@ -55,7 +58,7 @@ def extract(
     from wavfusion.features.store import Store
     from wavfusion.manifest import MODALITIES, read, read_corpus
 
-    utterances, corpus = read(manifest), read_corpus(manifest)
+    utterances, corpus = read(manifest, where), read_corpus(manifest)
     _require_media(utterances, root or Path(corpus.root), store)
     require_writable(store)
     device = pick_device(device)
@@ -69,7 +72,14 @@ def extract(
     result: dict[str, Any] = {"features": summary.wanted, "made": summary.made}
     result |= {"absent": summary.absent, "bad": summary.bad}
     made = ", ".join(f"{number} {modality}" for modality, number in summary.made.items())
-    text = f"{summary.wanted} features; made now: {made}; {summary.absent} absent tracks, {len(summary.bad)} bad"
+    absent = counted(summary.absent, "absent track")
+    text = f"{counted(summary.wanted, 'feature')}; made now: {made}; {absent}, {len(summary.bad)} bad"
+    if layers is None and loaded.audio is not None:
+        stored = extract.shipped_layers(loaded)
+        result["audio_layers"] = stored
+        text += f"; audio layers: {', '.join(map(str, stored))} of {loaded.audio.num_layers} (others by --layers)"
+    if text_layers is None and loaded.text is not None:
+        text += "; text: the last layer (recommended weights them all after --text-layers all)"
     if view == "face":
         result["faces"] = _faces(summary.faces)
         text += f"; a face in {result['faces']['share']:.1%} of the frames"

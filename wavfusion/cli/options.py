@@ -69,6 +69,12 @@ def one_of(*choices: str) -> Callable[[str], str]:
     return read
 
 
+def some_of(*choices: str) -> Callable[[str], tuple[str, ...]]:
+    """Make a reader of some of several words, with commas between."""
+    read = one_of(*choices)
+    return lambda text: tuple(dict.fromkeys(read(each.strip()) for each in text.split(",")))
+
+
 def count(low: int, high: int | None = None) -> Callable[[str], int]:
     """Make a reader of whole numbers within a range."""
 
@@ -80,6 +86,16 @@ def count(low: int, high: int | None = None) -> Callable[[str], int]:
         return number
 
     return read
+
+
+def folds(text: str) -> tuple[int, ...]:
+    """Read the number of a fold, or several with commas; none stands for `all`."""
+    if text == "all":
+        return ()
+    try:
+        return tuple(dict.fromkeys(map(count(1), text.split(","))))
+    except typer.BadParameter as error:
+        raise typer.BadParameter(f"{error}; or all") from None
 
 
 def fraction(text: str) -> float:
@@ -118,6 +134,17 @@ def pairs(example: str, left: str) -> Callable[[str], dict[str, str]]:
     return read
 
 
+def where(text: str) -> str:
+    """Read conditions on the rows of a manifest."""
+    from wavfusion.manifest import parse_where
+
+    try:
+        parse_where(text)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from None
+    return text
+
+
 def speakers(text: str) -> int | str | None:
     """Read a number of speakers, or `auto`."""
     from wavfusion.speech.segmentation import read_count
@@ -126,6 +153,16 @@ def speakers(text: str) -> int | str | None:
         return read_count(text)
     except ConfigError as error:
         raise typer.BadParameter(str(error).removeprefix("speakers: ")) from None
+
+
+def track(text: str) -> int | str | None:
+    """Read the choice of an audio track."""
+    from wavfusion.speech.segmentation import read_track
+
+    try:
+        return read_track(text)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error).removeprefix("track: ")) from None
 
 
 seed = count(0, (1 << 32) - 1)
@@ -139,6 +176,10 @@ Plain = Annotated[bool, flag("--plain", "compute without the faster paths (docs/
 Force = Annotated[bool, flag("--force", "overwrite earlier results")]
 Manifest = Annotated[Path, option("what `prepare` wrote", "M", path)]
 Settings = Annotated[list[str] | None, typer.Option(SETTING, parser=str, hidden=True)]
+Where = Annotated[
+    str | None,
+    option("only rows of which this holds, such as speaker=ann|ben,split!=test", "FIELD=VALUE,...", where),
+]
 FilledStore = Annotated[Path, option("what `extract` filled", "S", path)]
 MovedRoot = Annotated[Path | None, option("where the corpus lies now, if it was moved", "ROOT", folder)]
 ProtocolName = Annotated[

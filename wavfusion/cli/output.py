@@ -1,13 +1,15 @@
 """What verbs print: results to stdout, messages to stderr."""
 
 import json
+import logging
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wavfusion.files import write_atomic
+from wavfusion.errors import counted, shortened
+from wavfusion.files import naming, write_atomic
 
 DONE, PARTLY, BAD_INPUT = 0, 1, 2
 LISTED = 20  # lines about bad rows before the rest is counted
@@ -20,8 +22,9 @@ def show(result: Any, text: str, as_json: bool) -> None:
 
 def print_text(text: str) -> None:
     """Print text with a line end; bytes of a file's name that are no text are escaped, which is valid JSON too."""
-    sys.stdout.buffer.write((text + "\n").encode("utf-8", "backslashreplace"))
-    sys.stdout.buffer.flush()
+    with naming("standard output"):
+        sys.stdout.buffer.write((text + "\n").encode("utf-8", "backslashreplace"))
+        sys.stdout.buffer.flush()
 
 
 def write_file(out: Path, content: bytes) -> None:
@@ -38,7 +41,18 @@ def printable(message: str) -> str:
 
 def complain(message: str) -> None:
     """Write one line to stderr."""
-    sys.stderr.write(f"wavfusion: {printable(message)}\n")
+    sys.stderr.write(f"wavfusion: {printable(shortened(message))}\n")
+
+
+class ShortLines(logging.Formatter):
+    """Formats messages of the log with their values cut, as those of errors are."""
+
+    def __init__(self) -> None:
+        super().__init__("%(levelname)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        """Format a record without its trace."""
+        return shortened(super().formatMessage(record))
 
 
 def first_three(names: Sequence[str]) -> str:
@@ -56,8 +70,14 @@ def list_failures(bad: Sequence[str], partly: bool) -> int:
 def figures_to_text(result: dict[str, Any], where: Path) -> str:
     """Lay out what `metrics.json` holds, one line for each subset of modalities."""
     from wavfusion.corpora.protocol import describe_protocol
+    from wavfusion.runs.results import chance_of, majority_of
 
-    lines = [f"{where}: {result['n']} utterances; protocol {printable(describe_protocol(result['protocol']))}"]
+    unit, number, known = result["clusters"]["unit"], result["clusters"]["n"], result["num_tested_classes"]
+    within = "" if unit == "utterance" else f" in {counted(number, unit)}"
+    within += f" of part {result['part']}" if "part" in result else ""
+    about = f"{counted(result['n'], 'utterance')}{within}"
+    lines = [f"{where}: {about}; protocol {printable(describe_protocol(result['protocol']))}"]
+    lines += [f"{f'fold {name}':>16}  {_four(figures)}" for name, figures in result.get("folds", {}).items()]
     lines += [
         printable(f"CONTAMINATED: the {name} encoder {result['encoders'][name]['name']} was trained on this corpus")
         for name in result["contaminated"]
@@ -65,8 +85,18 @@ def figures_to_text(result: dict[str, Any], where: Path) -> str:
     for name, figures in (result["subsets"] or {"+".join(result["modalities"]): result}).items():
         bounds = figures["interval"] and figures["interval"]["accuracy"]["this_test_set"]
         between = f" [{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds else ""
-        lines.append(
-            f"{name:>16}  accuracy {figures['accuracy']:.4f}{between}  "
-            f"weighted F1 {figures['weighted_f1']:.4f}  macro F1 {figures['macro_f1']:.4f}  UAR {figures['uar']:.4f}"
-        )
+        lines.append(f"{name:>16}  {_four(figures, between)}")
+        if without := figures.get("answered_by_prior"):
+            lines[-1] += f"  ({without} of {figures['n']} without it: the answer of the prior)"
+    name, share = majority_of(result)
+    lines.append(f"{'chance':>16}  accuracy {share:.4f} (always {printable(name)})  UAR {chance_of(result):.4f}")
+    if known < (every := len(result["classes"])):
+        about = f"UAR is over the {known} tested of {every} emotions, macro F1 over all {every}"
+        lines.append(f"{about}; over the tested ones it is {result['macro_f1_tested']:.4f}")
     return "\n".join(lines)
+
+
+def _four(figures: dict[str, Any], between: str = "") -> str:
+    """Write the four figures of a line, the accuracy with its interval."""
+    accuracy, uar = f"accuracy {figures['accuracy']:.4f}{between}", f"UAR {figures['uar']:.4f}"
+    return f"{accuracy}  weighted F1 {figures['weighted_f1']:.4f}  macro F1 {figures['macro_f1']:.4f}  {uar}"

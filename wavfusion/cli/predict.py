@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from wavfusion.cli import options as opt
 from wavfusion.cli.output import first_three, list_failures, print_text, printable, write_file
-from wavfusion.errors import CollectedWarnings, ConfigError
+from wavfusion.errors import CollectedWarnings, ConfigError, counted, nearest
 from wavfusion.files import require_free
 
 if TYPE_CHECKING:
     from wavfusion.prediction.recognizer import Prediction
-    from wavfusion.prediction.recordings import Recording
+    from wavfusion.prediction.recordings import Labelled, Recording
+    from wavfusion.runs.folder import Run
 
 log = logging.getLogger(__name__)
 
@@ -25,22 +26,38 @@ Files = Annotated[list[str], opt.argument("audio or video of any length, or fold
 Transcript = Annotated[
     str | None,
     opt.option(
-        "what is said; with times: srt, vtt, TextGrid, eaf, rttm, json; a folder holds one for each FILE",
+        "what is said: text, a file (txt, srt, vtt, TextGrid, eaf, json, csv, ...), or a folder of one for each FILE",
         "TEXT|FILE|DIR",
     ),
 ]
 NumSpeakers = Annotated[Any, opt.option("tell this many voices apart (default: do not)", "N|auto", opt.speakers)]
-Format = Annotated[
+Track = Annotated[
+    Any,
+    opt.option(
+        "of several audio tracks; each = one speaker a track (default: the first usable)", "N|mix|each", opt.track
+    ),
+]
+Channel = Annotated[
     str | None,
     opt.choice(
-        "default: what --out ends in, else table", *("table", "json", "csv", "srt", "vtt", "textgrid", "eaf", "html")
+        "each = one speaker a channel, as in a stereo call (default mix)", "left", "right", "centre", "mix", "each"
+    ),
+]
+FORMATS = ("table", "json", "csv", "srt", "vtt", "textgrid", "eaf", "html")
+Format = Annotated[
+    Any,
+    opt.option(
+        "default: what --out ends in, else table; several, with commas, into a folder",
+        "|".join(FORMATS),
+        opt.some_of(*FORMATS),
     ),
 ]
 MinProbability = Annotated[float, opt.option("name no emotion that is less probable", "P", opt.fraction)]
 Out = Annotated[
-    Path | None,
+    list[Path] | None,
     opt.option(
-        "a file instead of stdout; a name without an ending is a folder with a file for each FILE, resumable",
+        "a file instead of stdout, once for each format; a name without an ending is a folder with a file for each "
+        "FILE, resumable",
         "FILE|DIR",
         opt.path,
     ),
@@ -54,6 +71,8 @@ def predict(
     model: opt.Model = None,
     transcript: Transcript = None,
     speakers: NumSpeakers = None,
+    track: Track = None,
+    channel: Channel = None,
     asr: opt.Asr = None,
     format: Format = None,
     min_probability: MinProbability = 0.0,
@@ -73,23 +92,27 @@ def predict(
     from wavfusion.prediction.models import find_run
     from wavfusion.prediction.recognizer import EmotionRecognizer
 
+    file, outs = _expanded(file, out or [])
     chosen, bad = _model(model, file, "predict"), list[str]()
     files = recordings.find_recordings(file, bad)
-    kind, folder = _output(format, out, len(files), force)
-    named = recordings.plan_recordings(files, transcript, folder, timeline.ending(kind))
+    kinds, folder = _output(format, outs, len(files), force)
+    named = recordings.plan_recordings(files, transcript, folder, timeline.ending(kinds[0]), bad)
     if not (planned := recordings.existing(named, bad)):
         return list_failures(bad, False)
     shared = {"asr": asr, "runtime": runtime, "precision": precision}
     loading: dict[str, Any] = {"name": chosen, "device": pick_device(device), "fast": not plain, **shared}
-    settings = {"transcript": transcript, "speakers": speakers, "format": kind, "min_probability": min_probability}
+    chosen_audio = {"speakers": speakers, "track": track, "channel": channel}
+    written = {"format": ",".join(kinds), "min_probability": min_probability}
+    settings: dict[str, Any] = {"transcript": transcript, **chosen_audio, **written}
     alone = workers == 1 and engine == "processes"
     several = None if alone else {"workers": workers, "engine": engine, "device": loading["device"]}
     recognizer = EmotionRecognizer.from_pretrained(**loading) if alone else None
     trained = recognizer.trained if recognizer else find_run(chosen)
+    _introduce(trained, kinds, alone)
     build = partial(_labeller, recognizer, loading, settings)
     if folder:
         recordings.open_results(folder, {"weights": trained.weights_digest, **settings, **shared}, force)
-    write = partial(timeline.write_predictions, kind, classes=trained.classes)
+    write = partial(_write_beside, kinds, trained.classes)
     labelled = recordings.label(planned, build, bad, write, force, sys.stderr.isatty(), several)
     # Of predictions that are in a file already only what the warnings need is kept in memory.
     found = [replace(each, rows=[max(each.rows, key=_num_modalities)]) if folder else each for each in labelled]
@@ -98,44 +121,99 @@ def predict(
     with CollectedWarnings() as missing:
         _warn_of_missing(trained.model.config.modalities, [each.rows for each in found])
     if folder and found:
-        print_text(f"{folder}: results of {len(found)} recordings")
+        print_text(f"{folder}: results of {counted(len(found), 'recording')}")
     elif found:
-        warnings = [line for each in found for line in each.warnings] + missing.messages
-        _write_together([row for each in found for row in each.rows], warnings, kind, out, write)
+        for number, kind in enumerate(kinds):
+            _write_together(found, missing.messages, kind, outs[number] if outs else None, trained.classes)
     return list_failures(bad, bool(found) or any(each.out is not None and each.out.exists() for each in planned))
 
 
-def _output(format: str | None, out: Path | None, count: int, force: bool) -> tuple[str, Path | None]:
-    """Choose the format, and the folder that gets a file for each recording, if the user named one."""
+def _introduce(trained: "Run", kinds: Sequence[str], alone: bool) -> None:
+    """Describe the model where no format does, and warn of it where it is loaded in other processes."""
+    from wavfusion.prediction import timeline
+    from wavfusion.runs.card import make_card
+
+    card = make_card(trained)
+    if not alone:  # loading it here has warned
+        card.warn()
+    if {*kinds} <= {*timeline.BARE}:
+        log.info("%s", card)
+
+
+def _expanded(files: Sequence[str], outs: Sequence[Path]) -> tuple[list[str], list[Path]]:
+    """Take words that the shell made of `--out talk.{csv,eaf}` from the recordings to the results."""
     from wavfusion.prediction import timeline
 
-    ended = [kind for kind in timeline.FORMATS if out and out.suffix == f".{timeline.ending(kind)}"]
-    kind = format or (ended or ["table"])[0]
-    if out and (out.is_dir() or not out.suffix):
-        return kind, out
-    if kind in timeline.SINGLE and count > 1:
-        raise ConfigError(
-            f"--format {kind}: expected one FILE, which it describes, or --out with a folder for {count} of them, "
-            f"found {out or 'no --out'}"
-        )
-    if out:
-        require_free([out], force)
-    return kind, None
+    stems = {out.with_suffix("") for out in outs if timeline.format_of(out)}
+    more = [each for each in files if timeline.format_of(Path(each)) and Path(each).with_suffix("") in stems]
+    for each in filter(os.path.exists, more):  # it may be a transcript, which no --force should overwrite
+        raise ConfigError(f"expected recordings, found {each!r}; a result is named by an --out of its own")
+    return [each for each in files if each not in more], [*outs, *map(Path, more)]
+
+
+def _output(
+    formats: tuple[str, ...] | None, outs: Sequence[Path], count: int, force: bool
+) -> tuple[list[str], Path | None]:
+    """Choose the format of each result, and the folder that gets files for each recording, if the user named one."""
+    from wavfusion.prediction import timeline
+
+    folders, given = [out for out in outs if out.is_dir() or not out.suffix], f"--format {','.join(formats or ())}"
+    if folders:
+        if len(outs) > 1:
+            raise ConfigError(f"--out: expected one folder or only files, found {', '.join(map(str, outs))}")
+        return list(formats or ["table"]), folders[0]
+    if formats and len(formats) > 1:
+        found = ", ".join(map(str, outs)) or "none"
+        raise ConfigError(f"{given}: expected --out with a folder for them, or an --out FILE for each, found {found}")
+    kinds = [*formats] * max(1, len(outs)) if formats else [_ended(out) for out in outs] or ["table"]
+    for number, kind in enumerate(kinds):
+        if kind in timeline.SINGLE and count > 1:
+            raise ConfigError(
+                f"--format {kind}: expected one FILE, which it describes, or --out with a folder for {count} of them, "
+                f"found {outs[number] if outs else 'no --out'}"
+            )
+    require_free(outs, force)
+    return kinds, None
+
+
+def _ended(out: Path) -> str:
+    """Return the format that a file's name ends in."""
+    from wavfusion.prediction import timeline
+
+    if kind := timeline.format_of(out):
+        return kind
+    endings = [f".{timeline.ending(each)}" for each in timeline.FORMATS]
+    wish = "expected a name with the ending of a format, one without for a folder, or --format"
+    raise ConfigError(f"--out {out}: {wish}, found {out.suffix!r}; {nearest(out.suffix, endings)}")
+
+
+def _write_beside(
+    kinds: Sequence[str], classes: Sequence[str], rows: "list[Prediction]", folder: Path, warnings: list[str]
+) -> bytes:
+    """Write a recording's results in all formats but the first, and return that one, whose file says that all exist."""
+    from wavfusion.prediction import timeline
+
+    first, *others = (timeline.write_predictions(kind, rows, classes, folder, warnings) for kind in kinds)
+    for kind, content in zip(kinds[1:], others, strict=True):
+        write_file(folder / f"{Path(rows[0].file).name}.{timeline.ending(kind)}", content)
+    return first
 
 
 def _write_together(
-    rows: "list[Prediction]", warnings: list[str], kind: str, out: Path | None, write: Callable[..., bytes]
+    found: "Sequence[Labelled[Prediction]]", missing: list[str], kind: str, out: Path | None, classes: Sequence[str]
 ) -> None:
     """Write all predictions into one file, or to stdout; to a terminal in its width and colours."""
     from wavfusion.prediction import timeline
 
+    rows = [row for each in found for row in each.rows]
+    warnings = [line for each in found for line in each.warnings] + missing
     if out:
-        write_file(out, write(rows, folder=out.parent, warnings=warnings))
+        write_file(out, timeline.write_predictions(kind, rows, classes, out.parent, warnings))
     elif kind == "table" and sys.stdout.isatty():
         width, colour = shutil.get_terminal_size().columns, "NO_COLOR" not in os.environ
         print_text(timeline.to_table(rows, width, colour).rstrip("\n"))
     else:
-        content = write(rows, folder=Path(), warnings=warnings)
+        content = timeline.write_predictions(kind, rows, classes, Path(), warnings)
         print_text(content.decode("utf-8", "surrogateescape").rstrip("\n"))
 
 
@@ -151,7 +229,8 @@ def _labeller(
 def _label(recognizer: Any, settings: Mapping[str, Any], recording: "Recording") -> "list[Prediction]":
     from wavfusion.prediction import timeline
 
-    options = {"speakers": settings["speakers"], "contributions": settings["format"] in timeline.EXPLAINED}
+    options = {name: settings[name] for name in ("speakers", "track", "channel")}
+    options["contributions"] = not timeline.EXPLAINED.isdisjoint(settings["format"].split(","))
     rows = recognizer.predict(recording.file, **recording.words, **options)
     return timeline.abstained(rows, settings["min_probability"])
 
@@ -162,6 +241,8 @@ def embed(
     model: opt.Model = None,
     transcript: Transcript = None,
     speakers: NumSpeakers = None,
+    track: Track = None,
+    channel: Channel = None,
     asr: opt.Asr = None,
     force: opt.Force = False,
     plain: opt.Plain = False,
@@ -178,20 +259,21 @@ def embed(
         endings = " or ".join(vectors.ENDINGS)
         raise ConfigError(f"--out {out}: expected a name that ends in {endings}, found {out.suffix!r}")
     require_free([out], force)
-    named = recordings.plan_recordings(recordings.find_recordings(file, bad), transcript, None, "")
+    named = recordings.plan_recordings(recordings.find_recordings(file, bad), transcript, None, "", bad)
     if not (planned := recordings.existing(named, bad)):
         return list_failures(bad, False)
     recognizer = EmotionRecognizer.from_pretrained(chosen, pick_device(device), fast=not plain, asr=asr)
 
     def work(each: "Recording") -> list[vectors.Embedding]:
-        return vectors.embed(recognizer, each.file, **each.words, speakers=speakers)
+        return vectors.embed(recognizer, each.file, **each.words, speakers=speakers, track=track, channel=channel)
 
     embedded = [each.rows for each in recordings.label(planned, lambda: work, bad, progress=sys.stderr.isatty())]
     _warn_of_missing(recognizer.modalities, embedded)
     if found := [each for rows in embedded for each in rows]:
         write_file(out, vectors.write_vectors(found, out.suffix))
         frames = sum(len(each.frames) for each in found)
-        print_text(f"{out}: {len(found)} utterances, {frames} frames, {len(found[0].vector)} numbers each")
+        counts = f"{counted(len(found), 'utterance')}, {counted(frames, 'frame')}"
+        print_text(f"{out}: {counts}, {len(found[0].vector)} numbers each")
     return list_failures(bad, bool(found))
 
 

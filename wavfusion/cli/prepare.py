@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from wavfusion.cli import options as opt
 from wavfusion.cli.output import DONE, PARTLY, show
-from wavfusion.errors import ConfigError
+from wavfusion.errors import ConfigError, counted
 from wavfusion.files import require_free
+from wavfusion.manifest import GENERATED
 
 if TYPE_CHECKING:
     from wavfusion.corpora.scan import MediaFacts
@@ -22,11 +23,12 @@ Columns = Annotated[
 
 def prepare(
     corpus: Annotated[str, opt.argument("iemocap, meld, ravdess, cremad or table", "CORPUS")],
-    root: Annotated[Path, opt.argument("its folder; for `table` also the table itself", "ROOT", opt.path)],
+    source: Annotated[Path, opt.argument("its folder; for `table` also the table itself", "ROOT", opt.path)],
     out: Annotated[Path, opt.option("where manifest.jsonl is written", "DIR", opt.path)],
     labels: Annotated[str | None, opt.option("for IEMOCAP six, six-dialoguernn, four or raw", "SET")] = None,
     down_mix: Annotated[str | None, opt.option("mix, left, right or centre (default mix)", "POLICY")] = None,
     columns: Columns = None,
+    root: Annotated[Path | None, opt.option("what a table's paths start from", "DIR", opt.folder)] = None,
     no_scan: Annotated[bool, opt.flag("--no-scan", "open no media; `extract` finds what cannot be decoded")] = False,
     force: opt.Force = False,
     json: opt.Json = False,
@@ -36,15 +38,19 @@ def prepare(
 
     require_free([out / "manifest.jsonl"], force)
     scan = None if no_scan else out / "media.jsonl"
-    chosen: dict[str, Any] = opt.supplied(labels=labels, down_mix=down_mix, columns=columns)
-    prepared = corpora.prepare(corpus, root, scan=scan, progress=sys.stderr.isatty(), **chosen)
-    counts = corpora.write_prepared(prepared, out)
+    chosen: dict[str, Any] = opt.supplied(labels=labels, down_mix=down_mix, columns=columns, media_root=root)
+    prepared = corpora.prepare(corpus, source, scan=scan, progress=sys.stderr.isatty(), **chosen)
+    counts, without = corpora.write_prepared(prepared, out)
     rows, excluded, stripped = map(len, (prepared.utterances, prepared.excluded, prepared.stripped))
-    lines = [f"{rows} rows, {excluded} excluded, {stripped} without a modality: {out}"]
+    lines = [f"{counted(rows, 'row')}, {excluded:,} excluded: {out}"]
+    for modality, number in without.items():
+        example = corpora.lost_modality(modality, prepared.stripped)
+        why = f", such as {example.id}: {example.reason}" if example else ""
+        lines += [f"without {modality}: {counted(number, 'row')}{why}"] if number else []
     for split, emotions in counts.items():
         lines.append(f"{split:>6}  " + "  ".join(f"{emotion} {count}" for emotion, count in sorted(emotions.items())))
     lines += [f"differs: {line}" for line in prepared.differences]
-    result = {"rows": rows, "excluded": excluded, "stripped": stripped, "counts": counts}
+    result = {"rows": rows, "excluded": excluded, "stripped": stripped, "without": without, "counts": counts}
     show({**result, "differences": prepared.differences}, "\n".join(lines), json)
 
 
@@ -53,13 +59,14 @@ def check(
     protocol: opt.ProtocolName = None,
     against: Annotated[Path | None, opt.option("compare with what a RUN was trained on", "RUN", opt.path)] = None,
     root: opt.MovedRoot = None,
+    where: opt.Where = None,
     json: opt.Json = False,
 ) -> int:
     """Check that a corpus is valid and free of leakage."""
     from wavfusion.evaluation import check
     from wavfusion.manifest import read, read_corpus
 
-    rows, corpus = read(manifest), read_corpus(manifest)
+    rows, corpus = read(manifest, where), read_corpus(manifest)
     place = root or Path(corpus.root)
     if against:
         from wavfusion.runs.folder import read_run
@@ -71,10 +78,14 @@ def check(
         from wavfusion.corpora.protocol import divide_parts
 
         unsplit = protocol is None and not any(row.split for row in rows) and corpus.corpus == "table"
-        folds = [] if unsplit or not corpus.classes else divide_parts(protocol, rows, corpus.classes)
+        folds = (
+            []
+            if unsplit or not corpus.classes
+            else [each.among(where) for each in divide_parts(protocol, rows, corpus.classes)]
+        )
         found = check.check(rows, corpus, media_facts(manifest, place, rows), place, folds)
     problems = [each._asdict() for each in found.problems]
-    text = "\n".join([*check.to_lines(found), f"{len(rows)} rows, {len(problems)} problems"])
+    text = "\n".join([*check.to_lines(found), f"{counted(len(rows), 'row')}, {counted(len(problems), 'problem')}"])
     show({"problems": problems, "notes": found.notes}, text, json)
     return PARTLY if problems else DONE
 
@@ -117,10 +128,11 @@ def lookalike(
 
     if clips and parts:
         raise ConfigError("lookalike: --parts: not allowed with argument --clips")
-    require_free([out / "world.json"], force)
+    require_free([out / GENERATED], force)
     chosen: dict[str, Any] = opt.supplied(clips=clips, speakers=speakers, priors=priors, parts=parts, seed=seed)
     world = make_lookalike(corpus, out, null=null, micro=micro, force=force, faults=faults, **chosen)  # type: ignore[arg-type]
-    sizes = [f"{part} {number} clips of {world['speakers'][part]} speakers" for part, number in world["clips"].items()]
+    people = {part: counted(number, "speaker") for part, number in world["speakers"].items()}
+    sizes = [f"{part} {counted(number, 'clip')} of {people[part]}" for part, number in world["clips"].items()]
     best = {"majority": world["majority"], **world["bayes"]["speaker_independent"]}
     lines = [f"{out}: {', '.join(sizes)}", "Bayes-optimal accuracy on new speakers:"]
     show(world, "\n".join(lines + [f"{name:>16}  {share:.3f}" for name, share in best.items()]), json)

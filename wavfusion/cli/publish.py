@@ -26,6 +26,7 @@ def report(
     places: Annotated[list[Path], opt.argument("RUN folders, or what `prepare` wrote", "RUN_OR_MANIFEST", opt.path)],
     out: Page = None,
     root: opt.MovedRoot = None,
+    where: opt.Where = None,
     force: opt.Force = False,
 ) -> None:
     """Write a page about a RUN, several RUNs compared, or a corpus."""
@@ -38,6 +39,8 @@ def report(
     out = out or (first / title if runs else first.with_name(title))
     require_free([out], force)
     if runs:
+        if where:
+            raise ConfigError("report: --where chooses rows of a manifest, found a RUN folder")
         from wavfusion.report.runs import write_run_page
 
         write_run_page(runs, out, root)
@@ -45,7 +48,7 @@ def report(
         from wavfusion.manifest import read, read_corpus
         from wavfusion.report.corpus import write_corpus_page
 
-        write_corpus_page(first, out, media_facts(first, root or Path(read_corpus(first).root), read(first)))
+        write_corpus_page(first, out, media_facts(first, root or Path(read_corpus(first).root), read(first)), where)
     print_text(str(out))
 
 

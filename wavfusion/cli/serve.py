@@ -4,11 +4,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from wavfusion.cli import options as opt
 from wavfusion.errors import ConfigError
-from wavfusion.files import require_writable
+from wavfusion.files import read_bytes, require_writable
 
 
 def serve(
@@ -28,12 +26,8 @@ def serve(
     plain: opt.Plain = False,
     device: opt.Device = "auto",
     seed: opt.Seed = None,
-    old_form: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
 ) -> None:
     """Serve a web page and an HTTP API that label recordings."""
-    if old_form:
-        found = f"found {old_form[0]!r} without it; write: wavfusion serve --model {old_form[0]}"
-        raise ConfigError(f"serve: expected the model as --model RUN, {found}")
     try:
         from wavfusion.serve import app
     except ModuleNotFoundError as error:
@@ -44,7 +38,7 @@ def serve(
     from wavfusion.prediction.models import default_model
     from wavfusion.serve.jobs import Limits
 
-    token = token_file.read_text(encoding="utf-8-sig", errors="replace").strip() if token_file else None
+    token = read_bytes(token_file).decode("utf-8-sig", "replace").strip() if token_file else None
     if token is not None and not re.fullmatch(r"[!-~]+( [!-~]+)*", token):
         found = "characters that no header may hold" if token else "nothing"
         raise ConfigError(f"--token-file {token_file}: expected a token, found {found}")

@@ -20,7 +20,8 @@ def train(
     store: opt.FilledStore,
     out: Annotated[Path, opt.option("folder of the trained model", "RUN", opt.path)],
     protocol: opt.ProtocolName = None,
-    fold: Annotated[int | None, opt.option("which fold of the protocol (default 1)", "K", opt.count(1))] = None,
+    where: opt.Where = None,
+    fold: Annotated[Any, opt.option("of the protocol (default 1); several: RUN/foldK each", "K|all", opt.folds)] = (1,),
     preset: Preset = None,
     settings: opt.Settings = None,
     select_on_test: SelectOnTest = False,
@@ -40,12 +41,16 @@ def train(
     seeds = {"seed": str(seed)} if seed is not None else {}
     setting = experiment.read_experiment(config, _overrides(settings, preset, plain) | seeds)
     from wavfusion.evaluation.inference import pick_device
-    from wavfusion.training import train
+    from wavfusion.training import folds, train
 
     selected_on = "test" if select_on_test else "valid"
-    data = train.read_data(manifest, store, protocol, selected_on=selected_on, **opt.supplied(fold=fold))
+    data = train.read_data(manifest, store, protocol, fold[0] if fold else 1, selected_on, where)
     require_writable(out)
-    result = train.train(setting, data, out, pick_device(device), resume=resume, force=force)
+    again: dict[str, Any] = {"device": pick_device(device), "resume": resume, "force": force}
+    if len(fold) == 1:
+        result = train.train(setting, data, out, **again)
+    else:
+        result = folds.train_folds(setting, data, out, protocol, fold or None, where, **again)
     if result:  # empty in every process of a distributed training but the first
         show(result, figures_to_text(result, out), json)
 
@@ -65,6 +70,7 @@ def reproduce(
     table: Tables = None,
     config: Annotated[str | None, opt.option("what rows differ from (default paper)", "EXPERIMENT", opt.name)] = None,
     protocol: opt.ProtocolName = None,
+    where: opt.Where = None,
     folds: Folds = None,
     seeds: Annotated[int, opt.option("trainings of each row and fold (default 3)", "N", opt.count(1))] = 3,
     preset: Preset = None,
@@ -91,7 +97,7 @@ def reproduce(
     chosen = [tables.read_table_file(each) for each in table or ()] or shipped
     if not chosen:
         raise ConfigError(f"reproduce: no shipped table is of corpus {corpus!r}; name a file of your own")
-    typed: dict[str, Any] = opt.supplied(base=config, protocol=protocol, folds=folds, first_seed=seed)
+    typed: dict[str, Any] = opt.supplied(base=config, protocol=protocol, where=where, folds=folds, first_seed=seed)
     common = _overrides(settings, preset, plain)
     study = trainings.Study(manifest, store, common=common, seeds=seeds, extra=extra, smoke=smoke, **typed)
     planned = trainings.plan_trainings(study, chosen, out)
@@ -105,8 +111,8 @@ def reproduce(
     require_free([out / f"{title}.{ending}" for ending in ("json", "csv", "html")], force=True)
     failed = trainings.run_trainings(study, jobs, workers, device, sys.stderr.isatty())
     found = reproduce.results(planned, chosen, failed)
-    controls = {} if failed else reproduce.score_controls(study, planned)
-    every = reproduce.write_results_folder(out, title, study, planned, found, controls, failed)
+    baselines = {} if failed else reproduce.score_baselines(study, planned)
+    every = reproduce.write_results_folder(out, title, study, planned, found, baselines, failed)
     show(every, f"{reproduce.results_to_text(every)}\npage: {out / title}.html", json)
     return PARTLY if failed else DONE
 

@@ -7,12 +7,15 @@ A new corpus is one file after the pattern of `ravdess.py`, its class order in `
 `READERS` and, if it has a usual protocol, one of `folds.DEFAULTS`: see docs/howto/add_corpus.md.
 """
 
+import logging
 import os
+import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from wavfusion import manifest
 from wavfusion.corpora.cremad import read_cremad
@@ -23,9 +26,11 @@ from wavfusion.corpora.ravdess import read_ravdess
 from wavfusion.corpora.reading import ReaderInput, Reading, Rows, join_reasons, strip
 from wavfusion.corpora.scan import Probe, Scan
 from wavfusion.corpora.table import COLUMNS, read_table
-from wavfusion.errors import ConfigError, CorpusError, nearest
-from wavfusion.manifest import CHANNELS, Channel, Corpus, Exclusion, Utterance
+from wavfusion.errors import ConfigError, CorpusError, counted, nearest
+from wavfusion.manifest import CHANNELS, MODALITIES, Channel, Corpus, Exclusion, Utterance, is_generated
 from wavfusion.version import __version__
+
+log = logging.getLogger(__name__)
 
 READERS: dict[str, Callable[[ReaderInput], Reading]] = {
     "iemocap": read_iemocap,
@@ -51,6 +56,7 @@ def prepare(
     down_mix: Channel = "mix",
     *,
     columns: Mapping[str, str] | None = None,
+    media_root: str | os.PathLike[str] | None = None,
     scan: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> Prepared:
@@ -63,31 +69,43 @@ def prepare(
         down_mix: how several audio channels become one.
         columns: of a table: field of the manifest -> the column that holds it, where their names differ; columns
             that are no field are then ignored.
+        media_root: of a table: the folder that its media lie below, its own by default.
         scan: a cache file, made where absent: every media file that it does not list is opened (not decoded), and
             what cannot be read counts as missing. None opens no media.
         progress: show a bar of the scan on stderr.
 
     Raises:
-        ConfigError: corpus, labels, down_mix or a field of columns is not among the valid names.
+        ConfigError: corpus, labels, down_mix or a field of columns is not among the valid names, or what is for a
+            table is given with another corpus.
         CorpusError: root is not a folder that holds this corpus.
     """
     _check_names(corpus, labels, down_mix, columns or {})
     root = Path(root)
     if not root.is_dir() and not (corpus == "table" and root.is_file()):
         raise CorpusError(f"expected the folder of corpus {corpus!r}, found no folder at {root}")
-    folder = root if root.is_dir() else root.parent
+    folder = Path(media_root) if media_root else root if root.is_dir() else root.parent
+    if not folder.is_dir() or (media_root and corpus != "table"):
+        raise ConfigError(f"expected the root of a table's media to be a folder, found {folder} for corpus {corpus!r}")
     try:
         if scan:
             _keep_table(root, Path(scan))
         probe: Probe = Scan(folder, Path(scan), progress).probe if scan else lambda paths: {}
-        reading = READERS[corpus](ReaderInput(root, labels, down_mix, columns or {}, probe))
+        reading = READERS[corpus](ReaderInput(root, labels, down_mix, columns or {}, probe, folder))
         assert len(reading.utterances) + len(reading.excluded) == reading.rows, "a row of the source was lost"
         if scan:
             reading = _strip(reading, probe)
     except OSError as error:
         raise CorpusError(f"cannot read or write {error.filename or root}: {error.strerror}") from error
     reading = replace(reading, stripped=join_reasons(reading.stripped))
-    facts = Corpus(corpus, str(folder.absolute()), reading.labels, reading.classes, __version__)
+    facts = Corpus(
+        corpus=corpus,
+        root=str(folder.absolute()),
+        labels=reading.labels,
+        classes=reading.classes,
+        version=__version__,
+        modalities=list(reading.modalities),
+        generated=is_generated(folder),
+    )
     return Prepared(**vars(reading), corpus=facts, table=root if root.is_file() else None)
 
 
@@ -111,19 +129,28 @@ def _strip(reading: Reading, probe: Probe) -> Reading:
     return replace(reading, utterances=kept, stripped=[*reading.stripped, *removed])
 
 
-def write_prepared(prepared: Prepared, out: str | os.PathLike[str]) -> dict[str, Counter[str]]:
-    """Write manifest.jsonl, corpus.json and exclusions.json, and count rows by split (or `all`) and emotion.
+class Counts(NamedTuple):
+    """What `write_prepared` counted: rows by split (or `all`) and emotion, and those without each modality."""
+
+    by_split: dict[str, Counter[str]]
+    without: dict[str, int]  # only of modalities that some row has or should have
+
+
+def write_prepared(prepared: Prepared, out: str | os.PathLike[str]) -> Counts:
+    """Write manifest.jsonl, corpus.json and exclusions.json; warn where most rows lack what they should have.
 
     Raises:
         CorpusError: there are no rows, or their table has changed meanwhile, or the manifest would replace that table;
             no file is changed then.
     """
     out = Path(out)
-    counts: dict[str, Counter[str]] = {}
+    by_split: dict[str, Counter[str]] = {}
+    lacking = Counter[str]()
 
-    def counted() -> Iterator[Utterance]:
+    def counting() -> Iterator[Utterance]:
         for each in prepared.utterances:
-            counts.setdefault(each.split or "all", Counter())[each.emotion or "unlabelled"] += 1
+            by_split.setdefault(each.split or "all", Counter())[each.emotion or "unlabelled"] += 1
+            lacking.update(each.missing)
             yield each
 
     try:
@@ -133,8 +160,8 @@ def write_prepared(prepared: Prepared, out: str | os.PathLike[str]) -> dict[str,
         # In a folder beside them, so that no file is replaced until all are complete.
         with tempfile.TemporaryDirectory(prefix=".prepare-", dir=out) as unfinished:
             path = Path(unfinished) / "manifest.jsonl"
-            manifest.write(path, counted())
-            expected, found = len(prepared.utterances), sum(map(Counter.total, counts.values()))
+            manifest.write(path, counting())
+            expected, found = len(prepared.utterances), sum(map(Counter.total, by_split.values()))
             where = prepared.table or prepared.corpus.root
             if not found:
                 excluded = len(prepared.excluded)
@@ -148,7 +175,30 @@ def write_prepared(prepared: Prepared, out: str | os.PathLike[str]) -> dict[str,
                 path.with_name(name).replace(out / name)
     except OSError as error:
         raise CorpusError(f"cannot read or write {error.filename or out}: {error.strerror}") from error
-    return counts
+    declared = {*prepared.modalities, *(name for name in MODALITIES if lost_modality(name, prepared.stripped))}
+    without = {name: lacking[name] for name in MODALITIES if name in declared or lacking[name] < found}
+    for name in declared:
+        _warn_of_loss(prepared, name, without[name])
+    return Counts(by_split, without)
+
+
+def _warn_of_loss(prepared: Prepared, modality: str, number: int) -> None:
+    """Warn where all or most rows lack a modality that they should have, with the reason and where its files may be."""
+    example = lost_modality(modality, prepared.stripped)
+    if example and 2 * number > len(prepared.utterances):
+        of = f"{number:,} of {counted(len(prepared.utterances), 'row')}"
+        hint = prepared.hints.get(modality)
+        log.warning("%s: missing in %s; %s: %s%s", modality, of, *example, f"; {hint}" if hint else "")
+
+
+def lost_modality(modality: str, stripped: Iterable[Exclusion]) -> Exclusion | None:
+    """Return the first utterance that lost a modality with the reason of this alone; None where none did."""
+    for each in stripped:
+        for part in re.split(r"; (?=(?:audio|text|video)\b[a-z, ]*: )", each.reason):
+            names, _, reason = part.partition(": ")
+            if modality in names.split(", "):
+                return Exclusion(each.id, reason)
+    return None
 
 
 def _check_names(corpus: str, labels: str | None, down_mix: str, columns: Mapping[str, str]) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 
 from wavfusion.corpora import reading
 from wavfusion.corpora.emotions import CREMAD_CODES, EMOTIONS
-from wavfusion.corpora.reading import ReaderInput, Reading
-from wavfusion.errors import CorpusError
+from wavfusion.corpora.reading import AUDIO_ENDINGS, VIDEO_ENDINGS, ReaderInput, Reading
+from wavfusion.errors import CorpusError, counted
 from wavfusion.manifest import AudioSpan, Channel, Exclusion, Utterance, VideoSpan
 
 # Actor, sentence, intended emotion, level; one published name (1040_ITH_SAD_X) lacks a letter that the tables have.
@@ -32,8 +32,8 @@ PUBLISHED = dict.fromkeys(EMOTIONS["cremad"], 1271) | {"neutral": 1087}
 ACTORS = 91
 SILENT = {"1076_MTI_SAD_XX": "no audio in the published recording, or not found below the root"}
 
-AUDIO = (".wav", ".mp3")  # the better first: AudioWAV and AudioMP3 hold the same recordings
-VIDEO = (".flv", ".mp4")
+# The better first: AudioWAV and AudioMP3 hold the same recordings.
+AUDIO, VIDEO = AUDIO_ENDINGS, (".flv", *VIDEO_ENDINGS)
 VOTES, MAJORITIES = "tabulatedVotes.csv", "summaryTable.csv"
 # First digit of a row's number in VOTES: rated by audio (1), by video (2), by both (3).
 BOTH = "3"
@@ -62,7 +62,7 @@ def read_cremad(source: ReaderInput) -> Reading:
     ]
     differences = reading.compare_counts("clips", reading.count_emotions(utterances), PUBLISHED)
     if (actors := len({each.speaker for each in utterances})) != ACTORS:
-        differences.append(f"{actors} actors, published {ACTORS}")
+        differences.append(f"{counted(actors, 'actor')}, published {ACTORS}")
     if VOTES not in tables:
         differences.append(f"{VOTES} was not found: votes are {'those of the majority' if table else 'left out'}")
     if table:
@@ -80,8 +80,8 @@ def read_cremad(source: ReaderInput) -> Reading:
 
 def _compare_votes(root: Path, table: str, rows: list[tuple[str, dict[str, float]]]) -> list[str]:
     again = [clip for clip, count in Counter(clip for clip, _ in rows).items() if count > 1]
-    lines = reading.count_finding("clips are listed again, the last row of each counts", again)
-    lines += reading.count_finding("clips have no votes", [clip for clip, shares in rows if not shares])
+    lines = reading.count_finding("clip", "listed again, the last row counts", again)
+    lines += reading.count_finding("clip", "without votes", [clip for clip, shares in rows if not shares])
     lines = [f"{table}: {line}" for line in lines] + [f"{table} has no rows rated by both"] * (not rows)
     return lines + reading.compare_encodings(root, [table])
 
@@ -90,7 +90,8 @@ def _find_clips(files: list[str], suffixes: tuple[str, ...]) -> dict[str, str]:
     found: dict[str, str] = {}
     for suffix in reversed(suffixes):
         paths = (PurePosixPath(path) for path in files if path.lower().endswith(suffix))
-        found |= reading.first_of_each((_key(path.stem), str(path)) for path in paths if NAME.fullmatch(path.stem))
+        named = ((path.stem.upper(), str(path)) for path in paths)
+        found |= reading.first_of_each((_key(stem), path) for stem, path in named if NAME.fullmatch(stem))
     return found
 
 

@@ -153,6 +153,11 @@ def value_of(utterance: Utterance, promise: str) -> str | None:
     return _normalized(utterance, promise)
 
 
+def sentence_of(utterance: Utterance) -> str | None:
+    """Return the text without case and marks of a row that may be scripted, as one of unknown style is."""
+    return None if utterance.style == "improvised" else _normalized(utterance, "text")
+
+
 def _normalized(utterance: Utterance, column: str) -> str | None:
     value = getattr(utterance, column)
     if value is None:

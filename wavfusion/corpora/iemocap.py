@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 from wavfusion.corpora import reading
 from wavfusion.corpora.emotions import DIALOGUERNN_HAPPY, EMOTIONS, IEMOCAP_CODES, IEMOCAP_WORDS, LABEL_SETS, MERGED
 from wavfusion.corpora.reading import ReaderInput, Reading
-from wavfusion.errors import CorpusError, nearest
+from wavfusion.errors import CorpusError, counted, nearest
 from wavfusion.manifest import AudioSpan, Channel, Exclusion, Utterance, VideoSpan
 
 # Majority labels by session (lists of DialogXL, 7,380 in all) in the order of EMOTIONS["iemocap"].
@@ -29,14 +29,17 @@ PUBLISHED: dict[str, dict[str, int]] = {
 PUBLISHED_OTHERS = {"none": 2507, "surprised": 107, "fearful": 40, "other": 3, "disgusted": 2}
 
 UTTERANCE = re.compile(r"((Ses\d\d)([FM])_\w+)_([FM])(?:XX)?\d+")
-DIALOGUE = re.compile(r"Ses\d\d[FM]_\w+")
+DIALOGUE = re.compile(r"Ses\d\d[FM]_\w+", re.IGNORECASE)
 NUMBER = r"-?\d{1,9}(?:\.\d+)?"
 LABEL = re.compile(rf"\[(\d{{1,9}}\.\d+) - (\d{{1,9}}\.\d+)\]\t(\S+)\t(\w+)\t\[({NUMBER}), ({NUMBER}), ({NUMBER})\]")
 # An external annotator (C-E1, C-E2, ...), not the actor (C-F1, C-M1).
 VOTE = re.compile(r"C-E\d+:\s*(.*?)\s*\(.*\)?")
 TRANSCRIPT = re.compile(r"(\S+) \[[\d.]+-[\d.]+\]: ?(.*)")
 
-TEXTS, AUDIO, VIDEO = ("emoevaluation", "transcriptions"), ".wav", ".avi"  # folders and suffixes of the files
+TEXTS = ("emoevaluation", "transcriptions")  # folders of the files
+# Kinds of media: endings, the published one first.
+AUDIO, VIDEO = "audio", "video"
+ENDINGS = {AUDIO: reading.AUDIO_ENDINGS, VIDEO: (".avi", *reading.VIDEO_ENDINGS)}
 HALF_WIDTH = 360  # pixels; both actors share a frame of 720 x 480
 # Left, top, right, bottom within a half: around the head, between the black borders.
 HALF_CROP = (52, 112, 308, 368)
@@ -87,8 +90,8 @@ def read_iemocap(source: ReaderInput) -> Reading:
     reasons = dict.fromkeys(equal, "start and end are equal in the labels, or no file was found below the root")
     reasons |= dict.fromkeys(turned, "the end is before the start in the labels, or no file was found below the root")
     differences = _compare(kept, labels)
-    differences += reading.count_finding("rows have no duration by their labels", equal)
-    differences += reading.count_finding("rows end before they start by their labels", turned)
+    differences += reading.count_finding("row", "without a duration by the labels", equal)
+    differences += reading.count_finding("row", "with an end before the start by the labels", turned)
     differences += reading.compare_encodings(root, [*label_files, *transcripts])
     stripped = reading.list_stripped(kept, reasons)
     return Reading(
@@ -103,16 +106,19 @@ def read_iemocap(source: ReaderInput) -> Reading:
 
 
 def _sort_files(root: Path) -> Files:
-    """Sort the files by folder or suffix, whose case differs between sessions and copies."""
+    """Sort the files by folder or kind; their case differs between sessions and copies: media have folded keys."""
     found: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for each in reading.list_files(root):
         path = PurePosixPath(each)
         suffix = path.suffix.lower()
-        if DIALOGUE.fullmatch(path.stem):
+        kind = next((kind for kind, endings in ENDINGS.items() if suffix in endings), None)
+        if kind and DIALOGUE.fullmatch(path.stem):
+            found[kind].append((path.stem.casefold(), each))
+        elif suffix == ".txt" and DIALOGUE.fullmatch(path.stem):
             # The folders below EmoEvaluation hold a file of each annotator, under the same names.
-            found[path.parent.name.lower() if suffix == ".txt" else suffix].append((path.stem, each))
+            found[path.parent.name.lower()].append((path.stem, each))
     texts = {kind: dict(sorted(reading.only_of_each(root, found[kind]).items())) for kind in TEXTS}
-    return texts | {kind: reading.first_of_each(found[kind]) for kind in (AUDIO, VIDEO)}
+    return texts | {kind: reading.first_of_each(found[kind], endings) for kind, endings in ENDINGS.items()}
 
 
 def _read_labels(path: Path) -> list[IemocapRow]:
@@ -183,7 +189,7 @@ def _emotion(utterance: Utterance, labels: str) -> str | None:
 def _complete(
     row: IemocapRow, index: int, emotion: str | None, text: str | None, files: Files, down_mix: Channel
 ) -> Utterance:
-    key, dialogue = row.utterance.id, str(row.utterance.dialogue)
+    key, dialogue = row.utterance.id.casefold(), str(row.utterance.dialogue).casefold()
     audio_files, video_files = files[AUDIO], files[VIDEO]
     audio = AudioSpan(audio_files[key], channel=down_mix) if key in audio_files else None
     video = None
@@ -215,7 +221,7 @@ def _compare(utterances: list[Utterance], labels: str) -> list[str]:
         lines += reading.compare_counts(session, found, published_counts(session, labels))
     if further := [str(each.session) for each in utterances if each.session not in PUBLISHED]:
         names = f"{min(further)} to {max(further)}"
-        lines.append(f"{names}: {len(further):,} rows in sessions that are not in the published corpus")
+        lines.append(f"{names}: {counted(len(further), 'row')} in sessions that are not in the published corpus")
     if labels == "raw":
         others = (each for each in utterances if each.emotion in (None, *PUBLISHED_OTHERS))
         lines += reading.compare_counts("other labels", reading.count_emotions(others), PUBLISHED_OTHERS)

@@ -10,10 +10,10 @@ from typing import NamedTuple, TypeAlias
 
 from wavfusion.corpora import reading
 from wavfusion.corpora.emotions import EMOTIONS
-from wavfusion.corpora.reading import ReaderInput, Reading
+from wavfusion.corpora.reading import AUDIO_ENDINGS, VIDEO_ENDINGS, ReaderInput, Reading
 from wavfusion.corpora.scan import MediaFacts
-from wavfusion.errors import CorpusError, nearest
-from wavfusion.manifest import AudioSpan, Channel, Utterance, VideoSpan
+from wavfusion.errors import CorpusError, counted, nearest
+from wavfusion.manifest import SPLIT_NAMES, AudioSpan, Channel, Utterance, VideoSpan
 
 # Tables of github.com/declare-lab/MELD at 2d2011b (its README counts one training dialogue more).
 PUBLISHED: dict[str, dict[str, int]] = {
@@ -25,12 +25,10 @@ PUBLISHED: dict[str, dict[str, int]] = {
     }.items()
 }
 TABLES = {"train_sent_emo.csv": "train", "dev_sent_emo.csv": "valid", "test_sent_emo.csv": "test"}
-# A word of a folder's name -> the split of its clips: train_splits, dev_splits_complete, output_repeated_splits_test
-# and the names that copies of the corpus give them.
-FOLDERS = {"train": "train", "dev": "valid", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
 COLUMNS = ("Utterance", "Speaker", "Emotion", "Dialogue_ID", "Utterance_ID", "StartTime", "EndTime")
 
-CLIP = re.compile(r"(final_videos_test)?dia(\d+)_utt(\d+)\.mp4", re.IGNORECASE)
+CLIP = re.compile(r"(final_videos_test)?dia(\d+)_utt(\d+)(\.\w+)", re.IGNORECASE)
+ENDINGS = (".mp4", *VIDEO_ENDINGS, *AUDIO_ENDINGS)  # copies hold other endings, or audio alone
 # Three cells of the published tables lack the leading zeros of the milliseconds.
 TIME = re.compile(r"(\d{1,2}):(\d\d):(\d\d),(\d{1,3})")
 # An older release holds cp1252's quotation marks as control characters of Unicode.
@@ -78,14 +76,16 @@ def read_meld(source: ReaderInput) -> Reading:
         counts = reading.count_emotions(each for each in utterances if each.split == split)
         differences += reading.compare_counts(split, counts, published)
     differences += compared
+    others = [path for path in chosen.values() if not path.lower().endswith(ENDINGS[0])]
+    differences += reading.count_finding("clip", f"with another ending than {ENDINGS[0]}", others)
     if without_row := len((clips.keys() | twins.keys()) - wanted.keys()):
-        differences.append(f"{without_row:,} clips have no row in the tables")
+        differences.append(f"{counted(without_row, 'clip')} without a row in the tables")
     if unplaced:
-        where = f"in folders that name no split ({', '.join(FOLDERS)})"
-        differences.append(f"{unplaced:,} clips lie {where} and are not used")
+        where = f"in folders that name no split ({', '.join(SPLIT_NAMES)})"
+        differences.append(f"{counted(unplaced, 'clip')} not used, {where}")
     differences += _compare_lengths(rows, lengths)
     unrelated = [_name(*key) for key in UNRELATED if key in chosen]
-    differences += reading.count_finding("clips have other audio than their row", unrelated)
+    differences += reading.count_finding("clip", "with other audio than the row", unrelated)
     differences += reading.compare_encodings(source.root, tables)
     stripped = reading.list_stripped(utterances)
     return Reading(
@@ -113,7 +113,7 @@ def _choose_twins(
         verdicts["both" if all(agrees) else "neither" if not any(agrees) else f"only {NAMES[agrees[1]]}"] += 1
     if not pairs:
         return chosen, []
-    line = f"{len(pairs):,} test clips exist twice: {NAMES[0]} is taken"
+    line = f"{counted(len(pairs), 'test clip')} in two files: {NAMES[0]} is taken"
     if facts:
         second = sum(chosen[key] == clips[key] for key in pairs)
         counts = ", ".join(f"{name} {count:,}" for name, count in sorted(verdicts.items()))
@@ -124,22 +124,22 @@ def _choose_twins(
 def _compare_lengths(rows: list[MeldRow], lengths: Mapping[Key, float | None]) -> list[str]:
     """List rows without a duration, clips longer than a window, and clips whose length differs from their row."""
     found = {
-        "rows have no duration by the table": [_name(*row.key) for row in rows if row.duration == 0],
-        "rows end before they start by the table": [_name(*row.key) for row in rows if row.duration < 0],
-        f"utterances exceed {LONGEST:.0f} s; training takes the first {LONGEST:.0f} s, evaluation all": [
+        ("row", "without a duration by the table"): [_name(*row.key) for row in rows if row.duration == 0],
+        ("row", "with an end before the start by the table"): [_name(*row.key) for row in rows if row.duration < 0],
+        ("utterance", f"longer than {LONGEST:.0f} s; training takes the first {LONGEST:.0f} s, evaluation all"): [
             _name(*row.key) for row in rows if (lengths.get(row.key) or row.duration) > LONGEST
         ],
-        f"clips differ by more than {TOLERANCE} s from the length in the table": [
+        ("clip", f"more than {TOLERANCE} s off the length in the table"): [
             f"{_name(*row.key)} ({length:.1f} s for {row.duration:.1f})"
             for row in rows
             if row.duration > 0 and (length := lengths.get(row.key)) and abs(length - row.duration) > TOLERANCE
         ],
     }
-    return [line for finding, names in found.items() for line in reading.count_finding(finding, names)]
+    return [line for (noun, finding), names in found.items() for line in reading.count_finding(noun, finding, names)]
 
 
 def _find_tables(root: Path, files: list[str]) -> dict[str, str]:
-    named = ((name, path) for path in files if (name := PurePosixPath(path).name) in TABLES)
+    named = ((name, path) for path in files if (name := PurePosixPath(path).name.lower()) in TABLES)
     found = reading.only_of_each(root, named)
     if not found:
         raise CorpusError(f"expected {', '.join(TABLES)} anywhere below {root}, found none among {len(files):,} files")
@@ -208,22 +208,24 @@ def _find_clips(files: list[str]) -> tuple[dict[Key, str], dict[Key, str], int]:
     twins: list[tuple[Key, str]] = []
     unplaced = 0
     for path in files:
-        if not (found := CLIP.fullmatch(PurePosixPath(path).name)):
+        found = CLIP.fullmatch(PurePosixPath(path).name)
+        if not found or found[4].lower() not in ENDINGS:
             continue
         if split := _split_of(path):
             (twins if found[1] else clips).append(((split, int(found[2]), int(found[3])), path))
         else:
             unplaced += 1
-    return reading.first_of_each(clips), reading.first_of_each(twins), unplaced
+    return reading.first_of_each(clips, ENDINGS), reading.first_of_each(twins, ENDINGS), unplaced
 
 
 def _split_of(path: str) -> str | None:
-    """Return the split that the nearest folder of a path names, if any does."""
+    """Return the split that the nearest folder of a path names by a word, as dev_splits_complete does, if any does."""
     folders = reversed(PurePosixPath(path).parts[:-1])
     words = (word for folder in folders for word in re.split(r"[^a-z]+", folder.lower()))
-    return next((FOLDERS[word] for word in words if word in FOLDERS), None)
+    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
 
 
 def _complete(row: MeldRow, index: int, clip: str | None, down_mix: Channel) -> Utterance:
-    audio, video = (AudioSpan(clip, channel=down_mix), VideoSpan(clip)) if clip else (None, None)
+    audio = AudioSpan(clip, channel=down_mix) if clip else None
+    video = VideoSpan(clip) if clip and reading.is_video(clip) else None
     return reading.mark_missing(replace(row.utterance, index=index, audio=audio, video=video))

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from wavfusion.corpora.folds import DEFAULTS, MANIFEST_PROMISES, PAIRS, PROTOCOLS, Parts, Promises, find_rule, value_of
-from wavfusion.errors import ConfigError, CorpusError, nearest
-from wavfusion.manifest import SPLITS, Utterance
+from wavfusion.errors import SHOWN, ConfigError, CorpusError, nearest
+from wavfusion.files import read_text_lines
+from wavfusion.manifest import SPLIT_NAMES, SPLITS, Utterance, split_names
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,10 @@ class Protocol:
     def ids(self, part: str) -> list[str]:
         """List the utterances of a part, in the manifest's order."""
         return [key for key, each in self.parts.items() if each == part]
+
+    def among(self, where: str | None) -> "Protocol":
+        """The same fold under a name that says which rows of the manifest were divided."""
+        return replace(self, name=f"{self.name} where {where}") if where else self
 
     def restricted(self, ids: Collection[str]) -> "Protocol":
         """The same fold with fewer utterances, under another hash."""
@@ -178,27 +183,30 @@ def hash_of(parts: Mapping[str, str], classes: Sequence[str], selected_on: str) 
 
 
 def _read_split(path: Path, known: set[str]) -> Parts:
-    """Read a CSV with the columns `id,split`, of known ids."""
+    """Read a CSV with the columns `id,split`, of known ids; splits may have the other names of `split_names`."""
     parts: Parts = {}
+    lines: dict[str, str] = {}  # of the first row of each split
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = ",".join(next(reader, []))
-            if header != "id,split":
-                raise CorpusError(f"{path}:1: expected the header id,split, found {header or 'an empty file'!r}")
-            for cells in filter(None, reader):
-                where = f"{path}:{reader.line_num}"
-                if len(cells) != 2:
-                    raise CorpusError(f"{where}: expected id,split, found {len(cells)} cells")
-                key, part = cells
-                if key not in known:
-                    close = ", ".join(difflib.get_close_matches(key, known, n=3, cutoff=0.0))
-                    raise CorpusError(f"{where}: expected an id of the manifest, found {key!r}; nearest: {close}")
-                if key in parts:
-                    raise CorpusError(f"{where}: expected each id once, found {key!r} again")
-                if part not in SPLITS:
-                    raise CorpusError(f"{where}: unknown split {part!r}: {nearest(part, SPLITS)}")
-                parts[key] = part
+        reader = csv.reader(read_text_lines(path, newline=""), strict=True)
+        header = ",".join(next(reader, []))
+        if header != "id,split":
+            raise CorpusError(f"{path}:1: expected the header id,split, found {header or 'an empty file'!r}")
+        for cells in filter(None, reader):
+            where = f"{path}:{reader.line_num}"
+            if len(cells) != 2:
+                raise CorpusError(f"{where}: expected id,split, found {len(cells)} cells")
+            key, part = cells
+            if key not in known:
+                close = ", ".join(difflib.get_close_matches(key[:SHOWN], known, n=3, cutoff=0.0))
+                raise CorpusError(f"{where}: expected an id of the manifest, found {key!r}; nearest: {close}")
+            if key in parts:
+                raise CorpusError(f"{where}: expected each id once, found {key!r} again")
+            parts[key] = part
+            lines.setdefault(part, where)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CorpusError(f"cannot read the split file {path}: {error}") from error
-    return parts
+    named = split_names(lines)
+    for part, where in lines.items():
+        if part not in named:
+            raise CorpusError(f"{where}: unknown split {part!r}: {nearest(part, [*SPLIT_NAMES, 'eval'])}")
+    return {key: named[part] for key, part in parts.items()}

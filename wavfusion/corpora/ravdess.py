@@ -5,12 +5,13 @@ from pathlib import PurePosixPath
 
 from wavfusion.corpora import reading
 from wavfusion.corpora.emotions import EMOTIONS, RAVDESS_CODES
-from wavfusion.corpora.reading import ReaderInput, Reading
-from wavfusion.errors import CorpusError
+from wavfusion.corpora.reading import AUDIO_ENDINGS, VIDEO_ENDINGS, ReaderInput, Reading
+from wavfusion.errors import CorpusError, counted
 from wavfusion.manifest import AudioSpan, Channel, Exclusion, Utterance, VideoSpan
 
 # Modality, channel, emotion, intensity, statement, repetition, actor.
-NAME = re.compile(r"(\d\d)-(\d\d-\d\d-\d\d-\d\d-\d\d-\d\d)\.(wav|mp4)", re.IGNORECASE)
+NAME = re.compile(r"(\d\d)-(\d\d-\d\d-\d\d-\d\d-\d\d-\d\d)(\.\w+)")
+ENDINGS = (*VIDEO_ENDINGS, *AUDIO_ENDINGS)  # copies hold others than the published .mp4 and .wav
 AUDIO_VIDEO, VIDEO_ONLY, AUDIO_ONLY = "01", "02", "03"
 CHANNELS = {"01": "speech", "02": "song"}
 ACTORS = [f"{number:02d}" for number in range(1, 25)]
@@ -26,10 +27,11 @@ PUBLISHED: dict[str, dict[str, int]] = {
 def read_ravdess(source: ReaderInput) -> Reading:
     """Read RAVDESS from the recordings anywhere below the root; one trial in several files is one utterance."""
     paths = reading.list_files(source.root)
-    found = [(match, path) for path in paths if (match := NAME.fullmatch(PurePosixPath(path).name))]
+    named = ((NAME.fullmatch(PurePosixPath(path).name), path) for path in paths)
+    found = [(match, path) for match, path in named if match and match[3].lower() in ENDINGS]
     if not found:
         raise CorpusError(f"expected recordings named like 03-01-06-01-02-01-12.wav below {source.root}, found none")
-    files = reading.first_of_each(((match[2], match[1]), path) for match, path in found)
+    files = reading.first_of_each((((match[2], match[1]), path) for match, path in found), ENDINGS)
     trials = sorted({trial for trial, _ in files})
     excluded = [Exclusion(trial, reason) for trial in trials if (reason := _unknown_code(trial))]
     utterances = [_to_utterance(trial, files, source.down_mix) for trial in trials if not _unknown_code(trial)]
@@ -38,7 +40,7 @@ def read_ravdess(source: ReaderInput) -> Reading:
         counts = reading.count_emotions(each for each in utterances if each.id.startswith(code))
         differences += reading.compare_counts(channel, counts, PUBLISHED[channel])
     if len(found) > len(files):
-        differences.append(f"{len(found) - len(files):,} files are a second copy of one name and are not used")
+        differences.append(f"{counted(len(found) - len(files), 'file')} not used, a second copy of one name")
     stripped = reading.list_stripped(utterances)
     return Reading(
         rows=len(trials),
@@ -65,5 +67,5 @@ def _to_utterance(trial: str, files: dict[tuple[str, str], str], down_mix: Chann
         Utterance(trial, "ravdess", text=STATEMENTS[statement], emotion=RAVDESS_CODES[emotion], raw_label=emotion),
         actor,
         AudioSpan(audio, channel=down_mix) if audio else None,
-        VideoSpan(video) if video else None,
+        VideoSpan(video) if video and reading.is_video(video) else None,
     )

@@ -1,5 +1,6 @@
 """What every reader shares: its input and result, the files of a corpus, text in any encoding, published counts."""
 
+import codecs
 import csv
 import os
 from collections import Counter
@@ -10,11 +11,15 @@ from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 from wavfusion.corpora.scan import MediaFacts, Probe
-from wavfusion.errors import CorpusError
+from wavfusion.errors import CorpusError, counted
+from wavfusion.files import read_text_lines, require_file
 from wavfusion.manifest import MODALITIES, AudioSpan, Channel, Exclusion, Utterance, VideoSpan
 
 Key = TypeVar("Key", bound=Hashable)
 
+# Usual endings of recordings, the better ones first.
+AUDIO_ENDINGS = (".wav", ".flac", ".aif", ".aiff", ".sph", ".au", ".m4a", ".aac", ".opus", ".ogg", ".mp3", ".wma")
+VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".flv", ".wmv", ".mpg", ".mpeg", ".ts")
 UNDEFINED = {0x81, 0x8D, 0x8F, 0x90, 0x9D}  # bytes that cp1252 has no character for
 
 
@@ -43,6 +48,7 @@ class ReaderInput:
     Attributes:
         root, labels, down_mix, columns: as given to `prepare`.
         probe: opens media files, given as paths below the root; finds nothing where no media are to be opened.
+        media_root: of a table: the folder that its media lie below; None = the table's own.
     """
 
     root: Path
@@ -50,6 +56,7 @@ class ReaderInput:
     down_mix: Channel
     columns: Mapping[str, str]
     probe: Probe
+    media_root: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,9 @@ class Reading:
         rows: in the source; each is either among `utterances` or `excluded`.
         labels: name of the label set, None where the corpus has only one.
         stripped: utterances without a modality that they should have.
-        differences: from what the publishers describe, one line each.
+        differences: from what the publishers describe, or how the files were taken, one line each.
+        modalities: those that the source declares; published corpora may be fetched in part and declare none.
+        hints: of a modality that most rows lack: where its files may be.
     """
 
     rows: int
@@ -70,20 +79,24 @@ class Reading:
     excluded: list[Exclusion] = field(default_factory=list)
     stripped: list[Exclusion] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
+    modalities: list[str] = field(default_factory=list)
+    hints: dict[str, str] = field(default_factory=dict)
 
 
-def list_files(root: Path) -> list[str]:
+def list_files(root: Path, refuse: bool = True) -> list[str]:
     """List the files below a folder, sorted, as paths relative to it with forward slashes.
 
-    Links are followed, each folder once. Hidden names (also the `._*` files of macOS) and broken links are skipped.
+    Links are followed, each folder once. Hidden names (also the `._*` files of macOS) and broken links are skipped;
+    a folder that cannot be read is an OSError, or with `refuse` false skipped too.
     """
 
-    def refuse(error: OSError) -> None:
-        raise error
+    def refused(error: OSError) -> None:
+        if refuse:
+            raise error
 
     found: list[str] = []
     seen: set[tuple[int, int]] = set()
-    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
+    for folder, folders, names in os.walk(root, onerror=refused, followlinks=True):
         status = os.stat(folder)
         # Without this a link to a folder above would never end.
         if (status.st_dev, status.st_ino) in seen:
@@ -95,6 +108,11 @@ def list_files(root: Path) -> list[str]:
         visible = (Path(folder, name) for name in names if not name.startswith("."))
         found += (path.relative_to(root).as_posix() for path in visible if path.is_file())
     return sorted(found)
+
+
+def is_video(path: str) -> bool:
+    """Tell whether a file is a video by its ending."""
+    return path.lower().endswith(VIDEO_ENDINGS)
 
 
 def path_below(name: str, *folders: PurePath) -> str:
@@ -110,9 +128,15 @@ def path_below(name: str, *folders: PurePath) -> str:
     return path.as_posix()
 
 
-def first_of_each(paths: Iterable[tuple[Key, str]]) -> dict[Key, str]:
-    """Map each key to its path; of several, the one with the fewest folders, then the first by name."""
-    return dict(sorted(paths, key=lambda pair: (pair[1].count("/"), pair[1]), reverse=True))
+def first_of_each(paths: Iterable[tuple[Key, str]], endings: Sequence[str] = ()) -> dict[Key, str]:
+    """Map each key to its path; of several, the earliest ending, the one with the fewest folders, the first by name."""
+
+    def order(pair: tuple[Key, str]) -> tuple[int, int, str]:
+        path = pair[1]
+        rank = next((number for number, ending in enumerate(endings) if path.lower().endswith(ending)), len(endings))
+        return rank, path.count("/"), path
+
+    return dict(sorted(paths, key=order, reverse=True))
 
 
 def only_of_each(root: Path, paths: Iterable[tuple[Key, str]]) -> dict[Key, str]:
@@ -127,12 +151,18 @@ def only_of_each(root: Path, paths: Iterable[tuple[Key, str]]) -> dict[Key, str]
 
 
 def open_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a text file with their ends; UTF-8 with or without mark, or else cp1252."""
-    with path.open(encoding=_encoding(path), errors="replace", newline="") as file:
-        yield from file
+    """Yield the lines of a text file with their ends; UTF-8 with or without mark, UTF-16, or else cp1252."""
+    yield from read_text_lines(path, _encoding(path), "replace", newline="")
 
 
 def _encoding(path: Path) -> str:
+    with require_file(path).open("rb") as raw:
+        head = raw.read(4)
+    if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return "utf-16"
+    # Without a mark: every other byte of its first letters is 0.
+    if len(head) == 4 and 0 in head and (head[::2] == b"\0\0" or head[1::2] == b"\0\0"):
+        return "utf-16-be" if head[0] == 0 else "utf-16-le"
     try:
         with path.open(encoding="utf-8") as file:
             while file.read(1 << 20):
@@ -143,12 +173,19 @@ def _encoding(path: Path) -> str:
 
 
 def compare_encodings(root: Path, paths: Iterable[str]) -> list[str]:
-    """List the text files that are not UTF-8 and so decoded as cp1252, and those with bytes that cp1252 lacks."""
-    others = [path for path in paths if _encoding(root / path) != "utf-8-sig"]
-    lacking = [path for path in others if set((root / path).read_bytes()) & UNDEFINED]
+    """List the text files that are not UTF-8, with what they are decoded as, and those with bytes that cp1252 lacks."""
+    by_encoding: dict[str, list[str]] = {}
+    for path in paths:
+        by_encoding.setdefault(_encoding(root / path), []).append(path)
+    by_encoding.pop("utf-8-sig", None)
+    lacking = [path for path in by_encoding.get("cp1252", []) if set((root / path).read_bytes()) & UNDEFINED]
     return [
-        *count_finding("files are not UTF-8 and are read as cp1252", others),
-        *count_finding("files hold bytes that cp1252 lacks too, read as U+FFFD", lacking),
+        *(
+            line
+            for encoding, others in sorted(by_encoding.items())
+            for line in count_finding("file", f"not in UTF-8, read as {encoding}", others)
+        ),
+        *count_finding("file", "with bytes that cp1252 lacks too, read as U+FFFD", lacking),
     ]
 
 
@@ -235,10 +272,10 @@ def unknown_code(known: Mapping[str, Collection[str]], codes: Iterable[str]) -> 
     return None
 
 
-def count_finding(finding: str, names: Sequence[str]) -> list[str]:
-    """Return one line where a finding has names: their number, the finding, the first five names."""
+def count_finding(noun: str, finding: str, names: Sequence[str]) -> list[str]:
+    """Return one line where a finding has names: their number with the noun, the finding, the first five names."""
     rest = f" and {len(names) - 5:,} more" * (len(names) > 5)
-    return [f"{len(names):,} {finding}: {', '.join(names[:5])}{rest}"] if names else []
+    return [f"{counted(len(names), noun)} {finding}: {', '.join(names[:5])}{rest}"] if names else []
 
 
 def compare_counts(name: str, found: Mapping[str, int], published: Mapping[str, int]) -> list[str]:
@@ -249,7 +286,7 @@ def compare_counts(name: str, found: Mapping[str, int], published: Mapping[str, 
     if not any(found.values()):
         return [f"{name}: no rows, published {sum(published.values()):,}"]
     details = ", ".join(f"{each} {found.get(each, 0):,} of {published.get(each, 0):,}" for each in differing)
-    return [f"{name}: {sum(found.values()):,} rows, published {sum(published.values()):,} ({details})"]
+    return [f"{name}: {counted(sum(found.values()), 'row')}, published {sum(published.values()):,} ({details})"]
 
 
 def count_emotions(utterances: Iterable[Utterance]) -> Counter[str]:

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import transformers
 from torch import Tensor, nn
 
 from wavfusion.errors import ConfigError
+from wavfusion.files import read_json, require_file, saving, validated, write_json
 
 # Tensors that no feature depends on; some checkpoints lack them, and they would be drawn at random.
 UNUSED = ("masked_spec_embed", "pooler.", "adapter.", "position_ids", "decoder.")
@@ -123,22 +125,25 @@ def load_preprocessor(name: str) -> dict[str, Any]:
         path = transformers.utils.cached_file(
             name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False
         )
-        return dict(json.loads(Path(path).read_text(encoding="utf-8"))) if path else {}
+        return validated(dict, read_json(Path(path)), path) if path else {}
 
 
 def save_checkpoint(model: Any, folder: Path, preprocessor: dict[str, Any] | None = None) -> None:
     """Write a model and its preprocessor_config.json in the hub's format; only tensors that the fingerprint covers."""
-    with _quiet():
+    with _quiet(), saving(folder):
         model.save_pretrained(folder, state_dict=_used(model))
     if preprocessor is not None:
-        text = json.dumps(preprocessor, indent=2) + "\n"
-        (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
+        write_json(folder / "preprocessor_config.json", preprocessor)
 
 
 @contextmanager
 def loading(name: str) -> Iterator[None]:
     """Load in silence, and turn whatever a loader raises into a ConfigError of one line."""
     try:
+        if os.path.isdir(name):
+            for path in Path(name).iterdir():
+                if not path.is_dir():
+                    require_file(path, ConfigError)  # the library would wait for a pipe without end
         with _quiet():
             yield
     except ConfigError:

@@ -23,6 +23,7 @@ from wavfusion.fast.encoders import (
 )
 
 MIN_SAMPLES = 400  # receptive field of one step of the convolutions
+MISMATCHED = "Support for mismatched key_padding_mask"
 FAMILY = ("wav2vec2", "hubert", "wavlm", "unispeech-sat", "data2vec-audio")
 
 
@@ -50,10 +51,8 @@ class Wav2Vec2Encoder(AudioEncoder):
     def run(self, x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"], depth: int) -> None:
         """Run the positional convolution and the first `depth` layers."""
         positional = self.model.encoder.pos_conv_embed
-        padding = _zero_padding(positional, mask)
-        with self._up_to(depth), _in_fp32(positional, x.device.type), padding, warnings.catch_warnings():
-            # WavLM's own code hands torch a bool and a float mask; the result is right.
-            warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask", UserWarning)
+        _ignore_mismatched_masks()
+        with self._up_to(depth), _in_fp32(positional, x.device.type), _zero_padding(positional, mask):
             self.model.encoder(x, attention_mask=mask)
 
     def _convolved(self, waveforms: Sequence[Float[Tensor, " _"]]) -> tuple[Float[Tensor, "B T D"], Int[Tensor, " B"]]:
@@ -111,6 +110,15 @@ class Wav2Vec2Encoder(AudioEncoder):
     def save(self, folder: Path) -> None:
         """Write the encoder in the hub's file format, for `load_audio`."""
         save_checkpoint(self.model, folder, {**tiny.audio_preprocessor(), "do_normalize": self.do_normalize})
+
+
+def _ignore_mismatched_masks() -> None:
+    """Ignore what torch says of the bool and the float mask of WavLM's own code, whose result is right.
+
+    In the whole process: a thread that leaves its `catch_warnings` ends that of the others.
+    """
+    if not any(getattr(pattern, "pattern", None) == MISMATCHED for _, pattern, *_ in warnings.filters):
+        warnings.filterwarnings("ignore", MISMATCHED, UserWarning)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 from wavfusion import manifest
 from wavfusion.corpora import protocol
-from wavfusion.corpora.folds import PAIRS, Promises, value_of
+from wavfusion.corpora.folds import PAIRS, Promises, sentence_of, value_of
 from wavfusion.corpora.protocol import Protocol
 from wavfusion.corpora.scan import MediaFacts
-from wavfusion.errors import CorpusError, MediaError
+from wavfusion.errors import CorpusError, MediaError, counted
 from wavfusion.evaluation.evaluate import encoder_provenance
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
 from wavfusion.media import content_hash
@@ -39,7 +39,7 @@ class Checked(NamedTuple):
     """Leaks and invalid rows, and notes: facts that break no promise, but that a reader of the metrics should know.
 
     Kinds of leaks: `speaker`, `session`, `dialogue`, `text`, `recording`, `bytes`, `encoder`; of invalid rows: `file`,
-    `times`, `label`, `duplicate`.
+    `times`, `label`, `duplicate`, `missing` (no row has a modality that its table has a column of).
     """
 
     problems: list[Finding]
@@ -61,15 +61,26 @@ def check(
     rows = _located(utterances, root)
     contents, notes = _copies(rows)
     problems = list(_invalid(utterances, corpus.classes, files))
+    lacking = Counter(name for row in utterances for name in row.missing)
+    for name, number in lacking.items():
+        if number < len(utterances):
+            notes.append(f"{name}: missing in {number:,} of {counted(len(utterances), 'row')}")
+        elif name in corpus.modalities:
+            found = f"no row has {name}, which the table has a column of"
+            problems.append(Finding("missing", found, [row.id for row in utterances]))
     for _, same in _same_recordings(rows, contents):
         problems.append(Finding("duplicate", "one recording in several rows", [row.id for row in same]))
     if not folds:
-        notes.append("no labelled rows under a protocol: validity alone was checked")
+        labelled = any(row.emotion for row in utterances)
+        why = (
+            "the rows have no split: name a --protocol, such as speaker-folds" if labelled else "no row has an emotion"
+        )
+        notes.append(f"validity alone was checked, as {why}")
     for fold in folds:
         where = f"{fold.name}, fold {fold.fold}" if fold.folds > 1 else fold.name
         problems += _broken(rows, fold.parts, fold.promises, where)
         problems += _recordings_in_two_parts(rows, fold.parts, contents, where)
-        notes += _unpromised_sharing(rows, fold, where)
+        notes += _unpromised_sharing(rows, fold.parts, fold.promises, where)
     return Checked(problems, notes)
 
 
@@ -102,15 +113,19 @@ def check_against(trained: Run, utterances: Sequence[Utterance], root: Path) -> 
         kept, notes = _training_rows(origin)
         parts = {row.id: origin.parts[row.id] for row in kept}
         same = {row.corpus for row in kept} == {row.corpus for row in rows}
-        promises = {"text": PAIRS, **({"speaker": PAIRS} if same else {})}
-        every = kept = kept + [replace(row, id=f"{row.id} (tested)") for row in rows]
+        # What the RUN's own parts share says nothing about the rows to test on.
+        others = [pair for pair in PAIRS if pair.endswith("test")]
+        promises = {"text": others, **({"speaker": others} if same else {})}
+        kept = [replace(row, id=f"{row.id} (of the RUN)") for row in kept if parts[row.id] != "test"]
+        parts = {f"{key} (of the RUN)": part for key, part in parts.items()}
+        every = kept = kept + rows
+    own = {row.id for row in rows}
     parts = {row.id: parts.get(row.id, "test") for row in every}
     contents, unread = _copies(every)
     where = f"RUN {trained.folder.name}"
-    problems = [
-        *_broken(kept, parts, promises, where),
-        *_recordings_in_two_parts(every, parts, contents, where),
-    ]
+    found = [*_broken(kept, parts, promises, where), *_recordings_in_two_parts(every, parts, contents, where)]
+    problems = [each for each in found if own.intersection(each.ids)]
+    notes += [note for pair, note in _shared_sentences(every, parts, promises, where) if pair.endswith("test")]
     for name, each in encoder_provenance(trained, {row.corpus for row in utterances})["encoders"].items():
         if each["saw_corpus"] == "yes":
             problems.append(Finding("encoder", f"the {name} encoder {each['name']} was trained on this corpus", []))
@@ -154,7 +169,7 @@ def _copies(rows: Sequence[Utterance]) -> tuple[dict[str, str], list[str]]:
             contents[path] = content_hash(path)
         except (OSError, MediaError):
             unreadable += 1
-    return contents, [f"{unreadable} files cannot be read: copies of them are not found"] if unreadable else []
+    return contents, [f"{counted(unreadable, 'file')} cannot be read: copies are not looked for"] if unreadable else []
 
 
 def _invalid(utterances: Sequence[Utterance], classes: Sequence[str], files: Facts) -> Iterator[Finding]:
@@ -234,12 +249,12 @@ def _broken(rows: Sequence[Utterance], parts: Mapping[str, str], promises: Promi
     for field, pairs in promises.items():
         unknown = [row.id for row in rows if row.id in parts and field != "text" and getattr(row, field) is None]
         if pairs and 0 < len(unknown) < len(parts):
-            lacking = f"{len(unknown)} rows without a {field}"
+            lacking = f"{counted(len(unknown), 'row')} without a {field}"
             yield Finding(field, f"{where}: {lacking}: the promise cannot be verified", unknown)
         for pair, values in protocol.shared(field, rows, parts).items():
             if pair in pairs:
                 ids = [row.id for row in rows if value_of(row, field) in values and row.id in parts]
-                what = f"{len(values)} {field}{'s' * (len(values) > 1)} in {pair.replace('+', ' and ')}"
+                what = f"{counted(len(values), field)} in {pair.replace('+', ' and ')}"
                 yield Finding(field, f"{where}: {what}: {', '.join(values[:SHOWN])}", ids)
 
 
@@ -253,12 +268,32 @@ def _recordings_in_two_parts(
             yield Finding(kind, f"{where}: one recording in {' and '.join(shared)}", [row.id for row in same])
 
 
-def _unpromised_sharing(rows: Sequence[Utterance], fold: Protocol, where: str) -> Iterator[str]:
-    for field in fold.promises:
+def _unpromised_sharing(
+    rows: Sequence[Utterance], parts: Mapping[str, str], promises: Promises, where: str
+) -> Iterator[str]:
+    for field in promises:
         if field != "text" and all(getattr(row, field) is None for row in rows):
             yield f"{where}: no {field} is known, so the promise cannot be verified"
-    for field in ("speaker", "session", "dialogue", "text"):
-        for pair, values in protocol.shared(field, rows, fold.parts).items():
-            if pair not in fold.promises.get(field, ()):
-                what = f"{len(values)} {field}{'s' * (len(values) > 1)}"
+    for field in ("speaker", "session", "dialogue"):
+        for pair, values in protocol.shared(field, rows, parts).items():
+            if pair not in promises.get(field, ()):
+                what = counted(len(values), field)
                 yield f"{where}: {what} in {pair.replace('+', ' and ')}, which it does not rule out"
+    yield from (note for _, note in _shared_sentences(rows, parts, promises, where))
+
+
+def _shared_sentences(
+    rows: Sequence[Utterance], parts: Mapping[str, str], promises: Promises, where: str
+) -> Iterator[tuple[str, str]]:
+    """Note sentences of two parts that no promise rules out: those of rows without a style are never promised."""
+    for pair in PAIRS:
+        promised = pair in promises.get("text", ())
+        sentences: dict[str, list[str]] = {part: [] for part in pair.split("+")}
+        for row in rows:
+            if (part := parts.get(row.id, "")) in sentences and not (promised and row.style == "scripted"):
+                sentences[part] += [text] if (text := sentence_of(row)) else []
+        first, second = sentences.values()
+        if both := set(first) & set(second):
+            share = f"{sum(text in both for text in second):,} of {counted(len(second), 'row')} of {pair.split('+')[1]}"
+            what = f"{counted(len(both), 'text')} in {pair.replace('+', ' and ')}"
+            yield pair, f"{where}: {what}, which it does not rule out: {share}"

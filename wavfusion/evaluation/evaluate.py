@@ -32,6 +32,7 @@ from wavfusion.metrics import scores
 from wavfusion.metrics.calibration import tempered
 from wavfusion.runs.folder import Run
 from wavfusion.runs.origin import SPLIT, read_origin
+from wavfusion.runs.results import clusters_of
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,45 @@ class Part:
     training: list[Utterance] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class EmotionMap:
+    """Emotions renamed on both sides, in a corpus's labels and in a model's predictions; several may become one.
+
+    Attributes:
+        known: the model's own classes.
+        renamed: new name of an emotion of the corpus or of the model.
+    """
+
+    known: Sequence[str]
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for emotion in self.renamed.values():
+            if emotion not in self.classes:
+                found = f"--map: {emotion!r} is no class of the model"
+                raise ConfigError(f"{found}; {nearest(emotion, self.classes)}")
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes that are evaluated, in the order of the model's."""
+        return list(dict.fromkeys(self.renamed.get(name, name) for name in self.known))
+
+    @property
+    def merges(self) -> bool:
+        """Whether a class of the model itself is renamed."""
+        return self.classes != list(self.known)
+
+    def sums(self, probabilities: Float64[np.ndarray, "*N C"]) -> Float64[np.ndarray, "*N D"]:
+        """Add the probabilities of the model's classes that become one."""
+        if not self.merges:
+            return probabilities
+        number = {name: i for i, name in enumerate(self.classes)}
+        found = np.zeros((*probabilities.shape[:-1], len(number)))
+        for i, name in enumerate(self.known):
+            found[..., number[self.renamed.get(name, name)]] += probabilities[..., i]
+        return found
+
+
 def choose_part(
     utterances: Sequence[Utterance],
     classes: Sequence[str],
@@ -65,19 +105,17 @@ def choose_part(
     """Choose the rows of one part (train, valid, test or all) whose emotion is a class of the model.
 
     `parts` has the part of each utterance in the training of the model; if it has none of the rows, the manifest's
-    split counts. `renamed` maps emotions of the corpus to those of the model.
+    split counts. `renamed` is that of an `EmotionMap`.
 
     Raises:
         ConfigError: a rename to an unknown emotion, or an unknown split.
         CorpusError: no row is left.
     """
     renamed = renamed or {}
-    for emotion in renamed.values():
-        if emotion not in classes:
-            raise ConfigError(f"--map: {emotion!r} is no class of the model; {nearest(emotion, classes)}")
+    own, classes = classes, EmotionMap(classes, renamed).classes
     if split not in (*SPLITS, "all"):
         raise ConfigError(f"--split: found {split!r}; {nearest(split, (*SPLITS, 'all'))}")
-    for emotion in renamed.keys() - {row.emotion for row in utterances}:
+    for emotion in sorted(renamed.keys() - {row.emotion for row in utterances} - set(own)):
         log.warning("--map: no row of the manifest has the emotion %r", emotion)
     in_domain = any(row.id in parts for row in utterances)
     part_of = {row.id: parts.get(row.id) if in_domain else row.split for row in utterances}
@@ -96,9 +134,16 @@ def choose_part(
 
 
 def open_part(
-    trained: Run, manifest_path: Path | None, store: Path | None, split: str, renamed: Mapping[str, str] | None = None
+    trained: Run,
+    manifest_path: Path | None,
+    store: Path | None,
+    split: str,
+    renamed: Mapping[str, str] | None = None,
+    where: str | None = None,
 ) -> tuple[Part, Store, Media]:
     """Open the corpus that a RUN was trained on, or another, and choose one part of it; see also `choose_part`.
+
+    `where` takes only the rows of which it holds (`manifest.parse_where`).
 
     Raises:
         CorpusError: manifest or store is missing.
@@ -114,7 +159,7 @@ def open_part(
         )
     if origin is None:
         log.warning("%s was published without its split: it may have been trained on these rows", trained.folder)
-    utterances, corpus = manifest.read(manifest_path), manifest.read_corpus(manifest_path)
+    utterances, corpus = manifest.read(manifest_path, where), manifest.read_corpus(manifest_path)
     parts = origin.parts_of(utterances) if origin else {}
     if origin and parts and (others := sum(row.id in origin.parts and row.id not in parts for row in utterances)):
         log.warning("%d rows are left out: they have ids of the RUN's rows and other contents", others)
@@ -178,20 +223,26 @@ def evaluate(
     media: Media,
     modality_sets: Sequence[Sequence[str]] | None = None,
     device: str = "cpu",
+    renamed: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Any], Utterances]:
     """Score a RUN on labelled utterances; by default on every subset of its modalities, the last as the headline.
 
+    `answered_by_prior` counts the utterances without any of the modalities, which get the shares of the training part.
     Where all subsets are scored, the metrics hold the mean contribution of each modality by predicted emotion.
+    `renamed` is that of an `EmotionMap`, by which `choose_part` has renamed the labels.
 
     Returns:
         The metrics of metrics.json, and the predictions from the last set of modalities.
     """
     samples = samples_of(trained, utterances, store, media)
     sets = modality_sets or subsets(trained.model.config.modalities)
-    classes, prior, model = trained.classes, trained.prior, network(trained).to(device)
-    every = classify_subsets(model, samples, sets, prior, device, trained.temperature)
+    mapping, model = EmotionMap(trained.classes, renamed or {}), network(trained).to(device)
+    classes, prior = mapping.classes, mapping.sums(np.array(trained.prior)).tolist()
+    own = classify_subsets(model, samples, sets, trained.prior, device, trained.temperature)
+    every = [replace(each, probabilities=mapping.sums(each.probabilities)) for each in own]
     by_set = {
         "+".join(names): _score(predicted.probabilities, utterances, classes)
+        | {"answered_by_prior": sum(not present for present in predicted.modalities)}
         for names, predicted in zip(sets, every, strict=True)
     }
     chosen, predicted = sets[-1], every[-1]
@@ -203,7 +254,7 @@ def evaluate(
         "modalities": list(chosen),
         "subsets": by_set if len(sets) > 1 else {},
         "contributions": mean_contributions(parts, predicted.emotions(classes), classes) if parts else {},
-        "calibration": _calibration(predicted, utterances, trained, headline),
+        "calibration": _calibration(own[-1], utterances, trained.temperature, mapping, headline),
         "styles": by_style(predicted.probabilities, utterances, classes),
         "protocol": trained.protocol,
         **encoder_provenance(trained, {row.corpus for row in utterances}),
@@ -213,9 +264,9 @@ def evaluate(
 def _score(
     probabilities: Float64[np.ndarray, "N C"], utterances: Sequence[Utterance], classes: list[str]
 ) -> dict[str, Any]:
-    truth, groups = [str(row.emotion) for row in utterances], [row.dialogue for row in utterances]
+    truth, (unit, groups) = [str(row.emotion) for row in utterances], clusters_of(utterances)
     predicted, speakers = [classes[i] for i in probabilities.argmax(1)], [row.speaker for row in utterances]
-    return scores.score(truth, predicted, classes, groups, probabilities, speakers=speakers)
+    return scores.score(truth, predicted, classes, groups, probabilities, speakers=speakers, unit=unit)
 
 
 def explain(trained: Run, part: Part, store: Store, media: Media, device: str = "cpu") -> dict[str, Any]:
@@ -249,16 +300,21 @@ def explain(trained: Run, part: Part, store: Store, media: Media, device: str = 
 
 
 def _calibration(
-    predicted: Utterances, utterances: Sequence[Utterance], trained: Run, after: Mapping[str, Any]
+    predicted: Utterances,
+    utterances: Sequence[Utterance],
+    temperature: float,
+    mapping: EmotionMap,
+    after: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Compare negative log-likelihood and calibration error before the temperature with those `after` it."""
     classified = np.array([bool(names) for names in predicted.modalities])
     raw = predicted.probabilities.copy()
-    raw[classified] = tempered(raw[classified], 1 / trained.temperature)
-    truth, classes = [str(row.emotion) for row in utterances], trained.classes
-    before = scores.calibration(truth, predicted.emotions(classes), classes, raw)
+    raw[classified] = tempered(raw[classified], 1 / temperature)
+    raw, truth, classes = mapping.sums(raw), [str(row.emotion) for row in utterances], mapping.classes
+    emotions = [classes[i] for i in mapping.sums(predicted.probabilities).argmax(1)]
+    before = scores.calibration(truth, emotions, classes, raw)
     metrics = {name: {"before": value, "after": after[name]} for name, value in before.items()}
-    return {"temperature": trained.temperature, **metrics}
+    return {"temperature": temperature, **metrics}
 
 
 def by_style(

@@ -33,6 +33,8 @@ class Training:
         mode: `cached` = audio features from the store; `live` = the frozen audio encoder runs at every step;
             `scratch` = audio encoder and all layers learn from random weights.
         fast: false = the baseline (docs/measurements/performance.md), which draws its random masks in another order.
+        class_weights: factors of emotions in the task loss in place of inverse frequencies (`model.task_loss:
+            balanced`); 1 for one that is not named, and only ratios count.
         resident: hold the stored features of the training part in the device's memory; None = on a GPU where they fit.
     """
 
@@ -48,6 +50,7 @@ class Training:
     mode: Literal["cached", "live", "scratch"] = "cached"
     fast: bool = True
     resident: bool | None = None
+    class_weights: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "patience"):
@@ -57,6 +60,9 @@ class Training:
             require_setting(value is None or 0 <= value < math.inf, f"train.{name}", "0 or more", value)
         require_setting(0 <= self.warmup < 1, "train.warmup", "a share from 0 to below 1", self.warmup)
         require_setting(self.clip > 0, "train.clip", "more than 0", self.clip)
+        weights = self.class_weights or {}
+        positive = all(0 <= value < math.inf for value in weights.values())
+        require_setting(positive, "train.class_weights", "numbers of 0 or more", weights)
         fits = not self.resident or (self.mode == "cached" and self.fast)
         found = f"train.mode {self.mode} and train.fast {str(self.fast).lower()}"
         require_setting(fits, "train.resident", "train.mode cached and train.fast true", found)
@@ -80,6 +86,9 @@ class Experiment:
 
     def __post_init__(self) -> None:
         require_setting(0 <= self.seed < 2**32, "seed", f"0 to {2**32 - 1}", self.seed)
+        fits = self.train.class_weights is None or self.model.task_loss == "balanced"
+        found = f"model.task_loss {self.model.task_loss}"
+        require_setting(fits, "train.class_weights", "model.task_loss balanced, whose weights they replace", found)
 
     def to_yaml(self) -> str:
         """Write every value out, in the form that `read_experiment` reads."""

@@ -21,7 +21,9 @@ from wavfusion.features.clips import ABSENT, WINDOW, Clip, ClipPart, Media
 from wavfusion.features.store import FeatureSet, Store
 from wavfusion.media import faces
 
-BATCH_SECONDS = {"cpu": WINDOW, "cuda": 8 * WINDOW}  # padded audio in one forward pass; on a CPU more is no faster
+# Padded audio in one forward pass. On a CPU every utterance is encoded alone, which is as fast, so that its features do
+# not depend, in the last digit, on which others the store lacks.
+BATCH_SECONDS = {"cpu": 0.0, "cuda": 8 * WINDOW}
 MIN_DEVIATION = 1e-3  # standard deviation below which features carry no information (a random EfficientNet gives 0)
 BATCHES_AT_ONCE = 2  # of audio, formed together from similar lengths
 

@@ -6,7 +6,8 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -17,8 +18,10 @@ from tqdm import tqdm
 
 from wavfusion.encoders.bundle import Encoders, load_encoders
 from wavfusion.errors import ConfigError
+from wavfusion.experiments.experiment import read_experiment, shipped_experiments
 from wavfusion.features.batches import batched, drawn_ahead
 from wavfusion.features.clips import ABSENT, Clip, Media, encoded_text, plan_windows
+from wavfusion.features.dataset import model_config
 from wavfusion.features.encode import Chunk, ChunkEncoder, Decoded, describe_features, require_informative
 from wavfusion.features.store import FeatureSet, Store, fits_half
 from wavfusion.manifest import MODALITIES, Corpus, Utterance
@@ -65,7 +68,7 @@ def extract(
     encoders: Encoders,
     *,
     root: Path | None = None,
-    audio_layers: Sequence[int] = (9,),
+    audio_layers: Sequence[int] | None = None,
     text_layers: Literal["last", "all"] = "last",
     workers: int = 2,
     fast: bool = True,
@@ -80,7 +83,7 @@ def extract(
         store: where the features go; several processes may fill one.
         encoders: a preset's, for at least the modalities that the corpus has.
         root: where the corpus lies now, if elsewhere than `corpus` says.
-        audio_layers: layers whose outputs are kept, all in one pass.
+        audio_layers: layers whose outputs are kept, all in one pass; None = `shipped_layers`.
         text_layers: the text encoder's last layer, or all.
         workers: threads that decode, and on a CPU encode; or processes.
         fast: False for the baseline: one clip after the other through the encoders as they were loaded.
@@ -92,7 +95,9 @@ def extract(
         ConfigError: features that do not vary, or too large for half precision, or a name that is used by another view;
             no extra `[ray]`, or a machine of its cluster that has other encoders.
     """
-    wanted = describe_features(encoders, audio_layers, [text_layers])
+    wanted = describe_features(
+        encoders, shipped_layers(encoders) if audio_layers is None else audio_layers, [text_layers]
+    )
     root, workers = root or Path(corpus.root), max(1, workers)
     store.discard_damaged()
     store.add_feature_set(wanted)
@@ -108,6 +113,23 @@ def extract(
         store.refresh()
     _finish(store, utterances, plan, summary)
     return summary
+
+
+def shipped_layers(encoders: Encoders) -> list[int]:
+    """List the audio layers that the shipped experiments start from with these encoders, with audio alone or with all.
+
+    An experiment that does not fit the depth of the audio encoder counts for nothing; where none fits, the layer below
+    its three highest is listed.
+    """
+    if encoders.audio is None:
+        return []
+    features = describe_features(encoders, [], ["last"])
+    layers = set()
+    for switches in (read_experiment(name).model for name in shipped_experiments()):
+        for modalities in (["audio"], list(encoders.loaded)):
+            with suppress(ConfigError):
+                layers.add(model_config(replace(switches, modalities=modalities), features, ["any"]).input_layer)
+    return sorted(layers) or [max(0, encoders.audio.num_layers - 3)]
 
 
 class Extraction:
@@ -146,7 +168,9 @@ class Extraction:
             texts = dict(batch)
             with self.encoder.acquire() as encoders:
                 assert encoders.text is not None
-                rows = encoders.text.encode(list(texts.values()), layers)
+                # On a CPU one at a time, for the reason of BATCH_SECONDS.
+                together = batched(list(texts.values()), 1 if encoders.kind == "cpu" else TEXTS_AT_ONCE)
+                rows = [row for some in together for row in encoders.text.encode(some, layers)]
             self._write(dict(zip(texts, rows, strict=True)))
 
     def _plan_chunks(self, utterances: Sequence[Utterance], plan: Plan) -> Iterator[Chunk]:

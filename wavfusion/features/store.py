@@ -25,7 +25,16 @@ from torch import Tensor
 
 from wavfusion.encoders.presets import Precision
 from wavfusion.errors import ConfigError, CorpusError
-from wavfusion.files import append_line, read_json, read_lines, require_file, validated, write_atomic, write_lines
+from wavfusion.files import (
+    append_line,
+    parse_json,
+    read_json,
+    read_lines,
+    require_file,
+    validated,
+    write_atomic,
+    write_lines,
+)
 from wavfusion.manifest import MODALITIES
 
 log = logging.getLogger(__name__)
@@ -242,10 +251,10 @@ def _header(path: Path) -> dict[str, int]:
         (length,) = struct.unpack("<Q", start)
         if not 2 <= length <= min(_MAX_HEADER, size - 8):
             raise ValueError(f"a header of {length} bytes in a file of {size}")
-        header = json.loads(file.read(length))
+        header = parse_json(file.read(length), path)
     if not isinstance(header, dict) or "crc32" not in header.get("__metadata__", {}):
         raise ValueError("no checksums in the header")
-    checksums: dict[str, int] = json.loads(header.pop("__metadata__")["crc32"])
+    checksums: dict[str, int] = parse_json(header.pop("__metadata__")["crc32"], path)
     end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if not all(type(each) is int and 0 <= each <= _CHECKSUM for each in checksums.values()):
         raise ValueError("invalid checksums in the header")

@@ -1,7 +1,7 @@
 """The look-alike corpus: a generated corpus whose Bayes-optimal accuracies are known.
 
 Given its size and a seed, gives media and annotations in the raw layouts of IEMOCAP and MELD, so that whatever reads
-those can be tested without them. May import `corpora`, `media`, `processes`, `files` and `errors`.
+those can be tested without them. May import `corpora`, `manifest`, `media`, `processes`, `files` and `errors`.
 """
 
 import json
@@ -31,9 +31,11 @@ from wavfusion.lookalike.world import (
     bayes_accuracy,
     bayes_accuracy_on,
 )
+from wavfusion.manifest import GENERATED
 from wavfusion.processes.pool import require_result, spread
 
 CLIPS, SPEAKERS = 1100, 30
+MOST_CLIPS, MOST_SPEAKERS = 1_000_000, 10_000
 PARTS = ("train", "valid", "test")
 
 logger = logging.getLogger(__name__)
@@ -73,7 +75,8 @@ def make_lookalike(
         faults: insert the corpus's known defects and list them in `faults.json`; the default is then a small tree.
 
     Raises:
-        ConfigError: an unknown corpus, too few or odd speakers, a folder with files, or the `[demo]` extra is missing.
+        ConfigError: an unknown corpus, speakers or clips that are too few, too many or odd, a folder with files, or the
+            `[demo]` extra is missing.
     """
     if corpus not in EMOTION_CUES:
         raise ConfigError(f"expected a corpus to look like, found {corpus!r}: {nearest(corpus, EMOTION_CUES)}")
@@ -96,7 +99,7 @@ def make_lookalike(
     if faults:
         insert_faults(dialogues, out)
     summary = _describe(world, dialogues) | {"clips": sizes, "speakers": people, "seed": seed}
-    write_json(out / "world.json", summary)  # last: a tree without it is incomplete
+    write_json(out / GENERATED, summary)  # last: a tree without it is incomplete
     return summary
 
 
@@ -120,6 +123,8 @@ def _sizes(clips: int, parts: tuple[int, int, int] | None) -> dict[str, int]:
     sizes = parts or (clips - round(clips / 11) - round(2 * clips / 11), round(clips / 11), round(2 * clips / 11))
     if len(sizes) != len(PARTS) or min(sizes) < 1:
         raise ConfigError(f"--parts: expected at least one clip to train, validate and test, found {list(sizes)}")
+    if sum(sizes) > MOST_CLIPS:
+        raise ConfigError(f"--clips, --parts: expected {MOST_CLIPS:,} clips at most, found {sum(sizes):.3g}")
     return dict(zip(PARTS, sizes, strict=True))
 
 
@@ -129,6 +134,8 @@ def _people(corpus: Corpus, speakers: int) -> dict[str, int]:
     if speakers < 3 * step or speakers % step:
         even = "an even number of " if step == 2 else ""
         raise ConfigError(f"--speakers: expected {even}{3 * step} or more, found {speakers}")
+    if speakers > MOST_SPEAKERS:
+        raise ConfigError(f"--speakers: expected {MOST_SPEAKERS:,} at most, found {speakers}")
     valid, test = (step * max(1, round(speakers * share / 30 / step)) for share in (4, 6))
     return {"train": speakers - valid - test, "valid": valid, "test": test}
 
@@ -136,7 +143,7 @@ def _people(corpus: Corpus, speakers: int) -> dict[str, int]:
 def _make_room(out: Path, force: bool) -> None:
     """Refuse a folder with files; with `force` first remove what `make_lookalike` writes, and nothing else."""
     if force:
-        for name in ("world.json", "truth.jsonl", "split.csv", "faults.json", *TABLES.values()):
+        for name in (GENERATED, "truth.jsonl", "split.csv", "faults.json", *TABLES.values()):
             (out / name).unlink(missing_ok=True)
         for path in [*out.glob("Session[1-9]*"), *(out / name for name in FOLDERS.values())]:
             shutil.rmtree(path, ignore_errors=True)

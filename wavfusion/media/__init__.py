@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for tools that read the code
     from wavfusion.media.audio import LOUDEST, DecodedAudio, decode_audio
-    from wavfusion.media.container import PathLike, content_hash, probe
+    from wavfusion.media.container import AudioTrack, PathLike, Track, audio_tracks, content_hash, endings
+    from wavfusion.media.joined import probe
     from wavfusion.media.video import Frames, VideoReader, decode_frames, stream_frames
     from wavfusion.media.writer import write_audio, write_video
 
@@ -18,20 +19,25 @@ SAMPLE_RATE = 16_000  # Hz, of wav2vec 2.0 and its kin
 
 _FILES = {
     "audio": ("LOUDEST", "DecodedAudio", "decode_audio"),
-    "container": ("PathLike", "content_hash", "probe"),
+    "container": ("AudioTrack", "PathLike", "Track", "audio_tracks", "content_hash", "endings"),
+    "joined": ("probe",),
     "video": ("Frames", "VideoReader", "decode_frames", "stream_frames"),
     "writer": ("write_audio", "write_video"),
 }
 __all__ = [
     "LOUDEST",
     "SAMPLE_RATE",
+    "AudioTrack",
     "DecodedAudio",
     "Frames",
     "PathLike",
+    "Track",
     "VideoReader",
+    "audio_tracks",
     "content_hash",
     "decode_audio",
     "decode_frames",
+    "endings",
     "probe",
     "stream_frames",
     "write_audio",

@@ -12,8 +12,8 @@ from jaxtyping import Float32
 from wavfusion.errors import MediaError, nearest
 from wavfusion.manifest import Channel
 from wavfusion.media import SAMPLE_RATE
-from wavfusion.media.container import JITTER, PathLike, Real, named
-from wavfusion.media.decoder import TrackReader, readers
+from wavfusion.media.container import JITTER, PathLike, Real, Track, audio_tracks, boundary, named
+from wavfusion.media.decoder import Stretch, TrackReader, readers, stretches
 
 _FILTER_REACH = 0.1  # seconds; soxr's longest filter (192 to 16 kHz) reaches less far to either side of a sample
 LOUDEST = 2.0**31  # float samples may be on the scale of 32-bit integers; larger values are damage, not loudness
@@ -34,7 +34,12 @@ class DecodedAudio(NamedTuple):
 
 
 def decode_audio(
-    path: PathLike, start: Real = 0.0, end: Real | None = None, channel: str = "mix", sample_rate: int = SAMPLE_RATE
+    path: PathLike,
+    start: Real = 0.0,
+    end: Real | None = None,
+    channel: str = "mix",
+    sample_rate: int = SAMPLE_RATE,
+    track: Track = None,
 ) -> DecodedAudio:
     """Decode one stretch of any media file to mono at one rate.
 
@@ -49,16 +54,57 @@ def decode_audio(
         channel: `mix` = mean of all channels but the low-frequency one; `centre` = the front centre, else `mix`;
             `left`, `right` = the front ones. Of a mono file each is its only channel.
         sample_rate: of the result, in Hz.
+        track: number of an audio track, from 1; `mix` = the mean of all that can be decoded, each taken as silent
+            after its end; None = the file's default one, or another where that cannot be decoded.
 
     Raises:
         MediaError: no recording, no audio track, nothing decodable, or a stretch outside of the file.
     """
     if channel not in get_args(Channel):
         raise MediaError(f"expected a down-mix policy, found {channel!r}: {nearest(channel, get_args(Channel))}")
-    for reader in readers(path, "audio", start, end):
-        samples = _read_samples(reader, channel, sample_rate)
-        if samples is not None and len(samples) and (reader.good or not reader.bad):
-            return DecodedAudio(samples, reader.bad)
+    if track == "mix":
+        return _mean_of_tracks(path, start, end, channel, sample_rate)
+    found = stretches(path, "audio", start, end, track)
+    if len(found) == 1:
+        return _decode_stretch(found[0], channel, sample_rate)
+    joined, bad, failure = np.zeros(0, np.float32), 0, None
+    for stretch in found:
+        try:
+            samples, lost = _decode_stretch(stretch, channel, sample_rate)
+        except MediaError as error:
+            failure, bad = error, bad + 1
+            continue
+        at = round((stretch.begin + stretch.start) * sample_rate) - round(start * sample_rate)
+        most = None if stretch.end is None else round(stretch.end * sample_rate) - round(stretch.start * sample_rate)
+        joined = np.concatenate([joined[:at], np.zeros(max(0, at - len(joined)), np.float32), samples[:most]])
+        bad += lost
+    if failure is not None and not len(joined):
+        raise failure
+    return DecodedAudio(joined, bad)
+
+
+def _mean_of_tracks(path: PathLike, start: Real, end: Real | None, channel: str, sample_rate: int) -> DecodedAudio:
+    numbers: list[int | None] = [each.number for each in audio_tracks(path) if each.decodable]
+    decoded, failure = list[DecodedAudio](), None
+    for number in numbers or [None]:
+        try:
+            decoded.append(decode_audio(path, start, end, channel, sample_rate, number))
+        except MediaError as error:  # such as a track that is over by then
+            failure = error
+    if failure is not None and not decoded:
+        raise failure
+    total = np.zeros(max(len(each.samples) for each in decoded), np.float32)
+    for each in decoded:
+        total[: len(each.samples)] += each.samples
+    return DecodedAudio(total / max(1, len(numbers)), sum(each.bad_packets for each in decoded))
+
+
+def _decode_stretch(stretch: Stretch, channel: str, sample_rate: int) -> DecodedAudio:
+    with boundary(stretch.path):
+        for reader in readers(stretch, "audio"):
+            samples = _read_samples(reader, channel, sample_rate)
+            if samples is not None and len(samples) and (reader.good or not reader.bad):
+                return DecodedAudio(samples, reader.bad)
     raise reader.failure()
 
 

@@ -4,12 +4,23 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, TypeAlias
-
-import av
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from wavfusion.errors import MediaError
-from wavfusion.media.container import PREROLL, PathLike, Real, is_chained, named, open_container, origin, probe
+from wavfusion.media import joined
+from wavfusion.media.container import (
+    FAILURES,
+    LONGEST_HOLE,
+    PREROLL,
+    OpenFile,
+    PathLike,
+    Real,
+    Span,
+    named,
+    open_container,
+    packets,
+    probe_span,
+)
 
 Kind: TypeAlias = Literal["audio", "video"]
 
@@ -18,23 +29,50 @@ _TIME_ROUNDING = 0.002  # seconds by which a packet's time may miss its frame's:
 # Decoders whose skip_frame can change from packet to packet; dav1d (AV1) reads it only once.
 _SKIPPING_CODECS = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vp9"}
 _SPARSEST = 2.0  # frames per second; below it every frame is decoded, since a skipped one would look like a hole
-_LONGEST_HOLE = 3600.0  # seconds in one call; with more, the timestamps are wrong, and filling would exhaust memory
 _MAX_PIXELS = 1 << 26  # 8192 x 8192; a header that claims larger frames is refused before memory is allocated
 
 
-def readers(path: PathLike, kind: Kind, start: Real, end: Real | None) -> "Iterator[TrackReader]":
-    """Yield readers of a stretch to try in turn: seeking shortly before it, then from the beginning of the file."""
+class Stretch(NamedTuple):
+    """A stretch of one recording in a file."""
+
+    path: PathLike
+    start: float  # seconds on its own clock
+    end: float | None
+    span: Span = None  # its bytes; None where the file holds no other
+    begin: float = 0.0  # when it begins on the file's clock
+    track: int | None = None  # of audio
+
+
+def stretches(path: PathLike, kind: Kind, start: Real, end: Real | None, track: int | None = None) -> list[Stretch]:
+    """Divide a stretch of a file among the recordings that were joined to it; mostly it holds a single one."""
     if not 0 <= start < math.inf or (end is not None and not start <= end < math.inf):
         raise MediaError(f"expected 0 <= start <= end in seconds for {named(path)}, found start {start}, end {end}")
+    if not (parts := joined.parts(path)):
+        return [Stretch(path, start, end, track=track)]
+    duration = getattr(joined.probe(path, track), kind)
+    if duration is not None and start >= duration:
+        raise _outside(path, kind, start, duration)
+    found = []
+    for part in parts:
+        last = part is parts[-1]
+        if (start < part.end or last) and (end is None or part.start < end or part.start <= start):
+            until = end if last else part.end if end is None else min(end, part.end)
+            local = None if until is None else max(until, start) - part.start
+            found.append(Stretch(path, max(0.0, start - part.start), local, part.span, part.start, track))
+    return found
+
+
+def readers(stretch: Stretch, kind: Kind) -> "Iterator[TrackReader]":
+    """Yield readers of a stretch to try in turn: seeking shortly before it, then from the recording's beginning."""
+    path, start, end, span, _, track = stretch
     # Seeks in MPEG streams land anywhere: the second try gives them room to meet a key frame.
-    seekable = start > 2 * PREROLL and not is_chained(path)
-    entries = [start - PREROLL, max(0.0, start - 8 * PREROLL)] if seekable else []
+    entries = [start - PREROLL, max(0.0, start - 8 * PREROLL)] if start > 2 * PREROLL else []
     for entry in (*entries, None):
         if entries and entry is None:
-            duration = getattr(probe(path), kind)
+            duration = getattr(probe_span(path, track, span), kind)
             if duration is not None and start > duration + PREROLL:
                 raise _outside(path, kind, start, duration)
-        with open_container(path) as opened:
+        with open_container(path, track, span) as opened:
             yield TrackReader(opened, kind, path, start, math.inf if end is None else end, entry)
 
 
@@ -55,14 +93,14 @@ class TrackReader:
     """
 
     def __init__(
-        self, opened: tuple[Any, dict[str, Any]], kind: Kind, path: PathLike, start: Real, end: Real, entry: Real | None
+        self, opened: OpenFile, kind: Kind, path: PathLike, start: Real, end: Real, entry: Real | None
     ) -> None:
-        self.container, tracks = opened
+        self.container, tracks, self.origin = opened
         if kind not in tracks:
             raise MediaError(f"expected a track of {kind} in {named(path)}, found only {' and '.join(tracks)}")
         self.kind, self.path = kind, path
         self.start, self.end, self.entry = start, end, entry
-        self.stream, self.origin = tracks[kind], origin(tracks)
+        self.stream = tracks[kind]
         if self.stream.codec_context is None:
             raise MediaError(f"expected decodable {kind} in {named(path)}, found a codec that FFmpeg does not know")
         self.stream.thread_type = "AUTO" if kind == "video" else "NONE"
@@ -87,12 +125,12 @@ class TrackReader:
         try:
             if self.entry is not None:
                 self.container.seek(math.floor((self.entry + self.origin) / self.stream.time_base), stream=self.stream)
-            for packet, needed in self._mark_needed(self.container.demux(self.stream)):
+            for packet, needed in self._mark_needed(packets(self.container, self.stream)):
                 self.packets += packet.size > 0
                 if self.kind == "video":
                     self.stream.codec_context.skip_frame = "DEFAULT" if needed else "NONREF"
                 yield from self._decoded(packet)
-        except av.error.FFmpegError:
+        except FAILURES:
             # The container itself is broken here: nothing after this can be read.
             self.bad += self.entry is None
 
@@ -111,7 +149,7 @@ class TrackReader:
                 if len(ahead) > _REORDER:
                     yield ahead[0], self.rate is None or self._is_needed(ahead[0], around)
                     ahead.popleft()
-        except av.error.FFmpegError as error:
+        except FAILURES as error:
             broken = error
         for packet in ahead:
             yield packet, self.rate is None or self._is_needed(packet, around)
@@ -140,7 +178,7 @@ class TrackReader:
     def _decoded(self, packet: Any) -> list[Any]:
         try:
             frames: list[Any] = packet.decode()
-        except (av.error.FFmpegError, ValueError):
+        except FAILURES:
             self.bad += packet.size > 0 and self.counts(packet)
             return []
         self.bad += sum(frame.is_corrupt and self.counts(frame) for frame in frames)
@@ -149,7 +187,7 @@ class TrackReader:
     def hold(self, seconds: Real) -> None:
         """Add up holes between timestamps; raises MediaError where the timestamps cannot be true."""
         self.held += seconds
-        if self.held > _LONGEST_HOLE:
+        if self.held > LONGEST_HOLE:
             raise MediaError(
                 f"expected true timestamps in {named(self.path)}, found a hole of {self.held:.0f} s or more"
             )

@@ -12,8 +12,9 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 
 from wavfusion.errors import MediaError, nearest
-from wavfusion.media.container import PREROLL, PathLike, Real, named, open_container, reason
-from wavfusion.media.decoder import TrackReader, readers
+from wavfusion.media import joined
+from wavfusion.media.container import FAILURES, PREROLL, PathLike, Real, boundary, named, open_container, reason
+from wavfusion.media.decoder import Stretch, TrackReader, readers, stretches
 
 Region: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom, as shares of a frame's sides
 TimedFrame: TypeAlias = tuple[float, float, Any]  # seconds from and until which the decoded frame is shown
@@ -73,17 +74,43 @@ def decode_frames(
         expected = f"expected a positive frame rate, height and width for {named(path)}"
         raise MediaError(f"{expected}, found {frame_rate}, {size}")
     convert = _converter(lambda *_: size, crop, interpolation, path)
-    for reader in readers(path, "video", start, end):
-        reader.rate = None if thorough else frame_rate
-        shown = _sample_frames(reader, frame_rate, _timed_frames(reader))
-        if regions:
-            pixels = [convert(frame, regions[min(number, len(regions) - 1)]) for number, frame in enumerate(shown)]
-        else:
-            pixels = [*_converted(shown, convert)]
-        if reader.bad and not thorough:  # decoders conceal damage with frames that were skipped here
-            return decode_frames(path, frame_rate, size, start, end, crop, interpolation, regions, thorough=True)
-        if pixels:
-            return Frames(np.stack(pixels), reader.bad)
+    found = list[Frames]()
+    for stretch in _evenly(stretches(path, "video", start, end), start, frame_rate):
+        rest = regions and regions[min(sum(len(each.pixels) for each in found), len(regions) - 1) :]
+        found.append(_decode_stretch(stretch, frame_rate, convert, rest, thorough))
+    if len(found) == 1:
+        return found[0]
+    return Frames(np.concatenate([each.pixels for each in found]), sum(each.bad_packets for each in found))
+
+
+def _evenly(found: Sequence[Stretch], start: Real, frame_rate: Real) -> list[Stretch]:
+    """Move the starts of joined recordings so that frames stay evenly spaced; those without a frame are left out."""
+    if len(found) == 1:
+        return list(found)
+    moved = []
+    for stretch in found:
+        due = max(0, math.ceil((stretch.begin + stretch.start - start) * frame_rate - 0.5))
+        at = start + due / frame_rate - stretch.begin
+        if stretch.end is None or at + 0.5 / frame_rate < stretch.end:
+            moved.append(stretch._replace(start=max(0.0, at)))
+    return moved or [found[0]]
+
+
+def _decode_stretch(
+    stretch: Stretch, frame_rate: Real, convert: Convert, regions: Sequence[Region] | None, thorough: bool
+) -> Frames:
+    with boundary(stretch.path):
+        for reader in readers(stretch, "video"):
+            reader.rate = None if thorough else frame_rate
+            shown = _sample_frames(reader, frame_rate, _timed_frames(reader))
+            if regions:
+                pixels = [convert(frame, regions[min(number, len(regions) - 1)]) for number, frame in enumerate(shown)]
+            else:
+                pixels = [*_converted(shown, convert)]
+            if reader.bad and not thorough:  # decoders conceal damage with frames that were skipped here
+                return _decode_stretch(stretch, frame_rate, convert, regions, thorough=True)
+            if pixels:
+                return Frames(np.stack(pixels), reader.bad)
     raise reader.failure()
 
 
@@ -94,6 +121,7 @@ class VideoReader:
         self._decode_alone = partial(decode_frames, path, frame_rate, size, interpolation=interpolation)
         self.path, self.frame_rate = path, frame_rate
         self._convert = _converter(lambda *_: size, None, interpolation, path)
+        self._joined = bool(joined.parts(path))
         self._opened = ExitStack()
         self._reader: TrackReader | None = None
         self._coming: Iterator[TimedFrame] = iter(())
@@ -107,14 +135,17 @@ class VideoReader:
 
     def frames(self, start: Real, end: Real) -> Frames:
         """Decode the frames between two times, in seconds; see `decode_frames`."""
+        if self._joined:
+            return self._decode_alone(start=start, end=end)
         if self._last is None or not 0 <= start - self._last[0] <= _READ_ON:
             self._seek(start, end)
         if self._reader is not None and self._last is not None and start < end:
             reader = self._reader
             reader.start, reader.end, reader.bad, reader.held = start, end, 0, 0.0
-            pixels = [*_converted(_sample_frames(reader, self.frame_rate, self._following()), self._convert)]
-            if pixels and not reader.bad:
-                return Frames(np.stack(pixels), reader.bad)
+            with suppress(MediaError), boundary(self.path):
+                pixels = [*_converted(_sample_frames(reader, self.frame_rate, self._following()), self._convert)]
+                if pixels and not reader.bad:
+                    return Frames(np.stack(pixels), reader.bad)
         self._last = None  # frames that this stretch skipped may be needed by the next
         return self._decode_alone(start=start, end=end)
 
@@ -162,13 +193,16 @@ def stream_frames(
         return max(1, round(scale * height)), max(1, round(scale * width))
 
     convert = _converter(within, crop, "bilinear", path)
-    for reader in readers(path, "video", start, end):
-        pixels = None
-        for pixels in _converted(_sample_frames(reader, frame_rate, _timed_frames(reader)), convert):
-            yield pixels
-        if pixels is not None:
-            return
-    raise reader.failure()
+    for stretch in _evenly(stretches(path, "video", start, end), start, frame_rate):
+        with boundary(path):
+            for reader in readers(stretch, "video"):
+                pixels = None
+                for pixels in _converted(_sample_frames(reader, frame_rate, _timed_frames(reader)), convert):
+                    yield pixels
+                if pixels is not None:
+                    break
+            else:
+                raise reader.failure()
 
 
 def _converter(
@@ -196,7 +230,7 @@ def _converter(
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
             tall, wide = size(frame.height, frame.width)
             return resize.reformat(frame, wide, tall, "rgb24", interpolation=flags, threads=1).to_ndarray()
-        except av.error.FFmpegError as error:
+        except FAILURES as error:
             found = f"found {frame.width} x {frame.height}: {reason(error)}"
             raise MediaError(f"expected frames that can be scaled in {named(path)}, {found}") from error
 

@@ -22,7 +22,7 @@ CHUNK = 1_000  # resamples held in memory at once
 def cluster_interval(
     counts: Real[np.ndarray, "G ..."], figures: Figures, sizes: Real[np.ndarray, " G"], seed: int = 0
 ) -> dict[str, list[float]]:
-    """95 % interval of every figure for other groups (dialogues) like these; arguments as in `cluster_t`.
+    """95 % interval of every figure for other groups like these; arguments as in `cluster_t`.
 
     By `cluster_bootstrap` from `MANY_GROUPS` groups, unless it is a single point (all right, all wrong); else by
     `cluster_t`. One group has no spread between groups: [0, 1].
@@ -123,7 +123,9 @@ def jackknife(counts: Float64[np.ndarray, "T G ..."], figures: Figures) -> dict[
 
 
 def jackknife_variance(deviations: Float64[np.ndarray, " G"]) -> float:
-    """Variance of a figure over groups, from what `jackknife` gives for one training."""
+    """Variance of a figure over groups, from what `jackknife` gives for one training; 0 of a single group."""
+    if len(deviations) < 2:
+        return 0.0
     variance = float((deviations**2).sum()) / (len(deviations) * (len(deviations) - 1))
     return variance if variance > 1e-24 else 0.0  # rounding
 

@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Float64, Int64, Integer, Real
 
 from wavfusion.errors import ConfigError, nearest
+from wavfusion.metrics.clusters import ALONE, MIN_CLUSTERS, Clusters
 from wavfusion.metrics.intervals import Figures, cluster_interval, cluster_t
 
 NUM_BINS = 15  # of the expected calibration error, as in Guo et al. 2017
-MIN_SPEAKERS = 3  # with two, an interval for others fills most of [0, 1]
 _LARGEST_NLL = float(-np.log(np.finfo(np.float64).eps))  # of an utterance whose p is held above 2.2e-16
 _SUM_TOLERANCE = 1e-3  # float16 and rounded CSV columns stay inside, logits do not
 
@@ -61,6 +61,7 @@ def score(
     probabilities: Real[np.ndarray, "N C"] | None = None,
     seed: int = 0,
     speakers: Sequence[Hashable] | None = None,
+    unit: str = "group",
 ) -> dict[str, Any]:
     """Score predicted emotions against the true ones: the figures of ``metrics.json``, in plain Python numbers.
 
@@ -68,16 +69,19 @@ def score(
         truth: emotion of each utterance, by name.
         predicted: the predicted emotions, in the same order.
         classes: all emotions, in the order of `confusion` (rows = truth) and of the columns of `probabilities`.
-        groups: dialogue of each utterance, resampled whole for the intervals; without one (None) it is its own group.
+        groups: cluster of each utterance (its dialogue, its speaker: `clusters.choose_clusters`), resampled whole for
+            the intervals; without one (None) it is its own group.
         probabilities: adds `nll`, mean -log p(truth) in nats with p held above 2.2e-16, and `ece`, the expected
             calibration error of the predicted class over 15 bins of equal width.
         seed: of the bootstrap.
         speakers: of each utterance, for the interval of new speakers; there is none where one is unknown (None).
+        unit: what a group is, a name of `clusters.UNITS`.
 
     Returns:
-        The figures. Of `interval` (95 %), `this_test_set` holds for other dialogues of the speakers tested, [0, 1] with
-        a single one, and `new_speakers` for others, None below `MIN_SPEAKERS` independent ones (see
-        `independent_speakers`). `ece` has no interval: resampling adds to its upward bias.
+        The figures. Of `interval` (95 %), `this_test_set` holds for other groups like these, [0, 1] with a single one,
+        and `new_speakers` for other speakers, None below `MIN_CLUSTERS` independent ones (see `independent_speakers`).
+        `ece` has no interval: resampling adds to its upward bias. `clusters` counts groups and independent speakers.
+        `num_tested_classes` and `macro_f1_tested` follow the rule of `uar`: only classes with support count.
 
     Raises:
         ConfigError: nothing to score, lengths that differ, a name outside `classes`, or no probabilities.
@@ -105,7 +109,25 @@ def score(
         "per_class": per_class,
         "confusion": confusion.tolist(),
         "interval": bounds,
+        "clusters": count_clusters(groups, speakers, len(truth), unit),
+        **tested_classes(per_class),
     }
+
+
+def count_clusters(
+    groups: Sequence[Hashable] | None, speakers: Sequence[Hashable] | None, num_rows: int, unit: str = "group"
+) -> dict[str, Any]:
+    """Count what intervals are over: groups, with their `unit`, and independent speakers, None where unknown."""
+    apart = None if speakers is None else independent_speakers(groups, speakers)
+    clusters = Clusters(unit, [None] * num_rows if groups is None else groups)
+    speaking = None if apart is None else len(set(apart))
+    return {"unit": unit if set(clusters.names) != {None} else ALONE, "n": clusters.n, "independent_speakers": speaking}
+
+
+def tested_classes(per_class: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """Count the classes with support, and average F1 over them as `uar` does recall."""
+    tested = [each["f1"] for each in per_class.values() if each["support"]]
+    return {"num_tested_classes": len(tested), "macro_f1_tested": sum(tested) / len(tested)}
 
 
 def calibration(
@@ -150,7 +172,7 @@ def intervals(
     figures: Figures = figures,
     seed: int = 0,
 ) -> dict[str, dict[str, list[float] | None]]:
-    """95 % intervals of figures for other groups (dialogues) like these, and for other speakers, as `score` gives them.
+    """95 % intervals of figures for other groups like these, and for other speakers, as `score` gives them.
 
     `confusions` counts a matrix for each group that it is given.
     """
@@ -168,10 +190,45 @@ def intervals(
     return {name: {"this_test_set": here[name], "new_speakers": new.get(name)} for name in here}
 
 
+def class_intervals(
+    confusions: Callable[[Sequence[Hashable] | None], Real[np.ndarray, "G C C"]],
+    groups: Sequence[Hashable] | None,
+    speakers: Sequence[Hashable] | None,
+    classes: Sequence[str],
+    seed: int = 0,
+) -> dict[str, dict[str, list[float] | None]]:
+    """95 % intervals of the F1 of every class, as `intervals` gives them; [0, 1] for a class that nothing is told of.
+
+    F1 is 2 J / (1 + J) with J the share of hits among the utterances that are of the class or predicted as it. So its
+    interval is that of J over the groups that hold such an utterance, and 0 hits of 16 remain as uncertain as 16 trials
+    without success, whatever else was tested.
+    """
+
+    def over(groups: Sequence[Hashable] | None) -> list[list[float]]:
+        counts = confusions(groups)
+        hits = np.diagonal(counts, axis1=-2, axis2=-1)
+        all_of = counts.sum(axis=-1) + counts.sum(axis=-2) - hits
+        return [_f1_interval(np.stack([hits[:, i], all_of[:, i]], axis=1), seed) for i in range(len(classes))]
+
+    apart = _new_speakers(groups, speakers)
+    here, new = over(groups), over(apart) if apart is not None else [None] * len(classes)
+    return {name: {"this_test_set": here[i], "new_speakers": new[i]} for i, name in enumerate(classes)}
+
+
+def _f1_interval(counts: Real[np.ndarray, "G 2"], seed: int) -> list[float]:
+    """Interval of F1 from hits, and utterances that a class concerns, of each group."""
+    counts = counts[counts[:, 1] > 0]
+    if not len(counts):
+        return [0.0, 1.0]
+    counts = counts[np.lexsort(counts.T)]
+    bounds = cluster_interval(counts, lambda sums: {"j": _share(sums[..., 0], sums[..., 1])}, counts[:, 1], seed)
+    return [2 * end / (1 + end) for end in bounds["j"]]
+
+
 def _new_speakers(groups: Sequence[Hashable] | None, speakers: Sequence[Hashable] | None) -> Sequence[Hashable] | None:
     """Return the independent speakers, None where they are unknown or too few for an interval."""
     apart = None if speakers is None else independent_speakers(groups, speakers)
-    return apart if apart is not None and len(set(apart)) >= MIN_SPEAKERS else None
+    return apart if apart is not None and len(set(apart)) >= MIN_CLUSTERS else None
 
 
 def _share(part: Any, whole: Any) -> Float64[np.ndarray, "..."]:

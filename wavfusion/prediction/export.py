@@ -4,6 +4,7 @@ import copy
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from wavfusion.model.sequence import GRU
 from wavfusion.model.wavfusion import AUDIO_STEP, WavFusion, WavFusionOutput
 from wavfusion.runs.folder import Run, read_run
 from wavfusion.runs.origin import without_absolute_paths
+from wavfusion.speech.activity import load_onnxruntime
 from wavfusion.version import __version__
 
 FILE = "model.onnx"  # in a RUN: what `predict --runtime onnx` runs
@@ -99,7 +101,7 @@ def export_run(folder: Path) -> tuple[bytes, float]:
     Raises:
         ConfigError: an incomplete RUN, one too large for a file, or the `[export]` extra is missing.
     """
-    _require("onnx", "onnxscript", "onnxruntime")
+    _require("onnxruntime", "onnx", "onnxscript")
     trained = read_run(folder)
     content = translate(trained.model, describe_graph(trained), trained.temperature)
     return content, difference(trained.model, start(content), trained.temperature)
@@ -236,8 +238,9 @@ def open_exported(trained: Run) -> OnnxWavFusion:
 
 def _require(*names: str) -> Any:
     """Import packages of the extra `[export]` and return the last."""
+    load = {"onnxruntime": load_onnxruntime}
     try:
-        return [import_module(name) for name in names][-1]
+        return [load.get(name, partial(import_module, name))() for name in names][-1]
     except ImportError as error:
         raise ConfigError(f"expected {error.name}, found it not installed: pip install 'wavfusion[export]'") from None
 

@@ -2,6 +2,7 @@
 
 import re
 from contextlib import suppress
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -38,4 +39,4 @@ def find_run(name: str | Path) -> Run:
         raise ConfigError(
             f"{str(name)!r}: expected a RUN folder or a hub id that can be reached, found {reason}"
         ) from None
-    return read_run(folder)
+    return replace(read_run(folder), name=str(name))

@@ -1,24 +1,27 @@
 """A trained model that labels the user's own recordings."""
 
 import logging
+import math
+import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
 
 from wavfusion.encoders.bundle import Encoders
 from wavfusion.encoders.presets import PRECISIONS
-from wavfusion.errors import ConfigError, MediaError, nearest
+from wavfusion.errors import ConfigError, CorpusError, MediaError, counted, nearest
 from wavfusion.evaluation import explain
 from wavfusion.evaluation.inference import BATCH, Classifier, Utterances, pick_device, subsets
 from wavfusion.features.batches import batched
 from wavfusion.features.clips import WINDOW
 from wavfusion.features.dataset import Sample
 from wavfusion.metrics.familiarity import WARN_SHARE
+from wavfusion.prediction.coverage import PAUSE, UNTRANSCRIBED, LeftOut, account, gaps, summary
 from wavfusion.prediction.export import open_exported
 from wavfusion.prediction.models import default_model, find_run
 from wavfusion.prediction.windows import (
@@ -29,11 +32,22 @@ from wavfusion.prediction.windows import (
     cut_windows,
     open_source,
 )
+from wavfusion.runs.card import Card, make_card
 from wavfusion.runs.folder import Run
 from wavfusion.speech.language import language_of
+from wavfusion.speech.loudness import Loudness
 from wavfusion.speech.recognition import SpeechRecognizer
-from wavfusion.speech.segmentation import RecordingAudio, Speakers, name_speakers, require_count, segment_recording
+from wavfusion.speech.segmentation import (
+    Speakers,
+    assign_each,
+    name_speakers,
+    require_count,
+    segment_each,
+    segment_recording,
+)
 from wavfusion.transcripts import Segment
+from wavfusion.transcripts.reading import require_plain
+from wavfusion.transcripts.segment import as_segments
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +71,8 @@ class Prediction:
         contribution: exact Shapley values, in nats, of the modalities that were present: they add up to the logarithm
             of `probability` over the emotion's share in training (docs/howto/explain.md).
         text_share: mean gate value (text weight, against video); None unless both were used.
+        warnings: what is unusual in this utterance: audio quality, out of distribution.
+        model: the model in brief, with what its answers are worth.
     """
 
     file: str
@@ -70,6 +86,16 @@ class Prediction:
     modalities: list[str]
     contribution: dict[str, float] | None = None
     text_share: float | None = None
+    warnings: list[str] = field(default_factory=list)
+    model: Card | None = None
+
+
+class RecordingPredictions(list[Prediction]):
+    """The predictions for a recording, and what of it was left out, with reasons: together they are the whole."""
+
+    def __init__(self, predictions: Iterable[Prediction] = (), left_out: Sequence[LeftOut] = ()) -> None:
+        super().__init__(predictions)
+        self.left_out = list(left_out)
 
 
 class UtteranceGroup(NamedTuple):
@@ -94,6 +120,7 @@ class EmotionRecognizer:
         recogniser: SpeechRecognizer | None = None,
     ) -> None:
         self.trained, self.device, self.fast, self.recogniser = trained, device, fast, recogniser
+        self.card = make_card(trained)
         self.model = trained.model.to(device) if model is None else model
         self.encoders = encoders.to(device).quick() if fast else encoders.to(device)
         self._encoder = WindowEncoder(self.encoders, trained.model.config, precision, fast)
@@ -137,7 +164,10 @@ class EmotionRecognizer:
         trained = find_run(name)
         model = open_exported(trained) if runtime == "onnx" else None
         recogniser = None if asr is None else SpeechRecognizer(asr, device)
-        return cls(trained, trained.encoders(), device, model, precision, fast, recogniser)
+        recognizer = cls(trained, trained.encoders(), device, model, precision, fast, recogniser)
+        if multiprocessing.parent_process() is None:  # else each of several processes would repeat it
+            recognizer.card.warn()
+        return recognizer
 
     @property
     def classes(self) -> list[str]:
@@ -154,11 +184,13 @@ class EmotionRecognizer:
         source: str | Path | np.ndarray,
         transcript: str | None = None,
         sample_rate: int | None = None,
-        segments: Sequence[Segment] | None = None,
+        segments: Iterable[Any] | None = None,
         speakers: Speakers = None,
         progress: Callable[[float], None] = lambda seconds: None,
         contributions: bool = True,
-    ) -> list[Prediction]:
+        track: int | str | None = None,
+        channel: str | None = None,
+    ) -> RecordingPredictions:
         """Label a recording: up to 15 s it is one utterance, a longer one is cut in the pauses of speech.
 
         Without the extra `[vad]`, and where there is no speech, a longer one is cut every 15 s. A segment above 15 s
@@ -168,20 +200,26 @@ class EmotionRecognizer:
             source: an audio or video file, or samples in [-1, 1]: (N,) or (channels, N).
             transcript: of the whole recording; of a longer one every utterance gets its share by seconds.
             sample_rate: of an array, in Hz.
-            segments: utterances with times, speakers and text, in place of segmentation; `wavfusion.transcripts.read`
-                returns them.
+            segments: utterances with times, speakers and text, in place of segmentation: what
+                `wavfusion.transcripts.read` returns, or `Segment`s, mappings or objects with its names, tuples
+                `(start, end)` or `(start, end, speaker, text)`. No end is the recording's.
             speakers: number of speakers to tell apart (extra `[speakers]`); `auto` finds those that differ clearly.
                 None leaves speakers that are not given at None.
             progress: called now and then with the second up to which the recording is labelled.
             contributions: False leaves them out: the fusion runs once and not on every subset.
+            track: of several audio tracks: a number from 1; `mix` = their mean; `each` = one speaker a track, named by
+                its title or language. None = the default one, with a warning that names the others.
+            channel: `left`, `right`, `centre` or `mix` (the default); `each` = one speaker on the left, one on the
+                right.
 
         Raises:
             MediaError: the file cannot be used, or has nothing that the model can use; says why.
-            ConfigError: an array without its rate, an argument of another type, or the extra `[speakers]` is missing.
+            ConfigError: an array without its rate, an argument of another type, an invalid segment, or the extra
+                `[speakers]` is missing.
         """
-        opened = open_source(source, sample_rate)
+        opened = open_source(source, sample_rate, track, channel)
         sets = subsets(self.modalities) if contributions else [self.modalities]
-        predictions = []
+        predictions = list[Prediction]()
         for group in self.encode(opened, transcript, segments, speakers):
             classifier = Classifier(
                 self.model, sets, self.trained.prior, len(group.windows), self.device, self.trained.temperature
@@ -192,39 +230,59 @@ class EmotionRecognizer:
             by_set = classifier.utterances()
             found = by_set[-1]
             shares = explain.contributions(sets, by_set, self.trained.prior) if contributions else None
-            predictions += self._rows(opened.file, group.segments, found, shares)
-            if found.vectors is not None:
-                self.measure_distances(opened, found.vectors[[bool(names) for names in found.modalities]])
+            warnings = self._warnings(opened, group, found)
+            predictions += self._rows(opened.file, group.segments, found, shares, warnings)
             progress(group.segments[-1].end)
-        self.report(opened, [each.text for each in predictions])
-        return predictions
+        return RecordingPredictions(predictions, self.report(opened, [each.text for each in predictions]))
 
     def encode(
-        self, source: RecordingSource, transcript: str | None, segments: Sequence[Segment] | None, speakers: Speakers
+        self, source: RecordingSource, transcript: str | None, segments: Iterable[Any] | None, speakers: Speakers
     ) -> Iterator[UtteranceGroup]:
         """Cut a recording into utterances and these into windows, and encode them; the arguments are `predict`'s."""
         if transcript is not None and not isinstance(transcript, str):
             raise ConfigError(f"expected transcript= as text, found {type(transcript).__name__}")
+        try:
+            require_plain(transcript or "")
+        except CorpusError as error:
+            raise ConfigError(f"transcript=: {error}") from None
         require_count(speakers)
+        if speakers is not None and len(source.audios) > 1:
+            raise ConfigError(f"expected no speakers= where each track or channel is a speaker, found {speakers!r}")
         whole = segments is None and source.length <= WINDOW
-        audio = RecordingAudio(source.file, source.samples) if "audio" in source.tracks else None
-        if segments is None:
-            video = "video" in source.tracks
-            segments = segment_recording(audio, source.file, source.length, transcript, speakers, video)
-        else:
-            segments = name_speakers(_within(segments, source), audio, speakers)
-        missing_text = "text" in self.modalities and not any(each.text for each in segments)
+        utterances = _divide(source, transcript, segments, speakers)
+        spans = [(each.start, each.end) for each, _ in utterances]
+        source.left_out.extend(gaps(spans, source.length, PAUSE if segments is None else UNTRANSCRIBED))
+        _warn_of_ended_tracks(source, self.modalities, [start for start, _ in spans])
+        missing_text = "text" in self.modalities and not any(each.text for each, _ in utterances)
         language: str | None = None
         with RecordingDecoder(source, self.encoders, not whole, self.fast) as decoder:
-            for group in batched(segments, BATCH):
-                if self.recogniser is not None and missing_text and audio is not None:
-                    group, language = self.recogniser.transcribe(audio, group, language)
+            for group in batched(utterances, BATCH):
+                if missing_text and source.audios:
+                    group, language = self._transcribed(source, group, language)
                 windows = cut_windows(group, source, self.modalities)
                 samples = (self._encoder.encode(some, decoder) for some in batched(windows, BATCH))
-                yield UtteranceGroup(group, windows, samples)
+                yield UtteranceGroup([each for each, _ in group], windows, samples)
+
+    def _transcribed(
+        self, source: RecordingSource, group: list[tuple[Segment, int]], language: str | None
+    ) -> tuple[list[tuple[Segment, int]], str | None]:
+        """Recognise the words of utterances, each in its own audio."""
+        found = list(group)
+        for number, audio in enumerate(source.audios if self.recogniser is not None else ()):
+            places = [i for i, (_, of) in enumerate(group) if of == number]
+            assert self.recogniser is not None
+            texts, language = self.recogniser.transcribe(audio, [group[i][0] for i in places], language)
+            for i, segment in zip(places, texts, strict=True):
+                found[i] = segment, number
+        return found, language
 
     def _rows(
-        self, file: str, segments: Sequence[Segment], found: Utterances, contributions: list[dict[str, float]] | None
+        self,
+        file: str,
+        segments: Sequence[Segment],
+        found: Utterances,
+        contributions: list[dict[str, float]] | None,
+        warnings: Sequence[list[str]],
     ) -> list[Prediction]:
         """Join segments with their probabilities; those that have none of the model's modalities are left out."""
         rows = []
@@ -236,7 +294,7 @@ class EmotionRecognizer:
             row = Prediction(
                 file=file,
                 start=round(segment.start, 3),
-                end=round(segment.end, 3),
+                end=max(round(segment.end, 3), round(segment.start + 0.001, 3)),
                 speaker=segment.speaker,
                 text=segment.text,
                 emotion=emotion,
@@ -245,30 +303,59 @@ class EmotionRecognizer:
                 modalities=modalities,
                 contribution=contributions[i] if contributions else None,
                 text_share=found.text_share[i],
+                warnings=warnings[i],
+                model=self.card,
             )
             rows.append(row)
         return rows
 
-    def measure_distances(self, source: RecordingSource, vectors: np.ndarray) -> None:
-        """Record how far the vectors of some utterances lie from the training data."""
-        if self.trained.familiarity is not None:
-            source.distances.extend(self.trained.familiarity.distances(vectors).tolist())
+    def _warnings(self, source: RecordingSource, group: UtteranceGroup, found: Utterances) -> list[list[str]]:
+        """Tell what is unusual in each utterance of a group, and record its distance from the training data."""
+        stretches: list[list[Loudness]] = [[] for _ in group.segments]
+        for window in group.windows:
+            if window.audio is not None and (measured := source.loudness.get((window.audio, window.speaker))):
+                stretches[window.utterance].append(measured)
+        warnings = [list(Loudness.sum(each).complaints()) for each in stretches]
+        used = [i for i, names in enumerate(found.modalities) if names]
+        distances = [] if found.vectors is None else self.measure_distances(source, found.vectors[used])
+        for i, distance in zip(used, distances, strict=False):
+            if self.trained.familiarity is not None and distance > self.trained.familiarity.limit:
+                limit = f"99 % of the validation part lies within {self.trained.familiarity.limit:.1f}"
+                warnings[i].append(f"it is out of distribution: {distance:.1f} from the training data, where {limit}")
+        return warnings
 
-    def report(self, source: RecordingSource, texts: Sequence[str | None]) -> None:
-        """Warn of what is unusual in a recording; `texts` are those of the utterances that were used.
+    def measure_distances(self, source: RecordingSource, vectors: np.ndarray) -> list[float]:
+        """Record and return how far the vectors of some utterances lie from the training data; none if not known."""
+        if self.trained.familiarity is None:
+            return []
+        distances: list[float] = self.trained.familiarity.distances(vectors).tolist()
+        source.distances.extend(distances)
+        return distances
+
+    def report(self, source: RecordingSource, texts: Sequence[str | None]) -> list[LeftOut]:
+        """Warn of what is unusual in a recording, and return what was left out; `texts`: of what was used.
 
         Raises:
             MediaError: nothing of it could be used; says why.
         """
-        if not texts:
+        if not texts or source.length <= 0:  # text alone has no time at which it was said
             expected = " or ".join(self.modalities)
             found = f"{source.file!r}: expected {expected}, which this model uses, found none of it"
-            raise MediaError("; ".join(source.errors) or found)
-        for error in source.errors:
-            log.warning("%s; left out", error)
+            raise MediaError("; ".join(each[0] for each in source.errors.values()) or found)
+        for errors in source.errors.values():
+            others = f", like {len(errors) - 1} other stretches" if len(errors) > 1 else ""
+            log.warning("%s; left out%s", errors[0], others)
+        for modality, packets in source.damaged.items():
+            if packets:
+                found = counted(packets, "damaged packet")
+                log.warning("%r: %s of its %s passed over", source.file, found, modality)
+        left_out = account(source.length, source.labelled, source.left_out)
+        if lost := summary(source.length, left_out):
+            log.warning("%s: %s", source.file or "array", lost)
         ours = self._complaints(texts, source.distances)
-        for complaint in (*ours, *source.loudness.complaints(), *source.faces.complaints()):
+        for complaint in (*ours, *Loudness.sum(source.loudness.values()).complaints(), *source.faces.complaints()):
             log.warning("%s: %s", source.file or "array", complaint)
+        return left_out
 
     def _complaints(self, texts: Sequence[str | None], distances: Sequence[float]) -> Iterator[str]:
         """Say when many utterances lie further from the training data than the validation part, or in what language."""
@@ -290,16 +377,42 @@ class EmotionRecognizer:
             )
 
 
+def _divide(
+    source: RecordingSource, transcript: str | None, segments: Iterable[Any] | None, speakers: Speakers
+) -> list[tuple[Segment, int]]:
+    """Find the utterances of a recording, or take the given ones, each with the number of its audio."""
+    audio = source.audios[0] if source.audios else None
+    if segments is not None:
+        found = name_speakers(_within(as_segments(segments), source), audio, speakers)
+        return assign_each(found, source.audios) if len(source.audios) > 1 else [(each, 0) for each in found]
+    if len(source.audios) > 1:
+        return segment_each(source.audios, source.file, source.length, transcript)
+    video = "video" in source.tracks
+    found = segment_recording(audio, source.file, source.length, transcript, speakers, video)
+    return [(each, 0) for each in found]
+
+
+def _warn_of_ended_tracks(source: RecordingSource, modalities: Sequence[str], starts: Sequence[float]) -> None:
+    """Say once how many utterances begin after a track has ended."""
+    for name, end in source.tracks.items():
+        after = sum(start >= end > 0 for start in starts)
+        if name in modalities and after:
+            without = counted(after, "utterance")
+            log.warning("%s: its %s ends at %.2f s; without it: %s", source.file, name, end, without)
+
+
 def _within(segments: Sequence[Segment], source: RecordingSource) -> list[Segment]:
     """Leave out segments that start after the recording has ended, and cut off what lasts longer."""
     length = source.length
-    kept = [replace(each, end=min(each.end, length)) for each in segments if each.start < length or length == 0]
+    kept = [replace(each, end=min(each.end, length)) for each in segments if round(each.start, 3) < round(length, 3)]
     if segments and not kept:
         raise MediaError(
             f"{source.file!r}: expected segments within its {length:.2f} s, found all {len(segments)} after its end"
         )
-    ends = {"begin": len(segments) - len(kept), "end": sum(each.start < length < each.end - SLACK for each in segments)}
+    late = [each for each in segments if each.start < length < each.end - SLACK and each.end != math.inf]
+    ends = {"left out, after": len(segments) - len(kept), "cut at": len(late)}
     for what, count in ends.items():
         if count:
-            log.warning("%s: %d segments %s after its end at %.2f s", source.file or "array", count, what, length)
+            found = counted(count, "segment")
+            log.warning("%s: %s its end at %.2f s: %s", source.file or "array", what, length, found)
     return kept

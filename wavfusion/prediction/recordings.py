@@ -13,23 +13,20 @@ from typing import Any, Generic, TypeVar
 from tqdm import tqdm
 
 from wavfusion import media
-from wavfusion.errors import CollectedWarnings, ConfigError, CorpusError, MediaError
+from wavfusion.errors import CollectedWarnings, ConfigError, CorpusError, MediaError, counted
 from wavfusion.files import read_json, require_free, write_atomic, write_json
 from wavfusion.processes.pool import Lost, spread
 from wavfusion.transcripts import Segment
-from wavfusion.transcripts.reading import READERS, is_timed, read, read_plain_text
+from wavfusion.transcripts.reading import ENDINGS as TRANSCRIPTS
+from wavfusion.transcripts.reading import read_transcript, require_plain
 
 log = logging.getLogger(__name__)
 
 Found = TypeVar("Found")
 
-# Of the files taken from a folder; a file that is named itself may have any.
-ENDINGS = (
-    *(".wav", ".mp3", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".wma", ".amr"),
-    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".mpg", ".mpeg", ".wmv", ".3gp", ".mts", ".m2ts"),
-)
 SETTINGS = "predict.json"  # in a folder of results: the model and settings that they come from
-TRANSCRIPTS = (*READERS, ".txt")  # endings, in order of preference
+# What names a file, although it has blanks: an ending of a transcript, or of a program that writes documents.
+NAMES = (*TRANSCRIPTS, ".doc", ".docx", ".odt", ".rtf", ".pdf", ".xls", ".xlsx", ".xml", ".html", ".htm", ".md")
 
 Transcript = str | list[Segment] | None  # text, segments with times, or nothing
 
@@ -62,41 +59,57 @@ Work = Callable[[Recording], list[Found]]
 def find_recordings(names: Sequence[str], bad: list[str]) -> dict[str, Path]:
     """List the given files, and the recordings in the given folders, each once and in order.
 
-    Returns the name of the results of each, which begins with the name of the given folder. `bad` collects a message
-    for each folder without a recording.
+    In a folder a recording is what has one of `media.endings()` and is not hidden; what else lies there is counted in a
+    warning. Returns the name of the results of each, which begins with the name of the given folder. `bad` collects a
+    message for each folder without a recording.
     """
     found: dict[str, Path] = {}
+    passed_over: Counter[str] = Counter()
     for name in names:
         if not os.path.isdir(name):
             found.setdefault(name, Path(Path(name).name))
             continue
         folder = Path(os.path.abspath(name))
-        within = sorted(path for path in Path(name).rglob("*") if path.suffix.lower() in ENDINGS)
+        files = sorted(path for path in Path(name).rglob("*") if not path.is_dir())
+        hidden = {path for path in files if any(part.startswith(".") for part in path.relative_to(name).parts)}
+        kinds = ["hidden" if path in hidden else path.suffix.lower() for path in files]
+        within = [path for path, kind in zip(files, kinds, strict=True) if kind in media.endings()]
+        passed_over.update(kind or "without an ending" for kind in kinds if kind not in media.endings())
         if not within:
-            bad.append(f"{name}: expected recordings ({', '.join(ENDINGS)}), found none in this folder")
+            bad.append(
+                f"{name}: expected recordings (.wav, .mp4, ...), found none in this folder of {len(files)} files"
+            )
         for path in within:
             found.setdefault(str(path), Path(os.path.abspath(path)).relative_to(folder.parent))
+    if passed_over:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in passed_over.most_common(5))
+        log.warning("passed over %s that are no recordings: %s", counted(passed_over.total(), "file"), kinds)
     return found
 
 
 def plan_recordings(
-    files: Mapping[str, Path], transcript: str | None, folder: Path | None, ending: str
+    files: Mapping[str, Path], transcript: str | None, folder: Path | None, ending: str, bad: list[str] | None = None
 ) -> list[Recording]:
     """Find the transcript of each recording and the path of its results, where there is a folder for them.
 
-    `transcript` is text, a file for one recording, or a folder with a file named like each recording.
+    `transcript` is text, a file for one recording, or a folder with a file named like each recording. `bad` collects a
+    message for each recording whose transcript in a folder cannot be used, and which is left out; None raises it.
 
     Raises:
-        ConfigError: two recordings whose results would have one name; a transcript for several recordings.
+        ConfigError: two recordings whose results would have one name; a transcript for several recordings, or no such
+            file.
+        CorpusError: a transcript cannot be used.
     """
-    found = _find_transcripts(transcript, files)
+    found = _find_transcripts(transcript, files, bad)
     named: dict[Path, str] = {}
     for file, name in files.items():
         if folder is not None and named.setdefault(name, file) != file:
             raise ConfigError(f"--out {folder}: expected recordings of different names, found {named[name]} and {file}")
     places = [folder and folder / name.with_name(f"{name.name}.{ending}") for name in files.values()]
     return [
-        Recording(file, transcript=words, out=place) for file, words, place in zip(files, found, places, strict=True)
+        Recording(file, transcript=found[file], out=place)
+        for file, place in zip(files, places, strict=True)
+        if file in found
     ]
 
 
@@ -113,28 +126,57 @@ def existing(recordings: Sequence[Recording], bad: list[str]) -> list[Recording]
     return kept
 
 
-def _find_transcripts(transcript: str | None, files: Mapping[str, Path]) -> list[Transcript]:
+def _find_transcripts(
+    transcript: str | None, files: Mapping[str, Path], bad: list[str] | None
+) -> dict[str, Transcript]:
+    """Return the transcript of each recording that is to be labelled."""
     if transcript is None:
-        return [None] * len(files)
+        return dict.fromkeys(files)
     if os.path.isdir(transcript):
-        paths = _search_folder(Path(transcript), list(files.values()))
-        if lacking := [file for file, path in zip(files, paths, strict=True) if path is None]:
-            few = ", ".join(lacking[:3]) + (", ..." if lacking[3:] else "")
-            log.warning("%s: no transcript for %d of %d recordings: %s", transcript, len(lacking), len(files), few)
-        return [None if path is None else _read(path) for path in paths]
+        return _read_folder(Path(transcript), files, bad)
     if len(files) > 1:
         found = f"{len(files)} recordings"
         raise ConfigError(f"--transcript: expected one FILE with it, or a folder of transcripts, found {found}")
     try:
-        if Path(transcript).is_file():
-            return [_read(Path(transcript))]
-    except OSError:
-        return [transcript]  # too long for a file's name, so it is the text itself
-    if is_timed(transcript) and len(transcript.split()) == 1:
-        raise ConfigError(f"--transcript: expected a file or the text itself, found no file {transcript!r}")
-    if re.fullmatch(r"\S*/\S*|\S+\.[A-Za-z]{1,4}", transcript):
-        log.warning("--transcript: found no file %r, so this is taken for the text itself", transcript)
-    return [transcript]
+        exists = Path(transcript).exists()
+    except (OSError, ValueError):
+        exists = False  # too long for a file's name, so it is the text itself
+    if exists:
+        return {file: read_transcript(transcript, file) for file in files}
+    if _looks_like_a_name(transcript):
+        found = f"no file {transcript[:200]!r}"
+        raise ConfigError(f"--transcript: expected a file, a folder or the text itself, found {found}")
+    try:
+        require_plain(transcript)
+    except CorpusError as error:
+        raise ConfigError(f"--transcript: {error}") from None
+    return dict.fromkeys(files, transcript)
+
+
+def _looks_like_a_name(transcript: str) -> bool:
+    """Tell a path that is missing from words: by a known ending, its folder, or one word with a slash or an ending."""
+    if len(transcript.splitlines()) != 1 or len(transcript) > 4096:
+        return False
+    folder, slash, _ = transcript.rpartition("/")
+    if Path(transcript).suffix.lower() in NAMES or transcript.endswith("/") or (slash and os.path.isdir(folder)):
+        return True
+    return re.fullmatch(r"\S*[/\\]\S*|\S+\.[A-Za-z]\w{0,4}", transcript) is not None
+
+
+def _read_folder(folder: Path, files: Mapping[str, Path], bad: list[str] | None) -> dict[str, Transcript]:
+    paths = dict(zip(files, _search_folder(folder, list(files.values())), strict=True))
+    if lacking := [file for file, path in paths.items() if path is None]:
+        few = ", ".join(lacking[:3]) + (", ..." if lacking[3:] else "")
+        log.warning("%s: no transcript for %d of %d recordings: %s", folder, len(lacking), len(files), few)
+    found: dict[str, Transcript] = {}
+    for file, path in paths.items():
+        try:
+            found[file] = None if path is None else read_transcript(path, file)
+        except CorpusError as error:
+            if bad is None:
+                raise
+            bad.append(f"{file!r}: {error}")
+    return found
 
 
 def _search_folder(folder: Path, names: Sequence[Path]) -> list[Path | None]:
@@ -157,15 +199,6 @@ def _search_folder(folder: Path, names: Sequence[Path]) -> list[Path | None]:
         return next((paths[title] for paths in known for title in titles if title in paths), None)
 
     return [find(name) for name in names]
-
-
-def _read(path: Path) -> Transcript:
-    if is_timed(path):
-        return read(path)
-    try:
-        return read_plain_text(path.read_bytes())
-    except CorpusError as error:
-        raise CorpusError(f"{path}: {error}") from None
 
 
 def open_results(folder: Path, settings: dict[str, Any], force: bool) -> None:

@@ -1,7 +1,6 @@
 """Predictions written for a terminal, programs, subtitles, Praat, ELAN and a browser: one function a format."""
 
 import csv
-import html
 import io
 import json
 import os
@@ -17,8 +16,11 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 from wavfusion.manifest import MODALITIES
 from wavfusion.pages.fill import fill_page, script
 from wavfusion.prediction.recognizer import Prediction
+from wavfusion.runs.card import Card
+from wavfusion.transcripts.markup import escape, without_tags
 
 UNSURE = "?"  # written for an abstention
+MODEL_COLUMNS = ("model", "trained_on", "generated", "uar", "uar_low", "uar_high", "chance")
 COLOURS = (33, 34, 32, 31, 35, 36, 95, 96, 94)  # of a terminal, for the emotions in class order
 
 
@@ -37,16 +39,32 @@ def to_csv(predictions: Sequence[Prediction], classes: Sequence[str]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     fields = ["file", "start", "end", "speaker", "text", "emotion", "probability", "modalities", "text_share"]
-    writer.writerow([*fields, *(f"p_{name}" for name in classes), *(f"contribution_{name}" for name in MODALITIES)])
+    columns = [*fields, *(f"p_{name}" for name in classes), *(f"contribution_{name}" for name in MODALITIES)]
+    writer.writerow([*columns, "warnings", *MODEL_COLUMNS])
     for each in predictions:
-        about = {**vars(each), "modalities": "+".join(each.modalities)}
+        words = {name: value and _legal(value) for name, value in (("speaker", each.speaker), ("text", each.text))}
+        about = {**vars(each), **words, "modalities": "+".join(each.modalities)}
         contributions = [(each.contribution or {}).get(name) for name in MODALITIES]
-        writer.writerow([*map(about.get, fields), *map(each.probabilities.get, classes), *contributions])
+        model = _model_cells(each.model) if each.model else [None] * len(MODEL_COLUMNS)
+        cells = [*map(about.get, fields), *map(each.probabilities.get, classes), *contributions]
+        writer.writerow([*cells, "; ".join(each.warnings), *model])
     return file.getvalue()
 
 
+def _model_cells(card: Card) -> list[Any]:
+    low, high = card.uar_interval or (None, None)
+    return [card.name, card.trained_on, card.generated, card.uar, low, high, card.chance]
+
+
+def _card(predictions: Sequence[Prediction]) -> Card | None:
+    return next((each.model for each in predictions), None)
+
+
 def to_table(predictions: Sequence[Prediction], width: int | None = None, colour: bool = False) -> str:
-    """Lay predictions out for a terminal of `width` columns, to which lines are cut, below each recording's name."""
+    """Lay predictions out for a terminal of `width` columns, to which they are cut, below each recording's name.
+
+    The last line is about the model.
+    """
     lines = []
     for file, group in groupby(predictions, lambda each: each.file):
         rows = list(group)
@@ -66,26 +84,37 @@ def to_table(predictions: Sequence[Prediction], width: int | None = None, colour
                 tinted = f"\x1b[{COLOURS[number % len(COLOURS)]}m{emotion}\x1b[0m"
                 plain = plain.replace(emotion, tinted, 1)
             lines.append(plain)
+    if card := _card(predictions):
+        lines.append(_line(str(card)))
     return "\n".join(lines) + "\n"
 
 
 def to_srt(predictions: Sequence[Prediction]) -> str:
-    """Write SubRip: emotion and probability on the first line, then the text."""
+    """Write SubRip: speaker and, in brackets and italics, the emotion on the first line, then the text."""
     cues = []
     for number, each in enumerate(predictions, 1):
-        title = f"{_line(each.speaker)}: {_label(each)}" if each.speaker else _label(each)
-        cues.append(f"{number}\n{_clock(each.start, ',')} --> {_clock(each.end, ',')}\n{title}\n{_lines(each.text)}")
+        title = f"{_plain(_line(each.speaker))}: {_label(each)}" if each.speaker else _label(each)
+        cues.append(
+            f"{number}\n{_clock(each.start, ',')} --> {_clock(each.end, ',')}\n{title}\n{_plain(_lines(each.text))}"
+        )
     return "\n".join(cues)
 
 
+def _plain(text: str) -> str:
+    """Escape a text for SubRip only where a part of it would be taken for markup, as many players know no entities."""
+    return escape(text) if without_tags(text) != text or "->" in text else text
+
+
 def to_vtt(predictions: Sequence[Prediction]) -> str:
-    """Write WebVTT, with the speaker as its voice."""
+    """Write WebVTT: the speaker as its voice, the emotion in a span of the class `emotion`, a note about the model."""
     cues = ["WEBVTT\n"]
+    if card := _card(predictions):
+        cues.append(f"NOTE {_lines(_line(str(card)))}")
     for each in predictions:
-        voice = f"<v {html.escape(_line(each.speaker), quote=False)}>" if each.speaker else ""
-        text = html.escape(_lines(each.text), quote=False)
-        title = html.escape(_label(each), quote=False)
-        cues.append(f"{_clock(each.start, '.')} --> {_clock(each.end, '.')}\n{voice}{title}\n{text}")
+        voice = f"<v {escape(_line(each.speaker))}>" if each.speaker else ""
+        title = f"<c.emotion>{escape(_share(each))}</c>"
+        times = f"{_clock(each.start, '.')} --> {_clock(each.end, '.')}"
+        cues.append(f"{times}\n{voice}{title}\n{escape(_lines(each.text))}")
     return "\n".join(cues)
 
 
@@ -112,6 +141,8 @@ def to_eaf(predictions: Sequence[Prediction]) -> str:
     root.set(schema, "http://www.mpi.nl/tools/elan/EAFv3.0.xsd")
     header = SubElement(root, "HEADER", MEDIA_FILE="", TIME_UNITS="milliseconds")
     SubElement(header, "MEDIA_DESCRIPTOR", MEDIA_URL=_legal(_file(predictions)), MIME_TYPE="unknown")
+    if card := _card(predictions):
+        SubElement(header, "PROPERTY", NAME="model").text = _legal(_line(str(card)))
     slots, count = SubElement(root, "TIME_ORDER"), 0
     for name, rows in _tiers(predictions):
         tier = SubElement(root, "TIER", LINGUISTIC_TYPE_REF="default-lt", TIER_ID=_legal(name))
@@ -151,7 +182,8 @@ def to_html(
         classes=list(classes),
         speakers=list(dict.fromkeys(each.speaker for each in sorted(predictions, key=lambda each: each.start))),
         length=max([each.end for each in predictions], default=0.0),
-        warnings=[each.replace(path, file) for each in warnings],
+        model=(card := _card(predictions)),
+        warnings=dict.fromkeys([*(card.warnings if card else []), *(each.replace(path, file) for each in warnings)]),
         rows=[{**asdict(each), "clock": _short(each.start), "label": each.emotion or UNSURE} for each in predictions],
         seconds={name: sum(each.end - each.start for each in predictions if each.emotion == name) for name in classes},
         **script("timeline.js"),
@@ -170,13 +202,19 @@ Writer = Callable[[Sequence[Prediction]], str]
 SUBTITLES: dict[str, Writer] = {"srt": to_srt, "vtt": to_vtt, "textgrid": to_textgrid, "eaf": to_eaf}
 Format = Literal["table", "json", "csv", "srt", "vtt", "textgrid", "eaf", "html"]
 FORMATS: tuple[str, ...] = get_args(Format)
-EXPLAINED = ("json", "csv", "html")  # formats that show contributions
+EXPLAINED = frozenset(("json", "csv", "html"))  # formats that show contributions
 SINGLE = (*SUBTITLES, "html")  # formats of one recording
+BARE = ("srt", "textgrid")  # formats that have no place for a note about the model
 
 
 def ending(kind: str) -> str:
     """Return the file name's ending of a format."""
     return {"table": "txt", "textgrid": "TextGrid"}.get(kind, kind)
+
+
+def format_of(path: Path) -> str | None:
+    """Return the format that a file's name ends in."""
+    return next((kind for kind in FORMATS if path.suffix.lower() == f".{ending(kind)}".lower()), None)
 
 
 def write_predictions(
@@ -202,17 +240,18 @@ Row = tuple[float, float, str]
 
 def _tiers(predictions: Sequence[Prediction]) -> list[tuple[str, list[Row]]]:
     """Return tiers of emotions and text by speaker; overlapping utterances of one speaker go into further tiers."""
-    lanes: dict[tuple[str | None, int], list[Prediction]] = {}
+    lanes: dict[tuple[str, int], list[Prediction]] = {}
     for each in sorted(predictions, key=lambda each: (each.start, each.end)):
         lane = 0
-        while (rows := lanes.get((each.speaker, lane))) and rows[-1].end > each.start:
+        speaker = _line(each.speaker)
+        while (rows := lanes.get((speaker, lane))) and rows[-1].end > each.start:
             lane += 1
-        lanes.setdefault((each.speaker, lane), []).append(each)
+        lanes.setdefault((speaker, lane), []).append(each)
     tiers: list[tuple[str, list[Row]]] = []
     for (speaker, lane), rows in lanes.items():
-        of = (f" of {_line(speaker)}" if speaker else "") + (f" ({lane + 1})" if lane else "")
+        of = (f" {lane + 1}" if lane else "") + (f" of {speaker}" if speaker else "")
         tiers.append((f"emotion{of}", [(each.start, each.end, each.emotion or UNSURE) for each in rows]))
-        texts = [(each.start, each.end, each.text) for each in rows if each.text]
+        texts = [(each.start, each.end, _legal(each.text)) for each in rows if each.text and _line(each.text)]
         if texts:
             tiers.append((f"words{of}", texts))
     return tiers
@@ -245,16 +284,20 @@ def _short(seconds: float) -> str:
 
 
 def _label(each: Prediction) -> str:
+    return f"<i>[{_share(each)}]</i>"
+
+
+def _share(each: Prediction) -> str:
     return f"{each.emotion} {each.probability:.0%}" if each.emotion else UNSURE
 
 
 def _line(text: str | None) -> str:
-    return " ".join((text or "").split())
+    return " ".join(_legal(text or "").split())
 
 
 def _lines(text: str | None) -> str:
-    """Keep the lines of a text; an empty one would end a cue, and an arrow would start one."""
-    return "".join(line.replace("-->", "→") + "\n" for line in (text or "").splitlines() if line.strip())
+    """Keep the lines of a text; an empty one would end a cue."""
+    return "".join(line + "\n" for line in _legal(text or "").splitlines() if line.strip())
 
 
 def _quoted(text: str) -> str:
@@ -262,5 +305,5 @@ def _quoted(text: str) -> str:
 
 
 def _legal(text: str) -> str:
-    """Leave out characters that XML forbids: control characters, halves of surrogate pairs."""
+    """Leave out characters that XML forbids and no other format needs: controls, halves of surrogate pairs."""
     return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]", "", text)

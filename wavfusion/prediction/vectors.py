@@ -47,6 +47,8 @@ def embed(
     transcript: str | None = None,
     segments: Sequence[Segment] | None = None,
     speakers: Speakers = None,
+    track: int | str | None = None,
+    channel: str | None = None,
 ) -> list[Embedding]:
     """Embed the utterances of a recording; the arguments, and the warnings, are those of `EmotionRecognizer.predict`.
 
@@ -56,7 +58,7 @@ def embed(
     """
     if not isinstance(recognizer.model, WavFusion):
         raise ConfigError("embed: expected a model in torch, found an exported one, which returns no vectors")
-    source = open_source(file, None)
+    source = open_source(file, None, track, channel)
     groups = recognizer.encode(source, transcript, segments, speakers)
     found = [each for group in groups for each in _embed(recognizer, group, file)]
     if found:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -93,6 +94,22 @@ class _Answer:
         return self.result
 
 
+class _Later:
+    """A value that is unpickled when it is asked for: the process that gets it watches its parent before it imports."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __getstate__(self) -> bytes:
+        return bytes(ForkingPickler.dumps(self.value))
+
+    def __setstate__(self, content: bytes) -> None:
+        self.content = content
+
+    def opened(self) -> Any:
+        return pickle.loads(self.content)
+
+
 class Worker(Generic[Item, Result]):
     """A process that works on one item after the other, started when it is needed and again when it has died.
 
@@ -110,8 +127,10 @@ class Worker(Generic[Item, Result]):
         for left in reversed(range(TRIES)):
             try:
                 answer = self._send(item)
-            except (EOFError, ConnectionError):
-                self.clear()
+            except (EOFError, OSError) as error:
+                if not isinstance(error, EOFError | ConnectionError) and error.errno is not None:
+                    raise  # no process could be started
+                self.clear()  # it died, perhaps within its answer
             else:
                 return answer.opened()
             if self.ended:
@@ -128,7 +147,7 @@ class Worker(Generic[Item, Result]):
             if forked:
                 context.set_forkserver_preload([self.preload])
             self._pipe, childs = context.Pipe()
-            arguments = (childs, self.build, self.threads, logging.getLogger("wavfusion").level)
+            arguments = (childs, _Later(self.build), self.threads, logging.getLogger("wavfusion").level)
             process = context.Process(target=_work, args=arguments)  # a daemon could have no processes itself
             with _interrupts_blocked():
                 process.start()
@@ -174,7 +193,7 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(pipe: Connection, build: Build[Any, Any], threads: int, level: int) -> None:
+def _work(pipe: Connection, build: _Later, threads: int, level: int) -> None:
     """Work on each item that is sent, until the other end of the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted and ends this
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -187,7 +206,7 @@ def _work(pipe: Connection, build: Build[Any, Any], threads: int, level: int) ->
         except (EOFError, ConnectionError):
             return
         try:
-            work = work or _built(build, threads)
+            work = work or _built(build.opened(), threads)
             answer = _Answer(work(item))
         except Exception as error:
             answer = _Answer(error=error)

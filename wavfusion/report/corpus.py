@@ -11,6 +11,7 @@ import numpy as np
 
 from wavfusion import manifest
 from wavfusion.corpora import cremad, iemocap, meld, ravdess
+from wavfusion.corpora.reading import compare_counts
 from wavfusion.corpora.scan import MediaFacts
 from wavfusion.manifest import SPLITS, Corpus, Utterance
 from wavfusion.pages.fill import write_page
@@ -21,12 +22,15 @@ WORDS = (0, 1, 2, 3, 5, 8, 10, 15, 20, 30, 50, 100)
 VOTES = (0, 40, 50, 60, 70, 80, 90, 100)
 
 
-def write_corpus_page(manifest_path: Path, out: Path, facts: Mapping[str, MediaFacts]) -> None:
+def write_corpus_page(
+    manifest_path: Path, out: Path, facts: Mapping[str, MediaFacts], where: str | None = None
+) -> None:
     """Write the page of a corpus as `prepare` wrote it: emotions, durations, words, agreement, what was left out.
 
-    A row without times whose file is not in `facts` is left out of the durations.
+    A row without times whose file is not in `facts` is left out of the durations; `where` takes only the rows of which
+    it holds (`manifest.parse_where`).
     """
-    rows, corpus = manifest.read(manifest_path), manifest.read_corpus(manifest_path)
+    rows, corpus = manifest.read(manifest_path, where), manifest.read_corpus(manifest_path)
     left_out = manifest.read_exclusions(manifest_path)
     by, group, stated = _published(corpus)
     lengths = [length for row in rows if (length := _seconds(row, facts)) is not None]
@@ -35,11 +39,11 @@ def write_corpus_page(manifest_path: Path, out: Path, facts: Mapping[str, MediaF
     counts = dict(sorted(counts.items(), key=lambda item: order.get(item[0], item[0])))
     most = sorted(by_speaker, key=lambda name: (-by_speaker[name].total(), name))[:SHOWN_SPEAKERS]
     emotions = Counter(row.emotion for row in rows if row.emotion is not None)
-    published = {name: found for name, found in stated.items() if name in counts}
     write_page(
         out,
         "corpus.html",
         corpus=corpus,
+        where=where,
         classes=[*corpus.classes, *(["none"] if emotions.total() < len(rows) else [])],
         facts={
             "rows": len(rows),
@@ -55,13 +59,15 @@ def write_corpus_page(manifest_path: Path, out: Path, facts: Mapping[str, MediaF
             "counts": counts,
             "shares": {name: emotions[name] / max(1, emotions.total()) for name in corpus.classes},
         },
-        published=published,
-        differences=any(counts[name] != found for name, found in published.items()),
+        published=stated if stated.keys() & counts.keys() else {},
+        differences=[
+            line for name, found in stated.items() for line in compare_counts(name, counts.get(name, {}), found)
+        ],
         durations=_histogram("durations", lengths, SECONDS),
         words=_words(rows),
         agreement=_agreement(rows),
         speakers={"counts": {name: by_speaker[name] for name in most}, "shown": len(most)},
-        modalities={name: sum(name not in row.missing for row in rows) for name in manifest.MODALITIES},
+        modalities={name: n for name in manifest.MODALITIES if (n := sum(name not in row.missing for row in rows))},
         reasons=_reasons(left_out),
     )
 

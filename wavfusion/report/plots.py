@@ -1,9 +1,13 @@
 """Plots of a page as SVG by matplotlib, in the page's colours and font, so that they follow light and dark mode."""
 
+import logging
+import os
 import re
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from io import StringIO
 from itertools import cycle
 from typing import Any
@@ -100,19 +104,30 @@ def _legend(axes: Any, names: Sequence[str]) -> None:
 @contextmanager
 def _drawing(title: str, height: float = 3.0) -> Iterator[tuple[Any, list[Markup]]]:
     """Open axes; when they are drawn, the SVG is in the list."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    drawn: list[Markup] = []
+    matplotlib, drawn = _matplotlib(), list[Markup]()
     with (
         matplotlib.rc_context({**STYLE, "svg.hashsalt": title}),  # names within a page must differ
         warnings.catch_warnings(action="ignore", category=UserWarning),  # its font lacks a letter that the page's has
     ):
-        figure = Figure((WIDTH, height), layout="constrained")
+        figure = matplotlib.figure.Figure((WIDTH, height), layout="constrained")
         yield figure.add_subplot(), drawn
         file = StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     drawn.append(_inline(file.getvalue(), title))
+
+
+@cache
+def _matplotlib() -> Any:
+    """Import matplotlib without leaving its folders in the home, where it keeps a list of fonts for the next time."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns where making the list takes long
+    own = os.environ.get("MPLCONFIGDIR")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["MPLCONFIGDIR"] = own or folder
+        import matplotlib.figure
+        from matplotlib.backends import backend_svg  # noqa: F401  that the list is made now
+    if own is None:
+        del os.environ["MPLCONFIGDIR"]
+    return matplotlib
 
 
 def _inline(svg: str, title: str) -> Markup:

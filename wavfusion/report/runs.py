@@ -17,11 +17,21 @@ from wavfusion.files import read_json
 from wavfusion.manifest import MODALITIES, Utterance
 from wavfusion.metrics import comparison as stats
 from wavfusion.metrics import scores
+from wavfusion.metrics.clusters import MIN_CLUSTERS
 from wavfusion.pages.fill import script, write_page
 from wavfusion.report import plots
-from wavfusion.runs.bundle import Bundle, read_bundle
-from wavfusion.runs.origin import corpus_of, without_absolute_paths
-from wavfusion.runs.results import read_explained, read_history
+from wavfusion.runs.bundle import MEMBERS, Bundle, read_bundle
+from wavfusion.runs.origin import corpus_of, require_protocol, without_absolute_paths
+from wavfusion.runs.results import (
+    METRICS,
+    PREDICTIONS,
+    chance_of,
+    majority_of,
+    near_chance,
+    read_explained,
+    read_history,
+    require_metrics,
+)
 from wavfusion.study import tables
 from wavfusion.training.checkpoints import BEST_BY
 
@@ -74,6 +84,7 @@ def write_run_page(
         compared=_compare(runs),
         differing=_differing_settings(runs),
         same_within=100 * stats.SAME_WITHIN,
+        min_clusters=MIN_CLUSTERS,
         emotions_plot=_emotions_plot(values),
         demo=demo,
         data={**browser, "files": [_address(path, out.parent) for path in files], "modalities": MODALITIES},
@@ -95,7 +106,15 @@ def _short_names(folders: Sequence[Path]) -> list[str]:
 
 def _read_contents(folder: Path, name: str, root: Path | None) -> RunContents:
     """Read the contents of a RUN's page; a ConfigError if it is incomplete, or its files not of one evaluation."""
+    if lacking := [file for file in MEMBERS if not (folder / file).exists()]:
+        found = f"no {', '.join(lacking)}"
+        if not {METRICS, PREDICTIONS} & set(lacking):
+            found += f"; an evaluation is shown with its RUN: {folder.parent}"
+        raise ConfigError(f"{folder}: expected a complete RUN, found {found}")
+    require_metrics(read_json(folder / METRICS), folder / METRICS)
+    require_protocol(folder)
     results = read_bundle(folder)
+    results.require_truth(folder)
     problems = list(results.problems())
     if results.confusions(results.column("id")).sum(axis=0).tolist() != results.metrics["confusion"]:
         problems.append("another confusion in metrics.json")
@@ -143,8 +162,12 @@ def _template_values(run: RunContents) -> dict[str, Any]:
         "described": describe_protocol(protocol),
         "warnings": _warnings(run),
         "classes": run.classes,
+        "guess": dict(zip(("emotion", "accuracy", "uar"), (*majority_of(stated), chance_of(stated)), strict=True)),
         "worst": min(supported, key=lambda name: figures["per_class"][name]["f1"]),
-        "groups": {name: len(set(run.column(name)) - {""}) for name in ("dialogue", "speaker")},
+        "speakers": len(set(run.column("speaker")) - {""}),
+        "clusters": run.count_clusters(),
+        "tested": scores.tested_classes(figures["per_class"]),
+        "all_tested": len(supported) == len(run.classes),
         "emotion_intervals": _emotion_intervals(run),
         "bayes": _bayes_accuracies(run).get(kind, {}),
         "beside": _paper_row(run),
@@ -180,28 +203,29 @@ def _warnings(run: RunContents) -> list[tuple[str, str]]:
         found.append(("CONTAMINATED", f"the {encoder} was trained on the corpus that it is tested on."))
     if figures["part"] != "test":
         found.append(("NOT TESTED", f"these are figures of the {figures['part']} part, which chose the epoch."))
+    if run.corpus_name == "generated":
+        found.append(("GENERATED", "the voices and faces are synthetic; the labels of real people mean nothing."))
+    if doubt := near_chance(figures):
+        found.append(("NEAR CHANCE", f"{doubt}."))
     return found
 
 
 def _emotion_intervals(run: RunContents) -> dict[str, dict[str, list[float] | None]]:
     """Intervals of each emotion's F1."""
-
-    def f1(counts: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(zip(run.classes, np.moveaxis(scores.class_figures(counts)["f1"], -1, 0), strict=True))
-
-    return scores.intervals(run.confusions, run.groups, run.speakers, f1)
+    return scores.class_intervals(run.confusions, run.clusters.names, run.speakers, run.classes)
 
 
 def _paper_row(run: RunContents) -> dict[str, Any] | None:
     """The paper's row that is closest to the RUN."""
-    found = tables.closest_row(run.corpus_name, run.settings.get("model", {}))
+    model = run.settings.get("model")
+    found = tables.closest_row(run.corpus_name, model if isinstance(model, dict) else {})
     return None if found is None else dict(zip(("rows", "stated", "differs"), found, strict=True))
 
 
 def _bayes_accuracies(run: RunContents) -> dict[str, dict[str, float]]:
     """Bayes-optimal accuracies of a generated corpus, by subset."""
     try:
-        return dict(read_json(run.root / "world.json")["bayes"])
+        return dict(read_json(run.root / manifest.GENERATED)["bayes"])
     except (OSError, ValueError, LookupError, TypeError):
         return {}
 
@@ -311,10 +335,11 @@ def _compare(runs: Sequence[RunContents]) -> list[dict[str, Any]]:
     ]
     tested = [(each, _paired(run, first)) for each, run in zip(found, runs[1:], strict=True) if each["reason"] is None]
     for figure in FIGURES:
-        adjusted = stats.holm([compared[figure].p_value for _, compared in tested])
-        for (each, compared), p_value in zip(tested, adjusted, strict=True):
-            verdict, _ = stats.judge_better(compared[figure], p_value)
-            each["figures"][figure] = {"found": compared[figure], "p": p_value, "verdict": str(verdict)}
+        adjusted = stats.adjust([compared[figure] for _, compared in tested])
+        for (each, compared), of_all in zip(tested, adjusted, strict=True):
+            verdict, _ = stats.judge_better(compared[figure], of_all)
+            about = {"p": of_all.p_value, "interval": of_all.interval, "verdict": str(verdict)}
+            each["figures"][figure] = {"found": compared[figure], **about}
     return found
 
 
@@ -327,15 +352,17 @@ def _incomparable(first: RunContents, second: RunContents) -> str | None:
         return f"it was tested on other utterances ({len(ours.keys() & theirs.keys())} of {len(ours)} shared)"
     if ours != theirs:
         return "the same utterances have other labels in it"
-    return "there is only one dialogue" if len(first.confusions(first.groups)) < 2 else None
+    clusters = first.clusters
+    return f"there is only one {clusters.unit}" if clusters.n < 2 else None
 
 
 def _paired(run: RunContents, first: RunContents) -> dict[str, stats.Comparison]:
-    """Compare two RUNs by whole dialogues, in one order of utterances."""
+    """Compare two RUNs by whole clusters, in one order of utterances."""
     order = {name: number for number, name in enumerate(first.column("id"))}
     ordered = replace(run, rows=sorted(run.rows, key=lambda row: order[row["id"]]))
-    one, other = (each.confusions(first.groups)[None] for each in (ordered, first))
-    return stats.compare(one, other, scores.figures)
+    unit, groups = first.clusters
+    one, other = (each.confusions(groups)[None] for each in (ordered, first))
+    return stats.compare(one, other, scores.figures, unit)
 
 
 def _utterances(run: RunContents, files: dict[Path, int]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """A results bundle: predictions and metrics of a RUN without its corpus, from which others recompute the metrics."""
 
 import io
-import json
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
@@ -15,10 +14,10 @@ from jaxtyping import Int64
 from wavfusion import manifest
 from wavfusion.corpora.protocol import PROTOCOL_FIELDS, describe_protocol, hash_of, shared
 from wavfusion.errors import ConfigError, CorpusError
-from wavfusion.files import json_bytes, parse_yaml, require_file
+from wavfusion.files import json_bytes, parse_json, parse_yaml, read_bytes, require_file
 from wavfusion.metrics import scores
 from wavfusion.runs.origin import ENVIRONMENT, EXPERIMENT, PROTOCOL, SPLIT, corpus_of, without_absolute_paths
-from wavfusion.runs.results import METRICS, PREDICTIONS, Predictions, encode_csv, parse_csv
+from wavfusion.runs.results import CSV_BYTES, METRICS, PREDICTIONS, Predictions, encode_csv, parse_csv
 
 MEMBERS = (PREDICTIONS, SPLIT, METRICS, PROTOCOL, ENVIRONMENT, EXPERIMENT)
 BYTES, LINES, CELLS = 1 << 24, 200_000, 5_000_000  # of a bundle and each member, a table, confusions one an utterance
@@ -83,18 +82,18 @@ def read_bundle(path: Path) -> Bundle:
     """
     try:
         run = path.is_dir()
-        files = {name: require_file(path / name).read_bytes() for name in MEMBERS} if run else _unzip(path)
+        files = {name: read_bytes(path / name, ConfigError, CSV_BYTES) for name in MEMBERS} if run else _unzip(path)
         if max(files[name].count(b"\n") for name in (PREDICTIONS, SPLIT)) > LINES:
             raise ValueError(f"a table of more than {LINES} lines")
         rows, parts = (parse_csv(files[name]) for name in (PREDICTIONS, SPLIT))
-        protocol = json.loads(files[PROTOCOL])
+        protocol = parse_json(files[PROTOCOL], PROTOCOL)
         bundle = Bundle(
             rows=rows,
             classes=protocol["classes"],
             parts={row["id"]: row["split"] for row in parts},
-            metrics=json.loads(files[METRICS]),
+            metrics=parse_json(files[METRICS], METRICS),
             protocol=protocol,
-            environment=json.loads(files[ENVIRONMENT]),
+            environment=parse_json(files[ENVIRONMENT], ENVIRONMENT),
             experiment=files[EXPERIMENT].decode(),
         )
         _check(bundle)
@@ -111,6 +110,7 @@ def make_bundle(folder: Path, with_truth: bool = False) -> tuple[bytes, bool]:
     of predictions.csv. A ConfigError tells of an incomplete RUN, or of files that are not of one evaluation.
     """
     run = read_bundle(folder)
+    run.require_truth(folder)
     found = run.score() | run.context()
     for problem in (*run.problems(), *_differences(run.metrics["confusion"], found["confusion"], "confusion")):
         raise ConfigError(f"{folder}: expected predictions and metrics of one evaluation, found {problem}")
@@ -176,7 +176,8 @@ def _check(bundle: Bundle) -> None:
 def _score_confusion(bundle: Bundle) -> dict[str, Any]:
     places = np.indices(bundle.confusion.shape).reshape(2, -1)
     truth, predicted = ([bundle.classes[i] for i in np.repeat(each, bundle.confusion.reshape(-1))] for each in places)
-    return {name: value for name, value in scores.score(truth, predicted, bundle.classes).items() if name != "interval"}
+    found = scores.score(truth, predicted, bundle.classes) | {"clusters": bundle.count_clusters()}
+    return {name: value for name, value in found.items() if name != "interval"}
 
 
 def _differences(stated: Any, found: Any, name: str) -> Iterator[str]:

@@ -40,6 +40,7 @@ class Run:
         temperature: calibrates its probabilities; fitted on the part that chose its epoch (`metrics/calibration.py`).
         languages: of the training part (ISO 639-1); none where its manifest has none.
         familiarity: the distribution of its training data; None where it is not stored.
+        name: what the user called it, where that is not the folder's name: its hub id.
     """
 
     folder: Path
@@ -51,6 +52,7 @@ class Run:
     temperature: float
     languages: list[str] = field(default_factory=list)
     familiarity: Familiarity | None = None
+    name: str = ""
 
     @property
     def classes(self) -> list[str]:

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 from wavfusion.corpora.protocol import describe_protocol
 from wavfusion.errors import ConfigError, CorpusError
-from wavfusion.files import read_json, require_writable, write_atomic, write_json
+from wavfusion.files import read_bytes, read_json, require_writable, write_atomic, write_json
 from wavfusion.pages.fill import fill_page
 from wavfusion.runs.folder import CONFIG, FAMILIARITY, HUB_ID, WEIGHTS, read_run
 from wavfusion.runs.origin import ENVIRONMENT, EXPERIMENT, PROTOCOL, corpus_of, without_absolute_paths
@@ -65,7 +65,7 @@ def write_hub_folder(folder: Path, out: Path, title: str) -> None:
         files = (CONFIG, PROTOCOL, METRICS, ENVIRONMENT)
         abouts = {file: without_absolute_paths(read_json(folder / file)) for file in files}
         bases = [name for name in names.values() if re.fullmatch(HUB_ID, name)]
-        setting = (folder / EXPERIMENT).read_bytes()
+        setting = read_bytes(folder / EXPERIMENT)
         detector = (trained.features.video or {}).get("detector") if "video" in names else None
         card = fill_page(
             "model_card.md",

@@ -5,7 +5,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,8 +15,8 @@ import torch
 from wavfusion.corpora.protocol import Protocol, row_digest
 from wavfusion.errors import ConfigError
 from wavfusion.experiments.experiment import Experiment, without_retired
-from wavfusion.files import NonEmpty, read_json, read_yaml, require_file, validated, write_atomic, write_json
-from wavfusion.manifest import SPLITS, Utterance, read_corpus
+from wavfusion.files import PathText, read_json, read_yaml, require_file, validated, write_atomic, write_json
+from wavfusion.manifest import SPLITS, Utterance, is_generated, read_corpus
 from wavfusion.runs.results import encode_csv, read_csv
 from wavfusion.version import __version__
 
@@ -42,7 +42,48 @@ def write_origin(
     split = [{"id": key, "split": part, "digest": row_digest(rows[key])} for key, part in protocol.parts.items()]
     write_atomic(out / SPLIT, encode_csv(split, ("id", "split", "digest")))
     places = {"manifest": os.path.abspath(manifest_path), "store": str(store.absolute())}
-    write_json(out / ENVIRONMENT, {**environment(num_processes), "seed": experiment.seed, **places})
+    data = {"trained_on": asdict(_describe_data([rows[key] for key in protocol.ids("train")], manifest_path))}
+    write_json(out / ENVIRONMENT, {**environment(num_processes), "seed": experiment.seed, **places, **data})
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """The training part of a RUN; what is not known is None.
+
+    Attributes:
+        corpus: its name, or several joined by `+`.
+        generated: its media were generated, by `lookalike`.
+        utterances, speakers: how many.
+    """
+
+    corpus: str | None = None
+    generated: bool | None = None
+    utterances: int | None = None
+    speakers: int | None = None
+
+    def __str__(self) -> str:
+        """Describe it in a few words: `iemocap (recorded), 4290 utterances of 8 speakers`."""
+        kind = {None: "", True: " look-alike (generated)", False: " (recorded)"}[self.generated]
+        counts = "" if self.utterances is None else f", {self.utterances} utterances"
+        people = f" of {self.speakers} speakers" if counts and self.speakers else ""
+        return f"{self.corpus or 'an unknown corpus'}{kind}{counts}{people}"
+
+
+def _describe_data(utterances: Sequence[Utterance], manifest_path: str | Path) -> TrainedOn:
+    """Describe the utterances of a training part."""
+    names, speakers = sorted({row.corpus for row in utterances}), {row.speaker for row in utterances}
+    generated = _read_corpus(manifest_path).generated
+    return TrainedOn("+".join(names), generated, len(utterances), None if None in speakers else len(speakers))
+
+
+def _read_corpus(manifest_path: str | Path) -> TrainedOn:
+    """Return what corpus.json tells, where it is still there; an older one does not say whether it is generated."""
+    try:
+        corpus = read_corpus(manifest_path)
+    except (OSError, ValueError):
+        return TrainedOn()
+    generated = is_generated(Path(corpus.root)) if corpus.generated is None else corpus.generated
+    return TrainedOn(corpus.corpus, generated)
 
 
 @dataclass(frozen=True)
@@ -62,20 +103,29 @@ class Origin:
 
 @dataclass(frozen=True)
 class _Environment:
-    """What is read of environment.json; a RUN from before 0.2 lacks `processes`."""
+    """What is read of environment.json; a RUN of an older version lacks `processes` and `trained_on`."""
 
-    manifest: NonEmpty | None = None
-    store: NonEmpty | None = None
+    manifest: PathText | None = None
+    store: PathText | None = None
     processes: int = 1
+    trained_on: TrainedOn | None = None
 
 
 @dataclass(frozen=True)
 class _Protocol:
-    """What is read here of protocol.json."""
+    """What is read of protocol.json."""
 
     hash: str
     counts: dict[str, int]
     promises: dict[str, list[str]]
+    name: str = ""
+    fold: int = 1
+    folds: int = 1
+    left_out: int = 0
+    selected_on: str = ""
+    speakers_disjoint: bool | None = None
+    speakers_shared: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
 
 
 def read_origin(folder: Path) -> Origin:
@@ -104,6 +154,11 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return without_retired(read_yaml(require_file(folder / EXPERIMENT)))
 
 
+def require_protocol(folder: Path) -> None:
+    """Refuse a protocol.json that no training writes, by a ConfigError."""
+    _read(folder / PROTOCOL, _Protocol)
+
+
 def protocol_hash_of(folder: Path) -> str | None:
     """Read the hash of the protocol that a RUN was started under; None where there is none."""
     path = folder / PROTOCOL
@@ -118,13 +173,19 @@ def num_processes_of(folder: Path) -> int:
         return 1
 
 
-def corpus_of(folder: Path) -> str:
-    """Name the corpus that a RUN was trained on: `generated` by `lookalike`, or `unknown` without its manifest."""
+def training_data_of(folder: Path) -> TrainedOn:
+    """Read what a RUN was trained on; of an older version what its manifest, where it is still there, tells."""
     try:
-        corpus = read_corpus(_read(folder / ENVIRONMENT, _Environment).manifest or "")
+        about = _read(folder / ENVIRONMENT, _Environment)
     except (OSError, ValueError):
-        return "unknown"
-    return "generated" if (Path(corpus.root) / "world.json").is_file() else corpus.corpus
+        return TrainedOn()
+    return about.trained_on or _read_corpus(about.manifest or "")
+
+
+def corpus_of(folder: Path) -> str:
+    """Name the corpus that a RUN was trained on: `generated` by `lookalike`, or `unknown`."""
+    found = training_data_of(folder)
+    return "generated" if found.generated else found.corpus or "unknown"
 
 
 def without_absolute_paths(values: Any) -> Any:

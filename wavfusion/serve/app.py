@@ -9,8 +9,8 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, suppress
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,23 +19,26 @@ from urllib.parse import quote, urlsplit
 import uvicorn
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
+from h11 import LocalProtocolError
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, generate_latest
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from wavfusion.errors import ConfigError
+from wavfusion.errors import ConfigError, nearest
 from wavfusion.pages.fill import fill_page, script
 from wavfusion.prediction import timeline
 from wavfusion.serve.jobs import DONE, RUNNING, STATES, WAITING, Job, Jobs, Limits
 from wavfusion.serve.uploads import TEXT, RefusedError, UploadFolder, guarded, receive, too_large
-from wavfusion.speech.segmentation import read_count
+from wavfusion.speech.segmentation import read_count, read_track, require_choice
 from wavfusion.version import __version__
 
 log = logging.getLogger(__name__)
 
+LINGER = 30.0  # seconds in which the rest of a request that is refused is received, and dropped
 MANY = 512  # requests at a time; more are refused with 503
 STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # no SIGHUP on Windows
 HERE = ("127.0.0.1", "::1", "localhost")
@@ -61,6 +64,11 @@ FORM_SCHEMA = {
         "file": {"type": "string", "format": "binary", "description": "audio or video"},
         "transcript": {"type": "string", "description": "text, or a file with times"},
         "speakers": {"type": "string", "description": "auto or a number; empty = speakers are not told apart"},
+        "track": {
+            "type": "string",
+            "description": "of several audio tracks: a number, mix, or each = one speaker each",
+        },
+        "channel": {"type": "string", "description": "left, right, centre, mix, or each = one speaker each"},
     },
 }
 FORM = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM_SCHEMA}}}}
@@ -83,20 +91,34 @@ class Guard:
         """Refuse a request, or pass it on to the application."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        started = False
+        started, more = False, "expect" not in Headers(scope=scope)  # who expects a 100 sends nothing before
+
+        async def receive_noted() -> Message:
+            nonlocal more
+            message = await receive()
+            more = message["type"] == "http.request" and message.get("more_body", False)
+            return message
 
         async def send_guarded(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                with suppress(TimeoutError):  # a client that sends before it reads would see no answer
+                    async with asyncio.timeout(LINGER):
+                        while more and message["status"] >= 400 and message["status"] != 408:
+                            await receive_noted()
                 message["headers"] += [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
-            await send(message)
+            try:
+                await send(message)
+            except LocalProtocolError:  # uvicorn itself has refused what came after the headers, and hangs up
+                await asyncio.sleep(0)
 
         answer = self._refusal(Headers(scope=scope), scope["path"]) or self.app
         try:
-            await answer(scope, receive, send_guarded)
+            await answer(scope, receive_noted, send_guarded)
         except asyncio.CancelledError:  # the server is being stopped, which would log a trace of each request
             if not started:
+                more = False
                 stopped = _refused(503, "expected a server that goes on, found it being stopped")
                 await stopped(scope, receive, send_guarded)
 
@@ -125,7 +147,7 @@ class Guard:
 
 
 def _refused(status: int, message: str) -> Response:
-    """Answer one line and close the connection, as the rest of the request is not read."""
+    """Answer one line and close the connection, as the rest of the request is of no use."""
     challenge = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
     headers = {"Connection": "close", **challenge} if status != 404 else {}
     return JSONResponse({"error": message}, status, headers)
@@ -139,7 +161,11 @@ def _answer_error(_: Request, error: Exception) -> Response:
         return _refused(error.status_code, f"expected a request that /openapi.json names, found: {error.detail}")
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
-        return _refused(422, f"{first['loc'][-1]}: {first['msg']}, found {str(first.get('input'))[:40]!r}")
+        found = str(first.get("input"))[:40]
+        if first["type"] == "literal_error":
+            choices = re.findall(r"'(.*?)'", first["ctx"]["expected"])
+            return _refused(422, f"{first['loc'][-1]}: found {found!r}; {nearest(found, choices)}")
+        return _refused(422, f"{first['loc'][-1]}: {first['msg']}, found {found!r}")
     if isinstance(error, ConfigError):
         return _refused(422, str(error))
     if isinstance(error, ClientDisconnect):
@@ -163,7 +189,8 @@ def make_app(jobs: Jobs, names: frozenset[str], token: str | None) -> FastAPI:
 
     @app.get("/health", summary="The state of the server")
     async def health() -> dict[str, Any]:
-        return {"status": "ok", "version": __version__, **{state: jobs.count(state) for state in (WAITING, RUNNING)}}
+        counts = {state: jobs.count(state) for state in (WAITING, RUNNING)}
+        return {"status": "ok", "version": __version__, "model": jobs.card and asdict(jobs.card), **counts}
 
     @app.get("/metrics", summary="Figures for Prometheus")
     async def metrics() -> Response:
@@ -221,7 +248,8 @@ def _described(jobs: Jobs, job: Job) -> dict[str, Any]:
         "state": job.state,
         "before": jobs.place(job),
         "progress": {RUNNING: jobs.labeller.progress, DONE: 1.0}.get(job.state),
-        "warnings": job.warnings,
+        "model": jobs.card and asdict(jobs.card),
+        "warnings": [*(jobs.card.warnings if jobs.card else []), *job.warnings],
         "error": job.error,
     }
 
@@ -235,6 +263,7 @@ async def _take(jobs: Jobs, request: Request) -> Job:
     with jobs.reserved() as folder:
         form = await receive(guarded(request.stream(), most, folder), request.headers, folder)
         read_count(form.speakers)  # raises a ConfigError for a wrong one
+        require_choice(read_track(form.track), form.channel)
         return jobs.add(folder, form)
 
 
@@ -281,6 +310,7 @@ def _registry(jobs: Jobs) -> CollectorRegistry:
 def _page(jobs: Jobs, locked: bool) -> str:
     return fill_page(
         "serve.html",
+        model=jobs.card,
         modalities=jobs.modalities,
         classes=jobs.classes,
         limits=jobs.limits,
@@ -326,10 +356,22 @@ def serve(
         asyncio.run(_serve(opened, Jobs(settings, folder.path, limits, keep), names | {*HERE, host}, token))
 
 
+class _Protocol(H11Protocol):
+    """uvicorn's protocol, whose answer of its own to a broken HEAD request has a body, which h11 refuses to send."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, and hang up."""
+        with suppress(LocalProtocolError):
+            super().send_400_response(msg)
+        self.transport.close()
+
+
 async def _serve(opened: socket.socket, jobs: Jobs, names: frozenset[str], token: str | None) -> None:
     host, port = opened.getsockname()[:2]
     try:
         await jobs.open()
+        if jobs.card:
+            jobs.card.warn()
         opened.listen()
         if host not in HERE:
             safe = "with" if token else "without"
@@ -337,7 +379,8 @@ async def _serve(opened: socket.socket, jobs: Jobs, names: frozenset[str], token
         log.info("serve: http://%s:%d", f"[{host}]" if ":" in host else host, port)
         app = make_app(jobs, names, token)
         quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "log_config": None}
-        config = uvicorn.Config(app, limit_concurrency=MANY, timeout_graceful_shutdown=3, server_header=False, **quiet)
+        bounds: dict[str, Any] = {"limit_concurrency": MANY, "timeout_graceful_shutdown": 3}
+        config = uvicorn.Config(app, http=_Protocol, server_header=False, **bounds, **quiet)
         server = uvicorn.Server(config)
         for number in STOPPING[1:]:  # uvicorn handles the first itself
             signal.signal(number, server.handle_exit)

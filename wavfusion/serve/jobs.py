@@ -20,6 +20,7 @@ from wavfusion.errors import ConfigError
 from wavfusion.prediction.recognizer import Prediction
 from wavfusion.prediction.timeline import to_json
 from wavfusion.processes.pool import Lost, Worker
+from wavfusion.runs.card import Card
 from wavfusion.serve.uploads import Form, RefusedError
 from wavfusion.serve.worker import Answer, Task, build_labeller
 
@@ -115,6 +116,7 @@ class Jobs:
         self.seconds = 0.0  # of speech that was labelled
         self.classes: list[str] = []  # of the model, as its modalities, once it is loaded
         self.modalities: list[str] = []
+        self.card: Card | None = None
         self._jobs: dict[str, Job] = {}
         self._uploading = 0
         self._queue: asyncio.Queue[Job] = asyncio.Queue()
@@ -126,7 +128,7 @@ class Jobs:
         if model is None or model.error:
             reason = model and model.error
             raise ConfigError(reason or "expected a process that labels, found it killed while it loaded the model")
-        self.classes, self.modalities = list(model.classes), list(model.modalities)
+        self.classes, self.modalities, self.card = list(model.classes), list(model.modalities), model.card
         self._task = asyncio.create_task(self._work())
 
     async def close(self) -> None:

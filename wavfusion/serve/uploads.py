@@ -15,9 +15,9 @@ from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from wavfusion.errors import CorpusError, nearest
-from wavfusion.transcripts.reading import is_timed, read_plain_text
+from wavfusion.transcripts.reading import read_plain_text, require_ending
 
-FIELDS = ("file", "transcript", "speakers")  # of a form, each once
+FIELDS = ("file", "transcript", "speakers", "track", "channel")  # of a form, each once
 TEXT = 4 << 20  # bytes of a field that is no recording: the transcript of a day
 IDLE = 20.0  # seconds without a byte after which an upload is refused
 SLOWEST = 16 << 10  # bytes a second that are expected of a sender after `IDLE` seconds
@@ -38,9 +38,11 @@ class Form:
     """The fields of an upload."""
 
     name: str  # of the recording, as its sender calls it; only for display
-    text: str | None = None  # a transcript without times
-    segments: str | None = None  # name of the file with a transcript with times, beside the recording
+    text: str | None = None  # a transcript that is no file
+    segments: str | None = None  # name of the file with the transcript, beside the recording
     speakers: str | None = None  # a number or `auto`, as written (the first 40 characters)
+    track: str | None = None  # likewise a number, `mix` or `each`
+    channel: str | None = None  # likewise `left`, `right`, `centre`, `mix` or `each`
 
 
 class UploadFolder:
@@ -130,7 +132,7 @@ async def receive(stream: AsyncGenerator[bytes, None], headers: Mapping[str, str
         if not parser.complete:
             raise RefusedError(400, "expected a whole form, found one that is cut off")
 
-    parser = _FormParser(Headers(headers), whole(), max_files=2, max_fields=3, max_part_size=TEXT)
+    parser = _FormParser(Headers(headers), whole(), max_files=2, max_fields=len(FIELDS), max_part_size=TEXT)
     try:
         fields = await parser.parse()
         try:
@@ -150,19 +152,31 @@ async def _read_fields(fields: FormData, folder: Path) -> Form:
             raise RefusedError(422, f"found the field {name[:40]!r}; {nearest(name[:40], FIELDS)}")
         if len(fields.getlist(name)) > 1:
             raise RefusedError(422, f"expected the field {name!r} once, found it twice")
-    recording, transcript, segments = fields.get("file"), fields.get("transcript", ""), None
+    recording, transcript, sent = fields.get("file"), fields.get("transcript", ""), None
     if not isinstance(recording, UploadFile):
         raise RefusedError(422, "expected a recording in the field 'file', found none")
     with open(folder / "recording", "wb") as file:  # the parser's has no name, by which other processes could open it
         await asyncio.to_thread(shutil.copyfileobj, recording.file, file, 1 << 20)
-    if isinstance(transcript, UploadFile) and is_timed(sent := displayed(transcript.filename or "")):
-        if content := await _content(transcript, "transcript"):
-            segments = f"transcript{Path(sent).suffix.lower()}"
-            (folder / segments).write_bytes(content)
+    if isinstance(transcript, UploadFile):
+        sent = await _keep(transcript, folder)
         transcript = ""
-    text, speakers = await _text(transcript, "transcript"), await _text(fields.get("speakers", ""), "speakers")
-    name = displayed(recording.filename or "")
-    return Form(name, text=text or None, segments=segments, speakers=speakers[:40] or None)
+    text = await _text(transcript, "transcript")
+    short = {name: (await _text(fields.get(name, ""), name))[:40] or None for name in FIELDS[2:]}
+    return Form(displayed(recording.filename or ""), text=text or None, segments=sent, **short)
+
+
+async def _keep(transcript: UploadFile, folder: Path) -> str | None:
+    """Write the file of a transcript beside the recording and return its name; None for an empty one."""
+    if not (content := await _content(transcript, "transcript")):
+        return None
+    sent = displayed(transcript.filename or "")
+    try:
+        require_ending(sent, content)
+    except CorpusError as error:
+        raise RefusedError(422, f"the field 'transcript': {error}") from None
+    name = f"transcript{Path(sent).suffix.lower()}"
+    (folder / name).write_bytes(content)
+    return name
 
 
 async def _content(value: str | UploadFile, name: str) -> bytes:

@@ -5,6 +5,7 @@ that would limit the whole process to one thread.
 """
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -47,13 +48,13 @@ class SpeechActivity(NamedTuple):
     probability: Float32[np.ndarray, " T"]
 
 
-def detect_speech(path: media.PathLike) -> SpeechActivity:
+def detect_speech(path: media.PathLike, channel: str = "mix", track: media.Track = None) -> SpeechActivity:
     """Detect speech in a file of any length, decoded one minute at a time."""
-    end = media.probe(path).audio
+    end = media.probe(path, track).audio
     if end is None:
         raise MediaError(f"{str(path)!r}: expected audio, found no audio track")
     starts = [number * STRETCH for number in range(max(1, math.ceil(end / STRETCH)))]
-    decoded = (media.decode_audio(path, start, min(end, start + STRETCH)) for start in starts)
+    decoded = (media.decode_audio(path, start, min(end, start + STRETCH), channel, track=track) for start in starts)
     probability = speech_probability(each.samples for each in decoded)
     return SpeechActivity(speech_spans(probability, end), probability)
 
@@ -92,13 +93,19 @@ def _session() -> Any:
     """Load the network; one thread, as it is too small for more."""
     if not has_activity_model():
         raise ConfigError("expected silero-vad and onnxruntime, found them not installed: pip install 'wavfusion[vad]'")
-    spec, runtime = find_spec("silero_vad"), import_module("onnxruntime")
+    spec, runtime = find_spec("silero_vad"), load_onnxruntime()
     assert spec is not None and spec.origin is not None
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
     file = Path(spec.origin).parent / "data" / "silero_vad.onnx"
     return runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def load_onnxruntime() -> Any:
+    """Import onnxruntime without its telemetry: since 1.32 it sends events to its maker once it is imported."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    return import_module("onnxruntime")
 
 
 def speech_spans(probability: Float32[np.ndarray, " T"], end: float) -> list[Span]:

@@ -1,6 +1,6 @@
 """Audio quality: level, clipping, silence and bandwidth."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from jaxtyping import Float32
@@ -35,6 +35,15 @@ class Loudness:
         self.loud += float(power[audible].sum())
         self.energy += float(spectra.sum())
         self.high += float(spectra[:, EDGE * FRAME // SAMPLE_RATE :].sum())
+
+    @classmethod
+    def sum(cls, parts: Iterable["Loudness"]) -> "Loudness":
+        """Join the measurements of several stretches."""
+        whole = cls()
+        for part in parts:
+            for name, value in vars(part).items():
+                setattr(whole, name, getattr(whole, name) + value)
+        return whole
 
     def complaints(self) -> Iterator[str]:
         """Yield one sentence for each fault, with its number."""

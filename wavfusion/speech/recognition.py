@@ -1,5 +1,6 @@
 """Speech recognition by a Whisper model that the user names (extra `[asr]`: faster-whisper)."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,12 +27,14 @@ class SpeechRecognizer:
 
     def __init__(self, name: str, device: str = "cpu") -> None:
         try:
+            import ctranslate2
             from faster_whisper import WhisperModel
         except ModuleNotFoundError:
             raise ConfigError("--asr: expected the extra [asr]: pip install 'wavfusion[asr]'; found none") from None
         self.name = name
         _require_files(Path(name))
         kind, _, number = device.partition(":")
+        ctranslate2.set_log_level(logging.ERROR)  # it warns that float16, as stored, is computed in float32
         threads = torch.get_num_threads() if kind == "cpu" else 0
         try:
             self._model: Any = WhisperModel(name, kind, int(number or 0), cpu_threads=threads)

@@ -4,14 +4,15 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import numpy as np
 from jaxtyping import Float32
 
 from wavfusion import media
-from wavfusion.errors import ConfigError, MediaError
+from wavfusion.errors import ConfigError, MediaError, nearest
 from wavfusion.features.clips import WINDOW, windows
+from wavfusion.manifest import Channel
 from wavfusion.speech import activity, speakers
 from wavfusion.speech.activity import Span, SpeechActivity
 from wavfusion.transcripts import Segment
@@ -20,19 +21,23 @@ log = logging.getLogger(__name__)
 
 Speakers = int | Literal["auto"] | None  # how many people speak; None = speakers are not identified
 MAX_SPEAKERS = 20
+CHANNELS = (*get_args(Channel), "each")  # `each` = one speaker on the left and one on the right
 
 
 @dataclass(frozen=True)
 class RecordingAudio:
-    """The audio of a recording: of a file, or samples at 16 kHz."""
+    """The audio of a recording, or of one of its tracks or channels: of a file, or samples at 16 kHz."""
 
     file: str
     samples: Float32[np.ndarray, " N"] | None = None
+    track: media.Track = None
+    channel: str = "mix"
+    speaker: str | None = None  # who speaks on this track or channel, where each has its own
 
     def detect_speech(self) -> SpeechActivity:
         """Detect speech in the whole recording."""
         if self.samples is None:
-            return activity.detect_speech(self.file)
+            return activity.detect_speech(self.file, self.channel, self.track)
         return activity.detect_speech_in_samples(self.samples)
 
     def decode_or_silence(self, start: float, end: float) -> Float32[np.ndarray, " n"]:
@@ -44,9 +49,14 @@ class RecordingAudio:
 
     def decode(self, start: float, end: float) -> Float32[np.ndarray, " n"]:
         """Decode the samples between two times; a MediaError where there are none."""
+        return self.decode_counted(start, end).samples
+
+    def decode_counted(self, start: float, end: float) -> media.DecodedAudio:
+        """Decode the samples between two times, and count damaged packets."""
         if self.samples is None:
-            return media.decode_audio(self.file, start, end).samples
-        return self.samples[round(start * media.SAMPLE_RATE) : round(end * media.SAMPLE_RATE)]
+            return media.decode_audio(self.file, start, end, self.channel, track=self.track)
+        samples = self.samples[round(start * media.SAMPLE_RATE) : round(end * media.SAMPLE_RATE)]
+        return media.DecodedAudio(samples, 0)
 
     def is_silent(self, span: Span) -> bool:
         """Tell whether a span is digital silence, as a hole between timestamps is."""
@@ -82,13 +92,59 @@ def segment_recording(
         spans = [(span, None) for span in audible or every]
         silent = f"; {len(every) - len(spans)} silent parts are left out" if len(spans) < len(every) else ""
         log.warning("%s: %s; cut every %g s%s", name, why if audio else "no audio", WINDOW, silent)
-    words = (transcript or "").split()
-    seconds = [span.end - span.start for span, _ in spans]
+    return _with_text([Segment(*span, speaker) for span, speaker in spans], transcript, name)
+
+
+def _with_text(segments: Sequence[Segment], transcript: str | None, name: str) -> list[Segment]:
+    """Divide a transcript without times among segments in proportion to their length."""
+    if not (words := (transcript or "").split()):
+        return list(segments)
+    seconds = [each.end - each.start for each in segments]
     edges = [round(len(words) * sum(seconds[:i]) / sum(seconds)) for i in range(len(seconds) + 1)]
+    log.warning("%s: the transcript has no times; its words are divided in proportion to length", name)
     texts = [" ".join(words[first:last]) or None for first, last in pairwise(edges)]
-    if words:
-        log.warning("%s: the transcript has no times; its words are divided in proportion to length", name)
-    return [Segment(*span, speaker, text) for (span, speaker), text in zip(spans, texts, strict=True)]
+    return [replace(each, text=text) for each, text in zip(segments, texts, strict=True)]
+
+
+def segment_each(
+    audios: Sequence[RecordingAudio], file: str, length: float, transcript: str | None
+) -> list[tuple[Segment, int]]:
+    """Find the utterances of each of several tracks or channels; returns them in order of time, with its number.
+
+    One that is silent has none; up to 15 s, each of the others is one utterance.
+    """
+    name = file or "array"
+    every = [Span(each.start, each.end) for each in windows(length)]
+    spans = [[] if length <= WINDOW or not activity.has_activity_model() else _spoken(each, None) for each in audios]
+    if not any(spans):
+        if length > WINDOW:
+            why = "no speech found" if activity.has_activity_model() else "the extra [vad] is not installed"
+            log.warning("%s: %s; cut every %g s", name, why, WINDOW)
+        spans = [[(span, None) for span in every if not each.is_silent(span)] for each in audios]
+    if silent := [each.speaker or "" for each, found in zip(audios, spans, strict=True) if not found]:
+        log.warning("%s: no speech on %s", name, " and ".join(silent))
+    found = [
+        (Segment(*span, each.speaker), number)
+        for number, (each, some) in enumerate(zip(audios, spans, strict=True))
+        for span, _ in some
+    ]
+    found.sort(key=lambda item: (item[0].start, item[0].end))
+    texts = _with_text([segment for segment, _ in found], transcript, name)
+    return [(segment, number) for segment, (_, number) in zip(texts, found, strict=True)]
+
+
+def assign_each(segments: Sequence[Segment], audios: Sequence[RecordingAudio]) -> list[tuple[Segment, int]]:
+    """Find the track or channel of given segments: the one of its speaker's name, else the loudest meanwhile."""
+    names = [each.speaker for each in audios]
+    found = []
+    for segment in segments:
+        if segment.speaker in names:
+            number = names.index(segment.speaker)
+        else:
+            loud = [float(np.square(each.decode_or_silence(segment.start, segment.end)).sum()) for each in audios]
+            number = int(np.argmax(loud))
+        found.append((replace(segment, speaker=segment.speaker or names[number]), number))
+    return found
 
 
 def _spoken(audio: RecordingAudio, count: Speakers) -> list[tuple[Span, str | None]]:
@@ -126,3 +182,21 @@ def require_count(count: object) -> None:
     number = isinstance(count, int) and not isinstance(count, bool) and 1 <= count <= MAX_SPEAKERS
     if not (count is None or count == "auto" or number):
         raise ConfigError(f"speakers: expected auto or a number from 1 to {MAX_SPEAKERS}, found {count!r}")
+
+
+def read_track(text: str | None) -> int | str | None:
+    """Parse the choice of an audio track as a user wrote it, or raise as `require_choice` does."""
+    track: int | str | None = int(text) if text and text.isdecimal() and len(text) < 10 else text
+    require_choice(track, None)
+    return track
+
+
+def require_choice(track: object, channel: object) -> None:
+    """Raise a ConfigError for what is no choice of tracks or channels, or where both are to be speakers."""
+    number = isinstance(track, int) and not isinstance(track, bool) and track >= 1
+    if not (track in (None, "mix", "each") or number):
+        raise ConfigError(f"track: expected a number from 1, mix or each, found {track!r}")
+    if channel not in (None, *CHANNELS):
+        raise ConfigError(f"channel: found {channel!r}; {nearest(str(channel), CHANNELS)}")
+    if track == channel == "each":
+        raise ConfigError("expected each track or each channel to be a speaker, found track and channel both 'each'")

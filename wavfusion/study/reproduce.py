@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from wavfusion.comparators import baselines as controls
+from wavfusion.comparators import baselines
 from wavfusion.corpora.protocol import PROTOCOL_FIELDS, describe_protocol
-from wavfusion.errors import ConfigError
+from wavfusion.errors import ConfigError, counted
 from wavfusion.features.dataset import Features, choose_features, model_config
 from wavfusion.files import write_atomic, write_json
+from wavfusion.manifest import Utterance
 from wavfusion.metrics import comparison as stats
 from wavfusion.metrics import scores as metrics
+from wavfusion.metrics.clusters import MIN_CLUSTERS
 from wavfusion.pages import fill
-from wavfusion.runs.results import Predictions
+from wavfusion.runs.results import Predictions, clusters_of
 from wavfusion.study.tables import FIGURES, Table
 from wavfusion.study.trainings import Plan, Study, read_run_results
 from wavfusion.training import train
@@ -27,7 +29,7 @@ from wavfusion.training import train
 PRIMARY = "accuracy"  # the figure of the verdicts; the other is shown beside it
 COLUMNS = (
     *("table", "row", "figure", "stated", "mean", "seed_sd", "low", "high", "low_new_speakers", "high_new_speakers"),
-    *("n", "seeds", "protocol", "hash"),
+    *("n", "seeds", "protocol", "hash", "unit", "clusters"),
 )
 
 
@@ -90,7 +92,7 @@ def _figures(seeds: Sequence[PooledPredictions]) -> dict[str, Any]:
         values = [score[name] for score in scores]
         deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
         figures[name] = {"mean": float(np.mean(values)), "seed_sd": deviation}
-    for name, bounds in metrics.intervals(averaged, seeds[0].groups, seeds[0].speakers).items():
+    for name, bounds in metrics.intervals(averaged, seeds[0].clusters.names, seeds[0].speakers).items():
         figures[name] |= bounds
     per_class = {
         name: float(np.mean([score["per_class"][name]["f1"] for score in scores])) for name in seeds[0].classes
@@ -102,54 +104,52 @@ def _figures(seeds: Sequence[PooledPredictions]) -> dict[str, Any]:
         "figures": figures,
         "per_class_f1": per_class,
         "worst_class": min(per_class, key=lambda emotion: per_class[emotion]),
+        "clusters": seeds[0].count_clusters(),
     }
 
 
-def score_controls(study: Study, plan: Plan) -> dict[str, Any]:
-    """Figures of the controls on the features of the first row that has all modalities, over the same folds."""
+def score_baselines(study: Study, plan: Plan) -> dict[str, Any]:
+    """Figures of the baselines on the features of the first row that has all modalities, over the same folds."""
     most = max(plan.jobs.values(), key=lambda job: len(job.experiment.model.modalities))
     folds = {job.protocol.fold: job for job in plan.jobs.values() if job.experiment == most.experiment}
     predicted: dict[str, list[Float64[np.ndarray, "N C"]]] = {}
-    truth: list[str] = []
-    groups: list[str | None] = []
+    tested: list[Utterance] = []
     for job in folds.values():
         data = train.read_data(study.manifest, study.store, job.protocol)
         features = choose_features(data.store, job.experiment.preset)
         config = model_config(job.experiment.model, features, data.protocol.classes)
         (train_ids, train_pooled), (test_ids, test_pooled) = (
-            controls.pool(Features(data.part(part), data.store, data.media, features, config), config.modalities)
+            baselines.pool(Features(data.part(part), data.store, data.media, features, config), config.modalities)
             for part in ("train", "test")
         )
         rows, balanced = {row.id: row for row in data.utterances}, config.task_loss == "balanced"
         labels = [config.classes.index(str(rows[key].emotion)) for key in train_ids]
-        found = controls.predict_baselines(train_pooled, labels, test_pooled, len(config.classes), balanced)
+        found = baselines.predict_baselines(train_pooled, labels, test_pooled, len(config.classes), balanced)
         for name, probabilities in found.items():
             predicted.setdefault(name, []).append(probabilities)
-        truth += [str(rows[key].emotion) for key in test_ids]
-        groups += [rows[key].dialogue for key in test_ids]
+        tested += [rows[key] for key in test_ids]
     classes, pooled = most.protocol.classes, {name: np.vstack(parts) for name, parts in predicted.items()}
+    truth, (unit, groups) = [str(row.emotion) for row in tested], clusters_of(tested)
     return {
-        name: metrics.score(truth, [classes[i] for i in each.argmax(1)], classes, groups, each)
+        name: metrics.score(truth, [classes[i] for i in each.argmax(1)], classes, groups, each, unit=unit)
         for name, each in pooled.items()
     }
 
 
 def _claims(table: Table, predictions: Mapping[str, Sequence[PooledPredictions]]) -> list[dict[str, Any]]:
-    """Compare the two rows of each claim, utterance by utterance; p-values are adjusted for the table's claims."""
+    """Compare the two rows of each claim; p-values and intervals are adjusted for the table's claims."""
     tested = [claim for claim in table.claims or () if claim.better in predictions and claim.than in predictions]
     compared = [_compare(predictions[claim.better], predictions[claim.than]) for claim in tested]
-    adjusted = {
-        figure: stats.holm([each[figure].p_value for each in compared]) for figure in (compared[0] if compared else {})
-    }
+    adjusted = {figure: stats.adjust([each[figure] for each in compared]) for figure in FIGURES}
     figures_of = {row.name: row.stated for row in table.rows}
     found = []
     for number, (claim, each) in enumerate(zip(tested, compared, strict=True)):
         figures = {}
         for figure in FIGURES:
-            p_value = adjusted[figure][number]
-            verdict, reason = stats.judge_better(each[figure], p_value)
-            about = {"verdict": str(verdict), "reason": reason, "p_adjusted": p_value}
-            figures[figure] = {**asdict(each[figure]), **about}
+            of_all = adjusted[figure][number]
+            verdict, reason = stats.judge_better(each[figure], of_all)
+            about = {"p_adjusted": of_all.p_value, "interval_adjusted": of_all.interval}
+            figures[figure] = {**asdict(each[figure]), "verdict": str(verdict), "reason": reason, **about}
         better, than = figures_of[claim.better], figures_of[claim.than]
         stated = {name: round(better[name] - than[name], 2) for name in FIGURES if name in better and name in than}
         found.append({**asdict(claim), "stated": stated, "verdict": figures[PRIMARY]["verdict"], "figures": figures})
@@ -157,8 +157,9 @@ def _claims(table: Table, predictions: Mapping[str, Sequence[PooledPredictions]]
 
 
 def _compare(first: Sequence[PooledPredictions], second: Sequence[PooledPredictions]) -> dict[str, stats.Comparison]:
-    one, other = (np.stack([each.confusions(each.groups) for each in system]) for system in (first, second))
-    return stats.compare(one, other, metrics.figures)
+    unit, groups = first[0].clusters
+    one, other = (np.stack([each.confusions(groups) for each in system]) for system in (first, second))
+    return stats.compare(one, other, metrics.figures, unit)
 
 
 def stem(names: Sequence[str], smoke: bool) -> str:
@@ -172,7 +173,7 @@ def write_results_folder(
     study: Study,
     plan: Plan,
     found: Mapping[str, Any],
-    controls: Mapping[str, Any],
+    baselines: Mapping[str, Any],
     failed: Mapping[str, str],
 ) -> dict[str, Any]:
     """Write JSON, CSV and a page of one name (see `stem`); returns the content of the JSON."""
@@ -183,11 +184,12 @@ def write_results_folder(
     about = {**asdict(study), "seeds": seeds, **places, "common": study.common or {}}
     protocol = {**{name: first[name] for name in PROTOCOL_FIELDS if name != "fold"}, "tested": sorted(folds)}
     protocol["hash"] = hashlib.sha256("".join(folds[number].hash for number in sorted(folds)).encode()).hexdigest()
-    content = {"study": about, "protocol": protocol, "tables": found, "controls": controls, "failed": failed}
+    content = {"study": about, "protocol": protocol, "tables": found, "baselines": baselines, "failed": failed}
     write_json(out / f"{name}.json", content)
     write_atomic(out / f"{name}.csv", results_to_csv(found, protocol).encode("utf-8", "surrogatepass"))
-    described = describe_protocol({**first, "folds": 1})
-    fill.write_tables(out / f"{name}.html", {**content, "described": described, "same_within": 100 * stats.SAME_WITHIN})
+    words = {"described": describe_protocol({**first, "folds": 1}), "same_within": 100 * stats.SAME_WITHIN}
+    words["min_clusters"] = MIN_CLUSTERS
+    fill.write_tables(out / f"{name}.html", {**content, **words})
     return content
 
 
@@ -208,6 +210,7 @@ def results_to_csv(found: Mapping[str, Any], protocol: Mapping[str, Any]) -> str
                     numbers = [ours["mean"], ours["seed_sd"], *bounds]
                     line += [None if number is None else round(100 * number, 2) for number in numbers]
                     line += [row["ours"]["n"], row["ours"]["seeds"], protocol["name"], protocol["hash"]]
+                    line += [row["ours"]["clusters"][name] for name in ("unit", "n")]
                 writer.writerow(line + [None] * (len(COLUMNS) - len(line)))
     return file.getvalue()
 
@@ -224,7 +227,7 @@ def results_to_text(content: Mapping[str, Any]) -> str:
             f"  {each['better']} better than {each['than']}: {each['verdict']}; {each['figures'][PRIMARY]['reason']}"
             for each in table["claims"]
         ]
-    lines += [f"control {name}: accuracy {100 * found['accuracy']:.2f}" for name, found in content["controls"].items()]
+    lines += [f"baseline {name}: accuracy {100 * each['accuracy']:.2f}" for name, each in content["baselines"].items()]
     lines += [f"failed: {name}: {reason}" for name, reason in content["failed"].items()]
     return "\n".join(lines)
 
@@ -238,5 +241,7 @@ def _ours(row: Mapping[str, Any]) -> str:
         low, high = found["this_test_set"]
         spread = "" if found["seed_sd"] is None else f" ± {100 * found['seed_sd']:.2f}"
         figures.append(f"{figure} {100 * found['mean']:.2f}{spread} [{100 * low:.2f}, {100 * high:.2f}]")
-    chosen = f"validation weighted_f1 {100 * row['ours']['validation_weighted_f1']:.2f}"
-    return "ours " + "  ".join(figures) + f"  n {row['ours']['n']}, {row['ours']['seeds']} seeds, {chosen}"
+    ours, clusters = row["ours"], row["ours"]["clusters"]
+    count = f"n {ours['n']} in {counted(clusters['n'], clusters['unit'])}, {counted(ours['seeds'], 'seed')}"
+    chosen = f"validation weighted_f1 {100 * ours['validation_weighted_f1']:.2f}"
+    return "ours " + "  ".join(figures) + f"  {count}, {chosen}"

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from wavfusion import manifest
 from wavfusion.corpora.protocol import Protocol, divide_parts, row_digest
-from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.errors import ConfigError, CorpusError, counted
 from wavfusion.experiments.experiment import Experiment
 from wavfusion.features.batches import LengthBatches, collate, model_inputs
 from wavfusion.features.dataset import Features, choose_features, model_config
@@ -45,6 +45,7 @@ class Study:
     base: str = "paper"  # the experiment that rows differ from: a file or a shipped name
     common: Mapping[str, str] | None = None  # settings of all rows, by dotted key
     protocol: str | None = None  # a name or a split file; None for the corpus's own
+    where: str | None = None  # conditions on the rows that are divided (`manifest.parse_where`)
     folds: Sequence[int] = ()  # of the protocol, from 1; none = all
     seeds: int = 1  # how many, from `first_seed`
     first_seed: int = 0
@@ -102,18 +103,19 @@ def plan_trainings(study: Study, tables: Sequence[Table], out: Path) -> Plan:
         ConfigError: a setting or fold that does not exist, or tables of another corpus.
         CorpusError: features that were not extracted; says which layers to extract.
     """
-    utterances, corpus = manifest.read(study.manifest), manifest.read_corpus(study.manifest)
+    utterances, corpus = manifest.read(study.manifest, study.where), manifest.read_corpus(study.manifest)
     for table in tables:
         if table.corpus not in (corpus.corpus, "any"):
             raise ConfigError(f"{table.name}: expected a manifest of {table.corpus}, found {corpus.corpus}")
     _require_once([table.name for table in tables], "table")
     _require_once(list(study.folds), "fold")
-    folds = divide_parts(study.protocol, utterances, corpus.classes)
+    folds = [each.among(study.where) for each in divide_parts(study.protocol, utterances, corpus.classes)]
     chosen = [1] if study.smoke and not study.folds else study.folds or range(1, len(folds) + 1)
     for number in chosen:
         if not 1 <= number <= len(folds):
             raise ConfigError(f"--folds: expected 1 to {len(folds)} of protocol {folds[0].name}, found {number}")
     parts = [_thinned(folds[number - 1]) if study.smoke else folds[number - 1] for number in chosen]
+    _require_comparable(tables, parts, utterances)
     common = {**(study.common or {}), **({"train.epochs": str(SMOKE_EPOCHS)} if study.smoke else {})}
     data = _digest(utterances, study.store)
     jobs: dict[str, PlannedTraining] = {}
@@ -128,6 +130,19 @@ def plan_trainings(study: Study, tables: Sequence[Table], out: Path) -> Plan:
         raise ConfigError(f"{tables[0].name}: expected a row to train, found none")
     _require_features(study.store, [job.experiment for job in jobs.values()], corpus.classes)
     return Plan(jobs, rows)
+
+
+def _require_comparable(tables: Sequence[Table], folds: Sequence[Protocol], utterances: Sequence[Utterance]) -> None:
+    """Refuse claims about a test part of one dialogue, which shows no spread, before anything is trained."""
+    tested = {key for fold in folds for key in fold.ids("test") or fold.ids("valid")}
+    dialogues = {row.dialogue or row.id for row in utterances if row.id in tested}
+    claiming = [table.name for table in tables if table.claims]
+    if claiming and len(dialogues) < 2:
+        found = counted(len(dialogues), "dialogue")
+        raise CorpusError(
+            f"{claiming[0]}: expected test utterances of 2 dialogues or more, to compare rows, found {found} in "
+            f"protocol {folds[0].name}"
+        )
 
 
 def _require_once(names: Sequence[object], what: str) -> None:
@@ -279,7 +294,9 @@ def to_costs(planned: Plan, costs: Mapping[str, float], workers: int) -> str:
     ]
     left = [costs[name] for name, job in planned.jobs.items() if not job.done]
     hours = (sum(left) / workers + STARTUP) / 3600
-    return "\n".join([*lines, f"{len(left)} trainings to do, {workers} at once: at most about {hours:.2f} hours"])
+    return "\n".join(
+        [*lines, f"{counted(len(left), 'training')} to do, {workers} at once: at most about {hours:.2f} hours"]
+    )
 
 
 def _timing_worker(study: Study, device: str) -> Callable[[PlannedTraining], tuple[float, float]]:

@@ -6,15 +6,19 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from accelerate import PartialState
 from safetensors.torch import load_file
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments
+from transformers.trainer_callback import TrainerState
 
-from wavfusion.files import read_json, require_file, write_atomic
+from wavfusion.errors import SHOWN, ConfigError
+from wavfusion.files import Constraint, Count, naming, read_json, require_file, validated, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +36,8 @@ class Checkpoints(TrainerCallback):
         if not state.is_world_process_zero:
             return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        digests = {path.name: _digest(path, flush=True) for path in folder.iterdir()}
+        with naming(folder):
+            digests = {path.name: _digest(path, flush=True) for path in folder.iterdir()}
         write_atomic(folder / COMPLETE, json.dumps(digests).encode())
 
 
@@ -94,18 +99,52 @@ def _is_complete(checkpoint: Path) -> bool:
         return False
 
 
+@dataclass(frozen=True)
+class _State:
+    """What is read here of the Trainer's trainer_state.json."""
+
+    epoch: float
+    global_step: Count
+    max_steps: Count
+    best_global_step: Count
+    best_metric: float
+    log_history: list[Annotated[dict[str, float], Constraint("figures with their epoch", lambda row: "epoch" in row)]]
+
+
+def _state(checkpoint: Path) -> _State:
+    path = checkpoint / "trainer_state.json"
+    state = validated(_State, read_json(path), path, others=True)
+    with reading(checkpoint):
+        TrainerState.load_from_json(str(path))
+    return state
+
+
+@contextmanager
+def reading(checkpoint: str | Path) -> Iterator[None]:
+    """Turn whatever torch, safetensors and the Trainer raise on a checkpoint of other content into a ConfigError."""
+    try:
+        yield
+    except (ConfigError, OSError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:SHOWN]}"
+        remedy = "remove it, and --resume goes on from the one before"
+        raise ConfigError(f"{checkpoint}: expected a checkpoint of this training, found {reason}; {remedy}") from None
+
+
 def _best(checkpoint: Path) -> Path:
-    state = read_json(checkpoint / "trainer_state.json")
-    return checkpoint.with_name(f"checkpoint-{state['best_global_step']}")
+    return checkpoint.with_name(f"checkpoint-{_state(checkpoint).best_global_step}")
 
 
-def has_ended(checkpoint: Path, patience: int) -> bool:
+def has_ended(checkpoint: Path, epochs: int, patience: int) -> bool:
     """Whether the training ended with this checkpoint; the Trainer would start another epoch."""
-    state = read_json(checkpoint / "trainer_state.json")
-    return state["global_step"] >= state["max_steps"] or epochs_since_best(state["log_history"]) >= patience
+    state = _state(checkpoint)
+    return round(state.epoch) >= epochs or epochs_since_best(state.log_history) >= patience
 
 
 def load_best(network: nn.Module, checkpoint: Path) -> None:
     """Load the best epoch, as the last checkpoint knows it."""
-    tensors = load_file(_best(checkpoint) / "model.safetensors")
-    network.load_state_dict({name.removeprefix("network."): tensor for name, tensor in tensors.items()})
+    best = _best(checkpoint)
+    with reading(best):
+        tensors = load_file(best / "model.safetensors")
+        network.load_state_dict({name.removeprefix("network."): tensor for name, tensor in tensors.items()})

@@ -29,7 +29,7 @@ from wavfusion import manifest
 from wavfusion.corpora.protocol import Protocol, resolve
 from wavfusion.encoders.bundle import Encoders, load_encoder
 from wavfusion.encoders.live import LiveWavFusion
-from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.errors import ConfigError, CorpusError, nearest
 from wavfusion.evaluation import evaluate as scoring
 from wavfusion.evaluation.inference import classify, subsets
 from wavfusion.experiments.experiment import Experiment, Training
@@ -44,12 +44,15 @@ from wavfusion.model.config import WavFusionConfig
 from wavfusion.model.wavfusion import WavFusion
 from wavfusion.runs.folder import WEIGHTS, Run, preset_of, read_run, remove_run, write_model
 from wavfusion.runs.origin import EXPERIMENT, num_processes_of, protocol_hash_of, read_settings, write_origin
-from wavfusion.runs.results import write_results
+from wavfusion.runs.results import near_chance, write_results
 from wavfusion.training import checkpoints
 from wavfusion.training.distributed import num_processes
 from wavfusion.training.trainer import FusionTrainer
 
 log = logging.getLogger(__name__)
+
+EXTENDED = ("train.epochs", "train.patience")  # may differ where a training is resumed
+HELP = "docs/howto/training.md"
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,10 @@ def train(
 ) -> dict[str, Any]:
     """Train one model, keep its best epoch by validation weighted F1, score its test part, and write the RUN `out`.
 
-    Several processes of torchrun or `accelerate launch` train together, each on its share of every batch; the first of
-    them writes, and scores. `resume` continues from the newest complete checkpoint of `out`; on CPU the model is the
-    same as without a break. `force` removes an earlier RUN, once everything that the new one needs is there.
+    Several processes of torchrun or `accelerate launch` train together, each on its share of every batch; the first
+    of them writes, and scores. `resume` continues from the newest complete checkpoint of `out`; on CPU the model is
+    the same as without a break. It may then have more epochs, or another patience. `force` removes an earlier RUN,
+    once everything that the new one needs is there.
 
     Returns:
         The figures of `metrics.json`, of the test part (of the valid part where there is no test part); empty in all
@@ -104,9 +108,9 @@ def train(
     counts = sets["train"].class_counts()
     prior = [count / sum(counts) for count in counts]
     if config.task_loss == "balanced":
-        model.class_weights.copy_(_class_weights(prior))
+        model.class_weights.copy_(_class_weights(prior, config.classes, experiment.train.class_weights))
     checkpoint = _start(out, experiment, data, resume, force)
-    if checkpoint is not None and checkpoints.has_ended(checkpoint, experiment.train.patience):
+    if checkpoint is not None and checkpoints.has_ended(checkpoint, experiment.train.epochs, experiment.train.patience):
         checkpoints.load_best(network, checkpoint)
     else:
         trainer = FusionTrainer(network, model, experiment, sets, prior, out, device)
@@ -121,17 +125,25 @@ def train(
 
 
 def read_data(
-    manifest_path: Path, store: Path, protocol: str | Protocol | None = None, fold: int = 1, selected_on: str = "valid"
+    manifest_path: Path,
+    store: Path,
+    protocol: str | Protocol | None = None,
+    fold: int = 1,
+    selected_on: str = "valid",
+    where: str | None = None,
 ) -> Data:
     """Read a manifest, resolve one fold of its protocol, unless one is given, and open the store.
+
+    `where` divides only the rows of which it holds (`manifest.parse_where`).
 
     Raises:
         CorpusError: one of them is missing or damaged.
         ConfigError: no such protocol.
     """
-    utterances, corpus, features = manifest.read(manifest_path), manifest.read_corpus(manifest_path), Store(store)
+    utterances, features = manifest.read(manifest_path, where), Store(store)
+    corpus = manifest.read_corpus(manifest_path)
     if not isinstance(protocol, Protocol):
-        protocol = resolve(protocol, utterances, corpus.classes, fold, selected_on)
+        protocol = resolve(protocol, utterances, corpus.classes, fold, selected_on).among(where)
     return Data(utterances, protocol, features, Media(features, corpus.root, corpus.root), str(manifest_path))
 
 
@@ -163,6 +175,8 @@ def _warn_of_gaps(sets: Mapping[str, Features]) -> None:
         [name for name, count in zip(classes, sets[role].class_counts(), strict=True) if count]
         for role in ("train", "valid")
     )
+    if unlearned := [name for name in classes if name not in learned]:
+        log.warning("no training utterance is %s: the model cannot learn it", " or ".join(unlearned))
     if len(learned) == 1:
         log.warning("all training utterances are %s: expected two emotions or more to learn from", learned[0])
     if missing := [name for name in learned if name not in selecting]:
@@ -182,9 +196,12 @@ def _require_place(out: Path, experiment: Experiment, data: Data, resume: bool, 
     if not resume or not started:
         return
     old, new = read_settings(out), asdict(experiment)
-    if old != new:
-        changed = ", ".join(_changes(old, new))
-        raise ConfigError(f"--resume {out}: expected the experiment that it was started with, found {changed}")
+    if changed := [line for key, line in _changes(old, new) if key not in EXTENDED]:
+        found = ", ".join(changed)
+        raise ConfigError(f"--resume {out}: expected the experiment that it was started with, found {found}")
+    before, epochs = old["train"].get("epochs"), experiment.train.epochs
+    if not isinstance(before, int) or epochs < before:
+        raise ConfigError(f"--resume {out}: expected train.epochs {before} as it was started, or more, found {epochs}")
     if protocol_hash_of(out) not in (None, data.protocol.hash):
         raise ConfigError(f"--resume {out}: expected the protocol that it was started with, found another")
     started_by, now = num_processes_of(out), num_processes()
@@ -192,13 +209,13 @@ def _require_place(out: Path, experiment: Experiment, data: Data, resume: bool, 
         raise ConfigError(f"--resume {out}: expected the {started_by} processes that it was started with, found {now}")
 
 
-def _changes(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
-    """List the settings that differ."""
+def _changes(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """List the settings that differ, by dotted key, with both values in words."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in new:
             yield from _changes(old.get(key), new[key], f"{prefix}.{key}" if prefix else key)
     elif old != new:
-        yield f"{prefix} {new} where it was {old}"
+        yield prefix, f"{prefix} {new} where it was {old}"
 
 
 def load_trained_on(features: FeatureSet, config: WavFusionConfig) -> Encoders:
@@ -250,10 +267,19 @@ def _write(trained: Run, network: nn.Module, sets: Mapping[str, Features], encod
     write_model(replace(trained, temperature=temperature, familiarity=known), encoders)
 
 
-def _class_weights(prior: Sequence[float]) -> Tensor:
-    """Inverse frequencies with mean 1 over the training part; 0 for an emotion that it lacks."""
-    num_present = sum(share > 0 for share in prior)
-    return torch.tensor([1 / (num_present * share) if share > 0 else 0.0 for share in prior])
+def _class_weights(
+    prior: Sequence[float], classes: Sequence[str] = (), chosen: Mapping[str, float] | None = None
+) -> Tensor:
+    """Weigh emotions by those chosen, 1 if not named, or by inverse frequency, with mean 1 over the training part."""
+    for name in chosen or {}:
+        if name not in classes:
+            raise ConfigError(f"train.class_weights: found {name!r}; {nearest(name, classes)}")
+    inverse = [1 / share if share > 0 else 0.0 for share in prior]
+    weights = inverse if chosen is None else [chosen.get(name, 1.0) for name in classes]
+    mean = sum(share * weight for share, weight in zip(prior, weights, strict=True))
+    if mean == 0:
+        raise ConfigError("train.class_weights: expected a weight above 0 for an emotion of the training part, found 0")
+    return torch.tensor([weight / mean for weight in weights])
 
 
 def _finish(out: Path, data: Data, device: str) -> dict[str, Any]:
@@ -265,4 +291,13 @@ def _finish(out: Path, data: Data, device: str) -> dict[str, Any]:
     result, predicted = scoring.evaluate(trained, utterances, data.store, data.media, sets, device)
     result["part"] = part
     write_results(out, result, utterances, predicted.probabilities)
+    if part == "valid":
+        log.warning("no test part: all figures are of the part that chose the epoch, and too high for other recordings")
+    warn_near_chance(result)
     return result
+
+
+def warn_near_chance(figures: Mapping[str, Any]) -> None:
+    """Warn of a training whose UAR may be that of a guess, with what to try."""
+    if doubt := near_chance(figures):
+        log.warning("%s; try --config recommended, more epochs, other rates, or another preset: %s", doubt, HELP)

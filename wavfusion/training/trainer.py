@@ -5,14 +5,16 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import scalar
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -23,11 +25,12 @@ from wavfusion.evaluation.shared_space import compare_gradients
 from wavfusion.experiments.experiment import Experiment, Training
 from wavfusion.features.batches import LengthBatches, add_absent_modalities, collate, model_inputs
 from wavfusion.features.dataset import Features
+from wavfusion.files import naming, saving
 from wavfusion.metrics import scores
 from wavfusion.model.config import MODALITIES
 from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
 from wavfusion.runs.results import write_history
-from wavfusion.training.checkpoints import BEST_BY, KEPT, Checkpoints, Patience
+from wavfusion.training.checkpoints import BEST_BY, KEPT, Checkpoints, Patience, reading
 from wavfusion.training.distributed import synchronise, total
 from wavfusion.training.resident import SHARE, Resident
 
@@ -68,7 +71,7 @@ class History(TrainerCallback):
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self.writer: SummaryWriter | None = None
+        self.writer: Any = None
 
     def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
         """Rewrite the table from the whole state, so that a resumed run leaves no row twice."""
@@ -79,16 +82,21 @@ class History(TrainerCallback):
             if "train_runtime" not in entry:
                 rows.setdefault(entry["epoch"], {}).update(entry)
         write_history(self.out, list(rows.values()))
-        if self.writer is None:
-            self.writer = SummaryWriter(str(self.out / "tensorboard"))
-        for key, value in (logs or {}).items():
-            if isinstance(value, int | float) and key != "epoch":
-                self.writer.add_scalar(key, value, state.global_step)
+        with naming(folder := self.out / "tensorboard"):
+            if self.writer is None:
+                folder.mkdir(exist_ok=True)
+                self.writer = EventsWriter(str(folder / "events"))  # SummaryWriter fails in a thread of its own
+            for key, value in (logs or {}).items():
+                if isinstance(value, int | float) and key != "epoch":
+                    summary = scalar(key, value)
+                    self.writer.write_event(Event(wall_time=time.time(), step=state.global_step, summary=summary))
+            self.writer.flush()
 
-    def on_train_end(self, args: TrainingArguments, state: Any, control: Any, **rest: Any) -> None:
-        """Close the event file."""
+    def close(self) -> None:
+        """Close the event file; nothing is left to be written that a full disk could refuse."""
         if self.writer is not None:
-            self.writer.close()
+            with suppress(OSError):
+                self.writer.close()
 
 
 class _Network(nn.Module):
@@ -127,7 +135,7 @@ class FusionTrainer(Trainer):
         self.fusion, self.prior, self.rates = fusion, prior, (settings.pretrained_rate, settings.new_rate)
         self._loss_sums: dict[str, Tensor] = {}  # of each part since the last log, over so many steps
         self._num_steps = 0
-        held = _held(train, settings, device)
+        held, self.history = _held(train, settings, device), History(out)
         arguments = _arguments(experiment, out, device, resident=held is not None)
         super().__init__(
             model=_Network(network),
@@ -135,7 +143,7 @@ class FusionTrainer(Trainer):
             data_collator=collate if held is None else held.collate,
             train_dataset=train if held is None else held,
             eval_dataset=sets["valid"],
-            callbacks=[Patience(settings.patience), Checkpoints(), History(out)],
+            callbacks=[Patience(settings.patience), Checkpoints(), self.history],
         )
         if arguments.world_size > 1:
             synchronise(network)
@@ -186,6 +194,29 @@ class FusionTrainer(Trainer):
         train: Features | Resident = self.train_dataset
         size = min(self.args.per_device_train_batch_size * self.args.world_size, len(train))
         return self.data_collator([train[i * len(train) // size] for i in range(size)])
+
+    def train(self, *arguments: Any, **settings: Any) -> Any:
+        """Train as the Trainer does, and close the history however it ends."""
+        try:
+            return super().train(*arguments, **settings)
+        finally:
+            self.history.close()
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with saving(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
+            super()._save_checkpoint(model, trial)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        with reading(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with reading(checkpoint or ""):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with reading(checkpoint or ""):
+            super()._load_rng_state(checkpoint)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW over four groups: pretrained and new tensors, with and without decay."""
