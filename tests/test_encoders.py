@@ -150,7 +150,7 @@ def test_one_sample_gives_one_finite_step():
 
 def test_no_thread_shows_the_warning_that_torch_has_for_the_masks_of_wavlm():
     """Each thread put back the filters that it had found: one that began second heard the warning from then on."""
-    encoder, entered, left = AudioEncoder(audio_family("wavlm"), {}, "x"), threading.Barrier(2), threading.Event()
+    encoder, entered, left = Wav2Vec2Encoder(audio_family("wavlm"), {}, "x"), threading.Barrier(2), threading.Event()
 
     def wait(*_):
         if entered.wait(timeout=60) == 0:

@@ -38,6 +38,9 @@ NAMES = {
 class WhisperEncoder(AudioEncoder):
     """A Whisper of any size; its first step is centred on the first sample."""
 
+    mel_filters: Tensor
+    window: Tensor
+
     def __init__(self, model: Any, preprocessing: Mapping[str, Any], name: str) -> None:
         found = {key: preprocessing.get(key, value) for key, value in (("n_fft", WINDOW), ("hop_length", HOP))}
         if found != {"n_fft": WINDOW, "hop_length": HOP}:
