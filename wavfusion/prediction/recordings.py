@@ -82,8 +82,8 @@ def find_recordings(names: Sequence[str], bad: list[str]) -> dict[str, Path]:
         for path in within:
             found.setdefault(str(path), Path(os.path.abspath(path)).relative_to(folder.parent))
     if passed_over:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in passed_over.most_common(5))
-        log.warning("passed over %s that are no recordings: %s", counted(passed_over.total(), "file"), kinds)
+        listed = ", ".join(f"{count} {kind}" for kind, count in passed_over.most_common(5))
+        log.warning("passed over %s that are no recordings: %s", counted(passed_over.total(), "file"), listed)
     return found
 
 
