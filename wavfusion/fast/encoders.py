@@ -212,7 +212,7 @@ class RelativeAttention(nn.Module):
             position_bias = own.compute_bias(length, length)
 
         def split(x: Float[Tensor, "B T D"]) -> Float[Tensor, "B heads T d"]:
-            return x.unflatten(-1, (own.num_heads, -1)).transpose(1, 2)
+            return x.view(*x.shape[:-1], own.num_heads, -1).transpose(1, 2)
 
         gates = own.gru_rel_pos_linear(split(hidden_states)).unflatten(-1, (2, 4)).sum(-1).sigmoid()
         update, reset = gates.chunk(2, dim=-1)
