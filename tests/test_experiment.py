@@ -22,6 +22,7 @@ PAPER = {
     "bidirectional": False,
     "lvc": True,
     "lvc_pool": "sum",
+    "audio_layers": "last",
     "text_layers": "last",
     "margin": {"weight": 1.0, "alpha": 0.15, "reduction": "triplet", "size": 64},
     "task_loss": "ce",

@@ -103,7 +103,7 @@ def test_the_quick_twin_gives_the_same_features():
 
 
 def test_another_spectrogram_is_refused():
-    with pytest.raises(ConfigError, match="expected windows of 400 every 160 samples, found"):
+    with pytest.raises(ConfigError, match="expected windows of 400 samples every 160, found"):
         WhisperEncoder(whisper(), {"hop_length": 320}, "x")
 
 
