@@ -491,7 +491,8 @@ def test_every_verb_works_from_the_shell(made: Any, tmp_path: Path) -> None:
         "evaluate": shell("evaluate", run, "--modalities", "all-subsets", "--json"),
         "predict": shell("predict", "--model", run, made.root / "clips/test00.mp4", "--format", "json"),
     }
-    warned = {verb: re.sub("INFO: .*\n", "", each.stderr) for verb, each in done.items()}
+    near_chance = "WARNING: .*UAR .* cannot be told from chance.*\n"  # after two epochs it may be
+    warned = {verb: re.sub(f"INFO: .*\n|{near_chance}", "", each.stderr) for verb, each in done.items()}
     assert {verb: (each.returncode, warned[verb]) for verb, each in done.items()} == dict.fromkeys(done, (0, ""))
     assert all(json.loads(each.stdout) for each in done.values())
 

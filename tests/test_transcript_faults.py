@@ -1,5 +1,6 @@
 """Faults that users met with transcripts of other programs, each with the words and times that are right."""
 
+import csv
 import json
 import math
 import os
@@ -485,3 +486,11 @@ def test_what_is_no_file_or_too_large_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c.srt").write_text("\n" * 500_001)
     with pytest.raises(CorpusError, match=r"c.srt: expected at most 500000 rows"):
         read(tmp_path / "c.srt")
+
+
+def test_a_short_table_of_words_does_not_shorten_the_cells_of_others(tmp_path: Path) -> None:
+    """It set the process's limit of a CSV cell to its own length, and longer tables were refused from then on."""
+    before = csv.field_size_limit()
+    (tmp_path / "a.csv").write_text("start,end,text\n0,1,hi\n")
+    assert read(tmp_path / "a.csv") == [Segment(0.0, 1.0, text="hi")]
+    assert csv.field_size_limit() == before

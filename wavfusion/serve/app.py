@@ -91,7 +91,7 @@ class Guard:
         """Refuse a request, or pass it on to the application."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        started, more = False, "expect" not in Headers(scope=scope)  # who expects a 100 sends nothing before
+        started, status, more = False, 0, "expect" not in Headers(scope=scope)  # who expects a 100 sends nothing before
 
         async def receive_noted() -> Message:
             nonlocal more
@@ -100,18 +100,25 @@ class Guard:
             return message
 
         async def send_guarded(message: Message) -> None:
-            nonlocal started
+            nonlocal started, status
             if message["type"] == "http.response.start":
-                started = True
-                with suppress(TimeoutError):  # a client that sends before it reads would see no answer
-                    async with asyncio.timeout(LINGER):
-                        while more and message["status"] >= 400 and message["status"] != 408:
-                            await receive_noted()
+                started, status = True, message["status"]
                 message["headers"] += [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
             try:
+                if more and status >= 400 and status != 408 and message["type"] == "http.response.body":
+                    # Who sends before reading would lose the answer, were the connection closed behind it.
+                    await send({**message, "more_body": True})
+                    await drain()
+                    message = {"type": "http.response.body"}
                 await send(message)
             except LocalProtocolError:  # uvicorn itself has refused what came after the headers, and hangs up
                 await asyncio.sleep(0)
+
+        async def drain() -> None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LINGER):
+                    while more:
+                        await receive_noted()
 
         answer = self._refusal(Headers(scope=scope), scope["path"]) or self.app
         try:

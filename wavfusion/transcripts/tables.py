@@ -59,7 +59,6 @@ def parse_table(text: str) -> Iterator[Row]:
     if delimiter == "\t":  # Whisper writes no quotes around a text, Excel does
         records = [[_unquoted(field) for field in line.split("\t")] for line in text.split("\n")]
     else:
-        csv.field_size_limit(len(text) + 1)
         try:
             records = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
         except csv.Error as error:
