@@ -1,7 +1,7 @@
 """Options that several verbs share, and readers of what was typed."""
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -134,14 +134,21 @@ def pairs(example: str, left: str) -> Callable[[str], dict[str, str]]:
     return read
 
 
+@contextmanager
+def _refused(name: str = "") -> Iterator[None]:
+    """Say what a reader of ours refuses as a mistake of the option that it reads."""
+    try:
+        yield
+    except ConfigError as error:
+        raise typer.BadParameter(str(error).removeprefix(f"{name}: ")) from None
+
+
 def where(text: str) -> str:
     """Read conditions on the rows of a manifest."""
     from wavfusion.manifest import parse_where
 
-    try:
+    with _refused():
         parse_where(text)
-    except ConfigError as error:
-        raise typer.BadParameter(str(error)) from None
     return text
 
 
@@ -149,20 +156,16 @@ def speakers(text: str) -> int | str | None:
     """Read a number of speakers, or `auto`."""
     from wavfusion.speech.segmentation import read_count
 
-    try:
+    with _refused("speakers"):
         return read_count(text)
-    except ConfigError as error:
-        raise typer.BadParameter(str(error).removeprefix("speakers: ")) from None
 
 
 def track(text: str) -> int | str | None:
     """Read the choice of an audio track."""
     from wavfusion.speech.segmentation import read_track
 
-    try:
+    with _refused("track"):
         return read_track(text)
-    except ConfigError as error:
-        raise typer.BadParameter(str(error).removeprefix("track: ")) from None
 
 
 seed = count(0, (1 << 32) - 1)

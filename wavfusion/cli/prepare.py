@@ -78,11 +78,7 @@ def check(
         from wavfusion.corpora.protocol import divide_parts
 
         unsplit = protocol is None and not any(row.split for row in rows) and corpus.corpus == "table"
-        folds = (
-            []
-            if unsplit or not corpus.classes
-            else [each.among(where) for each in divide_parts(protocol, rows, corpus.classes)]
-        )
+        folds = [] if unsplit or not corpus.classes else divide_parts(protocol, rows, corpus.classes, where=where)
         found = check.check(rows, corpus, media_facts(manifest, place, rows), place, folds)
     problems = [each._asdict() for each in found.problems]
     text = "\n".join([*check.to_lines(found), f"{counted(len(rows), 'row')}, {counted(len(problems), 'problem')}"])

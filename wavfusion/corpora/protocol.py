@@ -48,10 +48,6 @@ class Protocol:
         """List the utterances of a part, in the manifest's order."""
         return [key for key, each in self.parts.items() if each == part]
 
-    def among(self, where: str | None) -> "Protocol":
-        """The same fold under a name that says which rows of the manifest were divided."""
-        return replace(self, name=f"{self.name} where {where}") if where else self
-
     def restricted(self, ids: Collection[str]) -> "Protocol":
         """The same fold with fewer utterances, under another hash."""
         parts = {key: part for key, part in self.parts.items() if key in ids}
@@ -70,6 +66,13 @@ class Protocol:
 
 # The fields of protocol.json that every metrics.json repeats.
 PROTOCOL_FIELDS = ("name", "fold", "folds", "hash", "speakers_disjoint", "speakers_shared", "selected_on")
+
+
+def join_folds(folds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Join the fields of several folds, in their order, whose test parts are scored together."""
+    kept = {name: folds[0][name] for name in PROTOCOL_FIELDS if name != "fold"}
+    digest = hashlib.sha256("".join(each["hash"] for each in folds).encode()).hexdigest()
+    return {**kept, "hash": digest, "tested": [each["fold"] for each in folds]}
 
 
 def describe_protocol(protocol: Mapping[str, Any]) -> str:
@@ -97,22 +100,28 @@ def resolve(
     classes: Sequence[str],
     fold: int = 1,
     selected_on: str = "valid",
+    where: str | None = None,
 ) -> Protocol:
     """Divide a corpus by `divide_parts` and take one fold, numbered from 1; a ConfigError says which there are."""
-    folds = divide_parts(name_or_path, utterances, classes, selected_on)
+    folds = divide_parts(name_or_path, utterances, classes, selected_on, where)
     if not 1 <= fold <= len(folds):
         raise ConfigError(f"--fold: expected 1 to {len(folds)} of protocol {folds[0].name}, found {fold}")
     return folds[fold - 1]
 
 
 def divide_parts(
-    name_or_path: str | None, utterances: Sequence[Utterance], classes: Sequence[str], selected_on: str = "valid"
+    name_or_path: str | None,
+    utterances: Sequence[Utterance],
+    classes: Sequence[str],
+    selected_on: str = "valid",
+    where: str | None = None,
 ) -> list[Protocol]:
     """Divide a corpus into all folds of a protocol.
 
     A protocol is a name of PROTOCOLS, `group-folds:COLUMN` for a column of the manifest, or a CSV file `id,split` that
     leaves out the utterances that it does not list; None takes the corpus's own (DEFAULTS). Rows without one of the
-    classes have no part. Every result states `selected_on`, valid or test.
+    classes have no part. Every result states `selected_on`, valid or test, and `where`, if only rows of which it holds
+    are given.
 
     Raises:
         ConfigError: no such protocol, file or column.
@@ -144,7 +153,7 @@ def divide_parts(
         divided = {each.id: parts[each.id] for each in rows}
         speakers = list(shared("speaker", rows, divided))
         protocol = Protocol(
-            name=name,
+            name=f"{name} where {where}" if where else name,
             fold=number,
             folds=len(folds),
             classes=list(classes),

@@ -1,7 +1,6 @@
 """Results of a study's trainings: figures of every row with intervals, and a verdict on each claim."""
 
 import csv
-import hashlib
 import io
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from wavfusion.comparators import baselines
-from wavfusion.corpora.protocol import PROTOCOL_FIELDS, describe_protocol
+from wavfusion.corpora.protocol import describe_protocol, join_folds
 from wavfusion.errors import ConfigError, counted
 from wavfusion.features.dataset import Features, choose_features, model_config
 from wavfusion.files import write_atomic, write_json
@@ -182,8 +181,7 @@ def write_results_folder(
     seeds = len(next(iter(plan.rows.values())))
     places = {"manifest": study.manifest.name, "store": study.store.name}
     about = {**asdict(study), "seeds": seeds, **places, "common": study.common or {}}
-    protocol = {**{name: first[name] for name in PROTOCOL_FIELDS if name != "fold"}, "tested": sorted(folds)}
-    protocol["hash"] = hashlib.sha256("".join(folds[number].hash for number in sorted(folds)).encode()).hexdigest()
+    protocol = join_folds([folds[number].to_json() for number in sorted(folds)])
     content = {"study": about, "protocol": protocol, "tables": found, "baselines": baselines, "failed": failed}
     write_json(out / f"{name}.json", content)
     write_atomic(out / f"{name}.csv", results_to_csv(found, protocol).encode("utf-8", "surrogatepass"))

@@ -109,7 +109,7 @@ def plan_trainings(study: Study, tables: Sequence[Table], out: Path) -> Plan:
             raise ConfigError(f"{table.name}: expected a manifest of {table.corpus}, found {corpus.corpus}")
     _require_once([table.name for table in tables], "table")
     _require_once(list(study.folds), "fold")
-    folds = [each.among(study.where) for each in divide_parts(study.protocol, utterances, corpus.classes)]
+    folds = divide_parts(study.protocol, utterances, corpus.classes, where=study.where)
     chosen = [1] if study.smoke and not study.folds else study.folds or range(1, len(folds) + 1)
     for number in chosen:
         if not 1 <= number <= len(folds):

@@ -1,12 +1,11 @@
 """Several folds of a protocol: a RUN for each, and the figures of all their test utterances together."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wavfusion.corpora.protocol import PROTOCOL_FIELDS, divide_parts
+from wavfusion.corpora.protocol import divide_parts, join_folds
 from wavfusion.errors import ConfigError
 from wavfusion.experiments.experiment import Experiment
 from wavfusion.runs.results import PREDICTIONS, Predictions, read_csv, write_recomputed
@@ -39,8 +38,7 @@ def train_folds(
     Raises:
         CorpusError, ConfigError: as `train`; no such fold, or an utterance that two folds test.
     """
-    parts = divide_parts(protocol, data.utterances, data.protocol.classes, data.protocol.selected_on)
-    every = [each.among(where) for each in parts]
+    every = divide_parts(protocol, data.utterances, data.protocol.classes, data.protocol.selected_on, where)
     for number in folds or ():
         if not 1 <= number <= len(every):
             raise ConfigError(f"--fold: expected 1 to {len(every)} of protocol {every[0].name}, found {number}")
@@ -60,9 +58,8 @@ def _pool(out: Path, found: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
     rows = [row for number in found for row in read_csv(out / f"fold{number}" / PREDICTIONS)]
     if len(ids := {row["id"] for row in rows}) < len(rows):
         raise ConfigError(f"{out}: expected each utterance to be tested once, found {len(rows)} answers to {len(ids)}")
-    hashes = "".join(each["protocol"]["hash"] for each in found.values())
-    kept = {name: first["protocol"][name] for name in PROTOCOL_FIELDS if name not in ("fold", "folds")}
-    protocol = {**kept, "hash": hashlib.sha256(hashes.encode()).hexdigest(), "tested": list(found)}
+    protocol = join_folds([each["protocol"] for each in found.values()])
+    del protocol["folds"]  # it is described as one
     same = {name: first[name] for name in ("classes", "modalities", "encoders", "contaminated", "part")}
     by_fold = {str(number): {name: each[name] for name in FIGURES} for number, each in found.items()}
     figures = Predictions(rows, first["classes"]).score()

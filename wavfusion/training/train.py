@@ -143,7 +143,7 @@ def read_data(
     utterances, features = manifest.read(manifest_path, where), Store(store)
     corpus = manifest.read_corpus(manifest_path)
     if not isinstance(protocol, Protocol):
-        protocol = resolve(protocol, utterances, corpus.classes, fold, selected_on).among(where)
+        protocol = resolve(protocol, utterances, corpus.classes, fold, selected_on, where)
     return Data(utterances, protocol, features, Media(features, corpus.root, corpus.root), str(manifest_path))
 
 
