@@ -15,8 +15,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from wavfusion.errors import SHOWN as SHOWN
-from wavfusion.errors import ConfigError, CorpusError, nearest
+from wavfusion.errors import SHOWN, ConfigError, CorpusError, nearest
 
 T = TypeVar("T")
 

@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from wavfusion.errors import ConfigError, CorpusError, nearest
+from wavfusion.errors import SHOWN, ConfigError, CorpusError, nearest
 from wavfusion.files import (
-    SHOWN,
     Constraint,
     NonEmpty,
     PathText,

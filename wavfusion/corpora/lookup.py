@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from wavfusion.corpora.reading import AUDIO_ENDINGS, VIDEO_ENDINGS, list_files, path_below
+from wavfusion.errors import SHOWN
 
-SHOWN = 200  # characters of a name in a message
 ENDINGS = {"audio": AUDIO_ENDINGS + VIDEO_ENDINGS, "video": VIDEO_ENDINGS}
 
 

@@ -4,10 +4,10 @@ import csv
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias, cast
 
@@ -37,6 +37,7 @@ COLUMNS = tuple(
 )
 # Whole cells that R, pandas and spreadsheets write for a missing value: the strings that pandas itself reads as such.
 NOTHING = set("NA N/A #N/A #NA <NA> n/a NaN nan -NaN -nan None null NULL 1.#IND 1.#QNAN -1.#IND -1.#QNAN".split())
+HEAD = 20  # lines from which the separator is told: a quoted name may hold line ends
 AS_WRITTEN = ("text", "emotion", "audio", "video")  # cells that keep the blanks around them
 Cells: TypeAlias = dict[str, str]  # the non-empty cells of a row as text, by field of the manifest
 
@@ -182,7 +183,9 @@ def _read_rows(path: Path, columns: Mapping[str, str], empty: Counter[str]) -> I
 
 
 def _read_csv(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, Cells]]:
-    reader = csv.reader(reading.open_lines(path), delimiter=_delimiter(path, columns), strict=True)
+    lines = reading.open_lines(path)
+    head = list(islice(lines, HEAD))
+    reader = csv.reader(chain(head, lines), delimiter=_delimiter(head, path, columns), strict=True)
     try:
         header = next(reader, [])
         places = {field: header.index(name) for field, name in _fields(header, columns).items()}
@@ -195,10 +198,9 @@ def _read_csv(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, Cel
         raise reading.broken_row(path, reader.line_num, error) from error
 
 
-def _delimiter(path: Path, columns: Mapping[str, str]) -> str:
+def _delimiter(lines: Sequence[str], path: Path, columns: Mapping[str, str]) -> str:
     """Return what separates the cells: that by which the first line names most columns, else the ending's usual one."""
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
-    lines = list(islice(reading.open_lines(path), 20))  # a quoted name may hold line ends
 
     def fit(delimiter: str) -> tuple[int, bool, bool]:
         with suppress(csv.Error):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from wavfusion.encoders.stack import AudioEncoder
+from wavfusion.encoders.stack import AudioEncoder, stack_layers
 from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
 
 
@@ -39,7 +39,7 @@ class LiveWavFusion(nn.Module):
         layers = self.fusion.config.input_layers
         with torch.set_grad_enabled(self.learn and torch.is_grad_enabled()):
             outputs, real = self.encoder.hidden([x for x in waveforms if x is not None], layers)
-        encoded = torch.stack([outputs[layer] for layer in layers], 1) if layers[1:] else outputs[layers[0]]
+        encoded = stack_layers([outputs[layer] for layer in layers])
         hidden = encoded.new_zeros(len(waveforms), *encoded.shape[1:])
         mask = real.new_zeros(len(waveforms), real.shape[1])
         rows = torch.tensor(present, device=real.device)

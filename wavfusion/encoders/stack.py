@@ -80,6 +80,11 @@ class AudioEncoder(FrozenEncoder):
         ]
 
 
+def stack_layers(layers: Sequence[Float[Tensor, "*B T D"]]) -> Float[Tensor, "*B T D"] | Float[Tensor, "*B L T D"]:
+    """Join the outputs of several layers, which stand before the steps; a single one stays as it is."""
+    return torch.stack(list(layers), dim=-3) if len(layers) > 1 else layers[0]
+
+
 @contextmanager
 def _outputs(stack: nn.ModuleList, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
     """Catch the outputs of layers as they run, before any norm that ends the stack."""

@@ -100,8 +100,6 @@ class WhisperEncoder(AudioEncoder):
             "intermediate_size": self.config.encoder_ffn_dim,
             "layer_norm_eps": self.model.encoder.layer_norm.eps,
             "pre_norm": True,
-            "position_buckets": 0,
-            "position_distance": 800,
             "audio_centre": 0.0,
         }
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from wavfusion import media
+from wavfusion.encoders.stack import stack_layers
 from wavfusion.errors import ConfigError, CorpusError, MediaError, nearest
 from wavfusion.features.clips import Clip, ClipPart, Media, Window, clip_at, duration_of, windows
 from wavfusion.features.store import FeatureSet, Store, read_feature_sets
@@ -188,8 +189,7 @@ class Features(Dataset[Sample]):
         """Read a part's features, those of several layers stacked; None where they are not stored."""
         if part is None or not all(key in self.store for key in part.keys.values()):
             return None
-        layers = [self.store.read(key) for key in part.keys.values()]
-        return torch.stack(layers) if layers[1:] else layers[0]
+        return stack_layers([self.store.read(key) for key in part.keys.values()])
 
     def _waveform(self, part: ClipPart | None) -> Tensor | None:
         if part is None:

@@ -1,4 +1,4 @@
-"""Recordings that were joined end to end to one file, whose timestamps begin anew with each: found, and probed."""
+"""Recordings that were joined end to end to one file, whose timestamps restart with each: found, and probed."""
 
 import logging
 import mmap
@@ -36,7 +36,7 @@ _BEGINNINGS = {
 }
 # MPEG's streams have no such beginning: what stands before the first packet of a programme, searched backwards.
 _TABLE, _PACK = b"\x47\x40\0", b"\0\0\1\xba"
-_BACK = 0.5  # seconds by which a track's decoding times fall back only where the clock begins anew
+_BACK = 0.5  # seconds by which a track's decoding times fall back only where the clock restarts
 _REMEMBERED = 512  # files
 
 
@@ -61,11 +61,9 @@ def probe(path: PathLike, track: Track = None) -> Tracks:
     if track == "mix":
         ends = [probe(path, each.number) for each in audio_tracks(path) if each.decodable] or [probe(path)]
         return ends[0]._replace(audio=max((each.audio for each in ends if each.audio is not None), default=None))
-    joined = parts(path)
+    joined = parts(path, track)
     if not joined:
         return probe_span(path, track)
-    if track is not None:
-        joined = _probed(path, [part.span for part in joined], track)
     return Tracks(*(max(_ends(joined, kind), default=None) for kind in Tracks._fields))
 
 
@@ -73,22 +71,23 @@ def _ends(joined: Sequence[JoinedPart], kind: str) -> Iterator[float]:
     yield from (each.start + end for each in joined if (end := getattr(each.tracks, kind)) is not None)
 
 
-def parts(path: PathLike) -> list[JoinedPart]:
-    """The recordings that a file consists of; none where it is a single one, or no file."""
+def parts(path: PathLike, track: int | None = None) -> list[JoinedPart]:
+    """The recordings that a file consists of; none where it is a single one, or no file. `track` is one of audio."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
         return []
     regular = stat.S_ISREG(status.st_mode)  # a pipe would never end
-    return _parts(os.fspath(path), (status.st_size, status.st_mtime_ns, status.st_ino)) if regular else []
+    return _parts(os.fspath(path), (status.st_size, status.st_mtime_ns, status.st_ino), track) if regular else []
 
 
 @lru_cache(_REMEMBERED)
-def _parts(path: str, signature: tuple[int, ...]) -> list[JoinedPart]:
+def _parts(path: str, signature: tuple[int, ...], track: int | None) -> list[JoinedPart]:
     """`signature`: of the file's content, its size first."""
-    if not (starts := sorted(_beginnings(path))):
-        return []
-    return _probed(path, list(pairwise([0, *starts, signature[0]])), None)
+    if track is not None:
+        return _probed(path, [part.span for part in _parts(path, signature, None)], track)
+    starts = sorted(_beginnings(path))
+    return _probed(path, list(pairwise([0, *starts, signature[0]])), None) if starts else []
 
 
 def _probed(path: PathLike, spans: Sequence[tuple[int, int]], track: int | None) -> list[JoinedPart]:

@@ -257,24 +257,11 @@ class EmotionRecognizer:
         language: str | None = None
         with RecordingDecoder(source, self.encoders, not whole, self.fast) as decoder:
             for group in batched(utterances, BATCH):
-                if missing_text and source.audios:
-                    group, language = self._transcribed(source, group, language)
+                if self.recogniser is not None and missing_text:
+                    group, language = _transcribed(self.recogniser, source, group, language)
                 windows = cut_windows(group, source, self.modalities)
                 samples = (self._encoder.encode(some, decoder) for some in batched(windows, BATCH))
                 yield UtteranceGroup([each for each, _ in group], windows, samples)
-
-    def _transcribed(
-        self, source: RecordingSource, group: list[tuple[Segment, int]], language: str | None
-    ) -> tuple[list[tuple[Segment, int]], str | None]:
-        """Recognise the words of utterances, each in its own audio."""
-        found = list(group)
-        for number, audio in enumerate(source.audios if self.recogniser is not None else ()):
-            places = [i for i, (_, of) in enumerate(group) if of == number]
-            assert self.recogniser is not None
-            texts, language = self.recogniser.transcribe(audio, [group[i][0] for i in places], language)
-            for i, segment in zip(places, texts, strict=True):
-                found[i] = segment, number
-        return found, language
 
     def _rows(
         self,
@@ -375,6 +362,19 @@ class EmotionRecognizer:
                 f"its text is in {name!r} (probability {probability:.3f}), the model was trained on "
                 f"{', '.join(self.trained.languages)}"
             )
+
+
+def _transcribed(
+    recogniser: SpeechRecognizer, source: RecordingSource, group: list[tuple[Segment, int]], language: str | None
+) -> tuple[list[tuple[Segment, int]], str | None]:
+    """Recognise the words of utterances, each in its own audio."""
+    found = list(group)
+    for number, audio in enumerate(source.audios):
+        places = [i for i, (_, of) in enumerate(group) if of == number]
+        texts, language = recogniser.transcribe(audio, [group[i][0] for i in places], language)
+        for i, segment in zip(places, texts, strict=True):
+            found[i] = segment, number
+    return found, language
 
 
 def _divide(

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from wavfusion import media
 from wavfusion.encoders.bundle import Encoders
+from wavfusion.encoders.stack import stack_layers
 from wavfusion.encoders.text import normalized
 from wavfusion.encoders.video import FRAMES_AT_ONCE
 from wavfusion.errors import ConfigError, MediaError
@@ -338,7 +339,7 @@ class WindowEncoder:
         layers = self.config.input_layers
         with self.autocast():
             outputs = self.encoders.audio.encode([samples], layers)[0]
-        encoded: Tensor = torch.stack([outputs[layer] for layer in layers]) if layers[1:] else outputs[layers[0]]
+        encoded: Tensor = stack_layers([outputs[layer] for layer in layers])
         if decoder.length == 0:
             return encoded
         start, end = window.audio

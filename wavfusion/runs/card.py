@@ -43,8 +43,9 @@ class Card:
 
     def __str__(self) -> str:
         """Describe the model in one line."""
-        figures = {"uar": self.uar, "interval": {"uar": {"this_test_set": self.uar_interval}}}
-        reached = "unknown" if self.uar is None else f"{describe_uar(figures)} on {self.tested_on}"
+        reached = "unknown"
+        if self.uar is not None:
+            reached = f"{describe_uar(self.uar, self.uar_interval)} on {self.tested_on}"
         return f"model {self.name}: trained on {self.trained_on}; UAR {reached}, chance {self.chance:.1%}"
 
 

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save
 from wavfusion.corpora.protocol import PROTOCOL_FIELDS
 from wavfusion.encoders.bundle import LOADERS, Encoders, load_encoder
 from wavfusion.encoders.presets import Preset
-from wavfusion.errors import ConfigError
+from wavfusion.errors import SHOWN, ConfigError
 from wavfusion.fast.network import accelerate
 from wavfusion.features.store import FeatureSet
-from wavfusion.files import SHOWN, Constraint, Share, read_json, require_file, validated, write_atomic, write_json
+from wavfusion.files import Constraint, Share, read_json, require_file, validated, write_atomic, write_json
 from wavfusion.metrics.calibration import BOUNDS
 from wavfusion.metrics.familiarity import Familiarity
 from wavfusion.model.config import WavFusionConfig

@@ -12,9 +12,8 @@ from typing import Annotated, Any
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
-from wavfusion.errors import ConfigError
+from wavfusion.errors import SHOWN, ConfigError
 from wavfusion.files import (
-    SHOWN,
     Constraint,
     Count,
     Share,
@@ -245,9 +244,10 @@ def majority_of(figures: Mapping[str, Any]) -> tuple[str, float]:
 def near_chance(figures: Mapping[str, Any]) -> str | None:
     """Say that the UAR, by its 95 % interval where there is one, may be that of a guess; None where it is above."""
     chance = chance_of(figures)
-    if (uar_interval(figures) or [figures["uar"]])[0] > chance:
+    uar, bounds = figures["uar"], uar_interval(figures)
+    if (bounds or [uar])[0] > chance:
         return None
-    return f"UAR {describe_uar(figures)} cannot be told from chance, {chance:.1%}"
+    return f"UAR {describe_uar(uar, bounds)} cannot be told from chance, {chance:.1%}"
 
 
 def uar_interval(figures: Mapping[str, Any]) -> list[float] | None:
@@ -256,10 +256,9 @@ def uar_interval(figures: Mapping[str, Any]) -> list[float] | None:
     return [float(end) for end in bounds.get("this_test_set") or []] or None
 
 
-def describe_uar(figures: Mapping[str, Any]) -> str:
+def describe_uar(uar: float, bounds: Sequence[float] | None) -> str:
     """Write the UAR with its interval: `45.2% [40.1, 50.3]`."""
-    bounds = uar_interval(figures)
-    return f"{figures['uar']:.1%}" + (f" [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]" if bounds else "")
+    return f"{uar:.1%}" + (f" [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]" if bounds else "")
 
 
 def write_explained(path: Path, explained: Mapping[str, Any]) -> None:

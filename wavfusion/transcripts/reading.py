@@ -80,7 +80,8 @@ def read_transcript(path: str | Path, recording: str | Path | None = None) -> st
         text = decode_text(content, 1 if path.suffix.lower() not in STRUCTURED else 4)
         parse = READERS.get(path.suffix.lower()) or _parser_of_lines(text)
         if parse is None:
-            return read_plain_text(content)
+            require_plain(text.strip())
+            return text.strip()
         return _segments(_of_recording(list(parse(text)), str(recording or path)), path)
     except CorpusError as error:
         raise CorpusError(f"{path}: {error}") from None
