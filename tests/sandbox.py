@@ -89,7 +89,7 @@ def inputs(folder: Path) -> tuple[str | Path, ...]:
 
 @contextmanager
 def workspace() -> Iterator[Path]:
-    """A temporary folder with `build`'s work; what is said meanwhile is dropped."""
+    """A temporary folder with `build`'s work; messages of that are dropped."""
     with tempfile.TemporaryDirectory(prefix="wavfusion-harness-") as name:
         os.environ["MPLCONFIGDIR"] = f"{name}/matplotlib"
         said, kept = os.open(f"{name}/said", os.O_CREAT | os.O_WRONLY), [os.dup(1), os.dup(2)]

@@ -14,6 +14,7 @@ from wavfusion.cli import options as opt
 from wavfusion.cli.output import first_three, list_failures, print_text, printable, write_file
 from wavfusion.errors import CollectedWarnings, ConfigError, counted, nearest
 from wavfusion.files import require_free
+from wavfusion.manifest import CHANNELS
 
 if TYPE_CHECKING:
     from wavfusion.prediction.recognizer import Prediction
@@ -26,7 +27,7 @@ Files = Annotated[list[str], opt.argument("audio or video of any length, or fold
 Transcript = Annotated[
     str | None,
     opt.option(
-        "what is said: text, a file (txt, srt, vtt, TextGrid, eaf, json, csv, ...), or a folder of one for each FILE",
+        "transcript: text, a file (txt, srt, vtt, TextGrid, eaf, json, csv, ...), or a folder of one for each FILE",
         "TEXT|FILE|DIR",
     ),
 ]
@@ -39,9 +40,7 @@ Track = Annotated[
 ]
 Channel = Annotated[
     str | None,
-    opt.choice(
-        "each = one speaker a channel, as in a stereo call (default mix)", "left", "right", "centre", "mix", "each"
-    ),
+    opt.choice("each = one speaker a channel, as in a stereo call (default mix)", *CHANNELS, "each"),
 ]
 FORMATS = ("table", "json", "csv", "srt", "vtt", "textgrid", "eaf", "html")
 Format = Annotated[
