@@ -168,7 +168,11 @@ def describe_graph(trained: Run) -> dict[str, str]:
             "seconds_between_steps": AUDIO_STEP,
             "middle_of_first_step": config.audio_centre,
         },
-        "text": {"width": config.text_size, "layers": config.num_text_layers, "step": "sub-word token, in order"},
+        "text": {
+            "width": config.text_size,
+            "layers": list(range(-config.num_text_layers, 0)),  # counted from the last
+            "step": "sub-word token, in order",
+        },
         "video": {"width": config.video_size, "frames_per_second": config.frame_rate, "view": features.view},
     }
     inputs = {}
