@@ -285,6 +285,8 @@ def main() -> int:
         with ProcessPoolExecutor(options.workers, get_context("fork")) as pool:
             for done in as_completed([pool.submit(work, number) for number in numbers]):
                 found.append(each := done.result())
+                if len(found) % 50 == 0:
+                    sys.stderr.write(f"{len(found)} of {len(numbers)} after {time.monotonic() - began:.0f} s\n")
                 if each.problem:
                     sys.stderr.write(f"{each.number} {each.verb} at {each.share:.2f}: {each.problem}\n{each.detail}\n")
     bad = [each for each in found if each.problem]
