@@ -13,8 +13,9 @@ from wavfusion.model.config import Switches
 PAPER = {
     "modalities": ["audio", "text", "video"],
     "fusion": "deep",
-    "fusion_layers": 3,
-    "trainable_layers": 3,
+    "fusion_layers": None,  # those of the preset
+    "trainable_layers": None,
+    "margin_audio_layer": None,
     "keep_self_attn": False,
     "gate": "vector",
     "init_cross": "pretrained_all",

@@ -12,6 +12,7 @@ import typer
 
 from wavfusion.cli.bench import bench
 from wavfusion.cli.demo import demo
+from wavfusion.cli.encoders import encoders
 from wavfusion.cli.evaluate import evaluate
 from wavfusion.cli.extract import extract
 from wavfusion.cli.options import SETTING
@@ -28,7 +29,7 @@ VERBS: dict[str, Callable[..., int | None]] = {
     each.__name__: each
     for each in (
         *(demo, prepare, check, report, extract, train, reproduce, evaluate),
-        *(predict, serve, embed, bundle, export, push, bench, lookalike),
+        *(predict, serve, embed, bundle, export, push, bench, lookalike, encoders),
     )
 }
 CONFIGURABLE = ("train", "reproduce")  # take --dotted.key VALUE

@@ -39,7 +39,9 @@ def extract(
     store: Annotated[Path, opt.option("the feature store, made if absent", "DIR", opt.path)],
     root: opt.MovedRoot = None,
     where: opt.Where = None,
-    preset: Annotated[str, opt.option("the three encoders (default base)", "tiny|base|FILE", opt.name)] = "base",
+    preset: Annotated[
+        str, opt.option("the three encoders (default base)", "base|tiny|whisper|light|FILE", opt.name)
+    ] = "base",
     layers: Layers = None,
     text_layers: TextLayers = None,
     view: View = None,

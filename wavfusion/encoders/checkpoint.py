@@ -13,6 +13,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from wavfusion.encoders.families import HOW_TO_ADD
 from wavfusion.errors import ConfigError
 from wavfusion.files import read_json, require_file, saving, validated, write_json
 
@@ -103,9 +104,11 @@ def load_model(name: str, family: Sequence[str] | None, **settings: Any) -> Any:
         ConfigError: it cannot be read, is of another family (model type), or lacks tensors.
     """
     with loading(name):
+        found = transformers.PretrainedConfig.get_config_dict(name)[0].get("model_type")
+        if found not in (family or {None, *transformers.CONFIG_MAPPING}):
+            expected = f"one of {', '.join(family)}" if family else "a model type that the library transformers knows"
+            raise ConfigError(f"encoder {name!r}: expected {expected}, found {found!r}; {HOW_TO_ADD}")
         config = transformers.AutoConfig.from_pretrained(name)
-        if family is not None and config.model_type not in family:
-            raise ConfigError(f"encoder {name!r}: expected one of {', '.join(family)}, found {config.model_type!r}")
         for key, value in settings.items():
             setattr(config, key, value)
         model, report = transformers.AutoModel.from_pretrained(

@@ -1,5 +1,6 @@
 """Presets: three encoders and how they are run, shipped or from a YAML file (docs/howto/add_encoder.md)."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -9,15 +10,19 @@ from wavfusion.files import Constraint, NonEmpty, read_yaml, validated
 
 Precision = Literal["fp32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+LAYERS = re.compile(r" *([0-9]{1,3}) *\+ *([1-9][0-9]{0,2}) *")
+SHARE = 4  # one in so many layers is deep, as 3 of the paper's 12
 LearningRate = Annotated[float, Constraint("a learning rate, 0 or more", lambda value: value >= 0)]
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Three encoders and how they are run.
+    """Three encoders and how they are run; the defaults are the paper's.
 
     Attributes:
-        audio, text, video: a hub id, a local folder or `tiny`.
+        audio, text, video: a hub id, a local folder or `tiny`; loaded only where the modality is used.
+        layers: of the audio encoder, unfused + deep, such as `9 + 3`: from which layer a model starts, and how many
+            fuse and learn where its experiment does not say; None = see `deep_layers`.
         frame_rate: video frames per second.
         pretrained_rate: learning rate of the tensors that a checkpoint filled.
         new_rate: learning rate of everything else.
@@ -25,18 +30,38 @@ class Preset:
             GPUs and newer CPUs (video features would suffer). Such features have keys of their own.
     """
 
-    audio: NonEmpty
-    text: NonEmpty
-    video: NonEmpty
+    audio: NonEmpty = "facebook/wav2vec2-base"
+    text: NonEmpty = "FacebookAI/roberta-base"
+    video: NonEmpty = "google/efficientnet-b0"
+    layers: Annotated[str, Constraint("unfused + deep layers, such as 9 + 3", LAYERS.fullmatch)] | None = None
     frame_rate: Annotated[float, Constraint("frames per second, above 0 to 100", lambda value: 0 < value <= 100)] = 5.0
     pretrained_rate: LearningRate = 3e-5
     new_rate: LearningRate = 1e-4
     precision: Precision = "fp32"
 
+    def deep_layers(self, depth: int) -> int:
+        """Tell how many of the audio encoder's layers are deep: a quarter of `depth`, rounded up, unless stated.
+
+        Raises:
+            ConfigError: `layers` are not as many as `depth`.
+        """
+        deep = -(-depth // SHARE)
+        if self.layers is None:
+            return deep
+        stated = [int(part) for part in self.layers.split("+")]
+        if sum(stated) != depth:
+            raise ConfigError(
+                f"layers: expected the {depth} of audio encoder {self.audio!r}, such as {depth - deep} + {deep}, "
+                f"found {self.layers}, which are {sum(stated)}"
+            )
+        return stated[1]
+
 
 PRESETS = {
+    "base": Preset(),
     "tiny": Preset("tiny", "tiny", "tiny", pretrained_rate=3e-3, new_rate=3e-3),
-    "base": Preset("facebook/wav2vec2-base", "FacebookAI/roberta-base", "google/efficientnet-b0"),
+    "whisper": Preset("openai/whisper-base"),
+    "light": Preset("openai/whisper-base", "sentence-transformers/all-MiniLM-L6-v2"),
 }
 
 

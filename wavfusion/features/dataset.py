@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 LIVE_BYTES = 1 << 30  # of decoded waveforms kept in memory: 4.6 hours; the others are decoded every time
 
+DEEP_LAYERS = 3  # of the paper; stores of older versions do not tell another number
+
 
 @dataclass(frozen=True)
 class SampleOrigin:
@@ -57,6 +59,12 @@ def choose_features(store: Store, preset: str | None) -> FeatureSet:
     return sets[preset]
 
 
+def choose_layers(switches: Switches, features: FeatureSet) -> Switches:
+    """Fill in the layers that an experiment leaves to the preset of the features."""
+    audio = features.audio or {"num_layers": WavFusionConfig.num_layers}
+    return switches.with_layers(audio["num_layers"], audio.get("deep_layers", DEEP_LAYERS))
+
+
 def model_config(switches: Switches, features: FeatureSet, classes: Sequence[str]) -> WavFusionConfig:
     """Join an experiment's switches and the sizes of the encoders; raises ConfigError if a modality has no features."""
     present = [name for name in switches.modalities if getattr(features, name) is not None]
@@ -78,7 +86,7 @@ def model_config(switches: Switches, features: FeatureSet, classes: Sequence[str
         }
     if features.video:
         sizes["video_size"] = features.video["width"]
-    config = WavFusionConfig(**vars(switches), **sizes)
+    config = WavFusionConfig(**vars(choose_layers(switches, features)), **sizes)
     if switches.audio_layers == "last" or not features.audio or "audio" not in config.modalities:
         return config
     stored = [layer for layer in features.audio_layers if layer <= config.input_layer]

@@ -169,23 +169,25 @@ def audio_batches(waveforms: Sequence[Float32[np.ndarray, " _"]], seconds: float
 
 def describe_features(encoders: Encoders, audio_layers: Sequence[int], text_layers: Sequence[str]) -> FeatureSet:
     """Describe the features of a set of encoders; raises ConfigError for a layer that the audio encoder lacks."""
-    audio = encoders.audio
+    audio, preset = encoders.audio, encoders.preset
+    depth = audio.num_layers if audio is not None else 0
     for layer in audio_layers:
-        if audio is not None and not 0 <= layer <= audio.num_layers:
-            raise ConfigError(f"--layers: expected 0 to {audio.num_layers} for {audio.name!r}, found {layer}")
+        if audio is not None and not 0 <= layer <= depth:
+            raise ConfigError(f"--layers: expected 0 to {depth} for {audio.name!r}, found {layer}")
     detector = {} if encoders.view == "frame" else {"detector": faces.detector_fingerprint()}
+    sizes = {"num_layers": depth, "deep_layers": preset.deep_layers(depth), **audio.sizes()} if audio else {}
     return FeatureSet(
         encoders.name,
-        audio=_describe(audio, num_layers=audio.num_layers, **audio.sizes()) if audio else None,
+        audio=_describe(audio, **sizes) if audio else None,
         text=_describe(encoders.text, num_layers=encoders.text.num_layers) if encoders.text else None,
         video=_describe(encoders.video, **detector) if encoders.video else None,
         audio_layers=sorted(set(audio_layers)) if audio else [],
         text_layers=list(text_layers) if encoders.text else [],
-        frame_rate=encoders.preset.frame_rate,
-        pretrained_rate=encoders.preset.pretrained_rate,
-        new_rate=encoders.preset.new_rate,
+        frame_rate=preset.frame_rate,
+        pretrained_rate=preset.pretrained_rate,
+        new_rate=preset.new_rate,
         view=encoders.view,
-        precision=encoders.preset.precision,
+        precision=preset.precision,
     )
 
 

@@ -6,8 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -18,10 +17,8 @@ from tqdm import tqdm
 
 from wavfusion.encoders.bundle import Encoders, load_encoders
 from wavfusion.errors import ConfigError
-from wavfusion.experiments.experiment import read_experiment, shipped_experiments
 from wavfusion.features.batches import batched, drawn_ahead
 from wavfusion.features.clips import ABSENT, Clip, Media, encoded_text, plan_windows
-from wavfusion.features.dataset import model_config
 from wavfusion.features.encode import Chunk, ChunkEncoder, Decoded, describe_features, require_informative
 from wavfusion.features.store import FeatureSet, Store, fits_half
 from wavfusion.manifest import MODALITIES, Corpus, Utterance
@@ -116,20 +113,9 @@ def extract(
 
 
 def shipped_layers(encoders: Encoders) -> list[int]:
-    """List the audio layers that the shipped experiments start from with these encoders, with audio alone or with all.
-
-    An experiment that does not fit the depth of the audio encoder counts for nothing; where none fits, the layer below
-    its three highest is listed.
-    """
-    if encoders.audio is None:
-        return []
-    features = describe_features(encoders, [], ["last"])
-    layers = set()
-    for switches in (read_experiment(name).model for name in shipped_experiments()):
-        for modalities in (["audio"], list(encoders.loaded)):
-            with suppress(ConfigError):
-                layers.add(model_config(replace(switches, modalities=modalities), features, ["any"]).input_layer)
-    return sorted(layers) or [max(0, encoders.audio.num_layers - 3)]
+    """List the audio layers that the shipped experiments start from: the one below the deep layers of the preset."""
+    audio = encoders.audio
+    return [audio.num_layers - encoders.preset.deep_layers(audio.num_layers)] if audio else []
 
 
 class Extraction:

@@ -1,14 +1,15 @@
 """Configuration of a WavFusion: the switches of the paper's tables, and the sizes that its frozen encoders set."""
 
 import math
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args, get_origin
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from wavfusion.errors import ConfigError, nearest
 from wavfusion.files import validated
 
 MODALITIES = ["audio", "text", "video"]
 TEXT_HEADS, VIDEO_HEADS = 8, 4  # of the A-GRUs' self-attention
+Chosen = TypeVar("Chosen", bound="Switches")
 
 
 def require_setting(holds: bool, name: str, expected: str, found: object) -> None:
@@ -49,9 +50,9 @@ class Switches:
         modalities: which of audio, text and video the model has at all (table 3).
         fusion: `deep` = gated cross-modal attention in the top layers; `concat` = pooled and joined (table 6, row 1);
             `mult` = cross-modal transformers of as many weights as `deep`, the control without gates.
-        fusion_layers: deep transformer layers, counted from the top (table 6).
-        trainable_layers: audio layers whose pretrained tensors learn, counted from the top.
-        margin_audio_layer: the layer whose output feeds the margin loss.
+        fusion_layers: deep transformer layers, counted from the top (table 6); None = as many as the preset says.
+        trainable_layers: audio layers whose pretrained tensors learn, counted from the top; None likewise.
+        margin_audio_layer: the layer whose output feeds the margin loss; None = the last below the `fusion_layers`.
         keep_self_attn: keep the self-attention of a deep layer, and add the gated streams behind it, scaled from 0.
         gate: `vector` = eq. 10; `mean` = the plain mean of the two streams.
         init_cross: start both cross-attentions from the layer's own self-attention, or from Xavier-uniform.
@@ -71,9 +72,9 @@ class Switches:
 
     modalities: list[str] = field(default_factory=lambda: list(MODALITIES))
     fusion: Literal["deep", "concat", "mult"] = "deep"
-    fusion_layers: int = 3
-    trainable_layers: int = 3
-    margin_audio_layer: int = 9
+    fusion_layers: int | None = None
+    trainable_layers: int | None = None
+    margin_audio_layer: int | None = None
     keep_self_attn: bool = False
     gate: Literal["vector", "mean"] = "vector"
     init_cross: Literal["pretrained_all", "xavier_all"] = "pretrained_all"
@@ -102,6 +103,13 @@ class Switches:
             if get_origin(entry.type) is Literal and value not in choices:
                 raise ConfigError(f"{entry.name}: {nearest(str(value), choices)}")
 
+    def with_layers(self: Chosen, depth: int, deep: int) -> Chosen:
+        """Fill in the layers that are left to the preset: of the encoder's `depth`, the top `deep` fuse and learn."""
+        fused = deep if self.fusion_layers is None else self.fusion_layers
+        trained = deep if self.trainable_layers is None else self.trainable_layers
+        margin = depth - fused if self.margin_audio_layer is None else self.margin_audio_layer
+        return replace(self, fusion_layers=fused, trainable_layers=trained, margin_audio_layer=margin)
+
 
 @dataclass(frozen=True, kw_only=True)
 class WavFusionConfig(Switches):
@@ -122,6 +130,9 @@ class WavFusionConfig(Switches):
     """
 
     classes: list[str]
+    fusion_layers: int = 3
+    trainable_layers: int = 3
+    margin_audio_layer: int = 9
     hidden_size: int = 768
     num_heads: int = 12
     intermediate_size: int = 3072

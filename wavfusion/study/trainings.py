@@ -20,7 +20,7 @@ from wavfusion.corpora.protocol import Protocol, divide_parts, row_digest
 from wavfusion.errors import ConfigError, CorpusError, counted
 from wavfusion.experiments.experiment import Experiment
 from wavfusion.features.batches import LengthBatches, collate, model_inputs
-from wavfusion.features.dataset import Features, choose_features, model_config
+from wavfusion.features.dataset import Features, choose_features, choose_layers, model_config
 from wavfusion.features.store import Store, read_feature_sets
 from wavfusion.manifest import Utterance
 from wavfusion.processes.pool import Lost, require_result, spread
@@ -117,18 +117,21 @@ def plan_trainings(study: Study, tables: Sequence[Table], out: Path) -> Plan:
     parts = [_thinned(folds[number - 1]) if study.smoke else folds[number - 1] for number in chosen]
     _require_comparable(tables, parts, utterances)
     common = {**(study.common or {}), **({"train.epochs": str(SMOKE_EPOCHS)} if study.smoke else {})}
-    data = _digest(utterances, study.store)
+    store = Store(study.store)
+    data = _digest(utterances, store)
     jobs: dict[str, PlannedTraining] = {}
     rows: dict[tuple[str, str], list[list[str]]] = {}
     for table in tables:
         for seed in range(study.first_seed, study.first_seed + (1 if study.smoke else study.seeds)):
             for row, experiment in table.experiments(study.base, seed, common, study.extra).items():
-                planned = {job.folder.name: job for job in (_job(experiment, fold, data, out) for fold in parts)}
+                layers = choose_layers(experiment.model, choose_features(store, experiment.preset))
+                whole = replace(experiment, model=layers)
+                planned = {job.folder.name: job for job in (_job(whole, fold, data, out) for fold in parts)}
                 jobs |= planned
                 rows.setdefault((table.name, row), []).append(list(planned))
     if not jobs:
         raise ConfigError(f"{tables[0].name}: expected a row to train, found none")
-    _require_features(study.store, [job.experiment for job in jobs.values()], corpus.classes)
+    _require_features(store, [job.experiment for job in jobs.values()], corpus.classes)
     return Plan(jobs, rows)
 
 
@@ -151,12 +154,13 @@ def _require_once(names: Sequence[object], what: str) -> None:
             raise ConfigError(f"expected each {what} once, found {what} {name} {names.count(name)} times")
 
 
-def _digest(utterances: Sequence[Utterance], store: Path) -> str:
+def _digest(utterances: Sequence[Utterance], store: Store) -> str:
     """What a training learns from, beside its setting and its fold: labels, rows and encoders."""
     rows = [[each.id, each.emotion, each.votes, each.dialogue, each.speaker, row_digest(each)] for each in utterances]
-    encoders = {name: asdict(each) for name, each in read_feature_sets(Store(store)).items()}
-    for each in encoders.values():  # what else is stored does not matter
+    encoders = {name: asdict(each) for name, each in read_feature_sets(store).items()}
+    for each in encoders.values():  # what else is stored does not matter; the experiment says which layers are deep
         each["audio_layers"] = each["text_layers"] = None
+        (each["audio"] or {}).pop("deep_layers", None)
     return hashlib.sha256(json.dumps([rows, encoders], sort_keys=True).encode()).hexdigest()
 
 
@@ -175,16 +179,16 @@ def _thinned(fold: Protocol) -> Protocol:
     return fold.restricted(kept)
 
 
-def _require_features(store: Path, experiments: Sequence[Experiment], classes: Sequence[str]) -> None:
+def _require_features(store: Store, experiments: Sequence[Experiment], classes: Sequence[str]) -> None:
     """Refuse a store that lacks layers; names at once all that the rows need."""
-    features = choose_features(Store(store), experiments[0].preset)
+    features = choose_features(store, experiments[0].preset)
     configs = [model_config(each.model, features, classes) for each in experiments]
     needed = {layer for config in configs for layer in config.input_layers}
     if lacking := sorted(needed - set(features.audio_layers)):
         layers = ",".join(map(str, sorted(needed)))
         raise CorpusError(
-            f"{store}: expected audio features of layers {layers}, found none of {', '.join(map(str, lacking))}; "
-            f"run extract --layers {layers}"
+            f"{store.folder}: expected audio features of layers {layers}, found none of "
+            f"{', '.join(map(str, lacking))}; run extract --layers {layers}"
         )
 
 

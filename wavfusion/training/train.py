@@ -35,7 +35,7 @@ from wavfusion.evaluation.inference import classify, subsets
 from wavfusion.experiments.experiment import Experiment, Training
 from wavfusion.fast.network import accelerate
 from wavfusion.features.clips import Media
-from wavfusion.features.dataset import Features, choose_features, model_config
+from wavfusion.features.dataset import Features, choose_features, choose_layers, model_config
 from wavfusion.features.store import FeatureSet, Store
 from wavfusion.manifest import Utterance
 from wavfusion.metrics import familiarity
@@ -148,10 +148,11 @@ def read_data(
 
 
 def resolved(experiment: Experiment, features: FeatureSet) -> Experiment:
-    """Fill in the preset of the stored features, and its learning rates where the experiment has none."""
+    """Fill in the preset of the stored features, and its layers and learning rates where the experiment has none."""
     names = ("pretrained_rate", "new_rate")
     rates = {name: getattr(features, name) for name in names if getattr(experiment.train, name) is None}
-    return replace(experiment, preset=features.preset, train=replace(experiment.train, **rates))
+    model = choose_layers(experiment.model, features)
+    return replace(experiment, preset=features.preset, model=model, train=replace(experiment.train, **rates))
 
 
 def _start(out: Path, experiment: Experiment, data: Data, resume: bool, force: bool) -> Path | None:
