@@ -15,10 +15,11 @@ from pathlib import Path
 import torch
 
 from wavfusion import manifest
-from wavfusion.bench.data import LAYER, encoders_of
+from wavfusion.bench.data import encoders_of
 from wavfusion.experiments import experiment
 from wavfusion.features.dataset import model_config
 from wavfusion.features.encode import describe_features
+from wavfusion.features.extract import shipped_layers
 from wavfusion.model.wavfusion import WavFusion
 from wavfusion.prediction.recognizer import PRECISIONS, EmotionRecognizer
 from wavfusion.runs.folder import Run
@@ -29,7 +30,7 @@ def both(name: str, classes: Sequence[str]) -> list[EmotionRecognizer]:
     if name != "base":
         return [EmotionRecognizer.from_pretrained(name, precision=each) for each in PRECISIONS]
     encoders = encoders_of("base")
-    features = describe_features(encoders, [LAYER], ["last"])
+    features = describe_features(encoders, shipped_layers(encoders), ["last"])
     model = WavFusion(model_config(experiment.read_experiment("paper").model, features, classes)).eval()
     # Logits that spread over about 2, as those of a trained model do; its own start makes all emotions equal.
     torch.nn.init.normal_(model.head.weight, std=2 / model.head.in_features**0.5)

@@ -14,12 +14,13 @@ from pathlib import Path
 import torch
 
 from wavfusion import media
-from wavfusion.bench.data import CLASSES, LAYER, encoders_of
+from wavfusion.bench.data import CLASSES, encoders_of
 from wavfusion.errors import ConfigError
 from wavfusion.evaluation.inference import classify, classify_subsets, subsets
 from wavfusion.experiments import experiment
 from wavfusion.features.dataset import Sample, SampleOrigin, model_config
 from wavfusion.features.encode import describe_features
+from wavfusion.features.extract import shipped_layers
 from wavfusion.media import faces
 from wavfusion.model.wavfusion import WavFusion
 from wavfusion.processes.timing import timed
@@ -43,18 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     assert audio is not None and text is not None and video is not None
     rate, size = encoders.preset.frame_rate, video.size
     samples, frames = media.decode_audio(clip).samples, media.decode_frames(clip, rate, size).pixels
-    model = WavFusion(
-        model_config(experiment.read_experiment("paper").model, describe_features(encoders, [LAYER], ["last"]), CLASSES)
-    ).eval()
+    described = describe_features(encoders, layers := shipped_layers(encoders), ["last"])
+    model = WavFusion(model_config(experiment.read_experiment("paper").model, described, CLASSES)).eval()
     row = SampleOrigin("clip", None, None, None, len(samples) / media.SAMPLE_RATE)
-    features = audio.encode([samples], [LAYER])[0][LAYER], text.encode([TEXT])[0], video.encode(frames)
+    features = audio.encode([samples], layers)[0][layers[0]], text.encode([TEXT])[0], video.encode(frames)
     sample, every, prior = (
         [Sample(row, *features)],
         subsets(["audio", "text", "video"]),
         [1 / len(CLASSES)] * len(CLASSES),
     )
     parts: dict[str, Callable[[], object]] = {
-        "audio": lambda: audio.encode([samples], [LAYER]),
+        "audio": lambda: audio.encode([samples], layers),
         "text": lambda: text.encode([TEXT]),
         "video": lambda: video.encode(frames),
         "the fusion, for the prediction": lambda: classify(model, sample, every[-1], prior),

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import Wav2Vec2FeatureExtractor
+from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
 from wavfusion.encoders.bundle import Encoders
+from wavfusion.encoders.whisper import STEP, WhisperEncoder
 
 CHUNKS = (1, 8, 16)  # frames at once that are tried for the video encoder, in both memory formats
 SAMPLE_RATE = 16_000
@@ -29,14 +30,23 @@ class BaselineEncoders:
     def __init__(self, encoders: Encoders, layer: int, device: str) -> None:
         assert encoders.audio is not None and encoders.text is not None and encoders.video is not None
         self.audio, self.text = encoders.audio.model.to(device), encoders.text.model.to(device)
-        self.audio.encoder.layers = self.audio.encoder.layers[:layer]
+        self.audio.encoder.layers, self.frame_rate = self.audio.encoder.layers[:layer], encoders.preset.frame_rate
         self.tokenizer, self.video, self.device = encoders.text.tokenizer, encoders.video.to(device), device
-        self.extractor = Wav2Vec2FeatureExtractor(do_normalize=encoders.audio.do_normalize)
+        self.is_whisper = isinstance(encoders.audio, WhisperEncoder)
+        if self.is_whisper:
+            self.audio.encoder.layer_norm = nn.Identity()  # behind all layers, of which some are left out
+            self.extractor: Any = WhisperFeatureExtractor(feature_size=self.audio.config.num_mel_bins)
+        else:
+            self.extractor = Wav2Vec2FeatureExtractor(do_normalize=encoders.audio.do_normalize)
         self.chunk, self.channels_last = CHUNKS[0], False
 
     @torch.no_grad()
     def encode_audio(self, waveforms: Sequence[Float32[np.ndarray, " _"]]) -> list[Float[Tensor, "Ta D"]]:
-        """Encode a padded batch of waveforms."""
+        """Encode a padded batch of waveforms, which Whisper's class wants as 30 s each."""
+        if self.is_whisper:
+            inputs = self.extractor(list(waveforms), sampling_rate=SAMPLE_RATE, return_tensors="pt")
+            hidden = self.audio.encoder(inputs.input_features.to(self.device)).last_hidden_state
+            return [x[: -(-len(waveform) // STEP)] for x, waveform in zip(hidden, waveforms, strict=True)]
         inputs = self.extractor(list(waveforms), sampling_rate=SAMPLE_RATE, padding=True, return_tensors="pt")
         hidden = self.audio(inputs.input_values.to(self.device)).last_hidden_state
         lengths = self.audio._get_feat_extract_output_lengths(torch.tensor([len(x) for x in waveforms]))

@@ -19,21 +19,21 @@ from torch import nn
 
 from wavfusion import manifest
 from wavfusion.encoders import tiny
-from wavfusion.encoders.bundle import Encoders, load_encoders
-from wavfusion.encoders.presets import PRESETS
+from wavfusion.encoders.bundle import Encoders, load_encoder
+from wavfusion.encoders.presets import read_preset
 from wavfusion.encoders.text import TextEncoder
 from wavfusion.encoders.video import VideoEncoder
 from wavfusion.encoders.wav2vec2 import Wav2Vec2Encoder
+from wavfusion.encoders.whisper import WhisperEncoder
 from wavfusion.features.extract import extract
 from wavfusion.features.store import Store
-from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
+from wavfusion.manifest import MODALITIES, AudioSpan, Corpus, Utterance, VideoSpan
 from wavfusion.media import SAMPLE_RATE, write_video
 from wavfusion.processes.pool import require_result, spread
 
 log = logging.getLogger(__name__)
 
 POOL, FILES = 3, 2  # times the batch: utterances of an epoch, among which batches of like lengths are found, and files
-LAYER = 9  # shallow layers of the audio encoder
 CLIP = 10.0  # seconds of the clip that is labelled
 SENTENCE = "I told you that I would be there in time, and now look at the clock."
 FRAME_SIZE = (360, 640)
@@ -106,7 +106,7 @@ def _generate(job: Measurement) -> None:
 def extract_rows(rows: Sequence[Utterance], job: Measurement, encoders: Encoders, folder: Path) -> None:
     """Extract features of recordings into a new store."""
     corpus, store = manifest.read_corpus(job.manifest), Store(folder, create=True)
-    extract(rows, corpus, store, encoders, audio_layers=[LAYER], workers=os.cpu_count() or 1)
+    extract(rows, corpus, store, encoders, workers=os.cpu_count() or 1)
 
 
 def _record(folder: Path, name: str, seconds: float, rng: np.random.Generator) -> Utterance:
@@ -129,20 +129,52 @@ def _frames(count: int, rng: np.random.Generator) -> Iterator[UInt8[np.ndarray, 
 
 
 def encoders_of(preset: str, seed: int = 0) -> Encoders:
-    """The encoders of a preset; those of `base` with random weights, which are as fast as trained ones."""
-    if preset == "tiny":
-        return load_encoders("tiny", PRESETS["tiny"])
+    """The encoders of a preset; those of `RANDOM` with random weights, which are as fast as trained ones."""
+    about = read_preset(preset)
     torch.manual_seed(seed)
-    audio = Wav2Vec2Encoder(
-        transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(layerdrop=0.0)).eval(), {}, "random base"
-    )
+    loaded: dict[str, Any] = {}
+    for modality in MODALITIES:
+        name = getattr(about, modality)
+        loaded[modality] = RANDOM[name]() if name in RANDOM else load_encoder(modality, name, about.precision)
+    return Encoders(Path(preset).stem, about, **loaded)
+
+
+def _wav2vec2_base() -> Wav2Vec2Encoder:
+    model = transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(layerdrop=0.0))
+    return Wav2Vec2Encoder(model.eval(), {}, "random base")
+
+
+def _whisper_base() -> WhisperEncoder:
+    heads = {"encoder_attention_heads": 8, "encoder_ffn_dim": 2048, "decoder_attention_heads": 8}
+    config = transformers.WhisperConfig(d_model=512, encoder_layers=6, decoder_layers=1, **heads)
+    return WhisperEncoder(transformers.WhisperModel(config).eval(), {}, "random base")
+
+
+def _roberta_base() -> TextEncoder:
     roberta = transformers.RobertaConfig(
         vocab_size=50_265, max_position_embeddings=514, type_vocab_size=1, pad_token_id=1
     )
-    text = TextEncoder(transformers.RobertaModel(roberta).eval(), tiny.tokenizer(), "random base")
+    return TextEncoder(transformers.RobertaModel(roberta).eval(), tiny.tokenizer(), "random base")
+
+
+def _minilm() -> TextEncoder:
+    config = transformers.BertConfig(hidden_size=384, num_hidden_layers=6, intermediate_size=1536)
+    return TextEncoder(transformers.BertModel(config).eval(), tiny.tokenizer(), "random MiniLM")
+
+
+def _efficientnet_b0() -> VideoEncoder:
     b0 = transformers.EfficientNetConfig(width_coefficient=1.0, depth_coefficient=1.0, image_size=224, hidden_dim=1280)
-    video = VideoEncoder(_initialised(transformers.EfficientNetModel(b0)), {}, "random base")
-    return Encoders("base", PRESETS["base"], audio, text, video)
+    return VideoEncoder(_initialised(transformers.EfficientNetModel(b0)), {}, "random base")
+
+
+# Encoders of the shipped presets, of the true sizes.
+RANDOM: dict[str, Callable[[], Any]] = {
+    "facebook/wav2vec2-base": _wav2vec2_base,
+    "openai/whisper-base": _whisper_base,
+    "FacebookAI/roberta-base": _roberta_base,
+    "sentence-transformers/all-MiniLM-L6-v2": _minilm,
+    "google/efficientnet-b0": _efficientnet_b0,
+}
 
 
 def _initialised(model: nn.Module) -> nn.Module:

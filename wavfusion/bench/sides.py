@@ -12,15 +12,15 @@ import torch
 
 from wavfusion import manifest
 from wavfusion.bench.baseline import BaselineEncoders, decode_video_frames, decode_waveform
-from wavfusion.bench.data import CLASSES, LAYER, Measurement, encoders_of, extract_rows
+from wavfusion.bench.data import CLASSES, Measurement, encoders_of, extract_rows
 from wavfusion.encoders.bundle import Encoders
-from wavfusion.encoders.presets import PRESETS
 from wavfusion.experiments import experiment
 from wavfusion.fast.network import accelerate
 from wavfusion.features.batches import LengthBatches, batched, collate, model_inputs
 from wavfusion.features.clips import Media
 from wavfusion.features.dataset import Features, choose_features, model_config
 from wavfusion.features.encode import describe_features
+from wavfusion.features.extract import shipped_layers
 from wavfusion.features.store import FeatureSet, Store
 from wavfusion.manifest import Utterance
 from wavfusion.model.config import WavFusionConfig
@@ -98,8 +98,8 @@ def _extract_ours(job: Measurement) -> Work:
 
 
 def _extract_baseline(job: Measurement) -> Work:
-    encoders = BaselineEncoders(encoders_of(job.preset, job.seed), LAYER, job.device)
-    rows = job.files
+    loaded, rows = encoders_of(job.preset, job.seed), job.files
+    encoders = BaselineEncoders(loaded, *shipped_layers(loaded), job.device)
     encoders.tune(_decoded(job, rows[0], encoders)[1], partial(timed, device=job.device))
 
     def work() -> None:
@@ -115,11 +115,11 @@ def _extract_baseline(job: Measurement) -> Work:
 
 def _decoded(job: Measurement, row: Utterance, encoders: BaselineEncoders) -> tuple[np.ndarray, np.ndarray]:
     path = job.folder / f"{row.id}.mp4"
-    return decode_waveform(path), decode_video_frames(path, PRESETS[job.preset].frame_rate, encoders.video.size)
+    return decode_waveform(path), decode_video_frames(path, encoders.frame_rate, encoders.video.size)
 
 
 def _config(encoders: Encoders) -> tuple[WavFusionConfig, FeatureSet]:
-    features = describe_features(encoders, [LAYER], ["last"])
+    features = describe_features(encoders, shipped_layers(encoders), ["last"])
     return model_config(experiment.read_experiment("paper").model, features, CLASSES), features
 
 
@@ -141,7 +141,7 @@ def _predict_baseline(job: Measurement) -> Work:
     config, _ = _config(loaded)
     torch.manual_seed(job.seed)
     model = WavFusion(config).eval().to(job.device)
-    encoders = BaselineEncoders(loaded, LAYER, job.device)
+    encoders = BaselineEncoders(loaded, config.input_layer, job.device)
     encoders.tune(_decoded(job, row, encoders)[1], partial(timed, device=job.device))
 
     @torch.no_grad()

@@ -8,7 +8,9 @@ from wavfusion.cli.output import show
 
 def bench(
     suite: Annotated[str | None, opt.choice("timed part (default all)", "train", "extract", "predict", "all")] = None,
-    preset: Annotated[str | None, opt.choice("sizes; weights are random (default base)", "tiny", "base")] = None,
+    preset: Annotated[
+        str | None, opt.option("shipped: random weights of its sizes (default base)", "base|whisper|light|tiny|FILE")
+    ] = None,
     batch: Annotated[int | None, opt.option("utterances in a step (default 8)", "N", opt.count(1, 1024))] = None,
     repeats: Annotated[int | None, opt.option("of each measurement (default 5)", "N", opt.count(1, 100))] = None,
     growth: Annotated[bool, opt.flag("--growth", "our time and memory over 1, 2, 4 and 8 times the data")] = False,
