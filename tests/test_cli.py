@@ -21,7 +21,7 @@ pytest_plugins = ("corpus_fixture",)
 
 VERBS = [
     *("demo", "prepare", "check", "report", "extract", "train", "reproduce", "evaluate"),
-    *("predict", "serve", "embed", "bundle", "export", "push", "bench", "lookalike"),
+    *("predict", "serve", "embed", "bundle", "export", "push", "bench", "lookalike", "encoders"),
 ]
 HEAVY = ["torch", "transformers", "numpy", "av", "soxr", "sklearn", "matplotlib", "yaml"]
 

@@ -1,4 +1,3 @@
-import copy
 import dataclasses
 import json
 import os
@@ -28,7 +27,7 @@ from wavfusion.errors import ConfigError
 from wavfusion.features.batches import batched
 from wavfusion.features.clips import Media, plan_windows
 from wavfusion.features.encode import Chunk, audio_batches, decode
-from wavfusion.features.extract import _reported, extract, shipped_layers
+from wavfusion.features.extract import _reported, extract
 from wavfusion.features.store import FeatureSet, Store, merge_feature_sets, read_feature_sets
 from wavfusion.manifest import AudioSpan, Corpus, Utterance, VideoSpan
 from wavfusion.runs.folder import read_run
@@ -653,16 +652,6 @@ def test_two_extractions_at_once_lose_nothing_and_double_nothing(whole, tmp_path
     assert [process.wait(300) for process in processes] == [0, 0]
     found = tensors(tmp_path / "store")
     assert set(found) == set(expected) and max(units_apart(found[key], expected[key]) for key in expected) <= 1
-
-
-def test_the_default_layers_follow_the_depth_of_the_audio_encoder(encoders):
-    """A whole pass over 24 layers stored layer 9 alone; training on audio wanted layer 21."""
-    assert shipped_layers(encoders) == [9]
-    for depth, layers in ((24, [9, 21]), (6, [3])):
-        audio = copy.copy(encoders.audio)
-        audio.num_layers = depth
-        assert shipped_layers(dataclasses.replace(encoders, audio=audio)) == layers
-    assert shipped_layers(dataclasses.replace(encoders, audio=None)) == []
 
 
 def test_what_is_stored_by_default_is_said(small, root, tmp_path, capsys):

@@ -23,7 +23,10 @@ def test_a_checkpoint_is_known_to_have_met_a_corpus_or_not_or_unknown(checkpoint
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS.keys())
 @pytest.mark.parametrize("modality", ["audio", "text", "video"])
 def test_the_encoders_of_a_preset_have_met_none_of_the_corpora(preset, modality):
-    assert trained_on(getattr(preset, modality), EMOTIONS) == "no"
+    """As far as it is known: Whisper's 680,000 hours of the web are listed nowhere."""
+    checkpoint = getattr(preset, modality)
+    unlisted = checkpoint in ("openai/whisper-base", "sentence-transformers/all-MiniLM-L6-v2")
+    assert trained_on(checkpoint, EMOTIONS) == ("unknown" if unlisted else "no")
 
 
 def test_checkpoints_are_listed_in_the_case_that_they_are_looked_up_in():

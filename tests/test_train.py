@@ -303,9 +303,12 @@ def test_what_a_run_hands_over_is_no_pickle(ran: Path) -> None:
 
 
 def test_the_experiment_of_a_run_is_read_again_as_resolved(ran: Path, short: Any) -> None:
-    """The preset and the learning rates that it gave were null."""
+    """The preset and the learning rates that it gave were null; so would be the layers that it leaves to the preset."""
     wanted = short(
         preset="tiny",
+        model__fusion_layers=3,
+        model__trainable_layers=3,
+        model__margin_audio_layer=9,
         model__modality_dropout=0.2,
         model__time_mask=0.05,
         train__pretrained_rate=3e-3,

@@ -22,8 +22,6 @@ log = logging.getLogger(__name__)
 
 LIVE_BYTES = 1 << 30  # of decoded waveforms kept in memory: 4.6 hours; the others are decoded every time
 
-DEEP_LAYERS = 3  # of the paper; stores of older versions do not tell another number
-
 
 @dataclass(frozen=True)
 class SampleOrigin:
@@ -60,9 +58,10 @@ def choose_features(store: Store, preset: str | None) -> FeatureSet:
 
 
 def choose_layers(switches: Switches, features: FeatureSet) -> Switches:
-    """Fill in the layers that an experiment leaves to the preset of the features."""
-    audio = features.audio or {"num_layers": WavFusionConfig.num_layers}
-    return switches.with_layers(audio["num_layers"], audio.get("deep_layers", DEEP_LAYERS))
+    """Fill in the layers that an experiment leaves to the preset of the features; older stores do not tell its own."""
+    paper = {"num_layers": WavFusionConfig.num_layers, "deep_layers": WavFusionConfig.fusion_layers}
+    audio = {**paper, **(features.audio or {})}
+    return switches.with_layers(audio["num_layers"], audio["deep_layers"])
 
 
 def model_config(switches: Switches, features: FeatureSet, classes: Sequence[str]) -> WavFusionConfig:

@@ -10,6 +10,7 @@ from wavfusion.errors import ConfigError, nearest
 from wavfusion.experiments import experiment
 from wavfusion.experiments.experiment import Experiment
 from wavfusion.files import Constraint, read_yaml, validated
+from wavfusion.model.config import WavFusionConfig
 
 FIGURES = ("accuracy", "weighted_f1")
 
@@ -125,7 +126,7 @@ def closest_row(corpus: str, model: Mapping[str, Any]) -> tuple[list[str], dict[
     for table in (each for each in map(read_table_file, shipped_tables()) if each.corpus == corpus):
         stated = {row.name: row.stated for row in table.rows if row.settings is not None}
         for name, each in table.experiments("paper", 0, {}, extra=False).items():
-            paper = flat(asdict(each.model))
+            paper = flat(asdict(each.model.with_layers(WavFusionConfig.num_layers, WavFusionConfig.fusion_layers)))
             differs = tuple(f"{key} {values.get(key)} ({paper[key]})" for key in paper if values.get(key) != paper[key])
             found.setdefault(differs, ([], stated[name]))[0].append(f"{table.title}: {name}")
     if not found:
