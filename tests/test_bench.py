@@ -4,13 +4,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from wavfusion.bench import suites
 from wavfusion.bench.baseline import BaselineEncoders, decode_video_frames, decode_waveform
 from wavfusion.bench.data import Measurement, encoders_of
 from wavfusion.bench.suites import measured_side, run_suites
 from wavfusion.cli.app import main
-from wavfusion.errors import CorpusError
+from wavfusion.encoders.whisper import WhisperEncoder
+from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.features.extract import shipped_layers
 from wavfusion.media import decode_audio, decode_frames, write_video
 
 
@@ -60,6 +63,41 @@ def test_the_baseline_computes_the_same_features() -> None:
     torch.testing.assert_close(baseline.encode_audio([samples])[0], audio, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(baseline.encode_text([text])[0], ours.text.encode([text])[0], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(baseline.encode_video(frames), video, atol=1e-4, rtol=1e-4)
+
+
+def test_the_baseline_of_whisper_computes_the_same_features_of_30_s(tmp_path: Path) -> None:
+    """Its class pads every clip to 30 s; ours to half a second more than the clip."""
+    torch.manual_seed(0)
+    sizes = {"d_model": 32, "encoder_layers": 3, "encoder_attention_heads": 4, "encoder_ffn_dim": 48, "vocab_size": 60}
+    decoder = {"decoder_layers": 1, "decoder_attention_heads": 4, "pad_token_id": 0, "decoder_start_token_id": 3}
+    WhisperEncoder(transformers.WhisperModel(transformers.WhisperConfig(**sizes, **decoder)), {}, "x").save(tmp_path)
+    preset = tmp_path / "mine.yaml"
+    preset.write_text(f"{{audio: {tmp_path}, text: tiny, video: tiny}}")
+    samples, ours = np.random.default_rng(0).normal(0, 0.1, 472_000).astype(np.float32), encoders_of(str(preset))
+    assert ours.audio is not None and shipped_layers(ours) == [2]
+    expected = ours.audio.encode([samples], [2])[0][2]
+    baseline = BaselineEncoders(encoders_of(str(preset)), 2, "cpu")
+    torch.testing.assert_close(baseline.encode_audio([samples])[0], expected, atol=1e-4, rtol=1e-4)
+    assert len(baseline.encode_audio([samples[:6401]])[0]) == len(ours.audio.encode([samples[:6401]], [2])[0][2]) == 21
+
+
+@pytest.mark.slow
+def test_bench_takes_whisper_s_sizes() -> None:
+    found = run_suites("extract", "whisper", batch=1, repeats=1)
+    assert found["preset"] == "whisper" and found["extract"]["ratio"]["median"] > 1
+
+
+def test_a_preset_that_does_not_exist_is_one_line() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'whisper'"):
+        run_suites("extract", "wisper")
+
+
+@pytest.mark.parametrize(("preset", "text"), [("whisper", 768), ("light", 384)])
+def test_random_encoders_of_a_shipped_preset_have_its_sizes(preset: str, text: int) -> None:
+    found = encoders_of(preset)
+    assert found.audio is not None and found.text is not None and found.video is not None
+    assert (found.audio.width, found.audio.num_layers, found.text.width, found.video.width) == (512, 6, text, 1280)
+    assert shipped_layers(found) == [4]
 
 
 def test_the_baseline_decodes_the_same_length_and_nearly_the_same_frames(tmp_path: Path) -> None:
