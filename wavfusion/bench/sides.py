@@ -19,7 +19,7 @@ from wavfusion.fast.network import accelerate
 from wavfusion.features.batches import LengthBatches, batched, collate, model_inputs
 from wavfusion.features.clips import Media
 from wavfusion.features.dataset import Features, choose_features, model_config
-from wavfusion.features.encode import describe_features
+from wavfusion.features.encode import BATCH_SECONDS, audio_batches, describe_features
 from wavfusion.features.extract import shipped_layers
 from wavfusion.features.store import FeatureSet, Store
 from wavfusion.manifest import Utterance
@@ -113,6 +113,34 @@ def _extract_baseline(job: Measurement) -> Work:
     return work
 
 
+def _audio_ours(job: Measurement) -> Work:
+    loaded = encoders_of(job.preset, job.seed).to(job.device)
+    audio, layers, waveforms = loaded.quick().audio, shipped_layers(loaded), _waveforms(job)
+    assert audio is not None
+    audio.precision = "bf16" if job.device.startswith("cuda") else audio.precision
+
+    def work() -> None:
+        for batch in audio_batches(waveforms, BATCH_SECONDS[loaded.kind]):
+            audio.encode([waveforms[i] for i in batch], layers)
+
+    return work
+
+
+def _audio_baseline(job: Measurement) -> Work:
+    loaded, waveforms = encoders_of(job.preset, job.seed), _waveforms(job)
+    encoders = BaselineEncoders(loaded, *shipped_layers(loaded), job.device)
+
+    def work() -> None:
+        for samples in waveforms:
+            encoders.encode_audio([samples])
+
+    return work
+
+
+def _waveforms(job: Measurement) -> list[np.ndarray]:
+    return [decode_waveform(job.folder / f"{row.id}.mp4") for row in job.files]
+
+
 def _decoded(job: Measurement, row: Utterance, encoders: BaselineEncoders) -> tuple[np.ndarray, np.ndarray]:
     path = job.folder / f"{row.id}.mp4"
     return decode_waveform(path), decode_video_frames(path, encoders.frame_rate, encoders.video.size)
@@ -160,6 +188,7 @@ SIDES: dict[str, dict[str, Callable[[Measurement], Work]]] = {
         "baseline": partial(_train_baseline, with_video=False),
     },
     "extract": {"ours": _extract_ours, "baseline": _extract_baseline},
+    "extract_audio": {"ours": _audio_ours, "baseline": _audio_baseline},
     "predict": {"ours": _predict_ours, "baseline": _predict_baseline},
     "predict_bf16": {"ours": partial(_predict_ours, precision="bf16"), "baseline": _predict_baseline},
     "predict_explained": {"ours": partial(_predict_ours, contributions=True), "baseline": _predict_baseline},

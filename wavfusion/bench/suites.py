@@ -32,7 +32,7 @@ FIT_LOAD = 0.3  # processes that may be running beside this one
 TIMES = (1, 2, 4, 8)  # sizes of the data, to see how time and memory grow
 SUITES = {
     "train": ("train", "train_without_video"),
-    "extract": ("extract",),
+    "extract": ("extract", "extract_audio"),
     "predict": ("predict", "predict_bf16", "predict_explained"),
 }
 UNITS = {
@@ -154,7 +154,7 @@ def useful_work(name: str, job: Measurement) -> tuple[int, float]:
     if name.startswith("predict"):
         return 1, CLIP * job.times
     seconds = json.loads((job.folder / "seconds.json").read_text("utf-8"))
-    seconds = seconds[: len(job.files)] if name == "extract" else seconds
+    seconds = seconds[: len(job.files)] if name.startswith("extract") else seconds
     return len(seconds), sum(seconds)
 
 
