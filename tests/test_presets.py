@@ -30,6 +30,8 @@ from wavfusion.features.extract import shipped_layers
 from wavfusion.features.store import FeatureSet
 from wavfusion.model.config import Switches, WavFusionConfig
 from wavfusion.runs.folder import read_run
+from wavfusion.study.tables import read_table_file
+from wavfusion.study.trainings import Study, plan_trainings
 from wavfusion.training import train
 
 pytest_plugins = ("corpus_fixture",)
@@ -69,6 +71,10 @@ def depths(switches: Switches) -> tuple[int | None, ...]:
 def test_a_file_with_an_audio_encoder_alone_has_the_paper_s_others(tmp_path: Path) -> None:
     found = read_preset(written(tmp_path, "audio: openai/whisper-base"))
     assert found == PRESETS["whisper"] and (found.text, found.video) == (PRESETS["base"].text, PRESETS["base"].video)
+
+
+def test_an_empty_preset_is_base(tmp_path: Path) -> None:
+    assert read_preset(written(tmp_path, "")) == PRESETS["base"]
 
 
 def test_the_other_encoders_of_such_a_file_are_loaded_only_where_they_are_used(tmp_path: Path) -> None:
@@ -203,6 +209,15 @@ def test_it_trains_live_and_labels_a_clip(
     for each in (run, tmp_path / "live"):
         assert main(["predict", "--model", str(each), clip, "--transcript", "stop", "--format", "json"]) == 0
         assert sum(json.loads(capfd.readouterr().out)[0]["probabilities"].values()) == pytest.approx(1, abs=1e-3)
+
+
+def test_rows_that_state_the_layers_of_the_preset_share_its_training(made: Any, tmp_path: Path) -> None:
+    """Studies that an older version started, whose experiments had these numbers, go on with their trainings."""
+    stated = "model.fusion_layers: 3, model.trainable_layers: 3, model.margin_audio_layer: 9"
+    rows = f"- {{name: a, settings: {{}}}}\n- {{name: b, settings: {{{stated}}}}}"
+    table = read_table_file(written(tmp_path, f"title: One\ncorpus: any\nrows:\n{rows}"))
+    plan = plan_trainings(Study(made.manifest, made.store), [table], tmp_path)
+    assert len(plan.jobs) == 1 and plan.rows["mine", "a"] == plan.rows["mine", "b"]
 
 
 def test_an_explicit_layer_still_decides(run_of_whisper: Any) -> None:

@@ -12,9 +12,8 @@ import typer
 
 from wavfusion.cli.bench import bench
 from wavfusion.cli.demo import demo
-from wavfusion.cli.encoders import encoders
 from wavfusion.cli.evaluate import evaluate
-from wavfusion.cli.extract import extract
+from wavfusion.cli.extract import encoders, extract
 from wavfusion.cli.options import SETTING
 from wavfusion.cli.output import BAD_INPUT, DONE, ShortLines, complain, print_text
 from wavfusion.cli.predict import embed, predict

@@ -1,8 +1,9 @@
-"""`extract`: frozen features of a manifest into a store."""
+"""`extract` and `encoders`: frozen features of a manifest into a store, and what can make them."""
 
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -119,3 +120,23 @@ def _require_media(utterances: Sequence[Any], root: Path, store: Path) -> None:
     if root.is_dir() and paths and not any((root / each).exists() for each in paths):
         found = f"none of its {len(paths)} files ({first_three(paths)})"
         raise CorpusError(f"--root: expected the folder of the corpus, found {found} below {str(root)!r}")
+
+
+def encoders(json: opt.Json = False) -> None:
+    """List the families of encoders that load, and the presets."""
+    from wavfusion.encoders.families import FAMILIES
+    from wavfusion.encoders.presets import PRESETS
+
+    rows = [("", "model_type", "models", "for example", "verified with")]
+    rows += [(each.modality, each.type, each.models, each.example, each.verified) for each in FAMILIES]
+    names = [("preset", "audio", "text", "video")]
+    names += [(name, each.audio, each.text, each.video) for name, each in PRESETS.items()]
+    lines = [*_columns(rows), "", *_columns(names)]
+    lines += ["", "`verified with`: weights whose features were compared with Hugging Face's own hidden states (1e-5)"]
+    families, presets = list(map(asdict, FAMILIES)), {name: asdict(each) for name, each in PRESETS.items()}
+    show({"families": families, "presets": presets}, "\n".join(lines), json)
+
+
+def _columns(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
