@@ -99,7 +99,7 @@ def _extract_ours(job: Measurement) -> Work:
 
 def _extract_baseline(job: Measurement) -> Work:
     loaded, rows = encoders_of(job.preset, job.seed), job.files
-    encoders = BaselineEncoders(loaded, *shipped_layers(loaded), job.device)
+    encoders = BaselineEncoders(loaded, shipped_layers(loaded)[0], job.device)
     encoders.tune(_decoded(job, rows[0], encoders)[1], partial(timed, device=job.device))
 
     def work() -> None:
@@ -128,7 +128,7 @@ def _audio_ours(job: Measurement) -> Work:
 
 def _audio_baseline(job: Measurement) -> Work:
     loaded, waveforms = encoders_of(job.preset, job.seed), _waveforms(job)
-    encoders = BaselineEncoders(loaded, *shipped_layers(loaded), job.device)
+    encoders = BaselineEncoders(loaded, shipped_layers(loaded)[0], job.device)
 
     def work() -> None:
         for samples in waveforms:

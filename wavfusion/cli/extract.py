@@ -137,6 +137,6 @@ def encoders(json: opt.Json = False) -> None:
     show({"families": families, "presets": presets}, "\n".join(lines), json)
 
 
-def _columns(rows: list[tuple[str, ...]]) -> list[str]:
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
