@@ -22,7 +22,7 @@ from wavfusion.encoders import tiny
 from wavfusion.encoders.bundle import Encoders, load_encoders
 from wavfusion.encoders.presets import PRESETS
 from wavfusion.encoders.text import TextEncoder
-from wavfusion.encoders.video import VideoEncoder
+from wavfusion.encoders.video import EfficientNetEncoder
 from wavfusion.encoders.wav2vec2 import Wav2Vec2Encoder
 from wavfusion.features.extract import extract
 from wavfusion.features.store import Store
@@ -141,7 +141,7 @@ def encoders_of(preset: str, seed: int = 0) -> Encoders:
     )
     text = TextEncoder(transformers.RobertaModel(roberta).eval(), tiny.tokenizer(), "random base")
     b0 = transformers.EfficientNetConfig(width_coefficient=1.0, depth_coefficient=1.0, image_size=224, hidden_dim=1280)
-    video = VideoEncoder(_initialised(transformers.EfficientNetModel(b0)), {}, "random base")
+    video = EfficientNetEncoder(_initialised(transformers.EfficientNetModel(b0)), {}, "random base")
     return Encoders("base", PRESETS["base"], audio, text, video)
 
 
