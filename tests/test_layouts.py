@@ -16,7 +16,7 @@ from wavfusion.errors import ConfigError
 
 DEEP = {**LAYER_NORM, "num_hidden_layers": 24}
 SHALLOW = {"num_hidden_layers": 12}
-UNISPEECH, DATA2VEC = ("UniSpeechSat", {}), ("Data2VecAudio", {"num_conv_pos_embeddings": 5, "conv_pos_kernel_size": 19})
+DATA2VEC = {"num_conv_pos_embeddings": 5, "conv_pos_kernel_size": 19}
 # The library's classes, the flags and the depth that the checkpoint has, and whether its waveforms are normalised.
 LAYOUTS = {
     "facebook/wav2vec2-base": ("Wav2Vec2", SHALLOW, True),
@@ -30,8 +30,8 @@ LAYOUTS = {
     "microsoft/wavlm-large": ("WavLM", {**DEEP, "num_buckets": 320, "max_bucket_distance": 800}, True),
     "microsoft/unispeech-sat-base": ("UniSpeechSat", SHALLOW, False),
     "microsoft/unispeech-sat-large": ("UniSpeechSat", DEEP, True),
-    "facebook/data2vec-audio-base": ("Data2VecAudio", {**SHALLOW, **DATA2VEC[1], "conv_bias": False}, True),
-    "facebook/data2vec-audio-large": ("Data2VecAudio", {**DATA2VEC[1], "num_hidden_layers": 24}, True),
+    "facebook/data2vec-audio-base": ("Data2VecAudio", {**SHALLOW, **DATA2VEC, "conv_bias": False}, True),
+    "facebook/data2vec-audio-large": ("Data2VecAudio", {**DATA2VEC, "num_hidden_layers": 24}, True),
 }
 
 
@@ -52,7 +52,8 @@ def save_as_published(folder, model, do_normalize, binary=False):
         torch.save(tensors, folder / "pytorch_model.bin")
     else:
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    values = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "sampling_rate": 16000, "do_normalize": do_normalize}
+    values = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "sampling_rate": 16000}
+    values |= {"do_normalize": do_normalize}
     (folder / "preprocessor_config.json").write_text(json.dumps(values))
 
 
@@ -72,7 +73,7 @@ def apart(one, other):
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_published_layout_loads_and_gives_the_library_s_hidden_states_alone_and_in_a_batch(tmp_path, name):
-    """The last layer of a pre-norm model is left out: the library's last hidden state has the final norm behind it."""
+    """Without the last layer: the library's last hidden state of a pre-norm model is behind the final norm."""
     model, clips = layout(name), [tone(seconds, i) for i, seconds in enumerate((0.4, 1.3, 0.7))]
     save_as_published(tmp_path, model, LAYOUTS[name][2], binary=name.endswith("base"))
     encoder = load_audio(str(tmp_path))

@@ -79,8 +79,8 @@ def modernbert(folder):
     names = {f"{word[1:-1].lower()}_token": word for word in special}
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, model_max_length=8192, **names)
     tokenizer.save_pretrained(folder)
-    flags = {"local_attention": 8, "global_attn_every_n_layers": 3, "pad_token_id": 3, "cls_token_id": 1, "sep_token_id": 2}
-    flags |= {"bos_token_id": 1, "eos_token_id": 2}
+    flags = {"local_attention": 8, "global_attn_every_n_layers": 3, "pad_token_id": 3}
+    flags |= {"bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
     sizes = {**SMALL, "num_hidden_layers": 4, "vocab_size": len(tokenizer)}
     return random_model(transformers.ModernBertModel, transformers.ModernBertConfig(**flags, **sizes))
 
