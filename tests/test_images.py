@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from transformers import AutoImageProcessor
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from tests.test_encoders import SMALL, largest_difference, random_model
 from wavfusion.encoders import load_audio, load_text, load_video

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import transformers
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # the short name asks for torchvision
 
 from wavfusion.encoders import tiny
 from wavfusion.encoders.checkpoint import (
@@ -205,7 +205,7 @@ def load_video(name: str) -> VideoEncoder:
         )
     with loading(name):
         # With torchvision, which may be installed or not, pixels would differ by a grey level here and there.
-        return ImageEncoder(model, transformers.AutoImageProcessor.from_pretrained(name, backend="pil"), name)
+        return ImageEncoder(model, AutoImageProcessor.from_pretrained(name, backend="pil"), name)
 
 
 def _frame_preprocessing(values: dict[str, Any], image_size: int) -> dict[str, Any]:
