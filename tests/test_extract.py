@@ -22,7 +22,7 @@ from wavfusion.encoders import tiny
 from wavfusion.encoders.bundle import load_encoders
 from wavfusion.encoders.presets import PRESETS
 from wavfusion.encoders.text import MAX_TOKENS
-from wavfusion.encoders.video import VideoEncoder
+from wavfusion.encoders.video import EfficientNetEncoder
 from wavfusion.errors import ConfigError
 from wavfusion.features.batches import batched
 from wavfusion.features.clips import Media, plan_windows
@@ -323,7 +323,7 @@ def test_a_random_efficientnet_is_refused(small, root, encoders):
     """Drawn from its config alone it gives exact zeros (trap T1)."""
     torch.manual_seed(0)
     model = transformers.EfficientNetModel(tiny.video_config()).eval()
-    dead = dataclasses.replace(encoders, video=VideoEncoder(model, tiny.video_preprocessor(), "dead"))
+    dead = dataclasses.replace(encoders, video=EfficientNetEncoder(model, tiny.video_preprocessor(), "dead"))
     with pytest.raises(ConfigError, match="video encoder of 'tiny': expected features that differ, found a spread of"):
         run(small, root, dead)
 

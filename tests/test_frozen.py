@@ -13,7 +13,7 @@ from transformers.activations import GELUActivation
 from tests.test_encoders import CONVOLUTIONS, FAMILIES, SMALL, largest_difference, random_model, reference_hidden, tone
 from wavfusion.cli.app import main
 from wavfusion.encoders import load_text, tiny
-from wavfusion.encoders.video import VideoEncoder
+from wavfusion.encoders.video import EfficientNetEncoder
 from wavfusion.encoders.wav2vec2 import Wav2Vec2Encoder
 from wavfusion.fast.elementwise import FastGELU
 from wavfusion.fast.encoders import (
@@ -145,7 +145,7 @@ def test_short_or_striding_convolutions_stay_as_they_are():
 
 
 def test_a_quick_video_encoder_gives_the_library_s_features():
-    encoder = VideoEncoder(tiny.video_model(), tiny.video_preprocessor(), "tiny")
+    encoder = EfficientNetEncoder(tiny.video_model(), tiny.video_preprocessor(), "tiny")
     frames = (torch.rand(7, *encoder.size, 3, generator=torch.Generator().manual_seed(0)) * 255).byte()
     with torch.inference_mode():
         expected = encoder.model(pixel_values=encoder.pixel_values(frames).contiguous()).pooler_output

@@ -20,7 +20,7 @@ import torch
 import wavfusion
 from wavfusion import media
 from wavfusion.cli.app import main
-from wavfusion.encoders.video import VideoEncoder
+from wavfusion.encoders.video import EfficientNetEncoder
 from wavfusion.errors import ConfigError, MediaError
 from wavfusion.evaluation import evaluate
 from wavfusion.evaluation.inference import Classifier, classify
@@ -181,13 +181,13 @@ def test_pictures_are_seen_in_single_precision_whatever_the_cores(
 ) -> None:
     """On one core they were seen in half precision: windows are encoded when the fusion asks for them."""
     before, seen = torch.get_num_threads(), []
-    pixel_values = VideoEncoder.pixel_values
+    pixel_values = EfficientNetEncoder.pixel_values
 
-    def watched(self: VideoEncoder, frames: torch.Tensor) -> torch.Tensor:
+    def watched(self: EfficientNetEncoder, frames: torch.Tensor) -> torch.Tensor:
         seen.append(torch.is_autocast_enabled("cpu"))
         return pixel_values(self, frames)
 
-    monkeypatch.setattr(VideoEncoder, "pixel_values", watched)
+    monkeypatch.setattr(EfficientNetEncoder, "pixel_values", watched)
     torch.set_num_threads(threads)
     try:
         EmotionRecognizer.from_pretrained(trained, precision="bf16").predict(clip)

@@ -1,3 +1,6 @@
+from fractions import Fraction
+
+import av
 import numpy as np
 import pytest
 import torch
@@ -8,8 +11,11 @@ from wavfusion.encoders import load_audio
 from wavfusion.encoders.stack import AudioEncoder
 from wavfusion.encoders.whisper import PADDING, WhisperEncoder
 from wavfusion.errors import ConfigError
+from wavfusion.media import decode_audio, write_audio
 from wavfusion.model import WavFusion, WavFusionConfig
 from wavfusion.model.fusion import DeepLayer, SelfAttentionLayer, Source
+
+pytest_plugins = ("real",)
 
 BASE = {"d_model": 32, "encoder_layers": 3, "encoder_attention_heads": 4, "encoder_ffn_dim": 48, "vocab_size": 60}
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 3}
@@ -131,6 +137,54 @@ def test_a_checkpoint_without_one_tensor_of_the_encoder_is_refused(tmp_path):
     model.save_pretrained(tmp_path, state_dict=tensors)
     with pytest.raises(ConfigError, match=r"1 are missing, first 'encoder.layers.1.fc1.weight'"):
         load_audio(str(tmp_path))
+
+
+# ---------------------------------------------------------------- one sound in several files
+
+
+@pytest.fixture(scope="module")
+def containers(tmp_path_factory):
+    """One sound of 48 kHz, in 16 bits, in files of several kinds."""
+    folder, rate = tmp_path_factory.mktemp("containers"), 48_000
+    time = np.arange(round(3.7 * rate)) / rate
+    sound = 0.3 * np.sin(2 * np.pi * (150 + 40 * time) * time) + 0.05 * np.random.default_rng(0).normal(size=len(time))
+    samples = (32767 * sound).round().astype("i2")
+    for name in ("sound.wav", "sound.flac"):
+        write_audio(folder / name, (samples / 32768).astype("f4"), rate)
+    with av.open(str(folder / "sound.mkv"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate, layout="mono")
+        for start in range(0, len(samples), 1024):
+            frame = av.AudioFrame.from_ndarray(samples[None, start : start + 1024], "s16", "mono")
+            frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["sound.flac", "sound.mkv"])
+def test_one_sound_in_two_containers_has_the_same_features(containers, name):
+    encoder = WhisperEncoder(whisper(), {}, "x")
+    one, other = (decode_audio(containers / each).samples for each in ("sound.wav", name))
+    layers = range(encoder.num_layers + 1)
+    expected, found = (encoder.encode([each], layers)[0] for each in (one, other))
+    assert max(apart(found[layer], expected[layer]) for layer in layers) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sound.flac", "sound.mkv"])
+def test_one_sound_in_two_containers_has_the_same_features_of_the_real_whisper_base(containers, whisper_base, name):
+    encoder = load_audio(str(whisper_base))
+    one, other = (decode_audio(containers / each).samples for each in ("sound.wav", name))
+    expected, found = (encoder.encode([each], range(7))[0] for each in (one, other))
+    assert max(apart(found[layer], expected[layer]) for layer in range(7)) < 1e-4
+
+
+@pytest.mark.slow
+def test_the_real_whisper_base_gives_the_library_s_hidden_states(whisper_base):
+    encoder, samples = load_audio(str(whisper_base)), clip(30)
+    model = transformers.WhisperModel.from_pretrained(whisper_base).eval()
+    expected, found = reference(model, samples), encoder.encode([samples], range(6))[0]
+    assert max(apart(found[layer], expected[layer]) for layer in range(6)) < 1e-5
 
 
 # ---------------------------------------------------------------- the layers that start from it

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
 from wavfusion.encoders.bundle import Encoders
+from wavfusion.encoders.video import EfficientNetEncoder
 from wavfusion.encoders.whisper import STEP, WhisperEncoder
 
 CHUNKS = (1, 8, 16)  # frames at once that are tried for the video encoder, in both memory formats
@@ -28,7 +29,8 @@ class BaselineEncoders:
     """The three frozen encoders, run whole under `no_grad`: audio up to a layer, text, video in the best chunks."""
 
     def __init__(self, encoders: Encoders, layer: int, device: str) -> None:
-        assert encoders.audio is not None and encoders.text is not None and encoders.video is not None
+        assert encoders.audio is not None and encoders.text is not None
+        assert isinstance(encoders.video, EfficientNetEncoder)
         self.audio, self.text = encoders.audio.model.to(device), encoders.text.model.to(device)
         self.audio.encoder.layers, self.frame_rate = self.audio.encoder.layers[:layer], encoders.preset.frame_rate
         self.tokenizer, self.video, self.device = encoders.text.tokenizer, encoders.video.to(device), device

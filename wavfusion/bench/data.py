@@ -22,7 +22,7 @@ from wavfusion.encoders import tiny
 from wavfusion.encoders.bundle import Encoders, load_encoder
 from wavfusion.encoders.presets import read_preset
 from wavfusion.encoders.text import TextEncoder
-from wavfusion.encoders.video import VideoEncoder
+from wavfusion.encoders.video import EfficientNetEncoder
 from wavfusion.encoders.wav2vec2 import Wav2Vec2Encoder
 from wavfusion.encoders.whisper import WhisperEncoder
 from wavfusion.features.extract import extract
@@ -162,9 +162,9 @@ def _minilm() -> TextEncoder:
     return TextEncoder(transformers.BertModel(config).eval(), tiny.tokenizer(), "random MiniLM")
 
 
-def _efficientnet_b0() -> VideoEncoder:
+def _efficientnet_b0() -> EfficientNetEncoder:
     b0 = transformers.EfficientNetConfig(width_coefficient=1.0, depth_coefficient=1.0, image_size=224, hidden_dim=1280)
-    return VideoEncoder(_initialised(transformers.EfficientNetModel(b0)), {}, "random base")
+    return EfficientNetEncoder(_initialised(transformers.EfficientNetModel(b0)), {}, "random base")
 
 
 # Encoders of the shipped presets, of the true sizes.

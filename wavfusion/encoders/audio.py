@@ -1,11 +1,13 @@
 """The audio encoder of a name: `tiny`, a local folder or a hub id, of one of the known families (eq. 7)."""
 
+from typing import Any
+
 from wavfusion.encoders import tiny, wav2vec2, whisper
 from wavfusion.encoders.checkpoint import load_model, load_preprocessor
 from wavfusion.encoders.stack import AudioEncoder
 
 # What a configuration leaves to training is off while an encoder is frozen.
-SETTINGS = {"layerdrop": 0.0, "encoder_layerdrop": 0.0, "apply_spec_augment": False}
+SETTINGS: dict[str, Any] = {"layerdrop": 0.0, "encoder_layerdrop": 0.0, "apply_spec_augment": False}
 
 
 def load_audio(name: str) -> AudioEncoder:

@@ -92,16 +92,23 @@ def fingerprint(model: Any, preprocessing: dict[str, Any]) -> str:
 
 def _used(model: Any) -> dict[str, Tensor]:
     """The tensors that a feature depends on."""
-    return {name: x for name, x in model.state_dict().items() if not any(part in name for part in UNUSED)}
+    return {name: x for name, x in model.state_dict().items() if _is_used(model, name)}
 
 
-def load_model(name: str, family: Sequence[str] | None, **settings: Any) -> Any:
+def _is_used(model: Any, name: str) -> bool:
+    """Whether a feature depends on a tensor; the vector of a picture is what its model's pooler gives."""
+    takes_pictures = model.main_input_name == "pixel_values"
+    return not any(part in name for part in UNUSED if not (part == "pooler." and takes_pictures))
+
+
+def load_model(name: str, family: Sequence[str] | None, part: str = "", **settings: Any) -> Any:
     """Load a Hugging Face model in eval mode, in float32, without gradients; `settings` replace its configuration's.
 
-    A `family` of None takes every model type that the library knows.
+    A `family` of None takes every model type that the library knows. Of a model whose configuration has one of its own
+    for a `part`, as CLIP's has a `vision_config`, this part alone is loaded.
 
     Raises:
-        ConfigError: it cannot be read, is of another family (model type), or lacks tensors.
+        ConfigError: it cannot be read, is of another family (model type), lacks tensors, or has some of another shape.
     """
     with loading(name):
         found = transformers.PretrainedConfig.get_config_dict(name)[0].get("model_type")
@@ -109,15 +116,30 @@ def load_model(name: str, family: Sequence[str] | None, **settings: Any) -> Any:
             expected = f"one of {', '.join(family)}" if family else "a model type that the library transformers knows"
             raise ConfigError(f"encoder {name!r}: expected {expected}, found {found!r}; {HOW_TO_ADD}")
         config = transformers.AutoConfig.from_pretrained(name)
+        config = getattr(config, part, config) if part else config
         for key, value in settings.items():
             setattr(config, key, value)
         model, report = transformers.AutoModel.from_pretrained(
-            name, config=config, dtype=torch.float32, weights_only=True, output_loading_info=True
+            name,
+            config=config,
+            dtype=torch.float32,
+            weights_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, in one line
         )
-    missing = sorted(key for key in report["missing_keys"] if not any(part in key for part in UNUSED))
-    if missing:
+    absent = report["missing_keys"]
+    if model.main_input_name == "pixel_values" and any(key.startswith("pooler.") for key in absent):
+        model.pooler = None  # as in checkpoints of classifiers; it would be drawn at random
+        absent = {key for key in absent if not key.startswith("pooler.")}
+    if missing := sorted(key for key in absent if _is_used(model, key)):
         raise ConfigError(
             f"encoder {name!r}: expected all its tensors, {len(missing)} are missing, first {missing[0]!r}"
+        )
+    if others := sorted(each for each in report["mismatched_keys"] if _is_used(model, each[0])):
+        key, found, expected = others[0]
+        raise ConfigError(
+            f"encoder {name!r}: expected tensors of the shapes that its config.json gives, {len(others)} have others, "
+            f"first {key!r}: expected {tuple(expected)}, found {tuple(found)}"
         )
     return model.eval().requires_grad_(False)
 

@@ -41,4 +41,11 @@ FAMILIES = (
     Family("text", "mpnet", "MPNet", "sentence-transformers/all-mpnet-base-v2"),
     Family("text", "any", "other bidirectional AutoModels", "google/electra-base-discriminator", "not tried"),
     Family("video", "efficientnet", "EfficientNet", "google/efficientnet-b0"),
+    Family("video", "clip", "CLIP", "openai/clip-vit-base-patch32"),
+    Family("video", "siglip", "SigLIP", "google/siglip-base-patch16-224"),
+    Family("video", "siglip2", "SigLIP 2", "google/siglip2-base-patch16-naflex"),
+    Family("video", "dinov2", "DINOv2", "facebook/dinov2-base"),
+    Family("video", "vit", "ViT", "google/vit-base-patch16-224"),
+    Family("video", "convnext", "ConvNeXt", "facebook/convnext-tiny-224"),
+    Family("video", "any", "other AutoModels of pictures", "microsoft/resnet-50", "not tried"),
 )

@@ -2,18 +2,19 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from wavfusion.encoders import tiny
 from wavfusion.encoders.checkpoint import FrozenEncoder, load_model, loading, save_checkpoint
-from wavfusion.errors import ConfigError
+from wavfusion.errors import ConfigError, counted
 from wavfusion.fast.encoders import skip_onednn_gelu
 
 MAX_TOKENS = 192  # the longest utterances have 100 words (IEMOCAP) and 69 (MELD)
@@ -49,7 +50,7 @@ class TextEncoder(FrozenEncoder):
     def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
         probe = tokenizer("Kids are talking by the door, aren't they? Ünïcode.")["input_ids"]
         vocabulary = hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
-        self.max_tokens = min(MAX_TOKENS, int(tokenizer.model_max_length))
+        self.max_tokens = min(MAX_TOKENS, int(tokenizer.model_max_length), _positions(model))
         preprocessing = {"vocabulary": vocabulary, "probe": probe, "tokens": self.max_tokens}
         if model.config.model_type not in ROBERTA:
             preprocessing["layout"] = {key: getattr(model.config, key, None) for key in LAYOUT}
@@ -74,6 +75,22 @@ class TextEncoder(FrozenEncoder):
         features = torch.stack(output.hidden_states, 1) if layers == "all" else output.last_hidden_state
         return [features[i, ..., : len(row), :].float().cpu() for i, row in enumerate(tokens)]
 
+    def count_cut(self, texts: Sequence[str]) -> int:
+        """Count the texts of more than `max_tokens` tokens, whose ends no feature has."""
+        if not texts:
+            return 0
+        # As in `encode`: a fast tokenizer keeps this setting, and other threads may be using it.
+        cut = {"truncation": True, "max_length": self.max_tokens, "return_overflowing_tokens": True}
+        rows = Counter(self.tokenizer([*map(normalized, texts)], **cut)["overflow_to_sample_mapping"])
+        return sum(number > 1 for number in rows.values())
+
+    def say_cut(self, number: int) -> str:
+        """Warn of texts that `count_cut` found."""
+        return (
+            f"{counted(number, 'text')} of more than {self.max_tokens} tokens, the most that text encoder "
+            f"{self.name!r} is given; their ends are left out"
+        )
+
     def quick(self) -> "TextEncoder":
         """A twin that shares the tensors; on a CPU it takes no memory for every new length."""
         twin = self.twin()
@@ -96,29 +113,62 @@ def load_text(name: str) -> TextEncoder:
     if name == "tiny":
         return TextEncoder(tiny.text_model(), tiny.tokenizer(), name)
     model = load_model(name, None)
-    if not _is_bidirectional(model):
-        raise ConfigError(
-            f"encoder {name!r}: expected a bidirectional text encoder, as BERT and RoBERTa are, found a model of type "
-            f"{model.config.model_type!r}, whose tokens do not attend to later ones"
-        )
     with loading(name):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+        unfit = _unfit(model)
+    if unfit:
+        raise ConfigError(
+            f"encoder {name!r}: expected a bidirectional text encoder, as BERT, RoBERTa, DeBERTa and ModernBERT are, "
+            f"found a model of type {model.config.model_type!r}, {unfit}"
+        )
+    tokenizer = _load_tokenizer(name)
     tokens, rows = len(tokenizer), int(model.config.vocab_size)
     # Without its files the library silently makes a tokenizer of five special tokens.
     if not rows // 2 <= tokens <= rows:
         raise ConfigError(
             f"encoder {name!r}: expected the tokenizer of a model of {rows} tokens, found one of {tokens}"
         )
+    if not tokenizer.is_fast:
+        raise ConfigError(
+            f"encoder {name!r}: expected a fast tokenizer (tokenizer.json), found {type(tokenizer).__name__}"
+        )
     return TextEncoder(model, tokenizer, name)
 
 
+def _load_tokenizer(name: str) -> Any:
+    with loading(name):
+        try:
+            return transformers.AutoTokenizer.from_pretrained(name)
+        except ValueError as error:
+            if "tiktoken" not in str(error):  # the library's last resort for a file of SentencePiece
+                raise
+            raise ConfigError(
+                f"encoder {name!r}: expected tokenizer.json, found a SentencePiece model that cannot be read, as "
+                "DeBERTa-v3 has one; pip install sentencepiece protobuf"
+            ) from error
+
+
 @torch.inference_mode()
-def _is_bidirectional(model: Any) -> bool:
-    """Tell whether the first token's feature depends on the last token; a model with a decoder has no such feature."""
+def _unfit(model: Any) -> str | None:
+    """Say why a model is no bidirectional text encoder; None of one that is.
+
+    Of a bidirectional encoder the first token's feature depends on the last token.
+    """
+    inputs = [model.input_modalities] if isinstance(model.input_modalities, str) else list(model.input_modalities)
+    if model.main_input_name != "input_ids" or inputs != ["text"]:
+        return f"which takes {' and '.join(inputs)}"
     if model.config.is_encoder_decoder:
-        return False
+        return "which has a decoder"
     first, other = model(input_ids=torch.tensor([[3, 4, 5], [3, 4, 6]])).last_hidden_state[:, 0]
-    return not torch.allclose(first, other, rtol=0, atol=1e-7)
+    alike = torch.allclose(first, other, rtol=0, atol=1e-7)
+    return "whose tokens do not attend to later ones" if alike else None
+
+
+def _positions(model: Any) -> int:
+    """The longest text that a model's table of positions holds; RoBERTa's counts from behind the padding's index."""
+    for name, table in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(table, nn.Embedding):
+            return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+    return MAX_TOKENS
 
 
 def normalized(text: str) -> str:

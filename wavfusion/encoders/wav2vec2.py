@@ -123,10 +123,15 @@ def _ignore_mismatched_masks() -> None:
 
 @contextmanager
 def _zero_padding(positional: nn.Module, mask: Bool[Tensor, "B T"]) -> Iterator[None]:
-    """Keep padding at 0 between the convolutions of data2vec's positions: each would carry it further into the clip."""
+    """Keep padding at 0 before every convolution over time, which would carry it into the clip.
+
+    data2vec's positions have several convolutions; some HuBERTs have a batch norm before theirs.
+    """
+    before = [*getattr(positional, "layers", ()), getattr(positional, "batch_norm", None)]
     hooks = [
         each.register_forward_hook(lambda _, __, output: output.masked_fill(~mask[:, None], 0.0))
-        for each in getattr(positional, "layers", ())
+        for each in before
+        if each is not None
     ]
     try:
         yield

@@ -98,7 +98,7 @@ class ChunkEncoder:
             if decoded.frames is not None and clip.video is not None:
                 with self.acquire() as own:
                     assert own.video is not None
-                    chunk.features[clip.video.keys["frames"]] = own.video.encode(decoded.frames).half()
+                    chunk.features[clip.video.keys["frames"]] = own.video.encode_resized(decoded.frames).half()
                 decoded.frames = None
             chunk.decoded.append(decoded)
             waiting.append(decoded)
@@ -140,8 +140,8 @@ def _decode_video(decoded: Decoded, part: ClipPart, known: Media, encoders: Enco
     regions = None
     if encoders.view == "face":
         regions, decoded.face = faces.detect_faces(path, rate, *span, part.setting)
-    size, interpolation = encoders.video.size, encoders.video.interpolation
-    return media.decode_frames(path, rate, size, *span, part.setting, interpolation, regions, thorough)
+    target, interpolation = encoders.video.target, encoders.video.interpolation
+    return media.decode_frames(path, rate, target, *span, part.setting, interpolation, regions, thorough)
 
 
 def _audio_features(chunk: Sequence[Decoded], encoders: Encoders) -> dict[str, Tensor]:
@@ -205,7 +205,8 @@ def require_informative(encoders: Encoders, wanted: FeatureSet) -> None:
     if encoders.text is not None:
         tried["text"] = encoders.text.encode(["Kids are talking by the door."])
     if encoders.video is not None:
-        tried["video"] = [encoders.video.encode(noise.integers(0, 256, (2, *encoders.video.size, 3), np.uint8))]
+        frames = noise.integers(0, 256, (2, *encoders.video.size, 3), np.uint8)
+        tried["video"] = [encoders.video.encode_resized(frames)]
     for modality, features in tried.items():
         deviation = min(float(x.std()) for x in features)
         if not deviation >= MIN_DEVIATION:

@@ -46,6 +46,7 @@ class Summary:
     absent: int = 0  # tracks that a file does not have
     bad: list[tuple[str, str, str]] = field(default_factory=list)  # utterance, modality, why it could not be encoded
     bad_packets: Counter[str] = field(default_factory=Counter)  # damaged ones that were skipped, by utterance
+    cut_texts: int = 0  # of those encoded now, how many have more tokens than the text encoder is given
     # With view `face`, of each window: its utterance, its seconds, the share of its frames in which the speaker's face
     # was found; below `faces.LEAST` the whole frame was encoded.
     faces: list[tuple[str, float, float]] = field(default_factory=list)
@@ -55,6 +56,7 @@ class Summary:
         self.made.update(other.made)
         self.bad_packets.update(other.bad_packets)
         self.absent += other.absent
+        self.cut_texts += other.cut_texts
         self.bad += other.bad
 
 
@@ -109,6 +111,8 @@ def extract(
         summary, plan = _gathered(spread(build, parts, workers, engine, encoders.device), parts, progress)
         store.refresh()
     _finish(store, utterances, plan, summary)
+    if summary.cut_texts and encoders.text is not None:
+        log.warning("text: %s", encoders.text.say_cut(summary.cut_texts))
     return summary
 
 
@@ -154,6 +158,7 @@ class Extraction:
             texts = dict(batch)
             with self.encoder.acquire() as encoders:
                 assert encoders.text is not None
+                self.summary.cut_texts += encoders.text.count_cut([*texts.values()])
                 # On a CPU one at a time, for the reason of BATCH_SECONDS.
                 together = batched(list(texts.values()), 1 if encoders.kind == "cpu" else TEXTS_AT_ONCE)
                 rows = [row for some in together for row in encoders.text.encode(some, layers)]

@@ -20,6 +20,8 @@ Region: TypeAlias = tuple[float, float, float, float]  # left, top, right, botto
 TimedFrame: TypeAlias = tuple[float, float, Any]  # seconds from and until which the decoded frame is shown
 # From a decoded frame, and a region or None, to RGB.
 Convert: TypeAlias = Callable[[Any, Region | None], UInt8[np.ndarray, "H W 3"]]
+# Height and width of a result in pixels, or what makes it of the pixels that the file has.
+Target: TypeAlias = Sequence[int] | Callable[[UInt8[np.ndarray, "H W 3"]], UInt8[np.ndarray, "_ _ 3"]]
 
 _READ_ON = 10.0  # seconds up to which it is faster to decode on than to seek: key frames stand 2 to 12 s apart
 # Flags of FFmpeg's swscale.h: full chroma in and out, accurate rounding, bit-exact arithmetic. The faster paths halve
@@ -38,7 +40,7 @@ class Frames(NamedTuple):
 def decode_frames(
     path: PathLike,
     frame_rate: Real,
-    size: Sequence[int],
+    target: Target,
     start: Real = 0.0,
     end: Real | None = None,
     crop: Sequence[int] | None = None,
@@ -55,11 +57,12 @@ def decode_frames(
     Args:
         path: any container with a video track.
         frame_rate: frames per second of the result.
-        size: height and width of the result in pixels; frames are stretched to it.
+        target: height and width of the result in pixels, to which frames are stretched; or a function that resizes
+            them, all of one stretch to the same height and width.
         start: seconds from the beginning of the file.
         end: seconds; None, or more than the file has, reads to the last frame.
         crop: left, top, right, bottom in pixels of the upright frame, cut out before the resize.
-        interpolation: of the resize: nearest, bilinear, bicubic or lanczos.
+        interpolation: of the stretching: nearest, bilinear, bicubic or lanczos.
         regions: one for each frame, cut out after the crop; the last one holds for all later frames.
         thorough: decode every frame of the stretch.
 
@@ -70,10 +73,10 @@ def decode_frames(
     if interpolation not in _INTERPOLATION:
         valid = nearest(interpolation, _INTERPOLATION)
         raise MediaError(f"expected an interpolation, found {interpolation!r}: {valid}")
-    if not 0 < frame_rate < math.inf or len(size) != 2 or min(size) < 1:
+    if not 0 < frame_rate < math.inf or not (callable(target) or (len(target) == 2 and min(target) >= 1)):
         expected = f"expected a positive frame rate, height and width for {named(path)}"
-        raise MediaError(f"{expected}, found {frame_rate}, {size}")
-    convert = _converter(lambda *_: size, crop, interpolation, path)
+        raise MediaError(f"{expected}, found {frame_rate}, {target}")
+    convert = _resizer(target, crop, interpolation, path)
     found = list[Frames]()
     for stretch in _evenly(stretches(path, "video", start, end), start, frame_rate):
         rest = regions and regions[min(sum(len(each.pixels) for each in found), len(regions) - 1) :]
@@ -117,10 +120,10 @@ def _decode_stretch(
 class VideoReader:
     """The frames of `decode_frames`, for one stretch after another: decodes on instead of seeking if faster."""
 
-    def __init__(self, path: PathLike, frame_rate: Real, size: Sequence[int], interpolation: str = "bicubic") -> None:
-        self._decode_alone = partial(decode_frames, path, frame_rate, size, interpolation=interpolation)
+    def __init__(self, path: PathLike, frame_rate: Real, target: Target, interpolation: str = "bicubic") -> None:
+        self._decode_alone = partial(decode_frames, path, frame_rate, target, interpolation=interpolation)
         self.path, self.frame_rate = path, frame_rate
-        self._convert = _converter(lambda *_: size, None, interpolation, path)
+        self._convert = _resizer(target, None, interpolation, path)
         self._joined = bool(joined.parts(path))
         self._opened = ExitStack()
         self._reader: TrackReader | None = None
@@ -203,6 +206,14 @@ def stream_frames(
                     break
             else:
                 raise reader.failure()
+
+
+def _resizer(target: Target, crop: Sequence[int] | None, interpolation: str, path: PathLike) -> Convert:
+    """Make a function that crops a decoded frame to a region, gives RGB pixels and resizes them to a target."""
+    if not callable(target):
+        return _converter(lambda *_: target, crop, interpolation, path)
+    convert = _converter(lambda *sides: sides, crop, interpolation, path)
+    return lambda frame, region: target(convert(frame, region))
 
 
 def _converter(

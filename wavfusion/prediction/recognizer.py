@@ -354,7 +354,10 @@ class EmotionRecognizer:
                 f"{max(beyond):.1f} from the training data, where 99 % of the validation part lies within "
                 f"{known.limit:.1f}"
             )
-        text = " ".join(each for each in texts if each)
+        used = [each for each in texts if each]
+        if self.encoders.text is not None and (cut := self.encoders.text.count_cut(used)):
+            yield self.encoders.text.say_cut(cut)
+        text = " ".join(used)
         language = language_of(text) if self.trained.languages and "text" in self.modalities else None
         if language is not None and language[0] not in self.trained.languages:
             name, probability = language

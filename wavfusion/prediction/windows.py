@@ -228,7 +228,7 @@ class RecordingDecoder(ExitStack):
         self._video: media.VideoReader | None = None
         encoder, rate = encoders.video, encoders.preset.frame_rate
         if fast and "video" in source.tracks and encoder is not None and encoders.view == "frame":
-            reader = media.VideoReader(source.file, rate, encoder.size, interpolation=encoder.interpolation)
+            reader = media.VideoReader(source.file, rate, encoder.target, interpolation=encoder.interpolation)
             self._video = self.enter_context(reader)
 
     def audio(self, times: Times, speaker: int = 0) -> tuple[Float32[np.ndarray, " N"], float]:
@@ -257,7 +257,7 @@ class RecordingDecoder(ExitStack):
             frames = media.decode_frames(
                 file,
                 rate,
-                encoder.size,
+                encoder.target,
                 *times,
                 interpolation=encoder.interpolation,
                 regions=regions,
@@ -360,11 +360,11 @@ class WindowEncoder:
             return None
         frames = decoder.frames(window.video, window.seconds)
         if not self._on_cores():
-            return encoder.encode(frames)
+            return encoder.encode_resized(frames)
         # Each core takes some of the frames, which wastes less than all cores on the same ones.
         some = FRAMES_AT_ONCE["cpu"]
         with threads(torch.get_num_threads()) as pool:
-            return torch.cat(list(pool.map(encoder.encode, np.split(frames, range(some, len(frames), some)))))
+            return torch.cat(list(pool.map(encoder.encode_resized, np.split(frames, range(some, len(frames), some)))))
 
 
 def _encoded(encode: Callable[[], Tensor | None]) -> Encoded:
