@@ -38,13 +38,25 @@ def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.rglob("model.safetensors")).parent
 
 
+def whisper_folder(variable: str, name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of whisper-base that a variable names, or the one of this name, joined once for all tests."""
+    if found := given(variable):
+        return found
+    if not WHISPER.is_file():
+        pytest.skip(f"no {WHISPER.name} beside the repository, and no folder of whisper-base in {variable}")
+    joined = tmp_path_factory.getbasetemp() / "whisper-base"
+    if not joined.is_dir():
+        fetched([str(WHISPER), str(joined)], "whisper-base")
+    return joined / name
+
+
 @pytest.fixture(scope="session")
 def whisper_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of openai/whisper-base in the hub's format; `WAVFUSION_WHISPER` names one."""
-    if found := given("WAVFUSION_WHISPER"):
-        return found
-    if not WHISPER.is_file():
-        pytest.skip(f"no {WHISPER.name} beside the repository, and no folder of whisper-base in WAVFUSION_WHISPER")
-    folder = tmp_path_factory.mktemp("whisper")
-    fetched([str(WHISPER), str(folder)], "whisper-base")
-    return folder / "hf"
+    return whisper_folder("WAVFUSION_WHISPER", "hf", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def faster_whisper_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of whisper-base for faster-whisper; `WAVFUSION_FASTER_WHISPER` names one."""
+    return whisper_folder("WAVFUSION_FASTER_WHISPER", "faster-whisper", tmp_path_factory)

@@ -36,7 +36,7 @@ pytest_plugins = ("corpus_fixture",)
 CLASSES = ["happy", "sad", "neutral", "angry"]
 FIELDS = [
     *("file", "start", "end", "speaker", "text", "emotion", "probability", "probabilities", "modalities"),
-    *("contribution", "text_share", "warnings", "model"),
+    *("contribution", "text_share", "warnings", "model", "language"),
 ]
 
 
@@ -599,7 +599,7 @@ def test_csv_has_the_fields_of_the_contract(trained: Path, clip: Path, capfd: py
     _, out, _ = shell(capfd, trained, clip, "--format", "csv", "--transcript", "stop", "--device", "cpu")
     simple = [name for name in FIELDS if name not in ("probabilities", "contribution", "warnings", "model")]
     wide = [*(f"p_{name}" for name in CLASSES), *(f"contribution_{name}" for name in ("audio", "text", "video"))]
-    assert next(csv.reader(io.StringIO(out))) == [*simple, *wide, "warnings", *timeline.MODEL_COLUMNS]
+    assert next(csv.reader(io.StringIO(out))) == [*simple, *wide, "warnings", *timeline.MODEL_COLUMNS, "language"]
 
 
 def test_csv_holds_the_numbers_of_json(trained: Path, clip: Path, capfd: pytest.CaptureFixture[str]) -> None:

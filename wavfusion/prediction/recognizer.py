@@ -64,6 +64,7 @@ class Prediction:
         start, end: seconds in the file.
         speaker: None where it is not known.
         text: the transcript, None without one.
+        language: of recognized text (ISO 639), None where no text was recognized.
         emotion: the most probable; how a rater would call the expression, not what a person feels.
         probability: of that emotion.
         probabilities: of all emotions.
@@ -88,6 +89,7 @@ class Prediction:
     text_share: float | None = None
     warnings: list[str] = field(default_factory=list)
     model: Card | None = None
+    language: str | None = None
 
 
 class RecordingPredictions(list[Prediction]):
@@ -104,6 +106,7 @@ class UtteranceGroup(NamedTuple):
     segments: list[Segment]
     windows: list[RecordingWindow]  # of all of them, in order
     samples: Iterator[list[Sample]]  # the windows encoded in batches, so that hours take no more memory than minutes
+    language: str | None  # of recognized text
 
 
 class EmotionRecognizer:
@@ -231,7 +234,7 @@ class EmotionRecognizer:
             found = by_set[-1]
             shares = explain.contributions(sets, by_set, self.trained.prior) if contributions else None
             warnings = self._warnings(opened, group, found)
-            predictions += self._rows(opened.file, group.segments, found, shares, warnings)
+            predictions += self._rows(opened.file, group, found, shares, warnings)
             progress(group.segments[-1].end)
         return RecordingPredictions(predictions, self.report(opened, [each.text for each in predictions]))
 
@@ -253,27 +256,30 @@ class EmotionRecognizer:
         spans = [(each.start, each.end) for each, _ in utterances]
         source.left_out.extend(gaps(spans, source.length, PAUSE if segments is None else UNTRANSCRIBED))
         _warn_of_ended_tracks(source, self.modalities, [start for start, _ in spans])
-        missing_text = "text" in self.modalities and not any(each.text for each, _ in utterances)
+        recogniser = None if any(each.text for each, _ in utterances) else self.recogniser
         language: str | None = None
         with RecordingDecoder(source, self.encoders, not whole, self.fast) as decoder:
             for group in batched(utterances, BATCH):
-                if self.recogniser is not None and missing_text:
-                    group, language = _transcribed(self.recogniser, source, group, language)
+                if recogniser is not None:
+                    group, language = _transcribed(recogniser, source, group, language)
                 windows = cut_windows(group, source, self.modalities)
                 samples = (self._encoder.encode(some, decoder) for some in batched(windows, BATCH))
-                yield UtteranceGroup([each for each, _ in group], windows, samples)
+                yield UtteranceGroup([each for each, _ in group], windows, samples, language)
+        if recogniser is not None:
+            found = f"recognised text in {language!r}" if language else "no words recognised"
+            log.info("%s: %s", source.file or "array", found)
 
     def _rows(
         self,
         file: str,
-        segments: Sequence[Segment],
+        group: UtteranceGroup,
         found: Utterances,
         contributions: list[dict[str, float]] | None,
         warnings: Sequence[list[str]],
     ) -> list[Prediction]:
         """Join segments with their probabilities; those that have none of the model's modalities are left out."""
         rows = []
-        for i, (segment, modalities) in enumerate(zip(segments, found.modalities, strict=True)):
+        for i, (segment, modalities) in enumerate(zip(group.segments, found.modalities, strict=True)):
             if not modalities:
                 continue
             probabilities = dict(zip(self.classes, found.probabilities[i].tolist(), strict=True))
@@ -292,6 +298,7 @@ class EmotionRecognizer:
                 text_share=found.text_share[i],
                 warnings=warnings[i],
                 model=self.card,
+                language=group.language if segment.text else None,
             )
             rows.append(row)
         return rows
@@ -374,8 +381,8 @@ def _transcribed(
     found = list(group)
     for number, audio in enumerate(source.audios):
         places = [i for i, (_, of) in enumerate(group) if of == number]
-        texts, language = recogniser.transcribe(audio, [group[i][0] for i in places], language)
-        for i, segment in zip(places, texts, strict=True):
+        segments, _, language = recogniser.transcribe(audio, [group[i][0] for i in places], language)
+        for i, segment in zip(places, segments, strict=True):
             found[i] = segment, number
     return found, language
 

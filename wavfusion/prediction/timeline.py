@@ -40,14 +40,14 @@ def to_csv(predictions: Sequence[Prediction], classes: Sequence[str]) -> str:
     writer = csv.writer(file, lineterminator="\n")
     fields = ["file", "start", "end", "speaker", "text", "emotion", "probability", "modalities", "text_share"]
     columns = [*fields, *(f"p_{name}" for name in classes), *(f"contribution_{name}" for name in MODALITIES)]
-    writer.writerow([*columns, "warnings", *MODEL_COLUMNS])
+    writer.writerow([*columns, "warnings", *MODEL_COLUMNS, "language"])
     for each in predictions:
         words = {name: value and _legal(value) for name, value in (("speaker", each.speaker), ("text", each.text))}
         about = {**vars(each), **words, "modalities": "+".join(each.modalities)}
         contributions = [(each.contribution or {}).get(name) for name in MODALITIES]
         model = _model_cells(each.model) if each.model else [None] * len(MODEL_COLUMNS)
         cells = [*map(about.get, fields), *map(each.probabilities.get, classes), *contributions]
-        writer.writerow([*cells, "; ".join(each.warnings), *model])
+        writer.writerow([*cells, "; ".join(each.warnings), *model, each.language])
     return file.getvalue()
 
 
