@@ -22,8 +22,8 @@ STEP = 512  # samples of one decision of the network
 CONTEXT = 64  # samples before them that it is given again
 STEP_SECONDS = STEP / media.SAMPLE_RATE
 ONSET, OFFSET = 0.5, 0.35  # probabilities at which speech begins and below which it ends: silero's own values
-JOIN = 0.3  # seconds; a shorter pause does not end an utterance
-PAD = 0.06  # seconds added at both ends, about the delay of the network
+JOIN = 0.25  # seconds; a shorter pause does not end an utterance
+LEAD, TAIL = 0.08, 0.01  # seconds added before and after: the network sees the start of speech late, its end in time
 LONGEST = 12.0  # seconds of an utterance
 STRETCH = 1875 * STEP_SECONDS  # seconds decoded at once: a minute
 SMOOTHING = 5  # steps averaged to find a pause, 0.16 s: no single step decides
@@ -116,12 +116,12 @@ def speech_spans(probability: Float32[np.ndarray, " T"], end: float) -> list[Spa
         if onset is None and value >= ONSET:
             onset = step
         elif onset is not None and value < OFFSET:
-            start = onset * STEP_SECONDS - PAD
+            start = onset * STEP_SECONDS
             if joined and start - joined[-1].end < JOIN:
                 start = joined.pop().start
-            joined.append(Span(start, step * STEP_SECONDS + PAD))
+            joined.append(Span(start, step * STEP_SECONDS))
             onset = None
-    return [Span(max(0.0, span.start), min(end, span.end)) for span in joined]
+    return [Span(max(0.0, span.start - LEAD), min(end, span.end + TAIL)) for span in joined]
 
 
 def cut(span: Span, probability: Sequence[float] | Float32[np.ndarray, " T"], longest: float = LONGEST) -> list[Span]:

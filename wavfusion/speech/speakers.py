@@ -1,99 +1,63 @@
-"""Speaker diarization: embeddings of short windows, clustered (extra `[speakers]`).
+"""Speaker diarization: embeddings of short windows, clustered (extra `[speakers]`)."""
 
-The network ships in the wheel of Resemblyzer. Its package is never imported: only the weights are read.
-"""
-
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
-from importlib.util import find_spec
 from itertools import pairwise
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64
-from torch import Tensor, nn
 
-from wavfusion.errors import ConfigError
 from wavfusion.media import SAMPLE_RATE
 from wavfusion.speech.activity import Span
+from wavfusion.speech.voices import STEP, log_mels, load_voice_encoder
 from wavfusion.transcripts import Segment
 
-SIZE, BANDS, LAYERS = 256, 40, 3  # of Resemblyzer's network: width, mel bands, LSTM layers
-FRAME, STEP = 400, 160  # samples of a spectrum and between two: 25 and 10 ms
-LOUDNESS = 10 ** (-30 / 20)  # root mean square to which quieter audio is raised
-BATCH = 256  # windows embedded at once
-HOP = 0.1  # seconds between two windows
-LONG, SHORT = 1.6, 0.6  # seconds of a window: the network's own, to cluster voices, and one to locate the changes
-SWITCH = 0.1  # cosine by which another voice must be nearer, over a turn, to count as a change of speaker
+WINDOW, WINDOW_HOP = 1.6, 0.4  # seconds of a window that is clustered, and between two
+LOCAL, HOP = 1.0, 0.1  # seconds of a window within it that locates the changes, and between two
+FRAMES = round(WINDOW * SAMPLE_RATE / STEP)  # of a window; every second one is a step of the encoder
+LOCAL_STEPS = round(LOCAL * SAMPLE_RATE / STEP / 2)
+BATCH = 16  # windows embedded at once: more leave the cache of a core
+CLEAR = 0.75  # share of the windows that are clustered: those whose halves are most alike hold one voice
+# Voices are two where windows of one are less alike (mean cosine) than halves of a window (median) by this much. Chosen
+# on mixtures of RAVDESS actors 01-10 (scripts/speakers.py): less splits acted emotions, more joins voices of one sex.
+MARGIN = 0.28
+LEAST = 4  # windows of a voice, about 3 s, or LEAST_SHARE of all
+LEAST_SHARE = 0.01
+SWITCH = 0.2  # cosine by which another voice must be nearer, over a turn, to count as a change of speaker
 MAX_VOICES = 8  # where the number is not given
-# Cluster centres with a higher cosine are one person: parts of one person's speech reach 0.86 to 0.90 on RAVDESS and a
-# narration, a man and a woman 0.59, two similar voices of a conversation 0.88.
-SAME_VOICE = 0.8
+MAX_WINDOWS = 6000  # that are clustered, evenly spread: more than an hour's take gigabytes
 STRETCH = 60.0  # seconds decoded at once
 
-
-class Voice(nn.Module):
-    """Speaker encoder: an LSTM over mel spectra whose last state embeds the voice (Wan et al., ICASSP 2018)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(BANDS, SIZE, LAYERS, batch_first=True)
-        self.linear = nn.Linear(SIZE, SIZE)
-
-    def forward(self, mels: Float[Tensor, "B T 40"]) -> Float[Tensor, "B 256"]:
-        """Embed windows as vectors of length 1."""
-        _, (hidden, _) = self.lstm(mels)
-        return nn.functional.normalize(torch.relu(self.linear(hidden[-1])), dim=1)
+Decode = Callable[[float, float], Float32[np.ndarray, " n"]]  # the samples between two times
 
 
-@cache
-def load_voice_encoder() -> Voice:
-    """Load the network; only tensors are unpickled."""
-    spec = find_spec("resemblyzer")
-    if spec is None or spec.origin is None:
-        raise ConfigError("expected resemblyzer, found it not installed: pip install 'wavfusion[speakers]'")
-    file = Path(spec.origin).parent / "pretrained.pt"
-    state = torch.load(file, map_location="cpu", weights_only=True)["model_state"]
-    voice = Voice()
-    voice.load_state_dict({name: state[name] for name in voice.state_dict()})
-    return voice.eval()
+class Voices(NamedTuple):
+    """Embeddings of windows that are clustered, and of local ones that are compared with the clusters."""
+
+    windows: Float32[np.ndarray, "W 192"]
+    agreement: Float32[np.ndarray, " W"]  # cosine of the two halves of a window
+    local: Float32[np.ndarray, "T 192"]
 
 
-def mels(samples: Float32[np.ndarray, " N"]) -> Float32[Tensor, "T 40"]:
-    """Compute power mel spectra every 10 ms, as librosa does for Resemblyzer."""
-    from transformers.audio_utils import mel_filter_bank
-
-    loud = float(np.sqrt(np.mean(np.square(samples)))) if len(samples) else 0.0
-    x = torch.from_numpy(samples * max(1.0, LOUDNESS / max(loud, 1e-9)))
-    window = torch.hann_window(FRAME)
-    spectrum = torch.stft(x, FRAME, STEP, window=window, center=True, pad_mode="constant", return_complex=True)
-    bank = mel_filter_bank(FRAME // 2 + 1, BANDS, 0.0, SAMPLE_RATE / 2, SAMPLE_RATE, norm="slaney", mel_scale="slaney")
-    return spectrum.abs().square().T @ torch.from_numpy(bank).float()
-
-
-def turns(
-    decode: Callable[[float, float], Float32[np.ndarray, " n"]], spans: Sequence[Span], count: int | None = None
-) -> list[Segment]:
+def turns(decode: Decode, spans: Sequence[Span], count: int | None = None) -> list[Segment]:
     """Divide spans of speech, in order, where the speaker changes; `decode` returns the samples between two times.
 
-    K-means on windows of 1.6 s gives the voices; the cheapest path through windows of 0.6 s, at a price for every
-    change (Viterbi), gives the turns of `speaker 1`, `speaker 2`, ... in order of appearance. Similar voices are
-    separated only where the number of speakers is given; else there are as many as differ clearly, up to MAX_VOICES.
+    Clusters of windows of 1.6 s are the voices; the cheapest path through windows of 1 s, at a price for every change
+    (Viterbi), gives the turns of `speaker 1`, `speaker 2`, ... in order of appearance. Where the number of speakers is
+    not given, there are as many as differ clearly, up to MAX_VOICES.
     """
-    network = load_voice_encoder()
-    centres = [np.arange(span.start + HOP / 2, span.end, HOP) for span in spans]
-    centres = [each if len(each) else np.array([(s.start + s.end) / 2]) for each, s in zip(centres, spans, strict=True)]
-    if not centres:
+    if not spans:
         return []
-    long, short = _voices(network, decode, np.concatenate(centres))
-    labels = _cluster(long, count)
-    voices = np.stack([_unit(short[labels == number].sum(0)) for number in np.unique(labels)])
-    path = cheapest_path(1 - short @ voices.T, SWITCH)
+    times = [_evenly(span, HOP, HOP) for span in spans]
+    voices = _embed(decode, [_evenly(span, WINDOW, WINDOW_HOP) for span in spans], times)
+    centres = _cluster(voices, count)
+    path = cheapest_path(1 - voices.local @ centres.T, SWITCH)
     names = {voice: f"speaker {number}" for number, voice in enumerate(dict.fromkeys(path.tolist()), start=1)}
     found, first = list[Segment](), 0
-    for span, at in zip(spans, centres, strict=True):
+    for span, at in zip(spans, times, strict=True):
         speaker = [names[voice] for voice in path[first : first + len(at)].tolist()]
         changes = [i for i in range(1, len(at)) if speaker[i] != speaker[i - 1]]
         bounds = [float(span.start), *(float(at[i] + at[i - 1]) / 2 for i in changes), float(span.end)]
@@ -128,44 +92,80 @@ def cheapest_path(costs: Float[np.ndarray, "T K"], price: float) -> Int64[np.nda
     return np.array(path[::-1])
 
 
+def _evenly(span: Span, width: float, hop: float) -> Float[np.ndarray, " T"]:
+    """Spread the centres of windows over a span, at most a hop apart; one in the middle of a span that is shorter."""
+    room = max(0.0, span.end - span.start - width)
+    middle = (span.start + span.end) / 2
+    return np.linspace(middle - room / 2, middle + room / 2, 1 + math.ceil(room / hop))
+
+
+def _embed(decode: Decode, windows: Sequence[np.ndarray], times: Sequence[np.ndarray]) -> Voices:
+    """Embed windows of spans around their centres, and around each time a part of the window nearest to it."""
+    centres = np.concatenate(windows)
+    nearest = [np.abs(at[:, None] - own).argmin(1) for at, own in zip(times, windows, strict=True)]
+    firsts = np.cumsum([0, *map(len, windows)])
+    owner = np.concatenate([own + first for own, first in zip(nearest, firsts, strict=False)])
+    found: list[tuple[np.ndarray, ...]] = []
+    for batch, mels in _batches(decode, centres):
+        here = (owner >= batch.start) & (owner < batch.stop)
+        offsets = np.concatenate(times)[here] - centres[owner[here]]
+        found.append(_embed_batch(mels, owner[here] - batch.start, offsets))
+    return Voices(*(np.concatenate(each) for each in zip(*found, strict=True)))
+
+
+def _batches(
+    decode: Decode, centres: Float[np.ndarray, " W"]
+) -> Iterator[tuple[slice, Float32[torch.Tensor, "B F 80"]]]:
+    """Compute the spectra of windows, one minute of audio after the other."""
+    number = centres // STRETCH
+    edges = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), len(centres)]
+    for first, last in pairwise(edges):
+        here = centres[first:last]
+        start = max(0.0, float(here.min()) - WINDOW)
+        samples = decode(start, float(here.max()) + WINDOW)
+        mels = log_mels(np.resize(samples, max(len(samples), FRAMES * STEP)))  # too few samples are repeated
+        begins = np.round((here - WINDOW / 2 - start) * SAMPLE_RATE / STEP).astype(int).clip(0, len(mels) - FRAMES)
+        for i in range(0, len(here), BATCH):
+            spectra = torch.stack([mels[begin : begin + FRAMES] for begin in begins[i : i + BATCH]])
+            yield slice(first + i, first + i + len(spectra)), spectra
+
+
 @torch.inference_mode()
-def _voices(
-    network: Voice, decode: Callable[[float, float], Float32[np.ndarray, " n"]], times: Float[np.ndarray, " T"]
-) -> tuple[Float32[np.ndarray, "T 256"], Float32[np.ndarray, "T 256"]]:
-    """Embed long and short windows around times, one minute of audio after the other."""
-    long, short = list[Tensor](), list[Tensor]()
-    for number in np.unique(times // STRETCH):
-        here = times[times // STRETCH == number]
-        start = max(0.0, float(here[0]) - LONG)
-        spectra = mels(decode(start, float(here[-1]) + LONG))
-        long += _embed(network, spectra, here - start, LONG)
-        short += _embed(network, spectra, here - start, SHORT)
-    return torch.cat(long).numpy(), torch.cat(short).numpy()
+def _embed_batch(
+    mels: Float32[torch.Tensor, "B F 80"], owner: Int64[np.ndarray, " T"], offsets: Float[np.ndarray, " T"]
+) -> tuple[np.ndarray, ...]:
+    """Embed whole windows, compare their halves, and embed parts at offsets in seconds from the middle of a window."""
+    encoder = load_voice_encoder()
+    steps = encoder.steps(mels)
+    halves = [encoder.pool(half) for half in steps.chunk(2, dim=2)]
+    parts = steps.unfold(2, LOCAL_STEPS, 1)
+    middle = (parts.shape[2] - 1) / 2
+    begins = np.round(middle + offsets * FRAMES / 2 / WINDOW).astype(int).clip(0, parts.shape[2] - 1)
+    local = encoder.pool(parts[owner, :, begins])
+    return encoder.pool(steps).numpy(), (halves[0] * halves[1]).sum(1).numpy(), local.numpy()
 
 
-def _embed(
-    network: Voice, spectra: Float32[Tensor, "N 40"], times: Float[np.ndarray, " T"], seconds: float
-) -> Iterator[Float[Tensor, "B 256"]]:
-    width = min(round(seconds * SAMPLE_RATE / STEP), len(spectra))
-    firsts = [min(max(0, round(t * SAMPLE_RATE / STEP) - width // 2), len(spectra) - width) for t in times]
-    for i in range(0, len(firsts), BATCH):
-        yield network(torch.stack([spectra[first : first + width] for first in firsts[i : i + BATCH]]))
-
-
-def _cluster(voices: Float32[np.ndarray, "T 256"], count: int | None) -> Int64[np.ndarray, " T"]:
-    """Label every window with its voice."""
+def _cluster(voices: Voices, count: int | None) -> Float[np.ndarray, "K 192"]:
+    """Return the centre of every voice, of length 1: of as many as are given, or as differ clearly."""
+    from scipy.cluster.hierarchy import fcluster, linkage
     from sklearn.cluster import KMeans
 
-    found = np.zeros(len(voices), np.int64)
-    for number in [min(count, len(voices))] if count is not None else range(2, min(MAX_VOICES, len(voices)) + 1):
-        fitted = KMeans(number, n_init=10, random_state=0).fit(voices)
-        centres = np.stack([_unit(centre) for centre in fitted.cluster_centers_])
-        cosines = (centres @ centres.T)[np.triu_indices(number, 1)]
-        if count is None and cosines.max() > SAME_VOICE:
-            break
-        found = np.unique(fitted.labels_, return_inverse=True)[1].astype(np.int64)
-    return found
+    kept = max(math.ceil(CLEAR * len(voices.windows)), min(count or 2, len(voices.windows)))
+    clear = voices.windows[np.sort(np.argsort(-voices.agreement, kind="stable")[:kept])]
+    clear = clear[:: math.ceil(len(clear) / MAX_WINDOWS)]
+    if count is not None:
+        labels = KMeans(min(count, len(clear)), n_init=10, random_state=0).fit(clear).labels_
+        return _centres(clear, labels, np.unique(labels))
+    if len(clear) == 1:
+        return clear
+    alike = float(np.median(voices.agreement)) - MARGIN
+    labels = fcluster(linkage(clear, "average", "cosine"), 1 - alike, "distance")
+    found, sizes = np.unique(labels, return_counts=True)
+    large = np.argsort(-sizes, kind="stable")[:MAX_VOICES]
+    enough = max(LEAST, LEAST_SHARE * len(clear))
+    return _centres(clear, labels, found[[each for i, each in enumerate(large) if i == 0 or sizes[each] >= enough]])
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / max(float(np.linalg.norm(x)), 1e-9)
+def _centres(vectors: Float32[np.ndarray, "W D"], labels: np.ndarray, chosen: np.ndarray) -> Float32[np.ndarray, "K D"]:
+    sums = np.stack([vectors[labels == each].sum(0) for each in chosen])
+    return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
