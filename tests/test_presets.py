@@ -3,12 +3,10 @@
 import copy
 import dataclasses
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import transformers
@@ -17,7 +15,7 @@ import yaml
 from wavfusion import manifest
 from wavfusion.cli.app import main
 from wavfusion.encoders import video, wav2vec2, whisper
-from wavfusion.encoders.bundle import Encoders, load_encoder, load_encoders
+from wavfusion.encoders.bundle import Encoders, load_encoders
 from wavfusion.encoders.families import FAMILIES, RANDOM
 from wavfusion.encoders.presets import PRESETS, Preset, read_preset
 from wavfusion.encoders.wav2vec2 import Wav2Vec2Encoder
@@ -34,7 +32,7 @@ from wavfusion.study.tables import read_table_file
 from wavfusion.study.trainings import Study, plan_trainings
 from wavfusion.training import train
 
-pytest_plugins = ("corpus_fixture",)
+pytest_plugins = ("corpus_fixture", "real")
 
 LAYERS = ("fusion_layers", "trainable_layers", "margin_audio_layer")
 MODEL = {"d_model": 32, "encoder_attention_heads": 4, "encoder_ffn_dim": 48, "vocab_size": 60, "decoder_layers": 1}
@@ -277,45 +275,12 @@ def test_an_unknown_architecture_names_the_known_ones_and_how_to_add_one(tmp_pat
 # ---------------------------------------------------------------- real weights
 
 
-def real(variable: str, hub_id: str) -> str:
-    """A folder with real weights, which the repository does not hold."""
-    folder = os.environ.get(variable, "")
-    if not Path(folder, "config.json").is_file():
-        pytest.skip(f"{variable} names no folder with the weights of {hub_id}")
-    return folder
-
-
-@pytest.mark.slow
-def test_real_whisper_base_gives_the_library_s_hidden_states_of_30_s() -> None:
-    folder = real("WAVFUSION_WHISPER", "openai/whisper-base")
-    time = np.arange(480_000) / 16_000
-    samples = (0.3 * np.sin(2 * np.pi * (150 + 20 * time) * time)).astype(np.float32)
-    model = transformers.WhisperModel.from_pretrained(folder).encoder.eval()
-    values = transformers.WhisperFeatureExtractor()(samples, sampling_rate=16_000, return_tensors="pt").input_features
-    with torch.no_grad():
-        expected = model(values, output_hidden_states=True).hidden_states
-    found = load_encoder("audio", folder).encode([samples], range(6))[0]
-    apart = [float((found[each] - expected[each][0]).abs().max() / expected[each].abs().max()) for each in range(6)]
-    assert max(apart) < 1e-5
-
-
-@pytest.mark.slow
-def test_real_minilm_gives_the_library_s_hidden_states() -> None:
-    folder = real("WAVFUSION_MINILM", "sentence-transformers/all-MiniLM-L6-v2")
-    text = "I told you that I would be there in time, and now look at the clock."
-    model, tokenizer = (each.from_pretrained(folder) for each in (transformers.AutoModel, transformers.AutoTokenizer))
-    with torch.no_grad():
-        expected = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
-    found = load_encoder("text", folder).encode([text, f"{text} {text}"])[0]
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-
-
 @pytest.mark.slow
 def test_real_whisper_and_minilm_train_and_label_by_the_verbs(
-    made: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    made: Any, whisper_base: Path, minilm: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    audio, text = real("WAVFUSION_WHISPER", "openai/whisper-base"), real("WAVFUSION_MINILM", "all-MiniLM-L6-v2")
-    preset, store = written(tmp_path, f"audio: {audio}\ntext: {text}\nvideo: tiny"), str(tmp_path / "store")
+    values = f"audio: {whisper_base}\ntext: {minilm}\nvideo: tiny"
+    preset, store = written(tmp_path, values), str(tmp_path / "store")
     assert main(["extract", str(made.manifest), "--store", store, "--preset", preset]) == 0
     names = ["--manifest", str(made.manifest), "--store", store, "--out", str(tmp_path / "run")]
     assert main(["train", "--config", "paper", *names, "--train.epochs", "2"]) == 0

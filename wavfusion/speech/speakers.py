@@ -12,7 +12,7 @@ from jaxtyping import Float, Float32, Int64
 
 from wavfusion.media import SAMPLE_RATE
 from wavfusion.speech.activity import Span
-from wavfusion.speech.voices import STEP, log_mels, load_voice_encoder
+from wavfusion.speech.voices import STEP, load_voice_encoder, log_mels
 from wavfusion.transcripts import Segment
 
 WINDOW, WINDOW_HOP = 1.6, 0.4  # seconds of a window that is clustered, and between two
