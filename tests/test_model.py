@@ -43,6 +43,8 @@ CONFIGS = {
     "keep_self_attn": {"keep_self_attn": True},
     "weighted text": WEIGHTED,
     "weighted audio": {"audio_layers": "weighted", "weighted_layers": [0, 1, 2]},
+    "mean and deviation": {"pooling": "mean_deviation"},
+    "concat, mean and deviation": {"fusion": "concat", "pooling": "mean_deviation"},
     "mean gate, no LVC": {"gate": "mean", "lvc": False},
     "deeper margin layer": {"margin_audio_layer": 1, "trainable_layers": 1},
     "no margin, soft": {"margin": {"weight": 0.0}, "task_loss": "soft"},

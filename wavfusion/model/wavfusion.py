@@ -13,7 +13,7 @@ from wavfusion.model.config import MODALITIES, TEXT_HEADS, VIDEO_HEADS, WavFusio
 from wavfusion.model.fusion import DeepLayer, SelfAttentionLayer, Source, TransformerLayer
 from wavfusion.model.losses import ABSENT, SharedEncoder, hinge_sums, margin_loss, task_loss
 from wavfusion.model.mult import MulT
-from wavfusion.model.sequence import AGRU, AGRULVC, masked_mean
+from wavfusion.model.sequence import AGRU, AGRULVC, masked_mean, masked_moments
 
 AUDIO_STEP = 320 / 16_000  # seconds between two steps of wav2vec 2.0 and of Whisper
 TOKEN_STEP = 0.3  # seconds a sub-word token takes where neither audio nor video gives the duration
@@ -128,7 +128,9 @@ class WavFusion(nn.Module):
         if config.fusion == "mult" and len(names) > 1:
             self.cross_modal = MulT(widths, width // 2, config.num_heads, config.fusion_layers, config.dropout)
         self.widths = self.cross_modal.widths if self.cross_modal is not None else widths
-        self.head = nn.Linear(width if config.num_deep else sum(self.widths.values()), len(config.classes))
+        self._pool, moments = (masked_mean, 1) if config.pooling == "mean" else (masked_moments, 2)
+        pooled = width if config.num_deep else sum(self.widths.values())
+        self.head = nn.Linear(moments * pooled, len(config.classes))
         self.class_weights: Tensor  # of the balanced task loss
         self.register_buffer("class_weights", torch.ones(len(config.classes)))
         self._freeze()
@@ -190,7 +192,7 @@ class WavFusion(nn.Module):
     ) -> dict[str, Tensor]:
         """Compute the parts of eq. 15, unweighted; `present` says which modalities each sample has."""
         weights = self.class_weights if self.config.task_loss == "balanced" else None
-        parts = {"task": task_loss(logits, labels, weights)}
+        parts = {"task": task_loss(logits, labels, weights, self.config.label_smoothing)}
         if vectors is not None:
             emotion = labels.argmax(-1) if labels.is_floating_point() else labels
             numbers = torch.arange(len(vectors), device=present.device)[:, None].where(present, ABSENT)
@@ -260,7 +262,7 @@ class WavFusion(nn.Module):
             hidden.append(audio)
             if gate is not None:
                 gates.append(gate)
-        pooled = masked_mean(audio if self.final_norm is None else self.final_norm(audio), mask)
+        pooled = self._pool(audio if self.final_norm is None else self.final_norm(audio), mask)
         return pooled + 0 * self.queries.sum(), mask  # so that unused queries have a gradient of 0, not none
 
     def with_queries(
@@ -288,9 +290,10 @@ class WavFusion(nn.Module):
         if self.cross_modal is not None:
             fused = self.cross_modal(fused, masks, self._clock(masks, masks.get("audio", first)))
         size, device = first.shape[0], first.device
-        absent = {name: torch.zeros(size, width, device=device) for name, width in self.widths.items()}
-        means = absent | {name: masked_mean(x, masks[name]) for name, x in fused.items()}
-        return torch.cat(list(means.values()), dim=-1)
+        moments = self.head.in_features // sum(self.widths.values())
+        absent = {name: torch.zeros(size, moments * width, device=device) for name, width in self.widths.items()}
+        pooled = absent | {name: self._pool(x, masks[name]) for name, x in fused.items()}
+        return torch.cat(list(pooled.values()), dim=-1)
 
     def _unfused_means(
         self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor], hidden: Sequence[Tensor]
