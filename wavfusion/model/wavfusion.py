@@ -128,6 +128,9 @@ class WavFusion(nn.Module):
         if config.fusion == "mult" and len(names) > 1:
             self.cross_modal = MulT(widths, width // 2, config.num_heads, config.fusion_layers, config.dropout)
         self.widths = self.cross_modal.widths if self.cross_modal is not None else widths
+        outputs = (config.num_deep or len(self.layers)) + 1 if config.num_deep or "audio" in names else 1
+        several = config.pooled_layers == "weighted" and outputs > 1
+        self.output_weights = nn.Parameter(torch.zeros(outputs)) if several else None
         self._pool, moments = (masked_mean, 1) if config.pooling == "mean" else (masked_moments, 2)
         pooled = width if config.num_deep else sum(self.widths.values())
         self.head = nn.Linear(moments * pooled, len(config.classes))
@@ -168,7 +171,7 @@ class WavFusion(nn.Module):
         if self.config.num_deep:
             pooled, steps = self._fuse(streams, masks, hidden, gates)
         else:
-            pooled = self._concatenate(streams, masks)
+            pooled = self._concatenate({**streams, "audio": self._outcome(hidden)} if hidden else streams, masks)
         means = self._unfused_means(streams, masks, hidden)
         logits = self.head(self.head_dropout(pooled))
         output = WavFusionOutput(logits, pooled, gates=gates, steps=steps, hidden=hidden, means=means)
@@ -257,13 +260,23 @@ class WavFusion(nn.Module):
             for name, to_width in (("text", self.text_map), ("video", self.video_map))
         )
         relative = self.relative(audio.shape[1]) if self.relative is not None and self.config.keep_self_attn else None
+        outputs = [audio]
         for layer in self.deep_layers:
             audio, gate = layer(audio, mask, text, video, clock.get("audio"), relative)
-            hidden.append(audio)
+            outputs.append(audio)
             if gate is not None:
                 gates.append(gate)
-        pooled = self._pool(audio if self.final_norm is None else self.final_norm(audio), mask)
+        hidden += outputs[1:]
+        pooled = self._pool(self._outcome(outputs), mask)
         return pooled + 0 * self.queries.sum(), mask  # so that unused queries have a gradient of 0, not none
+
+    def _outcome(self, outputs: Sequence[Float[Tensor, "B Ta D"]]) -> Float[Tensor, "B Ta D"]:
+        """Normalise the last output, or weight all, each normalised, by the softmax of learned weights."""
+        normed = nn.Identity() if self.final_norm is None else self.final_norm
+        if self.output_weights is None:
+            return normed(outputs[-1])
+        weights = self.output_weights.softmax(0)
+        return sum((weights[i] * normed(x) for i, x in enumerate(outputs)), torch.zeros_like(outputs[-1]))
 
     def with_queries(
         self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor]
@@ -285,8 +298,6 @@ class WavFusion(nn.Module):
     def _concatenate(self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Float[Tensor, "B E"]:
         """Pool every modality by itself and join them (table 6, row 1; the single modalities of table 3; MulT)."""
         fused, first = {name: streams[name] for name in masks}, next(iter(masks.values()))
-        if "audio" in fused and self.final_norm is not None:
-            fused["audio"] = self.final_norm(fused["audio"])
         if self.cross_modal is not None:
             fused = self.cross_modal(fused, masks, self._clock(masks, masks.get("audio", first)))
         size, device = first.shape[0], first.device

@@ -179,7 +179,7 @@ def _require_features(store: Path, experiments: Sequence[Experiment], classes: S
     """Refuse a store that lacks layers; names at once all that the rows need."""
     features = choose_features(Store(store), experiments[0].preset)
     configs = [model_config(each.model, features, classes) for each in experiments]
-    needed = {layer for config in configs for layer in config.input_layers}
+    needed = {layer for config in configs if "audio" in config.modalities for layer in config.input_layers}
     if lacking := sorted(needed - set(features.audio_layers)):
         layers = ",".join(map(str, sorted(needed)))
         raise CorpusError(
