@@ -89,7 +89,7 @@ def test_a_split_file_may_hold_several_folds(tmp_path):
     path = tmp_path / "split.csv"
     path.write_text("id,split,fold\na,test,2\nb,train,2\na,train,1\nb,valid,1\nc,test,1\n", encoding="utf-8")
     first, second = protocol.divide_parts(str(path), THREE, CLASSES)
-    assert [(each.fold, each.folds, each.name) for each in (first, second)] == [(1, 2, "split.csv"), (2, 2, "split.csv")]
+    assert [(each.fold, each.folds) for each in (first, second)] == [(1, 2), (2, 2)]
     assert (first.parts, first.left_out) == ({"a": "train", "b": "valid", "c": "test"}, 0)
     assert (second.parts, second.left_out) == ({"a": "test", "b": "train"}, 1)
     assert protocol.resolve(str(path), THREE, CLASSES, fold=2) == second

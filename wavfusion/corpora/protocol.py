@@ -15,7 +15,6 @@ from wavfusion.errors import SHOWN, ConfigError, CorpusError, nearest
 from wavfusion.files import read_text_lines
 from wavfusion.manifest import SPLIT_NAMES, SPLITS, Utterance, split_names
 
-
 HEADERS = ("id,split", "id,split,fold")  # of a split file
 
 

@@ -62,8 +62,8 @@ class Switches:
         audio_layers: the output of the audio layer that the model starts from, or a learned weighting of it and of the
             stored ones below.
         text_layers: the text encoder's last layer, or a learned weighting of all.
-        pooled_layers: what is pooled of the audio stream: the output of its last layer, or a learned weighting of it and
-            of the inputs of all layers that fuse (of all layers of the model, where none does).
+        pooled_layers: what is pooled of the audio stream: the output of its last layer, or a learned weighting of it
+            and of the inputs of all layers that fuse (of all layers of the model, where none does).
         pooling: what the head takes of the steps: their mean, or their mean and standard deviation.
         margin: the margin loss (table 5).
         task_loss: cross-entropy, weighted by inverse class frequency, or against the raters' shares.
