@@ -154,6 +154,8 @@ def test_what_is_written_at_padding_changes_nothing(run: Run, session: Any) -> N
         "mult",
         "weighted text",
         "mean gate, no LVC",
+        "mean and deviation",
+        "concat, weighted outputs",
         "keep_self_attn",
         "stable layer norm",
         "concat, stable layer norm",

@@ -210,6 +210,11 @@ def test_balanced_task_loss_weighs_each_utterance_by_its_emotion():
     assert_close(task_loss(LOGITS, LABELS, WEIGHTS), F.cross_entropy(LOGITS, LABELS, WEIGHTS, reduction="none").mean())
 
 
+@pytest.mark.parametrize("target", [LABELS, SHARES], ids=["labels", "shares"])
+def test_smoothed_labels_give_the_loss_that_torch_has(target):
+    assert_close(task_loss(LOGITS, target, None, 0.2), F.cross_entropy(LOGITS, target, label_smoothing=0.2))
+
+
 def test_soft_task_loss_is_cross_entropy_against_shares():
     assert_close(task_loss(LOGITS, SHARES), F.cross_entropy(LOGITS, SHARES))
 

@@ -65,10 +65,13 @@ def test_a_row_without_one_of_the_classes_is_in_no_part():
         ("id,split\nz,train\n", r"split\.csv:2: expected an id of the manifest, found 'z'; nearest: "),
         ("id,split\na,train\na,test\n", r"split\.csv:3: expected each id once, found 'a' again"),
         ("id,split\na,dve\n", r"split\.csv:2: unknown split 'dve': did you mean 'dev'\? valid: train, valid, test"),
-        ("id;split\na;train\n", r"split\.csv:1: expected the header id,split, found 'id;split'"),
+        ("id;split\na;train\n", r"split\.csv:1: expected the header id,split or id,split,fold, found 'id;split'"),
         ("", "found 'an empty file'"),
         ("id,split\na\n", r"split\.csv:2: expected id,split, found 1 cells"),
         ('id,split\n"a\n', "cannot read the split file"),
+        ("id,split,fold\na,train\n", r"split\.csv:2: expected id,split,fold, found 2 cells"),
+        ("id,split,fold\na,train,1\nb,train,2\na,test,2\nb,test,2\n", r"split\.csv:5: .* found 'b' again"),
+        ("id,split,fold\na,train,1\nb,train,3\n", r"split\.csv: expected folds numbered 1 to 2, found '3'"),
     ],
 )
 def test_a_wrong_line_of_a_split_file_is_named(tmp_path, text, message):
@@ -80,6 +83,16 @@ def test_a_split_file_may_name_its_parts_otherwise(tmp_path):
     """A file with `dev` was refused."""
     found = split_of(tmp_path, "id,split\na,Train\nb,dev\nc,eval\n")
     assert found.parts == {"a": "train", "b": "valid", "c": "test"}
+
+
+def test_a_split_file_may_hold_several_folds(tmp_path):
+    path = tmp_path / "split.csv"
+    path.write_text("id,split,fold\na,test,2\nb,train,2\na,train,1\nb,valid,1\nc,test,1\n", encoding="utf-8")
+    first, second = protocol.divide_parts(str(path), THREE, CLASSES)
+    assert [(each.fold, each.folds) for each in (first, second)] == [(1, 2), (2, 2)]
+    assert (first.parts, first.left_out) == ({"a": "train", "b": "valid", "c": "test"}, 0)
+    assert (second.parts, second.left_out) == ({"a": "test", "b": "train"}, 1)
+    assert protocol.resolve(str(path), THREE, CLASSES, fold=2) == second
 
 
 def test_an_unknown_id_names_the_nearest_first(tmp_path):

@@ -7,7 +7,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.testing import assert_close
 
 from wavfusion.model import AGRU, AGRULVC, LVC
-from wavfusion.model.sequence import MaskedBatchNorm, masked_mean
+from wavfusion.model.sequence import MaskedBatchNorm, masked_mean, masked_moments
 
 WIDTH, HEADS, CODEWORDS = 8, 4, 6
 lengths = st.lists(st.integers(0, 7), min_size=1, max_size=4).filter(lambda some: max(some) > 0)
@@ -151,6 +151,22 @@ def test_one_clip_of_one_frame_can_be_trained_on(kind):
 def test_permuting_rows_permutes_the_output(kind):
     (x, mask), order = padded([5, 1, 7, 3]), torch.tensor([2, 0, 3, 1])
     assert_close(build(kind, True)(x[order], mask[order]), build(kind, True)(x, mask)[order], atol=1e-5, rtol=1e-5)
+
+
+def test_the_moments_are_those_of_each_clip_alone():
+    x, lengths = torch.randn(3, 7, 4), [7, 3, 5]
+    found = masked_moments(x, torch.arange(7) < torch.tensor(lengths)[:, None])
+    alone = [x[i, :length] for i, length in enumerate(lengths)]
+    assert_close(found, torch.stack([torch.cat([each.mean(0), each.std(0, correction=0)]) for each in alone]))
+
+
+def test_the_deviation_of_one_step_and_of_none_is_zero_with_a_finite_gradient():
+    x = torch.randn(3, 4, 2, requires_grad=True)
+    mask = torch.tensor([[True, False, False, False], [False] * 4, [True] * 4])
+    found = masked_moments(x, mask)
+    found.square().sum().backward()
+    assert found[:2, 2:].abs().max() == 0 and found[1].abs().max() == 0
+    assert x.grad.isfinite().all() and x.grad[~mask].abs().max() == 0
 
 
 def test_agrulvc_joins_the_two_encoders():

@@ -212,6 +212,17 @@ def test_with_random_cross_attentions_none_of_them_is_pretrained(made: Any) -> N
     assert {kind for name, (kind, _, _) in found.items() if "_attention." in name} == {"new"}
 
 
+def test_lower_layers_learn_more_slowly_by_the_decay_of_a_layer(made: Any) -> None:
+    model, network = build(made)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = trainer.parameter_groups(network, model, (1e-5, 1e-3), 0.01, layer_decay=0.5)
+    rates = {names[id(x)]: group["lr"] for group in found for x in group["params"]}
+    heights = [rates[f"deep_layers.{number}.final_layer_norm.weight"] for number in range(3)]
+    assert heights == pytest.approx([2.5e-6, 5e-6, 1e-5])
+    assert {rates[name] for name in ("deep_layers.0.text_attention.k_proj.weight", "head.weight")} == {1e-3}
+    assert rates.keys() == groups(made).keys()
+
+
 def test_preset_and_rates_are_those_of_the_features_unless_the_experiment_has_its_own(short: Any) -> None:
     found = FeatureSet("x", frame_rate=5.0, pretrained_rate=1e-5, new_rate=2e-4)
     own = [train.resolved(short(**said), found) for said in ({}, {"train__new_rate": "0.5"})]
@@ -254,6 +265,44 @@ def test_the_validation_figure_of_the_best_epoch_is_that_of_the_model(ran: Path,
     best = max(float(row["eval_weighted_f1"]) for row in history(ran))
     result, _ = evaluate.evaluate(read_run(ran), made.data.part("valid"), made.data.store, made.data.media)
     assert result["weighted_f1"] == pytest.approx(best)
+
+
+@pytest.fixture(scope="module")
+def averaged(made: Any, short: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A RUN whose model is a moving average of the weights, after two epochs."""
+    out = tmp_path_factory.mktemp("averaged") / "run"
+    train.train(short(train__epochs=2, train__average=0.9), made.data, out)
+    return out
+
+
+def test_the_model_is_the_moving_average_over_the_steps(made: Any, averaged: Path) -> None:
+    """The average of the second epoch follows from that of the first only through its steps, so the last is counted."""
+    steps = sorted(checkpoints(averaged), key=lambda path: int(path.name.split("-")[1]))
+    last = load_file(steps[-1] / "model.safetensors")
+    best = max(history(averaged), key=lambda row: float(row["eval_weighted_f1"]))["step"]
+    kept = load_file(averaged / "checkpoints" / f"checkpoint-{best}" / "model.safetensors")
+    final = load_file(averaged / "model.safetensors")
+    assert all(torch.equal(x, kept[f"averaged.module.{name}"]) for name, x in final.items())
+    assert int(last["averaged.n_averaged"]) == int(steps[-1].name.split("-")[1])
+    assert not torch.equal(last["averaged.module.head.weight"], last["network.head.weight"])
+
+
+def test_validation_scores_the_average(made: Any, averaged: Path) -> None:
+    best = max(float(row["eval_weighted_f1"]) for row in history(averaged))
+    result, _ = evaluate.evaluate(read_run(averaged), made.data.part("valid"), made.data.store, made.data.media)
+    assert result["weighted_f1"] == pytest.approx(best)
+
+
+def test_a_resumed_average_is_that_of_a_training_without_a_break(
+    made: Any, short: Any, averaged: Path, tmp_path: Path
+) -> None:
+    setting, out = short(train__epochs=2, train__average=0.9), tmp_path / "run"
+    train.train(setting, made.data, out)
+    for folder in sorted(checkpoints(out), key=lambda path: int(path.name.split("-")[1]))[1:]:
+        shutil.rmtree(folder)
+    train.train(setting, made.data, out, resume=True)
+    whole, resumed = (load_file(run / "model.safetensors") for run in (averaged, out))
+    assert all(torch.equal(x, resumed[name]) for name, x in whole.items())
 
 
 @pytest.mark.parametrize(

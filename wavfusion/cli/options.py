@@ -186,7 +186,7 @@ Where = Annotated[
 FilledStore = Annotated[Path, option("what `extract` filled", "S", path)]
 MovedRoot = Annotated[Path | None, option("where the corpus lies now, if it was moved", "ROOT", folder)]
 ProtocolName = Annotated[
-    str | None, option("a protocol or a CSV id,split (default: the corpus's own)", "NAME|FILE", name)
+    str | None, option("a protocol or a CSV id,split[,fold] (default: the corpus's own)", "NAME|FILE", name)
 ]
 RunFolder = Annotated[Path, argument("a RUN folder", "RUN", path)]
 Model = Annotated[str | None, option("a RUN folder or a hub id (default: the installed voice model)", "RUN", name)]

@@ -15,7 +15,7 @@ Preset = Annotated[str | None, opt.option("whose features are used, if the store
 
 
 def train(
-    config: Annotated[str, opt.option("a file, or `paper` or `recommended`", "EXPERIMENT", opt.name)],
+    config: Annotated[str, opt.option("a file, or `paper`, `recommended` or `small`", "EXPERIMENT", opt.name)],
     manifest: opt.Manifest,
     store: opt.FilledStore,
     out: Annotated[Path, opt.option("folder of the trained model", "RUN", opt.path)],

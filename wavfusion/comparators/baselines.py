@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from jaxtyping import Float64
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -19,6 +20,8 @@ Pooled = Mapping[str, Float64[np.ndarray, "_ _"]]
 def pool(samples: Features, modalities: Sequence[str]) -> tuple[list[str], dict[str, Float64[np.ndarray, "N _"]]]:
     """Average the features of each utterance and modality over windows and steps, and append 1 where it has any.
 
+    With `pooling: mean_deviation` the standard deviation over the steps of a window stands beside their mean.
+
     Returns:
         The utterances' ids, in order, and the vectors by modality; zeros where an utterance lacks one.
     """
@@ -30,8 +33,9 @@ def pool(samples: Features, modalities: Sequence[str]) -> tuple[list[str], dict[
         for name in modalities:
             features = getattr(sample, name)
             if features is not None:
-                last = features[-1] if features.dim() == 3 else features  # the last layer of the text encoder
-                sums[name].setdefault(sample.row.id, []).append(last.double().mean(0).numpy())
+                last = (features[-1] if features.dim() == 3 else features).double()  # of several stored layers
+                moments = [last.mean(0), last.std(0, correction=0)][: 1 if samples.config.pooling == "mean" else 2]
+                sums[name].setdefault(sample.row.id, []).append(torch.cat(moments).numpy())
     pooled = {}
     for name, found in sums.items():
         width = len(next(iter(found.values()))[0]) if found else 0

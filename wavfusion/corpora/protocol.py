@@ -15,6 +15,8 @@ from wavfusion.errors import SHOWN, ConfigError, CorpusError, nearest
 from wavfusion.files import read_text_lines
 from wavfusion.manifest import SPLIT_NAMES, SPLITS, Utterance, split_names
 
+HEADERS = ("id,split", "id,split,fold")  # of a split file
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -118,10 +120,10 @@ def divide_parts(
 ) -> list[Protocol]:
     """Divide a corpus into all folds of a protocol.
 
-    A protocol is a name of PROTOCOLS, `group-folds:COLUMN` for a column of the manifest, or a CSV file `id,split` that
-    leaves out the utterances that it does not list; None takes the corpus's own (DEFAULTS). Rows without one of the
-    classes have no part. Every result states `selected_on`, valid or test, and `where`, if only rows of which it holds
-    are given.
+    A protocol is a name of PROTOCOLS, `group-folds:COLUMN` for a column of the manifest, or a CSV file `id,split` or
+    `id,split,fold` that leaves out the utterances that it does not list; None takes the corpus's own (DEFAULTS). Rows
+    without one of the classes have no part. Every result states `selected_on`, valid or test, and `where`, if only rows
+    of which it holds are given.
 
     Raises:
         ConfigError: no such protocol, file or column.
@@ -138,7 +140,7 @@ def divide_parts(
             names = nearest(name, [*PROTOCOLS, "group-folds:COLUMN"])
             raise ConfigError(f"no protocol and no file {name!r}: {names}, or a CSV file id,split")
         name, promises = path.name, MANIFEST_PROMISES
-        folds = [_read_split(path, {each.id for each in utterances})]
+        folds = _read_splits(path, {each.id for each in utterances})
     else:
         promises = rule.promises
         folds = rule.divide(name, kept) if kept else []
@@ -191,23 +193,28 @@ def hash_of(parts: Mapping[str, str], classes: Sequence[str], selected_on: str) 
     return hashlib.sha256(json.dumps([list(classes), sorted(parts.items()), selected_on]).encode()).hexdigest()
 
 
-def _read_split(path: Path, known: set[str]) -> Parts:
-    """Read a CSV with the columns `id,split`, of known ids; splits may have the other names of `split_names`."""
-    parts: Parts = {}
+def _read_splits(path: Path, known: set[str]) -> list[Parts]:
+    """Read the folds of a CSV `id,split`, which has one, or `id,split,fold`, numbered from 1; ids must be known.
+
+    Splits may have the other names of `split_names`.
+    """
+    folds: dict[str, Parts] = {}
     lines: dict[str, str] = {}  # of the first row of each split
     try:
         reader = csv.reader(read_text_lines(path, newline=""), strict=True)
         header = ",".join(next(reader, []))
-        if header != "id,split":
-            raise CorpusError(f"{path}:1: expected the header id,split, found {header or 'an empty file'!r}")
+        if header not in HEADERS:
+            expected = " or ".join(HEADERS)
+            raise CorpusError(f"{path}:1: expected the header {expected}, found {header or 'an empty file'!r}")
         for cells in filter(None, reader):
             where = f"{path}:{reader.line_num}"
-            if len(cells) != 2:
-                raise CorpusError(f"{where}: expected id,split, found {len(cells)} cells")
-            key, part = cells
+            if len(cells) != header.count(",") + 1:
+                raise CorpusError(f"{where}: expected {header}, found {len(cells)} cells")
+            key, part, fold = (*cells, "1")[:3]
             if key not in known:
                 close = ", ".join(difflib.get_close_matches(key[:SHOWN], known, n=3, cutoff=0.0))
                 raise CorpusError(f"{where}: expected an id of the manifest, found {key!r}; nearest: {close}")
+            parts = folds.setdefault(fold, {})
             if key in parts:
                 raise CorpusError(f"{where}: expected each id once, found {key!r} again")
             parts[key] = part
@@ -218,4 +225,7 @@ def _read_split(path: Path, known: set[str]) -> Parts:
     for part, where in lines.items():
         if part not in named:
             raise CorpusError(f"{where}: unknown split {part!r}: {nearest(part, [*SPLIT_NAMES, 'eval'])}")
-    return {key: named[part] for key, part in parts.items()}
+    numbers = [str(number) for number in range(1, len(folds) + 1)] or ["1"]
+    if strange := sorted(folds.keys() - {*numbers}):
+        raise CorpusError(f"{path}: expected folds numbered 1 to {len(folds)}, found {strange[0]!r}")
+    return [{key: named[part] for key, part in folds.get(number, {}).items()} for number in numbers]

@@ -26,6 +26,9 @@ class Training:
         patience: epochs without a better validation weighted F1 before training stops.
         pretrained_rate: learning rate of tensors that a checkpoint filled; None takes the preset's.
         new_rate: learning rate of all others; None takes the preset's.
+        layer_decay: factor of the pretrained rate from each trained audio layer to the one below it.
+        average: the model is the exponential moving average of the weights over the steps, with this decay (such as
+            0.99); 0 = the last weights themselves.
         weight_decay: of AdamW; none on biases, norms and codewords.
         warmup: share of the steps in which the rates rise from 0; they fall linearly to 0 afterwards.
         clip: largest norm of the gradient.
@@ -43,6 +46,8 @@ class Training:
     patience: int = 8
     pretrained_rate: float | None = None
     new_rate: float | None = None
+    layer_decay: float = 1.0
+    average: float = 0.0
     weight_decay: float = 0.01
     warmup: float = 0.1
     clip: float = 1.0
@@ -58,7 +63,10 @@ class Training:
         for name in ("pretrained_rate", "new_rate", "weight_decay"):
             value = getattr(self, name)
             require_setting(value is None or 0 <= value < math.inf, f"train.{name}", "0 or more", value)
-        require_setting(0 <= self.warmup < 1, "train.warmup", "a share from 0 to below 1", self.warmup)
+        for name in ("warmup", "average"):
+            value = getattr(self, name)
+            require_setting(0 <= value < 1, f"train.{name}", "a share from 0 to below 1", value)
+        require_setting(0 < self.layer_decay <= 1, "train.layer_decay", "a factor above 0, up to 1", self.layer_decay)
         require_setting(self.clip > 0, "train.clip", "more than 0", self.clip)
         weights = self.class_weights or {}
         positive = all(0 <= value < math.inf for value in weights.values())

@@ -63,8 +63,12 @@ class Switches:
         audio_layers: the output of the audio layer that the model starts from, or a learned weighting of it and of the
             stored ones below.
         text_layers: the text encoder's last layer, or a learned weighting of all.
+        pooled_layers: what is pooled of the audio stream: the output of its last layer, or a learned weighting of it
+            and of the inputs of all layers that fuse (of all layers of the model, where none does).
+        pooling: what the head takes of the steps: their mean, or their mean and standard deviation.
         margin: the margin loss (table 5).
         task_loss: cross-entropy, weighted by inverse class frequency, or against the raters' shares.
+        label_smoothing: share of every label that is spread evenly over all emotions in training.
         modality_dropout: probability with which a training sample loses each of its modalities.
         time_mask: expected fraction of audio steps that are zeroed in training.
         dropout: of the deep layers, the A-GRUs and the head.
@@ -84,8 +88,11 @@ class Switches:
     lvc_pool: Literal["sum", "mean"] = "sum"
     audio_layers: Literal["last", "weighted"] = "last"
     text_layers: Literal["last", "weighted"] = "last"
+    pooled_layers: Literal["last", "weighted"] = "last"
+    pooling: Literal["mean", "mean_deviation"] = "mean"
     margin: Margin = field(default_factory=Margin)
     task_loss: Literal["ce", "balanced", "soft"] = "ce"
+    label_smoothing: float = 0.0
     modality_dropout: float = 0.0
     time_mask: float = 0.0
     dropout: float = 0.1
@@ -95,7 +102,7 @@ class Switches:
         known = len(chosen) == len(self.modalities) > 0
         require_setting(known, "modalities", f"a choice of {', '.join(MODALITIES)}", self.modalities)
         object.__setattr__(self, "modalities", chosen)
-        for name in ("modality_dropout", "time_mask", "dropout"):
+        for name in ("label_smoothing", "modality_dropout", "time_mask", "dropout"):
             value = getattr(self, name)
             require_setting(0 <= value < 1, name, "a share from 0 to below 1", value)
         for entry in fields(Switches):

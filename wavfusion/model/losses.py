@@ -71,6 +71,7 @@ def task_loss(
     logits: Float[Tensor, "B C"],
     labels: Int[Tensor, " B"] | Float[Tensor, "B C"],
     class_weights: Float[Tensor, " C"] | None = None,
+    smoothing: float = 0.0,
 ) -> Float[Tensor, ""]:
     """Cross-entropy of eq. 14, over emotions or over the raters' shares.
 
@@ -78,9 +79,11 @@ def task_loss(
         logits: scores of the emotions.
         labels: an emotion's number each, or the raters' share of each emotion.
         class_weights: a factor per emotion of the truth, mean 1 over the training part; None weighs all alike.
+        smoothing: share of every label that is spread evenly over all emotions (Szegedy et al. 2016).
     """
     log_probability = F.log_softmax(logits.float(), dim=-1)
     target = labels if labels.is_floating_point() else F.one_hot(labels, logits.shape[-1]).to(log_probability.dtype)
+    target = torch.lerp(target, torch.full_like(target, 1 / logits.shape[-1]), smoothing) if smoothing else target
     if class_weights is not None:
         target = target * class_weights
     return -(target * log_probability).sum(-1).mean()

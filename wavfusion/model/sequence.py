@@ -15,6 +15,15 @@ def masked_mean(x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[T
     return (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
 
+def masked_moments(x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B 2*D"]:
+    """Join mean and standard deviation of the real steps; 0 where there is none."""
+    mean = masked_mean(x, mask)
+    variance = masked_mean((x - mean[:, None]).square(), mask)
+    # Its root has no gradient at 0: a single step, or steps that are all alike.
+    deviation = torch.where(variance > 0, variance, 1.0).sqrt() * (variance > 0)
+    return torch.cat([mean, deviation], dim=-1)
+
+
 class GRU(nn.Module):
     """One GRU layer over right-padded rows, in one direction, or in both with half the width each.
 

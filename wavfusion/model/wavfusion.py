@@ -13,7 +13,7 @@ from wavfusion.model.config import MODALITIES, TEXT_HEADS, VIDEO_HEADS, WavFusio
 from wavfusion.model.fusion import DeepLayer, SelfAttentionLayer, Source, TransformerLayer
 from wavfusion.model.losses import ABSENT, SharedEncoder, hinge_sums, margin_loss, task_loss
 from wavfusion.model.mult import MulT
-from wavfusion.model.sequence import AGRU, AGRULVC, masked_mean
+from wavfusion.model.sequence import AGRU, AGRULVC, masked_mean, masked_moments
 
 AUDIO_STEP = 320 / 16_000  # seconds between two steps of wav2vec 2.0 and of Whisper
 TOKEN_STEP = 0.3  # seconds a sub-word token takes where neither audio nor video gives the duration
@@ -128,7 +128,12 @@ class WavFusion(nn.Module):
         if config.fusion == "mult" and len(names) > 1:
             self.cross_modal = MulT(widths, width // 2, config.num_heads, config.fusion_layers, config.dropout)
         self.widths = self.cross_modal.widths if self.cross_modal is not None else widths
-        self.head = nn.Linear(width if config.num_deep else sum(self.widths.values()), len(config.classes))
+        outputs = (config.num_deep or len(self.layers)) + 1 if config.num_deep or "audio" in names else 1
+        several = config.pooled_layers == "weighted" and outputs > 1
+        self.output_weights = nn.Parameter(torch.zeros(outputs)) if several else None
+        self._pool, moments = (masked_mean, 1) if config.pooling == "mean" else (masked_moments, 2)
+        pooled = width if config.num_deep else sum(self.widths.values())
+        self.head = nn.Linear(moments * pooled, len(config.classes))
         self.class_weights: Tensor  # of the balanced task loss
         self.register_buffer("class_weights", torch.ones(len(config.classes)))
         self._freeze()
@@ -166,7 +171,7 @@ class WavFusion(nn.Module):
         if self.config.num_deep:
             pooled, steps = self._fuse(streams, masks, hidden, gates)
         else:
-            pooled = self._concatenate(streams, masks)
+            pooled = self._concatenate({**streams, "audio": self._outcome(hidden)} if hidden else streams, masks)
         means = self._unfused_means(streams, masks, hidden)
         logits = self.head(self.head_dropout(pooled))
         output = WavFusionOutput(logits, pooled, gates=gates, steps=steps, hidden=hidden, means=means)
@@ -190,7 +195,7 @@ class WavFusion(nn.Module):
     ) -> dict[str, Tensor]:
         """Compute the parts of eq. 15, unweighted; `present` says which modalities each sample has."""
         weights = self.class_weights if self.config.task_loss == "balanced" else None
-        parts = {"task": task_loss(logits, labels, weights)}
+        parts = {"task": task_loss(logits, labels, weights, self.config.label_smoothing)}
         if vectors is not None:
             emotion = labels.argmax(-1) if labels.is_floating_point() else labels
             numbers = torch.arange(len(vectors), device=present.device)[:, None].where(present, ABSENT)
@@ -255,13 +260,23 @@ class WavFusion(nn.Module):
             for name, to_width in (("text", self.text_map), ("video", self.video_map))
         )
         relative = self.relative(audio.shape[1]) if self.relative is not None and self.config.keep_self_attn else None
+        outputs = [audio]
         for layer in self.deep_layers:
             audio, gate = layer(audio, mask, text, video, clock.get("audio"), relative)
-            hidden.append(audio)
+            outputs.append(audio)
             if gate is not None:
                 gates.append(gate)
-        pooled = masked_mean(audio if self.final_norm is None else self.final_norm(audio), mask)
+        hidden += outputs[1:]
+        pooled = self._pool(self._outcome(outputs), mask)
         return pooled + 0 * self.queries.sum(), mask  # so that unused queries have a gradient of 0, not none
+
+    def _outcome(self, outputs: Sequence[Float[Tensor, "B Ta D"]]) -> Float[Tensor, "B Ta D"]:
+        """Normalise the last output, or weight all, each normalised, by the softmax of learned weights."""
+        normed = nn.Identity() if self.final_norm is None else self.final_norm
+        if self.output_weights is None:
+            return normed(outputs[-1])
+        weights = self.output_weights.softmax(0)
+        return sum((weights[i] * normed(x) for i, x in enumerate(outputs)), torch.zeros_like(outputs[-1]))
 
     def with_queries(
         self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor]
@@ -283,14 +298,13 @@ class WavFusion(nn.Module):
     def _concatenate(self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Float[Tensor, "B E"]:
         """Pool every modality by itself and join them (table 6, row 1; the single modalities of table 3; MulT)."""
         fused, first = {name: streams[name] for name in masks}, next(iter(masks.values()))
-        if "audio" in fused and self.final_norm is not None:
-            fused["audio"] = self.final_norm(fused["audio"])
         if self.cross_modal is not None:
             fused = self.cross_modal(fused, masks, self._clock(masks, masks.get("audio", first)))
         size, device = first.shape[0], first.device
-        absent = {name: torch.zeros(size, width, device=device) for name, width in self.widths.items()}
-        means = absent | {name: masked_mean(x, masks[name]) for name, x in fused.items()}
-        return torch.cat(list(means.values()), dim=-1)
+        moments = self.head.in_features // sum(self.widths.values())
+        absent = {name: torch.zeros(size, moments * width, device=device) for name, width in self.widths.items()}
+        pooled = absent | {name: self._pool(x, masks[name]) for name, x in fused.items()}
+        return torch.cat(list(pooled.values()), dim=-1)
 
     def _unfused_means(
         self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor], hidden: Sequence[Tensor]

@@ -183,7 +183,7 @@ def _require_features(store: Store, experiments: Sequence[Experiment], classes: 
     """Refuse a store that lacks layers; names at once all that the rows need."""
     features = choose_features(store, experiments[0].preset)
     configs = [model_config(each.model, features, classes) for each in experiments]
-    needed = {layer for config in configs for layer in config.input_layers}
+    needed = {layer for config in configs if "audio" in config.modalities for layer in config.input_layers}
     if lacking := sorted(needed - set(features.audio_layers)):
         layers = ",".join(map(str, sorted(needed)))
         raise CorpusError(

@@ -22,6 +22,7 @@ from wavfusion.files import Constraint, Count, naming, read_json, require_file, 
 
 log = logging.getLogger(__name__)
 
+AVERAGED = "averaged.module."  # names of the averaged weights, beside those of the last step
 COMPLETE = "complete"  # written last into a checkpoint, with a digest of each of its files
 BEST_BY = "eval_weighted_f1"
 KEPT = 3  # the best, the newest, and the one before it while the newest is incomplete
@@ -147,4 +148,7 @@ def load_best(network: nn.Module, checkpoint: Path) -> None:
     best = _best(checkpoint)
     with reading(best):
         tensors = load_file(best / "model.safetensors")
-        network.load_state_dict({name.removeprefix("network."): tensor for name, tensor in tensors.items()})
+        averaged = any(name.startswith(AVERAGED) for name in tensors)
+        prefix = AVERAGED if averaged else "network."
+        found = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+        network.load_state_dict(found)

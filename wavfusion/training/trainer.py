@@ -16,6 +16,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.summary import scalar
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -100,14 +101,31 @@ class History(TrainerCallback):
 
 
 class _Network(nn.Module):
-    """Keeps the model's own frozen `config` from the Trainer, which would write into it."""
+    """Keeps the model's own frozen `config` from the Trainer, which would write into it, and averages its weights."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, average: float) -> None:
         super().__init__()
         self.network = network
+        self.averaged = None
+        if average:
+            mean = get_ema_multi_avg_fn(average)
+            self.averaged = AveragedModel(network, multi_avg_fn=mean, use_buffers=True).requires_grad_(False)
+
+    @property
+    def scored(self) -> nn.Module:
+        """What validation scores: the averaged weights, where there are any."""
+        return self.network if self.averaged is None else self.averaged.module
 
     def forward(self, **inputs: Any) -> WavFusionOutput:
         return self.network(**inputs)
+
+
+class Average(TrainerCallback):
+    """Takes the weights of every step into their moving average (Polyak and Juditsky 1992)."""
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, model: Any = None, **rest: Any) -> None:
+        """Update the average."""
+        model.averaged.update_parameters(model.network)
 
 
 class FusionTrainer(Trainer):
@@ -133,18 +151,21 @@ class FusionTrainer(Trainer):
         settings, train = experiment.train, sets["train"]
         assert settings.pretrained_rate is not None and settings.new_rate is not None
         self.fusion, self.prior, self.rates = fusion, prior, (settings.pretrained_rate, settings.new_rate)
+        self.layer_decay = settings.layer_decay
         self._loss_sums: dict[str, Tensor] = {}  # of each part since the last log, over so many steps
         self._num_steps = 0
         held, self.history = _held(train, settings, device), History(out)
         arguments = _arguments(experiment, out, device, resident=held is not None)
         super().__init__(
-            model=_Network(network),
+            model=_Network(network, settings.average),
             args=arguments,
             data_collator=collate if held is None else held.collate,
             train_dataset=train if held is None else held,
             eval_dataset=sets["valid"],
             callbacks=[Patience(settings.patience), Checkpoints(), self.history],
         )
+        if settings.average:
+            self.add_callback(Average())
         if arguments.world_size > 1:
             synchronise(network)
         if arguments.process_index > 0:
@@ -184,7 +205,8 @@ class FusionTrainer(Trainer):
         if "loss" in logs:
             logs |= {f"loss_{name}": float(value) / self._num_steps for name, value in self._loss_sums.items()}
             self._loss_sums, self._num_steps = {}, 0
-            logs |= {f"lr_{group['name']}": group["lr"] for group in self.optimizer.param_groups}
+            # The highest layer comes first in its groups: its rate is the one that is set.
+            logs |= {f"lr_{group['name']}": group["lr"] for group in reversed(self.optimizer.param_groups)}
             if self.fusion.shared_encoder is not None:
                 logs |= compare_gradients(self.model.network, self._prepare_inputs(self._probe()), self.fusion)
         super().log(logs, start_time)
@@ -196,11 +218,13 @@ class FusionTrainer(Trainer):
         return self.data_collator([train[i * len(train) // size] for i in range(size)])
 
     def train(self, *arguments: Any, **settings: Any) -> Any:
-        """Train as the Trainer does, and close the history however it ends."""
+        """Train as the Trainer does, leave the best epoch in `network`, and close the history however it ends."""
         try:
-            return super().train(*arguments, **settings)
+            result = super().train(*arguments, **settings)
         finally:
             self.history.close()
+        self.model.network.load_state_dict(self.model.scored.state_dict())
+        return result
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         with saving(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
@@ -221,7 +245,7 @@ class FusionTrainer(Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW over four groups: pretrained and new tensors, with and without decay."""
         if self.optimizer is None:
-            groups = parameter_groups(self.model, self.fusion, self.rates, self.args.weight_decay)
+            groups = parameter_groups(self.model, self.fusion, self.rates, self.args.weight_decay, self.layer_decay)
             kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer = kind(groups, **{**settings, "lr": self.rates[1]})
         return self.optimizer
@@ -232,7 +256,7 @@ class FusionTrainer(Trainer):
         """Score the validation part by whole utterances; every process does, and the first one's figures count."""
         samples: Features = eval_dataset or self.eval_dataset
         config, truth = self.fusion.config, samples.emotions()
-        predicted = classify(self.model, samples, config.modalities, self.prior, str(self.args.device))
+        predicted = classify(self.model.scored, samples, config.modalities, self.prior, str(self.args.device))
         if not math.isfinite(float(predicted.probabilities.sum())):
             raise ConfigError(
                 f"epoch {self.state.epoch or 0:.0f}: expected finite probabilities, found NaN: the training diverged; "
@@ -248,25 +272,35 @@ class FusionTrainer(Trainer):
 
 
 def parameter_groups(
-    network: nn.Module, fusion: WavFusion, rates: tuple[float, float], weight_decay: float
+    network: nn.Module,
+    fusion: WavFusion,
+    rates: tuple[float, float],
+    weight_decay: float,
+    layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """Divide the tensors that learn by origin and by weight decay: none on biases, norms and codewords."""
+    """Divide the tensors that learn by origin, depth and weight decay: none on biases, norms and codewords.
+
+    `layer_decay` lowers the rate of pretrained tensors from each layer to the one below.
+    """
     named = {id(parameter): name for name, parameter in fusion.named_parameters()}
     pretrained = fusion.pretrained_names()
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    layers = [*reversed([*fusion.layers, *fusion.deep_layers])]
+    depth = {id(parameter): number for number, layer in enumerate(layers) for parameter in layer.parameters()}
+    groups: dict[tuple[bool, bool, int], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             from_checkpoint = id(parameter) not in named or named[id(parameter)] in pretrained
             decays = parameter.dim() > 1 and not name.endswith("codewords")
-            groups.setdefault((from_checkpoint, decays), []).append(parameter)
+            below = depth.get(id(parameter), 0) if from_checkpoint and layer_decay < 1 else 0
+            groups.setdefault((from_checkpoint, decays, below), []).append(parameter)
     return [
         {
             "name": "pretrained" if old else "new",
             "params": parameters,
-            "lr": rates[0] if old else rates[1],
+            "lr": rates[0] * layer_decay**below if old else rates[1],
             "weight_decay": weight_decay if decays else 0.0,
         }
-        for (old, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
+        for (old, decays, below), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
 
 
