@@ -21,7 +21,7 @@ from wavfusion.metrics.clusters import MIN_CLUSTERS
 from wavfusion.pages.fill import script, write_page
 from wavfusion.report import plots
 from wavfusion.runs.bundle import MEMBERS, Bundle, read_bundle
-from wavfusion.runs.origin import corpus_of, without_absolute_paths
+from wavfusion.runs.origin import corpus_of, require_protocol, without_absolute_paths
 from wavfusion.runs.results import (
     METRICS,
     PREDICTIONS,
@@ -30,6 +30,7 @@ from wavfusion.runs.results import (
     near_chance,
     read_explained,
     read_history,
+    require_metrics,
 )
 from wavfusion.study import tables
 from wavfusion.training.checkpoints import BEST_BY
@@ -110,6 +111,8 @@ def _read_contents(folder: Path, name: str, root: Path | None) -> RunContents:
         if not {METRICS, PREDICTIONS} & set(lacking):
             found += f"; an evaluation is shown with its RUN: {folder.parent}"
         raise ConfigError(f"{folder}: expected a complete RUN, found {found}")
+    require_metrics(read_json(folder / METRICS), folder / METRICS)
+    require_protocol(folder)
     results = read_bundle(folder)
     results.require_truth(folder)
     problems = list(results.problems())

@@ -16,16 +16,8 @@ from wavfusion.corpora.protocol import PROTOCOL_FIELDS, describe_protocol, hash_
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.files import json_bytes, parse_json, parse_yaml, read_bytes, require_file
 from wavfusion.metrics import scores
-from wavfusion.runs.origin import (
-    ENVIRONMENT,
-    EXPERIMENT,
-    PROTOCOL,
-    SPLIT,
-    corpus_of,
-    require_protocol,
-    without_absolute_paths,
-)
-from wavfusion.runs.results import CSV_BYTES, METRICS, PREDICTIONS, Predictions, encode_csv, parse_csv, require_metrics
+from wavfusion.runs.origin import ENVIRONMENT, EXPERIMENT, PROTOCOL, SPLIT, corpus_of, without_absolute_paths
+from wavfusion.runs.results import CSV_BYTES, METRICS, PREDICTIONS, Predictions, encode_csv, parse_csv
 
 MEMBERS = (PREDICTIONS, SPLIT, METRICS, PROTOCOL, ENVIRONMENT, EXPERIMENT)
 BYTES, LINES, CELLS = 1 << 24, 200_000, 5_000_000  # of a bundle and each member, a table, confusions one an utterance
@@ -94,20 +86,19 @@ def read_bundle(path: Path) -> Bundle:
         if max(files[name].count(b"\n") for name in (PREDICTIONS, SPLIT)) > LINES:
             raise ValueError(f"a table of more than {LINES} lines")
         rows, parts = (parse_csv(files[name]) for name in (PREDICTIONS, SPLIT))
-        protocol = require_protocol(parse_json(files[PROTOCOL], PROTOCOL), PROTOCOL)
+        protocol = parse_json(files[PROTOCOL], PROTOCOL)
         bundle = Bundle(
             rows=rows,
             classes=protocol["classes"],
             parts={row["id"]: row["split"] for row in parts},
-            metrics=require_metrics(parse_json(files[METRICS], METRICS), METRICS),
+            metrics=parse_json(files[METRICS], METRICS),
             protocol=protocol,
             environment=parse_json(files[ENVIRONMENT], ENVIRONMENT),
             experiment=files[EXPERIMENT].decode(),
         )
         _check(bundle)
     except Exception as error:  # a damaged file shows in as many ways as there are parsers
-        kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
-        reason = " ".join(f"{kind}{error}".split())[:200]
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ConfigError(f"{str(path)!r}: expected a complete RUN or a bundle of results, found {reason}") from None
     return bundle
 

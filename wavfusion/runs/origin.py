@@ -154,10 +154,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return without_retired(read_yaml(require_file(folder / EXPERIMENT)))
 
 
-def require_protocol(values: Any, where: object) -> dict[str, Any]:
-    """Return the content of a RUN's protocol.json if it is what training writes; else a ConfigError."""
-    validated(_Protocol, values, where, others=True)
-    return dict(values)
+def require_protocol(folder: Path) -> None:
+    """Refuse a protocol.json that no training writes, by a ConfigError."""
+    _read(folder / PROTOCOL, _Protocol)
 
 
 def protocol_hash_of(folder: Path) -> str | None:
