@@ -1073,8 +1073,8 @@ def test_a_track_that_can_be_decoded_is_taken_before_the_default_one(tmp_path):
     first = content.find(b"sowt", content.find(b"stsd"))
     content[first : first + 4] = b"apac"
     path.write_bytes(content)
-    assert [each.decodable for each in media.audio_tracks(path)] == [False, True]
     assert pitch(media.decode_audio(path).samples) == 880
+    assert [each.decodable for each in media.audio_tracks(path)] == [False, True]
 
 
 def test_a_timestamp_of_hours_among_others_does_not_make_the_recording_longer(folder, tmp_path):
