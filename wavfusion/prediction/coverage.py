@@ -59,10 +59,10 @@ def account(length: float, labelled: Iterable[Times], left_out: Iterable[LeftOut
 
 def seconds_by_reason(left_out: Iterable[LeftOut]) -> dict[str, float]:
     """Add up how much was left out for each reason."""
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = {}
     for each in left_out:
-        seconds[each.reason] += each.end - each.start
-    return dict(seconds)
+        seconds[each.reason] = seconds.get(each.reason, 0.0) + each.end - each.start
+    return seconds
 
 
 def summary(length: float, left_out: Sequence[LeftOut]) -> str | None:

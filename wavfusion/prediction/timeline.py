@@ -189,7 +189,7 @@ def to_html(
         kind="video" if any("video" in each.modalities for each in predictions) else "audio",
         classes=list(classes),
         speakers=list(dict.fromkeys(each.speaker for each in sorted(predictions, key=lambda each: each.start))),
-        length=max([each.end for each in (*predictions, *left_out)], default=0.0),
+        length=max([each.end for each in predictions] + [each.end for each in left_out], default=0.0),
         model=(card := _card(predictions)),
         warnings=dict.fromkeys([*(card.warnings if card else []), *(each.replace(path, file) for each in warnings)]),
         rows=[{**asdict(each), "clock": _short(each.start), "label": each.emotion or UNSURE} for each in predictions],
