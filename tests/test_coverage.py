@@ -1,5 +1,7 @@
 """What was labelled and what was left out, with its reason, are the whole recording."""
 
+import json
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 import wavfusion
 from wavfusion import media
+from wavfusion.cli.app import main
 from wavfusion.errors import ConfigError, MediaError
 from wavfusion.prediction.coverage import PAUSE, UNTRANSCRIBED, LeftOut, account, gaps, summary
 from wavfusion.prediction.recognizer import EmotionRecognizer, RecordingPredictions
@@ -73,6 +76,19 @@ def test_what_a_transcript_does_not_hold_is_left_out_and_said(recognizer, caplog
     said = recognizer.predict(tone(20.0), sample_rate=RATE, segments=[Segment(2.0, 6.0), Segment(5.0, 19.0)])
     assert said.left_out == [(0.0, 2.0, UNTRANSCRIBED), (19.0, 20.0, UNTRANSCRIBED)]
     assert "array: 3.0 of 20.0 s are left out: 3.0 s not in the transcript" in caplog.messages
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_page_of_the_shell_shows_what_was_left_out(trained, tmp_path, alone):
+    media.write_audio(tmp_path / "a.wav", tone(20.0), RATE)
+    (tmp_path / "a.srt").write_text("1\n00:00:02,000 --> 00:00:19,000\nwell\n")
+    out = tmp_path / ("a.html" if alone else "pages")
+    options = ["--transcript", tmp_path / "a.srt", "--out", out, "--format", "html"]
+    assert main(["predict", *map(str, [tmp_path / "a.wav", "--model", trained, *options])]) == 0
+    page = (out if alone else out / "a.wav.html").read_text()
+    assert re.findall(r'<li class="left-out">(.*?)</li>', page) == [
+        *("0:00.0 - 0:02.0 left out: not in the transcript", "0:19.0 - 0:20.0 left out: not in the transcript")
+    ]
 
 
 def test_utterances_after_the_pictures_have_ended_get_one_warning(recognizer, tmp_path, caplog):
@@ -139,6 +155,26 @@ def test_each_channel_of_a_call_is_a_speaker(recognizer, tmp_path):
         assert list(alone.probabilities.values()) == pytest.approx(list(each.probabilities.values()), abs=1e-6)
         assert alone.speaker is None
     assert said[0].probabilities != said[1].probabilities
+
+
+def test_the_shell_chooses_channels_and_tracks(trained, tmp_path, capfd):
+    """`predict` had neither option: a call was one speaker, and a second microphone was never heard."""
+    from test_media import with_tracks
+
+    tracks = with_tracks(tmp_path / "two.mka", 440, 880, titles=("Anna", "Bob"))
+    found = {}
+    for file, *choice in ((call(tmp_path), "--channel", "each"), (tracks, "--track", "each"), (tracks, "--track", "2")):
+        assert main(["predict", str(file), "--model", str(trained), "--format", "json", *choice]) == 0
+        found[choice[1], file.suffix] = json.loads(capfd.readouterr().out)
+    assert [each["speaker"] for each in found["each", ".wav"]] == ["left", "right"]
+    assert [each["speaker"] for each in found["each", ".mka"]] == ["Anna", "Bob"]
+    (second,) = found["2", ".mka"]
+    assert second["speaker"] is None
+    assert second["probabilities"] == pytest.approx(found["each", ".mka"][1]["probabilities"], abs=1e-6)
+    assert (
+        main(["embed", str(tracks), "--model", str(trained), "--track", "each", "--out", str(tmp_path / "v.npz")]) == 0
+    )
+    assert capfd.readouterr().out.startswith(f"{tmp_path / 'v.npz'}: 2 utterances")
 
 
 def test_each_channel_of_an_array_is_a_speaker(recognizer, tmp_path):

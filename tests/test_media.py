@@ -1005,6 +1005,22 @@ def test_the_second_of_two_recordings_joined_end_to_end_is_heard_on_one_clock(fo
         assert abs(lag(stretch, whole[at : at + 32_000])) <= (16 if name.endswith(("mkv", "mka", "flv")) else 0)
 
 
+def test_a_part_of_a_joined_recording_that_cannot_be_used_is_said_by_each_probe_alone(folder, tmp_path, caplog):
+    """The first use of a file in a process said it, so that a second result of it had no warning."""
+    _, both = joined(folder, tmp_path, "sound.flac")
+    size = both.stat().st_size
+    with both.open("ab") as file:
+        file.write(b"fLaC\0\0\0\x22" + bytes(30))
+    for _ in range(2):
+        media.decode_audio(both, 1.0, 2.0)
+        assert caplog.messages == []
+        media.probe(both)
+        assert [line.partition("; ")[2] for line in caplog.messages] == [
+            f"its bytes from {size} to {size + 38} are left out"
+        ]
+        caplog.clear()
+
+
 @pytest.mark.parametrize("ending", ["ts", "mkv", "flv"])
 def test_the_pictures_of_the_second_recording_are_shown_at_its_place(folder, tmp_path, ending):
     second, both = joined(folder, tmp_path, f"film.{ending}")
@@ -1057,8 +1073,8 @@ def test_a_track_that_can_be_decoded_is_taken_before_the_default_one(tmp_path):
     first = content.find(b"sowt", content.find(b"stsd"))
     content[first : first + 4] = b"apac"
     path.write_bytes(content)
-    assert [each.decodable for each in media.audio_tracks(path)] == [False, True]
     assert pitch(media.decode_audio(path).samples) == 880
+    assert [each.decodable for each in media.audio_tracks(path)] == [False, True]
 
 
 def test_a_timestamp_of_hours_among_others_does_not_make_the_recording_longer(folder, tmp_path):

@@ -41,7 +41,7 @@ def run(planned: list[recordings.Recording], force: bool = False) -> tuple[list[
             raise MediaError(f"{each.file}: no media")
         return said(each.file)
 
-    found = list(recordings.label(planned, lambda: work, bad, lambda rows, **_: rows[0].file.encode(), force))
+    found = list(recordings.label(planned, lambda: work, bad, lambda found, _: found.rows[0].file.encode(), force))
     return asked, bad, found
 
 
@@ -206,7 +206,7 @@ def test_a_result_that_another_process_wrote_meanwhile_is_not_overwritten(tmp_pa
 
     planned = [recordings.Recording("a", out=tmp_path / "a.csv")]
     with pytest.raises(CorpusError, match="found a result"):
-        list(recordings.label(planned, lambda: work, [], lambda rows, **_: b"ours"))
+        list(recordings.label(planned, lambda: work, [], lambda *_: b"ours"))
     assert (tmp_path / "a.csv").read_text() == "theirs"
 
 

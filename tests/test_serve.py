@@ -35,7 +35,7 @@ from wavfusion.serve import app, uploads
 from wavfusion.serve import jobs as jobs_module
 from wavfusion.serve.app import Guard
 from wavfusion.serve.jobs import Jobs, Limits
-from wavfusion.serve.uploads import Form, RefusedError, UploadFolder
+from wavfusion.serve.uploads import FIELDS, Form, RefusedError, UploadFolder
 
 pytest_plugins = ("corpus_fixture",)
 
@@ -106,6 +106,24 @@ def test_each_channel_of_an_upload_is_a_speaker(server: Server, tmp_path: Path) 
     found = server.send("/predict", file=tmp_path / "call.wav", channel="each").json
     assert [row["speaker"] for row in found] == ["left", "right"]
     refused(server, 422, "did you mean 'left'", ("file", tmp_path / "call.wav"), ("channel", "lef"))
+
+
+def test_the_page_has_all_fields_of_the_form(server: Server) -> None:
+    """Only programs could choose a track or a channel."""
+    page = server.ask("GET", "/").body.decode()
+    assert [name for name in FIELDS if f' id="{name}"' not in page] == []
+    sides = re.search('<select id="channel">(.*?)</select>', page)
+    assert sides and re.findall("<option[^>]*>(.*?)</option>", sides[1]) == [
+        *("all, mixed", "left", "right", "centre", "one speaker each")
+    ]
+
+
+def test_the_timeline_shows_what_was_left_out(server: Server, tmp_path: Path) -> None:
+    media.write_audio(tmp_path / "long.wav", np.zeros(320_000, np.float32), 16_000)
+    job = server.add(file=tmp_path / "long.wav", transcript=("a.srt", b"1\n00:00:02,000 --> 00:00:19,000\nwell\n"))
+    assert server.wait(job)["state"] == "done"
+    page = server.ask("GET", f"/jobs/{job}/timeline").body.decode()
+    assert page.count('<li class="left-out">') == 2 and "0:19.0 - 0:20.0 left out: not in the transcript" in page
 
 
 def test_speakers_are_told_apart(server: Server, endless: Path) -> None:

@@ -107,6 +107,17 @@ def test_what_is_recorded_in_the_page_is_labelled(page: Page, button: str) -> No
     assert ("video" in used) == (button == "camera") and "audio" in used and page.console == []
 
 
+def test_each_channel_of_a_call_is_chosen_to_be_a_speaker(page: Page, tmp_path: Path) -> None:
+    sides = 0.3 * np.sin(np.outer([0.07, 0.12], np.arange(32_000)))
+    media.write_audio(tmp_path / "call.wav", sides.astype(np.float32), 16_000)
+    choose(page, "file", tmp_path / "call.wav")
+    page.run("document.querySelector('#channel').value = 'each'")
+    page.run("document.querySelector('#send').click()")
+    shown(page)
+    texts = page.run("[...document.querySelectorAll('li.utterance .text')].map((each) => each.textContent)")
+    assert texts == ["left", "right"] and page.console == []
+
+
 def test_all_of_it_goes_by_keyboard(page: Page, clip: Path) -> None:
     choose(page, "file", clip)
     page.run("document.querySelector('#speakers').focus()")

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from wavfusion import media, transcripts
 from wavfusion.prediction import timeline
-from wavfusion.prediction.recognizer import Prediction
+from wavfusion.prediction.coverage import LeftOut
+from wavfusion.prediction.recognizer import Prediction, RecordingPredictions
 
 EVIL = [
     "a, b; \"c\" 'd'",
@@ -203,6 +204,20 @@ def test_the_page_shows_what_was_warned_of(tmp_path):
     page = timeline.write_predictions("html", [row], ["sad", "happy"], tmp_path, warned).decode()
     assert '<p class="warning">&lt;b&gt;talk.wav: it is very quiet</p>' in page
     assert timeline.write_predictions("csv", [row], ["sad", "happy"], tmp_path, warned).count(b"quiet") == 0
+
+
+def test_the_page_shows_what_was_left_out_where_it_was():
+    """It ended with its last utterance, and 20 s that nothing could decode were a sentence above it."""
+    lost = [LeftOut(2.0, 4.0, "no speech"), LeftOut(5.0, 25.0, "not decodable")]
+    rows = RecordingPredictions([said(0.0, 2.0, None), said(4.0, 5.0, None), said(25.0, 26.0, None)], lost)
+    page = timeline.to_html(timeline.abstained(rows, 0.5), ["sad", "happy"], None)
+    listed = re.findall(r'<li class="(utterance|left-out)".*?(\d:\d\d\.\d)', page, re.DOTALL)
+    assert listed == [("utterance", "0:00.0"), ("utterance", "0:04.0"), ("left-out", "0:05.0"), ("utterance", "0:25.0")]
+    assert "<li>no speech 2.0 s</li><li>not decodable 20.0 s</li>" in page
+    bars = re.findall(r'<rect x="([\d.]+)"[^>]*width="([\d.]+)"[^>]*><title>\S+ - \S+ left out: (.*?)</title>', page)
+    assert bars == [("76.92", "76.92", "no speech"), ("192.31", "769.23", "not decodable")]
+    lost = [LeftOut(2.0, 10.0, "not decodable")]
+    assert 'data-length="10.0"' in timeline.to_html(RecordingPredictions(rows[:1], lost), ["sad", "happy"], "")
 
 
 def test_the_page_plays_the_recording_from_where_it_lies(tmp_path):

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from wavfusion.errors import ConfigError, CorpusError
+from wavfusion.prediction.recordings import plan_recordings
 from wavfusion.transcripts import Segment, read
-from wavfusion.transcripts.reading import LARGEST, READERS, decode_text, read_transcript
+from wavfusion.transcripts.reading import LARGEST, READERS, decode_text
 from wavfusion.transcripts.segment import as_segments
 
 Found = list[tuple[float, float, str | None, str | None]]
@@ -177,12 +178,18 @@ FORMATS: list[tuple[str, str, Found]] = [
 ]  # fmt: skip
 
 
+def taken(path: Path) -> Any:
+    """What `predict --transcript` takes a file for: words, or segments."""
+    (planned,) = plan_recordings({"talk.mp4": Path("talk.mp4")}, str(path), None, "json")
+    return planned.transcript
+
+
 @pytest.mark.parametrize(("name", "content", "expected"), FORMATS, ids=[name for name, *_ in FORMATS])
 def test_times_of_other_formats_are_no_words(tmp_path: Path, name: str, content: str, expected: Found) -> None:
     """Numbers and markup of these became words, in the shell and over HTTP."""
     (tmp_path / name).write_text(content)
-    segments = read_transcript(tmp_path / name)
-    assert isinstance(segments, list)
+    segments = taken(tmp_path / name)
+    assert isinstance(segments, list), segments
     assert [(each.start, each.end, each.speaker, each.text) for each in segments] == expected
 
 
@@ -204,7 +211,7 @@ def test_times_of_other_formats_are_no_words(tmp_path: Path, name: str, content:
 def test_what_is_not_read_is_refused_in_one_line(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(CorpusError) as error:
-        read_transcript(tmp_path / name)
+        taken(tmp_path / name)
     assert str(error.value).startswith(f"{tmp_path / name}: ") and message in str(error.value)
     assert "\n" not in str(error.value)
 

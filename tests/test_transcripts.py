@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from wavfusion.errors import CorpusError
 from wavfusion.transcripts import Segment, read
-from wavfusion.transcripts.reading import is_timed, read_plain_text
+from wavfusion.transcripts.reading import read_plain_text
 
 SRT = """1
 00:00:01,500 --> 00:00:02,750
@@ -145,7 +145,7 @@ def written(tmp_path: Path, name: str, content: str, encoding: str = "utf-8") ->
 )
 def test_times_speakers_and_text_are_read(tmp_path, name, content, expected):
     path = written(tmp_path, name, content)
-    assert is_timed(path) and read(path) == [Segment(*each) for each in expected]
+    assert read(path) == [Segment(*each) for each in expected]
 
 
 def test_praat_s_utf_16_is_read(tmp_path):

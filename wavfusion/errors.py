@@ -60,6 +60,6 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return (f"did you mean {close[0]!r}? " if close else "") + "valid: " + ", ".join(choices)
 
 
-def counted(number: int, noun: str, plural: str | None = None) -> str:
+def counted(number: int, noun: str) -> str:
     """Write a number with its noun: `1 row`, `2,000 rows`."""
-    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -327,17 +327,13 @@ def read_bytes(path: Path | Traversable, refuse: type[ValueError] = CorpusError,
 
 
 def read_text_lines(
-    path: Path,
-    encoding: str = "utf-8-sig",
-    errors: str = "strict",
-    newline: str = "\n",
-    refuse: type[ValueError] = CorpusError,
+    path: Path, encoding: str = "utf-8-sig", errors: str = "strict", newline: str = "\n"
 ) -> Iterator[str]:
-    """Read the lines of a text file with their ends; a ValueError of the type `refuse` for one longer than `LINE`."""
-    with open(require_file(path, refuse), encoding=encoding, errors=errors, newline=newline) as file:
+    """Read the lines of a text file with their ends; a CorpusError for one longer than `LINE`."""
+    with open(require_file(path), encoding=encoding, errors=errors, newline=newline) as file:
         while line := file.readline(LINE + 1):
             if len(line) > LINE:
-                raise refuse(f"{path}: expected lines of at most {LINE} characters, found a longer one")
+                raise CorpusError(f"{path}: expected lines of at most {LINE} characters, found a longer one")
             yield line
 
 

@@ -27,11 +27,8 @@ from wavfusion.files import (
 MODALITIES = ("audio", "text", "video")
 SPLITS = ("train", "valid", "test")
 # Other names of the splits; `eval` is in `split_names`.
-SPLIT_NAMES = {each: each for each in SPLITS} | {
-    **dict.fromkeys(("training",), "train"),
-    **dict.fromkeys(("validation", "val", "dev", "development"), "valid"),
-    **dict.fromkeys(("testing",), "test"),
-}
+SPLIT_NAMES = {each: each for each in SPLITS} | {"training": "train", "testing": "test"}
+SPLIT_NAMES |= dict.fromkeys(("validation", "val", "dev", "development"), "valid")
 CHANNELS = ("mix", "left", "right", "centre")
 GENERATED = "world.json"  # in every tree of `lookalike`, and in no other
 

@@ -186,16 +186,14 @@ def _ended(out: Path) -> str:
     raise ConfigError(f"--out {out}: {wish}, found {out.suffix!r}; {nearest(out.suffix, endings)}")
 
 
-def _write_beside(
-    kinds: Sequence[str], classes: Sequence[str], rows: "list[Prediction]", folder: Path, warnings: list[str]
-) -> bytes:
+def _write_beside(kinds: Sequence[str], classes: Sequence[str], found: "Labelled[Prediction]", out: Path) -> bytes:
     """Write a recording's results in all formats but the first, and return that one, whose file says that all exist."""
     from wavfusion.prediction import timeline
 
-    first, *others = (timeline.write_predictions(kind, rows, classes, folder, warnings) for kind in kinds)
-    for kind, content in zip(kinds[1:], others, strict=True):
-        write_file(folder / f"{Path(rows[0].file).name}.{timeline.ending(kind)}", content)
-    return first
+    contents = [timeline.write_predictions(kind, found.rows, classes, out.parent, found.warnings) for kind in kinds]
+    for kind, content in zip(kinds[1:], contents[1:], strict=True):
+        write_file(out.with_suffix(f".{timeline.ending(kind)}"), content)
+    return contents[0]
 
 
 def _write_together(
@@ -204,7 +202,8 @@ def _write_together(
     """Write all predictions into one file, or to stdout; to a terminal in its width and colours."""
     from wavfusion.prediction import timeline
 
-    rows = [row for each in found for row in each.rows]
+    # Of a single recording the page shows what was left out, too.
+    rows = found[0].rows if len(found) == 1 else [row for each in found for row in each.rows]
     warnings = [line for each in found for line in each.warnings] + missing
     if out:
         write_file(out, timeline.write_predictions(kind, rows, classes, out.parent, warnings))

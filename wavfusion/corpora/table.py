@@ -1,7 +1,6 @@
 """The user's own corpus: a table whose columns are named as the fields of the manifest, or mapped to them."""
 
 import csv
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from wavfusion.corpora.emotions import EMOTIONS, LABEL_SETS
 from wavfusion.corpora.lookup import Lookup
 from wavfusion.corpora.reading import ReaderInput, Reading, Rows
 from wavfusion.errors import ConfigError, CorpusError, counted, nearest
+from wavfusion.files import parse_json, validated
 from wavfusion.manifest import (
     CHANNELS,
     MODALITIES,
@@ -219,7 +219,7 @@ def _read_json(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, Ce
         if not line.strip():
             continue
         try:
-            values = _parse_object(line)
+            values = validated(dict, parse_json(line, "row", ValueError, numbers=False), "row")
             if (keys := tuple(values)) not in known:
                 not_found -= values.keys()
                 # An object may leave out what is empty.
@@ -230,16 +230,6 @@ def _read_json(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, Ce
         yield number, cells
     if not_found:
         raise CorpusError(f"{path}: expected the column {min(not_found)!r} in some row, found it in none")
-
-
-def _parse_object(line: str) -> dict[str, Any]:
-    try:
-        cells = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"expected an object of JSON, found {_short(line.strip())}: {error}") from error
-    if not isinstance(cells, dict):
-        raise ValueError(f"expected an object, found {_short(line.strip())}")
-    return cells
 
 
 def _short(text: str) -> str:

@@ -49,7 +49,7 @@ def stretches(path: PathLike, kind: Kind, start: Real, end: Real | None, track: 
         raise MediaError(f"expected 0 <= start <= end in seconds for {named(path)}, found start {start}, end {end}")
     if not (parts := joined.parts(path)):
         return [Stretch(path, start, end, track=track)]
-    duration = getattr(joined.probe(path, track), kind)
+    duration = getattr(joined.tracks_of(path, track), kind)
     if duration is not None and start >= duration:
         raise _outside(path, kind, start, duration)
     found = []

@@ -49,17 +49,30 @@ class JoinedPart(NamedTuple):
     tracks: Tracks  # on its own clock
 
 
+class _Joined(NamedTuple):
+    parts: list[JoinedPart]
+    unusable: list[str]  # why others are left out
+
+
 def probe(path: PathLike, track: Track = None) -> Tracks:
     """Find which tracks a file has and when they end, without decoding.
 
     Cover art is no video. A track that is listed here can still prove undecodable. Of several audio tracks `track`
-    chooses one; `mix` ends with the last. Recordings joined end to end are one recording.
+    chooses one; `mix` ends with the last. Recordings joined end to end are one recording; a warning names each of them
+    that cannot be used.
 
     Raises:
         MediaError: the file is missing, empty or no recording, or has no such track.
     """
+    for line in _joined(path, None if track == "mix" else track).unusable:
+        log.warning("%s", line)
+    return tracks_of(path, track)
+
+
+def tracks_of(path: PathLike, track: Track = None) -> Tracks:
+    """Do what `probe` does, without a warning: for a file that was probed before."""
     if track == "mix":
-        ends = [probe(path, each.number) for each in audio_tracks(path) if each.decodable] or [probe(path)]
+        ends = [tracks_of(path, each.number) for each in audio_tracks(path) if each.decodable] or [tracks_of(path)]
         return ends[0]._replace(audio=max((each.audio for each in ends if each.audio is not None), default=None))
     joined = parts(path, track)
     if not joined:
@@ -73,26 +86,32 @@ def _ends(joined: Sequence[JoinedPart], kind: str) -> Iterator[float]:
 
 def parts(path: PathLike, track: int | None = None) -> list[JoinedPart]:
     """The recordings that a file consists of; none where it is a single one, or no file. `track` is one of audio."""
+    return _joined(path, track).parts
+
+
+def _joined(path: PathLike, track: int | None) -> _Joined:
     try:
         status = os.stat(path)
     except (OSError, ValueError):
-        return []
+        return _Joined([], [])
     regular = stat.S_ISREG(status.st_mode)  # a pipe would never end
-    return _parts(os.fspath(path), (status.st_size, status.st_mtime_ns, status.st_ino), track) if regular else []
+    signature = status.st_size, status.st_mtime_ns, status.st_ino
+    return _divided(os.fspath(path), signature, track) if regular else _Joined([], [])
 
 
 @lru_cache(_REMEMBERED)
-def _parts(path: str, signature: tuple[int, ...], track: int | None) -> list[JoinedPart]:
+def _divided(path: str, signature: tuple[int, ...], track: int | None) -> _Joined:
     """`signature`: of the file's content, its size first."""
     if track is not None:
-        return _probed(path, [part.span for part in _parts(path, signature, None)], track)
+        whole = _divided(path, signature, None)
+        return _placed(path, [part.span for part in whole.parts], track, whole.unusable)
     starts = sorted(_beginnings(path))
-    return _probed(path, list(pairwise([0, *starts, signature[0]])), None) if starts else []
+    return _placed(path, list(pairwise([0, *starts, signature[0]])) if starts else [], None, [])
 
 
-def _probed(path: PathLike, spans: Sequence[tuple[int, int]], track: int | None) -> list[JoinedPart]:
+def _placed(path: str, spans: Sequence[tuple[int, int]], track: int | None, known: Sequence[str]) -> _Joined:
     """Place parts one after the other, each as long as its longest track; unusable ones are left out."""
-    found, at = list[JoinedPart](), 0.0
+    found, unusable, at = list[JoinedPart](), [*known], 0.0
     for span in spans:
         try:
             tracks = probe_span(path, None, span)
@@ -100,8 +119,8 @@ def _probed(path: PathLike, spans: Sequence[tuple[int, int]], track: int | None)
             found.append(JoinedPart(span, at, until, tracks if track is None else probe_span(path, track, span)))
             at = until
         except MediaError as error:
-            log.warning("%s; its bytes from %d to %d are left out", error, *span)
-    return found
+            unusable.append(f"{error}; its bytes from {span[0]} to {span[1]} are left out")
+    return _Joined(found, unusable)
 
 
 def _beginnings(path: str) -> Iterator[int]:

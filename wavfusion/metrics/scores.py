@@ -8,7 +8,7 @@ from jaxtyping import Float64, Int64, Integer, Real
 
 from wavfusion.errors import ConfigError, nearest
 from wavfusion.metrics.clusters import ALONE, MIN_CLUSTERS, Clusters
-from wavfusion.metrics.intervals import Figures, cluster_interval, cluster_t
+from wavfusion.metrics.intervals import cluster_interval, cluster_t
 
 NUM_BINS = 15  # of the expected calibration error, as in Guo et al. 2017
 _LARGEST_NLL = float(-np.log(np.finfo(np.float64).eps))  # of an utterance whose p is held above 2.2e-16
@@ -169,7 +169,6 @@ def intervals(
     confusions: Callable[[Sequence[Hashable] | None], Real[np.ndarray, "G C C"]],
     groups: Sequence[Hashable] | None,
     speakers: Sequence[Hashable] | None,
-    figures: Figures = figures,
     seed: int = 0,
 ) -> dict[str, dict[str, list[float] | None]]:
     """95 % intervals of figures for other groups like these, and for other speakers, as `score` gives them.
@@ -195,7 +194,6 @@ def class_intervals(
     groups: Sequence[Hashable] | None,
     speakers: Sequence[Hashable] | None,
     classes: Sequence[str],
-    seed: int = 0,
 ) -> dict[str, dict[str, list[float] | None]]:
     """95 % intervals of the F1 of every class, as `intervals` gives them; [0, 1] for a class that nothing is told of.
 
@@ -208,20 +206,20 @@ def class_intervals(
         counts = confusions(groups)
         hits = np.diagonal(counts, axis1=-2, axis2=-1)
         all_of = counts.sum(axis=-1) + counts.sum(axis=-2) - hits
-        return [_f1_interval(np.stack([hits[:, i], all_of[:, i]], axis=1), seed) for i in range(len(classes))]
+        return [_f1_interval(np.stack([hits[:, i], all_of[:, i]], axis=1)) for i in range(len(classes))]
 
     apart = _new_speakers(groups, speakers)
     here, new = over(groups), over(apart) if apart is not None else [None] * len(classes)
     return {name: {"this_test_set": here[i], "new_speakers": new[i]} for i, name in enumerate(classes)}
 
 
-def _f1_interval(counts: Real[np.ndarray, "G 2"], seed: int) -> list[float]:
+def _f1_interval(counts: Real[np.ndarray, "G 2"]) -> list[float]:
     """Interval of F1 from hits, and utterances that a class concerns, of each group."""
     counts = counts[counts[:, 1] > 0]
     if not len(counts):
         return [0.0, 1.0]
     counts = counts[np.lexsort(counts.T)]
-    bounds = cluster_interval(counts, lambda sums: {"j": _share(sums[..., 0], sums[..., 1])}, counts[:, 1], seed)
+    bounds = cluster_interval(counts, lambda sums: {"j": _share(sums[..., 0], sums[..., 1])}, counts[:, 1])
     return [2 * end / (1 + end) for end in bounds["j"]]
 
 

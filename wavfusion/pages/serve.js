@@ -40,7 +40,7 @@ function choose(file) {
 
 function form(sent) {
   const data = new FormData();
-  data.append("speakers", element("speakers").value);
+  for (const name of ["speakers", "track", "channel"]) data.append(name, element(name).value);
   const timed = element("transcript-file")?.files[0];
   if (timed) data.append("transcript", timed, timed.name);
   else if (element("transcript")?.value.trim()) data.append("transcript", element("transcript").value);

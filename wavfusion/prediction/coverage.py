@@ -57,11 +57,17 @@ def account(length: float, labelled: Iterable[Times], left_out: Iterable[LeftOut
     return found
 
 
+def seconds_by_reason(left_out: Iterable[LeftOut]) -> dict[str, float]:
+    """Add up how much was left out for each reason."""
+    seconds: dict[str, float] = {}
+    for each in left_out:
+        seconds[each.reason] = seconds.get(each.reason, 0.0) + each.end - each.start
+    return seconds
+
+
 def summary(length: float, left_out: Sequence[LeftOut]) -> str | None:
     """Say in one line how much was left out and why; None where there were only pauses, of less than half of it."""
-    seconds = dict.fromkeys((each.reason for each in left_out), 0.0)
-    for each in left_out:
-        seconds[each.reason] += each.end - each.start
+    seconds = seconds_by_reason(left_out)
     total = sum(seconds.values())
     if total - seconds.get(PAUSE, 0.0) < 0.05 and total <= length / 2:
         return None

@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from wavfusion.errors import ConfigError
 from wavfusion.evaluation.inference import layer_shares, subsets
 from wavfusion.fast.network import restore
+from wavfusion.files import parse_json
 from wavfusion.media import SAMPLE_RATE
 from wavfusion.model.config import MODALITIES, WavFusionConfig
 from wavfusion.model.sequence import GRU
@@ -231,7 +232,7 @@ def open_exported(trained: Run) -> OnnxWavFusion:
     _require("onnxruntime")
     try:
         session = start(path.read_bytes())
-        weights = json.loads(session.get_modelmeta().custom_metadata_map["weights"])
+        weights = parse_json(session.get_modelmeta().custom_metadata_map["weights"], "weights")
     except Exception as error:  # damaged files raise many kinds
         reason = " ".join(str(error).split())[:120]
         raise ConfigError(f"{path}: expected what `{remedy}` writes, found {type(error).__name__}: {reason}") from None

@@ -224,7 +224,7 @@ def label(
     recordings: Sequence[Recording],
     build: Callable[[], Work[Found]],
     bad: list[str],
-    write: Callable[..., bytes] | None = None,
+    write: Callable[[Labelled[Found], Path], bytes] | None = None,
     force: bool = False,
     progress: bool = False,
     several: Mapping[str, Any] | None = None,
@@ -233,8 +233,8 @@ def label(
 
     Recordings whose results exist are skipped, unless `force` is given. `build` is called once in every process and
     returns what processes a recording; `several` are `workers`, `engine` and `device` of `pool.spread`, None is this
-    process alone. `write` makes the content of a file of results, given the rows, its `folder` and the `warnings`;
-    `bad` collects a message for each recording that cannot be used.
+    process alone. `write` makes the content of a file of results, given these and its path; `bad` collects a
+    message for each recording that cannot be used.
     """
     todo = [each for each in recordings if force or each.out is None or not each.out.exists()]
     if len(todo) < len(recordings):
@@ -250,7 +250,7 @@ def label(
                 if out is not None and write is not None:
                     require_free([out], force)  # another process may have written it meanwhile
                     out.parent.mkdir(parents=True, exist_ok=True)
-                    write_atomic(out, write(found.rows, folder=out.parent, warnings=found.warnings))
+                    write_atomic(out, write(found, out))
                 yield found
             else:
                 bad.append(f"{todo[number].file!r}: {found.reason}" if isinstance(found, Lost) else str(found))

@@ -15,7 +15,8 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from wavfusion.manifest import MODALITIES
 from wavfusion.pages.fill import fill_page, script
-from wavfusion.prediction.recognizer import Prediction
+from wavfusion.prediction.coverage import PAUSE, LeftOut, seconds_by_reason
+from wavfusion.prediction.recognizer import Prediction, RecordingPredictions
 from wavfusion.runs.card import Card
 from wavfusion.transcripts.markup import escape, without_tags
 
@@ -24,9 +25,14 @@ MODEL_COLUMNS = ("model", "trained_on", "generated", "uar", "uar_low", "uar_high
 COLOURS = (33, 34, 32, 31, 35, 36, 95, 96, 94)  # of a terminal, for the emotions in class order
 
 
-def abstained(predictions: Sequence[Prediction], least: float) -> list[Prediction]:
-    """Withhold the emotion of predictions less probable than `least`."""
-    return [each if each.probability >= least else replace(each, emotion=None) for each in predictions]
+def abstained(predictions: Sequence[Prediction], least: float) -> RecordingPredictions:
+    """Withhold the emotion of predictions for a recording that are less probable than `least`."""
+    rows = (each if each.probability >= least else replace(each, emotion=None) for each in predictions)
+    return RecordingPredictions(rows, _left_out(predictions))
+
+
+def _left_out(predictions: Sequence[Prediction]) -> list[LeftOut]:
+    return predictions.left_out if isinstance(predictions, RecordingPredictions) else []
 
 
 def to_json(predictions: Sequence[Prediction]) -> str:
@@ -169,11 +175,13 @@ def to_html(
 ) -> str:
     """Write a page with one recording, its timeline and what it can be saved as.
 
+    `RecordingPredictions` show what was left out, too.
+
     `media` is the URL of the recording, empty where a script sets it, None where there is none; the template
     `timeline_body.html` is a part for inclusion in another page.
     """
     path = _file(predictions)
-    file = Path(path).name
+    file, left_out = Path(path).name, _left_out(predictions)
     saved = {f"{file}.{ending(name)}": text(predictions) for name, text in SUBTITLES.items()}
     saved |= {f"{file}.json": to_json(predictions), f"{file}.csv": to_csv(predictions, classes)}
     values: dict[str, Any] = dict(
@@ -181,10 +189,13 @@ def to_html(
         kind="video" if any("video" in each.modalities for each in predictions) else "audio",
         classes=list(classes),
         speakers=list(dict.fromkeys(each.speaker for each in sorted(predictions, key=lambda each: each.start))),
-        length=max([each.end for each in predictions], default=0.0),
+        length=max([each.end for each in predictions] + [each.end for each in left_out], default=0.0),
         model=(card := _card(predictions)),
         warnings=dict.fromkeys([*(card.warnings if card else []), *(each.replace(path, file) for each in warnings)]),
         rows=[{**asdict(each), "clock": _short(each.start), "label": each.emotion or UNSURE} for each in predictions],
+        left_out=[{**each._asdict(), "clock": _short(each.start), "until": _short(each.end)} for each in left_out],
+        pause=PAUSE,
+        seconds_left_out=seconds_by_reason(left_out),
         seconds={name: sum(each.end - each.start for each in predictions if each.emotion == name) for name in classes},
         **script("timeline.js"),
     )

@@ -168,7 +168,7 @@ def _template_values(run: RunContents) -> dict[str, Any]:
         "clusters": run.count_clusters(),
         "tested": scores.tested_classes(figures["per_class"]),
         "all_tested": len(supported) == len(run.classes),
-        "emotion_intervals": _emotion_intervals(run),
+        "emotion_intervals": scores.class_intervals(run.confusions, run.clusters.names, run.speakers, run.classes),
         "bayes": _bayes_accuracies(run).get(kind, {}),
         "beside": _paper_row(run),
         "calibration": calibration,
@@ -208,11 +208,6 @@ def _warnings(run: RunContents) -> list[tuple[str, str]]:
     if doubt := near_chance(figures):
         found.append(("NEAR CHANCE", f"{doubt}."))
     return found
-
-
-def _emotion_intervals(run: RunContents) -> dict[str, dict[str, list[float] | None]]:
-    """Intervals of each emotion's F1."""
-    return scores.class_intervals(run.confusions, run.clusters.names, run.speakers, run.classes)
 
 
 def _paper_row(run: RunContents) -> dict[str, Any] | None:

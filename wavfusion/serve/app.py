@@ -29,6 +29,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from wavfusion.errors import ConfigError, nearest
+from wavfusion.manifest import CHANNELS
 from wavfusion.pages.fill import fill_page, script
 from wavfusion.prediction import timeline
 from wavfusion.serve.jobs import DONE, RUNNING, STATES, WAITING, Job, Jobs, Limits
@@ -321,6 +322,7 @@ def _page(jobs: Jobs, locked: bool) -> str:
         modalities=jobs.modalities,
         classes=jobs.classes,
         limits=jobs.limits,
+        sides=[name for name in CHANNELS if name != "mix"],
         kept=jobs.keep is not None,
         transcribes=jobs.settings.get("asr") is not None,
         locked=locked,

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from wavfusion.errors import ConfigError
-from wavfusion.prediction.recognizer import Prediction
+from wavfusion.prediction.recognizer import RecordingPredictions
 from wavfusion.prediction.timeline import to_json
 from wavfusion.processes.pool import Lost, Worker
 from wavfusion.runs.card import Card
@@ -49,7 +49,7 @@ class Job:
     folder: Path  # of the upload, below the server's; removed when the job is over
     form: Form
     state: str = WAITING
-    rows: list[Prediction] = field(default_factory=list)
+    rows: RecordingPredictions = field(default_factory=RecordingPredictions)
     warnings: list[str] = field(default_factory=list)
     error: str | None = None  # why there are no rows
     over: asyncio.Event = field(default_factory=asyncio.Event)  # set when it is done, failed or cancelled
@@ -214,7 +214,8 @@ class Jobs:
             return FAILED, self._named(job, answer.error)
         if list(answer.classes) != self.classes:
             raise ConfigError("the model is another one than when the server was started: start it again")
-        job.rows = [replace(row, file=job.form.name) for row in answer.rows]
+        rows = (replace(row, file=job.form.name) for row in answer.rows)
+        job.rows = RecordingPredictions(rows, answer.rows.left_out)
         job.warnings = [self._named(job, each) for each in answer.warnings]
         self.seconds += sum(row.end - row.start for row in job.rows)
         return DONE, None

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from wavfusion import media
 from wavfusion.errors import CollectedWarnings, ConfigError, CorpusError, MediaError
-from wavfusion.prediction.recognizer import EmotionRecognizer, Prediction
+from wavfusion.prediction.recognizer import EmotionRecognizer, RecordingPredictions
 from wavfusion.runs.card import Card
 from wavfusion.serve.uploads import Form
 from wavfusion.speech.segmentation import read_count, read_track
@@ -30,7 +30,7 @@ class Answer(NamedTuple):
 
     classes: Sequence[str] = ()
     modalities: Sequence[str] = ()
-    rows: Sequence[Prediction] = ()
+    rows: RecordingPredictions = RecordingPredictions()
     warnings: Sequence[str] = ()
     error: str | None = None
     card: Card | None = None

@@ -17,6 +17,7 @@ from jaxtyping import Float32
 
 from wavfusion import media
 from wavfusion.errors import ConfigError, MediaError
+from wavfusion.media.joined import tracks_of
 
 STEP = 512  # samples of one decision of the network
 CONTEXT = 64  # samples before them that it is given again
@@ -50,7 +51,7 @@ class SpeechActivity(NamedTuple):
 
 def detect_speech(path: media.PathLike, channel: str = "mix", track: media.Track = None) -> SpeechActivity:
     """Detect speech in a file of any length, decoded one minute at a time."""
-    end = media.probe(path, track).audio
+    end = tracks_of(path, track).audio
     if end is None:
         raise MediaError(f"{str(path)!r}: expected audio, found no audio track")
     starts = [number * STRETCH for number in range(max(1, math.ceil(end / STRETCH)))]

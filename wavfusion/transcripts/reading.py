@@ -45,11 +45,6 @@ _MARKED = re.compile(
 )
 
 
-def is_timed(name: str | Path) -> bool:
-    """Tell whether a file's name has the ending of a format with times."""
-    return Path(name).suffix.lower() in READERS
-
-
 def read(path: str | Path, recording: str | Path | None = None) -> list[Segment]:
     """Read the segments of a file, in order of time; the ending of its name tells the format.
 
@@ -122,8 +117,6 @@ def decode_text(content: bytes, lines: int = 1) -> str:
 
     `lines` are those of a row at least; a CorpusError for too many rows, or what is no text.
     """
-    if len(content) > LARGEST:
-        raise CorpusError(f"expected at most {LARGEST >> 20} MiB, found more")
     try:
         text = content.decode(_encoding(content))
     except UnicodeDecodeError:

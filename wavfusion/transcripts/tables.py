@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import math
 import re
 from collections import defaultdict
@@ -13,6 +12,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from wavfusion.errors import CorpusError
+from wavfusion.files import parse_json
 from wavfusion.transcripts.segment import MOST, Row, Segment, fault, join_words, make_row, seconds
 
 # What a column may be called, in small letters.
@@ -139,7 +139,7 @@ def _are_milliseconds(segments: Sequence[Segment]) -> bool:
 
 def parse_recognizer_json(text: str) -> Iterator[Row]:
     """Parse a list of segments, alone or under the name that a recogniser's program gives it."""
-    content = json.loads(text)
+    content = parse_json(text, "content", CorpusError, numbers=False)  # log-probabilities may be NaN
     if isinstance(content, dict) and isinstance(content.get("results"), dict):
         content = content["results"]
     rows = content
