@@ -9,10 +9,13 @@ import transformers
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from tests.test_encoders import SMALL, largest_difference, random_model
+from wavfusion.cli.app import main
 from wavfusion.encoders import load_audio, load_text, load_video
 from wavfusion.encoders.video import EfficientNetEncoder
 from wavfusion.errors import ConfigError
 from wavfusion.media import VideoReader, decode_frames, write_video
+
+pytest_plugins = ("corpus_fixture",)
 
 IMAGES = {**SMALL, "image_size": 64, "patch_size": 16}
 STEPS = {
@@ -330,3 +333,21 @@ def test_a_tensor_of_another_shape_is_named_with_both_shapes(tmp_path):
     found = r"1 have others, first 'encoder.layers.1.mlp.fc1.bias': expected \(48,\), found \(50,\)$"
     with pytest.raises(ConfigError, match=found):
         load_video(str(tmp_path))
+
+
+# ---------------------------------------------------------------------- from a corpus to a label
+
+
+@pytest.mark.slow
+def test_a_preset_with_clip_goes_from_extraction_to_a_label(made, tmp_path, saved, capsys):
+    folder, _ = saved("CLIP, text and images")
+    (tmp_path / "clip.yaml").write_text(f"{{audio: tiny, text: tiny, video: {folder}}}")
+    preset, store, out = str(tmp_path / "clip.yaml"), str(tmp_path / "store"), str(tmp_path / "run")
+    assert main(["extract", str(made.manifest), "--store", store, "--preset", preset]) == 0
+    corpus = ["--manifest", str(made.manifest), "--store", store]
+    assert main(["train", "--config", "paper", *corpus, "--train.epochs", "1", "--out", out]) == 0
+    file = made.root / made.data.part("test")[0].video.path
+    capsys.readouterr()
+    assert main(["predict", "--model", out, str(file), "--transcript", "oh", "--format", "json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["modalities"] == ["audio", "text", "video"] and row["contribution"]["video"] != 0
