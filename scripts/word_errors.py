@@ -170,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, samples in no_speech(options.seconds) if options.seconds else ():
         begin = time.perf_counter()
         found = recognize(RecordingAudio("", samples), options.seconds)
-        count = len(words_of(text_of(found)))
+        count = sum(map(len, found.words))
         write(f"{name}, {options.seconds:g} s", f"{count} words in {time.perf_counter() - begin:.1f} s")
 
 

@@ -597,7 +597,7 @@ def test_json_has_the_fields_of_the_contract(trained: Path, clip: Path, capfd: p
 
 def test_csv_has_the_fields_of_the_contract(trained: Path, clip: Path, capfd: pytest.CaptureFixture[str]) -> None:
     _, out, _ = shell(capfd, trained, clip, "--format", "csv", "--transcript", "stop", "--device", "cpu")
-    simple = [name for name in FIELDS if name not in ("probabilities", "contribution", "warnings", "model")]
+    simple = [name for name in FIELDS if name not in ("probabilities", "contribution", "warnings", "model", "language")]
     wide = [*(f"p_{name}" for name in CLASSES), *(f"contribution_{name}" for name in ("audio", "text", "video"))]
     assert next(csv.reader(io.StringIO(out))) == [*simple, *wide, "warnings", *timeline.MODEL_COLUMNS, "language"]
 
