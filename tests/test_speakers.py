@@ -210,7 +210,7 @@ def test_the_conversation_changes_where_its_annotation_says(count: Any) -> None:
         right = []
         for t in np.arange(0, 30, 0.01):
             who = {name for start, end, name in truth if start <= t < end}
-            mine = {names[turn.speaker] for turn in said if turn.start <= t < turn.end}
+            mine = {names[str(turn.speaker)] for turn in said if turn.start <= t < turn.end}
             right += [bool(who & mine)] if who else []
         shares.append(np.mean(right))
     assert max(shares) >= 0.93
