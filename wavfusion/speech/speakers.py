@@ -21,11 +21,10 @@ FRAMES = round(WINDOW * SAMPLE_RATE / STEP)  # of a window; every second one is 
 LOCAL_STEPS = round(LOCAL * SAMPLE_RATE / STEP / 2)
 BATCH = 16  # windows embedded at once: more leave the cache of a core
 CLEAR = 0.75  # share of the windows that are clustered: those whose halves are most alike hold one voice
-# Voices are two where windows of one are less alike (mean cosine) than halves of a window (median) by this much. Chosen
-# on mixtures of RAVDESS actors 01-10 (scripts/speakers.py): less splits acted emotions, more joins voices of one sex.
-MARGIN = 0.28
-LEAST = 4  # windows of a voice, about 3 s, or LEAST_SHARE of all
-LEAST_SHARE = 0.01
+# Clusters are two voices where the mean cosine of their windows lies this far below that of the halves of a window (the
+# recording's median), or below ALIKE. Chosen on RAVDESS, actors 01-10: less splits acted emotions, more joins voices.
+MARGIN, ALIKE = 0.28, 0.25
+LEAST, LEAST_SHARE = 4.0, 0.01  # seconds of a voice, and share of all: who speaks less is no voice of its own
 SWITCH = 0.2  # cosine by which another voice must be nearer, over a turn, to count as a change of speaker
 MAX_VOICES = 8  # where the number is not given
 MAX_WINDOWS = 6000  # that are clustered, evenly spread: more than an hour's take gigabytes
@@ -37,6 +36,7 @@ Decode = Callable[[float, float], Float32[np.ndarray, " n"]]  # the samples betw
 class Voices(NamedTuple):
     """Embeddings of windows that are clustered, and of local ones that are compared with the clusters."""
 
+    seconds: Float[np.ndarray, " W"]  # of speech that each window stands for
     windows: Float32[np.ndarray, "W 192"]
     agreement: Float32[np.ndarray, " W"]  # cosine of the two halves of a window
     local: Float32[np.ndarray, "T 192"]
@@ -52,7 +52,9 @@ def turns(decode: Decode, spans: Sequence[Span], count: int | None = None) -> li
     if not spans:
         return []
     times = [_evenly(span, HOP, HOP) for span in spans]
-    voices = _embed(decode, [_evenly(span, WINDOW, WINDOW_HOP) for span in spans], times)
+    windows = [_evenly(span, WINDOW, WINDOW_HOP) for span in spans]
+    seconds = [np.full(len(own), (span.end - span.start) / len(own)) for span, own in zip(spans, windows, strict=True)]
+    voices = Voices(np.concatenate(seconds), *_embed(decode, windows, times))
     centres = _cluster(voices, count)
     path = cheapest_path(1 - voices.local @ centres.T, SWITCH)
     names = {voice: f"speaker {number}" for number, voice in enumerate(dict.fromkeys(path.tolist()), start=1)}
@@ -99,7 +101,7 @@ def _evenly(span: Span, width: float, hop: float) -> Float[np.ndarray, " T"]:
     return np.linspace(middle - room / 2, middle + room / 2, 1 + math.ceil(room / hop))
 
 
-def _embed(decode: Decode, windows: Sequence[np.ndarray], times: Sequence[np.ndarray]) -> Voices:
+def _embed(decode: Decode, windows: Sequence[np.ndarray], times: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Embed windows of spans around their centres, and around each time a part of the window nearest to it."""
     centres = np.concatenate(windows)
     nearest = [np.abs(at[:, None] - own).argmin(1) for at, own in zip(times, windows, strict=True)]
@@ -110,7 +112,7 @@ def _embed(decode: Decode, windows: Sequence[np.ndarray], times: Sequence[np.nda
         here = (owner >= batch.start) & (owner < batch.stop)
         offsets = np.concatenate(times)[here] - centres[owner[here]]
         found.append(_embed_batch(mels, owner[here] - batch.start, offsets))
-    return Voices(*(np.concatenate(each) for each in zip(*found, strict=True)))
+    return [np.concatenate(each) for each in zip(*found, strict=True)]
 
 
 def _batches(
@@ -150,20 +152,21 @@ def _cluster(voices: Voices, count: int | None) -> Float[np.ndarray, "K 192"]:
     from scipy.cluster.hierarchy import fcluster, linkage
     from sklearn.cluster import KMeans
 
-    kept = max(math.ceil(CLEAR * len(voices.windows)), min(count or 2, len(voices.windows)))
-    clear = voices.windows[np.sort(np.argsort(-voices.agreement, kind="stable")[:kept])]
-    clear = clear[:: math.ceil(len(clear) / MAX_WINDOWS)]
+    number = max(math.ceil(CLEAR * len(voices.windows)), min(count or 2, len(voices.windows)))
+    kept = np.sort(np.argsort(-voices.agreement, kind="stable")[:number])
+    kept = kept[:: math.ceil(len(kept) / MAX_WINDOWS)]
+    clear, seconds = voices.windows[kept], voices.seconds[kept]
     if count is not None:
         labels = KMeans(min(count, len(clear)), n_init=10, random_state=0).fit(clear).labels_
         return _centres(clear, labels, np.unique(labels))
     if len(clear) == 1:
         return clear
-    alike = float(np.median(voices.agreement)) - MARGIN
-    labels = fcluster(linkage(clear, "average", "cosine"), 1 - alike, "distance")
-    found, sizes = np.unique(labels, return_counts=True)
-    large = np.argsort(-sizes, kind="stable")[:MAX_VOICES]
-    enough = max(LEAST, LEAST_SHARE * len(clear))
-    return _centres(clear, labels, found[[each for i, each in enumerate(large) if i == 0 or sizes[each] >= enough]])
+    alike = max(ALIKE, float(np.median(voices.agreement)) - MARGIN)
+    labels = fcluster(linkage(clear, "average", "cosine"), 1 - alike, "distance") - 1
+    spoken = np.bincount(labels, seconds)
+    large = np.argsort(-spoken, kind="stable")[:MAX_VOICES]
+    enough = spoken[large] >= min(spoken.max(), max(LEAST, LEAST_SHARE * seconds.sum()))
+    return _centres(clear, labels, large[enough])
 
 
 def _centres(vectors: Float32[np.ndarray, "W D"], labels: np.ndarray, chosen: np.ndarray) -> Float32[np.ndarray, "K D"]:

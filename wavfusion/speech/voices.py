@@ -115,7 +115,9 @@ class VoiceEncoder(nn.Module):
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         layers["tdnn"] = nn.Sequential(OrderedDict(linear=first, nonlinear=_normalized(channels)))
         for number, (count, dilation) in enumerate(BLOCKS, start=1):
-            dense = OrderedDict((f"tdnnd{i + 1}", DenseLayer(channels + i * GROWTH, dilation)) for i in range(count))
+            dense: OrderedDict[str, nn.Module] = OrderedDict()
+            for i in range(count):
+                dense[f"tdnnd{i + 1}"] = DenseLayer(channels + i * GROWTH, dilation)
             channels += count * GROWTH
             linear = nn.Conv1d(channels, channels // 2, 1, bias=False)
             layers[f"block{number}"] = nn.Sequential(dense)
