@@ -650,6 +650,13 @@ def test_modality_dropout_trains_with_finite_gradients(name):
     assert gradients_are_finite(model)
 
 
+def test_the_head_has_the_dropout_of_the_others_or_one_of_its_own():
+    shares = [
+        build("audio", **each).head_dropout.p for each in ({"dropout": 0.2}, {"dropout": 0.2, "head_dropout": 0.0})
+    ]
+    assert shares == [0.2, 0.0]
+
+
 def test_modality_dropout_and_time_masks_rest_in_evaluation():
     batch = batch_for(configure())
     assert_close(build(modality_dropout=0.9, time_mask=0.9)(**batch).logits, build()(**batch).logits, atol=0, rtol=0)

@@ -278,6 +278,14 @@ def test_layers_that_the_store_lacks_are_named_before_anything_is_trained(
         trainings.plan_trainings(asked, [tables.read_table_file("6")], tmp_path)
 
 
+def test_a_row_without_audio_needs_no_audio_layer(made: Any, corpus: Any, tmp_path: Path) -> None:
+    """Text alone asked for the audio layer that a model with audio would start from."""
+    row = tables.TableSetting("text", {"model.modalities": ["text"], "model.trainable_layers": 1})
+    table = tables.Table(name="text", title="Text", corpus="table", rows=[row])
+    study = trainings.Study(corpus.table, made.store, protocol="manifest")
+    assert len(trainings.plan_trainings(study, [table], tmp_path).jobs) == 1
+
+
 def test_a_table_of_another_corpus_is_refused(corpus: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="table2: expected a manifest of meld, found iemocap"):
         trainings.plan_trainings(

@@ -72,6 +72,7 @@ class Switches:
         modality_dropout: probability with which a training sample loses each of its modalities.
         time_mask: expected fraction of audio steps that are zeroed in training.
         dropout: of the deep layers, the A-GRUs and the head.
+        head_dropout: of the head, where it is another one.
     """
 
     modalities: list[str] = field(default_factory=lambda: list(MODALITIES))
@@ -96,15 +97,16 @@ class Switches:
     modality_dropout: float = 0.0
     time_mask: float = 0.0
     dropout: float = 0.1
+    head_dropout: float | None = None
 
     def __post_init__(self) -> None:
         chosen = [name for name in MODALITIES if name in self.modalities]
         known = len(chosen) == len(self.modalities) > 0
         require_setting(known, "modalities", f"a choice of {', '.join(MODALITIES)}", self.modalities)
         object.__setattr__(self, "modalities", chosen)
-        for name in ("label_smoothing", "modality_dropout", "time_mask", "dropout"):
+        for name in ("label_smoothing", "modality_dropout", "time_mask", "dropout", "head_dropout"):
             value = getattr(self, name)
-            require_setting(0 <= value < 1, name, "a share from 0 to below 1", value)
+            require_setting(value is None or 0 <= value < 1, name, "a share from 0 to below 1", value)
         for entry in fields(Switches):
             choices, value = get_args(entry.type), getattr(self, entry.name)
             if get_origin(entry.type) is Literal and value not in choices:

@@ -123,7 +123,7 @@ class WavFusion(nn.Module):
             self.text_map = nn.Identity() if same else self._source_map(widths["text"], width)
             self.video_map = self._source_map(widths["video"], width) if "video" in names else nn.Identity()
         self.shared_encoder = SharedEncoder(widths, config.margin.size) if config.has_margin else None
-        self.head_dropout = nn.Dropout(config.dropout)
+        self.head_dropout = nn.Dropout(config.dropout if config.head_dropout is None else config.head_dropout)
         self.cross_modal = None
         if config.fusion == "mult" and len(names) > 1:
             self.cross_modal = MulT(widths, width // 2, config.num_heads, config.fusion_layers, config.dropout)

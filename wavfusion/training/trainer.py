@@ -108,7 +108,7 @@ class _Network(nn.Module):
         self.network = network
         self.averaged = None
         if average:
-            mean = get_ema_multi_avg_fn(average)
+            mean = get_ema_multi_avg_fn(average)  # type: ignore[no-untyped-call]
             self.averaged = AveragedModel(network, multi_avg_fn=mean, use_buffers=True).requires_grad_(False)
 
     @property
