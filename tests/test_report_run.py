@@ -225,6 +225,11 @@ def test_the_papers_row_that_is_most_like_a_run_stands_beside_it(tmp_path: Path)
     make_corpus(tmp_path, rows)
     manifest.write_corpus(tmp_path / "manifest.jsonl", Corpus("iemocap", str(tmp_path), None, CLASSES, "0"))
     chosen = {"model.modalities": "audio,text", "model.margin.weight": "2"}
+    chosen |= {
+        "model.fusion_layers": "3",
+        "model.trainable_layers": "3",
+        "model.margin_audio_layer": "9",
+    }  # as resolved
     (run / "experiment.yaml").write_text(experiment.read_experiment("paper", chosen).to_yaml())
     page = page_of(tmp_path / "beside.html", run)
     assert ["Modalities: A+T", "67.75", "", "67.45", "", "margin.weight 2.0 (1.0)"] in cells(page)
