@@ -154,8 +154,9 @@ def _cluster(voices: Voices, count: int | None) -> Float[np.ndarray, "K 192"]:
 
     number = max(math.ceil(CLEAR * len(voices.windows)), min(count or 2, len(voices.windows)))
     kept = np.sort(np.argsort(-voices.agreement, kind="stable")[:number])
-    kept = kept[:: math.ceil(len(kept) / MAX_WINDOWS)]
-    clear, seconds = voices.windows[kept], voices.seconds[kept]
+    every = math.ceil(len(kept) / MAX_WINDOWS)
+    kept = kept[::every]
+    clear, seconds = voices.windows[kept], voices.seconds[kept] * every
     if count is not None:
         labels = KMeans(min(count, len(clear)), n_init=10, random_state=0).fit(clear).labels_
         return _centres(clear, labels, np.unique(labels))
