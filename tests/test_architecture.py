@@ -84,6 +84,7 @@ def test_every_shipped_experiment_parses():
     assert {name: experiment.read_experiment(name).train.epochs for name in experiment.shipped_experiments()} == {
         "paper": 30,
         "recommended": 30,
+        "small": 10,
     }
 
 
