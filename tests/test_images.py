@@ -296,7 +296,7 @@ def test_an_image_model_is_refused_as_text_and_audio_encoder(saved):
     folder, _ = saved("CLIP, text and images")
     with pytest.raises(ConfigError, match=r"^[^\n]*expected a bidirectional text encoder[^\n]*'clip'[^\n]*$"):
         load_text(str(folder))
-    with pytest.raises(ConfigError, match=r"^[^\n]*expected one of wav2vec2, [^\n]*, found 'clip'$"):
+    with pytest.raises(ConfigError, match=r"^[^\n]*expected one of wav2vec2, [^\n]*, found 'clip'; [^\n]*$"):
         load_audio(str(folder))
 
 

@@ -111,11 +111,11 @@ SENTENCES = (
 
 
 def said_in_turns(*turns: tuple[str, int]) -> RecordingAudio:
-    """Sentences of made voices (a voice and a pitch) in turns, with pauses of 0.4 s."""
+    """Sentences of made voices (a voice and a pitch) in turns, twice, with pauses of 0.4 s."""
     pytest.importorskip("espeakng_loader", reason="voices need the [demo] extra")
     espeak = Espeak()
     parts = []
-    for text, (voice, pitch) in zip(SENTENCES, itertools.cycle(turns), strict=False):
+    for text, (voice, pitch) in zip(SENTENCES * 2, itertools.cycle(turns), strict=False):
         said = espeak.synthesize(text, voice, 165.0, pitch)
         parts += [np.zeros(6400, np.float32), 0.5 * soxr.resample(said, espeak.sample_rate, media.SAMPLE_RATE)]
     samples = np.concatenate(parts)
@@ -137,7 +137,7 @@ def said_in_turns(*turns: tuple[str, int]) -> RecordingAudio:
 def test_as_many_made_voices_are_found_as_there_are(turns: list[tuple[str, int]], expected: str) -> None:
     audio = said_in_turns(*turns)
     found = audio.turns(audio.detect_speech().spans, "auto")
-    assert [turn.speaker for turn in found] == [f"speaker {number}" for number in expected]
+    assert [turn.speaker for turn in found] == [f"speaker {number}" for number in expected * 2]
 
 
 @installed
@@ -171,7 +171,7 @@ def test_voices_of_a_long_recording_are_clustered_from_part_of_its_windows(monke
     audio = said_in_turns(("en-us+m2", 50), ("en-us+f2", 50))
     spans = audio.detect_speech().spans
     monkeypatch.setattr(speakers, "MAX_WINDOWS", 15)
-    assert [turn.speaker for turn in audio.turns(spans, "auto")] == ["speaker 1", "speaker 2"] * 3
+    assert [turn.speaker for turn in audio.turns(spans, "auto")] == ["speaker 1", "speaker 2"] * 6
 
 
 @pytest.mark.parametrize("count", [2, "auto"])
