@@ -166,7 +166,9 @@ def _measurer(side: str, name: str, job: Measurement) -> Callable[[bool], Timing
     with counter if side == "baseline" or name.startswith("train") else nullcontext():
         work()
     counts = {module: sum(each.values()) for module, each in counter.get_flop_counts().items()}
-    flops = counts.get("Global", 0) - counts.get("WhisperEncoder", 0)  # the hub's, which pads every clip to 30 s
+    flops = counts.pop("Global", 0)
+    if counts.pop("WhisperEncoder", 0):  # the hub's pads every clip to 30 s, spectrogram included: the others' count
+        flops = sum(count for module, count in counts.items() if "." not in module)
 
     def measure(wanted: bool) -> Timing:
         with _peak_memory() as peak:
