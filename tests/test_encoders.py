@@ -80,7 +80,7 @@ def tone(seconds, seed=0):
 
 def reference_hidden(model, waveform, do_normalize=True):
     extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=do_normalize)
-    values = extractor(waveform, sampling_rate=16_000, return_tensors="pt").input_values
+    values = extractor(waveform, sampling_rate=16_000, return_tensors="pt").input_values.to(model.dtype)
     with torch.no_grad():
         return [x[0] for x in model(values, output_hidden_states=True).hidden_states]
 

@@ -1,5 +1,6 @@
 """What computes the same faster, against the library's own modules."""
 
+import copy
 import shutil
 
 import pytest
@@ -51,10 +52,11 @@ def test_a_convolution_by_fourier_transforms_equals_the_plain_one(steps, taps, g
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_quick_audio_encoder_gives_the_library_s_hidden_states(name):
+    """In double precision: data2vec's of single precision are 9e-6 from these on AVX2, ours 7e-6, up to 4.8 in size."""
     model, clips = long_family(name), [tone(8.0), tone(0.4, 1)]
     quick = Wav2Vec2Encoder(model, {}, name).quick()
     found = quick.encode(clips, [1, 2])
-    expected = [reference_hidden(model, clip) for clip in clips]
+    expected = [reference_hidden(copy.deepcopy(model).double(), clip) for clip in clips]
     positional = quick.model.encoder.pos_conv_embed
     assert hasattr(positional, "layers") or isinstance(positional.conv, FourierConv)  # data2vec has short kernels
     for one, other in zip(found, expected, strict=True):
