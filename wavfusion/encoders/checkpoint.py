@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from wavfusion.encoders.families import HOW_TO_ADD
 from wavfusion.errors import ConfigError
+from wavfusion.fast.encoders import skip_onednn_gelu
 from wavfusion.files import read_json, require_file, saving, validated, write_json
 
 # Tensors that no feature depends on; some checkpoints lack them, and they would be drawn at random.
@@ -73,6 +74,13 @@ class FrozenEncoder(nn.Module):
         """Copy everything but the tensors, which both share."""
         shared: dict[int, Any] = {id(x): x for x in (*self.parameters(), *self.buffers())}
         return copy.deepcopy(self, shared)
+
+    def quick(self: Encoder) -> Encoder:
+        """A twin that encodes the same faster; on a CPU its GELU takes no memory for every new length."""
+        twin = self.twin()
+        if self.device.type == "cpu":
+            skip_onednn_gelu(twin.model)
+        return twin
 
 
 def send(x: Tensor, device: torch.device) -> Tensor:

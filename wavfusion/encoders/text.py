@@ -15,7 +15,6 @@ from torch.nn.utils.rnn import pad_sequence
 from wavfusion.encoders import tiny
 from wavfusion.encoders.checkpoint import FrozenEncoder, load_model, loading, save_checkpoint
 from wavfusion.errors import ConfigError, counted
-from wavfusion.fast.encoders import skip_onednn_gelu
 
 MAX_TOKENS = 192  # the longest utterances have 100 words (IEMOCAP) and 69 (MELD)
 ROBERTA = ("roberta", "xlm-roberta", "camembert")
@@ -90,13 +89,6 @@ class TextEncoder(FrozenEncoder):
             f"{counted(number, 'text')} of more than {self.max_tokens} tokens, the most that text encoder "
             f"{self.name!r} is given; their ends are left out"
         )
-
-    def quick(self) -> "TextEncoder":
-        """A twin that shares the tensors; on a CPU it takes no memory for every new length."""
-        twin = self.twin()
-        if self.device.type == "cpu":
-            skip_onednn_gelu(twin.model)
-        return twin
 
     def save(self, folder: Path) -> None:
         """Write model and tokenizer in the hub's file format, for `load_text`."""

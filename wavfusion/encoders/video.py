@@ -22,7 +22,7 @@ from wavfusion.encoders.checkpoint import (
     send,
 )
 from wavfusion.errors import ConfigError
-from wavfusion.fast.encoders import fold_norms, skip_onednn_gelu
+from wavfusion.fast.encoders import fold_norms
 
 FRAMES_AT_ONCE = {"cpu": 2, "cuda": 64}  # on a CPU what its caches hold
 FAMILY = ("efficientnet",)
@@ -161,13 +161,6 @@ class ImageEncoder(VideoEncoder):
         """Do what the processor does behind the resize and the crop."""
         steps = {"do_resize": False, "do_center_crop": False, "input_data_format": "channels_last"}
         return dict(self.processor(list(frames), **steps, return_tensors="pt"))
-
-    def quick(self) -> "ImageEncoder":
-        """A twin that shares the tensors; on a CPU its GELU is faster."""
-        twin = self.twin()
-        if self.device.type == "cpu":
-            skip_onednn_gelu(twin.model)
-        return twin
 
     def save(self, folder: Path) -> None:
         """Write the encoder in the hub's file format, for `load_video`."""

@@ -19,7 +19,6 @@ from wavfusion.encoders.checkpoint import save_checkpoint
 from wavfusion.encoders.stack import AudioEncoder
 from wavfusion.errors import ConfigError
 from wavfusion.fast.elementwise import FastGELU
-from wavfusion.fast.encoders import skip_onednn_gelu
 from wavfusion.media import SAMPLE_RATE
 
 FAMILY = ("whisper",)
@@ -120,10 +119,9 @@ class WhisperEncoder(AudioEncoder):
         self.model.decoder = None
 
     def quick(self) -> "WhisperEncoder":
-        """A twin that shares the tensors; on a CPU it takes no memory for every new length."""
-        twin = self.twin()
+        """The twin of all encoders; on a CPU the stem's GELU is faster, too."""
+        twin = super().quick()
         if self.device.type == "cpu":
-            skip_onednn_gelu(twin.model)
             twin.gelu = FastGELU()
         return twin
 
