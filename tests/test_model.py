@@ -1,5 +1,6 @@
 import itertools
 import json
+import math
 import runpy
 from pathlib import Path
 
@@ -43,6 +44,7 @@ CONFIGS = {
     "keep_self_attn": {"keep_self_attn": True},
     "weighted text": WEIGHTED,
     "weighted audio": {"audio_layers": "weighted", "weighted_layers": [0, 1, 2]},
+    "every second audio step": {"audio_stride": 2, "time_positions": True},
     "mean and deviation": {"pooling": "mean_deviation"},
     "concat, mean and deviation": {"fusion": "concat", "pooling": "mean_deviation"},
     "weighted outputs": {"pooled_layers": "weighted", "pre_norm": True},
@@ -297,8 +299,9 @@ def test_every_real_step_has_a_gradient(name):
     for _, x, _ in tensors(batch):
         x.requires_grad_()
     model(**batch).logits.square().sum().backward()
-    steps = {modality: (x.grad.abs().sum(-1) > 0)[real[..., 0]] for modality, x, real in tensors(batch)}
-    assert all(found.all() for found in steps.values())
+    for modality, x, real in tensors(batch):
+        stride = model.config.audio_stride if modality == "audio" else 1
+        assert (x.grad.abs().sum(-1) > 0)[..., ::stride][real[..., ::stride, 0]].all()
 
 
 @every_config
@@ -437,8 +440,9 @@ def test_intermediates_have_the_documented_shapes(name):
     model = build(name)
     config, output = model.config, model(**batch_for(model.config))
     heard = "audio" in config.modalities
-    layers = config.num_layers - config.input_layer if heard else config.num_deep
-    steps = max(AUDIO) if heard else 32
+    entry = math.ceil(max(AUDIO) / config.audio_stride) if heard else 32
+    deep = max(entry, 32)  # queries that stand in for absent audio
+    layers = config.num_layers - config.input_layer - config.num_deep if heard else 0
     fused = {"text", "video"} <= set(config.modalities)
     assert {
         "hidden": [tuple(x.shape) for x in output.hidden],
@@ -446,8 +450,8 @@ def test_intermediates_have_the_documented_shapes(name):
         "vectors": {modality: tuple(x.shape) for modality, x in output.vectors.items()},
         "losses": list(output.losses),
     } == {
-        "hidden": [(4, steps, 32)] * (layers + (heard or config.num_deep > 0)),
-        "gates": [(4, steps, 32)] * (config.num_deep if fused else 0),
+        "hidden": [(4, entry, 32)] * (layers + (heard or config.num_deep > 0)) + [(4, deep, 32)] * config.num_deep,
+        "gates": [(4, deep, 32)] * (config.num_deep if fused else 0),
         "vectors": dict.fromkeys(config.modalities, (4, 64)) if config.has_margin else {},
         "losses": ["task", "margin"] if config.has_margin else ["task"],
     }
@@ -668,6 +672,25 @@ def test_time_masks_zero_spans_of_about_their_share():
     assert float((steps == 0).float().mean()) == pytest.approx(0.2, abs=0.04)
 
 
+@pytest.mark.parametrize("name", ["paper", "concat", "mult"])
+def test_a_stride_takes_every_third_audio_step_of_a_clip(name):
+    batch = batch_for(configure())
+    thinned = {**batch, "audio": batch["audio"][:, ::3], "audio_mask": batch["audio_mask"][:, ::3]}
+    plain = build(name)(**thinned)
+    mult = name == "mult"  # which always has positions in seconds
+    assert torch.allclose(build(name, audio_stride=3)(**batch).logits, plain.logits, atol=0, rtol=0) is not mult
+
+
+def test_strided_audio_steps_keep_their_seconds_and_their_relative_positions():
+    model, strided = (build("wavlm", audio_stride=stride) for stride in (1, 3))
+    masks = {"audio": torch.ones(1, 40, dtype=torch.bool)}
+    thinned = {"audio": masks["audio"][:, ::3]}
+    times = strided._clock(thinned, thinned["audio"])["audio"]
+    assert_close(times, model._clock(masks, masks["audio"])["audio"][:, ::3])
+    whole = model._relative(torch.zeros(1, 40, 1))
+    assert_close(strided._relative(torch.zeros(1, 14, 1)), whole[:, ::3, ::3], atol=0, rtol=0)
+
+
 @pytest.mark.parametrize(("positions", "differs"), [(True, True), (False, False)])
 def test_the_frame_rate_matters_where_positions_are_in_seconds(positions, differs):
     slow, fast = (build(time_positions=positions, frame_rate=rate) for rate in (5.0, 10.0))
@@ -724,6 +747,7 @@ BAD = {
     "dropout": ({"dropout": 1.0}, "dropout: expected a share from 0 to below 1, found 1.0"),
     "modality_dropout": ({"modality_dropout": -0.1}, "modality_dropout: expected .* found -0.1"),
     "time_mask": ({"time_mask": 1.5}, "time_mask: expected .* found 1.5"),
+    "audio_stride": ({"audio_stride": 0}, "audio_stride: expected a whole number from 1, found 0"),
     "fusion_layers": ({"fusion_layers": 6}, "fusion_layers: expected 0 to 5 layers, found 6"),
     "trainable_layers": ({"trainable_layers": -1}, "trainable_layers: expected 0 to 5 layers, found -1"),
     "nothing fused": ({"fusion_layers": 0}, r"fusion_layers: expected at least 1 \(none with fusion concat\), found 0"),

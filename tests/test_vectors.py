@@ -13,7 +13,8 @@ from safetensors import safe_open
 
 from wavfusion import media
 from wavfusion.cli.app import main
-from wavfusion.model.wavfusion import AUDIO_STEP, WavFusion
+from wavfusion.model.config import AUDIO_STEP
+from wavfusion.model.wavfusion import WavFusion
 from wavfusion.prediction import vectors
 from wavfusion.prediction.recognizer import EmotionRecognizer
 from wavfusion.transcripts import Segment

@@ -289,7 +289,7 @@ def explain(trained: Run, part: Part, store: Store, media: Media, device: str = 
         "n": len(every.ids),
         "modalities": names,
         "contributions": mean_contributions(shares, every.emotions(classes), classes),
-        "gates": gate_statistics(windows, truth, classes),
+        "gates": gate_statistics(windows, truth, classes, config.audio_step),
         "margin": margin_statistics(windows, learned, truth, config) if names[1:] else None,
         "shift": shifted_accuracy(model, samples, truth, config, prior, device),
         "utterances": {

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from wavfusion.evaluation.inference import Classifier, Samples, Utterances, batches, forward, has, layer_shares
 from wavfusion.evaluation.shared_space import post_hoc, score_space
 from wavfusion.features.dataset import Sample
-from wavfusion.model.config import MODALITIES, WavFusionConfig
-from wavfusion.model.wavfusion import AUDIO_STEP, TOKEN_STEP, WavFusionOutput
+from wavfusion.model.config import AUDIO_STEP, MODALITIES, WavFusionConfig
+from wavfusion.model.wavfusion import TOKEN_STEP, WavFusionOutput
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +132,10 @@ def _array(x: Tensor) -> np.ndarray:
 
 
 def gate_statistics(
-    windows: Sequence[WindowParts], truth: Mapping[str, str], classes: Sequence[str]
+    windows: Sequence[WindowParts],
+    truth: Mapping[str, str],
+    classes: Sequence[str],
+    audio_step: float = AUDIO_STEP,
 ) -> dict[str, Any] | None:
     """Average gate values (text weights) by layer, by true emotion and by second; None where nothing was gated.
 
@@ -147,7 +150,7 @@ def gate_statistics(
         if window.layer_shares is not None:
             layers.setdefault(window.id, []).append((max(window.seconds, 1e-6), window.layer_shares))
         for step, share in enumerate([] if window.step_shares is None else window.step_shares.tolist()):
-            second = math.floor(start + (step + 0.5) * AUDIO_STEP)
+            second = math.floor(start + (step + 0.5) * audio_step)
             steps.setdefault(second, []).append((window.id, share))
     if not layers:
         return None

@@ -8,6 +8,7 @@ from wavfusion.errors import ConfigError, nearest
 from wavfusion.files import validated
 
 MODALITIES = ["audio", "text", "video"]
+AUDIO_STEP = 320 / 16_000  # seconds between two steps of wav2vec 2.0 and of Whisper
 TEXT_HEADS, VIDEO_HEADS = 8, 4  # of the A-GRUs' self-attention
 Chosen = TypeVar("Chosen", bound="Switches")
 
@@ -62,6 +63,7 @@ class Switches:
         lvc_pool: codeword residuals summed over frames, as its source does, or averaged.
         audio_layers: the output of the audio layer that the model starts from, or a learned weighting of it and of the
             stored ones below.
+        audio_stride: every how many audio steps the model takes one: 2 halves the time of training.
         text_layers: the text encoder's last layer, or a learned weighting of all.
         pooled_layers: what is pooled of the audio stream: the output of its last layer, or a learned weighting of it
             and of the inputs of all layers that fuse (of all layers of the model, where none does).
@@ -88,6 +90,7 @@ class Switches:
     lvc: bool = True
     lvc_pool: Literal["sum", "mean"] = "sum"
     audio_layers: Literal["last", "weighted"] = "last"
+    audio_stride: int = 1
     text_layers: Literal["last", "weighted"] = "last"
     pooled_layers: Literal["last", "weighted"] = "last"
     pooling: Literal["mean", "mean_deviation"] = "mean"
@@ -104,6 +107,7 @@ class Switches:
         known = len(chosen) == len(self.modalities) > 0
         require_setting(known, "modalities", f"a choice of {', '.join(MODALITIES)}", self.modalities)
         object.__setattr__(self, "modalities", chosen)
+        require_setting(self.audio_stride >= 1, "audio_stride", "a whole number from 1", self.audio_stride)
         for name in ("label_smoothing", "modality_dropout", "time_mask", "dropout", "head_dropout"):
             value = getattr(self, name)
             require_setting(value is None or 0 <= value < 1, name, "a share from 0 to below 1", value)
@@ -186,6 +190,11 @@ class WavFusionConfig(Switches):
             ),
         ):
             require_setting(holds, name, expected, getattr(self, name))
+
+    @property
+    def audio_step(self) -> float:
+        """Seconds between two audio steps that the model takes."""
+        return AUDIO_STEP * self.audio_stride
 
     @property
     def num_deep(self) -> int:

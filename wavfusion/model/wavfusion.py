@@ -8,14 +8,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from wavfusion.model.attention import RelativePositions, positions, xavier
+from wavfusion.model.attention import Relative, RelativePositions, positions, xavier
 from wavfusion.model.config import MODALITIES, TEXT_HEADS, VIDEO_HEADS, WavFusionConfig
 from wavfusion.model.fusion import DeepLayer, SelfAttentionLayer, Source, TransformerLayer
 from wavfusion.model.losses import ABSENT, SharedEncoder, hinge_sums, margin_loss, task_loss
 from wavfusion.model.mult import MulT
 from wavfusion.model.sequence import AGRU, AGRULVC, masked_mean, masked_moments
 
-AUDIO_STEP = 320 / 16_000  # seconds between two steps of wav2vec 2.0 and of Whisper
 TOKEN_STEP = 0.3  # seconds a sub-word token takes where neither audio nor video gives the duration
 NUM_QUERIES = 32  # learned queries that stand in for absent audio
 TIME_MASK_LENGTH = 10  # steps of one time mask, as in wav2vec 2.0's fine-tuning
@@ -223,6 +222,10 @@ class WavFusion(nn.Module):
                 given[name] = (x, mask)
         if not given:
             raise ValueError("expected at least one modality, found None for all")
+        if "audio" in given:
+            x, mask = given["audio"]
+            stride = self.config.audio_stride
+            given["audio"] = x[..., ::stride, :], mask[:, ::stride]
         return given
 
     def _encode(
@@ -237,7 +240,7 @@ class WavFusion(nn.Module):
                 audio = weighted_sum(self.audio_layer_weights, audio, masks["audio"])
             audio = self._mask_times(audio)
             hidden.append(audio)
-            relative = self.relative(audio.shape[1]) if self.relative is not None and len(self.layers) else None
+            relative = self._relative(audio) if len(self.layers) else None
             for layer in self.layers:
                 hidden.append(layer(hidden[-1], masks["audio"], relative))
             streams["audio"] = hidden[-1]
@@ -259,7 +262,7 @@ class WavFusion(nn.Module):
             Source(to_width(streams[name]), masks[name], clock.get(name)) if name in streams else None
             for name, to_width in (("text", self.text_map), ("video", self.video_map))
         )
-        relative = self.relative(audio.shape[1]) if self.relative is not None and self.config.keep_self_attn else None
+        relative = self._relative(audio) if self.config.keep_self_attn else None
         outputs = [audio]
         for layer in self.deep_layers:
             audio, gate = layer(audio, mask, text, video, clock.get("audio"), relative)
@@ -326,9 +329,10 @@ class WavFusion(nn.Module):
 
         none = torch.zeros(audio_mask.shape[0], device=audio_mask.device)
         count = {name: masks[name].sum(1) if name in masks else none for name in MODALITIES}
-        duration = torch.maximum(count["audio"] * AUDIO_STEP, count["video"] / self.config.frame_rate)
+        duration = torch.maximum(count["audio"] * self.config.audio_step, count["video"] / self.config.frame_rate)
         duration = torch.where(duration > 0, duration, count["text"] * TOKEN_STEP)
-        steps = torch.arange(audio_mask.shape[1], device=audio_mask.device) * AUDIO_STEP + self.config.audio_centre
+        steps = torch.arange(audio_mask.shape[1], device=audio_mask.device) * self.config.audio_step
+        steps = steps + self.config.audio_centre
         times = {
             "audio": torch.where(count["audio"][:, None] > 0, steps, spread(audio_mask.sum(1), audio_mask.shape[1]))
         }
@@ -348,6 +352,11 @@ class WavFusion(nn.Module):
         keep = (torch.rand(present.shape, device=present.device) >= probability) & present
         keep = torch.where(keep.any(0), keep, present)
         return {name: mask & kept[:, None] for (name, mask), kept in zip(masks.items(), keep, strict=True)}
+
+    def _relative(self, audio: Tensor) -> Relative | None:
+        """WavLM's relative positions of the audio steps, in the steps of its pre-training."""
+        stride = self.config.audio_stride
+        return None if self.relative is None else self.relative(audio.shape[1] * stride)[:, ::stride, ::stride]
 
     def _mask_times(self, audio: Tensor) -> Tensor:
         """Zero random spans of the cached audio in training (SpecAugment's time masks; Park et al. 2019)."""

@@ -20,9 +20,9 @@ from wavfusion.evaluation.inference import layer_shares, subsets
 from wavfusion.fast.network import restore
 from wavfusion.files import parse_json
 from wavfusion.media import SAMPLE_RATE
-from wavfusion.model.config import MODALITIES, WavFusionConfig
+from wavfusion.model.config import AUDIO_STEP, MODALITIES, WavFusionConfig
 from wavfusion.model.sequence import GRU
-from wavfusion.model.wavfusion import AUDIO_STEP, WavFusion, WavFusionOutput
+from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
 from wavfusion.runs.folder import Run, read_run
 from wavfusion.runs.origin import without_absolute_paths
 from wavfusion.speech.activity import load_onnxruntime

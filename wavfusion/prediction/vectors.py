@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from wavfusion.errors import ConfigError
 from wavfusion.evaluation.inference import BATCH, forward, has
 from wavfusion.features.batches import batched
 from wavfusion.model.config import MODALITIES
-from wavfusion.model.wavfusion import AUDIO_STEP, WavFusion
+from wavfusion.model.wavfusion import WavFusion
 from wavfusion.prediction.recognizer import EmotionRecognizer, UtteranceGroup
 from wavfusion.prediction.windows import open_source
 from wavfusion.speech.segmentation import Speakers
@@ -79,7 +80,8 @@ def _embed(recognizer: EmotionRecognizer, group: UtteranceGroup, file: str) -> l
         for i, (window, sample) in enumerate(zip(windows, batch, strict=True)):
             if output is None or output.pooled is None or not present[i]:
                 continue
-            steps = sample.audio.shape[-2] if sample.audio is not None and output.hidden else 0
+            stored = sample.audio.shape[-2] if sample.audio is not None and output.hidden else 0
+            steps = ceil(stored / config.audio_stride)
             start = 0.0 if window.audio is None else window.audio[0]
             embedding = Embedding(
                 file=file,
@@ -87,7 +89,7 @@ def _embed(recognizer: EmotionRecognizer, group: UtteranceGroup, file: str) -> l
                 modalities=present[i],
                 vector=output.pooled[i].float().cpu().numpy(),
                 frames=output.hidden[-1][i, :steps].float().cpu().numpy() if steps else no_frames,
-                times=(start + centre + AUDIO_STEP * np.arange(steps)).astype(np.float32),
+                times=(start + centre + config.audio_step * np.arange(steps)).astype(np.float32),
             )
             pieces.setdefault(window.utterance, []).append((max(window.seconds, 1e-6), embedding))
     return [_joined(parts) for parts in pieces.values()]

@@ -29,8 +29,7 @@ from wavfusion.features.encode import threads
 from wavfusion.features.store import fits_half
 from wavfusion.media import SAMPLE_RATE
 from wavfusion.media.faces import FaceCoverage, detect_faces
-from wavfusion.model.config import MODALITIES, WavFusionConfig
-from wavfusion.model.wavfusion import AUDIO_STEP
+from wavfusion.model.config import AUDIO_STEP, MODALITIES, WavFusionConfig
 from wavfusion.prediction.coverage import LeftOut, Times
 from wavfusion.speech.loudness import Loudness
 from wavfusion.speech.segmentation import RecordingAudio, require_choice
