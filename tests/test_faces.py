@@ -6,6 +6,8 @@ The recordings of GRID are by Cooke, Barker, Cunningham and Shao (2006), CC BY 4
 import itertools
 import json
 import math
+import os
+import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,13 +112,18 @@ def test_however_short_a_stretch_of_two_is_each_picture_has_its_part(
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_of_all_pairs_nearly_all_are_told_apart(tmp_path: Path) -> None:
-    """Eleven people side by side in all 55 pairs, once with the sound of each; both talk all the time."""
+    """Eleven people side by side, once with the sound of each; both talk all the time.
+
+    WAVFUSION_PAIRS=55 for all pairs.
+    """
+    pairs = [*itertools.combinations(GRID, 2)]
+    drawn = random.Random(0).sample(pairs, int(os.environ.get("WAVFUSION_PAIRS", "11")))
     right_ones = [
         (centre(faces.detect_faces(beside(one, other, heard, tmp_path / "two.mkv"), 5.0)[0]) < 0.5) == (heard == one)
-        for one, other in itertools.combinations(GRID, 2)
+        for one, other in drawn
         for heard in (one, other)
     ]
-    assert len(right_ones) == 110 and sum(right_ones) >= 99
+    assert len(pairs) == 55 and sum(right_ones) >= 0.9 * len(right_ones)
 
 
 @real

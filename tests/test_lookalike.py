@@ -355,23 +355,22 @@ def accuracy_on_new_speakers(features: np.ndarray, target: np.ndarray, speakers:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("modality", "cue"),
-    [
-        ("audio", "tense"),
-        ("audio", "sigh"),
-        ("audio", "noisy"),
-        ("text", "group"),
-        ("text", "phone"),
-        ("video", "expression"),
-        ("video", "wide"),
-    ],
-)
-def test_a_planted_cue_is_read_from_pooled_features(pooled: dict[str, np.ndarray], modality: str, cue: str):
-    """The ceiling is 1: what is shown is known without error. A noisy clip's own sounds are drowned on purpose."""
-    kept = np.full(len(pooled["id"]), True) if cue == "noisy" or modality != "audio" else ~pooled["noisy"]
-    target, speakers = pooled[cue][kept], pooled["speaker"][kept]
-    assert accuracy_on_new_speakers(pooled[modality][kept], target, speakers, strength=0.03) >= 0.9
+def test_planted_cues_are_read_from_pooled_features(pooled: dict[str, np.ndarray]):
+    """The ceiling is 1: what is shown is known without error. A noisy clip's own sounds are drowned on purpose.
+
+    The sound does not carry the words of the text: shuffled flags give 0.42 to 0.57 with so few clips.
+    """
+    cues = {
+        "audio": ("tense", "sigh", "noisy", "phone"),
+        "text": ("group", "phone"),
+        "video": ("expression", "wide"),
+    }
+    found = {}
+    for modality, cue in ((modality, cue) for modality, names in cues.items() for cue in names):
+        kept = np.full(len(pooled["id"]), True) if cue == "noisy" or modality != "audio" else ~pooled["noisy"]
+        target, speakers = pooled[cue][kept], pooled["speaker"][kept]
+        found[modality, cue] = accuracy_on_new_speakers(pooled[modality][kept], target, speakers, strength=0.03)
+    assert found.pop(("audio", "phone")) < 0.62 and min(found.values()) >= 0.9, found
 
 
 @pytest.mark.slow
@@ -382,11 +381,3 @@ def test_arousal_is_read_at_nine_tenths_of_its_ceiling(pooled: dict[str, np.ndar
     planted = (pooled["arousal"] + pooled["offset"])[kept, None]
     ceiling = accuracy_on_new_speakers(planted, level, pooled["speaker"][kept], strength=1.0)
     assert accuracy_on_new_speakers(pooled["audio"][kept], level, pooled["speaker"][kept], 0.003) >= 0.9 * ceiling
-
-
-@pytest.mark.slow
-def test_the_sound_does_not_carry_the_words_of_the_text(pooled: dict[str, np.ndarray]):
-    """Shuffled flags give 0.42 to 0.57 with so few clips."""
-    kept = ~pooled["noisy"]
-    phone = pooled["phone"][kept]
-    assert accuracy_on_new_speakers(pooled["audio"][kept], phone, pooled["speaker"][kept], 0.03) < 0.62

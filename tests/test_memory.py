@@ -20,7 +20,7 @@ from wavfusion import corpora, media
 
 pytest_plugins = ("corpus_fixture",)
 
-FEW, MANY = 100, int(os.environ.get("WAVFUSION_MANY", "1000"))
+FEW, MANY = 100, int(os.environ.get("WAVFUSION_MANY", "400"))
 SHORT, HOURS = 0.5, float(os.environ.get("WAVFUSION_HOURS", "0"))
 LONG = pytest.mark.skipif(HOURS < 2 * SHORT, reason="takes minutes: WAVFUSION_HOURS=3 asks for it")
 FLAT = 1.1

@@ -346,7 +346,7 @@ def test_a_killed_study_goes_on_and_ends_the_same(corpus: Any, tmp_path: Path) -
     assert started(corpus, whole).wait() == 0
     seconds = time.monotonic() - begun
     draw = random.Random(0)
-    for moment in range(int(os.environ.get("WAVFUSION_KILLS", "3"))):
+    for moment in range(int(os.environ.get("WAVFUSION_KILLS", "2"))):
         out = tmp_path / str(moment)
         process = started(corpus, out)
         time.sleep(draw.uniform(0.1, 0.95) * seconds)

@@ -1,6 +1,6 @@
 """The server's page in a browser, many at once, for long, and under attack.
 
-`WAVFUSION_LOOP=30` asks for requests in a loop of thirty minutes instead of two.
+`WAVFUSION_LOOP=30` asks for requests in a loop of thirty minutes instead of one.
 """
 
 import json
@@ -26,7 +26,7 @@ from wavfusion.serve.uploads import FIELDS
 pytest_plugins = ("corpus_fixture",)
 pytestmark = pytest.mark.slow
 
-LOOP = 60 * float(os.environ.get("WAVFUSION_LOOP", "2"))
+LOOP = 60 * float(os.environ.get("WAVFUSION_LOOP", "1"))
 
 
 @pytest.fixture(scope="module")
