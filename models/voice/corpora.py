@@ -1,0 +1,202 @@
+"""Lay out the corpora of the voice model, and write the table that `wavfusion prepare table` reads.
+
+    python models/voice/corpora.py CLONES OUT
+
+CLONES holds clones (bare ones too) of the repositories in `CORPORA`, each in a folder of the repository's name. OUT
+gets the recordings in `OUT/CORPUS/`, `OUT/table.csv`, and `OUT/folds.csv`, the protocol: fold 1 tests kept speakers of
+every corpus, and each further fold a whole corpus that took no part in training (leave-one-corpus-out).
+"""
+
+import csv
+import io
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
+
+
+class Clip(NamedTuple):
+    """A recording of one utterance: where it lies, who speaks, and how, in the words of the seven emotions."""
+
+    file: PurePosixPath
+    speaker: str
+    emotion: str
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus in public repositories.
+
+    Attributes:
+        repositories: in order; a file whose name an earlier one has is the same recording, and is left out.
+        paths: what is taken of each.
+        clip: reads a file's name, and the texts of the corpus; None for what is left out.
+        language: ISO 639-1.
+        valid, test: speakers of these parts in fold 1.
+    """
+
+    repositories: tuple[str, ...]
+    paths: tuple[str, ...]
+    clip: Callable[[PurePosixPath, dict[str, str]], Clip | None]
+    language: str
+    valid: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+RAVDESS_ACTORS = 20  # 21 to 24 are kept for judging the model
+RAVDESS = ("neutral", "neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised")  # calm is neutral
+RAVDESS_TEXTS = ("Kids are talking by the door.", "Dogs are sitting by the door.")
+NEMO_KEPT = ("KD0", "KS0")  # speakers kept for judging
+NEMO = {
+    "anger": "angry",
+    "fear": "fearful",
+    "happiness": "happy",
+    "neutral": "neutral",
+    "sadness": "sad",
+    "surprised": "surprised",
+}
+EMODB = {"W": "angry", "E": "disgusted", "A": "fearful", "F": "happy", "T": "sad", "N": "neutral"}  # L = boredom
+KOREAN = ("neutral", "happy", "sad", "angry")  # of each hundred sentences; the corpus's README swaps the last two
+
+
+def ravdess_clip(file: PurePosixPath, texts: dict[str, str]) -> Clip | None:
+    """Read `03-01-EMOTION-INTENSITY-STATEMENT-REPETITION-ACTOR.wav`."""
+    _, _, emotion, _, statement, _, actor = map(int, file.stem.split("-"))
+    if actor > RAVDESS_ACTORS:
+        return None
+    return Clip(file, f"{actor:02d}", RAVDESS[emotion - 1], RAVDESS_TEXTS[statement - 1])
+
+
+def nemo_clip(file: PurePosixPath, texts: dict[str, str]) -> Clip | None:
+    """Read `SPEAKER_EMOTION_SENTENCE.wav`."""
+    speaker, emotion, _ = file.stem.split("_")
+    return None if speaker in NEMO_KEPT else Clip(file, speaker, NEMO[emotion], texts.get(file.name, ""))
+
+
+def emodb_clip(file: PurePosixPath, texts: dict[str, str]) -> Clip | None:
+    """Read speaker (two digits), sentence (three characters), emotion and version."""
+    emotion = EMODB.get(file.stem[5])
+    return None if emotion is None else Clip(file, file.stem[:2], emotion)
+
+
+def korean_clip(file: PurePosixPath, texts: dict[str, str]) -> Clip | None:
+    """Read speaker (three letters) and sentence (1 to 400)."""
+    return Clip(file, file.stem[:3], KOREAN[(int(file.stem[3:]) - 1) // 100], texts.get(file.stem, ""))
+
+
+CORPORA = {
+    "ravdess": Corpus(
+        ("simiya/Projet-Son-Jedha",),
+        ("Speech_Emotion_Recogntion_from_audio/data/RAVDESS/Audio_Speech_Actors_01-24",),
+        ravdess_clip,
+        "en",
+        valid=("15", "16"),
+        test=("17", "18", "19", "20"),
+    ),
+    "nemo": Corpus(("amu-cai/nEMO",), ("samples", "data.tsv"), nemo_clip, "pl", valid=("MP0",), test=("EB0", "TP0")),
+    "emodb": Corpus(
+        ("hkveeranki/speech-emotion-recognition", "sylaschacko/voice-emotion-analysis"),
+        ("dataset", "wav"),
+        emodb_clip,
+        "de",
+        valid=("11", "13"),
+        test=("03", "08"),
+    ),
+    "emotiontts": Corpus(
+        ("emotiontts/emotiontts_open_db",),
+        ("Dataset/SpeechCorpus/Emotional",),
+        korean_clip,
+        "ko",
+        valid=("nea", "nek"),
+        test=("ema", "emf", "neb"),
+    ),
+}
+
+
+def files_of(clone: Path, paths: tuple[str, ...]) -> Iterator[tuple[PurePosixPath, bytes]]:
+    """Read the files below some paths of a clone's newest commit; a work tree is not needed."""
+    listing = subprocess.run(
+        ["git", "-C", clone, "ls-tree", "-r", "--format=%(objectname) %(path)", "HEAD", *paths],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    files = [line.split(" ", 1) for line in listing.stdout.splitlines()]
+    if not files:
+        raise SystemExit(f"{clone}: expected a repository with {', '.join(paths)}, found no such files")
+    with subprocess.Popen(
+        ["git", "-C", clone, "cat-file", "--batch"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as git:
+        assert git.stdin is not None and git.stdout is not None
+        for digest, path in files:
+            git.stdin.write(f"{digest}\n".encode())
+            git.stdin.flush()
+            size = int(git.stdout.readline().split()[2])
+            content = git.stdout.read(size + 1)[:size]
+            yield PurePosixPath(path), content
+
+
+def lay_out(name: str, corpus: Corpus, clones: Path, out: Path) -> list[Clip]:
+    """Write a corpus's recordings to a folder, and return its clips in order of their names."""
+    recordings: dict[str, PurePosixPath] = {}
+    texts: dict[str, str] = {}
+    (out / name).mkdir(parents=True, exist_ok=True)
+    for repository in corpus.repositories:
+        for path, content in files_of(clones / repository.split("/")[1], corpus.paths):
+            if path.name == "data.tsv":
+                rows = csv.DictReader(io.StringIO(content.decode("utf-8")), delimiter="\t")
+                texts |= {row["file_id"]: row["raw_text"] for row in rows}
+            elif path.parent.name == "transcript":
+                texts[path.stem] = content.decode("utf-8-sig").strip()
+            elif path.suffix == ".wav" and path.name not in recordings:
+                recordings[path.name] = path
+                if corpus.clip(path, {}) is not None:
+                    (out / name / path.name).write_bytes(content)
+    clips = (corpus.clip(path, texts) for _, path in sorted(recordings.items()))
+    return [each for each in clips if each is not None]
+
+
+def part_of(corpus: Corpus, speaker: str) -> str:
+    """Return the part of a speaker in fold 1."""
+    return "test" if speaker in corpus.test else "valid" if speaker in corpus.valid else "train"
+
+
+def write_tables(found: dict[str, list[Clip]], table: IO[str], folds: IO[str]) -> None:
+    """Write the table and the protocol; a corpus stands in the column `session`."""
+    rows, parts = csv.writer(table, lineterminator="\n"), csv.writer(folds, lineterminator="\n")
+    rows.writerow(["id", "audio", "text", "emotion", "speaker", "session", "language"])
+    parts.writerow(["id", "split", "fold"])
+    for name, clips in found.items():
+        for clip in clips:
+            key, part = f"{name}-{clip.file.stem}", part_of(CORPORA[name], clip.speaker)
+            speaker = f"{name}-{clip.speaker}"
+            rows.writerow(
+                [key, f"{name}/{clip.file.name}", clip.text, clip.emotion, speaker, name, CORPORA[name].language]
+            )
+            parts.writerow([key, part, 1])
+            for fold, left_out in enumerate(found, start=2):
+                # Speakers that fold 1 tests choose the epoch, too, where their corpus takes part in training.
+                other = "train" if part == "train" else "valid"
+                parts.writerow([key, "test" if name == left_out else other, fold])
+
+
+def main(clones: Path, out: Path) -> None:
+    """Lay out all corpora, and print the clips of each emotion."""
+    found = {name: lay_out(name, corpus, clones, out) for name, corpus in CORPORA.items()}
+    with (
+        open(out / "table.csv", "w", encoding="utf-8", newline="") as table,
+        open(out / "folds.csv", "w", encoding="utf-8", newline="") as folds,
+    ):
+        write_tables(found, table, folds)
+    for name, clips in found.items():
+        emotions = sorted({each.emotion for each in clips})
+        counts = ", ".join(f"{emotion} {sum(each.emotion == emotion for each in clips)}" for emotion in emotions)
+        speakers = len({each.speaker for each in clips})
+        sys.stdout.write(f"{name}: {len(clips)} clips of {speakers} speakers: {counts}\n")
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
