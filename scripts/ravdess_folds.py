@@ -1,4 +1,7 @@
-"""Write the folds of docs/measurements/real_encoders.md: four actors test, the next two validate, the others train."""
+"""Write the folds of docs/measurements/real_encoders.md: four actors test, the next two validate, the others train.
+
+Speech of actors 01 to 20 alone; whatever else the manifest has is left out.
+"""
 
 import json
 import sys
@@ -17,5 +20,6 @@ rows = [json.loads(line) for line in Path(sys.argv[1]).read_text("utf-8").splitl
 sys.stdout.write("id,split,fold\n")
 for fold in range(ACTORS // TESTED):
     for row in rows:
-        part = part_of(int(row["speaker"].removeprefix("actor")), fold)
-        sys.stdout.write(f"{row['id']},{part},{fold + 1}\n")
+        actor = int(row["speaker"].removeprefix("actor"))
+        if actor <= ACTORS and row["id"].startswith("01-"):  # speech, not song
+            sys.stdout.write(f"{row['id']},{part_of(actor, fold)},{fold + 1}\n")

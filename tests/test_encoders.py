@@ -1,5 +1,6 @@
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -488,6 +489,29 @@ def test_a_zipped_pickled_checkpoint_executes_nothing(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="expected `tiny`"):
         load_audio(str(tmp_path))
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_folder_that_is_no_checkpoint_says_what_it_lacks(tmp_path):
+    """It was `Repo id must be in the form 'repo_name'` of a folder, and `found None` of faster-whisper's form."""
+    load_audio("tiny").save(tmp_path / "whole")
+    for name, files in {"empty": [], "bare": ["config.json"], "faster": ["config.json", "model.bin"]}.items():
+        (tmp_path / name).mkdir()
+        for file in files:
+            shutil.copy(tmp_path / "whole/config.json", tmp_path / name / file)
+    expected = {
+        "empty": "found no config.json",
+        "bare": "found none",
+        "faster": "found faster-whisper's form, which --asr takes",
+        "whale": rf"found no such folder; did you mean '{tmp_path}/whole'\? valid: .*",
+    }
+    for name, found in expected.items():
+        with pytest.raises(ConfigError, match=rf"^encoder '[^\n]*{name}': expected [^\n]*{found}$"):
+            load_audio(str(tmp_path / name))
+
+
+def test_a_misspelt_hub_id_is_told_the_nearest():
+    with pytest.raises(ConfigError, match=r"did you mean 'openai/whisper-base'\?$"):
+        load_audio("openai/whisper-bsae")
 
 
 def test_a_hub_id_without_a_network_is_one_line_at_once():

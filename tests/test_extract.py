@@ -660,5 +660,5 @@ def test_what_is_stored_by_default_is_said(small, root, tmp_path, capsys):
     command = ["extract", str(tmp_path / "manifest.jsonl"), "--store", str(tmp_path / "store"), "--preset", "tiny"]
     assert main(command) == 0
     shown = capsys.readouterr().out
-    assert "audio layers: 9 of 12 (others by --layers)" in shown
-    assert "text: the last layer (recommended weights them all after --text-layers all)" in shown
+    assert "audio layer 9 (of 12; others by --layers)" in shown
+    assert "text: the last layer (`--config recommended` weights all, with --text-layers all)" in shown

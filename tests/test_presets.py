@@ -296,3 +296,10 @@ def test_real_whisper_and_minilm_train_and_label_by_the_verbs(
         assert main([*command, "--runtime", runtime]) == 0
         found.append(json.loads(capfd.readouterr().out)[0]["probabilities"])
     assert found[0] == pytest.approx(found[1], abs=1e-4)
+
+
+def test_a_file_named_as_a_shipped_preset_is_refused(tmp_path: Path) -> None:
+    """Features are stored under the file's name: `whisper.yaml` of a user mixed its text with RoBERTa's."""
+    (tmp_path / "whisper.yaml").write_text("audio: openai/whisper-base\n")
+    with pytest.raises(ConfigError, match="expected a file of another name than the shipped preset 'whisper'$"):
+        read_preset(str(tmp_path / "whisper.yaml"))

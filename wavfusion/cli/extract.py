@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 Layers = Annotated[
     Sequence[int] | None,
     opt.option(
-        "audio layers, such as 8,9,10 (default: those that shipped experiments need)", "9", opt.numbers("9 or 8,9,10")
+        "audio layers, such as 8,9,10 (default: the one below the deep layers)", "9", opt.numbers("9 or 8,9,10")
     ),
 ]
 TextLayers = Annotated[str | None, opt.choice("of the text encoder (default last)", "last", "all")]
@@ -41,7 +41,7 @@ def extract(
     root: opt.MovedRoot = None,
     where: opt.Where = None,
     preset: Annotated[
-        str, opt.option("the three encoders (default base)", "base|tiny|whisper|light|FILE", opt.name)
+        str, opt.option("the three encoders, see `encoders` (default base)", "base|tiny|whisper|light|FILE", opt.name)
     ] = "base",
     layers: Layers = None,
     text_layers: TextLayers = None,
@@ -80,9 +80,9 @@ def extract(
     if layers is None and loaded.audio is not None:
         stored = extract.shipped_layers(loaded)
         result["audio_layers"] = stored
-        text += f"; audio layers: {', '.join(map(str, stored))} of {loaded.audio.num_layers} (others by --layers)"
+        text += f"; audio layer {', '.join(map(str, stored))} (of {loaded.audio.num_layers}; others by --layers)"
     if text_layers is None and loaded.text is not None:
-        text += "; text: the last layer (recommended weights them all after --text-layers all)"
+        text += "; text: the last layer (`--config recommended` weights all, with --text-layers all)"
     if view == "face":
         result["faces"] = _faces(summary.faces)
         text += f"; a face in {result['faces']['share']:.1%} of the frames"
@@ -127,12 +127,13 @@ def encoders(json: opt.Json = False) -> None:
     from wavfusion.encoders.families import FAMILIES
     from wavfusion.encoders.presets import PRESETS
 
-    rows = [("", "model_type", "models", "for example", "verified with")]
+    rows = [("", "model_type", "models", "example", "verified with")]
     rows += [(each.modality, each.type, each.models, each.example, each.verified) for each in FAMILIES]
     names = [("preset", "audio", "text", "video")]
     names += [(name, each.audio, each.text, each.video) for name, each in PRESETS.items()]
     lines = [*_columns(rows), "", *_columns(names)]
     lines += ["", "`verified with`: weights whose features were compared with Hugging Face's own hidden states (1e-5)"]
+    lines += ["Use: `audio: ID or FOLDER` in a file, and extract --preset FILE; see docs/howto/add_encoder.md"]
     families, presets = list(map(asdict, FAMILIES)), {name: asdict(each) for name, each in PRESETS.items()}
     show({"families": families, "presets": presets}, "\n".join(lines), json)
 

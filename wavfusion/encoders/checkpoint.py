@@ -1,6 +1,7 @@
 """What the encoders share: weights loaded and saved in the hub's format, fingerprints, device and precision."""
 
 import copy
+import difflib
 import hashlib
 import json
 import os
@@ -11,10 +12,11 @@ from typing import Any, TypeVar
 
 import torch
 import transformers
+from huggingface_hub import constants
 from torch import Tensor, nn
 
-from wavfusion.encoders.families import HOW_TO_ADD
-from wavfusion.errors import ConfigError
+from wavfusion.encoders.families import FAMILIES, HOW_TO_ADD
+from wavfusion.errors import ConfigError, nearest
 from wavfusion.fast.encoders import skip_onednn_gelu
 from wavfusion.files import read_json, require_file, saving, validated, write_json
 
@@ -119,10 +121,12 @@ def load_model(name: str, family: Sequence[str] | None, part: str = "", **settin
         ConfigError: it cannot be read, is of another family (model type), lacks tensors, or has some of another shape.
     """
     with loading(name):
+        _require_checkpoint_folder(name)
         found = transformers.PretrainedConfig.get_config_dict(name)[0].get("model_type")
         if found not in (family or {None, *transformers.CONFIG_MAPPING}):
             expected = f"one of {', '.join(family)}" if family else "a model type that the library transformers knows"
             raise ConfigError(f"encoder {name!r}: expected {expected}, found {found!r}; {HOW_TO_ADD}")
+        _require_weights(name)
         config = transformers.AutoConfig.from_pretrained(name)
         config = getattr(config, part, config) if part else config
         for key, value in settings.items():
@@ -150,6 +154,26 @@ def load_model(name: str, family: Sequence[str] | None, part: str = "", **settin
             f"first {key!r}: expected {tuple(expected)}, found {tuple(found)}"
         )
     return model.eval().requires_grad_(False)
+
+
+def _require_checkpoint_folder(name: str) -> None:
+    """Refuse a path without a folder, and a folder that is no checkpoint."""
+    folder, wanted = Path(name), "a folder in the hub's format (config.json, model.safetensors)"
+    if not folder.exists():
+        if name.startswith((".", "~")) or folder.is_absolute():
+            beside = sorted(str(each.parent) for each in folder.parent.glob("*/config.json"))
+            valid = f"; {nearest(name, beside)}" if beside else ""
+            raise ConfigError(f"encoder {name!r}: expected {wanted}, found no such folder{valid}")
+    elif not (folder / "config.json").is_file():
+        raise ConfigError(f"encoder {name!r}: expected {wanted}, found no config.json")
+    elif (folder / "model.bin").is_file():
+        raise ConfigError(f"encoder {name!r}: expected {wanted}, found faster-whisper's form, which --asr takes")
+
+
+def _require_weights(name: str) -> None:
+    """Refuse a folder without weights."""
+    if Path(name).is_dir() and not [*Path(name).glob("model*.safetensors*"), *Path(name).glob("pytorch_model*.bin*")]:
+        raise ConfigError(f"encoder {name!r}: expected model.safetensors beside its config.json, found none")
 
 
 def load_preprocessor(name: str) -> dict[str, Any]:
@@ -182,10 +206,16 @@ def loading(name: str) -> Iterator[None]:
     except ConfigError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split()).partition(". ")[0][:120]
+        reason = f"{type(error).__name__}: {' '.join(str(error).split()).partition('. ')[0][:120]}"
+        advice = ""
+        if not os.path.exists(name):
+            if constants.HF_HUB_OFFLINE:
+                reason = "no such folder, no copy of such a model, and HF_HUB_OFFLINE is set, so the hub is not queried"
+            close = difflib.get_close_matches(name, [each.example for each in FAMILIES], n=1, cutoff=0.8)
+            advice = f"; did you mean {close[0]!r}?" if close and close[0] != name else ""
         raise ConfigError(
             f"encoder {name!r}: expected `tiny`, a local folder in the hub's format or a hub id that can be reached, "
-            f"found {type(error).__name__}: {reason}; without a network give a local folder"
+            f"found {reason}{advice}"
         ) from error
 
 

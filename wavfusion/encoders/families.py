@@ -47,5 +47,7 @@ FAMILIES = (
     Family("video", "dinov2", "DINOv2", "facebook/dinov2-base"),
     Family("video", "vit", "ViT", "google/vit-base-patch16-224"),
     Family("video", "convnext", "ConvNeXt", "facebook/convnext-tiny-224"),
-    Family("video", "any", "other AutoModels of pictures", "microsoft/resnet-50", "not tried"),
+    Family("video", "swin", "Swin", "microsoft/swin-tiny-patch4-window7-224"),
+    Family("video", "resnet", "ResNet", "microsoft/resnet-50"),
+    Family("video", "any", "other AutoModels of images", "facebook/regnet-y-040", "not tried"),
 )

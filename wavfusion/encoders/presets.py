@@ -72,4 +72,6 @@ def read_preset(name: str) -> Preset:
     path = Path(name)
     if not path.is_file():
         raise ConfigError(f"preset {name!r}: expected a file or a shipped name; {nearest(name, PRESETS)}")
+    if path.stem in PRESETS:  # a store would hold both under one name
+        raise ConfigError(f"preset {name!r}: expected a file of another name than the shipped preset {path.stem!r}")
     return validated(Preset, read_yaml(path), path)
