@@ -199,7 +199,7 @@ def test_the_runs_split_comes_before_the_manifests() -> None:
 
 
 def test_the_training_part_comes_along_unless_it_is_what_is_looked_at() -> None:
-    rows = [row("a", "happy", "test"), row("b", "joy", "train"), row("c", "bored", "train")]
+    rows = [row("a", "sad", "test"), row("b", "joy", "train"), row("c", "bored", "train")]
     found = {part: evaluate.choose_part(rows, CLASSES, part, {}, {"joy": "happy"}) for part in ("test", "train", "all")}
     assert [each.id for each in found["test"].training] == ["b"]
     assert found["train"].training == found["all"].training == []
@@ -212,13 +212,14 @@ def test_a_corpus_without_a_split_is_taken_whole() -> None:
 
 
 def test_emotions_that_the_model_does_not_know_are_counted_and_left_out() -> None:
-    rows = [row("a", "happy", "test"), row("b", "bored", "test"), row("c", None, "test"), row("d", "bored", "train")]
+    rows = [row("a", "happy", "test"), row("b", "bored", "test"), row("c", None, "test"), row("d", "sad", "train")]
     found = evaluate.choose_part(rows, CLASSES, "test", {})
     assert (len(found.utterances), found.unknown, found.unlabelled) == (1, {"bored": 1}, 1)
 
 
 def test_a_map_names_the_corpus_emotions_as_the_model_does() -> None:
-    found = evaluate.choose_part([row("a", "joy", "test")], CLASSES, "test", {}, {"joy": "happy"})
+    rows = [row("a", "joy", "test"), row("b", "sad", "test")]
+    found = evaluate.choose_part(rows, CLASSES, "test", {}, {"joy": "happy"})
     assert found.utterances[0].emotion == "happy"
 
 
@@ -229,7 +230,8 @@ def test_a_map_to_an_unknown_emotion_names_the_nearest() -> None:
 
 def test_a_map_of_an_emotion_that_no_row_has_is_said(caplog: pytest.LogCaptureFixture) -> None:
     """A key that was spelt wrong was passed over in silence."""
-    evaluate.choose_part([row("a", "happy", "test")], CLASSES, "test", {}, {"jjoy": "happy"})
+    rows = [row("a", "happy", "test"), row("b", "sad", "test")]
+    evaluate.choose_part(rows, CLASSES, "test", {}, {"jjoy": "happy"})
     assert caplog.messages == ["--map: no row of the manifest has the emotion 'jjoy'"]
 
 
@@ -237,14 +239,52 @@ def test_a_map_may_join_emotions_of_corpus_and_model_under_one_name() -> None:
     """RAVDESS's *calm* could not become *neutral*: only the labels were renamed."""
     mapping = evaluate.EmotionMap(["neutral", "calm", "fearful"], {"calm": "neutral", "fearful": "fear", "joy": "fear"})
     assert (mapping.classes, mapping.merges) == (["neutral", "fear"], True)
-    assert mapping.sums(np.array([[0.3, 0.3, 0.4], [0.1, 0.2, 0.7]])).tolist() == [
+    assert mapping.mapped(np.array([[0.3, 0.3, 0.4], [0.1, 0.2, 0.7]])).tolist() == [
         [0.6, 0.4],
         [pytest.approx(0.3), 0.7],
     ]
-    assert mapping.sums(np.array([0.25, 0.25, 0.5])).tolist() == [0.5, 0.5]
+    assert mapping.mapped(np.array([0.25, 0.25, 0.5])).tolist() == [0.5, 0.5]
     rows = [row("a", "calm", "test"), row("b", "neutral", "test"), row("c", "joy", "test"), row("d", "sad", "test")]
     found = evaluate.choose_part(rows, mapping.known, "test", {}, mapping.renamed)
     assert [each.emotion for each in found.utterances] == ["neutral", "neutral", "fear"] and found.unknown == {"sad": 1}
+    assert found.mapping == mapping
+
+
+def test_of_another_corpus_only_the_emotions_count_that_both_have() -> None:
+    """An answer that no row could have was counted as an error, so that a guess was right less often than chance."""
+    rows = [row("a", "joy", "test"), row("b", "excited", "test"), row("c", "sad", "train"), row("d", "bored", "test")]
+    found = evaluate.choose_part(rows, CLASSES, "test", {}, {"joy": "happy", "excited": "happy"})
+    assert found.mapping.classes == ["happy", "sad"] and found.mapping.absent == ("neutral", "angry")
+    shares = np.array([[0.2, 0.1, 0.6, 0.1], [0.1, 0.3, 0.2, 0.4], [0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.7, 0.3]])
+    wanted = np.array([[2 / 3, 1 / 3], [1 / 4, 3 / 4], [1 / 2, 1 / 2], [1 / 2, 1 / 2]])
+    assert found.mapping.mapped(shares) == pytest.approx(wanted)
+    assert found.mapping.count_absent(shares) == {"neutral": 2, "angry": 1}
+
+
+def test_emotions_are_joined_before_those_are_left_out_that_the_corpus_lacks() -> None:
+    known, renamed = ["calm", "neutral", "angry", "sad"], {"calm": "neutral", "fear": "sad"}
+    rows = [row("a", "neutral", "test"), row("b", "fear", "test")]
+    mapping = evaluate.choose_part(rows, known, "test", {}, renamed).mapping
+    shares = np.array([[0.25, 0.2, 0.4, 0.15]])
+    assert mapping.classes == ["neutral", "sad"] and mapping.count_absent(shares) == {"angry": 0}
+    assert mapping.mapped(shares) == pytest.approx(np.array([[0.75, 0.25]]))
+
+
+def test_an_emotion_that_only_another_part_of_the_corpus_has_stays() -> None:
+    rows = [row("a", "happy", "test"), row("b", "sad", "train"), row("c", "angry", "valid")]
+    assert evaluate.choose_part(rows, CLASSES, "test", {}).mapping.classes == ["happy", "sad", "angry"]
+    kept = evaluate.choose_part(rows[:2], CLASSES, "test", {}, emotions={"happy", "neutral"})
+    assert kept.mapping.classes == ["happy", "neutral"]  # of the rows that --where left out
+
+
+def test_the_runs_own_corpus_is_scored_on_all_its_emotions() -> None:
+    found = evaluate.choose_part([row("a", "happy", "test"), row("b", "sad", "train")], CLASSES, "test", {"a": "test"})
+    assert found.mapping.classes == CLASSES
+
+
+def test_a_corpus_of_one_shared_emotion_is_refused() -> None:
+    with pytest.raises(CorpusError, match=r"two emotions .* found happy \(it has bored\); --map"):
+        evaluate.choose_part([row("a", "happy", "test"), row("b", "bored", "test")], CLASSES, "test", {})
 
 
 def test_a_map_to_an_emotion_that_is_itself_renamed_is_refused() -> None:
@@ -307,6 +347,32 @@ def test_another_corpus_is_scored_under_the_models_names(
     out = capfd.readouterr()
     result = json.loads(out.out)
     assert result["n"] == 6 and result["left_out"]["unknown"] == {"bored": 3} and "'bored'" in out.err
+    assert result["classes"] == ["happy", "neutral", "angry"] and list(result["not_in_corpus"]) == ["sad"]
+
+
+def test_figures_of_another_corpus_are_those_of_the_emotions_that_both_have(
+    other: Path, confused: Path, trained: Path, made: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Counted by hand from the probabilities of all four emotions."""
+    places = ["--manifest", str(other), "--store", str(made.store), "--out", str(tmp_path / "out")]
+    flags = ["--modalities", "text", "--split", "test", "--device", "cpu", "--map", "joy=happy"]
+    assert main(["evaluate", str(trained), *places, *flags]) == 0
+    every = {f"other-{each['id']}": each for each in table(confused)}
+    rows, found, shared = table(tmp_path / "out"), figures(tmp_path / "out"), ["happy", "neutral", "angry"]
+    right, losses, sad = 0, [], 0
+    for each in rows:
+        own = {name: float(every[each["id"]][f"p_{name}"]) for name in CLASSES}
+        total = sum(own[name] for name in shared)
+        assert [float(each[f"p_{name}"]) for name in shared] == pytest.approx(
+            [own[name] / total for name in shared], abs=1e-5
+        )
+        right += each["truth"] == max(shared, key=lambda name: own[name])
+        losses.append(-np.log(own[each["truth"]] / total))
+        sad += max(own, key=lambda name: own[name]) == "sad"
+    assert len(rows) == 6 and found["accuracy"] == pytest.approx(right / 6)
+    assert found["nll"] == pytest.approx(np.mean(losses), abs=1e-4) == found["calibration"]["nll"]["after"]
+    assert found["not_in_corpus"] == {"sad": sad}
+    assert f"not in the corpus: sad ({sad} answers)" in capfd.readouterr().out
 
 
 def test_the_truth_of_another_corpus_is_written_under_the_models_names(

@@ -63,7 +63,7 @@ def evaluate(
         warn_of_untrained_subsets(run.model.config)
     device = pick_device(device)
     part, features, media = evaluate.open_part(run, manifest, store, split, map, where)
-    result, predicted = evaluate.evaluate(run, part.utterances, features, media, sets, device, map)
+    result, predicted = evaluate.evaluate(run, part.utterances, features, media, sets, device, part.mapping)
     result |= {"split": split, "left_out": {"unknown": part.unknown, "unlabelled": part.unlabelled}}
     result |= {} if part.in_domain else {"protocol": evaluate.out_of_domain_protocol(run)}
     if where:

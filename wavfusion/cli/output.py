@@ -70,7 +70,7 @@ def list_failures(bad: Sequence[str], partly: bool) -> int:
 def figures_to_text(result: dict[str, Any], where: Path) -> str:
     """Lay out what `metrics.json` holds, one line for each subset of modalities."""
     from wavfusion.corpora.protocol import describe_protocol
-    from wavfusion.runs.results import chance_of, majority_of
+    from wavfusion.runs.results import chance_of, describe_absent, majority_of
 
     unit, number, known = result["clusters"]["unit"], result["clusters"]["n"], result["num_tested_classes"]
     within = "" if unit == "utterance" else f" in {counted(number, unit)}"
@@ -82,6 +82,8 @@ def figures_to_text(result: dict[str, Any], where: Path) -> str:
         printable(f"CONTAMINATED: the {name} encoder {result['encoders'][name]['name']} was trained on this corpus")
         for name in result["contaminated"]
     ]
+    if absent := result.get("not_in_corpus"):
+        lines.append(printable(describe_absent(absent)))
     for name, figures in (result["subsets"] or {"+".join(result["modalities"]): result}).items():
         bounds = figures["interval"] and figures["interval"]["accuracy"]["this_test_set"]
         between = f" [{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds else ""

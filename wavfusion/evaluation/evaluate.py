@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,87 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class EmotionMap:
+    """Emotions renamed on both sides, in a corpus's labels and in a model's predictions; several may become one.
+
+    Of another corpus only the emotions count that both have. Rows of the others are left out, so the truth is known to
+    be one of these: the model is told as much, and its probabilities are divided by their sum over these emotions. Else
+    a difference of labels would be measured as errors, and a guess would be right less often than 1 in their number.
+
+    Attributes:
+        known: the model's own classes.
+        renamed: new name of an emotion of the corpus or of the model.
+        absent: emotions, by their new names, that the corpus cannot have.
+    """
+
+    known: Sequence[str]
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    absent: Collection[str] = ()
+
+    def __post_init__(self) -> None:
+        for emotion in self.renamed.values():
+            if emotion not in self.merged:
+                found = f"--map: {emotion!r} is no class of the model"
+                raise ConfigError(f"{found}; {nearest(emotion, self.merged)}")
+
+    @property
+    def merged(self) -> list[str]:
+        """The model's classes by their new names, in its order."""
+        return list(dict.fromkeys(self.renamed.get(name, name) for name in self.known))
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes that are evaluated: those of `merged` that the corpus can have."""
+        return [name for name in self.merged if name not in self.absent]
+
+    @property
+    def merges(self) -> bool:
+        """Whether a class of the model itself is renamed."""
+        return self.merged != list(self.known)
+
+    def restricted(self, emotions: Collection[str | None]) -> "EmotionMap":
+        """Return the map for a corpus with some emotions, which are renamed already.
+
+        Raises:
+            CorpusError: they share fewer than two with the model's.
+        """
+        absent = tuple(name for name in self.merged if name not in emotions)
+        shared = [name for name in self.merged if name in emotions]
+        if len(shared) < 2:
+            others = ", ".join(sorted({name for name in emotions if name} - set(shared)))
+            raise CorpusError(
+                f"expected two emotions or more that another corpus shares with the model ({', '.join(self.merged)}), "
+                f"found {', '.join(shared) or 'none'}{f' (it has {others})' if others else ''}; --map renames emotions"
+            )
+        return replace(self, absent=absent)
+
+    def mapped(self, probabilities: Float64[np.ndarray, "*N C"]) -> Float64[np.ndarray, "*N D"]:
+        """Add the probabilities of classes that become one; those of classes that are left make up 1 again."""
+        if self.classes == list(self.known):
+            return probabilities
+        number = {name: i for i, name in enumerate(self.classes)}
+        found = np.zeros((*probabilities.shape[:-1], len(number)))
+        for i, name in enumerate(self.known):
+            if (name := self.renamed.get(name, name)) in number:
+                found[..., number[name]] += probabilities[..., i]
+        if not self.absent:
+            return found
+        total = found.sum(-1, keepdims=True)
+        return np.divide(found, total, out=np.full(found.shape, 1 / len(number)), where=total > 0)
+
+    def count_absent(self, probabilities: Float64[np.ndarray, "N C"]) -> dict[str, int]:
+        """Count for each absent class the utterances of which it is the most probable one."""
+        best = replace(self, absent=()).mapped(probabilities).argmax(1)
+        return {name: int((best == i).sum()) for i, name in enumerate(self.merged) if name in self.absent}
+
+
+@dataclass(frozen=True)
 class Part:
     """Labelled utterances to evaluate on, and how they were chosen.
 
     Attributes:
         utterances: all with an emotion that is a class of the model.
+        mapping: names of the emotions; their labels are renamed by it.
         unknown: number of rows left out because their emotion is no class of the model, by emotion.
         unlabelled: number of rows left out because they have no label.
         in_domain: they are rows of the corpus that the model was trained on, divided as then.
@@ -50,49 +126,11 @@ class Part:
     """
 
     utterances: list[Utterance]
+    mapping: EmotionMap
     unknown: dict[str, int]
     unlabelled: int
     in_domain: bool = True
     training: list[Utterance] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class EmotionMap:
-    """Emotions renamed on both sides, in a corpus's labels and in a model's predictions; several may become one.
-
-    Attributes:
-        known: the model's own classes.
-        renamed: new name of an emotion of the corpus or of the model.
-    """
-
-    known: Sequence[str]
-    renamed: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for emotion in self.renamed.values():
-            if emotion not in self.classes:
-                found = f"--map: {emotion!r} is no class of the model"
-                raise ConfigError(f"{found}; {nearest(emotion, self.classes)}")
-
-    @property
-    def classes(self) -> list[str]:
-        """The classes that are evaluated, in the order of the model's."""
-        return list(dict.fromkeys(self.renamed.get(name, name) for name in self.known))
-
-    @property
-    def merges(self) -> bool:
-        """Whether a class of the model itself is renamed."""
-        return self.classes != list(self.known)
-
-    def sums(self, probabilities: Float64[np.ndarray, "*N C"]) -> Float64[np.ndarray, "*N D"]:
-        """Add the probabilities of the model's classes that become one."""
-        if not self.merges:
-            return probabilities
-        number = {name: i for i, name in enumerate(self.classes)}
-        found = np.zeros((*probabilities.shape[:-1], len(number)))
-        for i, name in enumerate(self.known):
-            found[..., number[self.renamed.get(name, name)]] += probabilities[..., i]
-        return found
 
 
 def choose_part(
@@ -101,36 +139,41 @@ def choose_part(
     split: str,
     parts: Mapping[str, str],
     renamed: Mapping[str, str] | None = None,
+    emotions: Collection[str | None] | None = None,
 ) -> Part:
     """Choose the rows of one part (train, valid, test or all) whose emotion is a class of the model.
 
     `parts` has the part of each utterance in the training of the model; if it has none of the rows, the manifest's
-    split counts. `renamed` is that of an `EmotionMap`.
+    split counts. `renamed` is that of an `EmotionMap`. `emotions` are those of the corpus, if these are not all its
+    rows.
 
     Raises:
         ConfigError: a rename to an unknown emotion, or an unknown split.
-        CorpusError: no row is left.
+        CorpusError: no row is left, or another corpus shares fewer than two emotions with the model.
     """
-    renamed = renamed or {}
-    own, classes = classes, EmotionMap(classes, renamed).classes
+    mapping, emotions = EmotionMap(classes, renamed or {}), emotions or {row.emotion for row in utterances}
     if split not in (*SPLITS, "all"):
         raise ConfigError(f"--split: found {split!r}; {nearest(split, (*SPLITS, 'all'))}")
-    for emotion in sorted(renamed.keys() - {row.emotion for row in utterances} - set(own)):
+    for emotion in sorted(mapping.renamed.keys() - emotions - set(classes)):
         log.warning("--map: no row of the manifest has the emotion %r", emotion)
     in_domain = any(row.id in parts for row in utterances)
     part_of = {row.id: parts.get(row.id) if in_domain else row.split for row in utterances}
     if split != "all" and not any(part_of.values()):
         log.warning("the manifest has no split and the model was not trained on its rows: all of them are taken")
         split = "all"
-    rows = [replace(row, emotion=renamed.get(row.emotion or "", row.emotion)) for row in utterances]
+    rows = [replace(row, emotion=mapping.renamed.get(row.emotion or "", row.emotion)) for row in utterances]
     chosen = [row for row in rows if split in ("all", part_of[row.id])]
-    counts = Counter(row.emotion for row in chosen if row.emotion not in classes)
-    known = [row for row in chosen if row.emotion in classes]
+    counts = Counter(row.emotion for row in chosen if row.emotion not in mapping.merged)
+    known = [row for row in chosen if row.emotion in mapping.merged]
     if not known:
-        raise CorpusError(f"expected rows of part {split!r} with an emotion of {', '.join(classes)}, found none")
+        wanted = ", ".join(mapping.merged)
+        raise CorpusError(f"expected rows of part {split!r} with an emotion of {wanted}, found none")
+    if not in_domain:
+        mapping = mapping.restricted({mapping.renamed.get(name or "", name) for name in emotions})
     training = [row for row in rows if split not in ("all", "train") and part_of[row.id] == "train"]
+    training = [row for row in training if row.emotion in mapping.classes]
     unknown = {emotion: count for emotion, count in counts.items() if emotion is not None}
-    return Part(known, unknown, counts[None], in_domain, [row for row in training if row.emotion in classes])
+    return Part(known, mapping, unknown, counts[None], in_domain, training)
 
 
 def open_part(
@@ -159,12 +202,13 @@ def open_part(
         )
     if origin is None:
         log.warning("%s was published without its split: it may have been trained on these rows", trained.folder)
-    utterances, corpus = manifest.read(manifest_path, where), manifest.read_corpus(manifest_path)
+    every, corpus = manifest.read(manifest_path), manifest.read_corpus(manifest_path)
+    utterances = manifest.select(every, where) if where else every
     parts = origin.parts_of(utterances) if origin else {}
     if origin and parts and (others := sum(row.id in origin.parts and row.id not in parts for row in utterances)):
         log.warning("%d rows are left out: they have ids of the RUN's rows and other contents", others)
     features = Store(store)
-    part = choose_part(utterances, trained.classes, split, parts, renamed)
+    part = choose_part(utterances, trained.classes, split, parts, renamed, {row.emotion for row in every})
     return part, features, Media(features, corpus.root, corpus.root)
 
 
@@ -223,23 +267,24 @@ def evaluate(
     media: Media,
     modality_sets: Sequence[Sequence[str]] | None = None,
     device: str = "cpu",
-    renamed: Mapping[str, str] | None = None,
+    mapping: EmotionMap | None = None,
 ) -> tuple[dict[str, Any], Utterances]:
     """Score a RUN on labelled utterances; by default on every subset of its modalities, the last as the headline.
 
     `answered_by_prior` counts the utterances without any of the modalities, which get the shares of the training part.
     Where all subsets are scored, the metrics hold the mean contribution of each modality by predicted emotion.
-    `renamed` is that of an `EmotionMap`, by which `choose_part` has renamed the labels.
+    `mapping` is that of `choose_part`, which has renamed the labels by it; `not_in_corpus` counts the utterances for
+    which the model's answer would have been an emotion that it leaves out.
 
     Returns:
         The metrics of metrics.json, and the predictions from the last set of modalities.
     """
     samples = samples_of(trained, utterances, store, media)
     sets = modality_sets or subsets(trained.model.config.modalities)
-    mapping, model = EmotionMap(trained.classes, renamed or {}), network(trained).to(device)
-    classes, prior = mapping.classes, mapping.sums(np.array(trained.prior)).tolist()
+    mapping, model = mapping or EmotionMap(trained.classes), network(trained).to(device)
+    classes, prior = mapping.classes, mapping.mapped(np.array(trained.prior)).tolist()
     own = classify_subsets(model, samples, sets, trained.prior, device, trained.temperature)
-    every = [replace(each, probabilities=mapping.sums(each.probabilities)) for each in own]
+    every = [replace(each, probabilities=mapping.mapped(each.probabilities)) for each in own]
     by_set = {
         "+".join(names): _score(predicted.probabilities, utterances, classes)
         | {"answered_by_prior": sum(not present for present in predicted.modalities)}
@@ -256,6 +301,7 @@ def evaluate(
         "contributions": mean_contributions(parts, predicted.emotions(classes), classes) if parts else {},
         "calibration": _calibration(own[-1], utterances, trained.temperature, mapping, headline),
         "styles": by_style(predicted.probabilities, utterances, classes),
+        **({"not_in_corpus": mapping.count_absent(own[-1].probabilities)} if mapping.absent else {}),
         "protocol": trained.protocol,
         **encoder_provenance(trained, {row.corpus for row in utterances}),
     }, predicted
@@ -310,8 +356,8 @@ def _calibration(
     classified = np.array([bool(names) for names in predicted.modalities])
     raw = predicted.probabilities.copy()
     raw[classified] = tempered(raw[classified], 1 / temperature)
-    raw, truth, classes = mapping.sums(raw), [str(row.emotion) for row in utterances], mapping.classes
-    emotions = [classes[i] for i in mapping.sums(predicted.probabilities).argmax(1)]
+    raw, truth, classes = mapping.mapped(raw), [str(row.emotion) for row in utterances], mapping.classes
+    emotions = [classes[i] for i in mapping.mapped(predicted.probabilities).argmax(1)]
     before = scores.calibration(truth, emotions, classes, raw)
     metrics = {name: {"before": value, "after": after[name]} for name, value in before.items()}
     return {"temperature": temperature, **metrics}

@@ -261,6 +261,12 @@ def describe_uar(uar: float, bounds: Sequence[float] | None) -> str:
     return f"{uar:.1%}" + (f" [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]" if bounds else "")
 
 
+def describe_absent(answers: Mapping[str, int]) -> str:
+    """Say which emotions of a model a corpus does not have, given how often each was the model's answer."""
+    named = ", ".join(f"{name} ({number} answers)" for name, number in answers.items())
+    return f"not in the corpus: {named}; left out: probabilities are divided by their sum over the other emotions"
+
+
 def write_explained(path: Path, explained: Mapping[str, Any]) -> None:
     """Write explain.json (docs/howto/explain.md)."""
     write_json(path, dict(explained))
