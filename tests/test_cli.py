@@ -20,7 +20,7 @@ pytest_plugins = ("corpus_fixture",)
 
 VERBS = [
     *("demo", "prepare", "check", "report", "extract", "train", "reproduce", "evaluate"),
-    *("predict", "serve", "embed", "bundle", "export", "push", "bench", "lookalike", "encoders"),
+    *("predict", "serve", "embed", "bundle", "export", "push", "bench", "lookalike", "encoders", "models"),
 ]
 HEAVY = ["torch", "transformers", "numpy", "av", "soxr", "sklearn", "matplotlib", "yaml"]
 
@@ -358,6 +358,7 @@ def test_without_a_model_one_line_tells_how_to_get_one(
     call: tuple[str, ...], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wavfusion.prediction.models.VOICE_MODEL", "no-such-distribution")
+    monkeypatch.setattr("wavfusion.prediction.models.CLONE", Path("no-such-clone"))
     line = refused(capfd, *call)
     assert "--model RUN" in line and "`wavfusion demo` makes" in line
 

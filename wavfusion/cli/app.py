@@ -18,7 +18,7 @@ from wavfusion.cli.options import SETTING
 from wavfusion.cli.output import BAD_INPUT, DONE, ShortLines, complain, print_text
 from wavfusion.cli.predict import embed, predict
 from wavfusion.cli.prepare import check, lookalike, prepare
-from wavfusion.cli.publish import bundle, export, push, report
+from wavfusion.cli.publish import bundle, export, models, push, report
 from wavfusion.cli.serve import serve
 from wavfusion.cli.train import reproduce, train
 from wavfusion.errors import ConfigError, CorpusError, MediaError, nearest
@@ -28,7 +28,7 @@ VERBS: dict[str, Callable[..., int | None]] = {
     each.__name__: each
     for each in (
         *(demo, prepare, check, report, extract, train, reproduce, evaluate),
-        *(predict, serve, embed, bundle, export, push, bench, lookalike, encoders),
+        *(predict, serve, embed, bundle, export, push, bench, lookalike, encoders, models),
     )
 }
 CONFIGURABLE = ("train", "reproduce")  # take --dotted.key VALUE

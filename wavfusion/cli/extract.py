@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from wavfusion.cli import options as opt
 from wavfusion.cli.output import DONE, LISTED, PARTLY, first_three, printable, show
-from wavfusion.errors import CorpusError, counted
+from wavfusion.errors import ConfigError, CorpusError, counted
 from wavfusion.files import require_writable
 
 if TYPE_CHECKING:
+    from wavfusion.encoders.bundle import Encoders
     from wavfusion.features.extract import Summary
 
 log = logging.getLogger(__name__)
@@ -41,8 +42,12 @@ def extract(
     root: opt.MovedRoot = None,
     where: opt.Where = None,
     preset: Annotated[
-        str, opt.option("the three encoders, see `encoders` (default base)", "base|tiny|whisper|light|FILE", opt.name)
-    ] = "base",
+        str | None, opt.option("the three encoders, see `encoders` (default base)", "base|tiny|whisper|light|FILE", opt.name)
+    ] = None,
+    start: Annotated[
+        str | None,
+        opt.option("encoders and layers of a model, for `train --from` and `evaluate`", "RUN", opt.name, "--from"),
+    ] = None,
     layers: Layers = None,
     text_layers: TextLayers = None,
     view: View = None,
@@ -54,8 +59,6 @@ def extract(
     json: opt.Json = False,
 ) -> int:
     """Store a corpus's frozen features; resumable."""
-    from wavfusion.encoders.bundle import load_encoders
-    from wavfusion.encoders.presets import read_preset
     from wavfusion.evaluation.inference import pick_device
     from wavfusion.features import extract
     from wavfusion.features.store import Store
@@ -65,10 +68,15 @@ def extract(
     _require_media(utterances, root or Path(corpus.root), store)
     require_writable(store)
     device = pick_device(device)
-    about = read_preset(preset)
     needed = [each for each in MODALITIES if any(getattr(row, each) is not None for row in utterances)]
-    loaded = load_encoders(Path(preset).stem, about, needed, **opt.supplied(view=view)).to(device)
-    chosen: dict[str, Any] = opt.supplied(audio_layers=layers, text_layers=text_layers, workers=workers, engine=engine)
+    if start is None:
+        loaded, chosen = _load_preset(preset or "base", needed, view), dict[str, Any]()
+    elif preset is None and view is None:
+        loaded, chosen = _load_encoders_of(start, needed)
+    else:
+        raise ConfigError("--from: expected neither --preset nor --view, which are the model's own, found one of them")
+    loaded = loaded.to(device)
+    chosen |= opt.supplied(audio_layers=layers, text_layers=text_layers, workers=workers, engine=engine)
     chosen |= {"root": root, "fast": not plain, "progress": sys.stderr.isatty()}
     summary = extract.extract(utterances, corpus, Store(store, create=True), loaded, **chosen)
     _log_failures(summary)
@@ -78,12 +86,12 @@ def extract(
     absent = counted(summary.absent, "absent track")
     text = f"{counted(summary.wanted, 'feature')}; made now: {made}; {absent}, {len(summary.bad)} bad"
     if layers is None and loaded.audio is not None:
-        stored = extract.shipped_layers(loaded)
+        stored = list(chosen.get("audio_layers", extract.shipped_layers(loaded)))
         result["audio_layers"] = stored
         text += f"; audio layer {', '.join(map(str, stored))} (of {loaded.audio.num_layers}; others by --layers)"
-    if text_layers is None and loaded.text is not None:
+    if "text_layers" not in chosen and loaded.text is not None:
         text += "; text: the last layer (`--config recommended` weights all, with --text-layers all)"
-    if view == "face":
+    if loaded.view == "face":
         result["faces"] = _faces(summary.faces)
         text += f"; a face in {result['faces']['share']:.1%} of the frames"
     show(result, text, json)
@@ -110,6 +118,24 @@ def _faces(found: Sequence[tuple[str, float, float]]) -> dict[str, Any]:
     seconds = sum(length for _, length, _ in found)
     share = sum(length * part for _, length, part in found) / seconds if seconds else 0.0
     return {"share": round(share, 4), "windows": len(found), "whole": whole}
+
+
+def _load_preset(preset: str, modalities: Sequence[str], view: str | None) -> "Encoders":
+    from wavfusion.encoders.bundle import load_encoders
+    from wavfusion.encoders.presets import read_preset
+
+    return load_encoders(Path(preset).stem, read_preset(preset), modalities, **opt.supplied(view=view))
+
+
+def _load_encoders_of(name: str, modalities: Sequence[str]) -> "tuple[Encoders, dict[str, Any]]":
+    """Load a model's own encoders, and tell which of their layers it takes."""
+    from wavfusion.prediction.models import find_run
+
+    trained = find_run(name)
+    config = trained.model.config
+    text = "all" if config.num_text_layers > 1 else "last"
+    loaded = trained.encoders([each for each in config.modalities if each in modalities])
+    return loaded, {"audio_layers": config.input_layers, "text_layers": text}
 
 
 def _require_media(utterances: Sequence[Any], root: Path, store: Path) -> None:

@@ -10,13 +10,16 @@ import typer
 from wavfusion.errors import ConfigError, nearest
 
 
-def option(help: str, metavar: str, read: Callable[[str], Any] = str) -> Any:
-    """Describe an option that takes a value; a default, which is no text, stays as it is."""
+def option(help: str, metavar: str, read: Callable[[str], Any] = str, *flags: str) -> Any:
+    """Describe an option that takes a value; a default, which is no text, stays as it is.
+
+    Without `flags` it has the name of its parameter.
+    """
 
     def parse(value: Any) -> Any:
         return read(value) if isinstance(value, str) else value
 
-    return typer.Option(help=help, metavar=metavar, parser=parse, show_default=False)
+    return typer.Option(*flags, help=help, metavar=metavar, parser=parse, show_default=False)
 
 
 def flag(name: str, help: str) -> Any:
@@ -189,7 +192,7 @@ ProtocolName = Annotated[
     str | None, option("a protocol or a CSV id,split[,fold] (default: the corpus's own)", "NAME|FILE", name)
 ]
 RunFolder = Annotated[Path, argument("a RUN folder", "RUN", path)]
-Model = Annotated[str | None, option("a RUN folder or a hub id (default: the installed voice model)", "RUN", name)]
+Model = Annotated[str | None, option("a RUN folder or a hub id (default: the voice model)", "RUN", name)]
 Asr = Annotated[
     str | None, option("recognise the words where no transcript is given: a folder or a name (small)", "MODEL", name)
 ]

@@ -107,7 +107,7 @@ def predict(
     several = None if alone else {"workers": workers, "engine": engine, "device": loading["device"]}
     recognizer = EmotionRecognizer.from_pretrained(**loading) if alone else None
     trained = recognizer.trained if recognizer else find_run(chosen)
-    _introduce(trained, kinds, alone)
+    _introduce(trained, kinds, alone, bool(outs) and model is None)
     build = partial(_labeller, recognizer, loading, settings)
     if folder:
         recordings.open_results(folder, {"weights": trained.weights_digest, **settings, **shared}, force)
@@ -127,15 +127,15 @@ def predict(
     return list_failures(bad, bool(found) or any(each.out is not None and each.out.exists() for each in planned))
 
 
-def _introduce(trained: "Run", kinds: Sequence[str], alone: bool) -> None:
-    """Describe the model where no format does, and warn of it where it is loaded in other processes."""
+def _introduce(trained: "Run", kinds: Sequence[str], alone: bool, unseen: bool) -> None:
+    """Describe the model where no format does, or unnamed beside files; warn of one that other processes load."""
     from wavfusion.prediction import timeline
     from wavfusion.runs.card import make_card
 
     card = make_card(trained)
     if not alone:  # loading it here has warned
         card.warn()
-    if {*kinds} <= {*timeline.BARE}:
+    if unseen or {*kinds} <= {*timeline.BARE}:
         log.info("%s", card)
 
 
@@ -261,6 +261,7 @@ def embed(
     if not (planned := recordings.existing(named, bad)):
         return list_failures(bad, False)
     recognizer = EmotionRecognizer.from_pretrained(chosen, pick_device(device), fast=not plain, asr=asr)
+    log.info("%s", recognizer.card)
 
     def work(each: "Recording") -> list[vectors.Embedding]:
         return vectors.embed(recognizer, each.file, **each.words, speakers=speakers, track=track, channel=channel)
@@ -276,7 +277,7 @@ def embed(
 
 
 def _model(model: str | None, files: Sequence[str], verb: str) -> str:
-    """Choose the model: the named one or the installed one; refuse a RUN that stands in the place of the first FILE."""
+    """Choose the model: the named one or the voice model; refuse a RUN that stands in the place of the first FILE."""
     from wavfusion.prediction.models import default_model
     from wavfusion.runs.folder import WEIGHTS
 

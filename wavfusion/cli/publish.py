@@ -1,14 +1,19 @@
-"""`report`, `bundle`, `export` and `push`: what others get of a RUN."""
+"""`models`, `report`, `bundle`, `export` and `push`: which models are here, and what others get of one."""
 
 import logging
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from wavfusion.cli import options as opt
-from wavfusion.cli.output import DONE, PARTLY, print_text, show, write_file
+from wavfusion.cli.output import DONE, PARTLY, list_failures, print_text, printable, show, write_file
 from wavfusion.cli.prepare import media_facts
 from wavfusion.errors import ConfigError
 from wavfusion.files import require_free
+
+if TYPE_CHECKING:
+    from wavfusion.prediction.models import KnownModel
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +25,33 @@ Page = Annotated[
         opt.path,
     ),
 ]
+
+
+def models(
+    folder: Annotated[Path | None, opt.argument("list the RUNs in it, too", "FOLDER", opt.path)] = None,
+    json: opt.Json = False,
+) -> int:
+    """List the models that are installed or lie in a folder, with their main figures."""
+    from wavfusion.prediction.models import HOW_TO_GET, known_models
+
+    bad = list[str]()
+    found = known_models(folder, bad)
+    lines = [line for each in found for line in _describe(each)]
+    if not any(each.is_default for each in found):
+        lines.append(f"no model answers without --model; {HOW_TO_GET}")
+    show([asdict(each) for each in found], "\n".join(lines), json)
+    return list_failures(bad, bool(found))
+
+
+def _describe(model: "KnownModel") -> Iterator[str]:
+    licence = f"; licence: {model.licence}" if model.licence else ""
+    about = [
+        f"{model.folder}{' (answers where no --model is given)' if model.is_default else ''}",
+        f"{'+'.join(model.modalities)}: {', '.join(model.emotions)}",
+        f"{model.size / 1e6:.1f} MB{licence}",
+    ]
+    yield printable(str(model.card))
+    yield from (f"  {printable(each)}" for each in [*about, *model.card.warnings])
 
 
 def report(

@@ -3,19 +3,36 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from wavfusion.cli import options as opt
 from wavfusion.cli.output import DONE, PARTLY, figures_to_text, show
 from wavfusion.errors import ConfigError
 from wavfusion.files import require_free, require_writable
 
+if TYPE_CHECKING:
+    from wavfusion.runs.folder import Run
+
 SelectOnTest = Annotated[bool, opt.flag("--select-on-test", "let the test part choose the epoch; all output says so")]
 Preset = Annotated[str | None, opt.option("whose features are used, if the store holds several", "NAME", opt.name)]
+Config = Annotated[
+    str | None,
+    opt.option(
+        "a file, or `paper`, `recommended` or `small`; with --from, what differs from the model's own",
+        "EXPERIMENT",
+        opt.name,
+    ),
+]
+Start = Annotated[
+    str | None,
+    opt.option("start from the weights of a RUN, a hub id, or `voice`: the voice model", "RUN", opt.name, "--from"),
+]
 
 
 def train(
-    config: Annotated[str, opt.option("a file, or `paper`, `recommended` or `small`", "EXPERIMENT", opt.name)],
+    *,
+    config: Config = None,
+    start: Start = None,
     manifest: opt.Manifest,
     store: opt.FilledStore,
     out: Annotated[Path, opt.option("folder of the trained model", "RUN", opt.path)],
@@ -38,15 +55,18 @@ def train(
     """
     from wavfusion.experiments import experiment
 
-    seeds = {"seed": str(seed)} if seed is not None else {}
-    setting = experiment.read_experiment(config, _overrides(settings, preset, plain) | seeds)
+    if config is None and start is None:
+        raise ConfigError("train: expected --config EXPERIMENT, or --from RUN with its own, found neither")
+    typed = _overrides(settings, preset, plain) | ({"seed": str(seed)} if seed is not None else {})
+    trained, base = (None, None) if start is None else _read_start(start)
+    setting = experiment.read_experiment(config, typed, base)
     from wavfusion.evaluation.inference import pick_device
     from wavfusion.training import folds, train
 
     selected_on = "test" if select_on_test else "valid"
     data = train.read_data(manifest, store, protocol, fold[0] if fold else 1, selected_on, where)
     require_writable(out)
-    again: dict[str, Any] = {"device": pick_device(device), "resume": resume, "force": force}
+    again: dict[str, Any] = {"device": pick_device(device), "start": trained, "resume": resume, "force": force}
     if len(fold) == 1:
         result = train.train(setting, data, out, **again)
     else:
@@ -115,6 +135,15 @@ def reproduce(
     every = reproduce.write_results_folder(out, title, study, planned, found, baselines, failed)
     show(every, f"{reproduce.results_to_text(every)}\npage: {out / title}.html", json)
     return PARTLY if failed else DONE
+
+
+def _read_start(name: str) -> "tuple[Run, dict[str, Any]]":
+    """Read the model to start from, and the settings of its experiment."""
+    from wavfusion.prediction.models import find_run
+    from wavfusion.training.start import settings_of
+
+    trained = find_run(name)
+    return trained, settings_of(trained)
 
 
 def _overrides(settings: Sequence[str] | None, preset: str | None, plain: bool) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import importlib.resources
 import math
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, is_dataclass
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -109,25 +110,43 @@ def shipped_experiments() -> list[str]:
     return sorted(name for name in names if not name.startswith("table"))
 
 
-def read_experiment(name: str, overrides: dict[str, str] | None = None) -> Experiment:
+def read_experiment(
+    name: str | None, overrides: dict[str, str] | None = None, base: dict[str, Any] | None = None
+) -> Experiment:
     """Read an experiment from a file or by a shipped name such as `paper`.
 
-    `overrides` are values by dotted key (`model.margin.weight`), as typed in a shell.
+    `overrides` are values by dotted key (`model.margin.weight`), as typed in a shell. Of the nested values `base` the
+    file says what differs; without a name nothing does.
 
     Raises:
         ConfigError: no such file or name, an unknown key (the nearest is named), or a value of the wrong kind.
     """
+    values = _joined(deepcopy(base or {}), {} if name is None else _values(name))
+    for key, text in (overrides or {}).items():
+        _override(values, key, text)
+    sources = [name or "experiment.yaml", *([", ".join(f"--{key}" for key in overrides)] if overrides else [])]
+    return validated(Experiment, values, " and ".join(sources))
+
+
+def _values(name: str) -> dict[str, Any]:
+    """Read the values of a file or of a shipped experiment."""
     path: Path | Traversable = Path(name)
     if name in shipped_experiments():
         path = FOLDER / f"{name}.yaml"
     elif not path.is_file():
         choices = nearest(name, shipped_experiments())
         raise ConfigError(f"experiment {name!r}: expected a file or a shipped name; {choices}")
-    values = without_retired(read_yaml(path))
-    for key, text in (overrides or {}).items():
-        _override(values, key, text)
-    where = " and ".join([name, ", ".join(f"--{key}" for key in overrides)] if overrides else [name])
-    return validated(Experiment, values, where)
+    return without_retired(read_yaml(path))
+
+
+def _joined(base: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
+    """Lay nested values over those of a base."""
+    both = {
+        key: _joined(base[key], value)
+        for key, value in others.items()
+        if isinstance(value, dict) and isinstance(base.get(key), dict)
+    }
+    return {**base, **others, **both}
 
 
 def without_retired(values: dict[str, Any]) -> dict[str, Any]:

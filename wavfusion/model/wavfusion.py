@@ -381,6 +381,37 @@ class WavFusion(nn.Module):
             embedding = encoder["layers.0.attention.rel_attn_embed.weight"]
             self.relative.load_state_dict({"rel_attn_embed.weight": embedding})
 
+    @torch.no_grad()
+    def start_from(self, other: "WavFusion") -> None:
+        """Start from another model on the same audio encoder: from its tensors of the same layer, name and shape.
+
+        Of the head only the rows of emotions that both know are taken, by name.
+        """
+        theirs = other._by_layer()
+        for name, x in self._by_layer().items():
+            if name in theirs and theirs[name].shape == x.shape:
+                x.copy_(theirs[name])
+        if self.head.in_features == other.head.in_features:
+            names = [name for name in self.config.classes if name in other.config.classes]
+            ours, rows = ([each.config.classes.index(name) for name in names] for each in (self, other))
+            self.head.weight[ours] = other.head.weight[rows]
+            self.head.bias[ours] = other.head.bias[rows]
+
+    def _by_layer(self) -> dict[str, Tensor]:
+        """The tensors that do not depend on the emotions, those of layers by their number in the audio encoder."""
+        deep = self.config.num_layers - len(self.deep_layers)
+        first = {"layers": deep - len(self.layers), "deep_layers": deep}
+        named = dict[str, Tensor]()
+        for name, x in self.state_dict().items():
+            stack, *rest = name.split(".")
+            if stack in first:
+                name = ".".join(["layers", str(first[stack] + int(rest[0])), *rest[1:]])
+            elif stack == "audio_layer_weights":
+                name += str(self.config.weighted_layers)
+            if stack not in ("head", "class_weights"):
+                named[name] = x
+        return named
+
     def pretrained_names(self) -> set[str]:
         """Names of the parameters that a checkpoint filled, and whose inputs are distributed as in its training.
 

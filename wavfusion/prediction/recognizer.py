@@ -142,7 +142,7 @@ class EmotionRecognizer:
         """Load a RUN folder or a model from a hub.
 
         Args:
-            name: the folder, or the hub id; None = the installed voice model.
+            name: the folder, or the hub id; None = the voice model.
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
             runtime: of the fusion: `torch`, or `onnx` for the file that `export` has put into the RUN. The encoders
                 stay in torch.
@@ -157,7 +157,7 @@ class EmotionRecognizer:
             ConfigError: there is no such RUN; its encoders, its ONNX file or the speech recogniser cannot be loaded;
                 this machine has no such device.
         """
-        name = default_model() if name is None else name
+        unnamed, name = name is None, default_model() if name is None else name
         if not isinstance(name, (str, os.PathLike)) or not str(name):
             raise ConfigError(f"expected a RUN folder or a hub id, found {name!r}")
         for what, value, valid in (("runtime", runtime, RUNTIMES), ("precision", precision, PRECISIONS)):
@@ -170,6 +170,8 @@ class EmotionRecognizer:
         recognizer = cls(trained, trained.encoders(), device, model, precision, fast, recogniser)
         if multiprocessing.parent_process() is None:  # else each of several processes would repeat it
             recognizer.card.warn()
+            if unnamed:
+                log.info("%s", recognizer.card)
         return recognizer
 
     @property

@@ -2,6 +2,8 @@
 
 import hashlib
 import shutil
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -65,18 +67,26 @@ class Run:
         with open(self.folder / WEIGHTS, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    def encoders(self) -> Encoders:
-        """Load the encoders that the model was trained with.
+    @property
+    def carried(self) -> dict[str, str]:
+        """The folders of the encoders that lie in the RUN, by modality."""
+        folders = {name: self.folder / "encoders" / name for name in LOADERS}
+        return {name: str(each) for name, each in folders.items() if each.is_dir()}
+
+    def encoders(self, modalities: Sequence[str] | None = None) -> Encoders:
+        """Load the encoders that the model was trained with, or those of some modalities.
 
         Raises:
             ConfigError: an encoder or the face detector is not the one of the training (both fingerprints are named),
                 or cannot be loaded.
         """
-        names = self.model.config.modalities
+        names = self.model.config.modalities if modalities is None else modalities
         if self.features.view != "frame" and "video" in names:
             self._require_detector()
         loaded = {name: self.encoder(name) for name in names}
-        return Encoders(self.features.preset, preset_of(self.features), **loaded, view=self.features.view)
+        places: dict[str, Any] = self.carried
+        preset = replace(preset_of(self.features), **places)
+        return Encoders(self.features.preset, preset, **loaded, view=self.features.view)
 
     def _require_detector(self) -> None:
         from wavfusion.media import faces  # neither FFmpeg nor OpenCV is needed to train on stored features
@@ -92,8 +102,7 @@ class Run:
     def encoder(self, modality: str) -> Any:
         """Load one of them."""
         about = getattr(self.features, modality)
-        local = self.folder / "encoders" / modality
-        encoder = load_encoder(modality, str(local) if local.is_dir() else about["name"], self.features.precision)
+        encoder = load_encoder(modality, self.carried.get(modality, about["name"]), self.features.precision)
         if encoder.fingerprint != about["fingerprint"]:
             raise ConfigError(
                 f"{self.folder}: expected the {modality} encoder {about['fingerprint']} that the model was trained on, "
@@ -136,8 +145,11 @@ class _Config:
                 raise ConfigError(f"features.view: {self.features.view!r} does not agree with the face detector")
 
 
-def read_run(folder: str | Path) -> Run:
-    """Read a RUN folder; a ConfigError if there is none, or it is incomplete."""
+def read_run(folder: str | Path, weights: bool = True) -> Run:
+    """Read a RUN folder; a ConfigError if there is none, or it is incomplete.
+
+    Without `weights`, which is quick, the model has a configuration and tensors without values.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise ConfigError(f"expected a RUN folder (what `wavfusion train --out` writes), found none at {str(folder)!r}")
@@ -145,12 +157,15 @@ def read_run(folder: str | Path) -> Run:
         config = validated(_Config, read_json(folder / CONFIG), CONFIG)
         about = read_json(folder / PROTOCOL)
         protocol = {name: about[name] for name in PROTOCOL_FIELDS}
-        model = WavFusion(config.model)
-        model.load_state_dict(load_file(require_file(folder / WEIGHTS)))
-        if any(not torch.isfinite(tensor).all() for tensor in model.state_dict().values()):
-            raise ValueError(f"weights that are not finite in {WEIGHTS}")
-        familiarity = None
-        if (folder / FAMILIARITY).exists():
+        with nullcontext() if weights else torch.device("meta"):
+            model = WavFusion(config.model)
+        path, familiarity = require_file(folder / WEIGHTS), None
+        path.stat()
+        if weights:
+            model.load_state_dict(load_file(path))
+            if any(not torch.isfinite(tensor).all() for tensor in model.state_dict().values()):
+                raise ValueError(f"weights that are not finite in {WEIGHTS}")
+        if weights and (folder / FAMILIARITY).exists():
             known = load_file(require_file(folder / FAMILIARITY))
             familiarity = Familiarity(known["mean"].numpy(), known["precision"].numpy(), float(known["limit"]))
     except FileNotFoundError as error:
@@ -177,7 +192,10 @@ def write_model(trained: Run, encoders: Encoders) -> None:
     folder, model, features = trained.folder, trained.model, trained.features
     for name in model.config.modalities:
         encoder = getattr(encoders, name)
-        if encoder is not None and (encoder.name == "tiny" or (trained.mode == "scratch" and name == "audio")):
+        # One that was loaded by another name than its features have is that of the RUN which the training started from.
+        carried = encoder is not None and encoder.name != getattr(features, name)["name"]
+        learned = trained.mode == "scratch" and name == "audio"
+        if encoder is not None and (encoder.name == "tiny" or carried or learned):
             local = folder / "encoders" / name
             shutil.rmtree(local, ignore_errors=True)
             local.mkdir(parents=True)

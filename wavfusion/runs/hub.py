@@ -10,7 +10,7 @@ from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.files import read_bytes, read_json, require_writable, write_atomic, write_json
 from wavfusion.pages.fill import fill_page
 from wavfusion.runs.folder import CONFIG, FAMILIARITY, HUB_ID, WEIGHTS, read_run
-from wavfusion.runs.origin import ENVIRONMENT, EXPERIMENT, PROTOCOL, corpus_of, without_absolute_paths
+from wavfusion.runs.origin import ENVIRONMENT, EXPERIMENT, PROTOCOL, corpus_of, training_data_of, without_absolute_paths
 from wavfusion.runs.results import METRICS
 
 
@@ -74,6 +74,7 @@ def write_hub_folder(folder: Path, out: Path, title: str) -> None:
             protocol=describe_protocol(abouts[METRICS]["protocol"]),
             title=title,
             corpus=corpus_of(folder),
+            start=training_data_of(folder).start,
             bases=bases,
             detector=detector,
         )

@@ -5,7 +5,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +33,7 @@ def write_origin(
     manifest_path: str | Path,
     store: Path,
     num_processes: int,
+    start: "StartedFrom | None" = None,
 ) -> None:
     """Write experiment.yaml, protocol.json, split.csv and environment.json of a training into its RUN."""
     out.mkdir(parents=True, exist_ok=True)
@@ -42,8 +43,18 @@ def write_origin(
     split = [{"id": key, "split": part, "digest": row_digest(rows[key])} for key, part in protocol.parts.items()]
     write_atomic(out / SPLIT, encode_csv(split, ("id", "split", "digest")))
     places = {"manifest": os.path.abspath(manifest_path), "store": str(store.absolute())}
-    data = {"trained_on": asdict(_describe_data([rows[key] for key in protocol.ids("train")], manifest_path))}
-    write_json(out / ENVIRONMENT, {**environment(num_processes), "seed": experiment.seed, **places, **data})
+    trained_on = replace(_describe_data([rows[key] for key in protocol.ids("train")], manifest_path), start=start)
+    data = {"seed": experiment.seed, **places, "trained_on": asdict(trained_on)}
+    write_json(out / ENVIRONMENT, {**environment(num_processes), **data})
+
+
+@dataclass(frozen=True)
+class StartedFrom:
+    """The model that a training started from: its name, the SHA-256 of its weights, and its training data in words."""
+
+    name: str
+    weights: str
+    trained_on: str
 
 
 @dataclass(frozen=True)
@@ -54,19 +65,22 @@ class TrainedOn:
         corpus: its name, or several joined by `+`.
         generated: its media were generated, by `lookalike`.
         utterances, speakers: how many.
+        start: the model whose weights it started from.
     """
 
     corpus: str | None = None
     generated: bool | None = None
     utterances: int | None = None
     speakers: int | None = None
+    start: StartedFrom | None = None
 
     def __str__(self) -> str:
         """Describe it in a few words: `iemocap (recorded), 4290 utterances of 8 speakers`."""
         kind = {None: "", True: " look-alike (generated)", False: " (recorded)"}[self.generated]
         counts = "" if self.utterances is None else f", {self.utterances} utterances"
         people = f" of {self.speakers} speakers" if counts and self.speakers else ""
-        return f"{self.corpus or 'an unknown corpus'}{kind}{counts}{people}"
+        start = f", starting from {self.start.name} ({self.start.trained_on})" if self.start else ""
+        return f"{self.corpus or 'an unknown corpus'}{kind}{counts}{people}{start}"
 
 
 def _describe_data(utterances: Sequence[Utterance], manifest_path: str | Path) -> TrainedOn:

@@ -381,6 +381,7 @@ async def _serve(opened: socket.socket, jobs: Jobs, names: frozenset[str], token
         await jobs.open()
         if jobs.card:
             jobs.card.warn()
+            log.info("%s", jobs.card)
         opened.listen()
         if host not in HERE:
             safe = "with" if token else "without"

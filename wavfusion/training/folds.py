@@ -8,6 +8,7 @@ from typing import Any
 from wavfusion.corpora.protocol import divide_parts, join_folds
 from wavfusion.errors import ConfigError
 from wavfusion.experiments.experiment import Experiment
+from wavfusion.runs.folder import Run
 from wavfusion.runs.results import PREDICTIONS, Predictions, read_csv, write_recomputed
 from wavfusion.training.train import Data, train, warn_near_chance
 
@@ -23,6 +24,7 @@ def train_folds(
     where: str | None = None,
     device: str = "cpu",
     *,
+    start: Run | None = None,
     resume: bool = False,
     force: bool = False,
 ) -> dict[str, Any]:
@@ -42,12 +44,10 @@ def train_folds(
     for number in folds or ():
         if not 1 <= number <= len(every):
             raise ConfigError(f"--fold: expected 1 to {len(every)} of protocol {every[0].name}, found {number}")
+    chosen = {each.fold: replace(data, protocol=each) for each in every if folds is None or each.fold in folds}
     found = {
-        each.fold: train(
-            experiment, replace(data, protocol=each), out / f"fold{each.fold}", device, resume=resume, force=force
-        )
-        for each in every
-        if folds is None or each.fold in folds
+        fold: train(experiment, part, out / f"fold{fold}", device, start=start, resume=resume, force=force)
+        for fold, part in chosen.items()
     }
     return _pool(out, found) if all(found.values()) else {}
 

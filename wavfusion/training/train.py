@@ -43,10 +43,18 @@ from wavfusion.metrics.calibration import fit_temperature
 from wavfusion.model.config import WavFusionConfig
 from wavfusion.model.wavfusion import WavFusion
 from wavfusion.runs.folder import WEIGHTS, Run, preset_of, read_run, remove_run, write_model
-from wavfusion.runs.origin import EXPERIMENT, num_processes_of, protocol_hash_of, read_settings, write_origin
+from wavfusion.runs.origin import (
+    EXPERIMENT,
+    num_processes_of,
+    protocol_hash_of,
+    read_settings,
+    training_data_of,
+    write_origin,
+)
 from wavfusion.runs.results import near_chance, write_results
 from wavfusion.training import checkpoints
 from wavfusion.training.distributed import num_processes
+from wavfusion.training.start import choose_start_features, describe_start, take_layers, warn_of_known
 from wavfusion.training.trainer import FusionTrainer
 
 log = logging.getLogger(__name__)
@@ -72,14 +80,22 @@ class Data:
 
 
 def train(
-    experiment: Experiment, data: Data, out: Path, device: str = "cpu", *, resume: bool = False, force: bool = False
+    experiment: Experiment,
+    data: Data,
+    out: Path,
+    device: str = "cpu",
+    *,
+    start: Run | None = None,
+    resume: bool = False,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Train one model, keep its best epoch by validation weighted F1, score its test part, and write the RUN `out`.
 
     Several processes of torchrun or `accelerate launch` train together, each on its share of every batch; the first
-    of them writes, and scores. `resume` continues from the newest complete checkpoint of `out`; on CPU the model is
-    the same as without a break. It may then have more epochs, or another patience. `force` removes an earlier RUN,
-    once everything that the new one needs is there.
+    of them writes, and scores. `start` is a RUN whose weights it starts from, where they fit (`WavFusion.start_from`).
+    `resume` continues from the newest complete checkpoint of `out`; on CPU the model is the same as without a break.
+    It may then have more epochs, or another patience. `force` removes an earlier RUN, once everything that the new one
+    needs is there.
 
     Returns:
         The figures of `metrics.json`, of the test part (of the valid part where there is no test part); empty in all
@@ -90,10 +106,10 @@ def train(
         ConfigError: settings that do not fit together, an encoder that is not the store's, another experiment resumed.
     """
     processes = PartialState(cpu=not device.startswith("cuda"))
-    features = choose_features(data.store, experiment.preset)
+    features = _features(experiment, data, start)
     experiment = resolved(experiment, features)
-    _require_place(out, experiment, data, resume, force)
-    config = model_config(experiment.model, features, data.protocol.classes)
+    _require_place(out, experiment, data, start, resume, force)
+    config = _config(experiment, features, data, start)
     torch.manual_seed(experiment.seed)
     live = experiment.train.mode != "cached" and "audio" in config.modalities
     sets = {}
@@ -103,13 +119,13 @@ def train(
             raise CorpusError(f"protocol {data.protocol.name!r}: expected utterances in part {part!r}, found none")
         sets[role] = Features(rows, data.store, data.media, features, config, first_window=first, live=live)
     _warn_of_gaps(sets)
-    encoders = load_trained_on(features, config)
-    model, network = build(experiment.train, config, encoders)
+    encoders = load_trained_on(features, config, start)
+    model, network = build(experiment.train, config, encoders, start)
     counts = sets["train"].class_counts()
     prior = [count / sum(counts) for count in counts]
     if config.task_loss == "balanced":
         model.class_weights.copy_(_class_weights(prior, config.classes, experiment.train.class_weights))
-    checkpoint = _start(out, experiment, data, resume, force)
+    checkpoint = _start(out, experiment, data, start, resume, force)
     if checkpoint is not None and checkpoints.has_ended(checkpoint, experiment.train.epochs, experiment.train.patience):
         checkpoints.load_best(network, checkpoint)
     else:
@@ -155,7 +171,26 @@ def resolved(experiment: Experiment, features: FeatureSet) -> Experiment:
     return replace(experiment, preset=features.preset, model=model, train=replace(experiment.train, **rates))
 
 
-def _start(out: Path, experiment: Experiment, data: Data, resume: bool, force: bool) -> Path | None:
+def _features(experiment: Experiment, data: Data, start: Run | None) -> FeatureSet:
+    """Choose the stored features: those of the experiment's preset, or those of the encoders of `start`."""
+    if start is None:
+        return choose_features(data.store, experiment.preset)
+    if experiment.train.mode == "scratch":
+        raise ConfigError("--from: expected train.mode cached or live, as the RUN's encoders stay, found scratch")
+    return choose_start_features(start, data.store, experiment.preset, data.manifest_path)
+
+
+def _config(experiment: Experiment, features: FeatureSet, data: Data, start: Run | None) -> WavFusionConfig:
+    """Join the experiment and the sizes of the encoders; the weighted layers are those of the RUN to start from."""
+    config = model_config(experiment.model, features, data.protocol.classes)
+    if start is None:
+        return config
+    warn_of_known(start, data.utterances, data.protocol)
+    stored = features if experiment.train.mode == "cached" else replace(features, audio_layers=config.input_layers)
+    return take_layers(start, config, stored, data.store, data.manifest_path)
+
+
+def _start(out: Path, experiment: Experiment, data: Data, start: Run | None, resume: bool, force: bool) -> Path | None:
     """Let the first process prepare the RUN folder, and return the checkpoint that all continue from."""
     processes = PartialState()
     processes.wait_for_everyone()  # each has checked the folder before one changes it
@@ -164,7 +199,8 @@ def _start(out: Path, experiment: Experiment, data: Data, resume: bool, force: b
         if force:
             remove_run(out)
         places = data.manifest_path, data.store.folder
-        write_origin(out, experiment, data.protocol, data.utterances, *places, num_processes())
+        began = describe_start(start) if start else None
+        write_origin(out, experiment, data.protocol, data.utterances, *places, num_processes(), began)
         checkpoint = checkpoints.newest(out) if resume else None
     return broadcast_object_list([checkpoint])[0]
 
@@ -186,10 +222,12 @@ def _warn_of_gaps(sets: Mapping[str, Features]) -> None:
         log.warning("no training utterance has %s", " or ".join(absent))
 
 
-def _require_place(out: Path, experiment: Experiment, data: Data, resume: bool, force: bool) -> None:
-    """Refuse to overwrite a RUN, and to resume one under another experiment or protocol."""
+def _require_place(out: Path, experiment: Experiment, data: Data, start: Run | None, resume: bool, force: bool) -> None:
+    """Refuse to overwrite a RUN, and to resume one under another experiment or protocol, or from another start."""
     if resume and force:
         raise ConfigError("expected one of --resume (continue) and --force (start again), found both")
+    if start is not None and out.resolve() == start.folder.resolve():
+        raise CorpusError(f"{out}: expected another folder than that of --from, which is kept")
     started = (out / EXPERIMENT).exists()
     if (started or (out / WEIGHTS).exists()) and not resume and not force:
         remedy = "continue it with --resume, start again with --force, or choose another folder"
@@ -205,6 +243,12 @@ def _require_place(out: Path, experiment: Experiment, data: Data, resume: bool, 
         raise ConfigError(f"--resume {out}: expected train.epochs {before} as it was started, or more, found {epochs}")
     if protocol_hash_of(out) not in (None, data.protocol.hash):
         raise ConfigError(f"--resume {out}: expected the protocol that it was started with, found another")
+    first, again = training_data_of(out).start, describe_start(start) if start else None
+    if first != again:
+        names = [
+            f"--from {each.name} with weights {each.weights[:8]}" if each else "no --from" for each in (first, again)
+        ]
+        raise ConfigError(f"--resume {out}: expected {names[0]} as it was started, found {names[1]}")
     started_by, now = num_processes_of(out), num_processes()
     if started_by != now:
         raise ConfigError(f"--resume {out}: expected the {started_by} processes that it was started with, found {now}")
@@ -219,19 +263,22 @@ def _changes(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         yield prefix, f"{prefix} {new} where it was {old}"
 
 
-def load_trained_on(features: FeatureSet, config: WavFusionConfig) -> Encoders:
+def load_trained_on(features: FeatureSet, config: WavFusionConfig, start: Run | None = None) -> Encoders:
     """Load the encoders whose features are stored, as far as the model needs them, and check that they are the same.
+
+    Those that lie in the RUN `start` are loaded from there.
 
     Raises:
         ConfigError: an encoder is not the one that filled the store; both fingerprints are named.
     """
     loaded: dict[str, Any] = {}
+    carried = {} if start is None else start.carried
     for name in config.modalities:
         about = getattr(features, name)
         # The model starts from tensors of the audio encoder; the others are written where no hub holds them.
-        if name != "audio" and about["name"] != "tiny":
+        if name != "audio" and about["name"] != "tiny" and name not in carried:
             continue
-        loaded[name] = load_encoder(name, about["name"], features.precision)
+        loaded[name] = load_encoder(name, carried.get(name, about["name"]), features.precision)
         if (found := loaded[name].fingerprint) != about["fingerprint"]:
             raise ConfigError(
                 f"{name} encoder {about['name']!r}: expected {about['fingerprint']}, which made the stored features, "
@@ -240,17 +287,20 @@ def load_trained_on(features: FeatureSet, config: WavFusionConfig) -> Encoders:
     return Encoders(features.preset, preset_of(features), **loaded, view=features.view)
 
 
-def build(setting: Training, config: WavFusionConfig, encoders: Encoders) -> tuple[WavFusion, nn.Module]:
-    """Make the model with its pretrained tensors, and the network to train: the model, or an encoder before it."""
+def build(
+    setting: Training, config: WavFusionConfig, encoders: Encoders, start: Run | None = None
+) -> tuple[WavFusion, nn.Module]:
+    """Make the model with its first tensors, and the network to train: the model, or an encoder before it."""
     model, audio, mode = WavFusion(config), encoders.audio, setting.mode
     if setting.fast:
         accelerate(model)
-    if audio is None:
-        return model, model
-    if mode == "scratch":
+    if audio is not None and mode == "scratch":
         audio.randomize()
-    model.load_pretrained(audio.transformer())
-    if mode == "cached":
+    if audio is not None:
+        model.load_pretrained(audio.transformer())
+    if start is not None:
+        model.start_from(start.model)
+    if audio is None or mode == "cached":
         return model, model
     return model, LiveWavFusion(audio, model, learn=mode == "scratch")
 
