@@ -25,6 +25,13 @@ Layers = Annotated[
 ]
 TextLayers = Annotated[str | None, opt.choice("of the text encoder (default last)", "last", "all")]
 View = Annotated[str | None, opt.choice("encode whole frames, or the speaker's face (default frame)", "frame", "face")]
+Variants = Annotated[
+    int | None, opt.option("augmented variants of each utterance's audio, for training (default 0)", "N", opt.count(0))
+]
+Augment = Annotated[
+    Sequence[str] | None,
+    opt.option("changes that variants are drawn from, such as noise,codec (default all)", "KIND,...", opt.kinds),
+]
 Workers = Annotated[int | None, opt.option("decoding threads, or processes (default: one a core)", "N", opt.count(1))]
 Engine = Annotated[
     str | None,
@@ -46,6 +53,8 @@ def extract(
     layers: Layers = None,
     text_layers: TextLayers = None,
     view: View = None,
+    variants: Variants = None,
+    augment: Augment = None,
     workers: Workers = None,
     engine: Engine = None,
     plain: opt.Plain = False,
@@ -58,6 +67,7 @@ def extract(
     from wavfusion.encoders.presets import read_preset
     from wavfusion.evaluation.inference import pick_device
     from wavfusion.features import extract
+    from wavfusion.features.augment import KINDS
     from wavfusion.features.store import Store
     from wavfusion.manifest import MODALITIES, read, read_corpus
 
@@ -69,6 +79,7 @@ def extract(
     needed = [each for each in MODALITIES if any(getattr(row, each) is not None for row in utterances)]
     loaded = load_encoders(Path(preset).stem, about, needed, **opt.supplied(view=view)).to(device)
     chosen: dict[str, Any] = opt.supplied(audio_layers=layers, text_layers=text_layers, workers=workers, engine=engine)
+    chosen |= opt.supplied(variants=variants, augment=augment)
     chosen |= {"root": root, "fast": not plain, "progress": sys.stderr.isatty()}
     summary = extract.extract(utterances, corpus, Store(store, create=True), loaded, **chosen)
     _log_failures(summary)
@@ -81,6 +92,9 @@ def extract(
         stored = extract.shipped_layers(loaded)
         result["audio_layers"] = stored
         text += f"; audio layers: {', '.join(map(str, stored))} of {loaded.audio.num_layers} (others by --layers)"
+    if variants:
+        result |= {"variants": variants, "augment": [*(augment or KINDS)]}
+        text += f"; {counted(variants, 'variant')} of each audio: {', '.join(result['augment'])}"
     if text_layers is None and loaded.text is not None:
         text += "; text: the last layer (recommended weights them all after --text-layers all)"
     if view == "face":
