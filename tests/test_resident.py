@@ -48,6 +48,7 @@ def test_a_gathered_batch_is_the_batch_that_is_padded_from_the_store(made: Any, 
 def test_gathered_layers_of_text_stand_before_its_steps() -> None:
     class Layers(Features):
         def __init__(self) -> None:
+            self.variants = 0
             self.text = [torch.randn(3, 2 + number, 2).half() for number in range(3)]
 
         def __len__(self) -> int:

@@ -26,6 +26,13 @@ Layers = Annotated[
 ]
 TextLayers = Annotated[str | None, opt.choice("of the text encoder (default last)", "last", "all")]
 View = Annotated[str | None, opt.choice("encode whole frames, or the speaker's face (default frame)", "frame", "face")]
+Variants = Annotated[
+    int | None, opt.option("augmented variants of each utterance's audio, for training (default 0)", "N", opt.count(0))
+]
+Augment = Annotated[
+    Sequence[str] | None,
+    opt.option("changes that variants are drawn from, such as noise,codec (default all)", "KIND,...", opt.kinds),
+]
 Workers = Annotated[int | None, opt.option("decoding threads, or processes (default: one a core)", "N", opt.count(1))]
 Engine = Annotated[
     str | None,
@@ -51,6 +58,8 @@ def extract(
     layers: Layers = None,
     text_layers: TextLayers = None,
     view: View = None,
+    variants: Variants = None,
+    augment: Augment = None,
     workers: Workers = None,
     engine: Engine = None,
     plain: opt.Plain = False,
@@ -61,6 +70,7 @@ def extract(
     """Store a corpus's frozen features; resumable."""
     from wavfusion.evaluation.inference import pick_device
     from wavfusion.features import extract
+    from wavfusion.features.augment import KINDS
     from wavfusion.features.store import Store
     from wavfusion.manifest import MODALITIES, read, read_corpus
 
@@ -77,6 +87,7 @@ def extract(
         raise ConfigError("--from: expected neither --preset nor --view, which are the model's own, found one of them")
     loaded = loaded.to(device)
     chosen |= opt.supplied(audio_layers=layers, text_layers=text_layers, workers=workers, engine=engine)
+    chosen |= opt.supplied(variants=variants, augment=augment)
     chosen |= {"root": root, "fast": not plain, "progress": sys.stderr.isatty()}
     summary = extract.extract(utterances, corpus, Store(store, create=True), loaded, **chosen)
     _log_failures(summary)
@@ -89,6 +100,9 @@ def extract(
         stored = list(chosen.get("audio_layers", extract.shipped_layers(loaded)))
         result["audio_layers"] = stored
         text += f"; audio layer {', '.join(map(str, stored))} (of {loaded.audio.num_layers}; others by --layers)"
+    if variants:
+        result |= {"variants": variants, "augment": [*(augment or KINDS)]}
+        text += f"; {counted(variants, 'variant')} of each audio: {', '.join(result['augment'])}"
     if "text_layers" not in chosen and loaded.text is not None:
         text += "; text: the last layer (`--config recommended` weights all, with --text-layers all)"
     if loaded.view == "face":

@@ -155,6 +155,14 @@ def where(text: str) -> str:
     return text
 
 
+def kinds(text: str) -> list[str]:
+    """Read the kinds of changes of augmented variants."""
+    from wavfusion.features.augment import read_kinds
+
+    with _refused("augment"):
+        return read_kinds(each.strip() for each in text.split(","))
+
+
 def speakers(text: str) -> int | str | None:
     """Read a number of speakers, or `auto`."""
     from wavfusion.speech.segmentation import read_count

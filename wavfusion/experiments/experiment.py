@@ -40,6 +40,9 @@ class Training:
         class_weights: factors of emotions in the task loss in place of inverse frequencies (`model.task_loss:
             balanced`); 1 for one that is not named, and only ratios count.
         resident: hold the stored features of the training part in the device's memory; None = on a GPU where they fit.
+        variants: how many augmented variants of an utterance's audio the store holds for training, which draws one of
+            them or the utterance itself in every epoch (`extract --variants`).
+        augment: the kinds of changes in them (`features.augment.KINDS`); None = those that were stored last.
     """
 
     batch_size: int = 32
@@ -57,6 +60,8 @@ class Training:
     fast: bool = True
     resident: bool | None = None
     class_weights: dict[str, float] | None = None
+    variants: int = 0
+    augment: list[str] | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "patience"):
@@ -75,6 +80,11 @@ class Training:
         fits = not self.resident or (self.mode == "cached" and self.fast)
         found = f"train.mode {self.mode} and train.fast {str(self.fast).lower()}"
         require_setting(fits, "train.resident", "train.mode cached and train.fast true", found)
+        require_setting(self.variants >= 0, "train.variants", "0 or more", self.variants)
+        stored = not self.variants or self.mode == "cached"
+        require_setting(stored, "train.variants", "train.mode cached, which takes them from the store", self.mode)
+        meant = self.augment is None or self.variants > 0
+        require_setting(meant, "train.augment", "train.variants of 1 or more, which it describes", self.variants)
 
 
 @dataclass(frozen=True)

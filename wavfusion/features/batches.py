@@ -68,11 +68,14 @@ def _pad(rows: Sequence[Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
 class LengthBatches(Sampler[int | None]):
     """A random order for every epoch, with neighbours of similar length; seed and epoch decide it.
 
+    Each sample is drawn as it is or as one of `variants`, whose numbers lie beyond the length (`dataset.Features`).
     Several processes share a step, `batch_size` samples each in turn; None fills up the last step.
     """
 
-    def __init__(self, lengths: Sequence[float], batch_size: int, seed: int, processes: int = 1) -> None:
-        self.lengths, self.seed, self.epoch = lengths, seed, 0
+    def __init__(
+        self, lengths: Sequence[float], batch_size: int, seed: int, processes: int = 1, variants: int = 0
+    ) -> None:
+        self.lengths, self.seed, self.epoch, self.variants = lengths, seed, 0, variants
         self.batch_size, self.processes = batch_size * processes, processes
 
     def set_epoch(self, epoch: int) -> None:
@@ -93,7 +96,10 @@ class LengthBatches(Sampler[int | None]):
         # A short batch stays last, since every other must be full.
         last = [batches.pop()] if batches and len(batches[-1]) < self.batch_size else []
         batches = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
-        for batch in batches + last:
+        count = len(self.lengths)
+        drawn = torch.randint(self.variants + 1, (count,), generator=generator).tolist()
+        for numbers in batches + last:
+            batch = [number if number is None else number + count * drawn[number] for number in numbers]
             if self.processes > 1:
                 batch += [None] * (self.batch_size - len(batch))
             for first in range(self.processes):

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 from wavfusion import media as media_files
 from wavfusion.encoders.text import normalized
 from wavfusion.errors import MediaError
+from wavfusion.features.augment import recipe_fingerprint
 from wavfusion.features.store import FeatureSet, Store
 from wavfusion.manifest import MODALITIES, Utterance
 
@@ -42,13 +43,25 @@ class Medium(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ClipPart:
-    """One modality of one window: what to decode, and the keys of its features by layer."""
+    """One modality of one window: what to decode, and the keys of its features by layer.
+
+    Attributes:
+        setting: the channel of audio, the crop of video.
+        variants: the keys of its augmented variants, from number 1 on.
+        augment: the kinds of changes that they are drawn from.
+    """
 
     path: str
     start: float
     end: float
     keys: dict[Any, str]
-    setting: Any = None  # the channel of audio, the crop of video
+    setting: Any = None
+    variants: Sequence[dict[Any, str]] = ()
+    augment: Sequence[str] = ()
+
+    def all_keys(self) -> list[str]:
+        """The keys of its features and of those of its variants."""
+        return [key for keys in (self.keys, *self.variants) for key in keys.values()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +220,16 @@ def _part(modality: str, utterance: Utterance, media: Known, window: Window, wan
         return None
     made_of = (encoder, media[source.path].content, start, end)
     if modality == "audio":
-        layers = {layer: _key("audio", *made_of, channel=source.channel, layer=layer) for layer in wanted.audio_layers}
-        return ClipPart(source.path, start, end, layers, source.channel)
+
+        def keys(**variant: Any) -> dict[int, str]:
+            settings = {"channel": source.channel, **variant}
+            return {layer: _key("audio", *made_of, layer=layer, **settings) for layer in wanted.audio_layers}
+
+        # Training, which alone takes variants, takes the first window of an utterance.
+        count = wanted.variants if window.start == 0 else 0
+        recipe = recipe_fingerprint(wanted.augment) if count else ""
+        variants = [keys(variant=number, augment=recipe) for number in range(1, count + 1)]
+        return ClipPart(source.path, start, end, keys(), source.channel, variants, wanted.augment)
     view = wanted.view if wanted.view == "frame" else f"{wanted.view} {encoder['detector']}"
     key = _key("video", *made_of, crop=source.crop, rate=wanted.frame_rate, view=view)
     return ClipPart(source.path, start, end, {"frames": key}, source.crop)

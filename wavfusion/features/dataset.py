@@ -103,6 +103,9 @@ class Features(Dataset[Sample]):
 
     With `first_window` only the first 15 s of each, as in training, and only of utterances with any of the modalities;
     with `live` waveforms instead of audio features. Raises CorpusError for features that were never extracted.
+
+    Numbers beyond the length are those of augmented `variants`, which need `first_window`: number + length is the
+    sample with the audio of its first variant.
     """
 
     def __init__(
@@ -115,11 +118,14 @@ class Features(Dataset[Sample]):
         *,
         first_window: bool = False,
         live: bool = False,
+        variants: int = 0,
     ) -> None:
         self.store, self.media, self.config, self.live = store, media, config, live
+        self.variants = variants if "audio" in config.modalities else 0
         text = "all" if config.num_text_layers > 1 else "last"
         absent: dict[str, Any] = dict.fromkeys(set(MODALITIES) - set(config.modalities))
-        self.wanted = replace(features, **absent, audio_layers=config.input_layers, text_layers=[text])
+        layers: dict[str, Any] = {"audio_layers": config.input_layers, "text_layers": [text]}
+        self.wanted = replace(features, **absent, **layers, variants=self.variants)
         last = 1 if first_window else None
         self._places = [(row, each) for row in utterances for each in windows(duration_of(row, media))[:last]]
         self._waveforms: dict[tuple[Any, ...], Tensor | None] = {}
@@ -145,6 +151,17 @@ class Features(Dataset[Sample]):
                 raise CorpusError(
                     f"{self.store.folder}: expected {name}{of} features of {clip.utterance!r}, found none (new, "
                     f"changed or not extracted); run extract{option}"
+                )
+            self._require_variants(clip)
+
+    def _require_variants(self, clip: Clip) -> None:
+        variants = clip.audio.variants if clip.audio is not None else []
+        for number, keys in enumerate(variants, start=1):
+            if not all(map(self._is_known, keys.values())):
+                option = f"--variants {self.variants} --augment {','.join(self.wanted.augment)}"
+                raise CorpusError(
+                    f"{self.store.folder}: expected audio features of variant {number} of {clip.utterance!r}, found "
+                    f"none; run extract {option} --layers {','.join(map(str, keys))}"
                 )
 
     def _is_known(self, key: str) -> bool:
@@ -180,23 +197,29 @@ class Features(Dataset[Sample]):
         if number is None:  # fills a batch, see `LengthBatches`
             none = [0.0] * len(self.config.classes) if self.config.task_loss == "soft" else 0
             return Sample(SampleOrigin("", None, None, None, 0.0), label=none)
-        utterance, window = place = self._places[number]
+        variant, position = divmod(number, len(self)) if number >= len(self) else (0, number)
+        if variant > self.variants:
+            raise IndexError(f"expected a number below {len(self) * (1 + self.variants)}, found {number}")
+        utterance, window = place = self._places[position]
         clip = self._clip(place)
         seconds = window.end - window.start
         return Sample(
             SampleOrigin(utterance.id, utterance.dialogue, utterance.index, utterance.speaker, seconds),
-            audio=None if self.live else self._read(clip.audio),
+            audio=None if self.live else self._read(clip.audio, variant),
             text=window_text(self._read(clip.text), clip.share),
             video=self._read(clip.video),
             waveform=self._waveform(clip.audio) if self.live else None,
             label=self._label(utterance),
         )
 
-    def _read(self, part: ClipPart | None) -> Tensor | None:
+    def _read(self, part: ClipPart | None, variant: int = 0) -> Tensor | None:
         """Read a part's features, those of several layers stacked; None where they are not stored."""
-        if part is None or not all(key in self.store for key in part.keys.values()):
+        if part is None:
             return None
-        return stack_layers([self.store.read(key) for key in part.keys.values()])
+        keys = part.variants[variant - 1] if variant else part.keys
+        if not all(key in self.store for key in keys.values()):
+            return self._read(part) if variant else None  # a variant that could not be made
+        return stack_layers([self.store.read(key) for key in keys.values()])
 
     def _waveform(self, part: ClipPart | None) -> Tensor | None:
         if part is None:

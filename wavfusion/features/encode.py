@@ -1,11 +1,11 @@
 """What encoders give, and chunks of windows decoded and encoded by several threads, ahead of what is written."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from wavfusion import media
 from wavfusion.encoders.bundle import Encoders
 from wavfusion.encoders.checkpoint import FrozenEncoder
 from wavfusion.errors import ConfigError, MediaError
+from wavfusion.features.augment import augment
 from wavfusion.features.batches import drawn_ahead
 from wavfusion.features.clips import ABSENT, WINDOW, Clip, ClipPart, Media
 from wavfusion.features.store import FeatureSet, Store
@@ -28,12 +29,19 @@ MIN_DEVIATION = 1e-3  # standard deviation below which features carry no informa
 BATCHES_AT_ONCE = 2  # of audio, formed together from similar lengths
 
 
+class Waveform(NamedTuple):
+    """Audio to encode, and the keys of its features by layer."""
+
+    keys: Mapping[int, str]
+    samples: Float32[np.ndarray, " N"]
+
+
 @dataclass
 class Decoded:
     """The decoded media of one clip."""
 
     clip: Clip
-    samples: Float32[np.ndarray, " N"] | None = None
+    waveforms: list[Waveform] = field(default_factory=list)  # of the audio, and of its variants, that are not stored
     frames: UInt8[np.ndarray, "Tv H W 3"] | None = None
     errors: dict[str, str] = field(default_factory=dict)  # by modality, why it could not be decoded
     bad_packets: int = 0  # damaged ones that were skipped
@@ -42,7 +50,7 @@ class Decoded:
     @property
     def seconds(self) -> float:
         """Length of the audio."""
-        return 0.0 if self.samples is None else len(self.samples) / media.SAMPLE_RATE
+        return sum(len(each.samples) for each in self.waveforms) / media.SAMPLE_RATE
 
 
 @dataclass
@@ -106,7 +114,7 @@ class ChunkEncoder:
                 with self.acquire() as own:
                     chunk.features |= _audio_features(waiting, own)
                 for each in waiting:
-                    each.samples = None
+                    each.waveforms = []
                 waiting = []
         return chunk
 
@@ -115,7 +123,7 @@ def decode(clip: Clip, store: Store, known: Media, encoders: Encoders, thorough:
     """Decode those modalities of a clip whose features are not stored; see `media.decode_frames` for `thorough`."""
     decoded = Decoded(clip)
     for modality, part in (("audio", clip.audio), ("video", clip.video)):
-        if part is None or not store.missing(part.keys.values()):
+        if part is None or not store.missing(part.all_keys()):
             continue
         medium = known[part.path]
         if medium.reason is not None or getattr(medium, modality) is None:
@@ -123,15 +131,29 @@ def decode(clip: Clip, store: Store, known: Media, encoders: Encoders, thorough:
             continue
         try:
             if modality == "audio":
-                decoded.samples, bad = media.decode_audio(known.locate(part.path), part.start, part.end, part.setting)
+                samples, bad = media.decode_audio(known.locate(part.path), part.start, part.end, part.setting)
+                decoded.waveforms = _waveforms(part, samples, medium.content, store)
             else:
                 decoded.frames, bad = _decode_video(decoded, part, known, encoders, thorough)
             decoded.bad_packets += bad
             known.require_unchanged(part.path)
         except (MediaError, OSError) as error:
-            setattr(decoded, "samples" if modality == "audio" else "frames", None)
+            if modality == "audio":
+                decoded.waveforms = []
+            else:
+                decoded.frames = None
             decoded.errors[modality] = str(error)
     return decoded
+
+
+def _waveforms(part: ClipPart, samples: Float32[np.ndarray, " N"], content: str, store: Store) -> list[Waveform]:
+    """Make those variants of decoded audio whose features are not stored; what was decoded decides their draws."""
+    found = [Waveform(part.keys, samples)] if store.missing(part.keys.values()) else []
+    for number, keys in enumerate(part.variants, start=1):
+        if store.missing(keys.values()):
+            identity = [content, part.start, part.end, part.setting, number]
+            found.append(Waveform(keys, augment(samples, part.augment, identity)))
+    return found
 
 
 def _decode_video(decoded: Decoded, part: ClipPart, known: Media, encoders: Encoders, thorough: bool) -> media.Frames:
@@ -145,13 +167,13 @@ def _decode_video(decoded: Decoded, part: ClipPart, known: Media, encoders: Enco
 
 
 def _audio_features(chunk: Sequence[Decoded], encoders: Encoders) -> dict[str, Tensor]:
-    clips = [(x.clip.audio.keys, x.samples) for x in chunk if x.clip.audio is not None and x.samples is not None]
+    waveforms = [each for decoded in chunk for each in decoded.waveforms]
     features: dict[str, Tensor] = {}
-    for batch in audio_batches([samples for _, samples in clips], BATCH_SECONDS[encoders.kind]):
+    for batch in audio_batches([each.samples for each in waveforms], BATCH_SECONDS[encoders.kind]):
         assert encoders.audio is not None
-        encoded = encoders.audio.encode([clips[i][1] for i in batch], sorted(clips[batch[0]][0]))
+        encoded = encoders.audio.encode([waveforms[i].samples for i in batch], sorted(waveforms[batch[0]].keys))
         for i, layers in zip(batch, encoded, strict=True):
-            features.update({clips[i][0][layer]: x.half() for layer, x in layers.items()})
+            features.update({waveforms[i].keys[layer]: x.half() for layer, x in layers.items()})
     return features
 
 

@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from wavfusion.encoders.bundle import Encoders, load_encoders
 from wavfusion.errors import ConfigError
+from wavfusion.features.augment import KINDS, read_kinds
 from wavfusion.features.batches import batched, drawn_ahead
 from wavfusion.features.clips import ABSENT, Clip, Media, encoded_text, plan_windows
 from wavfusion.features.encode import Chunk, ChunkEncoder, Decoded, describe_features, require_informative
@@ -69,6 +70,8 @@ def extract(
     root: Path | None = None,
     audio_layers: Sequence[int] | None = None,
     text_layers: Literal["last", "all"] = "last",
+    variants: int = 0,
+    augment: Sequence[str] | None = None,
     workers: int = 2,
     fast: bool = True,
     progress: bool = False,
@@ -84,6 +87,8 @@ def extract(
         root: where the corpus lies now, if elsewhere than `corpus` says.
         audio_layers: layers whose outputs are kept, all in one pass; None = `shipped_layers`.
         text_layers: the text encoder's last layer, or all.
+        variants: augmented variants of the audio of each utterance's first window, for training.
+        augment: the kinds of changes that they are drawn from; None = all of `augment.KINDS`.
         workers: threads that decode, and on a CPU encode; or processes.
         fast: False for the baseline: one clip after the other through the encoders as they were loaded.
         progress: show a bar on stderr; otherwise a line is logged every tenth of the utterances.
@@ -92,11 +97,10 @@ def extract(
 
     Raises:
         ConfigError: features that do not vary, or too large for half precision, or a name that is used by another view;
-            no extra `[ray]`, or a machine of its cluster that has other encoders.
+            variants of nothing; no extra `[ray]`, or a machine of its cluster that has other encoders.
     """
-    wanted = describe_features(
-        encoders, shipped_layers(encoders) if audio_layers is None else audio_layers, [text_layers]
-    )
+    layers = shipped_layers(encoders) if audio_layers is None else audio_layers
+    wanted = _with_variants(describe_features(encoders, layers, [text_layers]), variants, augment)
     root, workers = root or Path(corpus.root), max(1, workers)
     store.discard_damaged()
     store.add_feature_set(wanted)
@@ -114,6 +118,14 @@ def extract(
     if summary.cut_texts and encoders.text is not None:
         log.warning("text: %s", encoders.text.say_cut(summary.cut_texts))
     return summary
+
+
+def _with_variants(wanted: FeatureSet, variants: int, augment: Iterable[str] | None) -> FeatureSet:
+    if not variants and augment is not None:
+        raise ConfigError("augment: expected variants of 1 or more, which it describes, found 0")
+    if variants and wanted.audio is None:
+        raise ConfigError("variants: expected a corpus with audio, which they change, found none")
+    return replace(wanted, variants=variants, augment=read_kinds(augment or KINDS)) if variants else wanted
 
 
 def shipped_layers(encoders: Encoders) -> list[int]:
@@ -176,7 +188,7 @@ class Extraction:
             for number in block:
                 for clip in plan_windows(utterances[number], self.known, self.wanted):
                     plan[number].append(_shortened(clip))
-                    if not any(part and self.store.missing(part.keys.values()) for part in (clip.audio, clip.video)):
+                    if not any(part and self.store.missing(part.all_keys()) for part in (clip.audio, clip.video)):
                         continue
                     self._require_informative()
                     length = clip.window.end - clip.window.start
@@ -230,7 +242,7 @@ class Extraction:
                     self.summary.absent += 1
                 else:
                     self.summary.bad.append((decoded.clip.utterance, modality, reason))
-                for key in decoded.clip.parts[modality].keys.values():
+                for key in decoded.clip.parts[modality].all_keys():
                     why = f"no {modality} track" if reason == ABSENT else reason
                     self.store.fail(key, decoded.clip.utterance, why)
 
@@ -251,13 +263,15 @@ def _shortened(clip: Clip) -> str:
     """Keep of a planned clip what the index and the summary need."""
     seconds = clip.video.end - clip.video.start if clip.video is not None else 0.0
     keys = {name: part.keys for name, part in clip.parts.items()}
-    return json.dumps({"id": clip.utterance, "window": clip.window, "video_seconds": seconds, "keys": keys})
+    variants = [*clip.audio.variants] if clip.audio is not None else []
+    planned = {"id": clip.utterance, "window": clip.window, "video_seconds": seconds, "keys": keys}
+    return json.dumps(planned | {"variants": variants})
 
 
 def _drop_too_large(features: dict[str, Tensor], decoded: Decoded) -> None:
     """Take out what one file's absurd samples have made, so that the others are kept."""
     for modality, part in decoded.clip.parts.items():
-        keys = [key for key in part.keys.values() if key in features]
+        keys = [key for key in part.all_keys() if key in features]
         if not all(fits_half(features[key]) for key in keys):
             decoded.errors[modality] = TOO_LARGE
             for key in keys:
@@ -269,6 +283,9 @@ def _finish(store: Store, utterances: Iterable[Utterance], plan: Plan, summary: 
     keys: set[str] = set()
     shares = store.face_shares()
 
+    def present(layers: dict[str, str]) -> dict[str, str]:
+        return {layer: key for layer, key in layers.items() if key in store}
+
     def rows() -> Iterator[str]:
         for planned in map(json.loads, chain.from_iterable(plan)):
             wanted: dict[str, dict[str, str]] = planned["keys"]
@@ -277,9 +294,10 @@ def _finish(store: Store, utterances: Iterable[Utterance], plan: Plan, summary: 
             frames = wanted.get("video", {}).get("frames", "")
             if frames in shares and frames in store:
                 summary.faces.append((planned["id"], planned["video_seconds"], shares[frames]))
-            stored = {
-                name: {layer: key for layer, key in layers.items() if key in store} for name, layers in wanted.items()
-            }
+            stored: dict[str, Any] = {name: present(layers) for name, layers in wanted.items()}
+            if planned["variants"]:
+                stored["audio_variants"] = [present(layers) for layers in planned["variants"]]
+                keys.update(key for layers in planned["variants"] for key in layers.values())
             yield json.dumps({"id": planned["id"], "window": planned["window"], **stored})
 
     store.write_index((each.id for each in utterances), rows())
@@ -311,7 +329,7 @@ def _extraction_worker(
 ) -> Callable[[Sequence[Utterance]], tuple[Summary, Plan]]:
     """Load the encoders in another process, and open the store; raises ConfigError if they are others than `wanted`."""
     encoders, store = load().to(device), Store(folder)
-    if describe_features(encoders, wanted.audio_layers, wanted.text_layers) != wanted:
+    if describe_features(encoders, wanted.audio_layers, wanted.text_layers) != replace(wanted, variants=0, augment=[]):
         raise ConfigError(f"preset {wanted.preset!r}: expected the same encoders in every process, found others")
     return Extraction(store, Media(store, root, identity, note=True), wanted, encoders, workers=1, fast=fast).run
 

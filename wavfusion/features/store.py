@@ -62,6 +62,15 @@ class FeatureSet:
     text_layers: list[str] = field(default_factory=list)  # `last` and/or `all`
     view: str = "frame"  # or `face`
     precision: Precision = "fp32"
+    variants: int = 0  # augmented ones of the audio of each utterance's first window
+    augment: list[str] = field(default_factory=list)  # the kinds of changes that they are drawn from
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field; those of variants only where there are any."""
+        values = asdict(self)
+        if not self.variants:
+            del values["variants"], values["augment"]
+        return values
 
 
 class Store:
@@ -224,7 +233,7 @@ class Store:
                 sets = {}
             old = sets.get(wanted.preset)
             sets[wanted.preset] = wanted if old is None else merge_feature_sets(old, wanted)
-            content = {name: asdict(values) for name, values in sets.items()}
+            content = {name: values.to_json() for name, values in sets.items()}
             for values in content.values():
                 del values["preset"]
             write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
@@ -306,4 +315,6 @@ def merge_feature_sets(old: FeatureSet, new: FeatureSet) -> FeatureSet:
         before, layers = getattr(old, name), f"{name}_layers"
         kept = before and before["fingerprint"] == joined[name]["fingerprint"]
         joined[layers] = sorted({*(getattr(old, layers) if kept else []), *getattr(new, layers)})
+        if name == "audio" and kept and (not new.variants or new.augment == old.augment):
+            joined |= {"variants": max(old.variants, new.variants), "augment": old.augment}
     return replace(new, **joined)

@@ -25,6 +25,7 @@ _AUDIO_CODECS = {
     ".m4a": "aac",
     ".flac": "flac",
     ".ogg": "libopus",
+    ".amr": "libopencore_amrnb",
     ".avi": "pcm_s16le",
     ".mp4": "aac",
     ".mkv": "flac",
@@ -33,19 +34,20 @@ _H264 = "libx264" if "libx264" in av.codecs_available else "mpeg4"
 _VIDEO_CODECS = {".mp4": _H264, ".mkv": _H264, ".avi": "mpeg4"}
 
 
-def write_audio(path: PathLike, samples: Samples, sample_rate: int) -> None:
-    """Write audio in the format that the suffix names: wav (16 bit), mp3, m4a, flac, ogg.
+def write_audio(path: PathLike, samples: Samples, sample_rate: int, bit_rate: int | None = None) -> None:
+    """Write audio in the format that the suffix names: wav (16 bit), mp3, m4a, flac, ogg, amr (narrow band).
 
     Args:
         path: overwritten where it exists.
         samples: in [-1, 1]; channels in FFmpeg's order (5.1: FL FR FC LFE, then two at the back).
-        sample_rate: in Hz; mp3, AAC and Opus know only some.
+        sample_rate: in Hz; mp3, AAC and Opus know only some, AMR 8000 alone.
+        bit_rate: bits a second of a lossy format; None = the codec's own choice.
 
     Raises:
-        MediaError: the suffix names no format, or the codec refuses the rate or the channels.
+        MediaError: the suffix names no format, FFmpeg lacks its codec, or the codec refuses a rate or the channels.
     """
     with _create(path, _AUDIO_CODECS) as container:
-        _AudioTrack(container, path, samples, sample_rate).encode_until(math.inf)
+        _AudioTrack(container, path, samples, sample_rate, bit_rate).encode_until(math.inf)
 
 
 def write_video(
@@ -111,6 +113,8 @@ def _create(path: PathLike, formats: dict[str, str]) -> Iterator[Any]:
     except BaseException as error:
         with suppress(OSError):
             os.unlink(path)
+        if isinstance(error, av.codec.codec.UnknownCodecError):
+            raise MediaError(f"expected FFmpeg with {error} to write {named(path)}, found it without") from error
         if isinstance(error, av.error.FFmpegError):
             raise MediaError(f"expected to write {named(path)}, found: {reason(error)}") from error
         raise
@@ -135,12 +139,16 @@ def _add_video(container: Any, suffix: str, rate: Fraction) -> Any:
 class _AudioTrack:
     """The audio track of a file that is being written."""
 
-    def __init__(self, container: Any, path: PathLike, samples: Samples, sample_rate: int) -> None:
+    def __init__(
+        self, container: Any, path: PathLike, samples: Samples, sample_rate: int, bit_rate: int | None = None
+    ) -> None:
         self.container, self.rate, self.done, self.samples = container, sample_rate, 0, np.atleast_2d(samples)
         if (channels := len(self.samples)) not in _LAYOUTS:
             raise MediaError(f"expected 1 to 8 channels for {named(path)}, found {channels}")
         self.layout = _LAYOUTS[channels]
         self.stream = container.add_stream(_AUDIO_CODECS[_suffix(path)], rate=sample_rate, layout=self.layout)
+        if bit_rate is not None:
+            self.stream.codec_context.bit_rate = bit_rate
 
     def encode_until(self, time: Real) -> None:
         """Encode the samples before `time` in seconds; infinity ends the track."""

@@ -204,9 +204,8 @@ def write_model(trained: Run, encoders: Encoders) -> None:
         # As it will be read: training has changed the tensors that its fingerprint was made from.
         learned = load_encoder("audio", str(folder / "encoders" / "audio"), features.precision).fingerprint
         features = replace(features, audio={**features.audio, "name": "encoders/audio", "fingerprint": learned})
-    about = {key: getattr(features, key) for key in FeatureSet.__dataclass_fields__}
     rest = {name: getattr(trained, name) for name in ("mode", "prior", "temperature", "languages")}
-    write_json(folder / CONFIG, {"model": model.config.to_json(), "features": about, **rest})
+    write_json(folder / CONFIG, {"model": model.config.to_json(), "features": features.to_json(), **rest})
     if (known := trained.familiarity) is not None:
         tensors = {name: torch.as_tensor(value) for name, value in vars(known).items()}
         write_atomic(folder / FAMILIARITY, save(tensors, {"format": "pt"}))

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, redirect_stderr
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -125,8 +125,9 @@ def plan_trainings(study: Study, tables: Sequence[Table], out: Path) -> Plan:
     for table in tables:
         for seed in range(study.first_seed, study.first_seed + (1 if study.smoke else study.seeds)):
             for row, experiment in table.experiments(study.base, seed, common, study.extra).items():
-                layers = choose_layers(experiment.model, choose_features(store, experiment.preset))
-                whole = replace(experiment, model=layers)
+                features = choose_features(store, experiment.preset)
+                layers = choose_layers(experiment.model, features)
+                whole = replace(experiment, model=layers, train=train.choose_augment(experiment.train, features))
                 planned = {job.folder.name: job for job in (_job(whole, fold, data, out) for fold in parts)}
                 jobs |= planned
                 rows.setdefault((table.name, row), []).append(list(planned))
@@ -155,7 +156,7 @@ def _require_once(names: Sequence[object], what: str) -> None:
 def _digest(utterances: Sequence[Utterance], store: Store) -> str:
     """What a training learns from, beside its setting and its fold: labels, rows and encoders."""
     rows = [[each.id, each.emotion, each.votes, each.dialogue, each.speaker, row_digest(each)] for each in utterances]
-    encoders = {name: asdict(each) for name, each in read_feature_sets(store).items()}
+    encoders = {name: replace(each, variants=0).to_json() for name, each in read_feature_sets(store).items()}
     for each in encoders.values():  # what else is stored does not matter; the experiment says which layers are deep
         each["audio_layers"] = each["text_layers"] = None
         (each["audio"] or {}).pop("deep_layers", None)

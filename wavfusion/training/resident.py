@@ -38,36 +38,44 @@ class ResidentTrack:
 class Resident(Dataset[int | None]):
     """The samples of `Features` without waveforms, read once and held on a device; an item is a sample's number.
 
+    Variants of a sample share its text and video.
+
     Raises:
         MemoryError: the features take more than `room` bytes.
     """
 
     def __init__(self, samples: Features, device: torch.device | str, room: float = math.inf) -> None:
         self.device = torch.device(device)
+        self.count, self.variants = len(samples), samples.variants
         held: list[Sample] = []
         size = 0
-        for number in (*range(len(samples)), None):  # None: the empty place of a batch
-            held.append(samples[number])
+        for number in (*range(self.count * (1 + self.variants)), None):  # None: the empty place of a batch
+            sample = samples[number]
+            held.append(sample if number is None or number < self.count else Sample(sample.row, sample.audio))
             size += sum(x.nbytes for name in MODALITIES if (x := getattr(held[-1], name)) is not None)
             if size > room:
                 raise MemoryError(f"expected features of at most {room / 1e6:.0f} MB, found more")
-        self.rows, self.labels = [sample.row for sample in held], [sample.label for sample in held]
-        tracks = {name: _track([getattr(sample, name) for sample in held], self.device) for name in MODALITIES}
-        self.tracks = {name: track for name, track in tracks.items() if track is not None}
+        first = [*list(range(self.count)) * (1 + self.variants), len(held) - 1]  # where text and video of each are held
+        self.rows, self.labels = [held[i].row for i in first], [held[i].label for i in first]
+        self.tracks: dict[str, ResidentTrack] = {}
+        for name in MODALITIES:
+            places = range(len(held)) if name == "audio" else first
+            if (track := _track([getattr(sample, name) for sample in held], places, self.device)) is not None:
+                self.tracks[name] = track
 
     def __len__(self) -> int:
-        return len(self.rows) - 1
+        return self.count
 
     def __getitem__(self, number: int | None) -> int | None:
         return number
 
     def lengths(self) -> list[float]:
         """Seconds of each window."""
-        return [row.duration for row in self.rows[:-1]]
+        return [row.duration for row in self.rows[: self.count]]
 
     def collate(self, numbers: Sequence[int | None]) -> dict[str, Any]:
         """Gather a batch as `dataset.collate` pads it, without waiting for the device; None is an empty place."""
-        chosen = [len(self) if number is None else number for number in numbers]
+        chosen = [len(self.rows) - 1 if number is None else number for number in numbers]
         rows = send(torch.tensor(chosen), self.device)
         batch: dict[str, Any] = {"rows": [self.rows[number] for number in chosen]}
         for name in MODALITIES:
@@ -80,12 +88,15 @@ class Resident(Dataset[int | None]):
         return batch
 
 
-def _track(tensors: Sequence[Tensor | None], device: torch.device) -> ResidentTrack | None:
-    """Put one modality of all samples on a device; None where no sample has it."""
+def _track(tensors: Sequence[Tensor | None], places: Sequence[int], device: torch.device) -> ResidentTrack | None:
+    """Put one modality on a device, for samples whose tensors are at `places`; None where no sample has it."""
     present = [x.movedim(-2, 0) for x in tensors if x is not None]
     if not present:
         return None
     lengths = [0 if x is None else x.shape[-2] for x in tensors]
     counts = torch.tensor(lengths)
-    starts = counts.cumsum(0) - counts
-    return ResidentTrack(torch.cat(present).to(device), starts.to(device), counts.to(device), lengths)
+    starts, chosen = counts.cumsum(0) - counts, torch.tensor(places)
+    steps = torch.cat(present).to(device)
+    return ResidentTrack(
+        steps, starts[chosen].to(device), counts[chosen].to(device), [lengths[place] for place in places]
+    )

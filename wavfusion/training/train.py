@@ -34,6 +34,7 @@ from wavfusion.evaluation import evaluate as scoring
 from wavfusion.evaluation.inference import classify, subsets
 from wavfusion.experiments.experiment import Experiment, Training
 from wavfusion.fast.network import accelerate
+from wavfusion.features.augment import read_kinds
 from wavfusion.features.clips import Media
 from wavfusion.features.dataset import Features, choose_features, choose_layers, model_config
 from wavfusion.features.store import FeatureSet, Store
@@ -108,6 +109,7 @@ def train(
     processes = PartialState(cpu=not device.startswith("cuda"))
     features = _features(experiment, data, start)
     experiment = resolved(experiment, features)
+    features = replace(features, variants=0, augment=experiment.train.augment or [])  # those of the model: clean alone
     _require_place(out, experiment, data, start, resume, force)
     config = _config(experiment, features, data, start)
     torch.manual_seed(experiment.seed)
@@ -117,7 +119,8 @@ def train(
         rows, first = data.part(part), role == "train"
         if not rows:
             raise CorpusError(f"protocol {data.protocol.name!r}: expected utterances in part {part!r}, found none")
-        sets[role] = Features(rows, data.store, data.media, features, config, first_window=first, live=live)
+        which: dict[str, Any] = {"first_window": first, "variants": experiment.train.variants if first else 0}
+        sets[role] = Features(rows, data.store, data.media, features, config, live=live, **which)
     _warn_of_gaps(sets)
     encoders = load_trained_on(features, config, start)
     model, network = build(experiment.train, config, encoders, start)
@@ -167,8 +170,21 @@ def resolved(experiment: Experiment, features: FeatureSet) -> Experiment:
     """Fill in the preset of the stored features, and its layers and learning rates where the experiment has none."""
     names = ("pretrained_rate", "new_rate")
     rates = {name: getattr(features, name) for name in names if getattr(experiment.train, name) is None}
-    model = choose_layers(experiment.model, features)
-    return replace(experiment, preset=features.preset, model=model, train=replace(experiment.train, **rates))
+    model, training = choose_layers(experiment.model, features), choose_augment(experiment.train, features)
+    return replace(experiment, preset=features.preset, model=model, train=replace(training, **rates))
+
+
+def choose_augment(training: Training, features: FeatureSet) -> Training:
+    """Fill in the changes of the stored variants where variants are wanted; raises ConfigError if there are none."""
+    if not training.variants:
+        return training
+    augment = features.augment if training.augment is None else read_kinds(training.augment)
+    if not augment:
+        raise ConfigError(
+            f"train.variants: expected variants among the features of preset {features.preset!r}, found none; "
+            f"extract --variants {training.variants}"
+        )
+    return replace(training, augment=augment)
 
 
 def _features(experiment: Experiment, data: Data, start: Run | None) -> FeatureSet:

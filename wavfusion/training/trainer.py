@@ -177,7 +177,7 @@ class FusionTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthBatches:
         train: Features | Resident = train_dataset or self.train_dataset
         size, seed = self.args.per_device_train_batch_size, self.args.seed
-        return LengthBatches(train.lengths(), size, seed, self.args.world_size)
+        return LengthBatches(train.lengths(), size, seed, self.args.world_size, train.variants)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         ready = model_inputs(inputs, self.fusion.config.modalities, self.args.device)
