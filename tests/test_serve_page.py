@@ -88,7 +88,7 @@ def test_a_chosen_recording_becomes_a_timeline_that_follows_the_player(
     page.run("document.querySelector('li.utterance button').click()")
     until(page, "document.querySelector('li.utterance').ariaCurrent")
     names = page.run("[...document.querySelectorAll('#saving button')].map((b) => b.dataset.file.split('.').pop())")
-    assert sorted(names) == ["TextGrid", "csv", "eaf", "html", "json", "srt", "vtt"]
+    assert sorted(names) == ["TextGrid", "csv", "csv", "eaf", "html", "json", "srt", "vtt"]
     until(page, "!document.querySelector('#cancel').offsetParent")
     assert server.ask("GET", "/health").json["waiting"] == 0 and server.uploads() == []
     origins = {re.sub(r"^(blob:)?(https?://[^/]+).*", r"\2", each) for each in page.requests}
@@ -103,6 +103,8 @@ def test_what_is_recorded_in_the_page_is_labelled(page: Page, button: str) -> No
     until(page, "document.querySelector('#status').textContent.includes('recording.')")
     page.run("document.querySelector('#send').click()")
     shown(page)
+    page.run("document.querySelector('li.utterance details').open = true")
+    until(page, "document.querySelector('li.utterance details p')")
     used = page.run("document.querySelector('li.utterance details p').textContent")
     assert ("video" in used) == (button == "camera") and "audio" in used and page.console == []
 
@@ -123,7 +125,7 @@ def test_all_of_it_goes_by_keyboard(page: Page, clip: Path) -> None:
     page.run("document.querySelector('#speakers').focus()")
     page.press("Tab", "Enter")
     shown(page)
-    for _ in range(12):
+    for _ in range(40):
         page.press("Tab")
         if page.run("document.activeElement.closest('li.utterance') !== null"):
             break

@@ -108,12 +108,14 @@ async function present({ name, warnings }, sent) {
     return line;
   });
   const result = element("result");
-  result.replaceChildren(title, ...lines, ...page.head.childNodes, ...page.body.childNodes);
+  const timeline = document.createElement("div");
+  timeline.append(title, ...lines, ...page.head.childNodes, ...page.body.childNodes);
+  result.replaceChildren(timeline);
   result.hidden = false;
   if (address) URL.revokeObjectURL(address);
   address = URL.createObjectURL(sent);
   element("player").src = address;
-  showTimeline();
+  showTimeline(timeline);
   result.focus({ preventScroll: true });
   result.scrollIntoView();
 }
