@@ -54,7 +54,7 @@ function timelineView(data) {
     const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
     path.setAttribute("d", `M${[...edge, ...back].join("L")}Z`);
     shape.append(path);
-    return make("div", { class: "wave" }, shape);
+    return make("div", { class: "wave", "aria-hidden": "true" }, shape);
   }
 
   const place = ({ start, end }, length) => `left: ${(100 * start) / length}%; width: ${(100 * (end - start)) / length}%`;

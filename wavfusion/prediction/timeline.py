@@ -202,7 +202,7 @@ def to_html(
     data = _page_data(predictions, classes, card)
     if template != "timeline.html":  # saved from there, it is a page of its own
         data["page"] = fill_page("timeline.html", media=quote(file), data=None, listed=[], **values)
-        return fill_page(template, media=media, data=data, **values)
+        return fill_page(template, media=media, data=data, listed=[], **values)
     listed = [
         (_short(each.start), _line(each.speaker), each.emotion or UNSURE, _line(each.text)) for each in predictions
     ]
