@@ -53,14 +53,10 @@ class Page:
 
     def call(self, method: str, **params: Any) -> Any:
         """Ask for something and wait for the answer."""
-        self._number += 1
-        message = {"id": self._number, "method": method, "params": params}
-        if self._session:
-            message["sessionId"] = self._session
-        os.write(self._write, json.dumps(message).encode() + b"\0")
+        number = self._send(method, params)
         while True:
             answer = self._next()
-            if answer.get("id") == self._number:
+            if answer.get("id") == number:
                 assert "error" not in answer, answer
                 return answer["result"]
             self._note(answer)
@@ -102,6 +98,14 @@ class Page:
         """The page as a PDF."""
         return base64.b64decode(self.call("Page.printToPDF")["data"])
 
+    def _send(self, method: str, params: dict[str, Any]) -> int:
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": params}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._write, json.dumps(message).encode() + b"\0")
+        return self._number
+
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._left:
             piece = os.read(self._read, 1 << 20)
@@ -115,6 +119,8 @@ class Page:
         if method == "Network.requestWillBeSent":
             if not params["request"]["url"].startswith("data:"):  # the browser's own buttons
                 self.requests.append(params["request"]["url"])
+        elif method == "Page.javascriptDialogOpening":  # a page with unsaved work asks who leaves it
+            self._send("Page.handleJavaScriptDialog", {"accept": True})
         elif method == "Log.entryAdded":
             self.console.append(params["entry"]["text"])
         elif method == "Runtime.consoleAPICalled":

@@ -57,11 +57,11 @@ def until(page: Page, condition: str, seconds: float = 60.0) -> None:
         time.sleep(0.05)
 
 
-def choose(page: Page, field: str, path: Path) -> None:
-    """Choose a file as a person would."""
+def choose(page: Page, field: str, *paths: Path) -> None:
+    """Choose files as a person would."""
     root = page.call("DOM.getDocument")["root"]["nodeId"]
     node = page.call("DOM.querySelector", nodeId=root, selector=f"#{field}")["nodeId"]
-    page.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+    page.call("DOM.setFileInputFiles", nodeId=node, files=[str(path) for path in paths])
 
 
 def shown(page: Page) -> None:
@@ -88,7 +88,7 @@ def test_a_chosen_recording_becomes_a_timeline_that_follows_the_player(
     page.run("document.querySelector('li.utterance button').click()")
     until(page, "document.querySelector('li.utterance').ariaCurrent")
     names = page.run("[...document.querySelectorAll('#saving button')].map((b) => b.dataset.file.split('.').pop())")
-    assert sorted(names) == ["TextGrid", "csv", "eaf", "html", "json", "srt", "vtt"]
+    assert sorted(names) == ["TextGrid", "csv", "csv", "eaf", "html", "json", "srt", "vtt"]
     until(page, "!document.querySelector('#cancel').offsetParent")
     assert server.ask("GET", "/health").json["waiting"] == 0 and server.uploads() == []
     origins = {re.sub(r"^(blob:)?(https?://[^/]+).*", r"\2", each) for each in page.requests}
@@ -103,6 +103,8 @@ def test_what_is_recorded_in_the_page_is_labelled(page: Page, button: str) -> No
     until(page, "document.querySelector('#status').textContent.includes('recording.')")
     page.run("document.querySelector('#send').click()")
     shown(page)
+    page.run("document.querySelector('li.utterance details').open = true")
+    until(page, "document.querySelector('li.utterance details p')")
     used = page.run("document.querySelector('li.utterance details p').textContent")
     assert ("video" in used) == (button == "camera") and "audio" in used and page.console == []
 
@@ -118,12 +120,72 @@ def test_each_channel_of_a_call_is_chosen_to_be_a_speaker(page: Page, tmp_path: 
     assert texts == ["left", "right"] and page.console == []
 
 
+def tab_to(page: Page, place: str) -> None:
+    """Press Tab until the focus is on an element."""
+    for _ in range(40):
+        if page.run(f"document.activeElement.matches({json.dumps(place)})"):
+            return
+        page.press("Tab")
+    raise AssertionError(place)
+
+
+def test_the_first_action_is_to_choose_recordings(page: Page) -> None:
+    visible = "[...document.querySelectorAll('.primary')].filter((each) => each.checkVisibility())"
+    assert page.run(f"{visible}.map((each) => each.textContent)") == ["Choose recordings"]
+    page.press("Tab")
+    assert page.run("document.activeElement.id") == "file"
+
+
+def test_several_recordings_are_labelled_with_their_transcripts_and_one_is_shown(
+    page: Page, server: Server, clip: Path, tmp_path: Path
+) -> None:
+    for name in ("one.mp4", "two.mp4"):
+        shutil.copy(clip, tmp_path / name)
+    (tmp_path / "bad.wav").write_text("no sound")
+    (tmp_path / "two.txt").write_text("the second one")
+    choose(page, "file", tmp_path / "one.mp4", tmp_path / "bad.wav", tmp_path / "two.mp4")
+    choose(page, "transcript-file", tmp_path / "two.txt")
+    assert page.run("document.querySelector('#send').textContent") == "Label 3 recordings"
+    page.run("document.querySelector('#send').click()")
+    until(page, "document.querySelector('#status').textContent === '1 could not be labelled.'")
+    assert "'bad.wav'" in page.run("document.querySelector('#error').textContent")
+    states = page.run("[...document.querySelectorAll('#files li')].map((each) => each.textContent)")
+    assert states[0] == "one.mp4done" and states[2] == "two.mp4done" and "expected" in states[1]
+    assert page.run("document.querySelector('#result h2').textContent") == "one.mp4"
+    page.run("""(() => {
+        const field = document.querySelector('#totals input');
+        field.value = 'Ann';
+        field.dispatchEvent(new Event('change', { bubbles: true }));
+    })()""")
+    page.run("document.querySelectorAll('#files button')[2].click()")
+    assert page.run("document.querySelector('#result h2').textContent") == "two.mp4"
+    assert page.run("document.querySelector('li.utterance .text').textContent") == "the second one"
+    page.run("document.querySelectorAll('#files button')[0].click()")
+    # Corrections of one recording are kept while another one is shown.
+    assert page.run("document.querySelector('#totals input').value") == "Ann"
+    assert server.uploads() == [] and page.console == []
+
+
+def test_a_transcript_that_belongs_to_no_recording_is_said(page: Page, clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.txt").write_text("words")
+    shutil.copy(clip, tmp_path / "one.mp4")
+    choose(page, "file", clip, tmp_path / "one.mp4")
+    choose(page, "transcript-file", tmp_path / "other.txt")
+    page.run("document.querySelector('#send').click()")
+    told = page.run("document.querySelector('#error').textContent")
+    assert told == "Expected transcripts named as the recordings, found other.txt."
+
+
 def test_all_of_it_goes_by_keyboard(page: Page, clip: Path) -> None:
     choose(page, "file", clip)
-    page.run("document.querySelector('#speakers').focus()")
-    page.press("Tab", "Enter")
+    page.run("document.querySelector('#file').focus()")
+    tab_to(page, "#options summary")
+    page.press("Enter")
+    tab_to(page, "#speakers")
+    tab_to(page, "#send")
+    page.press("Enter")
     shown(page)
-    for _ in range(12):
+    for _ in range(40):
         page.press("Tab")
         if page.run("document.activeElement.closest('li.utterance') !== null"):
             break
@@ -170,6 +232,7 @@ def test_every_control_of_the_page_has_a_name(page: Page, clip: Path) -> None:
     choose(page, "file", clip)
     page.run("document.querySelector('#send').click()")
     shown(page)
+    page.run("document.querySelector('#options').open = true")
     nodes = page.call("Accessibility.getFullAXTree")["nodes"]
     kinds = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
     controls = {"button", "link", "checkbox", "combobox", "textbox", "Video", "Audio", "image", "progressbar"}

@@ -1,11 +1,16 @@
 """What is written for subtitles, Praat and ELAN, read back by other people's libraries and by ours."""
 
+import csv
 import html
+import io
 import itertools
 import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import pympi
@@ -16,10 +21,14 @@ import webvtt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wavfusion import media, transcripts
+from wavfusion import manifest, media, transcripts
+from wavfusion.cli import app
 from wavfusion.prediction import timeline
 from wavfusion.prediction.coverage import LeftOut
 from wavfusion.prediction.recognizer import Prediction, RecordingPredictions
+from wavfusion.prediction.waveform import Waveform
+from wavfusion.runs.card import Card
+from wavfusion.speech.loudness import Loudness
 
 EVIL = [
     "a, b; \"c\" 'd'",
@@ -184,17 +193,21 @@ def test_an_absent_emotion_has_no_colour():
 # ------------------------------------------------------------------ a page
 
 
-def test_the_page_lists_every_utterance_and_saves_what_the_formats_write(tmp_path):
+def data_of(page: str) -> Any:
+    """What the scripts of a page are given."""
+    found = re.search(r'<script type="application/json" id="recording">(.*?)</script>', page, re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+def test_the_page_holds_every_utterance_and_lists_them_without_scripts(tmp_path):
     rows = [said(0.0, 1.5, "<b>well</b>", "Anna"), said(2.0, 3.0, None, "Bo")]
     page = timeline.to_html(rows, ["sad", "happy"], None)
-    assert page.count('<li class="utterance"') == 2 and "&lt;b&gt;well&lt;/b&gt;" in page and "<b>well" not in page
-    found = re.search(r'<script type="application/json" id="saved">(.*?)</script>', page, re.DOTALL)
-    assert found
-    assert json.loads(found[1]) == {
-        "talk.mp4.srt": timeline.to_srt(rows), "talk.mp4.vtt": timeline.to_vtt(rows),
-        "talk.mp4.TextGrid": timeline.to_textgrid(rows), "talk.mp4.eaf": timeline.to_eaf(rows),
-        "talk.mp4.json": timeline.to_json(rows), "talk.mp4.csv": timeline.to_csv(rows, ["sad", "happy"]),
-    }  # fmt: skip
+    assert "<b>well" not in page
+    listed = re.findall(r'<tr><td>(.*?)</td><td class="name">(.*?)</td>', page)
+    assert listed == [("0:00.0", "Anna"), ("0:02.0", "Bo")] and "&lt;b&gt;well&lt;/b&gt;" in page
+    wanted = [{name: value for name, value in vars(row).items() if name != "model"} for row in rows]
+    assert data_of(page)["rows"] == wanted
 
 
 def test_the_page_shows_what_was_warned_of(tmp_path):
@@ -206,18 +219,35 @@ def test_the_page_shows_what_was_warned_of(tmp_path):
     assert timeline.write_predictions("csv", [row], ["sad", "happy"], tmp_path, warned).count(b"quiet") == 0
 
 
-def test_the_page_shows_what_was_left_out_where_it_was():
-    """It ended with its last utterance, and 20 s that nothing could decode were a sentence above it."""
-    lost = [LeftOut(2.0, 4.0, "no speech"), LeftOut(5.0, 25.0, "not decodable")]
-    rows = RecordingPredictions([said(0.0, 2.0, None), said(4.0, 5.0, None), said(25.0, 26.0, None)], lost)
-    page = timeline.to_html(timeline.abstained(rows, 0.5), ["sad", "happy"], None)
-    listed = re.findall(r'<li class="(utterance|left-out)".*?(\d:\d\d\.\d)', page, re.DOTALL)
-    assert listed == [("utterance", "0:00.0"), ("utterance", "0:04.0"), ("left-out", "0:05.0"), ("utterance", "0:25.0")]
-    assert "<li>no speech 2.0 s</li><li>not decodable 20.0 s</li>" in page
-    bars = re.findall(r'<rect x="([\d.]+)"[^>]*width="([\d.]+)"[^>]*><title>\S+ - \S+ left out: (.*?)</title>', page)
-    assert bars == [("76.92", "76.92", "no speech"), ("192.31", "769.23", "not decodable")]
-    lost = [LeftOut(2.0, 10.0, "not decodable")]
-    assert 'data-length="10.0"' in timeline.to_html(RecordingPredictions(rows[:1], lost), ["sad", "happy"], "")
+@pytest.mark.parametrize("kind", ["silent", "clipped", "quiet", "telephone"])
+def test_every_fault_of_a_recording_has_plain_words(kind):
+    rng = np.random.default_rng(0)
+    wide = rng.normal(0, 0.1, 2 * media.SAMPLE_RATE)
+    spectrum = np.fft.rfft(wide) * (np.fft.rfftfreq(len(wide), 1 / media.SAMPLE_RATE) < 3400)
+    sound = {"silent": 0 * wide, "clipped": 20 * wide, "quiet": wide / 200, "telephone": np.fft.irfft(spectrum)}[kind]
+    measured = Loudness()
+    measured.add(sound.clip(-1, 1).astype(np.float32))
+    (complaint,) = measured.complaints()
+    assert kind in complaint and timeline.in_plain_words(complaint) in timeline.PLAIN_WORDS.values()
+
+
+def test_an_unknown_warning_is_told_as_it_is():
+    assert timeline.in_plain_words("it is odd") == "it is odd"
+
+
+def test_the_waveform_of_hours_has_a_bounded_number_of_peaks_in_their_places():
+    waveform = Waveform(3 * 3600.0)
+    for start in (0.0, 7200.0):
+        waveform.add(start, np.full(16_000, 0.5 if start else 1.0, np.float32))
+    peaks = waveform.peaks()
+    assert len(peaks) == 4000 and {i: peak for i, peak in enumerate(peaks) if peak} == {0: 99, 2666: 50, 2667: 50}
+
+
+def test_a_waveform_has_the_loudest_sample_of_each_stretch():
+    waveform = Waveform(0.05)
+    waveform.add(0.0, np.repeat([0.1, -1.0, 0.0, 0.5, 0.2], 160).astype(np.float32))
+    waveform.add(0.02, np.full(160, 0.3, np.float32))
+    assert waveform.peaks() == [10, 99, 30, 50, 20]
 
 
 def test_the_page_plays_the_recording_from_where_it_lies(tmp_path):
@@ -234,6 +264,9 @@ def test_the_page_plays_the_recording_from_where_it_lies(tmp_path):
 WORDS = "</script><img src=x onerror=alert(1)> & <b>bold</b>"
 
 
+PEAKS = [10, 99, 0, 50]
+
+
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     """The page of eight seconds of sound with three utterances, two of which overlap."""
@@ -242,16 +275,28 @@ def address(tmp_path_factory):
     media.write_audio(folder / "a b#1.wav", sound, media.SAMPLE_RATE)
     rows = [said(0.5, 2.0, WORDS, "Ann"), said(3.0, 6.0, None, "Bo", "happy"), said(5.0, 7.5, "yes", "Ann", None)]
     rows = [replace(row, file=str(folder / "a b#1.wav"), contribution={"audio": 0.25}) for row in rows]
-    (folder / "page.html").write_bytes(timeline.write_predictions("html", rows, ["sad", "happy"], folder))
+    rows[0].warnings.append("it is very quiet: -60 dB of full scale")
+    rows[2].probabilities.update(sad=0.5, happy=0.5)
+    rows[2] = replace(rows[2], probability=0.5)
+    lost = [LeftOut(0.0, 0.5, "no speech"), LeftOut(2.0, 3.0, "not decodable"), LeftOut(7.5, 7.6, "not decodable")]
+    found = RecordingPredictions(rows, lost, PEAKS)
+    (folder / "page.html").write_bytes(timeline.write_predictions("html", found, ["sad", "happy"], folder))
     return (folder / "page.html").as_uri()
+
+
+def start(page, address):
+    """Open a page; what a link would download is kept in it."""
+    page.look(1100)
+    page.console.clear()
+    page.requests.clear()
+    page.open(address)
+    page.run("HTMLAnchorElement.prototype.click = function () { window.clicked = this; }")
+    page.run("URL.createObjectURL = (blob) => { window.blob = blob; return 'blob:x'; }")
 
 
 @pytest.fixture
 def opened(browser, address):
-    browser.look(1100)
-    browser.console.clear()
-    browser.requests.clear()
-    browser.open(address)
+    start(browser, address)
     ready = "const p = document.querySelector('#player'); p.readyState ? done() : p.onloadedmetadata = done"
     browser.run(f"new Promise(done => {{ {ready} }})")
     return browser
@@ -269,6 +314,34 @@ def goes_to(page, seconds):
     )
 
 
+def listed(page):
+    """Start, emotion with its number, and speaker with words of each utterance."""
+    cells = "[...li.querySelectorAll('.play, :scope > p:not(.unusual)')].map((each) => each.textContent)"
+    return page.run(f"[...document.querySelectorAll('li.utterance')].map((li) => {cells})")
+
+
+def correct(page, number, **fields):
+    """Open the fields of an utterance and change some."""
+    page.run(f"document.querySelectorAll('.correct')[{number}].click()")
+    for name, value in fields.items():
+        put(page, f".form [name={name}]", value)
+
+
+def put(page, selector, value):
+    field = f"const field = document.querySelector({json.dumps(selector)}); field.value = {json.dumps(value)};"
+    page.run(f"(() => {{ {field} field.dispatchEvent(new Event('change', {{ bubbles: true }})); }})()")
+
+
+def click(page, selector):
+    page.run(f"document.querySelector({json.dumps(selector)}).click()")
+
+
+def saved(page, kind):
+    """Name and content of a file that the page saves."""
+    click(page, f"#saving [data-kind={kind}]")
+    return page.run("window.clicked.download"), page.run("window.blob.text()")
+
+
 @pytest.mark.slow
 def test_the_list_follows_the_player(opened):
     found = []
@@ -277,15 +350,23 @@ def test_the_list_follows_the_player(opened):
         found.append(current(opened))
     assert found == [0, -1, 1, 2, -1]
     # The strip ended with the last utterance, at 7.5 s, wherever the recording ended.
-    place = opened.run("head.x1.baseVal.value / strip.viewBox.baseVal.width")
-    assert place == pytest.approx(7.8 / 8, abs=0.002)
+    place = opened.run("parseFloat(document.querySelector('#head').style.left)")
+    assert place == pytest.approx(100 * 7.8 / 8, abs=0.2)
 
 
 @pytest.mark.slow
 def test_the_player_goes_where_an_utterance_begins_by_keyboard(opened):
-    opened.run("document.querySelectorAll('li.utterance button')[1].focus()")
+    opened.run("document.querySelectorAll('li.utterance button')[2].focus()")
     opened.press("Enter")
     assert opened.run("document.querySelector('#player').currentTime") >= 3.0 and current(opened) == 1
+
+
+@pytest.mark.slow
+def test_the_player_goes_where_the_strip_is_clicked(opened):
+    box = "document.querySelector('#tracks').getBoundingClientRect()"
+    event = f"new MouseEvent('click', {{ clientX: {box}.left + {box}.width / 2, bubbles: true }})"
+    opened.run(f"document.querySelector('#tracks').dispatchEvent({event})")
+    assert opened.run("document.querySelector('#player').currentTime") == pytest.approx(4.0, abs=0.2)
 
 
 @pytest.mark.slow
@@ -298,34 +379,242 @@ def test_the_page_asks_for_the_recording_alone_and_makes_no_error(opened, addres
 def test_words_with_markup_are_text_on_the_timeline(opened):
     shown = opened.run("document.querySelector('li.utterance .text').textContent")
     assert shown == f"Ann: {WORDS}" and opened.run("document.querySelectorAll('main img, li img').length") == 0
+    correct(opened, 0, text=f"{WORDS}!", speaker="<img src=x>", emotion="happy")
+    assert opened.run("document.querySelector('li.utterance .text').textContent") == f"<img src=x>: {WORDS}!"
+    assert opened.run("document.querySelectorAll('img').length") == 0 and opened.console == []
 
 
 @pytest.mark.slow
-def test_the_formats_are_saved(opened):
-    """What the link would download is read back."""
-    opened.run("HTMLAnchorElement.prototype.click = function () { window.clicked = this; }")
-    opened.run("URL.createObjectURL = (blob) => { window.blob = blob; return 'blob:x'; }")
-    opened.run("[...document.querySelectorAll('#saving button')].find((b) => b.dataset.file.endsWith('.srt')).click()")
-    text, name = opened.run("window.blob.text()"), opened.run("window.clicked.download")
-    assert name == "a b#1.wav.srt" and [each.content.splitlines()[0] for each in srt.parse(text)] == [
-        "Ann: <i>[sad 88%]</i>",
-        "Bo: <i>[happy 88%]</i>",
-        "Ann: <i>[?]</i>",
+def test_the_timeline_has_a_waveform_a_named_row_a_speaker_and_ticks(opened):
+    assert opened.run("document.querySelector('.wave path').getAttribute('d').split('L').length") == 4 * len(PEAKS)
+    names = "[...document.querySelectorAll('.names span:not(.wave)')].map((each) => each.textContent)"
+    bars = "[...document.querySelectorAll('.lane')].map((each) => [...each.children].map((bar) => bar.textContent))"
+    assert opened.run(names) == ["Ann", "Bo"] and opened.run(bars) == [["sad", "?"], ["happy"]]
+    ticks = "[...document.querySelectorAll('.axis span')].map((each) => each.textContent)"
+    assert opened.run(ticks)[:3] == ["0:00", "0:01", "0:02"]
+
+
+@pytest.mark.slow
+def test_a_line_grows_faint_where_the_model_is_unsure(opened):
+    sure = opened.run("[...document.querySelectorAll('.lane b')].map((each) => each.style.getPropertyValue('--sure'))")
+    assert sure == ["0.80", "0.20", "0.80"]  # 87.5 %, 50 % of two emotions, 87.5 %
+
+
+@pytest.mark.slow
+def test_what_was_left_out_is_marked_and_listed_where_it_was(opened):
+    """It ended with its last utterance, and 20 s that nothing could decode were a sentence above it."""
+    marked = opened.run("[...document.querySelectorAll('.axis u')].map((each) => [each.className, each.title])")
+    assert marked == [
+        ["pause", "0:00.0 - 0:00.5 left out: no speech"],
+        ["", "0:02.0 - 0:03.0 left out: not decodable"],
+        ["", "0:07.5 - 0:07.6 left out: not decodable"],
     ]
+    assert opened.run("document.querySelector('#utterances').children[1].textContent") == marked[1][1]
+    assert opened.run("document.querySelectorAll('li.left-out').length") == 1
+    told = opened.run("document.querySelector('#totals .note:last-child').textContent")
+    assert told == "left out: no speech 0.5 s, not decodable 1.1 s"
+
+
+@pytest.mark.slow
+def test_each_speaker_has_totals(opened):
+    texts = opened.run(
+        "[...document.querySelectorAll('#totals li')].map((each) => each.innerText.split('\\n').join(' '))"
+    )
+    found = [re.findall(r"[\d.]+ s|\d+ utterances?|[\w ]+? \d+ %", text) for text in texts[:3]]
+    assert [each[:2] for each in found] == [
+        ["4.0 s", "2 utterances"],
+        ["3.0 s", "1 utterance"],
+        ["7.0 s", "3 utterances"],
+    ]
+    assert [re.findall(r"\d+ %", text) for text in texts[:3]] == [["38 %", "63 %"], ["100 %"], ["21 %", "43 %", "36 %"]]
+
+
+@pytest.mark.slow
+def test_a_warning_stands_at_its_utterance_in_plain_words_and_explains_itself_on_focus(opened):
+    assert opened.run(
+        "[...document.querySelectorAll('li.utterance')].map((li) => li.querySelectorAll('.unusual').length)"
+    ) == [*(1, 0, 0)]
+    warning = "document.querySelector('.unusual .why')"
+    assert opened.run(f"{warning}.textContent") == timeline.PLAIN_WORDS["very quiet"]
+    shown = f"getComputedStyle({warning}, '::after').content"
+    assert opened.run(shown) == "none"
+    opened.run(f"{warning}.focus()")
+    assert opened.run(shown) == '"it is very quiet: -60 dB of full scale"'
+
+
+@pytest.mark.slow
+def test_a_speaker_is_renamed_in_all_utterances_and_undone(opened):
+    put(opened, "#totals input", "Anna <x>")
+    assert [cells[2].partition(": ")[0] for cells in listed(opened)] == ["Anna <x>", "Bo", "Anna <x>"]
+    click(opened, "#undo")
+    assert [cells[2].partition(": ")[0] for cells in listed(opened)] == ["Ann", "Bo", "Ann"]
+    assert opened.run("document.querySelector('#undo').disabled")
+
+
+@pytest.mark.slow
+def test_an_emotion_is_corrected_by_keyboard(opened):
+    opened.run("document.querySelectorAll('.correct')[1].focus()")
+    opened.press("Enter")
+    assert opened.run("document.activeElement.name") == "emotion"
+    put(opened, ".form [name=emotion]", "sad")
+    assert listed(opened)[1][1] == "sad corrected" and opened.run("document.activeElement.name") == "emotion"
+    opened.press("Escape")
+    assert opened.run("document.querySelector('.form')") is None
+    assert opened.run("document.activeElement.closest('li').querySelector('.play').textContent").startswith("0:03.0")
+
+
+@pytest.mark.slow
+def test_an_utterance_is_split_where_the_player_stands_and_merged_again(opened):
+    correct(opened, 0, text="one two three four five six")
+    goes_to(opened, 1.0)
+    click(opened, "[data-action=split]")
+    assert [(cells[0], cells[2]) for cells in listed(opened)][:2] == [
+        ("0:00.5 (0.5 s)", "Ann: one two"),
+        ("0:01.0 (1.0 s)", "Ann: three four five six"),
+    ]
+    correct(opened, 0)
+    click(opened, "[data-action=merge]")
+    assert [cells[2] for cells in listed(opened)] == ["Ann: one two three four five six", "Bo", "Ann: yes"]
+    click(opened, "#undo")
+    click(opened, "#undo")
+    click(opened, "#undo")
+    assert listed(opened)[0][2] == f"Ann: {WORDS}" and opened.run("document.querySelector('#undo').disabled")
+
+
+@pytest.mark.slow
+def test_merged_probabilities_are_averaged_by_length(opened):
+    correct(opened, 1)
+    click(opened, "[data-action=merge]")
+    both = json.loads(saved(opened, "json")[1])[1]
+    assert (both["start"], both["end"], both["emotion"]) == (3.0, 7.5, "sad")
+    mean = (3.0 * 0.875 + 2.5 * 0.5) / 5.5
+    assert both["probabilities"]["sad"] == pytest.approx(mean) and both["probability"] == pytest.approx(mean)
+
+
+@pytest.mark.slow
+def test_leaving_with_corrections_that_are_not_saved_asks(opened):
+    leaves = "dispatchEvent(new Event('beforeunload', { cancelable: true }))"
+    assert opened.run(leaves)
+    put(opened, "#totals input", "Anna")
+    assert not opened.run(leaves)
+    saved(opened, "csv")
+    assert opened.run(leaves)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["json", "csv", *timeline.SUBTITLES])
+def test_corrected_files_are_read_back_with_their_words_speakers_and_times(opened, tmp_path, name):
+    put(opened, "#totals input", "Anna")
+    correct(opened, 0, text='one <b> two, "three" four & five: six', emotion="happy")
+    click(opened, "[data-action=split]")
+    correct(opened, 2, speaker="Cleo", text="I see")
+    click(opened, "[data-action=merge]")
+    file, text = saved(opened, name)
+    assert file == f"a b#1.wav.{timeline.ending(name)}"
+    (tmp_path / file).write_text(text, encoding="utf-8", newline="")
+    found = [(each.start, each.end, each.speaker, each.text) for each in transcripts.read(tmp_path / file)]
+    assert found == [
+        (0.5, 1.25, "Anna", 'one <b> two, "three"'),
+        (1.25, 2.0, "Anna", "four & five: six"),
+        (3.0, 7.5, "Cleo", "I see yes"),
+    ]
+
+
+@pytest.mark.slow
+def test_the_saved_table_is_one_to_train_on(opened, address, tmp_path):
+    put(opened, "#totals input", "Anna")
+    correct(opened, 0, text='well, "so"', emotion="happy")
+    file, text = saved(opened, "training")
+    (tmp_path / file).write_text(text, encoding="utf-8", newline="")
+    folder = Path(url2pathname(urlsplit(address).path)).parent
+    command = ["prepare", "table", str(tmp_path / file), "--root", str(folder), "--out", str(tmp_path / "out")]
+    assert app.main(command) == 0
+    found = manifest.read(tmp_path / "out/manifest.jsonl")
+    assert [
+        (each.audio and (each.audio.path, each.audio.start, each.audio.end), each.speaker, each.text, each.emotion)
+        for each in found
+    ] == [
+        (("a b#1.wav", 0.5, 2.0), "Anna", 'well, "so"', "happy"),
+        (("a b#1.wav", 3.0, 6.0), "Bo", None, "happy"),
+    ]  # the third has no emotion
+
+
+@pytest.mark.slow
+def test_the_corrected_page_is_saved_and_goes_on_where_it_was(opened, tmp_path):
+    put(opened, "#totals input", "Anna")
+    correct(opened, 0, emotion="happy")
+    before, (file, text) = listed(opened), saved(opened, "html")
+    assert file == "a b#1.wav.html"
+    (tmp_path / "again.html").write_text(text, encoding="utf-8")
+    start(opened, (tmp_path / "again.html").as_uri())
+    assert listed(opened) == before and before[0][1] == "happy corrected"
+    put(opened, "#totals input", "Anne")
+    assert listed(opened)[0][2] == f"Anne: {WORDS}"
+    assert [each for each in opened.console if "ERR_FILE_NOT_FOUND" not in each] == []  # the recording lies elsewhere
+
+
+EVERY = [
+    *PREDICTIONS,
+    said(13.0, 14.5, "one\r\ntwo\x85three\u2028four\x07\x1f\ufeff", "  Ann \xa0 B\t"),
+    said(14.0, 15.0, 'AT&T &amp; {\\an8} x -> y <3 &notin; "q"', "Ann   B", None),
+    said(14.25, 16.0, "<i>well</i>", "&lt;", "happy"),
+    LATE,
+]
+
+
+@pytest.fixture(scope="module")
+def written(browser, tmp_path_factory):
+    """What an untouched page saves in each format, and the predictions that it has."""
+    card = Card("a & b", "some <corpus>", True, 0.5, "9 utterances", 0.75, [0.5, 0.875])
+    rows = [replace(row, model=card, contribution={"audio": 0.25}, text_share=0.125, language="en") for row in EVERY]
+    rows[0] = replace(rows[0], contribution=None, warnings=["it is loud", 'it is "odd", too'])
+    page = tmp_path_factory.mktemp("written") / "page.html"
+    page.write_text(timeline.to_html(rows, ["sad", "happy"], None), encoding="utf-8")
+    start(browser, page.as_uri())
+    return {kind: saved(browser, kind)[1] for kind in ("json", "csv", *timeline.SUBTITLES)}, rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", timeline.SUBTITLES)
+def test_the_page_writes_what_predict_writes_to_the_byte(written, name):
+    assert written[0][name] == timeline.SUBTITLES[name](written[1])
+
+
+@pytest.mark.slow
+def test_the_page_writes_the_json_and_csv_that_predict_writes(written):
+    texts, rows = written
+    assert json.loads(texts["json"]) == json.loads(timeline.to_json(rows))
+    found, wanted = (
+        [[as_number(cell) for cell in row] for row in csv.reader(io.StringIO(text, newline=""))]
+        for text in (texts["csv"], timeline.to_csv(rows, ["sad", "happy"]))
+    )
+    assert found == wanted
+
+
+def as_number(cell: str) -> str | float:
+    try:
+        return float(cell)
+    except ValueError:
+        return cell
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [360, 768, 1100])
 def test_the_timeline_stays_within_the_screen(opened, width):
     opened.look(width)
+    correct(opened, 1)
+    opened.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    opened.run("document.querySelector('.unusual .why').focus()")
     assert opened.run("document.documentElement.scrollWidth") <= width
 
 
 @pytest.mark.slow
 def test_every_control_of_the_timeline_has_a_name(opened):
+    correct(opened, 1)
     nodes = opened.call("Accessibility.getFullAXTree")["nodes"]
-    named = {"image", "button", "link", "checkbox", "Audio", "Video", "img", "list"}
+    named = {"image", "button", "link", "checkbox", "Audio", "Video", "img", "list", "combobox", "textbox", "note"}
     kinds = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
+    assert {"button", "textbox", "note"} <= {kind for kind, _ in kinds}
     assert {kind for kind, name in kinds if kind in named - {"list"} and not name.strip()} == set()
 
 

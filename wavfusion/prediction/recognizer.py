@@ -93,11 +93,16 @@ class Prediction:
 
 
 class RecordingPredictions(list[Prediction]):
-    """The predictions for a recording, and what of it was left out, with reasons: together they are the whole."""
+    """The predictions for a recording, and what of it was left out, with reasons: together they are the whole.
 
-    def __init__(self, predictions: Iterable[Prediction] = (), left_out: Sequence[LeftOut] = ()) -> None:
+    `peaks` are those of its `Waveform`, empty without audio.
+    """
+
+    def __init__(
+        self, predictions: Iterable[Prediction] = (), left_out: Sequence[LeftOut] = (), peaks: Sequence[int] = ()
+    ) -> None:
         super().__init__(predictions)
-        self.left_out = list(left_out)
+        self.left_out, self.peaks = list(left_out), list(peaks)
 
 
 class UtteranceGroup(NamedTuple):
@@ -238,7 +243,8 @@ class EmotionRecognizer:
             warnings = self._warnings(opened, group, found)
             predictions += self._rows(opened.file, group, found, shares, warnings)
             progress(group.segments[-1].end)
-        return RecordingPredictions(predictions, self.report(opened, [each.text for each in predictions]))
+        left_out = self.report(opened, [each.text for each in predictions])
+        return RecordingPredictions(predictions, left_out, opened.waveform.peaks() if opened.loudness else ())
 
     def encode(
         self, source: RecordingSource, transcript: str | None, segments: Iterable[Any] | None, speakers: Speakers

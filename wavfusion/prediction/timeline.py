@@ -15,20 +15,30 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from wavfusion.manifest import MODALITIES
 from wavfusion.pages.fill import fill_page, script
-from wavfusion.prediction.coverage import PAUSE, LeftOut, seconds_by_reason
+from wavfusion.prediction.coverage import PAUSE, LeftOut
 from wavfusion.prediction.recognizer import Prediction, RecordingPredictions
 from wavfusion.runs.card import Card
 from wavfusion.transcripts.markup import escape, without_tags
 
 UNSURE = "?"  # written for an abstention
 MODEL_COLUMNS = ("model", "trained_on", "generated", "uar", "uar_low", "uar_high", "chance")
+SCRIPTS = ("timeline_formats.js", "timeline_view.js", "timeline.js")
+# What a warning holds -> what it means.
+PLAIN_WORDS = {
+    "out of distribution": "This voice is unlike the training data: the label may mean little here.",
+    "is silent": "There is hardly any voice in it to judge by.",
+    "clipped": "It is overdriven: its loud parts are distorted.",
+    "very quiet": "It is recorded so quietly that much of the voice is lost.",
+    "telephone": "It sounds like a telephone: the upper part of the voice is missing.",
+}
 COLOURS = (33, 34, 32, 31, 35, 36, 95, 96, 94)  # of a terminal, for the emotions in class order
 
 
 def abstained(predictions: Sequence[Prediction], least: float) -> RecordingPredictions:
     """Withhold the emotion of predictions for a recording that are less probable than `least`."""
     rows = (each if each.probability >= least else replace(each, emotion=None) for each in predictions)
-    return RecordingPredictions(rows, _left_out(predictions))
+    peaks = predictions.peaks if isinstance(predictions, RecordingPredictions) else ()
+    return RecordingPredictions(rows, _left_out(predictions), peaks)
 
 
 def _left_out(predictions: Sequence[Prediction]) -> list[LeftOut]:
@@ -175,34 +185,54 @@ def to_html(
 ) -> str:
     """Write a page with one recording, its timeline and what it can be saved as.
 
-    `RecordingPredictions` show what was left out, too.
+    `RecordingPredictions` show what was left out and their waveform, too.
 
     `media` is the URL of the recording, empty where a script sets it, None where there is none; the template
     `timeline_body.html` is a part for inclusion in another page.
     """
     path = _file(predictions)
-    file, left_out = Path(path).name, _left_out(predictions)
-    saved = {f"{file}.{ending(name)}": text(predictions) for name, text in SUBTITLES.items()}
-    saved |= {f"{file}.json": to_json(predictions), f"{file}.csv": to_csv(predictions, classes)}
+    file, card = Path(path).name, _card(predictions)
     values: dict[str, Any] = dict(
         name=file,
         kind="video" if any("video" in each.modalities for each in predictions) else "audio",
-        classes=list(classes),
-        speakers=list(dict.fromkeys(each.speaker for each in sorted(predictions, key=lambda each: each.start))),
-        length=max([each.end for each in predictions] + [each.end for each in left_out], default=0.0),
-        model=(card := _card(predictions)),
+        model=card,
         warnings=dict.fromkeys([*(card.warnings if card else []), *(each.replace(path, file) for each in warnings)]),
-        rows=[{**asdict(each), "clock": _short(each.start), "label": each.emotion or UNSURE} for each in predictions],
-        left_out=[{**each._asdict(), "clock": _short(each.start), "until": _short(each.end)} for each in left_out],
-        pause=PAUSE,
-        seconds_left_out=seconds_by_reason(left_out),
-        seconds={name: sum(each.end - each.start for each in predictions if each.emotion == name) for name in classes},
-        **script("timeline.js"),
+        **script(*SCRIPTS),
     )
-    if template != "timeline.html":
-        page = fill_page("timeline.html", media=quote(file), saved=saved, **values)
-        saved = {**saved, f"{file}.html": page}
-    return fill_page(template, media=media, saved=saved, **values)
+    data = _page_data(predictions, classes, card)
+    if template != "timeline.html":  # saved from there, it is a page of its own
+        data["page"] = fill_page("timeline.html", media=quote(file), data=None, listed=[], **values)
+        return fill_page(template, media=media, data=data, listed=[], **values)
+    listed = [
+        (_short(each.start), _line(each.speaker), each.emotion or UNSURE, _line(each.text)) for each in predictions
+    ]
+    return fill_page(template, media=media, data=data, listed=listed, **values)
+
+
+def _page_data(predictions: Sequence[Prediction], classes: Sequence[str], card: Card | None) -> dict[str, Any]:
+    """Return what the scripts of a page draw and write."""
+    left_out = _left_out(predictions)
+    unusual = dict.fromkeys(warning for each in predictions for warning in each.warnings)
+    return {
+        "file": Path(_file(predictions)).name,
+        "classes": list(classes),
+        "length": max([each.end for each in predictions] + [each.end for each in left_out], default=0.0),
+        "peaks": predictions.peaks if isinstance(predictions, RecordingPredictions) else [],
+        "rows": [{name: value for name, value in vars(each).items() if name != "model"} for each in predictions],
+        "leftOut": [each._asdict() for each in left_out],
+        "pause": PAUSE,
+        "unusual": {warning: in_plain_words(warning) for warning in unusual},
+        "chance": card.chance if card else 1 / max(1, len(classes)),
+        "model": card and asdict(card),
+        "about": card and str(card),
+        "columns": MODEL_COLUMNS,
+        "cells": ["" if each is None else str(each) for each in _model_cells(card)] if card else [],
+    }
+
+
+def in_plain_words(warning: str) -> str:
+    """Say what a warning of an utterance means to somebody who knows people better than signals."""
+    return next((words for part, words in PLAIN_WORDS.items() if part in warning), warning)
 
 
 def _file(predictions: Sequence[Prediction]) -> str:

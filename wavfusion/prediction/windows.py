@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +31,7 @@ from wavfusion.media import SAMPLE_RATE
 from wavfusion.media.faces import FaceCoverage, detect_faces
 from wavfusion.model.config import AUDIO_STEP, MODALITIES, WavFusionConfig
 from wavfusion.prediction.coverage import LeftOut, Times
+from wavfusion.prediction.waveform import Waveform
 from wavfusion.speech.loudness import Loudness
 from wavfusion.speech.segmentation import RecordingAudio, require_choice
 from wavfusion.transcripts import Segment
@@ -64,6 +65,11 @@ class RecordingSource:
     def length(self) -> float:
         """Seconds of the longest track."""
         return max(self.tracks.values(), default=0.0)
+
+    @cached_property
+    def waveform(self) -> Waveform:
+        """The peaks of what was decoded of its audio."""
+        return Waveform(self.length)
 
 
 class RecordingWindow(NamedTuple):
@@ -243,6 +249,7 @@ class RecordingDecoder(ExitStack):
         self.source.damaged["audio"] += bad
         self.source.loudness[times, speaker] = loudness = Loudness()
         loudness.add(samples)
+        self.source.waveform.add(start, samples)
         return samples, times[0] - start
 
     def frames(self, times: Times, seconds: float) -> UInt8[np.ndarray, "Tv H W 3"]:

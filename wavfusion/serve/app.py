@@ -326,7 +326,7 @@ def _page(jobs: Jobs, locked: bool) -> str:
         kept=jobs.keep is not None,
         transcribes=jobs.settings.get("asr") is not None,
         locked=locked,
-        **script("timeline.js", "serve.js"),
+        **script(*timeline.SCRIPTS, "serve.js"),
     )
 
 

@@ -215,7 +215,7 @@ class Jobs:
         if list(answer.classes) != self.classes:
             raise ConfigError("the model is another one than when the server was started: start it again")
         rows = (replace(row, file=job.form.name) for row in answer.rows)
-        job.rows = RecordingPredictions(rows, answer.rows.left_out)
+        job.rows = RecordingPredictions(rows, answer.rows.left_out, answer.rows.peaks)
         job.warnings = [self._named(job, each) for each in answer.warnings]
         self.seconds += sum(row.end - row.start for row in job.rows)
         return DONE, None

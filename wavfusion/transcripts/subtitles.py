@@ -22,8 +22,8 @@ _STAMPED_WORD = re.compile(r"<\d{1,3}:\d{1,2}(?:[.:]\d{1,3})?>")
 _OFFSET = re.compile(r"\[offset:\s*([-+]?\d{1,9})\s*\]")
 _VOICE = re.compile(r"<v(?:\.[^\s<>]*)?[ \t]([^<>]*)>")
 _NAME = re.compile(r"([^\W\d_][\w .'’-]{0,39}):(?:\s|$)")
-# How `predict` writes its answers into SubRip and WebVTT.
-_OUR_SRT = re.compile(r"(?:(.*): )?<i>\[(?:.{1,80} \d{1,3}%|\?)\]</i>\s*$")
+# How `predict` and its page write answers into SubRip and WebVTT.
+_OUR_SRT = re.compile(r"(?:(.*): )?<i>\[(?:.{1,80}(?: \d{1,3}%|, corrected)|\?)\]</i>\s*$")
 _OUR_VTT = re.compile(r"<c\.emotion>[^<]*</c>")
 _OVERRIDE = re.compile(r"\{[^{}]*\}")
 _DRAWING = re.compile(r"\{[^{}]*\\p[1-9]")
