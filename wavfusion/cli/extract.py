@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -49,7 +49,8 @@ def extract(
     root: opt.MovedRoot = None,
     where: opt.Where = None,
     preset: Annotated[
-        str | None, opt.option("the three encoders, see `encoders` (default base)", "base|tiny|whisper|light|FILE", opt.name)
+        str | None,
+        opt.option("the three encoders, see `encoders` (default base)", "base|tiny|whisper|light|FILE", opt.name),
     ] = None,
     start: Annotated[
         str | None,
@@ -70,7 +71,6 @@ def extract(
     """Store a corpus's frozen features; resumable."""
     from wavfusion.evaluation.inference import pick_device
     from wavfusion.features import extract
-    from wavfusion.features.augment import KINDS
     from wavfusion.features.store import Store
     from wavfusion.manifest import MODALITIES, read, read_corpus
 
@@ -91,25 +91,36 @@ def extract(
     chosen |= {"root": root, "fast": not plain, "progress": sys.stderr.isatty()}
     summary = extract.extract(utterances, corpus, Store(store, create=True), loaded, **chosen)
     _log_failures(summary)
+    result, text = _describe(summary, loaded, chosen, layers is None)
+    show(result, text, json)
+    return PARTLY if summary.bad else DONE
+
+
+def _describe(
+    summary: "Summary", loaded: "Encoders", chosen: Mapping[str, Any], default_layers: bool
+) -> tuple[dict[str, Any], str]:
+    """Say what was stored, as a JSON object and as a line; layers are named where the user has not named them."""
+    from wavfusion.features.augment import KINDS
+    from wavfusion.features.extract import shipped_layers
+
     result: dict[str, Any] = {"features": summary.wanted, "made": summary.made}
     result |= {"absent": summary.absent, "bad": summary.bad}
     made = ", ".join(f"{number} {modality}" for modality, number in summary.made.items())
     absent = counted(summary.absent, "absent track")
     text = f"{counted(summary.wanted, 'feature')}; made now: {made}; {absent}, {len(summary.bad)} bad"
-    if layers is None and loaded.audio is not None:
-        stored = list(chosen.get("audio_layers", extract.shipped_layers(loaded)))
+    if default_layers and loaded.audio is not None:
+        stored = list(chosen.get("audio_layers", shipped_layers(loaded)))
         result["audio_layers"] = stored
         text += f"; audio layer {', '.join(map(str, stored))} (of {loaded.audio.num_layers}; others by --layers)"
-    if variants:
-        result |= {"variants": variants, "augment": [*(augment or KINDS)]}
+    if variants := chosen.get("variants"):
+        result |= {"variants": variants, "augment": [*(chosen.get("augment") or KINDS)]}
         text += f"; {counted(variants, 'variant')} of each audio: {', '.join(result['augment'])}"
     if "text_layers" not in chosen and loaded.text is not None:
         text += "; text: the last layer (`--config recommended` weights all, with --text-layers all)"
     if loaded.view == "face":
         result["faces"] = _faces(summary.faces)
         text += f"; a face in {result['faces']['share']:.1%} of the frames"
-    show(result, text, json)
-    return PARTLY if summary.bad else DONE
+    return result, text
 
 
 def _log_failures(summary: "Summary") -> None:
