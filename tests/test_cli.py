@@ -153,7 +153,7 @@ TRAIN = ("train", "--config", "paper", "--manifest", "m", "--store", "s", "--out
         ((*TRAIN, "--seed", "x"), "--seed"),
         ((*TRAIN, "--seed", "-1"), "seed"),
         (("train", "--config", "papre", "--manifest", "m", "--store", "s", "--out", "o"), "did you mean 'paper'"),
-        (("train",), "--config"),
+        (("train",), "--manifest"),
         (TRAIN, "`wavfusion prepare`"),
         (("evaluate", "nothing"), "RUN folder"),
         (("predict", "--model", "nothing", __file__), "RUN folder"),

@@ -86,9 +86,9 @@ def test_the_page_of_the_shell_shows_what_was_left_out(trained, tmp_path, alone)
     options = ["--transcript", tmp_path / "a.srt", "--out", out, "--format", "html"]
     assert main(["predict", *map(str, [tmp_path / "a.wav", "--model", trained, *options])]) == 0
     page = (out if alone else out / "a.wav.html").read_text()
-    assert re.findall(r'<li class="left-out">(.*?)</li>', page) == [
-        *("0:00.0 - 0:02.0 left out: not in the transcript", "0:19.0 - 0:20.0 left out: not in the transcript")
-    ]
+    (data,) = re.findall(r'<script type="application/json" id="recording">(.*?)</script>', page)
+    spans = [(each["start"], each["end"], each["reason"]) for each in json.loads(data)["leftOut"]]
+    assert spans == [(0.0, 2.0, UNTRANSCRIBED), (19.0, 20.0, UNTRANSCRIBED)]
 
 
 def test_utterances_after_the_pictures_have_ended_get_one_warning(recognizer, tmp_path, caplog):

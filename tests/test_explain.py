@@ -409,7 +409,9 @@ def test_a_model_without_margin_loss_is_judged_in_a_space_fitted_afterwards(
 ) -> None:
     train.train(short(train__epochs=1, model__margin__weight=0.0), made.data, tmp_path / "run")
     trained = read_run(tmp_path / "run")
-    part = evaluate.Part(made.data.part("test"), {}, 0, training=made.data.part("train"))
+    part = evaluate.Part(
+        made.data.part("test"), evaluate.EmotionMap(trained.classes), {}, 0, training=made.data.part("train")
+    )
     found = evaluate.explain(trained, part, made.data.store, made.data.media)["margin"]
     assert found["own"] is None and found["post_hoc"]["retrieval"]["queries"] > 0
     assert not [name for name in (tmp_path / "run" / "history.csv").read_text().split(",") if "gradient" in name]
@@ -481,7 +483,7 @@ def test_a_model_that_hears_waveforms_is_explained_too(made: Any, short: Any, tm
     train.train(short(train__mode="live", train__epochs=2), made.data, tmp_path / "run")
     data = made.data
     trained = read_run(tmp_path / "run")
-    part = evaluate.Part(data.part("test"), {}, 0, training=data.part("valid"))
+    part = evaluate.Part(data.part("test"), evaluate.EmotionMap(trained.classes), {}, 0, training=data.part("valid"))
     found = evaluate.explain(trained, part, data.store, data.media)
     result, _ = evaluate.evaluate(trained, data.part("test"), data.store, data.media, [NAMES])
     assert found["shift"]["audio"][found["shift"]["seconds"].index(0.0)] == result["accuracy"]

@@ -26,7 +26,7 @@ from wavfusion.cli import app
 from wavfusion.prediction import timeline
 from wavfusion.prediction.coverage import LeftOut
 from wavfusion.prediction.recognizer import Prediction, RecordingPredictions
-from wavfusion.prediction.waveform import Waveform
+from wavfusion.prediction.waveform import WaveformPeaks
 from wavfusion.runs.card import Card
 from wavfusion.speech.loudness import Loudness
 
@@ -236,7 +236,7 @@ def test_an_unknown_warning_is_told_as_it_is():
 
 
 def test_the_waveform_of_hours_has_a_bounded_number_of_peaks_in_their_places():
-    waveform = Waveform(3 * 3600.0)
+    waveform = WaveformPeaks(3 * 3600.0)
     for start in (0.0, 7200.0):
         waveform.add(start, np.full(16_000, 0.5 if start else 1.0, np.float32))
     peaks = waveform.peaks()
@@ -244,7 +244,7 @@ def test_the_waveform_of_hours_has_a_bounded_number_of_peaks_in_their_places():
 
 
 def test_a_waveform_has_the_loudest_sample_of_each_stretch():
-    waveform = Waveform(0.05)
+    waveform = WaveformPeaks(0.05)
     waveform.add(0.0, np.repeat([0.1, -1.0, 0.0, 0.5, 0.2], 160).astype(np.float32))
     waveform.add(0.02, np.full(160, 0.3, np.float32))
     assert waveform.peaks() == [10, 99, 30, 50, 20]

@@ -95,7 +95,7 @@ class Prediction:
 class RecordingPredictions(list[Prediction]):
     """The predictions for a recording, and what of it was left out, with reasons: together they are the whole.
 
-    `peaks` are those of its `Waveform`, empty without audio.
+    `peaks` are those of its `WaveformPeaks`, empty without audio.
     """
 
     def __init__(

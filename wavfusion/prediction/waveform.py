@@ -12,7 +12,7 @@ SHORTEST = 0.01  # seconds of a peak
 FULL = 99  # of a peak as it is written, for a sample at full scale
 
 
-class Waveform:
+class WaveformPeaks:
     """Peaks: the largest absolute sample of each of many equal stretches; 0 where nothing was decoded."""
 
     def __init__(self, length: float) -> None:

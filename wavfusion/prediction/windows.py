@@ -31,7 +31,7 @@ from wavfusion.media import SAMPLE_RATE
 from wavfusion.media.faces import FaceCoverage, detect_faces
 from wavfusion.model.config import AUDIO_STEP, MODALITIES, WavFusionConfig
 from wavfusion.prediction.coverage import LeftOut, Times
-from wavfusion.prediction.waveform import Waveform
+from wavfusion.prediction.waveform import WaveformPeaks
 from wavfusion.speech.loudness import Loudness
 from wavfusion.speech.segmentation import RecordingAudio, require_choice
 from wavfusion.transcripts import Segment
@@ -67,9 +67,9 @@ class RecordingSource:
         return max(self.tracks.values(), default=0.0)
 
     @cached_property
-    def waveform(self) -> Waveform:
+    def waveform(self) -> WaveformPeaks:
         """The peaks of what was decoded of its audio."""
-        return Waveform(self.length)
+        return WaveformPeaks(self.length)
 
 
 class RecordingWindow(NamedTuple):

@@ -114,14 +114,7 @@ def train(
     config = _config(experiment, features, data, start)
     torch.manual_seed(experiment.seed)
     live = experiment.train.mode != "cached" and "audio" in config.modalities
-    sets = {}
-    for role, part in (("train", "train"), ("valid", data.protocol.selected_on)):
-        rows, first = data.part(part), role == "train"
-        if not rows:
-            raise CorpusError(f"protocol {data.protocol.name!r}: expected utterances in part {part!r}, found none")
-        which: dict[str, Any] = {"first_window": first, "variants": experiment.train.variants if first else 0}
-        sets[role] = Features(rows, data.store, data.media, features, config, live=live, **which)
-    _warn_of_gaps(sets)
+    sets = _datasets(experiment, data, features, config, live)
     encoders = load_trained_on(features, config, start)
     model, network = build(experiment.train, config, encoders, start)
     counts = sets["train"].class_counts()
@@ -141,6 +134,21 @@ def train(
     trained = Run(out, model, features, mode, prior, data.protocol.to_json(), 1.0, languages)
     _write(trained, network.to(device), sets, encoders, device)
     return _finish(out, data, device)
+
+
+def _datasets(
+    experiment: Experiment, data: Data, features: FeatureSet, config: WavFusionConfig, live: bool
+) -> dict[str, Features]:
+    """Open the features of the parts that train and that choose the epoch; warn of those that lack a modality."""
+    sets = {}
+    for role, part in (("train", "train"), ("valid", data.protocol.selected_on)):
+        rows, first = data.part(part), role == "train"
+        if not rows:
+            raise CorpusError(f"protocol {data.protocol.name!r}: expected utterances in part {part!r}, found none")
+        which: dict[str, Any] = {"first_window": first, "variants": experiment.train.variants if first else 0}
+        sets[role] = Features(rows, data.store, data.media, features, config, live=live, **which)
+    _warn_of_gaps(sets)
+    return sets
 
 
 def read_data(
