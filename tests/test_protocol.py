@@ -200,6 +200,11 @@ def test_iemocap_leaves_one_session_out_by_default():
     )
 
 
+def test_rows_of_several_corpora_have_the_split_of_their_manifest():
+    mixed = [replace(each, corpus=name) for each, name in zip(THREE, ("ravdess", "nemo", "emodb"), strict=True)]
+    assert protocol.resolve(None, mixed, CLASSES).parts == {"a": "train", "b": "valid", "c": "test"}
+
+
 def test_more_sessions_than_five_still_make_five_folds():
     assert len(folds_of("loso5", iemocap(sessions=8))) == 5
 

@@ -32,23 +32,24 @@ def prepare(*args, **settings):
 
 def test_a_row_with_every_column_becomes_an_utterance(tmp_path):
     text = (
-        "id,audio,video,text,emotion,split,speaker,session,dialogue,index,start,end,channel,crop,language,style\n"
-        'a,x.wav,y.mp4,"Well, hi",Joy,valid,Ann,S1,D1,3,1,2.5,left,"0 0 9, 8",de,scripted\n'
+        "id,audio,video,text,emotion,split,speaker,session,dialogue,index,start,end,channel,crop,language,style,corpus\n"
+        'a,x.wav,y.mp4,"Well, hi",Joy,valid,Ann,S1,D1,3,1,2.5,left,"0 0 9, 8",de,scripted,Ours\n'
     )
     (found,) = prepare(tmp_path, text, files=["x.wav", "y.mp4"]).utterances
     assert (found.audio, found.video) == (
         AudioSpan("x.wav", 1.0, 2.5, "left"),
         VideoSpan("y.mp4", 1.0, 2.5, [0, 0, 9, 8]),
     )
-    assert (found.id, found.text, found.emotion, found.raw_label, found.split, found.index, found.style) == (
+    assert (found.id, found.corpus, found.text, found.emotion, found.raw_label, found.split, found.index) == (
         "a",
+        "Ours",
         "Well, hi",
         "joy",
         "Joy",
         "valid",
         3,
-        "scripted",
     )
+    assert found.style == "scripted"
 
 
 def test_json_lines_say_the_same_as_csv(tmp_path):

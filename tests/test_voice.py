@@ -91,7 +91,7 @@ def test_each_fold_parts_speakers_and_leaves_a_corpus_out(laid_out: Path) -> Non
         assert set().union(*each.values()) == set(about)
         speakers = [{about[key]["speaker"] for key in keys} for keys in each.values()]
         assert sum(map(len, speakers)) == len(set().union(*speakers)), fold
-    tested = [{about[key]["session"] for key in each["test"]} for each in parts.values()]
+    tested = [{about[key]["corpus"] for key in each["test"]} for each in parts.values()]
     assert tested[1:] == [{"ravdess"}, {"nemo"}, {"emodb"}, {"emotiontts"}] and len(tested[0]) == 4
 
 
@@ -99,5 +99,5 @@ def test_the_table_is_one_that_prepare_reads(laid_out: Path) -> None:
     prepared = corpora.prepare("table", laid_out)
     texts = {each.id: each.text for each in prepared.utterances}
     assert texts["nemo-EB0_fear_1"] == "Dzień dobry." and texts["emotiontts-ema00001"] == "annyeong"
-    languages = {each.session: each.language for each in prepared.utterances}
+    languages = {each.corpus: each.language for each in prepared.utterances}
     assert languages == {"ravdess": "en", "nemo": "pl", "emodb": "de", "emotiontts": "ko"}

@@ -165,9 +165,9 @@ def part_of(corpus: Corpus, speaker: str) -> str:
 
 
 def write_tables(found: dict[str, list[Clip]], table: IO[str], folds: IO[str]) -> None:
-    """Write the table and the protocol; a corpus stands in the column `session`."""
+    """Write the table and the protocol; a corpus stands in the column of that name."""
     rows, parts = csv.writer(table, lineterminator="\n"), csv.writer(folds, lineterminator="\n")
-    rows.writerow(["id", "audio", "text", "emotion", "speaker", "session", "language"])
+    rows.writerow(["id", "audio", "text", "emotion", "speaker", "corpus", "language"])
     parts.writerow(["id", "split", "fold"])
     for name, clips in found.items():
         for clip in clips:

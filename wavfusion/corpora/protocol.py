@@ -131,7 +131,8 @@ def divide_parts(
     """
     if selected_on not in ("valid", "test"):
         raise ConfigError(f"expected a protocol that selects on valid or test, found {selected_on!r}")
-    name = name_or_path or DEFAULTS.get(utterances[0].corpus if utterances else "", "manifest")
+    corpora = {each.corpus for each in utterances}
+    name = name_or_path or DEFAULTS.get(corpora.pop() if len(corpora) == 1 else "", "manifest")
     kept = [each for each in utterances if each.emotion in classes]
     rule = find_rule(name)
     if rule is None:

@@ -33,7 +33,7 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 OURS = ("manifest.jsonl", "media.jsonl")  # written by `prepare`, perhaps into the same folder
 STYLES = ("improvised", "scripted")
 COLUMNS = tuple(
-    "id audio video text emotion split speaker session dialogue index start end channel crop language style".split()
+    "id audio video text emotion split speaker session dialogue index start end channel crop language style corpus".split()
 )
 # Whole cells that R, pandas and spreadsheets write for a missing value: the strings that pandas itself reads as such.
 NOTHING = set("NA N/A #N/A #NA <NA> n/a NaN nan -NaN -nan None null NULL 1.#IND 1.#QNAN -1.#IND -1.#QNAN".split())
@@ -300,7 +300,7 @@ def _to_utterance(key: str, cells: Cells, table: _Table) -> Utterance:
     return reading.mark_missing(
         Utterance(
             id=key,
-            corpus="table",
+            corpus=cells.get("corpus", "table"),
             split=table.splits[split] if split else None,
             session=cells.get("session"),
             dialogue=cells.get("dialogue"),
