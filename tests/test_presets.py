@@ -27,6 +27,7 @@ from wavfusion.features.encode import describe_features
 from wavfusion.features.extract import shipped_layers
 from wavfusion.features.store import FeatureSet
 from wavfusion.model.config import Switches, WavFusionConfig
+from wavfusion.model.wavfusion import WavFusion
 from wavfusion.runs.folder import read_run
 from wavfusion.study.tables import read_table_file
 from wavfusion.study.trainings import Study, plan_trainings
@@ -81,9 +82,26 @@ def test_the_other_encoders_of_such_a_file_are_loaded_only_where_they_are_used(t
     assert list(loaded.loaded) == ["audio"]
 
 
-@pytest.mark.parametrize(("text", "deep"), [("4 + 2", 2), ("5+1", 1), ("0 + 6", 6)])
-def test_a_preset_says_how_many_layers_are_deep(tmp_path: Path, text: str, deep: int) -> None:
-    assert read_preset(written(tmp_path, f"layers: {text}")).deep_layers(6) == deep
+@pytest.mark.parametrize(
+    ("text", "used"), [("4 + 2", (6, 2)), ("5+1", (6, 1)), ("0 + 6", (6, 6)), ("3 + 1", (4, 1)), ("0 + 1", (1, 1))]
+)
+def test_a_preset_says_how_many_layers_are_used_and_how_many_of_them_are_deep(
+    tmp_path: Path, text: str, used: tuple[int, int]
+) -> None:
+    assert read_preset(written(tmp_path, f"layers: {text}")).used_layers(6) == used
+
+
+def test_a_model_has_the_layers_in_use_and_no_others() -> None:
+    """With `layers: 3 + 1` of six the two highest are left out."""
+    encoder = small_whisper(6)
+    encoders = Encoders("mine", Preset("small whisper", layers="3 + 1"), encoder)
+    assert shipped_layers(encoders) == [3]
+    config = model_config(Switches(modalities=["audio"]), describe_features(encoders, [3], []), ["happy", "sad"])
+    model = WavFusion(config)
+    model.load_pretrained(encoder.transformer())
+    assert (config.input_layer, len(model.layers)) == (3, 1)
+    taken = model.layers[0].state_dict()["feed_forward.output_dense.weight"]
+    assert torch.equal(taken, encoder.transformer()["layers.3.feed_forward.output_dense.weight"])
 
 
 @pytest.mark.parametrize("text", ["6", "9 - 3", "4 + 2 + 0", "12 + 0", "-1 + 4", "[4, 2]", "four + two", "9999 + 1"])
@@ -92,12 +110,12 @@ def test_layers_in_other_words_are_refused(tmp_path: Path, text: str) -> None:
         read_preset(written(tmp_path, f"layers: {text}"))
 
 
-def test_layers_of_another_depth_than_the_checkpoint_s_are_one_line() -> None:
+def test_more_layers_than_the_checkpoint_has_are_one_line() -> None:
     encoders = Encoders("mine", Preset("small whisper", layers="9 + 3"), small_whisper(6))
     with pytest.raises(ConfigError) as caught:
         describe_features(encoders, [], [])
     assert str(caught.value) == (
-        "layers: expected the 6 of audio encoder 'small whisper', such as 4 + 2, found 9 + 3, which are 12"
+        "layers: expected at most the 6 of audio encoder 'small whisper', such as 4 + 2, found 9 + 3, which are 12"
     )
 
 
@@ -105,7 +123,7 @@ def test_layers_of_another_depth_than_the_checkpoint_s_are_one_line() -> None:
     ("depth", "deep"), [(1, 1), (2, 1), (3, 1), (4, 1), (6, 2), (8, 2), (12, 3), (16, 4), (24, 6), (32, 8)]
 )
 def test_without_layers_a_quarter_is_deep_as_in_the_paper(depth: int, deep: int) -> None:
-    assert Preset().deep_layers(depth) == deep
+    assert Preset().used_layers(depth) == (depth, deep)
 
 
 # ---------------------------------------------------------------- from the checkpoint's depth to a model

@@ -85,8 +85,8 @@ def test_a_recording_in_two_repositories_is_the_whole_one(laid_out: Path) -> Non
 def test_each_fold_parts_speakers_and_leaves_a_corpus_out(laid_out: Path) -> None:
     about = {row["id"]: row for row in rows_of(laid_out / "table.csv")}
     parts: dict[str, dict[str, set[str]]] = {}
-    for row in rows_of(laid_out / "folds.csv"):
-        parts.setdefault(row["fold"], {}).setdefault(row["split"], set()).add(row["id"])
+    for row in [*rows_of(laid_out / "kept.csv"), *rows_of(laid_out / "left_out.csv")]:
+        parts.setdefault(row.get("fold", "kept"), {}).setdefault(row["split"], set()).add(row["id"])
     for fold, each in parts.items():
         assert set().union(*each.values()) == set(about)
         speakers = [{about[key]["speaker"] for key in keys} for keys in each.values()]

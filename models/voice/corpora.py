@@ -3,8 +3,8 @@
     python models/voice/corpora.py CLONES OUT
 
 CLONES holds clones (bare ones too) of the repositories in `CORPORA`, each in a folder of the repository's name. OUT
-gets the recordings in `OUT/CORPUS/`, `OUT/table.csv`, and `OUT/folds.csv`, the protocol: fold 1 tests kept speakers of
-every corpus, and each further fold a whole corpus that took no part in training (leave-one-corpus-out).
+gets the recordings in `OUT/CORPUS/`, `OUT/table.csv`, and two protocols: `OUT/kept.csv` tests kept speakers of every
+corpus, and each fold of `OUT/left_out.csv` a whole corpus that took no part in training (leave-one-corpus-out).
 """
 
 import csv
@@ -35,7 +35,7 @@ class Corpus:
         paths: what is taken of each.
         clip: reads a file's name, and the texts of the corpus; None for what is left out.
         language: ISO 639-1.
-        valid, test: speakers of these parts in fold 1.
+        valid, test: speakers of these parts of `kept.csv`.
     """
 
     repositories: tuple[str, ...]
@@ -160,15 +160,16 @@ def lay_out(name: str, corpus: Corpus, clones: Path, out: Path) -> list[Clip]:
 
 
 def part_of(corpus: Corpus, speaker: str) -> str:
-    """Return the part of a speaker in fold 1."""
+    """Return the part of a speaker in `kept.csv`."""
     return "test" if speaker in corpus.test else "valid" if speaker in corpus.valid else "train"
 
 
-def write_tables(found: dict[str, list[Clip]], table: IO[str], folds: IO[str]) -> None:
-    """Write the table and the protocol; a corpus stands in the column of that name."""
-    rows, parts = csv.writer(table, lineterminator="\n"), csv.writer(folds, lineterminator="\n")
+def write_tables(found: dict[str, list[Clip]], table: IO[str], kept: IO[str], left_out: IO[str]) -> None:
+    """Write the table and the two protocols; a corpus stands in the column of that name."""
+    rows, parts, folds = (csv.writer(file, lineterminator="\n") for file in (table, kept, left_out))
     rows.writerow(["id", "audio", "text", "emotion", "speaker", "corpus", "language"])
-    parts.writerow(["id", "split", "fold"])
+    parts.writerow(["id", "split"])
+    folds.writerow(["id", "split", "fold"])
     for name, clips in found.items():
         for clip in clips:
             key, part = f"{name}-{clip.file.stem}", part_of(CORPORA[name], clip.speaker)
@@ -176,11 +177,11 @@ def write_tables(found: dict[str, list[Clip]], table: IO[str], folds: IO[str]) -
             rows.writerow(
                 [key, f"{name}/{clip.file.name}", clip.text, clip.emotion, speaker, name, CORPORA[name].language]
             )
-            parts.writerow([key, part, 1])
-            for fold, left_out in enumerate(found, start=2):
-                # Speakers that fold 1 tests choose the epoch, too, where their corpus takes part in training.
-                other = "train" if part == "train" else "valid"
-                parts.writerow([key, "test" if name == left_out else other, fold])
+            parts.writerow([key, part])
+            for fold, other in enumerate(found, start=1):
+                # The kept speakers choose the epoch, too, where their corpus takes part in training.
+                trained = "train" if part == "train" else "valid"
+                folds.writerow([key, "test" if name == other else trained, fold])
 
 
 def main(clones: Path, out: Path) -> None:
@@ -188,9 +189,10 @@ def main(clones: Path, out: Path) -> None:
     found = {name: lay_out(name, corpus, clones, out) for name, corpus in CORPORA.items()}
     with (
         open(out / "table.csv", "w", encoding="utf-8", newline="") as table,
-        open(out / "folds.csv", "w", encoding="utf-8", newline="") as folds,
+        open(out / "kept.csv", "w", encoding="utf-8", newline="") as kept,
+        open(out / "left_out.csv", "w", encoding="utf-8", newline="") as left_out,
     ):
-        write_tables(found, table, folds)
+        write_tables(found, table, kept, left_out)
     for name, clips in found.items():
         emotions = sorted({each.emotion for each in clips})
         counts = ", ".join(f"{emotion} {sum(each.emotion == emotion for each in clips)}" for emotion in emotions)

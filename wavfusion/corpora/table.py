@@ -33,7 +33,8 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 OURS = ("manifest.jsonl", "media.jsonl")  # written by `prepare`, perhaps into the same folder
 STYLES = ("improvised", "scripted")
 COLUMNS = tuple(
-    "id audio video text emotion split speaker session dialogue index start end channel crop language style corpus".split()
+    "id audio video text emotion split speaker corpus session dialogue index start end channel crop language "
+    "style".split()
 )
 # Whole cells that R, pandas and spreadsheets write for a missing value: the strings that pandas itself reads as such.
 NOTHING = set("NA N/A #N/A #NA <NA> n/a NaN nan -NaN -nan None null NULL 1.#IND 1.#QNAN -1.#IND -1.#QNAN".split())

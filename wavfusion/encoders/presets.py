@@ -22,7 +22,7 @@ class Preset:
     Attributes:
         audio, text, video: a hub id, a local folder or `tiny`; loaded only where the modality is used.
         layers: of the audio encoder, unfused + deep, such as `9 + 3`: from which layer a model starts, and how many
-            fuse and learn where its experiment does not say; None = see `deep_layers`.
+            fuse and learn where its experiment does not say; layers above them are not used. None = see `used_layers`.
         frame_rate: video frames per second.
         pretrained_rate: learning rate of the tensors that a checkpoint filled.
         new_rate: learning rate of everything else.
@@ -39,22 +39,24 @@ class Preset:
     new_rate: LearningRate = 1e-4
     precision: Precision = "fp32"
 
-    def deep_layers(self, depth: int) -> int:
-        """Tell how many of the audio encoder's layers are deep: a quarter of `depth`, rounded up, unless stated.
+    def used_layers(self, depth: int) -> tuple[int, int]:
+        """Tell how many layers of an audio encoder a model has, from the lowest, and how many of them are deep.
+
+        Unless stated, all `depth`, and a quarter of them, rounded up.
 
         Raises:
-            ConfigError: `layers` are not as many as `depth`.
+            ConfigError: `layers` are more than `depth`.
         """
         deep = -(-depth // SHARE)
         if self.layers is None:
-            return deep
-        stated = [int(part) for part in self.layers.split("+")]
-        if sum(stated) != depth:
+            return depth, deep
+        unfused, stated = (int(part) for part in self.layers.split("+"))
+        if unfused + stated > depth:
             raise ConfigError(
-                f"layers: expected the {depth} of audio encoder {self.audio!r}, such as {depth - deep} + {deep}, "
-                f"found {self.layers}, which are {sum(stated)}"
+                f"layers: expected at most the {depth} of audio encoder {self.audio!r}, such as {depth - deep} + "
+                f"{deep}, found {self.layers}, which are {unfused + stated}"
             )
-        return stated[1]
+        return unfused + stated, stated
 
 
 PRESETS = {

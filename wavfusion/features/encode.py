@@ -197,7 +197,8 @@ def describe_features(encoders: Encoders, audio_layers: Sequence[int], text_laye
         if audio is not None and not 0 <= layer <= depth:
             raise ConfigError(f"--layers: expected 0 to {depth} for {audio.name!r}, found {layer}")
     detector = {} if encoders.view == "frame" else {"detector": faces.detector_fingerprint()}
-    sizes = {"num_layers": depth, "deep_layers": preset.deep_layers(depth), **audio.sizes()} if audio else {}
+    used, deep = preset.used_layers(depth) if audio else (0, 0)
+    sizes = {"num_layers": used, "deep_layers": deep, **audio.sizes()} if audio else {}
     return FeatureSet(
         encoders.name,
         audio=_describe(audio, **sizes) if audio else None,

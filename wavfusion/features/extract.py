@@ -130,8 +130,10 @@ def _with_variants(wanted: FeatureSet, variants: int, augment: Iterable[str] | N
 
 def shipped_layers(encoders: Encoders) -> list[int]:
     """List the audio layers that the shipped experiments start from: the one below the deep layers of the preset."""
-    audio = encoders.audio
-    return [audio.num_layers - encoders.preset.deep_layers(audio.num_layers)] if audio else []
+    if encoders.audio is None:
+        return []
+    used, deep = encoders.preset.used_layers(encoders.audio.num_layers)
+    return [used - deep]
 
 
 class Extraction:
