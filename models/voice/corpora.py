@@ -35,6 +35,8 @@ class Corpus:
         paths: what is taken of each.
         clip: reads a file's name, and the texts of the corpus; None for what is left out.
         language: ISO 639-1.
+        licence: of the recordings.
+        men: the speakers who are men, by the corpus's own word; all others are women.
         valid, test: speakers of these parts of `kept.csv`.
     """
 
@@ -42,10 +44,13 @@ class Corpus:
     paths: tuple[str, ...]
     clip: Callable[[PurePosixPath, dict[str, str]], Clip | None]
     language: str
+    licence: str
+    men: tuple[str, ...]
     valid: tuple[str, ...]
     test: tuple[str, ...]
 
 
+NON_COMMERCIAL = "CC BY-NC-SA 4.0"
 RAVDESS_ACTORS = 20  # 21 to 24 are kept for judging the model
 RAVDESS = ("neutral", "neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised")  # calm is neutral
 RAVDESS_TEXTS = ("Kids are talking by the door.", "Dogs are sitting by the door.")
@@ -93,15 +98,28 @@ CORPORA = {
         ("Speech_Emotion_Recogntion_from_audio/data/RAVDESS/Audio_Speech_Actors_01-24",),
         ravdess_clip,
         "en",
+        NON_COMMERCIAL,
+        men=tuple(f"{actor:02d}" for actor in range(1, 24, 2)),
         valid=("15", "16"),
         test=("17", "18", "19", "20"),
     ),
-    "nemo": Corpus(("amu-cai/nEMO",), ("samples", "data.tsv"), nemo_clip, "pl", valid=("MP0",), test=("EB0", "TP0")),
+    "nemo": Corpus(
+        ("amu-cai/nEMO",),
+        ("samples", "data.tsv"),
+        nemo_clip,
+        "pl",
+        NON_COMMERCIAL,
+        men=("MP0", "SM0", "TP0", "WR0"),
+        valid=("MP0",),
+        test=("EB0", "TP0"),
+    ),
     "emodb": Corpus(
         ("hkveeranki/speech-emotion-recognition", "sylaschacko/voice-emotion-analysis"),
         ("dataset", "wav"),
         emodb_clip,
         "de",
+        "CC0",
+        men=("03", "10", "11", "12", "15"),
         valid=("11", "13"),
         test=("03", "08"),
     ),
@@ -110,10 +128,18 @@ CORPORA = {
         ("Dataset/SpeechCorpus/Emotional",),
         korean_clip,
         "ko",
+        NON_COMMERCIAL,
+        men=("emf", "emg", "emh", "nek", "nel", "nem", "nen", "neo"),
         valid=("nea", "nek"),
         test=("ema", "emf", "neb"),
     ),
 }
+
+
+def sex_of(speaker: str) -> str:
+    """Return `male` or `female` for a speaker of the table."""
+    corpus, name = speaker.split("-")
+    return "male" if name in CORPORA[corpus].men else "female"
 
 
 def files_of(clone: Path, paths: tuple[str, ...]) -> Iterator[tuple[PurePosixPath, bytes]]:
