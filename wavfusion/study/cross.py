@@ -167,6 +167,7 @@ def _without_training(trained: Run, part: evaluate.Part, root: Path) -> tuple[ev
 
 def write_cross_folder(out: Path, content: Mapping[str, Any]) -> None:
     """Write cross.json, cross.csv and cross.html."""
+    out.mkdir(parents=True, exist_ok=True)
     write_json(out / "cross.json", dict(content))
     write_atomic(out / "cross.csv", cross_to_csv(content).encode("utf-8", "surrogatepass"))
     pairs = {(pair["model"], pair["corpus"]): pair for pair in content["pairs"]}
