@@ -8,7 +8,7 @@ import typer
 
 from wavfusion.cli import options as opt
 from wavfusion.cli.evaluate import Emotions
-from wavfusion.cli.output import DONE, PARTLY, printable, show
+from wavfusion.cli.output import DONE, PARTLY, show
 from wavfusion.files import require_free
 
 Runs = Annotated[list[Path], opt.argument("RUN folders", "RUN", opt.path)]
@@ -40,6 +40,5 @@ def cross(
     corpora, device = read_corpora(manifests, stores), pick_device(device)
     content = cross_evaluate(runs, corpora, map or {}, device, sys.stderr.isatty())
     write_cross_folder(out, content)
-    lines = [printable(line) for line in cross_to_text(content).splitlines()]
-    show(content, "\n".join([*lines, f"page: {out / 'cross.html'}"]), json)
+    show(content, f"{cross_to_text(content)}\npage: {out / 'cross.html'}", json)
     return PARTLY if any(pair["failed"] for pair in content["pairs"]) else DONE
