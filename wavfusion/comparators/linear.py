@@ -68,6 +68,8 @@ def predict_linear(
             raise CorpusError(f"expected utterances of two emotions with audio features in part {part!r}, found none")
     x = {part: np.stack([vectors[key] for key in ids]) for part, ids in known.items() if ids}
     prior = np.bincount([labels[key] for key in parts["train"]], minlength=num_classes) / len(parts["train"])
+    seen = np.unique(truth["train"])  # a class that was not is no matter of the temperature
+    known_rows = np.isin(truth["valid"], seen)
     best: LinearPredictions | None = None
     for strength in STRENGTHS:
         model = make_pipeline(StandardScaler(), _classifier(classifier, strength, balanced))
@@ -76,11 +78,14 @@ def predict_linear(
         validation = _weighted_f1(truth["valid"], shares["valid"], num_classes)
         if best is not None and validation <= best.validation:
             continue
-        temperature = fit_temperature(shares["valid"], truth["valid"])
+        temperature = fit_temperature(
+            shares["valid"][known_rows][:, seen], np.searchsorted(seen, truth["valid"][known_rows])
+        )
         places = [number for number, key in enumerate(parts["test"]) if key in vectors]
         predicted = np.tile(prior, (len(parts["test"]), 1))
         if places:
-            predicted[places] = tempered(shares["test"], temperature)
+            predicted[places] = 0.0
+            predicted[np.ix_(places, seen)] = tempered(shares["test"][:, seen], temperature)
         best = LinearPredictions(predicted, validation, strength)
     assert best is not None
     return best
