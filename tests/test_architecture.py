@@ -128,7 +128,6 @@ SHARED_NAMES = {
     "read": "names that users rely on: wavfusion.manifest.read and wavfusion.transcripts.read",
 }
 OTHER_SIZES = {
-    "comparators": "one file of baselines; other systems to compare with come beside it",
     "experiments": "one reader; the other files are the shipped experiments and tables in YAML",
     "pages": "one file that fills pages; the other files are the pages and their scripts",
 }

@@ -31,8 +31,8 @@ BLOCK = re.compile(
 )
 PLAIN = {"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1", "TYPER_USE_RICH": "0"}
 VERBS = (
-    "demo prepare check encoders models extract train evaluate predict embed reproduce report serve export bundle push "
-    "bench lookalike"
+    "demo prepare check encoders models extract train evaluate cross predict embed reproduce report serve export "
+    "bundle push bench lookalike"
 )
 OLD_WORDS = (
     r"the plain way|half the digits|whole or not at all|begins? anew|design [A-Z]\.\d|best possible|"

@@ -458,3 +458,15 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(row, dict):
             yield row
+
+
+def shortest_names(paths: Sequence[Path], expected: str) -> list[str]:
+    """Return the shortest ends of paths that tell them apart; a ConfigError that says `expected` where two are one."""
+    whole = [Path(os.path.abspath(path)) for path in paths]
+    if len(set(whole)) < len(whole):
+        raise ConfigError(f"{expected}, found {', '.join(map(str, paths))}")
+    for length in range(1, max(len(path.parts) for path in whole)):
+        names = [os.path.join(*path.parts[-length:]) for path in whole]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in whole]

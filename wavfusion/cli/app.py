@@ -12,7 +12,7 @@ import typer
 
 from wavfusion.cli.bench import bench
 from wavfusion.cli.demo import demo
-from wavfusion.cli.evaluate import evaluate
+from wavfusion.cli.evaluate import cross, evaluate
 from wavfusion.cli.extract import encoders, extract
 from wavfusion.cli.options import SETTING
 from wavfusion.cli.output import BAD_INPUT, DONE, ShortLines, complain, print_text
@@ -27,11 +27,12 @@ from wavfusion.version import __version__
 VERBS: dict[str, Callable[..., int | None]] = {
     each.__name__: each
     for each in (
-        *(demo, prepare, check, report, extract, train, reproduce, evaluate),
+        *(demo, prepare, check, report, extract, train, reproduce, evaluate, cross),
         *(predict, serve, embed, bundle, export, push, bench, lookalike, encoders, models),
     )
 }
 CONFIGURABLE = ("train", "reproduce")  # take --dotted.key VALUE
+LISTS = ("--manifests", "--stores")  # take several values
 DEBUG = "--debug"
 INTERRUPTED = 130
 
@@ -95,6 +96,7 @@ def _run(arguments: list[str]) -> int:
     place = f"wavfusion {verb}".rstrip()
     if any(re.match(r"--[a-z_]+\.", each) for each in arguments):
         arguments = _mark_settings(arguments, [f"--{each}" for each in _settings(verb)])
+    arguments = _repeat_lists(arguments)
     to_file = verb == "predict" and any(each.partition("=")[0] == "--out" for each in arguments)
     if sys.stdout is None and not to_file:
         raise ConfigError(f"{verb}: expected an open stdout for the results, found it closed; >/dev/null drops them")
@@ -168,6 +170,18 @@ def _mark_settings(arguments: Sequence[str], known: Sequence[str]) -> list[str]:
             item = f"{SETTING}={key[2:]}={given}"
         marked.append(item)
     return marked
+
+
+def _repeat_lists(arguments: Sequence[str]) -> list[str]:
+    """Make `--stores A B` what the parser knows: `--stores A --stores B`."""
+    found, flag = list[str](), ""
+    for item in arguments:
+        if item.startswith("-"):
+            flag = item if item in LISTS else ""
+        elif flag and found[-1] != flag:
+            found.append(flag)
+        found.append(item)
+    return found
 
 
 def _explain(error: typer.TyperException, verb: str) -> str:

@@ -1,9 +1,12 @@
-"""`evaluate`: how well a RUN or a results bundle does."""
+"""`evaluate` and `cross`: how well a RUN or a results bundle does, and RUNs on several corpora."""
 
 import logging
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
+
+import typer
 
 from wavfusion.cli import options as opt
 from wavfusion.cli.output import DONE, LISTED, PARTLY, figures_to_text, printable, show
@@ -22,6 +25,14 @@ Emotions = Annotated[
     ),
 ]
 Explain = Annotated[bool, opt.flag("--explain", "also write RUN/explain.json (or in --out): what the model's parts do")]
+Runs = Annotated[list[Path], opt.argument("RUN folders", "RUN", opt.path)]
+Manifests = Annotated[
+    list[Path], typer.Option(help="what `prepare` wrote of each corpus", metavar="M...", parser=opt.path)
+]
+Stores = Annotated[
+    list[Path],
+    typer.Option(help="their features in the same order, or one store of all", metavar="S...", parser=opt.path),
+]
 
 
 def evaluate(
@@ -99,3 +110,26 @@ def _evaluate_bundle(bundle_file: Path, manifest: Path | None, out: Path | None,
     if not labelled.truth:
         log.warning("without labels there is no interval, nll and ece; --manifest M of the corpus brings them")
     return PARTLY if differences or not labelled.truth else DONE
+
+
+def cross(
+    runs: Runs,
+    manifests: Manifests,
+    stores: Stores,
+    out: Annotated[Path, opt.option("cross.html, cross.csv and cross.json", "DIR", opt.path)],
+    map: Emotions = None,
+    force: opt.Force = False,
+    device: opt.Device = "auto",
+    seed: opt.Seed = None,
+    json: opt.Json = False,
+) -> int:
+    """Score several RUNs on several corpora: a matrix."""
+    from wavfusion.evaluation.inference import pick_device
+    from wavfusion.study.cross import cross_evaluate, cross_to_text, read_corpora, write_cross_folder
+
+    require_free([out / f"cross.{ending}" for ending in ("json", "csv", "html")], force)
+    corpora, device = read_corpora(manifests, stores), pick_device(device)
+    content = cross_evaluate(runs, corpora, map or {}, device, sys.stderr.isatty())
+    write_cross_folder(out, content)
+    show(content, f"{cross_to_text(content)}\npage: {out / 'cross.html'}", json)
+    return PARTLY if any(pair["failed"] for pair in content["pairs"]) else DONE

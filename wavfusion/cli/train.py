@@ -110,7 +110,7 @@ def reproduce(
     """
     from wavfusion.evaluation.inference import pick_device
     from wavfusion.manifest import read_corpus
-    from wavfusion.study import reproduce, tables, trainings
+    from wavfusion.study import comparing, reproduce, tables, trainings
 
     corpus = read_corpus(manifest).corpus
     shipped = [each for each in map(tables.read_table_file, tables.shipped_tables()) if each.corpus == corpus]
@@ -130,7 +130,9 @@ def reproduce(
     title = reproduce.stem([each.name for each in chosen] if table else [], smoke)
     require_free([out / f"{title}.{ending}" for ending in ("json", "csv", "html")], force=True)
     failed = trainings.run_trainings(study, jobs, workers, device, sys.stderr.isatty())
-    found = reproduce.results(planned, chosen, failed)
+    compared, lost = comparing.predict_comparators(study, planned, chosen, out, sys.stderr.isatty())
+    failed |= lost
+    found = reproduce.results(planned, chosen, failed, compared)
     baselines = {} if failed else reproduce.score_baselines(study, planned)
     every = reproduce.write_results_folder(out, title, study, planned, found, baselines, failed)
     show(every, f"{reproduce.results_to_text(every)}\npage: {out / title}.html", json)

@@ -1,5 +1,5 @@
-"""Baselines that the fusion is compared with on the same stored features and the same test part.
+"""What the fusion is compared with on the same test part: baselines on the same stored features, and acoustic ones.
 
-Given stored features and labels, gives probabilities in the form that evaluation uses. May import `evaluation`,
-`features` and what lies below them.
+Given stored features, or the media, with labels, gives probabilities in the form that evaluation uses. May import
+`evaluation`, `features` and what lies below them.
 """

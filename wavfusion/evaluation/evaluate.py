@@ -136,27 +136,28 @@ class Part:
 def choose_part(
     utterances: Sequence[Utterance],
     classes: Sequence[str],
-    split: str,
+    split: str | None,
     parts: Mapping[str, str],
     renamed: Mapping[str, str] | None = None,
     emotions: Collection[str | None] | None = None,
 ) -> Part:
     """Choose the rows of one part (train, valid, test or all) whose emotion is a class of the model.
 
-    `parts` has the part of each utterance in the training of the model; if it has none of the rows, the manifest's
-    split counts. `renamed` is that of an `EmotionMap`. `emotions` are those of the corpus, if these are not all its
-    rows.
+    None for a part is the test part of the corpus of the training, and all of another. `parts` has the part of each
+    utterance in the training of the model; if it has none of the rows, the manifest's split counts. `renamed` is that
+    of an `EmotionMap`. `emotions` are those of the corpus, if these are not all its rows.
 
     Raises:
         ConfigError: a rename to an unknown emotion, or an unknown split.
         CorpusError: no row is left, or another corpus shares fewer than two emotions with the model.
     """
     mapping, emotions = EmotionMap(classes, renamed or {}), emotions or {row.emotion for row in utterances}
+    in_domain = any(row.id in parts for row in utterances)
+    split = split or ("test" if in_domain else "all")
     if split not in (*SPLITS, "all"):
         raise ConfigError(f"--split: found {split!r}; {nearest(split, (*SPLITS, 'all'))}")
     for emotion in sorted(mapping.renamed.keys() - emotions - set(classes)):
         log.warning("--map: no row of the manifest has the emotion %r", emotion)
-    in_domain = any(row.id in parts for row in utterances)
     part_of = {row.id: parts.get(row.id) if in_domain else row.split for row in utterances}
     if split != "all" and not any(part_of.values()):
         log.warning("the manifest has no split and the model was not trained on its rows: all of them are taken")
@@ -180,7 +181,7 @@ def open_part(
     trained: Run,
     manifest_path: Path | None,
     store: Path | None,
-    split: str,
+    split: str | None,
     renamed: Mapping[str, str] | None = None,
     where: str | None = None,
 ) -> tuple[Part, Store, Media]:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from wavfusion import manifest
 from wavfusion.corpora.protocol import PROTOCOL_FIELDS, describe_protocol
 from wavfusion.errors import ConfigError
-from wavfusion.files import read_json
+from wavfusion.files import read_json, shortest_names
 from wavfusion.manifest import MODALITIES, Utterance
 from wavfusion.metrics import comparison as stats
 from wavfusion.metrics import scores
@@ -70,7 +70,7 @@ def write_run_page(
         root: folder of the corpus, if it was moved.
         demo: summary of `wavfusion demo`, for its RUN.
     """
-    names = _short_names(folders)
+    names = shortest_names(folders, "report: expected each RUN once")
     runs = [_read_contents(folder, name, root) for folder, name in zip(folders, names, strict=True)]
     files: dict[Path, int] = {}
     browser = {"runs": [_utterances(run, files) for run in runs]}
@@ -90,18 +90,6 @@ def write_run_page(
         data={**browser, "files": [_address(path, out.parent) for path in files], "modalities": MODALITIES},
         **script("run.js"),
     )
-
-
-def _short_names(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of their paths that distinguish RUNs."""
-    paths = [Path(os.path.abspath(folder)) for folder in folders]
-    if len(set(paths)) < len(paths):
-        raise ConfigError(f"report: expected each RUN once, found {', '.join(map(str, folders))}")
-    for length in range(1, max(len(path.parts) for path in paths)):
-        names = [os.path.join(*path.parts[-length:]) for path in paths]
-        if len(set(names)) == len(names):
-            return names
-    return [str(path) for path in paths]
 
 
 def _read_contents(folder: Path, name: str, root: Path | None) -> RunContents:

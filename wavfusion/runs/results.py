@@ -116,15 +116,22 @@ def write_results(
     out: Path, metrics: Mapping[str, Any], utterances: Sequence[Utterance], probabilities: Float[np.ndarray, "N C"]
 ) -> None:
     """Write metrics.json, and predictions.csv of labelled utterances; equal values give equal bytes."""
-    classes, protocol = metrics["classes"], metrics["protocol"]["hash"][:16]
+    rows = prediction_rows(utterances, probabilities, metrics["classes"], metrics["protocol"]["hash"])
+    write_recomputed(out, metrics, rows)
+
+
+def prediction_rows(
+    utterances: Sequence[Utterance], probabilities: Float[np.ndarray, "N C"], classes: Sequence[str], protocol: str
+) -> list[CsvRow]:
+    """Make the rows of predictions.csv of labelled utterances; `protocol` is the hash of the one that chose them."""
     rows, (unit, names) = [], clusters_of(utterances)
     for each, row, name in zip(utterances, probabilities, names, strict=True):
         about = {"id": each.id, "dialogue": each.dialogue, "speaker": each.speaker, "truth": each.emotion}
         about["predicted"] = classes[row.argmax()]
         shares = {f"p_{name}": f"{share:.6f}" for name, share in zip(classes, row, strict=True)}
-        ends = {"protocol": protocol} | ({"cluster": _digest(unit, name)} if unit in _HIDDEN else {})
+        ends = {"protocol": protocol[:16]} | ({"cluster": _digest(unit, name)} if unit in _HIDDEN else {})
         rows.append({name: value or "" for name, value in about.items()} | shares | ends)
-    write_recomputed(out, metrics, rows)
+    return rows
 
 
 def write_recomputed(out: Path, metrics: Mapping[str, Any], rows: Sequence[CsvRow]) -> None:

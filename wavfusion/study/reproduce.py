@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from wavfusion.metrics import comparison as stats
 from wavfusion.metrics import scores as metrics
 from wavfusion.metrics.clusters import MIN_CLUSTERS
 from wavfusion.pages import fill
-from wavfusion.runs.results import Predictions, clusters_of
+from wavfusion.runs.results import clusters_of
+from wavfusion.study.comparing import PooledPredictions
 from wavfusion.study.tables import FIGURES, Table
 from wavfusion.study.trainings import Plan, Study, read_run_results
 from wavfusion.training import train
@@ -30,13 +31,6 @@ COLUMNS = (
     *("table", "row", "figure", "stated", "mean", "seed_sd", "low", "high", "low_new_speakers", "high_new_speakers"),
     *("n", "seeds", "protocol", "hash", "unit", "clusters"),
 )
-
-
-@dataclass(frozen=True)
-class PooledPredictions(Predictions):
-    """Predictions of one seed's models for all test utterances of the folds."""
-
-    validation: float  # the weighted F1 that chose the epoch, mean of the folds; what configurations may be chosen by
 
 
 def pool_folds(folders: Sequence[Path]) -> PooledPredictions:
@@ -54,10 +48,16 @@ def pool_folds(folders: Sequence[Path]) -> PooledPredictions:
     return PooledPredictions(rows, runs[0][1], float(np.mean([validation for _, _, validation in runs])))
 
 
-def results(plan: Plan, tables: Sequence[Table], failed: Mapping[str, str]) -> dict[str, Any]:
+def results(
+    plan: Plan,
+    tables: Sequence[Table],
+    failed: Mapping[str, str],
+    compared: Mapping[str, PooledPredictions] | None = None,
+) -> dict[str, Any]:
     """Figures of every row over its folds and seeds, and a verdict for every claim.
 
-    Rows with a failed training have no figures; claims about them have no verdict.
+    Rows with a failed training have no figures; claims about them have no verdict. `compared` are the predictions of
+    comparators by their names; in `failed`, one that failed has its name for that of a training.
     """
     found: dict[str, Any] = {}
     for table in tables:
@@ -66,14 +66,18 @@ def results(plan: Plan, tables: Sequence[Table], failed: Mapping[str, str]) -> d
             for (of, row), seeds in plan.rows.items()
             if of == table.name and not any(name in failed for names in seeds for name in names)
         }
+        known = {row.name: row.comparator for row in table.rows if row.comparator}
+        predictions |= {row: [compared[name]] for row, name in known.items() if compared and name in compared}
         rows = []
         for row in table.rows:
             runs = plan.rows.get((table.name, row.name), [])
-            if row.extra and not runs:
+            if row.extra and not runs and row.name not in predictions:
                 continue
             ours = _figures(predictions[row.name]) if row.name in predictions else None
-            failures = sorted({failed[name] for names in runs for name in names if name in failed})
-            about = {"name": row.name, "stated": row.stated, "trained": row.settings is not None, "extra": row.extra}
+            used = {name for names in runs for name in names} | ({row.comparator} if row.comparator else set())
+            failures = sorted({failed[name] for name in used if name in failed})
+            about = {"name": row.name, "stated": row.stated, "trained": row.published is None, "extra": row.extra}
+            about |= {"comparator": row.comparator} if row.comparator else {}
             rows.append({**about, "ours": ours, "runs": runs, "failed": failures})
         found[table.name] = {"title": table.title, "rows": rows, "claims": _claims(table, predictions)}
     return found
@@ -109,7 +113,7 @@ def _figures(seeds: Sequence[PooledPredictions]) -> dict[str, Any]:
 
 def score_baselines(study: Study, plan: Plan) -> dict[str, Any]:
     """Figures of the baselines on the features of the first row that has all modalities, over the same folds."""
-    most = max(plan.jobs.values(), key=lambda job: len(job.experiment.model.modalities))
+    most = plan.fullest
     folds = {job.protocol.fold: job for job in plan.jobs.values() if job.experiment == most.experiment}
     predicted: dict[str, list[Float64[np.ndarray, "N C"]]] = {}
     tested: list[Utterance] = []

@@ -6,6 +6,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any
 
+from wavfusion.comparators.linear import COMPARATORS
 from wavfusion.errors import ConfigError, nearest
 from wavfusion.experiments import experiment
 from wavfusion.experiments.experiment import Experiment
@@ -30,7 +31,9 @@ class TableSetting:
     """One row of a table.
 
     Attributes:
-        settings: what differs from the base experiment, by dotted key; None = another system, which is not trained.
+        settings: what differs from the base experiment, by dotted key; None = a comparator, or another system, which is
+            not trained.
+        comparator: a name of `comparators.linear.COMPARATORS`, trained and tested on the same parts.
         paper: the paper's figures of a row that is trained.
         published: what another system's authors published.
         extra: not in the printed table; trained only on request.
@@ -38,13 +41,19 @@ class TableSetting:
 
     name: str
     settings: dict[str, Any] | None = None
+    comparator: str | None = None
     paper: Stated | None = None
     published: Stated | None = None
     extra: bool = False
 
     def __post_init__(self) -> None:
-        if (self.settings is None) == (self.published is None):
-            raise ConfigError(f"{self.name}: expected settings (a row to train) or published figures (another system)")
+        if sum(each is not None for each in (self.settings, self.comparator, self.published)) != 1:
+            wanted = "settings (a row to train), a comparator, or published figures (another system)"
+            raise ConfigError(f"{self.name}: expected {wanted}")
+        if self.comparator is not None and self.comparator not in COMPARATORS:
+            raise ConfigError(
+                f"{self.name}: no comparator {self.comparator!r}; {nearest(self.comparator, COMPARATORS)}"
+            )
         if self.settings and "seed" in self.settings:
             raise ConfigError(f"{self.name}: expected no seed of its own (--seeds gives all rows the same), found one")
 
@@ -90,6 +99,10 @@ class Table(TableFile):
         for row in (row for claim in self.claims or () for row in (claim.better, claim.than)):
             if row not in names:
                 raise ConfigError(f"{self.name}: a claim about {row!r}, which is no row; {nearest(row, names)}")
+
+    def comparators(self, extra: bool) -> list[str]:
+        """The comparators that rows name; `extra` takes rows that are not printed, too."""
+        return [row.comparator for row in self.rows if row.comparator and (extra or not row.extra)]
 
     def experiments(self, base: str, seed: int, common: Mapping[str, str], extra: bool) -> dict[str, Experiment]:
         """The experiment of every row that is trained, by the row's name.

@@ -16,6 +16,8 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from wavfusion import manifest
+from wavfusion.comparators.acoustic import require_extractor
+from wavfusion.comparators.linear import COMPARATORS
 from wavfusion.corpora.protocol import Protocol, divide_parts, row_digest
 from wavfusion.errors import ConfigError, CorpusError, counted
 from wavfusion.experiments.experiment import Experiment
@@ -96,6 +98,11 @@ class Plan:
     jobs: dict[str, PlannedTraining]  # by the name of their folder
     rows: dict[tuple[str, str], list[list[str]]]  # (table, row) -> for every seed the names of its jobs, a fold each
 
+    @property
+    def fullest(self) -> PlannedTraining:
+        """The first training with the most modalities: baselines and comparators stand beside it."""
+        return max(self.jobs.values(), key=lambda job: len(job.experiment.model.modalities))
+
 
 def plan_trainings(study: Study, tables: Sequence[Table], out: Path) -> Plan:
     """Lay out the trainings; rows with equal experiments share them.
@@ -133,6 +140,8 @@ def plan_trainings(study: Study, tables: Sequence[Table], out: Path) -> Plan:
                 rows.setdefault((table.name, row), []).append(list(planned))
     if not jobs:
         raise ConfigError(f"{tables[0].name}: expected a row to train, found none")
+    for name in (name for table in tables for name in table.comparators(study.extra)):
+        require_extractor(COMPARATORS[name][0])
     _require_features(store, [job.experiment for job in jobs.values()], corpus.classes)
     return Plan(jobs, rows)
 
