@@ -63,6 +63,7 @@ NEMO = {
     "sadness": "sad",
     "surprised": "surprised",
 }
+MOST = 60  # clips of a speaker who validates or tests, so that none outweighs the others
 EMODB = {"W": "angry", "E": "disgusted", "A": "fearful", "F": "happy", "T": "sad", "N": "neutral"}  # L = boredom
 KOREAN = ("neutral", "happy", "sad", "angry")  # of each hundred sentences; the corpus's README swaps the last two
 
@@ -190,6 +191,15 @@ def part_of(corpus: Corpus, speaker: str) -> str:
     return "test" if speaker in corpus.test else "valid" if speaker in corpus.valid else "train"
 
 
+def judged(clips: list[Clip]) -> list[Clip]:
+    """Choose at most `MOST` clips of each speaker, evenly over their names, which begin with the emotion."""
+    chosen = []
+    for speaker in sorted({clip.speaker for clip in clips}):
+        own = [clip for clip in clips if clip.speaker == speaker]
+        chosen += own[:: max(1, -(-len(own) // MOST))]
+    return chosen
+
+
 def write_tables(found: dict[str, list[Clip]], table: IO[str], kept: IO[str], left_out: IO[str]) -> None:
     """Write the table and the two protocols; a corpus stands in the column of that name."""
     rows, parts, folds = (csv.writer(file, lineterminator="\n") for file in (table, kept, left_out))
@@ -197,17 +207,24 @@ def write_tables(found: dict[str, list[Clip]], table: IO[str], kept: IO[str], le
     parts.writerow(["id", "split"])
     folds.writerow(["id", "split", "fold"])
     for name, clips in found.items():
+        some = {clip.file for clip in judged(clips)}
         for clip in clips:
             key, part = f"{name}-{clip.file.stem}", part_of(CORPORA[name], clip.speaker)
             speaker = f"{name}-{clip.speaker}"
             rows.writerow(
                 [key, f"{name}/{clip.file.name}", clip.text, clip.emotion, speaker, name, CORPORA[name].language]
             )
-            parts.writerow([key, part])
+            if part == "train" or clip.file in some:
+                parts.writerow([key, part])
             for fold, other in enumerate(found, start=1):
-                # The kept speakers choose the epoch, too, where their corpus takes part in training.
-                trained = "train" if part == "train" else "valid"
-                folds.writerow([key, "test" if name == other else trained, fold])
+                if name == other:
+                    folds.writerow([key, "test", fold])
+                elif part == "train":
+                    folds.writerow([key, part, fold])
+                elif (
+                    clip.file in some
+                ):  # kept speakers choose the epoch, too, where their corpus takes part in training
+                    folds.writerow([key, "valid", fold])
 
 
 def main(clones: Path, out: Path) -> None:
