@@ -7,7 +7,7 @@ OFFLINE = HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 DEV = beartype build faster-whisper hypothesis import-linter mypy pympi-ling pytest pytest-timeout pytest-xdist ruff srt textgrid types-PyYAML webvtt-py
 DOCS = ipykernel mkdocs mkdocs-material 'mkdocstrings[python]' nbclient nbformat
 
-.PHONY: demo test test-slow lint unit minimum mutations kills docs wheel clean
+.PHONY: demo test test-slow lint unit minimum mutations kills docs wheel voice clean
 
 demo: $(VENV)/ready
 	rm -rf runs/demo
@@ -53,6 +53,11 @@ wheel: $(VENV)/ready
 	rm -rf dist
 	$(BIN)/python -m build --wheel
 	scripts/try_wheel.sh $(PYTHON)
+
+# The voice model again, from clones of its corpora and whisper-base (models/voice/README.md).
+WORK ?= runs/voice
+voice: $(VENV)/ready
+	PATH="$(abspath $(BIN)):$$PATH" models/voice/make.sh $(CLONES) $(WHISPER) $(WORK)
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
