@@ -21,7 +21,7 @@ from wavfusion.metrics.clusters import MIN_CLUSTERS
 from wavfusion.pages.fill import script, write_page
 from wavfusion.report import plots
 from wavfusion.runs.bundle import MEMBERS, Bundle, read_bundle
-from wavfusion.runs.origin import corpus_of, require_protocol, without_absolute_paths
+from wavfusion.runs.origin import corpus_of, require_protocol, training_data_of, without_absolute_paths
 from wavfusion.runs.results import (
     METRICS,
     PREDICTIONS,
@@ -49,6 +49,7 @@ class RunContents(Bundle):
         corpus: rows of its manifest by id; empty where it was moved.
         root: folder of the media.
         corpus_name: as `runs.origin.corpus_of` gives it.
+        trained_on: its training part in words.
     """
 
     name: str
@@ -57,6 +58,7 @@ class RunContents(Bundle):
     corpus: dict[str, Utterance]
     root: Path
     corpus_name: str
+    trained_on: str
 
 
 def write_run_page(
@@ -117,6 +119,7 @@ def _read_contents(folder: Path, name: str, root: Path | None) -> RunContents:
         corpus=corpus,
         root=root or corpus_root,
         corpus_name=corpus_of(folder),
+        trained_on=str(training_data_of(folder)),
     )
 
 
@@ -145,6 +148,7 @@ def _template_values(run: RunContents) -> dict[str, Any]:
     supported = [name for name in run.classes if figures["per_class"][name]["support"]]
     return {
         "name": run.name,
+        "trained_on": run.trained_on,
         "figures": figures,
         "protocol": shown,
         "described": describe_protocol(protocol),
