@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-import pytest
+from wavfusion import media
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -24,13 +24,11 @@ def test_the_map_has_one_line_for_each_folder_of_the_package():
     assert sorted(re.findall(r"^  (\w+)/ +\S", tree, re.MULTILINE)) == sorted(rooms)
 
 
-@pytest.mark.slow
-def test_the_python_example_runs_on_the_demo(tmp_path, monkeypatch):
-    from wavfusion.cli import demo
-
+def test_the_python_example_runs_on_a_real_conversation(tmp_path, monkeypatch):
+    """By the voice model, which no line of it names."""
     monkeypatch.chdir(tmp_path)
-    demo.run_demo(Path("runs/demo"), clips=110)
-    Path("runs/demo/work/clip.mp4").rename("clip.mp4")
+    conversation = media.decode_audio(ROOT / "wavfusion/examples/conversation.ogg")
+    media.write_audio(tmp_path / "talk.wav", conversation.samples[: 10 * media.SAMPLE_RATE], media.SAMPLE_RATE)
     names: dict[str, object] = {}
     exec(blocks("python")[0], names)
-    assert names["predictions"][0].modalities == ["audio", "text", "video"]
+    assert [each.modalities for each in names["predictions"]] == [["audio"]]

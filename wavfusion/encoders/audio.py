@@ -7,7 +7,10 @@ from wavfusion.encoders.checkpoint import load_model, load_preprocessor
 from wavfusion.encoders.stack import AudioEncoder
 
 # What a configuration leaves to training is off while an encoder is frozen.
-SETTINGS: dict[str, Any] = {"layerdrop": 0.0, "encoder_layerdrop": 0.0, "apply_spec_augment": False}
+FROZEN: dict[str, Any] = {"layerdrop": 0.0, "encoder_layerdrop": 0.0, "apply_spec_augment": False}
+# The decoder's layers, which nothing uses, take neither time nor memory.
+NO_DECODER: dict[str, Any] = {"decoder_layers": 0}
+SETTINGS = {**dict.fromkeys(wav2vec2.FAMILY, FROZEN), **dict.fromkeys(whisper.FAMILY, FROZEN | NO_DECODER)}
 
 
 def load_audio(name: str) -> AudioEncoder:
@@ -18,6 +21,6 @@ def load_audio(name: str) -> AudioEncoder:
     """
     if name == "tiny":
         return wav2vec2.Wav2Vec2Encoder(tiny.audio_model(), tiny.audio_preprocessor(), name)
-    model = load_model(name, (*wav2vec2.FAMILY, *whisper.FAMILY), **SETTINGS)
+    model = load_model(name, SETTINGS)
     family = whisper.WhisperEncoder if model.config.model_type in whisper.FAMILY else wav2vec2.Wav2Vec2Encoder
     return family(model, load_preprocessor(name), name)

@@ -5,7 +5,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -111,10 +111,11 @@ def _is_used(model: Any, name: str) -> bool:
     return not any(part in name for part in UNUSED if not (part == "pooler." and takes_pictures))
 
 
-def load_model(name: str, family: Sequence[str] | None, part: str = "", **settings: Any) -> Any:
-    """Load a Hugging Face model in eval mode, in float32, without gradients; `settings` replace its configuration's.
+def load_model(name: str, family: Mapping[str, Mapping[str, Any]] | None, part: str = "") -> Any:
+    """Load a Hugging Face model in eval mode, in float32, without gradients.
 
-    A `family` of None takes every model type that the library knows. Of a model whose configuration has one of its own
+    `family` has the model types that are taken, and what replaces settings in the configuration of each; None takes
+    every model type that the library knows. Of a model whose configuration has one of its own
     for a `part`, as CLIP's has a `vision_config`, this part alone is loaded.
 
     Raises:
@@ -129,8 +130,7 @@ def load_model(name: str, family: Sequence[str] | None, part: str = "", **settin
         _require_weights(name)
         config = transformers.AutoConfig.from_pretrained(name)
         config = getattr(config, part, config) if part else config
-        for key, value in settings.items():
-            setattr(config, key, value)
+        config.update(family[found] if family else {})
         model, report = transformers.AutoModel.from_pretrained(
             name,
             config=config,
