@@ -1,13 +1,12 @@
 """What noise, a telephone and lossy formats cost the shipped model, on the kept speakers of its own corpora.
 
-    python models/voice/judge.py MODEL MANIFEST FOLDS OUT
+    python models/voice/judge.py MODEL MANIFEST KEPT OUT
 
-Labels the test part of fold 1, at most `MOST` clips of a corpus, as it is and changed, and writes a row for each clip
-and change to OUT (a CSV file): id, change, truth, predicted, and the seconds that the answer took.
+Labels the test part of `kept.csv`, as it is and changed, and writes a row for each clip and change to OUT (a CSV file):
+id, change, truth, predicted, and the seconds that the answer took.
 """
 
 import csv
-import random
 import sys
 import time
 from collections.abc import Callable
@@ -22,7 +21,6 @@ from wavfusion.features import augment
 from wavfusion.manifest import Utterance
 from wavfusion.media import SAMPLE_RATE
 
-MOST = 240
 NOISES_DB = (20, 15, 10, 5, 0)
 Change = Callable[[np.ndarray], np.ndarray]
 
@@ -41,28 +39,21 @@ def changes(identity: str) -> dict[str, Change]:
     }
 
 
-def tested(manifest_path: Path, folds: Path) -> list[Utterance]:
-    """Draw the clips."""
-    parts = csv.DictReader(folds.read_text("utf-8").splitlines())
-    chosen = {row["id"] for row in parts if (row["fold"], row["split"]) == ("1", "test")}
-    rows = [row for row in manifest.read(manifest_path) if row.id in chosen]
-    random.Random(0).shuffle(rows)
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row.corpus] = counts.get(row.corpus, 0) + 1
-        if counts[row.corpus] > MOST:
-            chosen.remove(row.id)
-    return sorted((row for row in rows if row.id in chosen), key=lambda row: row.id)
+def tested(manifest_path: Path, kept: Path) -> list[Utterance]:
+    """Return the clips."""
+    parts = csv.DictReader(kept.read_text("utf-8").splitlines())
+    chosen = {row["id"] for row in parts if row["split"] == "test"}
+    return [row for row in manifest.read(manifest_path) if row.id in chosen]
 
 
-def main(model: Path, manifest_path: Path, folds: Path, out: Path) -> None:
+def main(model: Path, manifest_path: Path, kept: Path, out: Path) -> None:
     """Label every clip under every change."""
     recognizer = wavfusion.EmotionRecognizer.from_pretrained(model)
     root = Path(manifest.read_corpus(manifest_path).root)
     with out.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", "change", "truth", "predicted", "seconds"])
-        for row in tested(manifest_path, folds):
+        for row in tested(manifest_path, kept):
             assert row.audio is not None
             samples = media.decode_audio(root / row.audio.path).samples
             for name, change in changes(row.id).items():
