@@ -19,6 +19,7 @@ from corpora import CORPORA, sex_of
 from wavfusion import manifest
 from wavfusion.manifest import Utterance
 from wavfusion.media.container import probe_span
+from wavfusion.metrics.clusters import MIN_CLUSTERS
 from wavfusion.runs.bundle import read_bundle
 from wavfusion.runs.results import Predictions, chance_of, majority_of
 
@@ -28,17 +29,18 @@ COVERED = (1.0, 0.8, 0.6, 0.4)  # shares of the clips that are answered, the sur
 INTRODUCTION = """\
 # wavfusion-voice
 
-Emotion in speech from the voice alone: {emotions}. It hears how something is said, not what is said, and names how a
-rater would call the expression, not what a person feels. {clips:,} acted clips of {speakers} speakers in four languages
-taught it; it runs offline, on a CPU.
+Emotion in speech from the voice alone: {emotions}.
+It hears how something is said, not what is said, and names how a rater would call the expression, not what a person
+feels. {clips:,} acted clips of {speakers} speakers in four languages taught it; it runs offline, on a CPU.
 
 - **Speakers whom it has not met, of corpora that it knows**: UAR {kept}, chance {chance}.
-- **Corpora that it has not met**: UAR {left_out} (one of the four left out of training at a time). This is what to
-  expect of other recordings of acted speech; of spontaneous speech expect less.
+- **Corpora that it has not met**, one of the four left out of training at a time: UAR
+  {left_out}.
+  This is what to expect of other recordings of acted speech; of spontaneous speech expect less.
 
 All figures are of this model, or of trainings with its settings, and were written into this card by a program
 (`models/voice/card.py` in the repository of wavfusion). UAR is the mean recall of the emotions. Intervals are of 95 %,
-over speakers.
+over speakers, where there are five or more.
 """
 
 WARNING = """\
@@ -52,7 +54,7 @@ WARNING = """\
 - **Children, whispering, singing, laughter and crying, several voices at once**: none was in its training.
 - **Commerce**: the licences of its training data forbid it.
 
-Abstain where it is unsure (see *Unsure answers*), and normalise nothing: loudness within -40 to 0 dB is what it knows.
+Abstain where it is unsure: see *Unsure answers*.
 """
 
 LICENCES = """\
@@ -103,9 +105,9 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def bounds(interval: Sequence[float] | None) -> str:
-    """Write an interval; none with fewer than two speakers."""
-    return "" if interval is None or list(interval) == [0, 1] else f"{percent(interval[0])} to {percent(interval[1])}"
+def bounds(interval: Sequence[float]) -> str:
+    """Write an interval."""
+    return f"{percent(interval[0])} to {percent(interval[1])}"
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
@@ -119,7 +121,7 @@ def figures(tested: Tested) -> list[str]:
     """Clips, speakers, accuracy, UAR and its interval, chance, and the accuracy of the most frequent emotion."""
     found = tested.predictions.score()
     speakers = len({row["speaker"] for row in tested.predictions.rows})
-    ends = bounds(found["interval"]["uar"]["this_test_set"])
+    ends = bounds(found["interval"]["uar"]["this_test_set"]) if speakers >= MIN_CLUSTERS else ""
     shares = [percent(found["accuracy"]), percent(found["uar"]), ends, percent(chance_of(found))]
     return [str(found["n"]), str(speakers), *shares, percent(majority_of(found)[1])]
 
@@ -178,7 +180,7 @@ def abstaining(tested: Tested) -> str:
     for share in COVERED:
         kept = surest[: round(share * len(surest))]
         least = rows.probabilities.max(1)[kept[-1]]
-        lines.append([f"{share:.0%}", f"{least:.2f}", percent(right[kept].mean())])
+        lines.append([f"{100 * share:.0f} %", f"{least:.2f}", percent(right[kept].mean())])
     return table(("answered", "from probability", "accuracy"), lines)
 
 
