@@ -35,7 +35,14 @@ def test_it_answers_where_no_model_is_named(recognizer: wavfusion.EmotionRecogni
 def test_it_is_small_and_has_nothing_but_data(recognizer: wavfusion.EmotionRecognizer) -> None:
     files = [path for path in MODEL.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < MEGABYTES * 1e6
-    assert {path.suffix for path in files} == {".json", ".md", ".safetensors", ".yaml"}
+    assert {path.suffix or path.name for path in files} == {
+        ".json",
+        ".md",
+        ".safetensors",
+        ".yaml",
+        "LICENSE",
+        "NOTICE",
+    }
     assert not recognizer.trained.features.text and recognizer.trained.carried == {
         "audio": str(MODEL / "encoders/audio")
     }
@@ -56,7 +63,8 @@ def test_nothing_in_it_names_a_place_a_recording_or_a_speaker() -> None:
 
 
 def test_every_corpus_is_credited_and_the_licence_stands_beside_the_weights() -> None:
-    notice, licence = ((FOLDER / name).read_text("utf-8") for name in ("NOTICE", "LICENSE"))
+    notice, licence = ((MODEL / name).read_text("utf-8") for name in ("NOTICE", "LICENSE"))
+    assert [(FOLDER / name).read_text("utf-8") for name in ("NOTICE", "LICENSE")] == [notice, licence]
     assert all(name in notice for name in ("RAVDESS", "nEMO", "EmoDB", "emotiontts", "OpenAI", "MIT License"))
     assert licence.startswith("CC BY-NC-SA 4.0")
 

@@ -56,6 +56,8 @@ def main(run: Path, out: Path) -> None:
         halve(copy / WEIGHTS)
         shutil.rmtree(out, ignore_errors=True)
         write_hub_folder(copy, out, NAME)
+    for name in ("LICENSE", "NOTICE"):
+        shutil.copy(Path(__file__).parent / name, out)
 
 
 if __name__ == "__main__":
