@@ -482,7 +482,7 @@ from wavfusion.errors import ConfigError
 load = wavfusion.EmotionRecognizer.from_pretrained
 model, sound = load({str(trained)!r}), np.zeros(800, np.float32)
 for call in (
-    lambda: load(None),
+    lambda: load(3),
     lambda: load(""),
     lambda: load({str(trained)!r}, device="foo"),
     lambda: model.predict([0.0, 1.0], sample_rate=16_000),
