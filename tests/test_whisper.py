@@ -131,6 +131,14 @@ def test_a_checkpoint_of_the_hub_loads_and_gives_the_library_s_hidden_states(tmp
     assert encoder.fingerprint == WhisperEncoder(model, {}, "another name").fingerprint
 
 
+def test_the_layers_of_the_decoder_are_not_even_made(tmp_path, monkeypatch):
+    """They took 100 MB of whisper-base, and were thrown away."""
+    whisper().save_pretrained(tmp_path)
+    made, layer = [], transformers.models.whisper.modeling_whisper.WhisperDecoderLayer
+    monkeypatch.setattr(layer, "__init__", lambda *_, **__: made.append(1))
+    assert load_audio(str(tmp_path)).num_layers > 0 and made == []
+
+
 def test_a_checkpoint_without_one_tensor_of_the_encoder_is_refused(tmp_path):
     model = whisper()
     tensors = {name: x for name, x in model.state_dict().items() if name != "encoder.layers.1.fc1.weight"}
