@@ -11,30 +11,26 @@ from pathlib import Path
 
 from wavfusion import manifest
 from wavfusion.comparators.acoustic import describe_audio
-from wavfusion.comparators.linear import COMPARATORS, predict_linear
+from wavfusion.comparators.linear import COMPARATORS
 from wavfusion.corpora.protocol import resolve
 from wavfusion.features.clips import Media
 from wavfusion.features.store import Store
-from wavfusion.runs.results import CsvRow, encode_csv, prediction_rows
+from wavfusion.runs.results import CsvRow, encode_csv
+from wavfusion.study.comparing import predict_fold
 
 
 def main(manifest_path: Path, folds: Path, work: Path, out: Path) -> None:
     """Write the predictions of every comparator on every fold."""
     utterances, corpus = manifest.read(manifest_path), manifest.read_corpus(manifest_path)
     media = Media(Store(work / "store", create=True), corpus.root, corpus.root)
-    labels = {row.id: corpus.classes.index(str(row.emotion)) for row in utterances}
     written: list[CsvRow] = []
     for name, (features, classifier) in COMPARATORS.items():
         vectors = describe_audio(utterances, media, features, work, progress=True)
-        for fold in range(1, len({row.corpus for row in utterances}) + 1):
-            protocol = resolve(str(folds), utterances, corpus.classes, fold)
-            parts = {part: list(protocol.ids(part)) for part in manifest.SPLITS}
-            found = predict_linear(classifier, vectors, labels, parts, len(corpus.classes), balanced=False)
-            places = {key: number for number, key in enumerate(parts["test"])}
-            tested = [row for row in utterances if row.id in places]
-            order = [places[row.id] for row in tested]
-            rows = prediction_rows(tested, found.probabilities[order], corpus.classes, protocol.hash)
-            written += [{"comparator": name, "left_out": tested[0].corpus, **row} for row in rows]
+        for number in range(1, len({row.corpus for row in utterances}) + 1):
+            fold = resolve(str(folds), utterances, corpus.classes, number)
+            rows, _ = predict_fold(classifier, vectors, utterances, fold, balanced=False)
+            left_out = next(row.corpus for row in utterances if row.id == rows[0]["id"])
+            written += [{"comparator": name, "left_out": left_out, **row} for row in rows]
     out.write_bytes(encode_csv(written))
 
 

@@ -8,13 +8,14 @@ wrote, BASELINES what `baselines.py` wrote. All figures come from these files.
 
 import csv
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 from corpora import CORPORA, sex_of
+from sklearn.metrics import recall_score
 
 from wavfusion import manifest
 from wavfusion.manifest import Utterance
@@ -30,7 +31,7 @@ INTRODUCTION = """\
 # wavfusion-voice
 
 Emotion in speech from the voice alone: {emotions}.
-It hears how something is said, not what is said, and names how a rater would call the expression, not what a person
+It uses the sound of the voice, not the words, and a label is how a rater would call the expression, not what a person
 feels. {clips:,} acted clips of {speakers} speakers in four languages taught it; it runs offline, on a CPU.
 
 - **Speakers whom it has not met, of corpora that it knows**: UAR {kept}, chance {chance}.
@@ -137,27 +138,25 @@ def by_slice(slices: Iterable[tuple[str, Tested]], name: str) -> str:
 def recalls(slices: Iterable[tuple[str, Tested]], classes: Sequence[str]) -> str:
     """Write the recall of every emotion, empty where a corpus has none."""
 
-    def cells(tested: Tested) -> Iterator[str]:
-        for emotion, each in tested.predictions.score()["per_class"].items():
-            assert emotion in classes
-            yield percent(each["recall"]) if each["support"] else ""
+    def cells(tested: Tested) -> list[str]:
+        found = tested.predictions.score()["per_class"]
+        return [percent(found[name]["recall"]) if found[name]["support"] else "" for name in classes]
 
     return table(("", *classes), ([name, *cells(each)] for name, each in slices))
 
 
 def against_baselines(tested: Iterable[Tested], baselines: Path) -> str:
     """Write the UAR beside those of the baselines on the same parts, and the difference to eGeMAPS + SVM."""
-    others: dict[tuple[str, str], Tested] = {}
     rows = list(csv.DictReader(baselines.read_text("utf-8").splitlines()))
     lines = []
     names = list(dict.fromkeys(row["comparator"] for row in rows))
     for part in tested:
         (corpus,) = part.corpora
+        uar = {}
         for name in names:
             own = [row for row in rows if row["comparator"] == name and row["left_out"] == corpus]
             baseline = replace(part, predictions=Predictions(own, part.predictions.classes))
-            others[corpus, name] = baseline.among_its_emotions()
-        uar = {name: others[corpus, name].predictions.score()["uar"] for name in names}
+            uar[name] = baseline.among_its_emotions().predictions.score()["uar"]
         ours = part.predictions.score()["uar"]
         gain = f"{100 * (ours - uar['egemaps_svm']):+.1f}"
         lines.append([corpus, percent(ours), *(percent(each) for each in uar.values()), gain])
@@ -194,10 +193,8 @@ def under_changes(changed: Path, rows: dict[str, Utterance]) -> str:
         cells = []
         for corpus in CORPORA:
             chosen = [row for row in own if rows[row["id"]].corpus == corpus]
-            hits: dict[str, list[bool]] = {}
-            for row in chosen:
-                hits.setdefault(row["truth"], []).append(row["truth"] == row["predicted"])
-            cells.append(percent(float(np.mean([np.mean(each) for each in hits.values()]))))
+            truth, predicted = ([row[name] for row in chosen] for name in ("truth", "predicted"))
+            cells.append(percent(recall_score(truth, predicted, average="macro", labels=sorted(set(truth)))))
         same = np.mean([row["predicted"] == plain[row["id"]] for row in own])
         lines.append([change, *cells, percent(float(same))])
     seconds = median(float(row["seconds"]) for row in found)
@@ -209,14 +206,12 @@ def main(trainings: Path, manifest_path: Path, changed: Path, baselines: Path) -
     """Write the card to standard output."""
     rows = {row.id: row for row in manifest.read(manifest_path)}
     root = Path(manifest.read_corpus(manifest_path).root)
-    kept, *left_out = (
-        Tested(read_bundle(trainings / name), rows)
-        for name in ("kept", *(f"left_out/fold{number}" for number in range(1, len(CORPORA) + 1)))
-    )
-    left_out = [each.among_its_emotions() for each in left_out]
-    classes = kept.predictions.classes
-    parts = read_bundle(trainings / "kept").parts
-    trained = [rows[key] for key, part in parts.items() if part == "train"]
+    bundle = read_bundle(trainings / "kept")
+    kept, folds = Tested(bundle, rows), range(1, len(CORPORA) + 1)
+    others = (Tested(read_bundle(trainings / f"left_out/fold{fold}"), rows) for fold in folds)
+    left_out = [each.among_its_emotions() for each in others]
+    classes = bundle.classes
+    trained = [rows[key] for key, part in bundle.parts.items() if part == "train"]
     whole = kept.predictions.score()
     seconds = {row["id"]: probe_span(root / rows[row["id"]].audio.path).audio for row in kept.predictions.rows}  # type: ignore[union-attr]
     sources = [

@@ -8,11 +8,13 @@ import numpy as np
 
 from wavfusion import manifest
 from wavfusion.comparators.acoustic import describe_audio
-from wavfusion.comparators.linear import COMPARATORS, predict_linear
+from wavfusion.comparators.linear import COMPARATORS, Vectors, predict_linear
+from wavfusion.corpora.protocol import Protocol
 from wavfusion.errors import ConfigError, CorpusError, MediaError
 from wavfusion.features.clips import Media
 from wavfusion.features.store import Store
-from wavfusion.runs.results import Predictions, prediction_rows
+from wavfusion.manifest import SPLITS, Utterance
+from wavfusion.runs.results import CsvRow, Predictions, prediction_rows
 from wavfusion.study.tables import Table
 from wavfusion.study.trainings import Plan, Study
 
@@ -52,14 +54,24 @@ def _predict(study: Study, plan: Plan, name: str, out: Path, progress: bool) -> 
     root = manifest.read_corpus(study.manifest).root
     media = Media(Store(study.store), root, root)
     vectors = describe_audio(every, media, features, out / "comparators", progress)
-    rows, scores, classes = [], [], list(plan.fullest.protocol.classes)
-    for fold in folds.values():
-        parts = {part: [row.id for row in every if fold.parts.get(row.id) == part] for part in manifest.SPLITS}
-        parts["test"] = parts["test"] or parts["valid"]
-        labels = {row.id: classes.index(str(row.emotion)) for row in every if row.id in fold.parts}
-        predicted = predict_linear(classifier, vectors, labels, parts, len(classes), balanced)
-        chosen = set(parts["test"])
-        tested = [row for row in every if row.id in chosen]
-        rows += prediction_rows(tested, predicted.probabilities, classes, fold.hash)
-        scores.append(predicted.validation)
-    return PooledPredictions(rows, classes, float(np.mean(scores)))
+    found = [predict_fold(classifier, vectors, every, fold, balanced) for fold in folds.values()]
+    rows = [row for some, _ in found for row in some]
+    return PooledPredictions(rows, list(plan.fullest.protocol.classes), float(np.mean([score for _, score in found])))
+
+
+def predict_fold(
+    classifier: str, vectors: Vectors, utterances: Sequence[Utterance], fold: Protocol, balanced: bool
+) -> tuple[list[CsvRow], float]:
+    """Train a classifier on a fold and predict its test part, or the valid part where there is none.
+
+    Returns:
+        The rows of predictions.csv in the order of the utterances, and the weighted F1 that chose the classifier.
+    """
+    classes = list(fold.classes)
+    parts = {part: [row.id for row in utterances if fold.parts.get(row.id) == part] for part in SPLITS}
+    parts["test"] = parts["test"] or parts["valid"]
+    labels = {row.id: classes.index(str(row.emotion)) for row in utterances if row.id in fold.parts}
+    predicted = predict_linear(classifier, vectors, labels, parts, len(classes), balanced)
+    chosen = set(parts["test"])
+    tested = [row for row in utterances if row.id in chosen]
+    return prediction_rows(tested, predicted.probabilities, classes, fold.hash), predicted.validation

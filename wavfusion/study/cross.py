@@ -190,7 +190,7 @@ def cross_to_csv(content: Mapping[str, Any]) -> str:
         about |= {name: sum(left_out[name].values()) for name in ("unknown", "in_training")}
         for name, figure in pair["figures"].items():
             here, new = figure["this_test_set"], figure["new_speakers"] or (None, None)
-            numbers = {"value": figure["value"], "low": here[0], "high": here[1], "chance": pair["chance"]}
+            numbers = {"value": figure["value"], "low": here[0], "high": here[1]}
             numbers |= {"low_new_speakers": new[0], "high_new_speakers": new[1]}
             numbers |= {"chance": pair["chance"] if name == "uar" else None}
             percent = {key: None if value is None else round(100 * value, 2) for key, value in numbers.items()}
