@@ -126,7 +126,9 @@ def check_against(trained: Run, utterances: Sequence[Utterance], root: Path) -> 
     found = [*_broken(kept, parts, promises, where), *_recordings_in_two_parts(every, parts, contents, where)]
     problems = [each for each in found if own.intersection(each.ids)]
     notes += [note for pair, note in _shared_sentences(every, parts, promises, where) if pair.endswith("test")]
-    for name, each in encoder_provenance(trained, {row.corpus for row in utterances})["encoders"].items():
+    for name, each in encoder_provenance(
+        trained.features, trained.model.config.modalities, {row.corpus for row in utterances}
+    )["encoders"].items():
         if each["saw_corpus"] == "yes":
             problems.append(Finding("encoder", f"the {name} encoder {each['name']} was trained on this corpus", []))
         if each["saw_corpus"] == "unknown":

@@ -26,7 +26,7 @@ from wavfusion.evaluation.inference import Utterances, classify_subsets, subsets
 from wavfusion.evaluation.provenance import trained_on
 from wavfusion.features.clips import Media
 from wavfusion.features.dataset import Features
-from wavfusion.features.store import Store, made_by, read_feature_sets
+from wavfusion.features.store import FeatureSet, Store, made_by, read_feature_sets
 from wavfusion.manifest import SPLITS, Utterance
 from wavfusion.metrics import scores
 from wavfusion.metrics.calibration import tempered
@@ -287,7 +287,7 @@ def evaluate(
     own = classify_subsets(model, samples, sets, trained.prior, device, trained.temperature)
     every = [replace(each, probabilities=mapping.mapped(each.probabilities)) for each in own]
     by_set = {
-        "+".join(names): _score(predicted.probabilities, utterances, classes)
+        "+".join(names): score_utterances(predicted.probabilities, utterances, classes)
         | {"answered_by_prior": sum(not present for present in predicted.modalities)}
         for names, predicted in zip(sets, every, strict=True)
     }
@@ -304,13 +304,14 @@ def evaluate(
         "styles": by_style(predicted.probabilities, utterances, classes),
         **({"not_in_corpus": mapping.count_absent(own[-1].probabilities)} if mapping.absent else {}),
         "protocol": trained.protocol,
-        **encoder_provenance(trained, {row.corpus for row in utterances}),
+        **encoder_provenance(trained.features, trained.model.config.modalities, {row.corpus for row in utterances}),
     }, predicted
 
 
-def _score(
+def score_utterances(
     probabilities: Float64[np.ndarray, "N C"], utterances: Sequence[Utterance], classes: list[str]
 ) -> dict[str, Any]:
+    """Score the probabilities of labelled utterances, with the clusters that intervals resample."""
     truth, (unit, groups) = [str(row.emotion) for row in utterances], clusters_of(utterances)
     predicted, speakers = [classes[i] for i in probabilities.argmax(1)], [row.speaker for row in utterances]
     return scores.score(truth, predicted, classes, groups, probabilities, speakers=speakers, unit=unit)
@@ -372,13 +373,13 @@ def by_style(
     found = {}
     for style in styles if len(styles) > 1 else ():
         rows = [i for i, row in enumerate(utterances) if row.style == style]
-        found[style] = _score(probabilities[rows], [utterances[i] for i in rows], classes)
+        found[style] = score_utterances(probabilities[rows], [utterances[i] for i in rows], classes)
     return found
 
 
-def encoder_provenance(trained: Run, corpora: set[str]) -> dict[str, Any]:
+def encoder_provenance(features: FeatureSet, modalities: Sequence[str], corpora: set[str]) -> dict[str, Any]:
     """Tell for each encoder whether it was trained on the corpus of the test (`encoders`, `contaminated`)."""
-    names = {name: getattr(trained.features, name)["name"] for name in trained.model.config.modalities}
+    names = {name: getattr(features, name)["name"] for name in modalities}
     known = {
         name: {"name": checkpoint, "saw_corpus": trained_on(checkpoint, corpora)} for name, checkpoint in names.items()
     }

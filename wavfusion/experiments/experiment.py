@@ -14,6 +14,7 @@ from wavfusion.errors import ConfigError, nearest
 from wavfusion.files import parse_yaml, read_yaml, validated
 from wavfusion.model.config import Switches, require_setting
 
+OF_SYSTEM = "system.options."  # dotted keys below are named by the system's own class
 FOLDER = importlib.resources.files("wavfusion") / "experiments"
 
 
@@ -88,6 +89,33 @@ class Training:
 
 
 @dataclass(frozen=True)
+class System:
+    """A system over dialogues that is trained in the place of WavFusion (docs/reference/systems.md).
+
+    Of `model` it takes the modalities and the task loss, of `train` batches (of whole dialogues), epochs, patience, the
+    new rate, weight decay and clip.
+
+    Attributes:
+        name: which one.
+        options: of its network, by the names of its page.
+        optimiser: AdamW, or Adam, whose weight decay joins the gradient.
+        rate_decay: factor of the learning rate from each epoch to the next.
+        turns: what is seen of a dialogue: turns with one of the emotions, or all.
+    """
+
+    name: Literal[
+        "dialoguetrm", "hitrans", "dialogxl", "mmgcn", "cogmen", "mmdfn", "m2fnet", "haan", "turn_mlp", "turn_gru"
+    ]
+    options: dict[str, Any] = field(default_factory=dict)
+    optimiser: Literal["adamw", "adam"] = "adamw"
+    rate_decay: float = 1.0
+    turns: Literal["labelled", "all"] = "labelled"
+
+    def __post_init__(self) -> None:
+        require_setting(0 < self.rate_decay <= 1, "system.rate_decay", "a factor above 0, up to 1", self.rate_decay)
+
+
+@dataclass(frozen=True)
 class Experiment:
     """Everything that decides a training but its data.
 
@@ -96,12 +124,14 @@ class Experiment:
         seed: of initialisation, order, dropout.
         model: the choices of structure.
         train: optimiser and schedule.
+        system: what is trained in the place of WavFusion; None = WavFusion.
     """
 
     preset: str | None = None
     seed: int = 0
     model: Switches = field(default_factory=Switches)
     train: Training = field(default_factory=Training)
+    system: System | None = None
 
     def __post_init__(self) -> None:
         require_setting(0 <= self.seed < 2**32, "seed", f"0 to {2**32 - 1}", self.seed)
@@ -109,9 +139,13 @@ class Experiment:
         found = f"model.task_loss {self.model.task_loss}"
         require_setting(fits, "train.class_weights", "model.task_loss balanced, whose weights they replace", found)
 
+    def to_plain(self) -> dict[str, Any]:
+        """Return the nested values; without a system there is no such key."""
+        return {name: value for name, value in asdict(self).items() if name != "system" or value}
+
     def to_yaml(self) -> str:
         """Write every value out, in the form that `read_experiment` reads."""
-        return yaml.safe_dump(asdict(self), sort_keys=False)
+        return yaml.safe_dump(self.to_plain(), sort_keys=False)
 
 
 def shipped_experiments() -> list[str]:
@@ -171,13 +205,16 @@ def settings(kind: Any = Experiment, prefix: str = "") -> dict[str, Any]:
     """Types of everything that an experiment can set, by dotted name."""
     found: dict[str, Any] = {}
     for name, hint in get_type_hints(kind).items():
-        found |= settings(hint, f"{prefix}{name}.") if is_dataclass(hint) else {prefix + name: hint}
+        below = next(filter(is_dataclass, (hint, *get_args(hint))), None)
+        found |= {prefix + name: hint} if below is None else settings(below, f"{prefix}{name}.")
     return found
 
 
 def _override(values: dict[str, Any], key: str, text: str) -> None:
     """Set a value by dotted key, as it was typed in a shell."""
     known = settings()
+    if key.startswith(OF_SYSTEM):
+        known[key] = Any
     if key not in known:
         raise ConfigError(f"--{key}: no such setting; {nearest(key, sorted(known))}")
     value: Any = text

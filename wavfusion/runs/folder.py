@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -154,7 +154,10 @@ def read_run(folder: str | Path, weights: bool = True) -> Run:
     if not folder.is_dir():
         raise ConfigError(f"expected a RUN folder (what `wavfusion train --out` writes), found none at {str(folder)!r}")
     try:
-        config = validated(_Config, read_json(folder / CONFIG), CONFIG)
+        written = read_json(folder / CONFIG)
+        if isinstance(written, dict) and "system" in written:
+            raise ConfigError(f"a RUN of WavFusion is needed; this is one of {written['system']}")
+        config = validated(_Config, written, CONFIG)
         about = read_json(folder / PROTOCOL)
         protocol = {name: about[name] for name in PROTOCOL_FIELDS}
         with nullcontext() if weights else torch.device("meta"):
@@ -211,6 +214,13 @@ def write_model(trained: Run, encoders: Encoders) -> None:
         write_atomic(folder / FAMILIARITY, save(tensors, {"format": "pt"}))
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     write_atomic(folder / WEIGHTS, save(state, {"format": "pt"}))
+
+
+def write_system(folder: Path, config: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> None:
+    """Write config.json and weights of a system over dialogues, which is compared with and not used on recordings."""
+    write_json(folder / CONFIG, dict(config))
+    tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+    write_atomic(folder / WEIGHTS, save(tensors, {"format": "pt"}))
 
 
 def remove_run(out: Path) -> None:

@@ -14,19 +14,16 @@ Example, on a corpus that `wavfusion prepare` and `wavfusion extract` have made 
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from wavfusion import manifest
-from wavfusion.corpora.protocol import Protocol, resolve
 from wavfusion.encoders.bundle import Encoders, load_encoder
 from wavfusion.encoders.live import LiveWavFusion
 from wavfusion.errors import ConfigError, CorpusError, nearest
@@ -34,50 +31,26 @@ from wavfusion.evaluation import evaluate as scoring
 from wavfusion.evaluation.inference import classify, subsets
 from wavfusion.experiments.experiment import Experiment, Training
 from wavfusion.fast.network import accelerate
-from wavfusion.features.augment import read_kinds
-from wavfusion.features.clips import Media
-from wavfusion.features.dataset import Features, choose_features, choose_layers, model_config
-from wavfusion.features.store import FeatureSet, Store
-from wavfusion.manifest import Utterance
+from wavfusion.features.dataset import Features, choose_features, model_config
+from wavfusion.features.store import FeatureSet
 from wavfusion.metrics import familiarity
 from wavfusion.metrics.calibration import fit_temperature
 from wavfusion.model.config import WavFusionConfig
 from wavfusion.model.wavfusion import WavFusion
-from wavfusion.runs.folder import WEIGHTS, Run, preset_of, read_run, remove_run, write_model
-from wavfusion.runs.origin import (
-    EXPERIMENT,
-    num_processes_of,
-    protocol_hash_of,
-    read_settings,
-    training_data_of,
-    write_origin,
-)
+from wavfusion.runs.folder import Run, preset_of, read_run, write_model
 from wavfusion.runs.results import near_chance, write_results
 from wavfusion.training import checkpoints
-from wavfusion.training.distributed import num_processes
-from wavfusion.training.start import choose_start_features, describe_start, take_layers, warn_of_known
+from wavfusion.training.data import Data, choose_augment, read_data, resolved
+from wavfusion.training.place import open_place, require_place
+from wavfusion.training.start import choose_start_features, take_layers, warn_of_known
+from wavfusion.training.systems import train_system
 from wavfusion.training.trainer import FusionTrainer
+
+__all__ = ["Data", "choose_augment", "read_data", "resolved", "train"]
 
 log = logging.getLogger(__name__)
 
-EXTENDED = ("train.epochs", "train.patience")  # may differ where a training is resumed
 HELP = "docs/howto/training.md"
-
-
-@dataclass(frozen=True)
-class Data:
-    """Utterances, their protocol and their stored features."""
-
-    utterances: Sequence[Utterance]
-    protocol: Protocol
-    store: Store
-    media: Media
-    manifest_path: str = ""
-
-    def part(self, name: str) -> list[Utterance]:
-        """Return the utterances of `train`, `valid` or `test`."""
-        chosen = set(self.protocol.ids(name))
-        return [row for row in self.utterances if row.id in chosen]
 
 
 def train(
@@ -106,11 +79,15 @@ def train(
         CorpusError: `out` holds a RUN that is neither resumed nor removed, a part is empty, features are missing.
         ConfigError: settings that do not fit together, an encoder that is not the store's, another experiment resumed.
     """
+    if experiment.system is not None:
+        if start is not None:
+            raise ConfigError(f"--from: expected an experiment of WavFusion, found one of {experiment.system.name}")
+        return train_system(experiment, data, out, device, resume=resume, force=force)
     processes = PartialState(cpu=not device.startswith("cuda"))
     features = _features(experiment, data, start)
     experiment = resolved(experiment, features)
     features = replace(features, variants=0, augment=experiment.train.augment or [])  # those of the model: clean alone
-    _require_place(out, experiment, data, start, resume, force)
+    require_place(out, experiment, data, start, resume, force)
     config = _config(experiment, features, data, start)
     torch.manual_seed(experiment.seed)
     live = experiment.train.mode != "cached" and "audio" in config.modalities
@@ -121,7 +98,7 @@ def train(
     prior = [count / sum(counts) for count in counts]
     if config.task_loss == "balanced":
         model.class_weights.copy_(_class_weights(prior, config.classes, experiment.train.class_weights))
-    checkpoint = _start(out, experiment, data, start, resume, force)
+    checkpoint = open_place(out, experiment, data, start, resume, force)
     if checkpoint is not None and checkpoints.has_ended(checkpoint, experiment.train.epochs, experiment.train.patience):
         checkpoints.load_best(network, checkpoint)
     else:
@@ -151,50 +128,6 @@ def _datasets(
     return sets
 
 
-def read_data(
-    manifest_path: Path,
-    store: Path,
-    protocol: str | Protocol | None = None,
-    fold: int = 1,
-    selected_on: str = "valid",
-    where: str | None = None,
-) -> Data:
-    """Read a manifest, resolve one fold of its protocol, unless one is given, and open the store.
-
-    `where` divides only the rows of which it holds (`manifest.parse_where`).
-
-    Raises:
-        CorpusError: one of them is missing or damaged.
-        ConfigError: no such protocol.
-    """
-    utterances, features = manifest.read(manifest_path, where), Store(store)
-    corpus = manifest.read_corpus(manifest_path)
-    if not isinstance(protocol, Protocol):
-        protocol = resolve(protocol, utterances, corpus.classes, fold, selected_on, where)
-    return Data(utterances, protocol, features, Media(features, corpus.root, corpus.root), str(manifest_path))
-
-
-def resolved(experiment: Experiment, features: FeatureSet) -> Experiment:
-    """Fill in the preset of the stored features, and its layers and learning rates where the experiment has none."""
-    names = ("pretrained_rate", "new_rate")
-    rates = {name: getattr(features, name) for name in names if getattr(experiment.train, name) is None}
-    model, training = choose_layers(experiment.model, features), choose_augment(experiment.train, features)
-    return replace(experiment, preset=features.preset, model=model, train=replace(training, **rates))
-
-
-def choose_augment(training: Training, features: FeatureSet) -> Training:
-    """Fill in the changes of the stored variants where variants are wanted; raises ConfigError if there are none."""
-    if not training.variants:
-        return training
-    augment = features.augment if training.augment is None else read_kinds(training.augment)
-    if not augment:
-        raise ConfigError(
-            f"train.variants: expected variants among the features of preset {features.preset!r}, found none; "
-            f"extract --variants {training.variants}"
-        )
-    return replace(training, augment=augment)
-
-
 def _features(experiment: Experiment, data: Data, start: Run | None) -> FeatureSet:
     """Choose the stored features: those of the experiment's preset, or those of the encoders of `start`."""
     if start is None:
@@ -214,21 +147,6 @@ def _config(experiment: Experiment, features: FeatureSet, data: Data, start: Run
     return take_layers(start, config, stored, data.store, data.manifest_path)
 
 
-def _start(out: Path, experiment: Experiment, data: Data, start: Run | None, resume: bool, force: bool) -> Path | None:
-    """Let the first process prepare the RUN folder, and return the checkpoint that all continue from."""
-    processes = PartialState()
-    processes.wait_for_everyone()  # each has checked the folder before one changes it
-    checkpoint = None
-    if processes.is_main_process:
-        if force:
-            remove_run(out)
-        places = data.manifest_path, data.store.folder
-        began = describe_start(start) if start else None
-        write_origin(out, experiment, data.protocol, data.utterances, *places, num_processes(), began)
-        checkpoint = checkpoints.newest(out) if resume else None
-    return broadcast_object_list([checkpoint])[0]
-
-
 def _warn_of_gaps(sets: Mapping[str, Features]) -> None:
     """Warn of emotions and modalities that the training part or the selecting part lacks."""
     classes = sets["train"].config.classes
@@ -244,47 +162,6 @@ def _warn_of_gaps(sets: Mapping[str, Features]) -> None:
         log.warning("the part that chooses the epoch has no utterance that is %s", " or ".join(missing))
     if absent := sets["train"].absent():
         log.warning("no training utterance has %s", " or ".join(absent))
-
-
-def _require_place(out: Path, experiment: Experiment, data: Data, start: Run | None, resume: bool, force: bool) -> None:
-    """Refuse to overwrite a RUN, and to resume one under another experiment or protocol, or from another start."""
-    if resume and force:
-        raise ConfigError("expected one of --resume (continue) and --force (start again), found both")
-    if start is not None and out.resolve() == start.folder.resolve():
-        raise CorpusError(f"{out}: expected another folder than that of --from, which is kept")
-    started = (out / EXPERIMENT).exists()
-    if (started or (out / WEIGHTS).exists()) and not resume and not force:
-        remedy = "continue it with --resume, start again with --force, or choose another folder"
-        raise CorpusError(f"{out}: expected no RUN there, found one; {remedy}")
-    if not resume or not started:
-        return
-    old, new = read_settings(out), asdict(experiment)
-    if changed := [line for key, line in _changes(old, new) if key not in EXTENDED]:
-        found = ", ".join(changed)
-        raise ConfigError(f"--resume {out}: expected the experiment that it was started with, found {found}")
-    before, epochs = old["train"].get("epochs"), experiment.train.epochs
-    if not isinstance(before, int) or epochs < before:
-        raise ConfigError(f"--resume {out}: expected train.epochs {before} as it was started, or more, found {epochs}")
-    if protocol_hash_of(out) not in (None, data.protocol.hash):
-        raise ConfigError(f"--resume {out}: expected the protocol that it was started with, found another")
-    first, again = training_data_of(out).start, describe_start(start) if start else None
-    if first != again:
-        names = [
-            f"--from {each.name} with weights {each.weights[:8]}" if each else "no --from" for each in (first, again)
-        ]
-        raise ConfigError(f"--resume {out}: expected {names[0]} as it was started, found {names[1]}")
-    started_by, now = num_processes_of(out), num_processes()
-    if started_by != now:
-        raise ConfigError(f"--resume {out}: expected the {started_by} processes that it was started with, found {now}")
-
-
-def _changes(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """List the settings that differ, by dotted key, with both values in words."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in new:
-            yield from _changes(old.get(key), new[key], f"{prefix}.{key}" if prefix else key)
-    elif old != new:
-        yield prefix, f"{prefix} {new} where it was {old}"
 
 
 def load_trained_on(features: FeatureSet, config: WavFusionConfig, start: Run | None = None) -> Encoders:

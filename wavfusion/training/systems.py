@@ -1,0 +1,305 @@
+"""Training of a system over dialogues on stored features: the same protocol, selection and RUN as WavFusion's."""
+
+import inspect
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from wavfusion.comparators.baselines import pool
+from wavfusion.comparators.systems import SYSTEMS
+from wavfusion.corpora.protocol import shared
+from wavfusion.dialogues.batch import UNLABELLED, Dialogue, dialogue_batches, make_dialogues
+from wavfusion.dialogues.model import DialogueModel, turn_probabilities
+from wavfusion.errors import ConfigError, CorpusError, nearest
+from wavfusion.evaluation.evaluate import by_style, encoder_provenance, score_utterances
+from wavfusion.experiments.experiment import Experiment, System, Training
+from wavfusion.features.dataset import Features, choose_features, model_config
+from wavfusion.features.store import FeatureSet
+from wavfusion.files import validated, write_atomic
+from wavfusion.manifest import Utterance
+from wavfusion.metrics.calibration import fit_temperature, tempered
+from wavfusion.metrics.scores import confusion_matrix, figures
+from wavfusion.model.config import Switches, WavFusionConfig
+from wavfusion.runs.folder import write_system
+from wavfusion.runs.results import write_history, write_results
+from wavfusion.training.checkpoints import BEST_BY, epochs_since_best, reading
+from wavfusion.training.data import Data, resolved
+from wavfusion.training.place import open_place, require_place
+
+log = logging.getLogger(__name__)
+
+STATE = "system.safetensors"  # in checkpoints/: weights, the best ones, the optimiser's state, and the epochs so far
+# The settings of an experiment that decide the training of a system; all others must be as they are by default.
+OF_MODEL = ("modalities", "task_loss")
+OF_TRAINING = ("batch_size", "epochs", "patience", "new_rate", "weight_decay", "clip")
+FROM_FEATURES = ("fusion_layers", "trainable_layers", "margin_audio_layer", "pretrained_rate")
+
+
+def train_system(
+    experiment: Experiment, data: Data, out: Path, device: str = "cpu", *, resume: bool = False, force: bool = False
+) -> dict[str, Any]:
+    """Train a system over dialogues, keep its best epoch by validation weighted F1, and score its test part.
+
+    On a CPU a training that is resumed ends with the same bytes as one without a break.
+
+    Returns:
+        The figures of `metrics.json`.
+
+    Raises:
+        ConfigError: an option or setting that the system does not have, or parts that share a dialogue.
+        CorpusError: as `train`.
+    """
+    features = choose_features(data.store, experiment.preset)
+    experiment = resolved(experiment, features)
+    assert experiment.system is not None
+    config = model_config(experiment.model, features, data.protocol.classes)
+    require_system(experiment, config)
+    require_whole_dialogues(data)
+    require_place(out, experiment, data, None, resume, force)
+    parts = read_dialogues(data, features, config, experiment.system.turns)
+    torch.manual_seed(experiment.seed)
+    model = make_system(experiment.system, _widths(parts["train"]), len(config.classes))
+    model.fit(parts["train"], config.task_loss == "balanced")
+    open_place(out, experiment, data, None, resume, force)
+    _train(model.to(device), experiment, parts, config.classes, out, device)
+    return _finish(model.cpu(), experiment, data, parts, features, out)
+
+
+def require_system(experiment: Experiment, config: WavFusionConfig) -> None:
+    """Refuse settings that have no effect on a system, modalities that it does not take, and unknown options."""
+    system = experiment.system
+    assert system is not None
+    for name, kept, default in (("model", OF_MODEL, Switches()), ("train", OF_TRAINING, Training())):
+        given = vars(getattr(experiment, name))
+        for key, value in vars(default).items():
+            if key not in (*kept, *FROM_FEATURES) and given[key] != value:
+                reason = f"as {system.name} has no such setting"
+                raise ConfigError(f"{name}.{key}: expected {value}, {reason}, found {given[key]}")
+    taken = getattr(SYSTEMS[system.name], "modalities", None)
+    if taken is not None and tuple(config.modalities) != taken:
+        found = ", ".join(config.modalities)
+        raise ConfigError(f"model.modalities: expected {', '.join(taken)}, which {system.name} takes, found {found}")
+    if config.task_loss not in ("ce", "balanced"):
+        raise ConfigError(f"model.task_loss: expected ce or balanced with {system.name}, found {config.task_loss}")
+    known, kinds = inspect.signature(SYSTEMS[system.name]).parameters, get_type_hints(SYSTEMS[system.name].__init__)
+    options = [name for name, each in known.items() if each.kind is inspect.Parameter.KEYWORD_ONLY]
+    for name, value in system.options.items():
+        if name not in options:
+            raise ConfigError(f"system.options: {system.name} has no {name!r}; {nearest(name, options)}")
+        validated(kinds[name], value, f"system.options.{name}")
+
+
+def require_whole_dialogues(data: Data) -> None:
+    """Refuse parts that share a dialogue: neighbours of a test turn would have been trained on, with their labels."""
+    found = shared("dialogue", data.utterances, data.protocol.parts)
+    if found:
+        pair, names = next(iter(found.items()))
+        raise ConfigError(
+            f"protocol {data.protocol.name}: expected parts without a common dialogue, since a system sees the turns "
+            f"around an utterance, found {names[0]!r} in {' and '.join(pair.split('+'))}; random5-dialogues keeps "
+            f"dialogues whole"
+        )
+
+
+def make_system(system: System, widths: Mapping[str, int], num_classes: int) -> DialogueModel:
+    """Make the network of a system."""
+    return SYSTEMS[system.name](widths, num_classes, **system.options)
+
+
+def read_dialogues(data: Data, features: FeatureSet, config: WavFusionConfig, turns: str) -> dict[str, list[Dialogue]]:
+    """Read the mean vectors of all turns, and cut them into the dialogues of each part.
+
+    With `turns` = `all`, turns without one of the emotions stand in their dialogue, without a label.
+    """
+    part_of = dict(data.protocol.parts)
+    if turns == "all":
+        of_dialogue = {row.dialogue: part_of[row.id] for row in data.utterances if row.dialogue and row.id in part_of}
+        part_of |= {row.id: of_dialogue[row.dialogue] for row in data.utterances if row.dialogue in of_dialogue}
+    rows = [row for row in data.utterances if row.id in part_of]
+    ids, pooled = pool(Features(rows, data.store, data.media, features, config), config.modalities)
+    place = {key: number for number, key in enumerate(ids)}
+    found = {}
+    for part in ("train", "valid", "test"):
+        own = [row for row in rows if part_of[row.id] == part]
+        where = [place[row.id] for row in own]
+        vectors = {}
+        for name, table in pooled.items():
+            of_part = torch.from_numpy(table[where].astype(np.float32)).reshape(len(own), -1)
+            vectors[name] = (of_part[:, :-1], of_part[:, -1] > 0)
+        found[part] = make_dialogues(own, vectors, data.protocol.classes)
+    selecting = data.protocol.selected_on
+    for part in ("train", selecting):
+        if not found[part]:
+            raise CorpusError(f"protocol {data.protocol.name!r}: expected utterances in part {part!r}, found none")
+    return {**found, "valid": found[selecting]}
+
+
+def _widths(dialogues: Sequence[Dialogue]) -> dict[str, int]:
+    return {name: x.shape[1] for name, x in dialogues[0].vectors.items()}
+
+
+def _train(
+    model: DialogueModel,
+    experiment: Experiment,
+    parts: Mapping[str, Sequence[Dialogue]],
+    classes: Sequence[str],
+    out: Path,
+    device: str,
+) -> None:
+    """Train until the epochs or the patience end, and leave the best weights in the model."""
+    settings, system = experiment.train, experiment.system
+    assert system is not None and settings.new_rate is not None
+    kind = torch.optim.AdamW if system.optimiser == "adamw" else torch.optim.Adam
+    optimiser = kind(model.parameters(), settings.new_rate, weight_decay=settings.weight_decay)
+    best, history = _resume(out, model, optimiser)
+    best = best or {name: x.clone() for name, x in model.state_dict().items()}
+    while len(history) < settings.epochs and epochs_since_best(history) < settings.patience:
+        epoch = len(history)
+        rate = settings.new_rate * system.rate_decay**epoch
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        loss = _epoch(model, optimiser, parts["train"], settings, experiment.seed + epoch, device)
+        scores = _score(model, parts["valid"], settings.batch_size, len(classes), device)
+        history.append({"epoch": epoch + 1.0, "step": epoch + 1.0, "loss": loss, "learning_rate": rate, **scores})
+        if epochs_since_best(history) == 0:
+            best = {name: x.clone() for name, x in model.state_dict().items()}
+        line = "epoch %d of %d: loss %.4f, validation weighted F1 %.4f"
+        log.info(line, epoch + 1, settings.epochs, loss, scores[BEST_BY])
+        write_history(out, history)
+        _save(out, model, best, optimiser, history)
+    model.load_state_dict(best)
+
+
+def _epoch(
+    model: DialogueModel,
+    optimiser: torch.optim.Optimizer,
+    dialogues: Sequence[Dialogue],
+    settings: Training,
+    seed: int,
+    device: str,
+) -> float:
+    """Train on every dialogue once, with order and dropout of the seed; returns the mean loss of the batches."""
+    torch.manual_seed(seed)
+    model.train()
+    losses = []
+    for batch in dialogue_batches(dialogues, settings.batch_size, seed):
+        optimiser.zero_grad()
+        loss = model.loss(batch.to(device))
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        optimiser.step()
+        losses.append(loss.detach())
+    return float(torch.stack(losses).mean())
+
+
+def _score(
+    model: DialogueModel, dialogues: Sequence[Dialogue], size: int, num_classes: int, device: str
+) -> dict[str, float]:
+    """Figures of the labelled turns."""
+    found = turn_probabilities(model, dialogue_batches(dialogues, size), device)
+    predicted = {key: int(probabilities.argmax()) for key, probabilities, _ in found}
+    turns = (turn for each in dialogues for turn in zip(each.ids, each.label.tolist(), strict=True))
+    truth = {key: label for key, label in turns if label != UNLABELLED}
+    rows, columns = np.array(list(truth.values())), np.array([predicted[key] for key in truth])
+    scored = figures(confusion_matrix(rows, columns, num_classes))
+    return {f"eval_{name}": float(scored[name]) for name in ("accuracy", "weighted_f1", "macro_f1", "uar")}
+
+
+def _save(
+    out: Path,
+    model: nn.Module,
+    best: Mapping[str, Tensor],
+    optimiser: torch.optim.Optimizer,
+    history: Sequence[Mapping[str, float]],
+) -> None:
+    """Write everything that the next epoch needs into one file."""
+    tensors = {f"model.{name}": x for name, x in model.state_dict().items()}
+    tensors |= {f"best.{name}": x for name, x in best.items()}
+    for number, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{number}.{name}": torch.as_tensor(x) for name, x in state.items()}
+    (out / "checkpoints").mkdir(exist_ok=True)
+    whole = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
+    write_atomic(out / "checkpoints" / STATE, save(whole, {"history": json.dumps(list(history))}))
+
+
+def _resume(
+    out: Path, model: nn.Module, optimiser: torch.optim.Optimizer
+) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
+    """Load the last epoch where there is one; returns the best weights and the epochs so far."""
+    path = out / "checkpoints" / STATE
+    if not path.exists():
+        return {}, []
+    groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimiser": {}}
+    with reading(path), safe_open(str(path), "pt") as file:
+        history = json.loads(file.metadata()["history"])
+        for key in file.keys():  # noqa: SIM118 - the file is no dictionary
+            kind, name = key.split(".", 1)
+            groups[kind][name] = file.get_tensor(key)
+        model.load_state_dict(groups["model"])
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, x in groups["optimiser"].items():
+            number, what = name.split(".")
+            state.setdefault(int(number), {})[what] = x
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    return groups["best"], history
+
+
+def _finish(
+    model: DialogueModel,
+    experiment: Experiment,
+    data: Data,
+    parts: Mapping[str, Sequence[Dialogue]],
+    features: FeatureSet,
+    out: Path,
+) -> dict[str, Any]:
+    """Calibrate on the part that chose the epoch, write the model, and score the test part."""
+    classes, system = data.protocol.classes, experiment.system
+    assert system is not None
+    labels = torch.cat([each.label for each in parts["train"]])
+    prior = torch.bincount(labels[labels >= 0], minlength=len(classes)).double().numpy()
+    prior /= prior.sum()
+    size, rows = experiment.train.batch_size, {row.id: row for row in data.utterances}
+
+    def classify(dialogues: Sequence[Dialogue]) -> Iterator[tuple[Utterance, np.ndarray, bool]]:
+        for key, probabilities, known in turn_probabilities(model, dialogue_batches(dialogues, size)):
+            if data.protocol.parts.get(key):  # else a turn that is context alone
+                yield rows[key], probabilities.numpy() if known else prior, bool(known)
+
+    valid = [(row, p) for row, p, known in classify(parts["valid"]) if known]
+    truth = np.array([classes.index(str(row.emotion)) for row, _ in valid], dtype=np.int64)
+    temperature = fit_temperature(np.stack([p for _, p in valid]), truth) if valid else 1.0
+    about = {"name": system.name, "options": system.options, "sees": sees(model)}
+    rest = {"classes": classes, "prior": prior.tolist(), "temperature": temperature, "features": features.to_json()}
+    write_system(out, {"system": about, **rest}, model.state_dict())
+    part = "test" if parts["test"] else "valid"
+    found = {row.id: tempered(p, temperature) if known else p for row, p, known in classify(parts[part])}
+    tested = data.part("test" if parts["test"] else data.protocol.selected_on)
+    table: Float64[np.ndarray, "N C"] = np.stack([found[row.id] for row in tested])
+    result = {
+        **score_utterances(table, tested, classes),
+        "classes": classes,
+        "modalities": list(model.widths),
+        "subsets": {},
+        "contributions": {},
+        "styles": by_style(table, tested, classes),
+        "protocol": data.protocol.to_json(),
+        **encoder_provenance(features, list(model.widths), {row.corpus for row in tested}),
+        "system": about,
+        "part": part,
+    }
+    write_results(out, result, tested, table)
+    return result
+
+
+def sees(model: DialogueModel) -> str:
+    """Which turns a system sees for one turn: `turn`, `past` or `whole`."""
+    return "past" if getattr(model, "past", False) else type(model).sees
