@@ -16,7 +16,7 @@ from wavfusion.comparators.systems.haan import HAAN, SpeakerEncoder
 from wavfusion.comparators.systems.hitrans import HiTrans
 from wavfusion.comparators.systems.mmgcn import MMGCN, quasi_focal
 from wavfusion.dialogues.attention import past_turns, real_pairs, same_speaker, sinusoids
-from wavfusion.dialogues.batch import Dialogue, DialogueBatch, collate_dialogues
+from wavfusion.dialogues.batch import DialogueBatch, DialogueVectors, collate_dialogues
 from wavfusion.dialogues.graphs import GCNIILayer, GraphAttention, RelationalConvolution, angular_graph, angular_weight
 from wavfusion.dialogues.losses import focal_loss, info_nce
 from wavfusion.dialogues.model import DialogueModel
@@ -510,7 +510,7 @@ def test_mmdfn_without_its_memory_and_residual_spreads_as_mmgcn() -> None:
 def test_mmdfn_without_speaker_weights_does_not_depend_on_the_speakers() -> None:
     batch = conversation([8])
     other = replace(batch, slot=torch.zeros_like(batch.slot))
-    model = make("mmdfn", speaker_weights=(0.0, 0.0, 0.0))
+    model = make("mmdfn", speaker_weights=[0.0, 0.0, 0.0])
     torch.testing.assert_close(logits(model, other), logits(model, batch))
 
 
@@ -657,7 +657,9 @@ def test_the_vectors_are_standardised_by_the_training_part_and_absent_ones_are_z
     model: Callable[..., DialogueModel] = SYSTEMS["turn_mlp"]
     x = torch.tensor([[1.0, 5.0], [3.0, 5.0], [99.0, 99.0]])
     has = torch.tensor([True, True, False])
-    dialogue = Dialogue(["a", "b", "c"], {"text": x}, {"text": has}, torch.zeros(3).long(), torch.tensor([0, 0, 1]))
+    dialogue = DialogueVectors(
+        ["a", "b", "c"], {"text": x}, {"text": has}, torch.zeros(3).long(), torch.tensor([0, 0, 1])
+    )
     found = model({"text": 2}, 3)
     found.fit([dialogue], balanced=True)
     assert found.get_buffer("class_weights").tolist() == [1.5, 3.0, 0.0]

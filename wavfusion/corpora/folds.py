@@ -100,6 +100,25 @@ def _random5(name: str, kept: Sequence[Utterance]) -> list[Parts]:
     return folds
 
 
+def _random5_dialogues(name: str, kept: Sequence[Utterance]) -> list[Parts]:
+    """Draw five groups of whole dialogues by a hash of their names; a tenth of the other dialogues validates."""
+    names = sorted({str(each.dialogue) for each in kept if each.dialogue})
+    if not all(each.dialogue for each in kept) or len(names) < 3 * FOLDS:
+        found = f"{len(names)}" if all(each.dialogue for each in kept) else "rows without one"
+        raise CorpusError(f"protocol {name}: expected {3 * FOLDS} or more dialogues, found {found}")
+
+    def digest(dialogue: str) -> bytes:
+        return hashlib.sha256(f"random5-dialogues {dialogue}".encode("utf-8", "surrogatepass")).digest()
+
+    order, folds = sorted(names, key=digest), []
+    for fold in range(FOLDS):
+        others = [each for number, each in enumerate(order) if number % FOLDS != fold]
+        validates = {*others[::10]}
+        part_of = {each: "valid" if each in validates else "train" for each in others}
+        folds.append({each.id: part_of.get(str(each.dialogue), "test") for each in kept})
+    return folds
+
+
 def _text_disjoint(name: str, kept: Sequence[Utterance]) -> list[Parts]:
     """Divide by session, and leave out dialogues of valid and test that share a scripted line with another part."""
     folds = []
@@ -126,6 +145,7 @@ PROTOCOLS: dict[str, Rule] = {
     "loso5": Rule(partial(_group_folds, column="session"), _SESSIONS),
     "session5": Rule(_session5, {"speaker": PAIRS[1:], "session": PAIRS[1:], "dialogue": PAIRS}),
     "random5": Rule(_random5, {}),
+    "random5-dialogues": Rule(_random5_dialogues, {"dialogue": PAIRS}),
     "text-disjoint": Rule(_text_disjoint, {**_SESSIONS, "text": PAIRS}),
     "actor-folds": _SPEAKERS,
     "speaker-folds": _SPEAKERS,

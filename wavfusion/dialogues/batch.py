@@ -16,7 +16,7 @@ Vectors = Mapping[str, tuple[Float[Tensor, "U _"], Bool[Tensor, " U"]]]  # by mo
 
 
 @dataclass(frozen=True)
-class Dialogue:
+class DialogueVectors:
     """The turns of one dialogue, in order.
 
     Attributes:
@@ -36,7 +36,7 @@ class Dialogue:
 
 @dataclass(frozen=True)
 class DialogueBatch:
-    """Several dialogues, padded behind; fields as in `Dialogue`.
+    """Several dialogues, padded behind; fields as in `DialogueVectors`.
 
     Attributes:
         mask: which turns are real.
@@ -77,7 +77,7 @@ def number_speakers(speakers: Sequence[str | None]) -> Int[Tensor, " N"]:
     return torch.tensor([slots.setdefault(key, len(slots)) for key in keys], dtype=torch.long)
 
 
-def make_dialogues(utterances: Sequence[Utterance], vectors: Vectors, classes: Sequence[str]) -> list[Dialogue]:
+def make_dialogues(utterances: Sequence[Utterance], vectors: Vectors, classes: Sequence[str]) -> list[DialogueVectors]:
     """Cut utterances and their vectors, which are in the same order, into dialogues."""
     numbers = {name: number for number, name in enumerate(classes)}
     dialogues = []
@@ -85,7 +85,7 @@ def make_dialogues(utterances: Sequence[Utterance], vectors: Vectors, classes: S
         rows = [utterances[place] for place in places]
         labels = [numbers.get(row.emotion or "", UNLABELLED) for row in rows]
         dialogues.append(
-            Dialogue(
+            DialogueVectors(
                 ids=[row.id for row in rows],
                 vectors={name: x[places] for name, (x, _) in vectors.items()},
                 present={name: has[places] for name, (_, has) in vectors.items()},
@@ -96,7 +96,7 @@ def make_dialogues(utterances: Sequence[Utterance], vectors: Vectors, classes: S
     return dialogues
 
 
-def collate_dialogues(dialogues: Sequence[Dialogue]) -> DialogueBatch:
+def collate_dialogues(dialogues: Sequence[DialogueVectors]) -> DialogueBatch:
     """Pad dialogues to a batch."""
     names = dialogues[0].vectors
 
@@ -113,7 +113,9 @@ def collate_dialogues(dialogues: Sequence[Dialogue]) -> DialogueBatch:
     )
 
 
-def dialogue_batches(dialogues: Sequence[Dialogue], size: int, seed: int | None = None) -> Iterator[DialogueBatch]:
+def dialogue_batches(
+    dialogues: Sequence[DialogueVectors], size: int, seed: int | None = None
+) -> Iterator[DialogueBatch]:
     """Batch whole dialogues, in their order, or shuffled by a seed."""
     order = list(range(len(dialogues)))
     if seed is not None:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from wavfusion.dialogues.batch import UNLABELLED, Dialogue, DialogueBatch
+from wavfusion.dialogues.batch import UNLABELLED, DialogueBatch, DialogueVectors
 from wavfusion.dialogues.losses import turn_loss
 from wavfusion.model.config import MODALITIES
 
@@ -32,7 +32,7 @@ class DialogueModel(nn.Module):
             self.register_buffer(f"{name}_deviation", torch.ones(width))
 
     @torch.no_grad()
-    def fit(self, dialogues: Sequence[Dialogue], balanced: bool) -> None:
+    def fit(self, dialogues: Sequence[DialogueVectors], balanced: bool) -> None:
         """Standardise by the present vectors of the training part, and weigh emotions by 1 / share where `balanced`."""
         for name in self.widths:
             known = torch.cat([each.vectors[name][each.present[name]] for each in dialogues]).double()
@@ -62,14 +62,14 @@ class DialogueModel(nn.Module):
         return turn_loss(self(batch), batch.label, self.get_buffer("class_weights"))
 
 
-@torch.inference_mode()
 def turn_probabilities(
     model: nn.Module, batches: Iterator[DialogueBatch], device: str = "cpu"
 ) -> Iterator[tuple[str, Float[Tensor, " C"], Bool[Tensor, ""]]]:
     """Classify turns; gives the id, the probabilities and whether the turn has any modality, dialogue by dialogue."""
     model.eval()
     for batch in batches:
-        probabilities = model(batch.to(device)).double().softmax(-1).cpu()
+        with torch.inference_mode():
+            probabilities = model(batch.to(device)).double().softmax(-1).cpu()
         known = torch.stack(list(batch.present.values())).any(0)
         for ids, rows, has in zip(batch.ids, probabilities, known, strict=True):
             yield from zip(ids, rows, has, strict=False)

@@ -148,10 +148,14 @@ class Experiment:
         return yaml.safe_dump(self.to_plain(), sort_keys=False)
 
 
-def shipped_experiments() -> list[str]:
-    """Names of the experiments in the package."""
-    names = [entry.name.removesuffix(".yaml") for entry in FOLDER.iterdir() if entry.name.endswith(".yaml")]
-    return sorted(name for name in names if not name.startswith("table"))
+def shipped_experiments() -> dict[str, Traversable]:
+    """Files of the experiments in the package by their names: those of WavFusion first, then the other systems."""
+    return {
+        entry.name.removesuffix(".yaml"): entry
+        for folder in (FOLDER, FOLDER / "systems")
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)
+        if entry.name.endswith(".yaml") and not entry.name.startswith("table")
+    }
 
 
 def read_experiment(
@@ -176,7 +180,7 @@ def _values(name: str) -> dict[str, Any]:
     """Read the values of a file or of a shipped experiment."""
     path: Path | Traversable = Path(name)
     if name in shipped_experiments():
-        path = FOLDER / f"{name}.yaml"
+        path = shipped_experiments()[name]
     elif not path.is_file():
         choices = nearest(name, shipped_experiments())
         raise ConfigError(f"experiment {name!r}: expected a file or a shipped name; {choices}")

@@ -76,7 +76,8 @@ def results(
             ours = _figures(predictions[row.name]) if row.name in predictions else None
             used = {name for names in runs for name in names} | ({row.comparator} if row.comparator else set())
             failures = sorted({failed[name] for name in used if name in failed})
-            about = {"name": row.name, "stated": row.stated, "trained": row.published is None, "extra": row.extra}
+            trained = row.trained or row.comparator is not None
+            about = {"name": row.name, "stated": row.stated, "trained": trained, "extra": row.extra}
             about |= {"comparator": row.comparator} if row.comparator else {}
             rows.append({**about, "ours": ours, "runs": runs, "failed": failures})
         found[table.name] = {"title": table.title, "rows": rows, "claims": _claims(table, predictions)}

@@ -14,6 +14,7 @@ from wavfusion.files import Constraint, read_yaml, validated
 from wavfusion.model.config import WavFusionConfig
 
 FIGURES = ("accuracy", "weighted_f1")
+OF_ALL = ("preset", "train.epochs", "train.patience")  # settings for all rows that other systems take, too
 
 Percent = Annotated[float, Constraint("percent from 0 to 100", lambda value: 0 <= value <= 100)]
 
@@ -34,6 +35,8 @@ class TableSetting:
         settings: what differs from the base experiment, by dotted key; None = a comparator, or another system, which is
             not trained.
         comparator: a name of `comparators.linear.COMPARATORS`, trained and tested on the same parts.
+        system: a shipped experiment that the row is trained by in place of the base; `settings` differ from it, and
+            `published` may stand beside.
         paper: the paper's figures of a row that is trained.
         published: what another system's authors published.
         extra: not in the printed table; trained only on request.
@@ -42,20 +45,30 @@ class TableSetting:
     name: str
     settings: dict[str, Any] | None = None
     comparator: str | None = None
+    system: str | None = None
     paper: Stated | None = None
     published: Stated | None = None
     extra: bool = False
 
     def __post_init__(self) -> None:
-        if sum(each is not None for each in (self.settings, self.comparator, self.published)) != 1:
-            wanted = "settings (a row to train), a comparator, or published figures (another system)"
+        kinds = (self.comparator, self.system or self.settings, None if self.system else self.published)
+        if sum(each is not None for each in kinds) != 1:
+            wanted = "settings (a row to train), a system, a comparator, or published figures (another system)"
             raise ConfigError(f"{self.name}: expected {wanted}")
+        if self.system is not None and self.system not in experiment.shipped_experiments():
+            known = experiment.shipped_experiments()
+            raise ConfigError(f"{self.name}: no system {self.system!r}; {nearest(self.system, known)}")
         if self.comparator is not None and self.comparator not in COMPARATORS:
             raise ConfigError(
                 f"{self.name}: no comparator {self.comparator!r}; {nearest(self.comparator, COMPARATORS)}"
             )
         if self.settings and "seed" in self.settings:
             raise ConfigError(f"{self.name}: expected no seed of its own (--seeds gives all rows the same), found one")
+
+    @property
+    def trained(self) -> bool:
+        """Whether the row is trained."""
+        return self.settings is not None or self.system is not None
 
     @property
     def stated(self) -> dict[str, float]:
@@ -107,15 +120,18 @@ class Table(TableFile):
     def experiments(self, base: str, seed: int, common: Mapping[str, str], extra: bool) -> dict[str, Experiment]:
         """The experiment of every row that is trained, by the row's name.
 
-        `common` are settings of all rows; a row's own come after them. `extra` takes rows that are not printed, too.
+        `common` are settings of all rows, of which systems take `OF_ALL` alone; a row's own come after them. `extra`
+        takes rows that are not printed, too.
         """
         found = {}
         for row in self.rows:
-            if row.settings is None or (row.extra and not extra):
+            if not row.trained or (row.extra and not extra):
                 continue
+            given = {key: each for key, each in common.items() if row.system is None or key in OF_ALL}
             try:
-                own = {key: _text(value) for key, value in row.settings.items()}
-                found[row.name] = experiment.read_experiment(base, {**common, **own, "seed": str(seed)})
+                own = {key: _typed(value) for key, value in (row.settings or {}).items()}
+                settings = {**given, **own, "seed": str(seed)}
+                found[row.name] = experiment.read_experiment(row.system or base, settings)
             except ConfigError as error:
                 raise ConfigError(f"{self.name}, row {row.name!r}: {error}") from None
         return found
@@ -137,8 +153,10 @@ def closest_row(corpus: str, model: Mapping[str, Any]) -> tuple[list[str], dict[
     found: dict[tuple[str, ...], tuple[list[str], dict[str, float]]] = {}
     values = flat(model)
     for table in (each for each in map(read_table_file, shipped_tables()) if each.corpus == corpus):
-        stated = {row.name: row.stated for row in table.rows if row.settings is not None}
+        stated = {row.name: row.stated for row in table.rows}
         for name, each in table.experiments("paper", 0, {}, extra=False).items():
+            if each.system is not None:
+                continue
             paper = flat(asdict(each.model.with_layers(WavFusionConfig.num_layers, WavFusionConfig.fusion_layers)))
             differs = tuple(f"{key} {values.get(key)} ({paper[key]})" for key in paper if values.get(key) != paper[key])
             found.setdefault(differs, ([], stated[name]))[0].append(f"{table.title}: {name}")
@@ -181,6 +199,11 @@ def read_table_file(name: str) -> Table:
     return table
 
 
+def _typed(value: Any) -> str:
+    """A value as it would be typed behind its dotted key."""
+    return f"[{_text(value)}]" if isinstance(value, list) else _text(value)
+
+
 def _text(value: Any) -> str:
-    """A value as it would be typed in a shell."""
+    """A value in a word."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)

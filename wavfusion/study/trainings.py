@@ -18,7 +18,7 @@ from tqdm import tqdm
 from wavfusion import manifest
 from wavfusion.comparators.acoustic import require_extractor
 from wavfusion.comparators.linear import COMPARATORS
-from wavfusion.corpora.protocol import Protocol, divide_parts, row_digest
+from wavfusion.corpora.protocol import Protocol, divide_parts, row_digest, shared
 from wavfusion.errors import ConfigError, CorpusError, counted
 from wavfusion.experiments.experiment import Experiment
 from wavfusion.features.batches import LengthBatches, collate, model_inputs
@@ -31,6 +31,7 @@ from wavfusion.processes.timing import timed
 from wavfusion.runs.results import METRICS, PREDICTIONS, clusters_of, read_csv, read_history, read_metrics
 from wavfusion.study.tables import Table
 from wavfusion.training import checkpoints, train
+from wavfusion.training.systems import time_system
 from wavfusion.training.trainer import stepper
 
 log = logging.getLogger(__name__)
@@ -100,8 +101,12 @@ class Plan:
 
     @property
     def fullest(self) -> PlannedTraining:
-        """The first training with the most modalities: baselines and comparators stand beside it."""
-        return max(self.jobs.values(), key=lambda job: len(job.experiment.model.modalities))
+        """The first training with the most modalities, of WavFusion if any: baselines and comparators stand beside."""
+
+        def rank(job: PlannedTraining) -> tuple[bool, int]:
+            return job.experiment.system is None, len(job.experiment.model.modalities)
+
+        return max(self.jobs.values(), key=rank)
 
 
 def plan_trainings(study: Study, tables: Sequence[Table], out: Path) -> Plan:
@@ -127,17 +132,22 @@ def plan_trainings(study: Study, tables: Sequence[Table], out: Path) -> Plan:
     common = {**(study.common or {}), **({"train.epochs": str(SMOKE_EPOCHS)} if study.smoke else {})}
     store = Store(study.store)
     data = _digest(utterances, store)
+    divided = any(shared("dialogue", utterances, part.parts) for part in parts)
     jobs: dict[str, PlannedTraining] = {}
     rows: dict[tuple[str, str], list[list[str]]] = {}
     for table in tables:
         for seed in range(study.first_seed, study.first_seed + (1 if study.smoke else study.seeds)):
             for row, experiment in table.experiments(study.base, seed, common, study.extra).items():
+                if divided and experiment.system is not None:
+                    continue
                 features = choose_features(store, experiment.preset)
                 layers = choose_layers(experiment.model, features)
                 whole = replace(experiment, model=layers, train=train.choose_augment(experiment.train, features))
                 planned = {job.folder.name: job for job in (_job(whole, fold, data, out) for fold in parts)}
                 jobs |= planned
                 rows.setdefault((table.name, row), []).append(list(planned))
+    if divided:
+        _warn_of_systems(tables, folds[0].name)
     if not jobs:
         raise ConfigError(f"{tables[0].name}: expected a row to train, found none")
     for name in (name for table in tables for name in table.comparators(study.extra)):
@@ -154,6 +164,14 @@ def _warn_of_few_clusters(tables: Sequence[Table], folds: Sequence[Protocol], ut
     if claiming and clusters.n < MIN_CLUSTERS:
         found = counted(clusters.n, clusters.unit)
         log.warning("%s: no verdict on claims: %s tested, %d are needed", ", ".join(claiming), found, MIN_CLUSTERS)
+
+
+def _warn_of_systems(tables: Sequence[Table], protocol: str) -> None:
+    """Say which rows are left out because they see the turns around an utterance, some of which would train them."""
+    for table in tables:
+        if names := ", ".join(row.name for row in table.rows if row.system):
+            reason = f"protocol {protocol} divides dialogues, of which they see the whole; random5-dialogues does not"
+            log.warning("%s: not trained: %s: %s", table.name, names, reason)
 
 
 def _require_once(names: Sequence[object], what: str) -> None:
@@ -319,6 +337,8 @@ def _time_step(study: Study, device: str, job: PlannedTraining) -> tuple[float, 
     """Seconds to open data and model, and mean seconds of a training step on batches of all lengths."""
     opened = time.monotonic()
     data = train.read_data(study.manifest, study.store, job.protocol)
+    if job.experiment.system is not None:
+        return time_system(job.experiment, data, device)
     features = choose_features(data.store, job.experiment.preset)
     experiment = train.resolved(job.experiment, features)
     config = model_config(experiment.model, features, data.protocol.classes)

@@ -3,7 +3,9 @@
 import inspect
 import json
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from wavfusion.comparators.baselines import pool
 from wavfusion.comparators.systems import SYSTEMS
 from wavfusion.corpora.protocol import shared
-from wavfusion.dialogues.batch import UNLABELLED, Dialogue, dialogue_batches, make_dialogues
+from wavfusion.dialogues.batch import UNLABELLED, DialogueBatch, DialogueVectors, dialogue_batches, make_dialogues
 from wavfusion.dialogues.model import DialogueModel, turn_probabilities
 from wavfusion.errors import ConfigError, CorpusError, nearest
 from wavfusion.evaluation.evaluate import by_style, encoder_provenance, score_utterances
@@ -29,6 +31,7 @@ from wavfusion.manifest import Utterance
 from wavfusion.metrics.calibration import fit_temperature, tempered
 from wavfusion.metrics.scores import confusion_matrix, figures
 from wavfusion.model.config import Switches, WavFusionConfig
+from wavfusion.processes.timing import timed
 from wavfusion.runs.folder import write_system
 from wavfusion.runs.results import write_history, write_results
 from wavfusion.training.checkpoints import BEST_BY, epochs_since_best, reading
@@ -37,6 +40,7 @@ from wavfusion.training.place import open_place, require_place
 
 log = logging.getLogger(__name__)
 
+TIMED = 3  # batches, after a first one
 STATE = "system.safetensors"  # in checkpoints/: weights, the best ones, the optimiser's state, and the epochs so far
 # The settings of an experiment that decide the training of a system; all others must be as they are by default.
 OF_MODEL = ("modalities", "task_loss")
@@ -115,7 +119,9 @@ def make_system(system: System, widths: Mapping[str, int], num_classes: int) -> 
     return SYSTEMS[system.name](widths, num_classes, **system.options)
 
 
-def read_dialogues(data: Data, features: FeatureSet, config: WavFusionConfig, turns: str) -> dict[str, list[Dialogue]]:
+def read_dialogues(
+    data: Data, features: FeatureSet, config: WavFusionConfig, turns: str
+) -> dict[str, list[DialogueVectors]]:
     """Read the mean vectors of all turns, and cut them into the dialogues of each part.
 
     With `turns` = `all`, turns without one of the emotions stand in their dialogue, without a label.
@@ -143,14 +149,33 @@ def read_dialogues(data: Data, features: FeatureSet, config: WavFusionConfig, tu
     return {**found, "valid": found[selecting]}
 
 
-def _widths(dialogues: Sequence[Dialogue]) -> dict[str, int]:
+def time_system(experiment: Experiment, data: Data, device: str) -> tuple[float, float]:
+    """Seconds to read the dialogues, and of a training step for as many utterances as `batch_size` says."""
+    opened = time.monotonic()
+    features = choose_features(data.store, experiment.preset)
+    config = model_config(experiment.model, features, data.protocol.classes)
+    assert experiment.system is not None
+    dialogues = read_dialogues(data, features, config, experiment.system.turns)["train"]
+    model = make_system(experiment.system, _widths(dialogues), len(config.classes)).to(device).train()
+    opening, size = time.monotonic() - opened, experiment.train.batch_size
+    batches = list(dialogue_batches(dialogues, size, seed=0))[: TIMED + 1]
+
+    def step(batch: DialogueBatch) -> None:
+        torch.autograd.backward(model.loss(batch.to(device)))
+
+    seconds = [timed(partial(step, batch), device) for batch in batches]
+    turns = sum(int(batch.mask.sum()) for batch in batches[1:] or batches)
+    return opening, sum(seconds[1:] or seconds) / turns * size
+
+
+def _widths(dialogues: Sequence[DialogueVectors]) -> dict[str, int]:
     return {name: x.shape[1] for name, x in dialogues[0].vectors.items()}
 
 
 def _train(
     model: DialogueModel,
     experiment: Experiment,
-    parts: Mapping[str, Sequence[Dialogue]],
+    parts: Mapping[str, Sequence[DialogueVectors]],
     classes: Sequence[str],
     out: Path,
     device: str,
@@ -182,7 +207,7 @@ def _train(
 def _epoch(
     model: DialogueModel,
     optimiser: torch.optim.Optimizer,
-    dialogues: Sequence[Dialogue],
+    dialogues: Sequence[DialogueVectors],
     settings: Training,
     seed: int,
     device: str,
@@ -202,7 +227,7 @@ def _epoch(
 
 
 def _score(
-    model: DialogueModel, dialogues: Sequence[Dialogue], size: int, num_classes: int, device: str
+    model: DialogueModel, dialogues: Sequence[DialogueVectors], size: int, num_classes: int, device: str
 ) -> dict[str, float]:
     """Figures of the labelled turns."""
     found = turn_probabilities(model, dialogue_batches(dialogues, size), device)
@@ -257,7 +282,7 @@ def _finish(
     model: DialogueModel,
     experiment: Experiment,
     data: Data,
-    parts: Mapping[str, Sequence[Dialogue]],
+    parts: Mapping[str, Sequence[DialogueVectors]],
     features: FeatureSet,
     out: Path,
 ) -> dict[str, Any]:
@@ -269,7 +294,7 @@ def _finish(
     prior /= prior.sum()
     size, rows = experiment.train.batch_size, {row.id: row for row in data.utterances}
 
-    def classify(dialogues: Sequence[Dialogue]) -> Iterator[tuple[Utterance, np.ndarray, bool]]:
+    def classify(dialogues: Sequence[DialogueVectors]) -> Iterator[tuple[Utterance, np.ndarray, bool]]:
         for key, probabilities, known in turn_probabilities(model, dialogue_batches(dialogues, size)):
             if data.protocol.parts.get(key):  # else a turn that is context alone
                 yield rows[key], probabilities.numpy() if known else prior, bool(known)

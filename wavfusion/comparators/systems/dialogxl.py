@@ -1,6 +1,6 @@
 """DialogXL (Shen et al., AAAI 2021, arXiv 2012.08695): recurrence over turns with a memory, and heads by speaker."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from wavfusion.dialogues.attention import (
 from wavfusion.dialogues.batch import DialogueBatch
 from wavfusion.dialogues.model import DialogueModel
 
+HEADS = [2, 2, 4, 4]  # local, global, speaker and listener heads, published for IEMOCAP
 OLDEST = 128  # of the learned values an age; older turns share the last
 
 
@@ -75,11 +76,12 @@ class DialogXL(DialogueModel):
         dropout: float = 0.1,
         layers: int = 3,
         window: int = 10,
-        heads: Sequence[int] = (2, 2, 4, 4),
+        heads: list[int] | None = None,
         head_width: int = 300,
     ) -> None:
         super().__init__(widths, num_classes)
-        self.window, self.kinds = window, list(heads)
+        heads = heads or HEADS
+        self.window, self.kinds = window, heads
         self.to_width = nn.Linear(self.widths["text"], width)
         self.layers = nn.ModuleList(DialogXLLayer(width, sum(heads), dropout) for _ in range(layers))
         self.head = nn.Sequential(

@@ -13,7 +13,7 @@ from wavfusion.dialogues.batch import DialogueBatch
 from wavfusion.dialogues.losses import turn_loss
 from wavfusion.dialogues.model import DialogueModel
 
-HEADS, EPS, LEAK = 6, 1e-6, 0.1
+HEADS, EPS, LEAK = range(6, 0, -1), 1e-6, 0.1  # as many heads as divide the width, 6 at most
 
 
 class HiTransLayer(nn.Module):
@@ -24,7 +24,8 @@ class HiTransLayer(nn.Module):
 
     def __init__(self, width: int, dropout: float, first: bool) -> None:
         super().__init__()
-        self.attention, self.first = TurnAttention(width, HEADS, dropout), first
+        heads = next(number for number in HEADS if width % number == 0)
+        self.attention, self.first = TurnAttention(width, heads, dropout), first
         self.attention_norm, self.final_norm = nn.LayerNorm(width, EPS), nn.LayerNorm(width, EPS)
         self.expand, self.contract = nn.Linear(width, width), nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)

@@ -1,6 +1,6 @@
 """MM-DFN (Hu et al., ICASSP 2022, arXiv 2203.02385): MMGCN's graph with a memory over depth and a GRU a speaker."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,8 @@ from wavfusion.dialogues.losses import focal_loss
 from wavfusion.dialogues.recurrence import TurnRNN, by_speaker
 from wavfusion.model.config import MODALITIES
 
+SPEAKER_WEIGHTS = (3.0, 1.0, 0.0)  # published for IEMOCAP
+
 
 class MMDFN(MMGCN):
     """Dynamic fusion: an LSTM cell, shared by all layers, reads every node before each layer of the graph.
@@ -22,7 +24,7 @@ class MMDFN(MMGCN):
         width: of the nodes; the graph's layers have half of it.
         dropout: everywhere.
         layers: of the graph.
-        speaker_weights: of what the GRU over a speaker's turns gives, for audio, text and video.
+        speaker_weights: of what the GRU over a speaker's turns gives, for audio, text and video; None = IEMOCAP's.
         gamma: of the focal loss.
     """
 
@@ -36,11 +38,11 @@ class MMDFN(MMGCN):
         width: int = 200,
         dropout: float = 0.4,
         layers: int = 16,
-        speaker_weights: Sequence[float] = (3.0, 1.0, 0.0),
+        speaker_weights: list[float] | None = None,
         gamma: float = 1.0,
     ) -> None:
         super().__init__(widths, num_classes, width=width, dropout=dropout, layers=layers)
-        self.speaker_weights = dict(zip(MODALITIES, speaker_weights, strict=True))
+        self.speaker_weights = dict(zip(MODALITIES, speaker_weights or SPEAKER_WEIGHTS, strict=True))
         self.gamma = gamma
         self.speaker_rnn = TurnRNN("gru", width, width, 2, dropout)
         self.memory = nn.LSTMCell(width // 2, width // 2)
