@@ -14,6 +14,7 @@ from torch import nn
 from wavfusion import manifest
 from wavfusion.encoders.live import LiveWavFusion
 from wavfusion.errors import ConfigError, CorpusError, nearest
+from wavfusion.evaluation.context import add_context
 from wavfusion.evaluation.explain import (
     contributions,
     gate_statistics,
@@ -284,7 +285,11 @@ def evaluate(
     sets = modality_sets or subsets(trained.model.config.modalities)
     mapping, model = mapping or EmotionMap(trained.classes), network(trained).to(device)
     classes, prior = mapping.classes, mapping.mapped(np.array(trained.prior)).tolist()
-    own = classify_subsets(model, samples, sets, trained.prior, device, trained.temperature)
+    temperature = trained.temperature if trained.context is None else trained.context.temperature
+    alone = temperature if trained.context is None else 1.0
+    own = classify_subsets(model, samples, sets, trained.prior, device, alone)
+    if trained.context is not None:
+        own = [add_context(trained.context, utterances, each, device) for each in own]
     every = [replace(each, probabilities=mapping.mapped(each.probabilities)) for each in own]
     by_set = {
         "+".join(names): score_utterances(predicted.probabilities, utterances, classes)
@@ -300,7 +305,7 @@ def evaluate(
         "modalities": list(chosen),
         "subsets": by_set if len(sets) > 1 else {},
         "contributions": mean_contributions(parts, predicted.emotions(classes), classes) if parts else {},
-        "calibration": _calibration(own[-1], utterances, trained.temperature, mapping, headline),
+        "calibration": _calibration(own[-1], utterances, temperature, mapping, headline),
         "styles": by_style(predicted.probabilities, utterances, classes),
         **({"not_in_corpus": mapping.count_absent(own[-1].probabilities)} if mapping.absent else {}),
         "protocol": trained.protocol,

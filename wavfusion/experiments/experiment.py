@@ -14,6 +14,7 @@ from wavfusion.errors import ConfigError, nearest
 from wavfusion.files import parse_yaml, read_yaml, validated
 from wavfusion.model.config import Switches, require_setting
 
+UNSAID = {"system": None, "context": "off"}  # keys that are not written with these values
 OF_SYSTEM = "system.options."  # dotted keys below are named by the system's own class
 FOLDER = importlib.resources.files("wavfusion") / "experiments"
 
@@ -125,6 +126,7 @@ class Experiment:
         model: the choices of structure.
         train: optimiser and schedule.
         system: what is trained in the place of WavFusion; None = WavFusion.
+        context: which turns around an utterance WavFusion sees: none, those before it, or the whole dialogue.
     """
 
     preset: str | None = None
@@ -132,16 +134,19 @@ class Experiment:
     model: Switches = field(default_factory=Switches)
     train: Training = field(default_factory=Training)
     system: System | None = None
+    context: Literal["off", "past", "whole"] = "off"
 
     def __post_init__(self) -> None:
+        alone = self.system is None or self.context == "off"
+        require_setting(alone, "context", "off beside a system, which has its own", self.context)
         require_setting(0 <= self.seed < 2**32, "seed", f"0 to {2**32 - 1}", self.seed)
         fits = self.train.class_weights is None or self.model.task_loss == "balanced"
         found = f"model.task_loss {self.model.task_loss}"
         require_setting(fits, "train.class_weights", "model.task_loss balanced, whose weights they replace", found)
 
     def to_plain(self) -> dict[str, Any]:
-        """Return the nested values; without a system there is no such key."""
-        return {name: value for name, value in asdict(self).items() if name != "system" or value}
+        """Return the nested values, without `system` and `context` where there are none."""
+        return {name: value for name, value in asdict(self).items() if name not in UNSAID or value != UNSAID[name]}
 
     def to_yaml(self) -> str:
         """Write every value out, in the form that `read_experiment` reads."""
@@ -172,6 +177,8 @@ def read_experiment(
     values = _joined(deepcopy(base or {}), {} if name is None else _values(name))
     for key, text in (overrides or {}).items():
         _override(values, key, text)
+    if values.get("context") is False:
+        values["context"] = "off"  # which YAML takes for a truth value
     sources = [name or "experiment.yaml", *([", ".join(f"--{key}" for key in overrides)] if overrides else [])]
     return validated(Experiment, values, " and ".join(sources))
 

@@ -16,6 +16,7 @@ from wavfusion.encoders.bundle import Encoders
 from wavfusion.encoders.presets import PRECISIONS
 from wavfusion.errors import ConfigError, CorpusError, MediaError, counted, nearest
 from wavfusion.evaluation import explain
+from wavfusion.evaluation.context import add_context, as_dialogue
 from wavfusion.evaluation.inference import BATCH, Classifier, Utterances, pick_device, subsets
 from wavfusion.features.batches import batched
 from wavfusion.features.clips import WINDOW
@@ -229,11 +230,10 @@ class EmotionRecognizer:
         """
         opened = open_source(source, sample_rate, track, channel)
         sets = subsets(self.modalities) if contributions else [self.modalities]
-        predictions = list[Prediction]()
+        predictions, groups = list[Prediction](), list[Utterances]()
+        temperature = self.trained.temperature if self.trained.context is None else 1.0
         for group in self.encode(opened, transcript, segments, speakers):
-            classifier = Classifier(
-                self.model, sets, self.trained.prior, len(group.windows), self.device, self.trained.temperature
-            )
+            classifier = Classifier(self.model, sets, self.trained.prior, len(group.windows), self.device, temperature)
             for samples in group.samples:
                 with self._encoder.autocast():
                     classifier.add(samples)
@@ -242,7 +242,9 @@ class EmotionRecognizer:
             shares = explain.contributions(sets, by_set, self.trained.prior) if contributions else None
             warnings = self._warnings(opened, group, found)
             predictions += self._rows(opened.file, group, found, shares, warnings)
+            groups += [] if self.trained.context is None else [found]
             progress(group.segments[-1].end)
+        predictions = self._in_context(predictions, groups)
         left_out = self.report(opened, [each.text for each in predictions])
         return RecordingPredictions(predictions, left_out, opened.waveform.peaks() if opened.loudness else ())
 
@@ -310,6 +312,22 @@ class EmotionRecognizer:
             )
             rows.append(row)
         return rows
+
+    def _in_context(self, predictions: list[Prediction], groups: Sequence[Utterances]) -> list[Prediction]:
+        """Let the turns of a recording see each other where the model has a dialogue context.
+
+        The contributions of the modalities, which explain an answer without it, are left out then.
+        """
+        if self.trained.context is None or not predictions:
+            return predictions
+        rows, found = as_dialogue(groups, [each.speaker for each in predictions])
+        changed = []
+        for each, row in zip(predictions, add_context(self.trained.context, rows, found).probabilities, strict=True):
+            shares = dict(zip(self.classes, row.tolist(), strict=True))
+            emotion = max(shares, key=lambda name: shares[name])
+            about = {"emotion": emotion, "probability": shares[emotion], "probabilities": shares, "contribution": None}
+            changed.append(replace(each, **about))
+        return changed
 
     def _warnings(self, source: RecordingSource, group: UtteranceGroup, found: Utterances) -> list[list[str]]:
         """Tell what is unusual in each utterance of a group, and record its distance from the training data."""

@@ -4,7 +4,7 @@ import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from wavfusion.corpora.protocol import PROTOCOL_FIELDS
+from wavfusion.dialogues.context import ContextConfig, FittedContext, TurnContext
 from wavfusion.encoders.bundle import LOADERS, Encoders, load_encoder
 from wavfusion.encoders.presets import Preset
 from wavfusion.errors import SHOWN, ConfigError
@@ -26,6 +27,7 @@ from wavfusion.runs.origin import ENVIRONMENT, EXPERIMENT, PROTOCOL, SPLIT
 from wavfusion.runs.results import EXPLAINED, HISTORY, METRICS, PREDICTIONS
 
 CONFIG, WEIGHTS, FAMILIARITY = "config.json", "model.safetensors", "familiarity.safetensors"
+CONTEXT = "context.safetensors"
 LOW, HIGH = BOUNDS
 HUB_ID = r"\w[\w.-]*/\w[\w.-]*"  # not ./FOLDER
 
@@ -42,6 +44,7 @@ class Run:
         temperature: calibrates its probabilities; fitted on the part that chose its epoch (`metrics/calibration.py`).
         languages: of the training part (ISO 639-1); none where its manifest has none.
         familiarity: the distribution of its training data; None where it is not stored.
+        context: what the turns around an utterance add; None where it sees none.
         name: what the user called it, where that is not the folder's name: its hub id.
     """
 
@@ -54,6 +57,7 @@ class Run:
     temperature: float
     languages: list[str] = field(default_factory=list)
     familiarity: Familiarity | None = None
+    context: FittedContext | None = None
     name: str = ""
 
     @property
@@ -124,6 +128,14 @@ def preset_of(features: FeatureSet) -> Preset:
 
 
 @dataclass(frozen=True)
+class _Context:
+    """What config.json holds of the context."""
+
+    model: ContextConfig
+    temperature: Annotated[float, Constraint(f"{LOW} to {HIGH}", lambda value: LOW <= value <= HIGH)]
+
+
+@dataclass(frozen=True)
 class _Config:
     """What config.json holds."""
 
@@ -133,6 +145,7 @@ class _Config:
     prior: list[Share]
     temperature: Annotated[float, Constraint(f"{LOW} to {HIGH}", lambda value: LOW <= value <= HIGH)]
     languages: list[str]
+    context: _Context | None = None
 
     def __post_init__(self) -> None:
         if len(self.prior) != len(self.model.classes):
@@ -162,7 +175,7 @@ def read_run(folder: str | Path, weights: bool = True) -> Run:
         protocol = {name: about[name] for name in PROTOCOL_FIELDS}
         with nullcontext() if weights else torch.device("meta"):
             model = WavFusion(config.model)
-        path, familiarity = require_file(folder / WEIGHTS), None
+        path, familiarity, context = require_file(folder / WEIGHTS), None, None
         path.stat()
         if weights:
             model.load_state_dict(load_file(path))
@@ -171,6 +184,10 @@ def read_run(folder: str | Path, weights: bool = True) -> Run:
         if weights and (folder / FAMILIARITY).exists():
             known = load_file(require_file(folder / FAMILIARITY))
             familiarity = Familiarity(known["mean"].numpy(), known["precision"].numpy(), float(known["limit"]))
+        if weights and config.context is not None:
+            turns = TurnContext(config.context.model)
+            turns.load_state_dict(load_file(require_file(folder / CONTEXT)))
+            context = FittedContext(turns.eval(), config.context.temperature)
     except FileNotFoundError as error:
         name = Path(error.filename or WEIGHTS).name
         raise ConfigError(f"{str(folder)!r}: expected a finished RUN, found no {name}; did its training end?") from None
@@ -187,6 +204,7 @@ def read_run(folder: str | Path, weights: bool = True) -> Run:
         temperature=config.temperature,
         languages=config.languages,
         familiarity=familiarity,
+        context=context,
     )
 
 
@@ -208,6 +226,9 @@ def write_model(trained: Run, encoders: Encoders) -> None:
         learned = load_encoder("audio", str(folder / "encoders" / "audio"), features.precision).fingerprint
         features = replace(features, audio={**features.audio, "name": "encoders/audio", "fingerprint": learned})
     rest = {name: getattr(trained, name) for name in ("mode", "prior", "temperature", "languages")}
+    if (context := trained.context) is not None:
+        rest["context"] = {"model": asdict(context.model.config), "temperature": context.temperature}
+        write_atomic(folder / CONTEXT, save(context.model.state_dict(), {"format": "pt"}))
     write_json(folder / CONFIG, {"model": model.config.to_json(), "features": features.to_json(), **rest})
     if (known := trained.familiarity) is not None:
         tensors = {name: torch.as_tensor(value) for name, value in vars(known).items()}
@@ -225,7 +246,8 @@ def write_system(folder: Path, config: Mapping[str, Any], state: Mapping[str, to
 
 def remove_run(out: Path) -> None:
     """Remove the files that an earlier training wrote, with the metrics of its model, and nothing else."""
-    files = (EXPERIMENT, ENVIRONMENT, PROTOCOL, SPLIT, CONFIG, WEIGHTS, FAMILIARITY, METRICS, PREDICTIONS, HISTORY)
+    files = [EXPERIMENT, ENVIRONMENT, PROTOCOL, SPLIT, CONFIG, WEIGHTS, FAMILIARITY, CONTEXT]
+    files += [METRICS, PREDICTIONS, HISTORY]
     evaluated = (f"evaluate/{name}" for name in (METRICS, PREDICTIONS))
     for name in (*files, *evaluated, EXPLAINED, "report.html", "compared.html"):
         (out / name).unlink(missing_ok=True)

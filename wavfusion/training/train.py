@@ -40,10 +40,11 @@ from wavfusion.model.wavfusion import WavFusion
 from wavfusion.runs.folder import Run, preset_of, read_run, write_model
 from wavfusion.runs.results import near_chance, write_results
 from wavfusion.training import checkpoints
+from wavfusion.training.context import train_context
 from wavfusion.training.data import Data, choose_augment, read_data, resolved
 from wavfusion.training.place import open_place, require_place
 from wavfusion.training.start import choose_start_features, take_layers, warn_of_known
-from wavfusion.training.systems import train_system
+from wavfusion.training.systems import require_whole_dialogues, train_system
 from wavfusion.training.trainer import FusionTrainer
 
 __all__ = ["Data", "choose_augment", "read_data", "resolved", "train"]
@@ -87,6 +88,8 @@ def train(
     features = _features(experiment, data, start)
     experiment = resolved(experiment, features)
     features = replace(features, variants=0, augment=experiment.train.augment or [])  # those of the model: clean alone
+    if experiment.context != "off":
+        require_whole_dialogues(data)
     require_place(out, experiment, data, start, resume, force)
     config = _config(experiment, features, data, start)
     torch.manual_seed(experiment.seed)
@@ -110,6 +113,9 @@ def train(
     languages = sorted({row.language for row in data.part("train") if row.language})
     trained = Run(out, model, features, mode, prior, data.protocol.to_json(), 1.0, languages)
     _write(trained, network.to(device), sets, encoders, device)
+    if experiment.context != "off":
+        fitted = train_context(read_run(out), data, experiment.context, experiment.seed, device)
+        write_model(replace(read_run(out), context=fitted), encoders)
     return _finish(out, data, device)
 
 
