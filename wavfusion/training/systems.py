@@ -32,7 +32,7 @@ from wavfusion.metrics.calibration import fit_temperature, tempered
 from wavfusion.metrics.scores import confusion_matrix, figures
 from wavfusion.model.config import Switches, WavFusionConfig
 from wavfusion.processes.timing import timed
-from wavfusion.runs.folder import write_system
+from wavfusion.runs.folder import Run, write_system
 from wavfusion.runs.results import write_history, write_results
 from wavfusion.training.checkpoints import BEST_BY, epochs_since_best, reading
 from wavfusion.training.data import Data, resolved
@@ -49,7 +49,14 @@ FROM_FEATURES = ("fusion_layers", "trainable_layers", "margin_audio_layer", "pre
 
 
 def train_system(
-    experiment: Experiment, data: Data, out: Path, device: str = "cpu", *, resume: bool = False, force: bool = False
+    experiment: Experiment,
+    data: Data,
+    out: Path,
+    device: str = "cpu",
+    *,
+    start: Run | None = None,
+    resume: bool = False,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Train a system over dialogues, keep its best epoch by validation weighted F1, and score its test part.
 
@@ -59,12 +66,15 @@ def train_system(
         The figures of `metrics.json`.
 
     Raises:
-        ConfigError: an option or setting that the system does not have, or parts that share a dialogue.
+        ConfigError: an option or setting that the system does not have, parts that share a dialogue, or a RUN to start
+            from, as a system has none.
         CorpusError: as `train`.
     """
     features = choose_features(data.store, experiment.preset)
     experiment = resolved(experiment, features)
     assert experiment.system is not None
+    if start is not None:
+        raise ConfigError(f"--from: expected an experiment of WavFusion, found one of {experiment.system.name}")
     config = model_config(experiment.model, features, data.protocol.classes)
     require_system(experiment, config)
     require_whole_dialogues(data)

@@ -81,15 +81,11 @@ def train(
         ConfigError: settings that do not fit together, an encoder that is not the store's, another experiment resumed.
     """
     if experiment.system is not None:
-        if start is not None:
-            raise ConfigError(f"--from: expected an experiment of WavFusion, found one of {experiment.system.name}")
-        return train_system(experiment, data, out, device, resume=resume, force=force)
+        return train_system(experiment, data, out, device, start=start, resume=resume, force=force)
     processes = PartialState(cpu=not device.startswith("cuda"))
     features = _features(experiment, data, start)
     experiment = resolved(experiment, features)
     features = replace(features, variants=0, augment=experiment.train.augment or [])  # those of the model: clean alone
-    if experiment.context != "off":
-        require_whole_dialogues(data)
     require_place(out, experiment, data, start, resume, force)
     config = _config(experiment, features, data, start)
     torch.manual_seed(experiment.seed)
@@ -123,6 +119,8 @@ def _datasets(
     experiment: Experiment, data: Data, features: FeatureSet, config: WavFusionConfig, live: bool
 ) -> dict[str, Features]:
     """Open the features of the parts that train and that choose the epoch; warn of those that lack a modality."""
+    if experiment.context != "off":
+        require_whole_dialogues(data)
     sets = {}
     for role, part in (("train", "train"), ("valid", data.protocol.selected_on)):
         rows, first = data.part(part), role == "train"
