@@ -21,6 +21,7 @@ from wavfusion.evaluation.context import add_context
 from wavfusion.evaluation.inference import Utterances
 from wavfusion.experiments.experiment import read_experiment
 from wavfusion.manifest import Utterance
+from wavfusion.prediction.export import export_run
 from wavfusion.runs.folder import read_run
 from wavfusion.runs.results import read_csv
 from wavfusion.training import train
@@ -211,6 +212,14 @@ def test_parts_that_share_a_dialogue_have_no_context(made: Any, tmp_path: Path) 
     with pytest.raises(ConfigError, match="random5-dialogues"):
         train.train(read_experiment("paper", {"context": "past"}), data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_with_context_is_neither_exported_nor_opened_by_onnx(trained: Any) -> None:
+    with pytest.raises(ConfigError, match="dialogue context"):
+        EmotionRecognizer.from_pretrained(trained.folder / "past", runtime="onnx")
+    pytest.importorskip("onnx")
+    with pytest.raises(ConfigError, match="dialogue context"):
+        export_run(trained.folder / "past")
 
 
 def test_off_is_no_truth_value_of_yaml(tmp_path: Path) -> None:

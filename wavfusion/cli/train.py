@@ -18,10 +18,14 @@ Preset = Annotated[str | None, opt.option("whose features are used, if the store
 Config = Annotated[
     str | None,
     opt.option(
-        "a file, or `paper`, `recommended` or `small`; with --from, what differs from the model's own",
+        "a file, `paper`, `recommended`, `small`, or a system such as `mmgcn`; with --from, what differs from its own",
         "EXPERIMENT",
         opt.name,
     ),
+]
+Context = Annotated[
+    str | None,
+    opt.choice("which turns of the dialogue the model sees, too (default off)", "off", "past", "whole"),
 ]
 Start = Annotated[
     str | None,
@@ -40,6 +44,7 @@ def train(
     where: opt.Where = None,
     fold: Annotated[Any, opt.option("of the protocol (default 1); several: RUN/foldK each", "K|all", opt.folds)] = (1,),
     preset: Preset = None,
+    context: Context = None,
     settings: opt.Settings = None,
     select_on_test: SelectOnTest = False,
     resume: Annotated[bool, opt.flag("--resume", "continue from the newest complete checkpoint")] = False,
@@ -57,7 +62,7 @@ def train(
 
     if config is None and start is None:
         raise ConfigError("train: expected --config EXPERIMENT, or --from RUN with its own, found neither")
-    typed = _overrides(settings, preset, plain) | ({"seed": str(seed)} if seed is not None else {})
+    typed = _overrides(settings, preset, plain, context) | ({"seed": str(seed)} if seed is not None else {})
     trained, base = (None, None) if start is None else _read_start(start)
     setting = experiment.read_experiment(config, typed, base)
     from wavfusion.evaluation.inference import pick_device
@@ -94,6 +99,7 @@ def reproduce(
     folds: Folds = None,
     seeds: Annotated[int, opt.option("trainings of each row and fold (default 3)", "N", opt.count(1))] = 3,
     preset: Preset = None,
+    context: Context = None,
     settings: opt.Settings = None,
     extra: Extra = False,
     workers: Workers = None,
@@ -118,7 +124,7 @@ def reproduce(
     if not chosen:
         raise ConfigError(f"reproduce: no shipped table is of corpus {corpus!r}; name a file of your own")
     typed: dict[str, Any] = opt.supplied(base=config, protocol=protocol, where=where, folds=folds, first_seed=seed)
-    common = _overrides(settings, preset, plain)
+    common = _overrides(settings, preset, plain, context)
     study = trainings.Study(manifest, store, common=common, seeds=seeds, extra=extra, smoke=smoke, **typed)
     planned = trainings.plan_trainings(study, chosen, out)
     jobs, device = list(planned.jobs.values()), pick_device(device)
@@ -148,7 +154,7 @@ def _read_start(name: str) -> "tuple[Run, dict[str, Any]]":
     return trained, settings_of(trained)
 
 
-def _overrides(settings: Sequence[str] | None, preset: str | None, plain: bool) -> dict[str, str]:
-    """Collect the settings that were typed by dotted key, `--preset` and `--plain` among them."""
+def _overrides(settings: Sequence[str] | None, preset: str | None, plain: bool, context: str | None) -> dict[str, str]:
+    """Collect the settings that were typed: by dotted key, or as `--preset`, `--context` and `--plain`."""
     typed = dict(each.split("=", 1) for each in settings or ())
-    return typed | opt.supplied(preset=preset, **{"train.fast": "false" if plain else None})
+    return typed | opt.supplied(preset=preset, context=context, **{"train.fast": "false" if plain else None})

@@ -104,6 +104,10 @@ def export_run(folder: Path) -> tuple[bytes, float]:
     """
     _require("onnxruntime", "onnx", "onnxscript")
     trained = read_run(folder)
+    if trained.context is not None:
+        raise ConfigError(
+            f"{folder}: expected a RUN without dialogue context, which is not exported, found one with it"
+        )
     content = translate(trained.model, describe_graph(trained), trained.temperature)
     return content, difference(trained.model, start(content), trained.temperature)
 

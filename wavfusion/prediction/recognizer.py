@@ -171,6 +171,10 @@ class EmotionRecognizer:
                 raise ConfigError(f"{what}: found {value!r}; {nearest(str(value), valid)}")
         device = pick_device(device)
         trained = find_run(name)
+        if runtime == "onnx" and trained.context is not None:
+            raise ConfigError(
+                f"runtime: expected torch for {name}, whose dialogue context has no ONNX file, found onnx"
+            )
         model = open_exported(trained) if runtime == "onnx" else None
         recogniser = None if asr is None else SpeechRecognizer(asr, device)
         recognizer = cls(trained, trained.encoders(), device, model, precision, fast, recogniser)

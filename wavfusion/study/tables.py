@@ -155,7 +155,7 @@ def closest_row(corpus: str, model: Mapping[str, Any]) -> tuple[list[str], dict[
     for table in (each for each in map(read_table_file, shipped_tables()) if each.corpus == corpus):
         stated = {row.name: row.stated for row in table.rows}
         for name, each in table.experiments("paper", 0, {}, extra=False).items():
-            if each.system is not None:
+            if each.system is not None or each.context != "off":
                 continue
             paper = flat(asdict(each.model.with_layers(WavFusionConfig.num_layers, WavFusionConfig.fusion_layers)))
             differs = tuple(f"{key} {values.get(key)} ({paper[key]})" for key in paper if values.get(key) != paper[key])

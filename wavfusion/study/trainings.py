@@ -138,7 +138,7 @@ def plan_trainings(study: Study, tables: Sequence[Table], out: Path) -> Plan:
     for table in tables:
         for seed in range(study.first_seed, study.first_seed + (1 if study.smoke else study.seeds)):
             for row, experiment in table.experiments(study.base, seed, common, study.extra).items():
-                if divided and experiment.system is not None:
+                if divided and sees_turns(experiment):
                     continue
                 features = choose_features(store, experiment.preset)
                 layers = choose_layers(experiment.model, features)
@@ -166,10 +166,16 @@ def _warn_of_few_clusters(tables: Sequence[Table], folds: Sequence[Protocol], ut
         log.warning("%s: no verdict on claims: %s tested, %d are needed", ", ".join(claiming), found, MIN_CLUSTERS)
 
 
+def sees_turns(experiment: Experiment) -> bool:
+    """Whether what is trained sees other turns than the one that it classifies."""
+    return experiment.system is not None or experiment.context != "off"
+
+
 def _warn_of_systems(tables: Sequence[Table], protocol: str) -> None:
     """Say which rows are left out because they see the turns around an utterance, some of which would train them."""
     for table in tables:
-        if names := ", ".join(row.name for row in table.rows if row.system):
+        every = table.experiments("paper", 0, {}, extra=True)
+        if names := ", ".join(name for name, each in every.items() if sees_turns(each)):
             reason = f"protocol {protocol} divides dialogues, of which they see the whole; random5-dialogues does not"
             log.warning("%s: not trained: %s: %s", table.name, names, reason)
 
