@@ -20,18 +20,18 @@ from wavfusion.cli.predict import embed, predict
 from wavfusion.cli.prepare import check, lookalike, prepare
 from wavfusion.cli.publish import bundle, export, models, push, report
 from wavfusion.cli.serve import serve
-from wavfusion.cli.train import reproduce, train
+from wavfusion.cli.train import reproduce, train, tune
 from wavfusion.errors import ConfigError, CorpusError, MediaError, nearest
 from wavfusion.version import __version__
 
 VERBS: dict[str, Callable[..., int | None]] = {
     each.__name__: each
     for each in (
-        *(demo, prepare, check, report, extract, train, reproduce, evaluate, cross),
+        *(demo, prepare, check, report, extract, train, tune, reproduce, evaluate, cross),
         *(predict, serve, embed, bundle, export, push, bench, lookalike, encoders, models),
     )
 }
-CONFIGURABLE = ("train", "reproduce")  # take --dotted.key VALUE
+CONFIGURABLE = ("train", "tune", "reproduce")  # take --dotted.key VALUE
 LISTS = ("--manifests", "--stores")  # take several values
 DEBUG = "--debug"
 INTERRUPTED = 130

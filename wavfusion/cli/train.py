@@ -145,6 +145,50 @@ def reproduce(
     return PARTLY if failed else DONE
 
 
+Trials = Annotated[int | None, opt.option("the budget (default 12)", "N", opt.count(1))]
+Space = Annotated[Path | None, opt.option("YAML: values, or low and high, by dotted key", "FILE", opt.path)]
+
+
+def tune(
+    *,
+    config: Annotated[str, opt.option("what trials differ from: a file or a shipped name", "EXPERIMENT", opt.name)],
+    manifest: opt.Manifest,
+    store: opt.FilledStore,
+    out: Annotated[Path, opt.option("trials and results; started again, it continues", "DIR", opt.path)],
+    trials: Trials = None,
+    space: Space = None,
+    protocol: opt.ProtocolName = None,
+    fold: Annotated[int, opt.option("of the protocol (default 1)", "K", opt.count(1))] = 1,
+    where: opt.Where = None,
+    preset: Preset = None,
+    context: Context = None,
+    settings: opt.Settings = None,
+    workers: Workers = None,
+    device: opt.Device = "auto",
+    seed: opt.Seed = None,
+    json: opt.Json = False,
+) -> None:
+    """Search for settings on the validation part alone, by random trials; the test part is not read.
+
+    Any setting can follow for all trials as --dotted.key VALUE, such as --train.epochs 12
+    """
+    from dataclasses import replace
+
+    from wavfusion.evaluation.inference import pick_device
+    from wavfusion.study import trainings
+    from wavfusion.study import tune as tuning
+
+    typed = _overrides(settings, preset, False, context) | opt.supplied(seed=None if seed is None else str(seed))
+    given: dict[str, Any] = opt.supplied(budget=trials, protocol=protocol, where=where)
+    search = tuning.Search(manifest, store, config, typed, {}, fold=fold, **given)
+    rate = tuning.resolved_rate(search)
+    search = replace(search, space=tuning.read_space(space, search.experiment({}), rate))
+    require_writable(out)
+    device = pick_device(device)
+    found = tuning.tune(search, out, workers or trainings.default_workers(device), device)
+    show(found, tuning.tune_to_text(found, out), json)
+
+
 def _read_start(name: str) -> "tuple[Run, dict[str, Any]]":
     """Read the model to start from, and the settings of its experiment."""
     from wavfusion.prediction.models import find_run

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,25 @@ AVERAGED = "averaged.module."  # names of the averaged weights, beside those of 
 COMPLETE = "complete"  # written last into a checkpoint, with a digest of each of its files
 BEST_BY = "eval_weighted_f1"
 KEPT = 3  # the best, the newest, and the one before it while the newest is incomplete
+
+
+Watch = Callable[[int, float], None]  # is told the validation weighted F1 of every epoch; may raise PrunedError
+
+
+class PrunedError(Exception):
+    """Ends a training whose epochs are worth no more time."""
+
+
+class Watched(TrainerCallback):
+    """Tells what watches a training of every epoch."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+
+    def on_evaluate(self, args: TrainingArguments, state: Any, control: Any, **rest: Any) -> None:
+        """Pass the last figure on."""
+        scores = [entry[BEST_BY] for entry in state.log_history if BEST_BY in entry]
+        self.watch(len(scores), scores[-1])
 
 
 class Checkpoints(TrainerCallback):

@@ -34,7 +34,7 @@ from wavfusion.model.config import Switches, WavFusionConfig
 from wavfusion.processes.timing import timed
 from wavfusion.runs.folder import Run, write_system
 from wavfusion.runs.results import write_history, write_results
-from wavfusion.training.checkpoints import BEST_BY, epochs_since_best, reading
+from wavfusion.training.checkpoints import BEST_BY, Watch, epochs_since_best, reading
 from wavfusion.training.data import Data, resolved
 from wavfusion.training.place import open_place, require_place
 
@@ -57,6 +57,7 @@ def train_system(
     start: Run | None = None,
     resume: bool = False,
     force: bool = False,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Train a system over dialogues, keep its best epoch by validation weighted F1, and score its test part.
 
@@ -84,7 +85,7 @@ def train_system(
     model = make_system(experiment.system, _widths(parts["train"]), len(config.classes))
     model.fit(parts["train"], config.task_loss == "balanced")
     open_place(out, experiment, data, None, resume, force)
-    _train(model.to(device), experiment, parts, config.classes, out, device)
+    _train(model.to(device), experiment, parts, config.classes, out, device, watch)
     return _finish(model.cpu(), experiment, data, parts, features, out)
 
 
@@ -189,6 +190,7 @@ def _train(
     classes: Sequence[str],
     out: Path,
     device: str,
+    watch: Watch | None,
 ) -> None:
     """Train until the epochs or the patience end, and leave the best weights in the model."""
     settings, system = experiment.train, experiment.system
@@ -211,6 +213,8 @@ def _train(
         log.info(line, epoch + 1, settings.epochs, loss, scores[BEST_BY])
         write_history(out, history)
         _save(out, model, best, optimiser, history)
+        if watch is not None:
+            watch(epoch + 1, scores[BEST_BY])
     model.load_state_dict(best)
 
 

@@ -63,6 +63,7 @@ def train(
     start: Run | None = None,
     resume: bool = False,
     force: bool = False,
+    watch: checkpoints.Watch | None = None,
 ) -> dict[str, Any]:
     """Train one model, keep its best epoch by validation weighted F1, score its test part, and write the RUN `out`.
 
@@ -70,7 +71,7 @@ def train(
     of them writes, and scores. `start` is a RUN whose weights it starts from, where they fit (`WavFusion.start_from`).
     `resume` continues from the newest complete checkpoint of `out`; on CPU the model is the same as without a break.
     It may then have more epochs, or another patience. `force` removes an earlier RUN, once everything that the new one
-    needs is there.
+    needs is there. `watch` is told the figure of every epoch.
 
     Returns:
         The figures of `metrics.json`, of the test part (of the valid part where there is no test part); empty in all
@@ -81,7 +82,7 @@ def train(
         ConfigError: settings that do not fit together, an encoder that is not the store's, another experiment resumed.
     """
     if experiment.system is not None:
-        return train_system(experiment, data, out, device, start=start, resume=resume, force=force)
+        return train_system(experiment, data, out, device, start=start, resume=resume, force=force, watch=watch)
     processes = PartialState(cpu=not device.startswith("cuda"))
     features = _features(experiment, data, start)
     experiment = resolved(experiment, features)
@@ -102,6 +103,8 @@ def train(
         checkpoints.load_best(network, checkpoint)
     else:
         trainer = FusionTrainer(network, model, experiment, sets, prior, out, device)
+        if watch is not None:
+            trainer.add_callback(checkpoints.Watched(watch))
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     if not processes.is_main_process:
         return {}
