@@ -79,6 +79,13 @@ def test_every_shipped_experiment_of_a_system_trains(name: str, made: Any, tmp_p
     assert found["system"]["name"] == name and found["n"] == len(made.data.part("test"))
 
 
+def test_without_a_test_part_a_system_is_scored_on_what_chose_its_epoch(made: Any, tmp_path: Path) -> None:
+    """The vectors of no utterance had no width."""
+    kept = {key for key, part in made.data.protocol.parts.items() if part != "test"}
+    data = replace(made.data, protocol=made.data.protocol.restricted(kept))
+    assert train.train(setting(), data, tmp_path / "run")["part"] == "valid"
+
+
 def test_a_run_of_a_system_is_reported_and_compared(
     run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

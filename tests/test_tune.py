@@ -136,6 +136,6 @@ def test_a_trial_below_the_median_of_the_others_is_ended_early(made: Any, tmp_pa
     typed = {"train.epochs": "9", "train.patience": "9", "train.batch_size": "4"}
     search = tune.Search(Path(made.manifest), Path(made.store), "turn_gru", typed, {"train.new_rate": [3e-3]}, 6)
     tune.tune(search, tmp_path, 1)
-    trial = tune._open(tmp_path, 0).ask()
+    trial = tune._open(tmp_path).ask()
     assert "below the median" in str(tune._run_trial(search, tmp_path, "cpu", (trial.number, {"train.new_rate": 0.0})))
     assert len(read_history(tmp_path / f"trial{trial.number}")) < 9

@@ -110,17 +110,19 @@ def tune(search: Search, out: Path, workers: int, device: str = "cpu") -> dict[s
     Raises:
         ConfigError: the extra `[tune]` is missing, another search lies in `out`, or no trial ended.
     """
+    out.mkdir(parents=True, exist_ok=True)
     _require_same(search, out)
-    study = _open(out, search.experiment({}).seed)
+    study, seed = _open(out), search.experiment({}).seed
     distributions = {key: _distribution(values) for key, values in search.space.items()}
-    while len(study.trials) < search.budget:
+    for number in range(len(study.trials), search.budget):
+        study.sampler = _sampler(seed, number)
         study.ask(distributions)
     left = [each for each in study.trials if not each.state.is_finished()][: search.budget]
     todo = [(each.number, each.params) for each in left]
     for number, outcome in spread(partial(_trial_worker, search, out, device), todo, workers):
         found = outcome.reason if isinstance(outcome, Lost) else outcome
         log.info("trial %d: %s", todo[number][0], found if isinstance(found, str) else f"{found:.4f}")
-    return _write(search, _open(out, 0), out)
+    return _write(search, _open(out), out)
 
 
 def _require_same(search: Search, out: Path) -> None:
@@ -137,7 +139,14 @@ def _require_same(search: Search, out: Path) -> None:
     write_atomic(path, text.encode())
 
 
-def _open(out: Path, seed: int) -> Any:
+def _sampler(seed: int, number: int) -> Any:
+    """What draws a trial: the same one whatever the budget."""
+    from optuna.samplers import RandomSampler
+
+    return RandomSampler(seed=hash((seed, number)) % 2**32)
+
+
+def _open(out: Path) -> Any:
     """Open the journal of the trials."""
     try:
         import optuna
@@ -150,7 +159,6 @@ def _open(out: Path, seed: int) -> Any:
         study_name="tune",
         load_if_exists=True,
         direction="maximize",
-        sampler=optuna.samplers.RandomSampler(seed=seed),
         pruner=optuna.pruners.MedianPruner(BEFORE_PRUNING, BEFORE_EPOCH),
     )
 
@@ -173,7 +181,7 @@ def _run_trial(search: Search, out: Path, device: str, trial: tuple[int, dict[st
     import optuna
 
     number, drawn = trial
-    study = _open(out, 0)
+    study = _open(out)
     own = optuna.trial.Trial(study, study.trials[number]._trial_id)
     folder = out / f"trial{number}"
 
@@ -189,9 +197,10 @@ def _run_trial(search: Search, out: Path, device: str, trial: tuple[int, dict[st
         study.tell(number, state=optuna.trial.TrialState.PRUNED)
         return str(pruned)
     except Exception as error:  # whatever one trial dies of, the others go on
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        own.set_user_attr("failed", reason)
         study.tell(number, state=optuna.trial.TrialState.FAIL)
-        own.set_user_attr("failed", " ".join(f"{type(error).__name__}: {error}".split()))
-        return f"{type(error).__name__}: {error}"
+        return reason
     best = max(row[BEST_BY] for row in read_history(folder) if BEST_BY in row)
     study.tell(number, best)
     return best
@@ -214,10 +223,12 @@ def _write(search: Search, study: Any, out: Path) -> dict[str, Any]:
         history = read_history(out / f"trial{each.number}")
         state = each.state.name.lower()
         about = {"number": each.number, "settings": each.params, "state": state, "epochs": len(history)}
+        about |= {"failed": each.user_attrs["failed"]} if "failed" in each.user_attrs else {}
         trials.append({**about, "weighted_f1": each.value if state == "complete" else None})
     ended = [each for each in trials if each["weighted_f1"] is not None]
     if not ended:
-        raise ConfigError(f"{out}: expected a trial that ended, found none of {len(trials)}; see {out}/trial*/log.txt")
+        reason = next((each["failed"] for each in trials if "failed" in each), "all were ended early")
+        raise ConfigError(f"{out}: expected a trial that ended, found none of {len(trials)}: {reason}")
     best = max(ended, key=lambda each: each["weighted_f1"])
     content = {
         "experiment": search.config,

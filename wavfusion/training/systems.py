@@ -150,7 +150,7 @@ def read_dialogues(
         where = [place[row.id] for row in own]
         vectors = {}
         for name, table in pooled.items():
-            of_part = torch.from_numpy(table[where].astype(np.float32)).reshape(len(own), -1)
+            of_part = torch.from_numpy(table[np.array(where, dtype=np.int64)].astype(np.float32))
             vectors[name] = (of_part[:, :-1], of_part[:, -1] > 0)
         found[part] = make_dialogues(own, vectors, data.protocol.classes)
     selecting = data.protocol.selected_on
