@@ -19,7 +19,7 @@ from wavfusion.cli.app import main
 pytest_plugins = ("corpus_fixture",)
 
 VERBS = [
-    *("demo", "prepare", "check", "report", "extract", "train", "reproduce", "evaluate"),
+    *("demo", "prepare", "check", "report", "extract", "train", "tune", "reproduce", "evaluate"),
     *("predict", "serve", "embed", "bundle", "export", "push", "bench", "lookalike", "encoders", "models"),
 ]
 HEAVY = ["torch", "transformers", "numpy", "av", "soxr", "sklearn", "matplotlib", "yaml"]

@@ -31,7 +31,7 @@ BLOCK = re.compile(
 )
 PLAIN = {"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1", "TYPER_USE_RICH": "0"}
 VERBS = (
-    "demo prepare check encoders models extract train evaluate cross predict embed reproduce report serve export "
+    "demo prepare check encoders models extract train tune evaluate cross predict embed reproduce report serve export "
     "bundle push bench lookalike"
 )
 OLD_WORDS = (
