@@ -101,6 +101,7 @@ Parts = Annotated[
 ]
 Null = Annotated[bool, opt.flag("--null", "the matched null: audio, text and video carry no information")]
 Micro = Annotated[bool, opt.flag("--micro", "expressions show in two frames only, at a random time")]
+Dialogues = Annotated[bool, opt.flag("--dialogues", "plant emotions that stay with a speaker or jump to the next")]
 Faults = Annotated[bool, opt.flag("--faults", "with the corpus's known defects (default 48 clips of 10 speakers)")]
 Priors = Annotated[str | None, opt.choice("of classes: the corpus's or their roots (default true)", "true", "sqrt")]
 
@@ -114,6 +115,7 @@ def lookalike(
     null: Null = False,
     micro: Micro = False,
     faults: Faults = False,
+    dialogues: Dialogues = False,
     priors: Priors = None,
     seed: Annotated[int | None, opt.option("of every draw (default 0)", "N", opt.seed)] = None,
     force: Annotated[bool, opt.flag("--force", "remove an earlier tree first")] = False,
@@ -126,9 +128,13 @@ def lookalike(
         raise ConfigError("lookalike: --parts: not allowed with argument --clips")
     require_free([out / GENERATED], force)
     chosen: dict[str, Any] = opt.supplied(clips=clips, speakers=speakers, priors=priors, parts=parts, seed=seed)
-    world = make_lookalike(corpus, out, null=null, micro=micro, force=force, faults=faults, **chosen)  # type: ignore[arg-type]
+    kinds: dict[str, Any] = {"null": null, "micro": micro, "faults": faults, "dialogues": dialogues}
+    world = make_lookalike(corpus, out, force=force, **kinds, **chosen)  # type: ignore[arg-type]
     people = {part: counted(number, "speaker") for part, number in world["speakers"].items()}
     sizes = [f"{part} {counted(number, 'clip')} of {people[part]}" for part, number in world["clips"].items()]
     best = {"majority": world["majority"], **world["bayes"]["speaker_independent"]}
     lines = [f"{out}: {', '.join(sizes)}", "Bayes-optimal accuracy on new speakers:"]
-    show(world, "\n".join(lines + [f"{name:>16}  {share:.3f}" for name, share in best.items()]), json)
+    rows = [f"{name:>16}  {share:.3f}" for name, share in best.items()]
+    if dialogues:
+        rows += [f"{name:>16}  {share:.3f}" for name, share in world["conversation"]["all"].items()]
+    show(world, "\n".join(lines + rows), json)

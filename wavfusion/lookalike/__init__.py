@@ -18,6 +18,7 @@ from typing import Any
 from wavfusion.errors import ConfigError, nearest
 from wavfusion.files import write_json, write_lines
 from wavfusion.lookalike import trees
+from wavfusion.lookalike.conversation import Conversation
 from wavfusion.lookalike.faults import SMALL_TREE, add_irregular_names, insert_faults
 from wavfusion.lookalike.plan import Dialogue, plan_dialogues
 from wavfusion.lookalike.trees import FOLDERS, TABLES, annotate_iemocap, annotate_meld, render
@@ -54,6 +55,7 @@ def make_lookalike(
     workers: int | None = None,
     force: bool = False,
     faults: bool = False,
+    dialogues: bool = False,
 ) -> dict[str, Any]:
     """Write a raw tree, `truth.jsonl`, `split.csv` (speakers disjoint) and `world.json`; return what the last holds.
 
@@ -72,6 +74,8 @@ def make_lookalike(
         seed: of every draw.
         workers: processes; default one for each processor.
         force: first remove an earlier tree, complete or not.
+        dialogues: plant a conversation (`Conversation`), whose Bayes-optimal accuracies stand beside the others; its
+            null is the corpus without.
         faults: insert the corpus's known defects and list them in `faults.json`; the default is then a small tree.
 
     Raises:
@@ -86,19 +90,22 @@ def make_lookalike(
     _make_room(out, force)
     small = corpus == "iemocap" and sum(people.values()) <= 10
     world = World(corpus, priors, null, micro, offset_sd=0.35 if small else 0.60)
-    dialogues = plan_dialogues(world, sizes, people, seed)
+    conversation = Conversation() if dialogues else None
+    planned = plan_dialogues(world, sizes, people, seed, conversation)
     if faults:
-        dialogues = add_irregular_names(dialogues)
-    dialogues = _render(dialogues, out, micro, workers or os.cpu_count() or 1)
+        planned = add_irregular_names(planned)
+    planned = _render(planned, out, micro, workers or os.cpu_count() or 1)
     if corpus == "iemocap":
-        for dialogue in dialogues:
+        for dialogue in planned:
             annotate_iemocap(dialogue, out)
     else:
-        annotate_meld(dialogues, out)
-    _write_truth(dialogues, out)
+        annotate_meld(planned, out)
+    _write_truth(planned, out)
     if faults:
-        insert_faults(dialogues, out)
-    summary = _describe(world, dialogues) | {"clips": sizes, "speakers": people, "seed": seed}
+        insert_faults(planned, out)
+    summary = _describe(world, planned) | {"clips": sizes, "speakers": people, "seed": seed}
+    if conversation is not None:
+        summary["conversation"] = _describe_conversation(world, conversation, planned)
     write_json(out / GENERATED, summary)  # last: a tree without it is incomplete
     return summary
 
@@ -117,6 +124,19 @@ def _describe(world: World, dialogues: list[Dialogue]) -> dict[str, Any]:
         "additive": additive_accuracy(world),
         "settings": asdict(world),
     }
+
+
+def _describe_conversation(world: World, conversation: Conversation, dialogues: list[Dialogue]) -> dict[str, Any]:
+    """The chances, and the Bayes-optimal accuracy on all clips and on those of the test part."""
+    planted = {
+        name: [
+            [(turn.speaker.name, turn.clip, turn.speaker.offset) for turn in each.turns]
+            for each in dialogues
+            if each.part in parts
+        ]
+        for name, parts in (("all", PARTS), ("test", ("test",)))
+    }
+    return asdict(conversation) | {name: conversation.bayes_accuracy(world, each) for name, each in planted.items()}
 
 
 def _sizes(clips: int, parts: tuple[int, int, int] | None) -> dict[str, int]:

@@ -6,6 +6,7 @@ from itertools import count
 
 import numpy as np
 
+from wavfusion.lookalike.conversation import Conversation
 from wavfusion.lookalike.face import Identity, draw_identity
 from wavfusion.lookalike.sentences import sentence
 from wavfusion.lookalike.voice import Timbre, draw_timbre
@@ -53,15 +54,31 @@ class Dialogue:
     turns: tuple[Turn, ...]
 
 
-def plan_dialogues(world: World, parts: dict[str, int], speakers: dict[str, int], seed: int) -> list[Dialogue]:
-    """Draw every dialogue of a corpus, from the clips and speakers of each part; for IEMOCAP two make a session."""
+def plan_dialogues(
+    world: World,
+    parts: dict[str, int],
+    speakers: dict[str, int],
+    seed: int,
+    conversation: Conversation | None = None,
+) -> list[Dialogue]:
+    """Draw every dialogue of a corpus, from the clips and speakers of each part; for IEMOCAP two make a session.
+
+    Without a conversation the turns of a dialogue have nothing to do with each other.
+    """
     numbers, voices = count(), count()
     layout = _iemocap_dialogues if world.corpus == "iemocap" else _meld_dialogues
-    dialogues = []
+    dialogues: list[Dialogue] = []
     for part, clips in parts.items():
         people = [_speaker(world, next(voices), seed) for _ in range(speakers[part])]
         for name, cast, heads in layout(part, clips, people):
-            turns = [_turn(world, key, speaker, (seed, next(numbers))) for key, speaker in heads]
+            emotions: list[str | None] = [None] * len(heads)
+            if conversation is not None:
+                rng = np.random.default_rng((seed, 4, len(dialogues)))
+                emotions = [*conversation.draw_emotions(world, [speaker.name for _, speaker in heads], rng)]
+            turns = [
+                _turn(world, key, speaker, (seed, next(numbers)), emotion)
+                for (key, speaker), emotion in zip(heads, emotions, strict=True)
+            ]
             dialogues.append(Dialogue(name, part, cast, tuple(turns)))
     return dialogues
 
@@ -80,9 +97,9 @@ def _speaker(world: World, number: int, seed: int) -> Speaker:
     return Speaker(name, draw_timbre(rng), draw_identity(rng), offset)
 
 
-def _turn(world: World, key: str, speaker: Speaker, seed: tuple[int, int]) -> Turn:
+def _turn(world: World, key: str, speaker: Speaker, seed: tuple[int, int], emotion: str | None) -> Turn:
     rng = np.random.default_rng((seed[0], 2, seed[1]))
-    clip = draw(world, rng)
+    clip = draw(world, rng, emotion)
     return Turn(key, speaker, clip, sentence(rng, clip.group, clip.phone), (seed[0], 3, seed[1]))
 
 

@@ -115,9 +115,10 @@ class PlantedClip:
     wide: bool
 
 
-def draw(world: World, rng: np.random.Generator) -> PlantedClip:
-    """Draw one clip of the world."""
+def draw(world: World, rng: np.random.Generator, emotion: str | None = None) -> PlantedClip:
+    """Draw one clip of the world, or one of an emotion."""
     drawn = rng.choice(list(world.cues), size=3, p=world.prior).tolist()
+    drawn[0] = emotion or drawn[0]
     own, other_audio, other_video = (world.cues[emotion] for emotion in drawn)
     irony, camera, noisy = rng.random(3) < (world.irony, world.camera, world.noisy)
     group = SWAPPED[own.group] if irony else own.group
@@ -160,6 +161,13 @@ def bayes_accuracy_on(world: World, clips: Sequence[tuple[PlantedClip, float]]) 
         predicted = joint.sum(axis=hidden, keepdims=True)[:, a, t, v].argmax(axis=0)
         shares[name] = float((predicted == truth).mean())
     return shares
+
+
+def clip_likelihoods(world: World, clips: Sequence[tuple[PlantedClip, float]]) -> Float64[np.ndarray, "N C"]:
+    """P(cues of a clip | class) for clips with the offset of their speaker, which is unknown to the rule."""
+    joint = _joint(world, False, STEP)
+    a, t, v = np.array([_cells(clip, offset) for clip, offset in clips]).T
+    return np.asarray(joint[:, a, t, v].T / world.prior)
 
 
 def _subsets() -> Iterator[tuple[str, tuple[int, ...]]]:
