@@ -124,7 +124,7 @@ ROOMS = sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))
 # A verb of the command line is called as the function that does its work.
 VERB = "the function of the command line's verb, in cli/, and the function that it calls"
 SHARED_NAMES = {
-    **dict.fromkeys(("check", "embed", "evaluate", "extract", "prepare", "push", "serve", "train"), VERB),
+    **dict.fromkeys(("check", "embed", "evaluate", "extract", "prepare", "push", "serve", "train", "tune"), VERB),
     "read": "names that users rely on: wavfusion.manifest.read and wavfusion.transcripts.read",
 }
 OTHER_SIZES = {

@@ -101,6 +101,7 @@ Parts = Annotated[
 ]
 Null = Annotated[bool, opt.flag("--null", "the matched null: audio, text and video carry no information")]
 Micro = Annotated[bool, opt.flag("--micro", "expressions show in two frames only, at a random time")]
+CONTEXTS = {"alone": "the turn alone", "past": "earlier turns", "whole": "whole dialogue"}
 Dialogues = Annotated[bool, opt.flag("--dialogues", "plant emotions that stay with a speaker or jump to the next")]
 Faults = Annotated[bool, opt.flag("--faults", "with the corpus's known defects (default 48 clips of 10 speakers)")]
 Priors = Annotated[str | None, opt.choice("of classes: the corpus's or their roots (default true)", "true", "sqrt")]
@@ -136,5 +137,7 @@ def lookalike(
     lines = [f"{out}: {', '.join(sizes)}", "Bayes-optimal accuracy on new speakers:"]
     rows = [f"{name:>16}  {share:.3f}" for name, share in best.items()]
     if dialogues:
-        rows += [f"{name:>16}  {share:.3f}" for name, share in world["conversation"]["all"].items()]
+        found = world["conversation"]["all"]
+        rows += ["on its clips, of all modalities:"]
+        rows += [f"{name:>16}  {found[key]:.3f}" for key, name in CONTEXTS.items()]
     show(world, "\n".join(lines + rows), json)

@@ -95,14 +95,7 @@ def make_lookalike(
     if faults:
         planned = add_irregular_names(planned)
     planned = _render(planned, out, micro, workers or os.cpu_count() or 1)
-    if corpus == "iemocap":
-        for dialogue in planned:
-            annotate_iemocap(dialogue, out)
-    else:
-        annotate_meld(planned, out)
-    _write_truth(planned, out)
-    if faults:
-        insert_faults(planned, out)
+    _annotate(corpus, planned, out, faults)
     summary = _describe(world, planned) | {"clips": sizes, "speakers": people, "seed": seed}
     if conversation is not None:
         summary["conversation"] = _describe_conversation(world, conversation, planned)
@@ -191,6 +184,18 @@ def _pitch_worker() -> Callable[[None], dict[str, list[float]]]:
 
 def _render_worker(out: Path, pitches: dict[str, list[float]], micro: bool) -> Callable[[Dialogue], Dialogue]:
     return lambda dialogue: render(dialogue, out, pitches, micro)
+
+
+def _annotate(corpus: Corpus, dialogues: list[Dialogue], out: Path, faults: bool) -> None:
+    """Write the annotations of the corpus, and the truth; insert faults if they are wanted."""
+    if corpus == "iemocap":
+        for dialogue in dialogues:
+            annotate_iemocap(dialogue, out)
+    else:
+        annotate_meld(dialogues, out)
+    _write_truth(dialogues, out)
+    if faults:
+        insert_faults(dialogues, out)
 
 
 def _write_truth(dialogues: list[Dialogue], out: Path) -> None:

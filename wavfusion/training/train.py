@@ -102,9 +102,7 @@ def train(
     if checkpoint is not None and checkpoints.has_ended(checkpoint, experiment.train.epochs, experiment.train.patience):
         checkpoints.load_best(network, checkpoint)
     else:
-        trainer = FusionTrainer(network, model, experiment, sets, prior, out, device)
-        if watch is not None:
-            trainer.add_callback(checkpoints.Watched(watch))
+        trainer = FusionTrainer(network, model, experiment, sets, prior, out, device, watch)
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     if not processes.is_main_process:
         return {}

@@ -31,7 +31,7 @@ from wavfusion.metrics import scores
 from wavfusion.model.config import MODALITIES
 from wavfusion.model.wavfusion import WavFusion, WavFusionOutput
 from wavfusion.runs.results import write_history
-from wavfusion.training.checkpoints import BEST_BY, KEPT, Checkpoints, Patience, reading
+from wavfusion.training.checkpoints import BEST_BY, KEPT, Checkpoints, Patience, Watch, Watched, reading
 from wavfusion.training.distributed import synchronise, total
 from wavfusion.training.resident import SHARE, Resident
 
@@ -132,7 +132,8 @@ class FusionTrainer(Trainer):
     """transformers' Trainer with our batches, parameter groups, loss parts and validation by whole utterances.
 
     `network` is `fusion`, or an encoder before it; `experiment` is resolved, `sets` holds samples by role (`train`,
-    `valid`), `prior` the shares of the emotions in the training part, and `out` is the RUN.
+    `valid`), `prior` the shares of the emotions in the training part, `out` is the RUN; `watch` is told of
+    every epoch.
     """
 
     optimizer: Any
@@ -147,6 +148,7 @@ class FusionTrainer(Trainer):
         prior: list[float],
         out: Path,
         device: str,
+        watch: Watch | None = None,
     ) -> None:
         settings, train = experiment.train, sets["train"]
         assert settings.pretrained_rate is not None and settings.new_rate is not None
@@ -166,6 +168,8 @@ class FusionTrainer(Trainer):
         )
         if settings.average:
             self.add_callback(Average())
+        if watch is not None:
+            self.add_callback(Watched(watch))
         if arguments.world_size > 1:
             synchronise(network)
         if arguments.process_index > 0:
