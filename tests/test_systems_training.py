@@ -17,7 +17,7 @@ from wavfusion.comparators.systems import SYSTEMS
 from wavfusion.corpora.protocol import divide_parts
 from wavfusion.dialogues.batch import UNLABELLED, collate_dialogues, group_by_dialogue, number_speakers
 from wavfusion.errors import ConfigError, CorpusError
-from wavfusion.experiments.experiment import read_experiment
+from wavfusion.experiments.experiment import System, read_experiment
 from wavfusion.features.dataset import choose_features, model_config
 from wavfusion.manifest import Utterance
 from wavfusion.runs.folder import read_run
@@ -75,7 +75,8 @@ def test_two_trainings_with_one_seed_are_equal_and_one_that_was_stopped_ends_as_
 
 @pytest.mark.parametrize("name", [name for name in SYSTEMS if name not in ("turn_gru", "haan")])
 def test_every_shipped_experiment_of_a_system_trains(name: str, made: Any, tmp_path: Path) -> None:
-    found = train.train(setting(name, train__epochs="1"), made.data, tmp_path / "run")
+    more = {"system__options": "{polarity: [2, 0, 1, 2]}"} if name == "unimse" else {}
+    found = train.train(setting(name, train__epochs="1", **more), made.data, tmp_path / "run")
     assert found["system"]["name"] == name and found["n"] == len(made.data.part("test"))
 
 
@@ -142,7 +143,7 @@ def test_without_a_system_an_experiment_is_written_as_before() -> None:
 def test_dialogues_hold_the_mean_features_of_their_turns_in_order(made: Any) -> None:
     features = choose_features(made.data.store, None)
     config = model_config(read_experiment("paper").model, features, made.data.protocol.classes)
-    parts = read_dialogues(made.data, features, config, "labelled")
+    parts = read_dialogues(made.data, features, config, System("turn_gru"))
     every = [key for each in parts["train"] for key in each.ids]
     assert sorted(every) == sorted(row.id for row in made.data.part("train"))
     rows = {row.id: row for row in made.data.utterances}
@@ -159,7 +160,8 @@ def test_turns_without_an_emotion_are_context_where_all_are_seen(made: Any) -> N
     config = model_config(read_experiment("paper").model, features, made.data.protocol.classes)
     unlabelled = [row for row in made.data.utterances if row.id not in made.data.protocol.parts]
     assert [row.id for row in unlabelled] == ["unlabelled"]
-    labelled, whole = (read_dialogues(made.data, features, config, turns)["train"] for turns in ("labelled", "all"))
+    systems = (System("turn_gru"), System("turn_gru", turns="all"))
+    labelled, whole = (read_dialogues(made.data, features, config, each)["train"] for each in systems)
     assert sum(len(each.ids) for each in whole) == sum(len(each.ids) for each in labelled) + 1
     of_it = next(each for each in whole if "unlabelled" in each.ids)
     assert of_it.label[of_it.ids.index("unlabelled")] == UNLABELLED
@@ -182,7 +184,7 @@ def test_speakers_are_numbered_by_their_first_turn_and_an_unknown_one_is_nobody_
 def test_padding_has_no_speaker_label_or_modality(made: Any) -> None:
     features = choose_features(made.data.store, None)
     config = model_config(read_experiment("paper").model, features, made.data.protocol.classes)
-    dialogues = read_dialogues(made.data, features, config, "labelled")["train"]
+    dialogues = read_dialogues(made.data, features, config, System("turn_gru"))["train"]
     short = replace_length(dialogues[0], 1)
     batch = collate_dialogues([dialogues[1], short])
     assert batch.mask.sum(1).tolist() == [len(dialogues[1].ids), 1]

@@ -1,7 +1,7 @@
 """Dialogues as batches: one vector a turn and modality, padded to the longest dialogue."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,6 +25,7 @@ class DialogueVectors:
         present: which turns have the modality.
         slot: speakers numbered from 0 by their first turn; a turn without a known speaker is a speaker of its own.
         label: number of the emotion, `UNLABELLED` where a turn has none of the classes.
+        steps: the features [T, D] of each turn before they are averaged, where a model reads them; [0, D] if absent.
     """
 
     ids: list[str]
@@ -32,6 +33,7 @@ class DialogueVectors:
     present: dict[str, Bool[Tensor, " N"]]
     slot: Int[Tensor, " N"]
     label: Int[Tensor, " N"]
+    steps: dict[str, list[Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,13 @@ class DialogueBatch:
     mask: Bool[Tensor, "B N"]
     slot: Int[Tensor, "B N"]
     label: Int[Tensor, "B N"]
+    steps: dict[str, list[list[Tensor]]] = field(default_factory=dict)
 
     def to(self, device: str) -> "DialogueBatch":
         """Move the tensors to a device."""
         moved = {name: getattr(self, name).to(device) for name in ("mask", "slot", "label")}
         vectors, present = ({name: x.to(device) for name, x in each.items()} for each in (self.vectors, self.present))
-        return DialogueBatch(self.ids, vectors, present, **moved)
+        return DialogueBatch(self.ids, vectors, present, **moved, steps=self.steps)
 
 
 def group_by_dialogue(utterances: Sequence[Utterance]) -> list[list[int]]:
@@ -77,7 +80,12 @@ def number_speakers(speakers: Sequence[str | None]) -> Int[Tensor, " N"]:
     return torch.tensor([slots.setdefault(key, len(slots)) for key in keys], dtype=torch.long)
 
 
-def make_dialogues(utterances: Sequence[Utterance], vectors: Vectors, classes: Sequence[str]) -> list[DialogueVectors]:
+def make_dialogues(
+    utterances: Sequence[Utterance],
+    vectors: Vectors,
+    classes: Sequence[str],
+    steps: Mapping[str, Sequence[Tensor]] | None = None,
+) -> list[DialogueVectors]:
     """Cut utterances and their vectors, which are in the same order, into dialogues."""
     numbers = {name: number for number, name in enumerate(classes)}
     dialogues = []
@@ -91,6 +99,7 @@ def make_dialogues(utterances: Sequence[Utterance], vectors: Vectors, classes: S
                 present={name: has[places] for name, (_, has) in vectors.items()},
                 slot=number_speakers([row.speaker for row in rows]),
                 label=torch.tensor(labels, dtype=torch.long),
+                steps={name: [each[place] for place in places] for name, each in (steps or {}).items()},
             )
         )
     return dialogues
@@ -110,6 +119,7 @@ def collate_dialogues(dialogues: Sequence[DialogueVectors]) -> DialogueBatch:
         mask=padded([torch.ones(len(each.ids), dtype=torch.bool) for each in dialogues]),
         slot=padded([each.slot for each in dialogues], NOBODY),
         label=padded([each.label for each in dialogues], UNLABELLED),
+        steps={name: [each.steps[name] for each in dialogues] for name in dialogues[0].steps},
     )
 
 

@@ -20,6 +20,7 @@ class DialogueModel(nn.Module):
         num_classes: the number of emotions.
     """
 
+    reads_steps = False  # whether it needs the features of every step, beside their mean
     sees: Literal["turn", "past", "whole"] = "whole"  # which turns it looks at to score one
 
     def __init__(self, widths: Mapping[str, int], num_classes: int) -> None:

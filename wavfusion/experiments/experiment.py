@@ -105,7 +105,17 @@ class System:
     """
 
     name: Literal[
-        "dialoguetrm", "hitrans", "dialogxl", "mmgcn", "cogmen", "mmdfn", "m2fnet", "haan", "turn_mlp", "turn_gru"
+        "dialoguetrm",
+        "hitrans",
+        "dialogxl",
+        "mmgcn",
+        "cogmen",
+        "mmdfn",
+        "m2fnet",
+        "unimse",
+        "haan",
+        "turn_mlp",
+        "turn_gru",
     ]
     options: dict[str, Any] = field(default_factory=dict)
     optimiser: Literal["adamw", "adam"] = "adamw"

@@ -95,7 +95,7 @@ def read_space(path: Path | None, experiment: Experiment, rate: float) -> dict[s
     if experiment.system is None:
         return space | {"model.dropout": dropout}
     parameters = inspect.signature(SYSTEMS[experiment.system.name]).parameters
-    width = experiment.system.options.get("width", parameters["width"].default)
+    width = experiment.system.options.get("width", parameters["width"].default if "width" in parameters else None)
     options = {"dropout": dropout} | ({"width": [width, width // 2]} if width else {})
     return space | {f"{OF_SYSTEM}{name}": values for name, values in options.items()}
 

@@ -80,7 +80,7 @@ def train_system(
     require_system(experiment, config)
     require_whole_dialogues(data)
     require_place(out, experiment, data, None, resume, force)
-    parts = read_dialogues(data, features, config, experiment.system.turns)
+    parts = read_dialogues(data, features, config, experiment.system)
     torch.manual_seed(experiment.seed)
     model = make_system(experiment.system, _widths(parts["train"]), len(config.classes))
     model.fit(parts["train"], config.task_loss == "balanced")
@@ -131,18 +131,20 @@ def make_system(system: System, widths: Mapping[str, int], num_classes: int) -> 
 
 
 def read_dialogues(
-    data: Data, features: FeatureSet, config: WavFusionConfig, turns: str
+    data: Data, features: FeatureSet, config: WavFusionConfig, system: System
 ) -> dict[str, list[DialogueVectors]]:
     """Read the mean vectors of all turns, and cut them into the dialogues of each part.
 
-    With `turns` = `all`, turns without one of the emotions stand in their dialogue, without a label.
+    Where the system sees all turns, those without one of the emotions stand in their dialogue, without a label.
     """
     part_of = dict(data.protocol.parts)
-    if turns == "all":
+    if system.turns == "all":
         of_dialogue = {row.dialogue: part_of[row.id] for row in data.utterances if row.dialogue and row.id in part_of}
         part_of |= {row.id: of_dialogue[row.dialogue] for row in data.utterances if row.dialogue in of_dialogue}
     rows = [row for row in data.utterances if row.id in part_of]
-    ids, pooled = pool(Features(rows, data.store, data.media, features, config), config.modalities)
+    samples = Features(rows, data.store, data.media, features, config)
+    ids, pooled = pool(samples, config.modalities)
+    steps = read_steps(samples, config.modalities) if SYSTEMS[system.name].reads_steps else {}
     place = {key: number for number, key in enumerate(ids)}
     found = {}
     for part in ("train", "valid", "test"):
@@ -152,12 +154,30 @@ def read_dialogues(
         for name, table in pooled.items():
             of_part = torch.from_numpy(table[np.array(where, dtype=np.int64)].astype(np.float32))
             vectors[name] = (of_part[:, :-1], of_part[:, -1] > 0)
-        found[part] = make_dialogues(own, vectors, data.protocol.classes)
+        of_own = {name: [every[place] for place in where] for name, every in steps.items()}
+        found[part] = make_dialogues(own, vectors, data.protocol.classes, of_own)
     selecting = data.protocol.selected_on
     for part in ("train", selecting):
         if not found[part]:
             raise CorpusError(f"protocol {data.protocol.name!r}: expected utterances in part {part!r}, found none")
     return {**found, "valid": found[selecting]}
+
+
+def read_steps(samples: Features, modalities: Sequence[str]) -> dict[str, list[Tensor]]:
+    """Read the features of every step, windows joined, in half precision; [0, D] where an utterance has none."""
+    found: dict[str, dict[str, list[Tensor]]] = {name: {} for name in modalities}
+    for number in range(len(samples)):
+        sample = samples[number]
+        for name, of_name in found.items():
+            x = getattr(sample, name)
+            own = of_name.setdefault(sample.row.id, [])
+            if x is not None:
+                own.append((x[-1] if x.dim() == 3 else x).half())
+    widths = {name: next((x[0].shape[1] for x in each.values() if x), 1) for name, each in found.items()}
+    return {
+        name: [torch.cat(x) if x else torch.zeros(0, widths[name]).half() for x in each.values()]
+        for name, each in found.items()
+    }
 
 
 def time_system(experiment: Experiment, data: Data, device: str) -> tuple[float, float]:
@@ -166,7 +186,7 @@ def time_system(experiment: Experiment, data: Data, device: str) -> tuple[float,
     features = choose_features(data.store, experiment.preset)
     config = model_config(experiment.model, features, data.protocol.classes)
     assert experiment.system is not None
-    dialogues = read_dialogues(data, features, config, experiment.system.turns)["train"]
+    dialogues = read_dialogues(data, features, config, experiment.system)["train"]
     model = make_system(experiment.system, _widths(dialogues), len(config.classes)).to(device).train()
     opening, size = time.monotonic() - opened, experiment.train.batch_size
     batches = list(dialogue_batches(dialogues, size, seed=0))[: TIMED + 1]

@@ -13,6 +13,7 @@ from wavfusion.comparators.systems.hitrans import HiTrans
 from wavfusion.comparators.systems.m2fnet import M2FNet
 from wavfusion.comparators.systems.mmdfn import MMDFN
 from wavfusion.comparators.systems.mmgcn import MMGCN
+from wavfusion.comparators.systems.unimse import UniMSE
 from wavfusion.dialogues.model import DialogueModel
 
 SYSTEMS: dict[str, type[DialogueModel]] = {
@@ -23,6 +24,7 @@ SYSTEMS: dict[str, type[DialogueModel]] = {
     "cogmen": COGMEN,
     "mmdfn": MMDFN,
     "m2fnet": M2FNet,
+    "unimse": UniMSE,
     "haan": HAAN,
     "turn_mlp": TurnMLP,
     "turn_gru": TurnGRU,
