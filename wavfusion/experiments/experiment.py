@@ -6,7 +6,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, field, is_dataclass
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -242,7 +242,7 @@ def _override(values: dict[str, Any], key: str, text: str) -> None:
     if known[key] == list[str]:
         names = text.removeprefix("[").removesuffix("]").replace("+", ",").split(",")
         value = [name.strip() for name in names if name.strip()]
-    elif str not in (known[key], *get_args(known[key])) or text == "null":
+    elif get_origin(known[key]) is dict or str not in (known[key], *get_args(known[key])) or text == "null":
         value = parse_yaml(text, f"--{key}")
     *above, last = key.split(".")
     for name in above:

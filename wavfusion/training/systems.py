@@ -5,6 +5,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import make_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -21,7 +22,7 @@ from wavfusion.comparators.systems import SYSTEMS
 from wavfusion.corpora.protocol import shared
 from wavfusion.dialogues.batch import UNLABELLED, DialogueBatch, DialogueVectors, dialogue_batches, make_dialogues
 from wavfusion.dialogues.model import DialogueModel, turn_probabilities
-from wavfusion.errors import ConfigError, CorpusError, nearest
+from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.evaluation.evaluate import by_style, encoder_provenance, score_utterances
 from wavfusion.experiments.experiment import Experiment, System, Training
 from wavfusion.features.dataset import Features, choose_features, model_config
@@ -106,11 +107,8 @@ def require_system(experiment: Experiment, config: WavFusionConfig) -> None:
     if config.task_loss not in ("ce", "balanced"):
         raise ConfigError(f"model.task_loss: expected ce or balanced with {system.name}, found {config.task_loss}")
     known, kinds = inspect.signature(SYSTEMS[system.name]).parameters, get_type_hints(SYSTEMS[system.name].__init__)
-    options = [name for name, each in known.items() if each.kind is inspect.Parameter.KEYWORD_ONLY]
-    for name, value in system.options.items():
-        if name not in options:
-            raise ConfigError(f"system.options: {system.name} has no {name!r}; {nearest(name, options)}")
-        validated(kinds[name], value, f"system.options.{name}")
+    options = [(key, kinds[key], each.default) for key, each in known.items() if each.kind is each.KEYWORD_ONLY]
+    validated(make_dataclass(system.name, options), system.options, f"system.options of {system.name}")
 
 
 def require_whole_dialogues(data: Data) -> None:
