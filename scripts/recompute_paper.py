@@ -107,7 +107,7 @@ def say_meld() -> Iterator[str]:
     k = numerator(own, MELD)
     assert k is not None
     yield f"MELD {own:.2f} = {k} of {MELD} ({100 * k / MELD:.4f}); by chance 1 number in {1 / chance(MELD):.1f} fits"
-    others = [row for row in read("2").rows if row.name != "WavFusion" and "accuracy" in row.stated]
+    others = [row for row in read("2").rows if not row.extra and row.name != "WavFusion" and "accuracy" in row.stated]
     fit = {row.name: numerator(row.stated["accuracy"], MELD) is not None for row in others}
     yield f"fit {MELD}: {', '.join(name for name in fit if fit[name])}; not: {', '.join(n for n in fit if not fit[n])}"
 
@@ -164,7 +164,7 @@ def say_interval() -> Iterator[str]:
             f"exact {100 * exact.low:.1f} to {100 * exact.high:.1f}"
         )
     winner = stated("6", "attention 9/3")
-    rows = [(name, row) for name in "456" for row in read(name).rows if "accuracy" in row.stated]
+    rows = [(name, row) for name in "456" for row in read(name).rows if "accuracy" in row.stated and not row.extra]
     gaps = [winner - row.stated["accuracy"] for _, row in rows if row.stated["accuracy"] < winner]
     half = 1.96 * error(winner, FIFTH)
     yield f"difference of two such accuracies on different parts of {FIFTH}: +-{sqrt(2) * half:.1f} points"

@@ -26,7 +26,7 @@ from wavfusion.encoders.presets import PRESETS
 from wavfusion.errors import ConfigError
 from wavfusion.evaluation import evaluate, inference
 from wavfusion.experiments import experiment
-from wavfusion.features.clips import Medium, plan_windows
+from wavfusion.features.clips import Media, Medium, plan_windows
 from wavfusion.features.extract import Summary, extract
 from wavfusion.features.store import FeatureSet, Store, merge_feature_sets, read_feature_sets
 from wavfusion.manifest import Utterance, VideoSpan
@@ -428,7 +428,7 @@ def test_a_file_is_called_as_its_stored_faces_are(corpus: Path, stored: Path, tr
     loaded = load_encoders("tiny", PRESETS["tiny"], view="face")
     extract(rows, manifest.read_corpus(corpus), store, loaded, workers=1)
     known = read_run(trained)
-    samples = evaluate.samples_of(known, rows, store, train.Media(store, str(root), str(root)))
+    samples = evaluate.samples_of(known, rows, store, Media(store, str(root), str(root)))
     sets, temperature = [["audio", "video"]], known.temperature
     (expected,) = inference.classify_subsets(known.model, samples, sets, known.prior, temperature=temperature)
     recognizer = EmotionRecognizer.from_pretrained(trained)
@@ -486,7 +486,7 @@ def test_a_picture_is_encoded_as_its_cut_out_square_is(stored: Path, corpus: Pat
     rows = [row for row in manifest.read(corpus) if row.id == path.stem]
     root = manifest.read_corpus(corpus).root
     store = Store(stored)
-    (clip,) = plan_windows(rows[0], train.Media(store, root, root), read_feature_sets(store)["tiny-face"])
+    (clip,) = plan_windows(rows[0], Media(store, root, root), read_feature_sets(store)["tiny-face"])
     torch.testing.assert_close(store.read(clip.video.keys["frames"]).float(), direct.float(), atol=2e-3, rtol=2e-3)
 
 

@@ -215,8 +215,8 @@ def test_random5_dialogues_tests_every_dialogue_once_and_divides_none() -> None:
         for number in range(40):
             assert len({fold.parts[f"{number}-{i}"] for i in range(3)}) == 1
         assert len(fold.ids("test")) == 24 and len(fold.ids("valid")) == 12
-    with pytest.raises(CorpusError, match="15 or more dialogues"):
-        divide_parts("random5-dialogues", rows[:30], ["happy", "sad"])
+    with pytest.raises(CorpusError, match="10 or more dialogues"):
+        divide_parts("random5-dialogues", rows[:27], ["happy", "sad"])
 
 
 TABLE = """

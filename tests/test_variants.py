@@ -24,6 +24,7 @@ from wavfusion.features.extract import _extraction_worker, extract
 from wavfusion.features.store import FeatureSet, Store, merge_feature_sets, read_feature_sets
 from wavfusion.manifest import AudioSpan, Corpus, Utterance
 from wavfusion.model.config import Switches
+from wavfusion.runs.origin import read_settings
 from wavfusion.training import train
 from wavfusion.training.resident import Resident
 
@@ -305,7 +306,7 @@ def test_a_training_without_variants_is_the_same_whatever_the_store_holds(
 
 
 def test_a_run_tells_its_variants_and_is_not_resumed_with_others(varied: train.Data, brief: Any, run: Path) -> None:
-    assert train.read_settings(run)["train"]["augment"] == ["speed", "noise"]
+    assert read_settings(run)["train"]["augment"] == ["speed", "noise"]
     with pytest.raises(ConfigError, match=r"train.augment \['noise'\] where it was"):
         train.train(brief(train__variants=2, train__augment="[noise]"), varied, run, resume=True)
 

@@ -103,9 +103,9 @@ def _random5(name: str, kept: Sequence[Utterance]) -> list[Parts]:
 def _random5_dialogues(name: str, kept: Sequence[Utterance]) -> list[Parts]:
     """Draw five groups of whole dialogues by a hash of their names; a tenth of the other dialogues validates."""
     names = sorted({str(each.dialogue) for each in kept if each.dialogue})
-    if not all(each.dialogue for each in kept) or len(names) < 3 * FOLDS:
+    if not all(each.dialogue for each in kept) or len(names) < 2 * FOLDS:
         found = f"{len(names)}" if all(each.dialogue for each in kept) else "rows without one"
-        raise CorpusError(f"protocol {name}: expected {3 * FOLDS} or more dialogues, found {found}")
+        raise CorpusError(f"protocol {name}: expected {2 * FOLDS} or more dialogues, found {found}")
 
     def digest(dialogue: str) -> bytes:
         return hashlib.sha256(f"random5-dialogues {dialogue}".encode("utf-8", "surrogatepass")).digest()
