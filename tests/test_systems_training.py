@@ -18,7 +18,7 @@ from wavfusion.corpora.protocol import divide_parts
 from wavfusion.dialogues.batch import UNLABELLED, collate_dialogues, group_by_dialogue, number_speakers
 from wavfusion.errors import ConfigError, CorpusError
 from wavfusion.experiments.experiment import System, read_experiment
-from wavfusion.features.dataset import choose_features, model_config
+from wavfusion.features.dataset import Features, choose_features, model_config
 from wavfusion.manifest import Utterance
 from wavfusion.runs.folder import read_run
 from wavfusion.runs.results import read_csv, read_history
@@ -151,8 +151,9 @@ def test_dialogues_hold_the_mean_features_of_their_turns_in_order(made: Any) -> 
         assert len({rows[key].dialogue for key in each.ids}) == 1
         assert [rows[key].index for key in each.ids] == sorted(rows[key].index for key in each.ids)
     turn = parts["train"][0]
-    samples = made.samples(rows[turn.ids[0]]) if hasattr(made, "samples") else None
-    assert samples is None or torch.allclose(turn.vectors["text"][0], samples.text.mean(0), atol=1e-3)
+    samples = Features([rows[turn.ids[0]]], made.data.store, made.data.media, features, config)
+    assert turn.present["text"][0] and len(samples) == 1
+    torch.testing.assert_close(turn.vectors["text"][0], samples[0].text.float().mean(0), atol=1e-4, rtol=1e-4)
 
 
 def test_turns_without_an_emotion_are_context_where_all_are_seen(made: Any) -> None:

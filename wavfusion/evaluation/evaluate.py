@@ -286,8 +286,7 @@ def evaluate(
     mapping, model = mapping or EmotionMap(trained.classes), network(trained).to(device)
     classes, prior = mapping.classes, mapping.mapped(np.array(trained.prior)).tolist()
     temperature = trained.temperature if trained.context is None else trained.context.temperature
-    alone = temperature if trained.context is None else 1.0
-    own = classify_subsets(model, samples, sets, trained.prior, device, alone)
+    own = classify_subsets(model, samples, sets, trained.prior, device, trained.own_temperature)
     if trained.context is not None:
         own = [add_context(trained.context, utterances, each, device) for each in own]
     every = [replace(each, probabilities=mapping.mapped(each.probabilities)) for each in own]

@@ -101,7 +101,7 @@ class System:
         options: of its network, by the names of its page.
         optimiser: AdamW, or Adam, whose weight decay joins the gradient.
         rate_decay: factor of the learning rate from each epoch to the next.
-        turns: what is seen of a dialogue: turns with one of the emotions, or all.
+        turns: the input: turns of a dialogue with one of the emotions, or all its turns.
     """
 
     name: Literal[

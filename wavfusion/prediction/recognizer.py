@@ -235,7 +235,7 @@ class EmotionRecognizer:
         opened = open_source(source, sample_rate, track, channel)
         sets = subsets(self.modalities) if contributions else [self.modalities]
         predictions, groups = list[Prediction](), list[Utterances]()
-        temperature = self.trained.temperature if self.trained.context is None else 1.0
+        temperature = self.trained.own_temperature
         for group in self.encode(opened, transcript, segments, speakers):
             classifier = Classifier(self.model, sets, self.trained.prior, len(group.windows), self.device, temperature)
             for samples in group.samples:

@@ -66,6 +66,11 @@ class Run:
         return self.model.config.classes
 
     @property
+    def own_temperature(self) -> float:
+        """The temperature of the model's own probabilities: 1 below a context, which has one for what it makes."""
+        return self.temperature if self.context is None else 1.0
+
+    @property
     def weights_digest(self) -> str:
         """SHA-256 of the model's weights, as they lie in the folder."""
         with open(self.folder / WEIGHTS, "rb") as file:
@@ -228,20 +233,22 @@ def write_model(trained: Run, encoders: Encoders) -> None:
     rest = {name: getattr(trained, name) for name in ("mode", "prior", "temperature", "languages")}
     if (context := trained.context) is not None:
         rest["context"] = {"model": asdict(context.model.config), "temperature": context.temperature}
-        write_atomic(folder / CONTEXT, save(context.model.state_dict(), {"format": "pt"}))
+        _write_tensors(folder / CONTEXT, context.model.state_dict())
     write_json(folder / CONFIG, {"model": model.config.to_json(), "features": features.to_json(), **rest})
     if (known := trained.familiarity) is not None:
         tensors = {name: torch.as_tensor(value) for name, value in vars(known).items()}
         write_atomic(folder / FAMILIARITY, save(tensors, {"format": "pt"}))
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    write_atomic(folder / WEIGHTS, save(state, {"format": "pt"}))
+    _write_tensors(folder / WEIGHTS, model.state_dict())
 
 
 def write_system(folder: Path, config: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> None:
     """Write config.json and weights of a system over dialogues, which is compared with and not used on recordings."""
     write_json(folder / CONFIG, dict(config))
-    tensors = {name: tensor.contiguous() for name, tensor in state.items()}
-    write_atomic(folder / WEIGHTS, save(tensors, {"format": "pt"}))
+    _write_tensors(folder / WEIGHTS, state)
+
+
+def _write_tensors(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    write_atomic(path, save({name: tensor.contiguous() for name, tensor in state.items()}, {"format": "pt"}))
 
 
 def remove_run(out: Path) -> None:
